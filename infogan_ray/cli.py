@@ -1,0 +1,86 @@
+"""The command line: finds the command, runs it, and turns its errors into one line and an exit code.
+
+Nothing heavy is imported here, so that ``infogan --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": "train an InfoGAN under Ray Train",
+    "runs": "list the runs of a storage folder, or one run's checkpoints",
+    "pull": "fetch the best checkpoint of a run as a model folder, verified",
+    "evaluate": "bound per code and agreement with labels",
+    "traverse": "one picture per code: what it does",
+    "sample": "images with chosen codes",
+    "encode": "what the recognition network says of real images",
+    "data": "fetch a named dataset",
+    "doctor": "what this machine can do, and what is wrong",
+}
+DONE, FAILED, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def help_text() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    return f"""usage: infogan COMMAND [...]
+
+InfoGAN on Ray: interpretable factors out of images without labels.
+
+commands:
+{commands}
+
+example:
+  infogan train --preset mnist --steps 5000 --name first
+  infogan pull runs/first first-model
+  infogan sample first-model --set cat0=3 -o threes.png
+
+'infogan COMMAND --help' explains one command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 interrupted."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return DONE if arguments else USAGE
+    if arguments[0] == "--version":
+        from infogan_ray import __version__
+
+        print(f"infogan-ray {__version__}")
+        return DONE
+    name = arguments[0]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"valid are {', '.join(COMMANDS)}"
+        return _error(f"unknown command '{name}'; {hint}", USAGE)
+    return _run(name, arguments[1:])
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    from infogan_ray import commands
+    from infogan_ray.checkpoints import BadCheckpoint
+
+    try:
+        return getattr(commands, name)(arguments)
+    except commands.Failed as error:
+        return _error(str(error), error.code)
+    except BadCheckpoint as error:
+        return _error(str(error), FAILED)
+    except ValueError as error:
+        if type(error) is not ValueError and not isinstance(error, commands.USER_ERRORS):
+            raise  # a bug of ours: its traceback is wanted
+        return _error(str(error), USAGE)
+    except KeyboardInterrupt:
+        return _error("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _error(message: str, code: int) -> int:
+    print(f"infogan: {message}", file=sys.stderr)
+    return code

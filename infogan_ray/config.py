@@ -1,0 +1,249 @@
+"""RunConfig: composes the sections that live beside their owners; presets, load, override, save resolved.
+
+Precedence: preset < CONFIG.yaml < flags. What is resolved is saved with the run, readable without this code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from infogan_ray.data.datasets import DataConfig
+from infogan_ray.evaluation import EvaluationConfig
+from infogan_ray.latents import LatentSpec
+from infogan_ray.networks import ModelSpec, NetworkConfig
+from infogan_ray.objective import ObjectiveConfig
+from infogan_ray.training import PRECISIONS, OptimizerConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "mnist": {"data": "mnist", "codes": "noise=62 cat=10 uniform=2", "steps": 5000},
+    "fashion_mnist": {"data": "fashion_mnist", "codes": "noise=62 cat=10 uniform=2", "steps": 5000},
+    "svhn": {"codes": "noise=124 cat=10x4 uniform=4", "image_size": 32, "channels": 3, "steps": 30_000},
+    "celeba": {"codes": "noise=128 cat=10x10", "image_size": 32, "channels": 3, "steps": 30_000},
+    "faces": {
+        "codes": "noise=128 uniform=5",
+        "image_size": 32,
+        "channels": 1,
+        "steps": 20_000,
+        "objective": {"lambda_continuous": 0.2},
+        "optimizer": {"lr_generator": 5e-4},
+    },
+    "chairs": {
+        "codes": "noise=128 cat=20x3 uniform=1",
+        "image_size": 64,
+        "channels": 1,
+        "steps": 30_000,
+        "objective": {"lambda_continuous": 10.0},
+    },
+}
+METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari")
+LOWER_IS_BETTER = ("clustering_error",)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run."""
+
+    preset: str | None = None
+    """A set of defaults: mnist, fashion_mnist, svhn, celeba, faces or chairs."""
+    data: str | None = None
+    """mnist, fashion_mnist, a folder of images or an .npz file with an array 'images'."""
+    data_dir: str | None = None
+    """Folder to look for a named dataset first (raw IDX or .gz)."""
+    image_size: int | None = None
+    """Height and width that images are brought to; by default the data's own."""
+    channels: int | None = None
+    """1 (grey) or 3 (RGB); by default the data's own."""
+    codes: str = "noise=62 cat=10 uniform=2"
+    """The latent specification."""
+    steps: int | None = None
+    """Training steps; or give --epochs."""
+    epochs: int | None = None
+    """Passes over the data, instead of --steps."""
+    batch_size: int = 128
+    """Global batch: changing --workers does not change the mathematics."""
+    workers: int | None = None
+    """Data-parallel workers; by default one per GPU, or 1."""
+    threads: int | None = None
+    """CPU threads per worker; by default the machine's cores shared out."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: str = "auto"
+    """auto, fp32 or bf16; auto is bf16 where the hardware multiplies it natively."""
+    storage: str = "runs"
+    """Folder that holds the runs."""
+    name: str | None = None
+    """Name of the run; by default made of the data and the time."""
+    seed: int = 0
+    resume: bool = False
+    """Go on with the run of this name from its last whole checkpoint."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 5
+    """Checkpoints kept; the best and the last always are."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    metric: str = "mi_fraction"
+    """What 'best' means: mi_fraction, mi_bound, clustering_error, clustering_acc_hungarian, nmi or ari."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "checkpoint_every", "keep", "log_every"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("steps", "epochs", "workers", "threads"):
+            _at_least_one(name, getattr(self, name), optional=True)
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps is {self.steps} and epochs is {self.epochs}; give one of them")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0")
+        _one_of("preset", self.preset, (*PRESETS, None))
+        _one_of("metric", self.metric, METRICS)
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("device", self.device, ("auto", "cpu", "cuda"))
+        if self.batch_size < 2:
+            raise ValueError("batch_size is 1; batch norm needs at least 2 images")
+        if self.workers is not None and self.batch_size % self.workers:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, which {self.workers} workers cannot share equally; "
+                f"take {_near_multiples(self.batch_size, self.workers)}"
+            )
+        if self.workers is not None and self.workers > 1 and self.batch_size // self.workers < 2:
+            raise ValueError(
+                f"batch_size is {self.batch_size}: {self.workers} workers would get one image each, and batch norm "
+                f"needs 2; take {2 * self.workers} or more"
+            )
+        self.objective.weights(self.latents)
+        if self.name is not None:
+            check_name(self.name)
+
+    @property
+    def latents(self) -> LatentSpec:
+        return LatentSpec.parse(self.codes, self.network.sigma)
+
+    @property
+    def data_config(self) -> DataConfig:
+        return DataConfig(self.data_dir, self.image_size, self.channels)
+
+    def model_spec(self, image_size: int, channels: int) -> ModelSpec:
+        return ModelSpec(self.latents, image_size, channels, self.network)
+
+    def total_steps(self, images: int) -> int:
+        """Steps of the run for a number of training images. Raises ValueError if there is less than one batch."""
+        if self.batch_size > images:
+            raise ValueError(f"batch_size is {self.batch_size}, more than the {images} images of {self.data}")
+        if self.epochs is not None:
+            return self.epochs * (images // self.batch_size)
+        if self.steps is None:
+            raise ValueError("steps is not set; give --steps or --epochs, or a --preset")
+        return self.steps
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def override(self, values: dict[str, Any], source: str) -> RunConfig:
+        """A copy with nested values replaced. Raises ValueError for unknown fields and wrong types."""
+        return _replace(self, values, source, "")
+
+
+def preset(name: str) -> RunConfig:
+    """The configuration of a preset. Raises ValueError, naming the presets, for another name."""
+    _one_of("preset", name, tuple(PRESETS))
+    return RunConfig(preset=name).override(PRESETS[name], f"preset {name}")
+
+
+def load_config(path: Path, base: RunConfig) -> RunConfig:
+    """``base`` with the values of a YAML file (or of a run's config.json) on top."""
+    import yaml  # comes with ray
+
+    if not path.is_file():
+        raise ValueError(f"config file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return base
+    if not isinstance(values, dict):
+        raise ValueError(f"config file {path} holds a {type(values).__name__}; it must be fields and values")
+    return base.override(values, str(path))
+
+
+def load_saved(path: Path) -> RunConfig:
+    """The resolved configuration of a run's config.json."""
+    return RunConfig().override(json.loads(path.read_text())["run"], str(path))
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a run name that is not one plain path component."""
+    if not name or name.startswith((".", "-")) or "/" in name or "\\" in name or not name.isprintable():
+        raise ValueError(f"name is '{name}'; use letters, digits, '-', '_' and '.', not starting with '.' or '-'")
+
+
+def _replace(section: Any, values: dict[str, Any], source: str, prefix: str) -> Any:
+    hints = typing.get_type_hints(type(section))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        key = str(key).replace("-", "_")
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"valid are {', '.join(hints)}"
+            raise ValueError(f"{source}: unknown field '{prefix}{key}'; {hint}")
+        current = getattr(section, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, dict):
+                raise ValueError(f"{source}: '{prefix}{key}' is {value!r}; it must be fields and values")
+            changes[key] = _replace(current, value, source, f"{prefix}{key}.")
+        else:
+            changes[key] = _typed(value, hints[key], f"{source}: {prefix}{key}")
+    if changes.get("epochs") is not None and "steps" not in changes:
+        changes["steps"] = None  # epochs given here replace the steps of a preset
+    return dataclasses.replace(section, **changes)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if origin is Literal:
+            origin = str
+        if option is types.NoneType and value is None:
+            return None
+        if origin is float and isinstance(value, str):
+            try:
+                return float(value)  # YAML 1.1 reads 2e-4 as text
+            except ValueError:
+                continue
+        if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(origin, type) and isinstance(value, origin) and (origin is bool or not isinstance(value, bool)):
+            return value
+    names = " or ".join("nothing" if o is types.NoneType else getattr(o, "__name__", str(o)) for o in options)
+    raise ValueError(f"{where} is {value!r}; it must be {names}")
+
+
+def _at_least_one(name: str, value: int | None, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if value is None or value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+def _one_of(name: str, value: Any, valid: tuple[Any, ...]) -> None:
+    if value not in valid:
+        choices = [str(choice) for choice in valid if choice is not None]
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        raise ValueError(f"{name} is '{value}'{hint}; valid are {', '.join(choices)}")
+
+
+def _near_multiples(batch: int, workers: int) -> str:
+    below = batch // workers * workers
+    return f"{below} or {below + workers}" if below else str(workers)

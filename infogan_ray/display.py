@@ -1,0 +1,107 @@
+"""What a person sees: the progress of a run, its summary, tables. rich on a terminal, plain lines into a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+PLAIN_EVERY_S = 10
+
+errors = Console(stderr=True, highlight=False)
+
+
+class TrainDisplay:
+    """Shows the reports of a run on stderr: a bar that moves on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, steps: int | None) -> None:
+        self.steps = steps
+        self.first: tuple[float, int] | None = None
+        self.printed, self.phase = 0.0, ""
+        self.last: dict[str, Any] = {}
+        self.bar: Progress | None = None
+        if errors.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
+            self.bar = Progress(*columns, console=errors, transient=False)
+            self.task = self.bar.add_task("starting", total=steps, text="")
+
+    def __enter__(self) -> TrainDisplay:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def __call__(self, report: dict[str, Any]) -> None:
+        now = time.monotonic()
+        step, phase = report.get("step", 0), report["phase"]
+        self.last |= report
+        if self.first is None and "d_loss" in report:
+            self.first = (now, step)
+        text = self._text(now, step) if "d_loss" in self.last else ""
+        if self.bar:
+            self.bar.update(self.task, description=phase, completed=step, text=text)
+        elif phase != self.phase or now - self.printed >= PLAIN_EVERY_S:
+            total = f"/{self.steps}" if self.steps else ""
+            errors.print(f"{phase}: step {step}{total}{'  ' + text if text else ''}", soft_wrap=True)
+            self.printed = now
+        self.phase = phase
+
+    def _text(self, now: float, step: int) -> str:
+        seen = self.last
+        bound = sum(value for name, value in seen.items() if name.startswith("train_mi/"))
+        parts = [f"{seen['images_per_second']:,.0f} images/s", f"D {seen['d_loss']:.3f}", f"G {seen['g_loss']:.3f}"]
+        parts.append(f"bound {bound:.2f} nats")
+        if "mi_bound" in seen:
+            parts.append(f"(measured {seen['mi_bound']:.2f})")
+        if self.first and self.steps and step > self.first[1]:
+            left = (now - self.first[0]) / (step - self.first[1]) * (self.steps - step)
+            parts.append(f"{duration(left)} left")
+        return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def bound_text(metrics: dict[str, Any], ceilings: dict[str, float]) -> str:
+    return ", ".join(f"{name} {metrics[f'mi/{name}']:.3f} of {top:.3f}" for name, top in ceilings.items())
+
+
+def clustering_text(metrics: dict[str, Any]) -> str:
+    if "clustering_error" not in metrics:
+        return "not measured: the data has no labels, or the model no categorical code"
+    return (
+        f"{metrics['clustering_error']:.1%} ({metrics['clustering_code']}; one-to-one accuracy "
+        f"{metrics['clustering_acc_hungarian']:.1%}, NMI {metrics['nmi']:.3f}, ARI {metrics['ari']:.3f})"
+    )
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A rich table on a terminal; tab-separated lines with a header elsewhere."""
+    if sys.stdout.isatty():
+        shown = Table(title=title, title_justify="left")
+        for column in columns:
+            shown.add_column(column)
+        for row in rows:
+            shown.add_row(*row)
+        Console().print(shown)
+        return
+    for row in [columns, *rows]:
+        print("\t".join(row))
+
+
+def size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,125 @@
+"""A trained InfoGAN in hand: sample, encode, traverse. ``load`` opens a model folder, a run or a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infogan_ray import checkpoints
+from infogan_ray.config import load_saved
+from infogan_ray.evaluation import recognise
+from infogan_ray.latents import Bernoulli, Categorical, Code
+from infogan_ray.networks import Discriminator, Generator, ModelSpec
+from infogan_ray.runs import RunDirectory
+from infogan_ray.streams import seeded_generator
+from infogan_ray.traversal import Traversal, code_columns, one_hot, to_bytes, traverse
+
+BATCH = 500
+
+
+class InfoGAN:
+    """Generator and recognition network with the specification that gives their inputs and outputs names."""
+
+    def __init__(self, spec: ModelSpec, generator: Generator, discriminator: Discriminator, source: Path) -> None:
+        self.spec, self.source = spec, source
+        self.generator, self.discriminator = generator.eval(), discriminator.eval()
+
+    @classmethod
+    def from_tensors(cls, spec: ModelSpec, tensors: dict[str, Tensor], source: Path) -> InfoGAN:
+        """Raises ValueError if the tensors do not fit the specification."""
+        generator, discriminator = spec.build()
+        for name, module in (("generator", generator), ("discriminator", discriminator)):
+            own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            try:
+                module.load_state_dict(own)
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ValueError(f"{source}: the weights do not fit the model's description: {reason}") from None
+        return cls(spec, generator, discriminator, source)
+
+    @property
+    def codes(self) -> dict[str, Code]:
+        """Each code's prior by name."""
+        return dict(self.spec.latents.items())
+
+    @torch.inference_mode()
+    def sample(self, n: int = 64, codes: Mapping[str, float | int] | None = None, seed: int = 0) -> Tensor:
+        """(n, C, H, W) uint8 images; ``codes`` fixes some, e.g. {"cat0": 3, "uniform0": 0.5}.
+
+        Raises ValueError for a code that does not exist or a value that it cannot have.
+        """
+        if n < 1:
+            raise ValueError(f"n is {n}; it must be at least 1")
+        latents = self.spec.latents.sample(n, seeded_generator(seed, "sample"))
+        for name, value in (codes or {}).items():
+            code_columns(self.spec.latents, latents, name).copy_(_encode(name, self.spec.latents[name], value))
+        return torch.cat([to_bytes(self.generator(part)) for part in latents.split(BATCH)])
+
+    def encode(self, images: Tensor) -> dict[str, np.ndarray]:
+        """What Q says of uint8 images (N, C, H, W): the category, P(1), or mean and deviation, by column name.
+
+        Raises ValueError for images of another size, channel count or type than the model's.
+        """
+        wanted = (self.spec.channels, self.spec.image_size, self.spec.image_size)
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != wanted:
+            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; this model reads uint8 (N, {wanted})")
+        columns: dict[str, np.ndarray] = {}
+        for name, q in self.spec.latents.split_q(recognise(self.discriminator, images)).items():
+            code = self.spec.latents[name]
+            if isinstance(code, Categorical):
+                columns[name] = q.argmax(1).numpy()
+                columns[f"{name}_probability"] = q.softmax(1).max(1).values.numpy()
+            elif isinstance(code, Bernoulli):
+                columns[name] = q[:, 0].sigmoid().numpy()
+            else:
+                mean, deviation = code.mean_and_deviation(q, self.spec.latents.sigma)
+                columns[name], columns[f"{name}_std"] = mean[:, 0].numpy(), deviation[:, 0].numpy()
+        return columns
+
+    def traverse(self, code: str, seed: int = 0) -> Traversal:
+        """The grid of one code; ``traversal.draw`` makes a picture of it."""
+        return traverse(self.spec.latents, self.generator, code, seed)
+
+
+def _encode(name: str, code: Code, value: float | int) -> Tensor:
+    if isinstance(code, Categorical):
+        if value != int(value) or not 0 <= value < code.k:
+            raise ValueError(f"{name} is {value:g}; valid are the categories 0 to {code.k - 1}")
+        return one_hot(int(value), code.k)
+    if isinstance(code, Bernoulli) and value not in (0, 1):
+        raise ValueError(f"{name} is {value:g}; valid are 0 and 1")
+    if not np.isfinite(value):
+        raise ValueError(f"{name} is {value}; it must be a finite number")
+    return torch.tensor([float(value)])
+
+
+def load(path: str | Path) -> InfoGAN:
+    """Open a model folder, a run directory (its best checkpoint) or one checkpoint, verified.
+
+    Raises ValueError, naming the file, for whatever is missing, broken or not safetensors.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"model {folder} {what}; name a model folder, a run (STORAGE/NAME) or a checkpoint")
+    if (folder / "checkpoints").is_dir():
+        run = RunDirectory(folder)
+        folder = checkpoints.choose(run.checkpoints, "best", load_saved(run.config).metric).path
+    description: dict[str, Any]
+    if (folder / checkpoints.STATE).is_file():
+        description = checkpoints.open_checkpoint(folder).state
+    elif (folder / "config.json").is_file():
+        checkpoints.verify(folder, required=(checkpoints.MODEL, "config.json"))
+        description = checkpoints.read_json(folder / "config.json")
+    else:
+        raise ValueError(f"model {folder} holds neither config.json nor {checkpoints.STATE}; it is not a model of ours")
+    try:
+        spec = ModelSpec.from_dict(description["model"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"model {folder}: {error}") from None
+    return InfoGAN.from_tensors(spec, checkpoints.read_tensors(folder / checkpoints.MODEL), folder)

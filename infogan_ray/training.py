@@ -1,0 +1,241 @@
+"""The training state, the training step, and the loop that yields metrics. torch only: no Ray, no files.
+
+Shapes: B this rank's share of the global batch, (B, C, H, W) images, (B, L) latents.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from infogan_ray.data.feed import InMemoryFeed, to_unit_range
+from infogan_ray.networks import BatchNorm, Generator, ModelSpec
+from infogan_ray.objective import (
+    ObjectiveConfig,
+    discriminator_loss,
+    generator_loss,
+    information_bound,
+    weighted_bound,
+)
+from infogan_ray.streams import seeded_generator
+
+PRECISIONS = ("auto", "fp32", "bf16")
+CALIBRATION_BATCHES = 16
+
+
+class Diverged(Exception):
+    """A loss or a bound is no longer finite: the run has nothing more to gain."""
+
+    def __init__(self, step: int, quantity: str, value: float) -> None:
+        super().__init__(f"{quantity} is {value} at step {step}")
+        self.step, self.quantity = step, quantity
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam for both players. D's step also trains Q: trunk, D head and Q head share its learning rate."""
+
+    lr_discriminator: float = 2e-4
+    lr_generator: float = 1e-3
+    beta1: float = 0.5
+    beta2: float = 0.999
+    ema_decay: float = 0.999
+    """Decay per step of the averaged generator; shorter in the first steps, so that it forgets where it started."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr_discriminator", "lr_generator"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must lie between 0 and 1, both excluded")
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and less than 1")
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``auto`` is bf16 where the hardware multiplies it natively: CPUs with AMX, GPUs from Ampere on."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+class TrainState:
+    """Both players, the averaged generator, both optimisers, and the number of steps made."""
+
+    def __init__(
+        self, spec: ModelSpec, objective: ObjectiveConfig, optimizer: OptimizerConfig, *,
+        seed: int = 0, device: torch.device | str = "cpu", precision: str = "fp32",
+    ) -> None:  # fmt: skip
+        self.spec, self.seed, self.device = spec, seed, torch.device(device)
+        self.lambdas = objective.weights(spec.latents)
+        self.precision = resolve_precision(precision, self.device)
+        self.step = 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # every rank starts from the same weights
+            generator, discriminator = spec.build()
+        self.generator, self.discriminator = generator.to(self.device), discriminator.to(self.device)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.ema_decay = optimizer.ema_decay
+        betas = (optimizer.beta1, optimizer.beta2)
+        self.opt_g = torch.optim.Adam(self.generator.parameters(), optimizer.lr_generator, betas, fused=True)
+        self.opt_d = torch.optim.Adam(self.discriminator.parameters(), optimizer.lr_discriminator, betas, fused=True)
+        self.generate: nn.Module = self.generator
+        self.discriminate: nn.Module = self.discriminator
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Train through ``wrap(module)``, which averages gradients over ranks (DistributedDataParallel)."""
+        self.generate, self.discriminate = wrap(self.generator), wrap(self.discriminator)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def latents(self, batch: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """This rank's rows of the step's global draw, (B, L): ranks differ, and their union is the same for any world."""
+        generator = seeded_generator(self.seed, "latents", self.step, self.device)
+        return self.spec.latents.sample(batch * world_size, generator)[rank * batch : (rank + 1) * batch]
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+
+    def averaged_generator(self) -> Generator:
+        """The averaged generator in evaluation mode, with batch-norm statistics measured for its own weights.
+
+        Statistics gathered while training belong to the raw weights, which move fast; here they are the mean over
+        fresh latents of a fixed seed, so that the result depends on the weights alone.
+        """
+        norms = [module for module in self.average.modules() if isinstance(module, BatchNorm)]
+        momenta, synchronised = [norm.momentum for norm in norms], [norm.synchronised for norm in norms]
+        self.average.train()
+        with torch.no_grad():
+            for index in range(CALIBRATION_BATCHES):
+                for norm in norms:
+                    norm.momentum, norm.synchronised = 1 / (index + 1), False
+                draw = seeded_generator(self.seed, "calibrate", index, self.device)
+                self.average(self.spec.latents.sample(128, draw))
+        for norm, momentum, sync in zip(norms, momenta, synchronised, strict=True):
+            norm.momentum, norm.synchronised = momentum, sync
+        return self.average.eval()
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """The averaged generator with calibrated statistics, and D with Q: all that a user of the model needs."""
+        tensors = {f"generator.{k}": v for k, v in self.averaged_generator().state_dict().items()}
+        return tensors | {f"discriminator.{k}": v for k, v in self.discriminator.state_dict().items()}
+
+    def training_tensors(self) -> dict[str, Tensor]:
+        """What else training needs to go on: the raw generator and both optimisers' moments.
+
+        Random streams and the feed's position are functions of (seed, step) and need no saving.
+        """
+        tensors = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
+        for name, optimizer in (("opt_g", self.opt_g), ("opt_d", self.opt_d)):
+            for index, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.{index}.{k}": v for k, v in moments.items()}
+        return tensors
+
+    def restore(self, step: int, model: dict[str, Tensor], training: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint's tensors. Raises ValueError if they belong to another model."""
+        try:
+            self.average.load_state_dict(_below("generator", model))
+            self.discriminator.load_state_dict(_below("discriminator", model))
+            self.generator.load_state_dict(_below("generator", training))
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint belongs to another model: {' '.join(str(error).split())}") from None
+        for name, optimizer in (("opt_g", self.opt_g), ("opt_d", self.opt_d)):
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in _below(name, training).items():
+                index, _, kind = key.partition(".")
+                moments.setdefault(int(index), {})[kind] = tensor
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        self.step = step
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No weight gradient is computed inside: in G's step those of D and Q would be thrown away."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def train_step(state: TrainState, images: Tensor, latents: Tensor) -> dict[str, Tensor]:
+    """One update of D with Q, then one of G. ``images``: uint8 (B, C, H, W); ``latents``: (B, L). Nothing waits here.
+
+    Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), train_mi/<code>.
+    """
+    spec = state.spec.latents
+
+    # D's step: trunk, D head and Q head minimise the adversarial loss minus the weighted bound.
+    with state.autocast():
+        fakes = state.generate(latents)
+        both = torch.cat([to_unit_range(images), fakes.detach()])
+        logits, q = state.discriminate(both, groups=2, q_from=len(images))
+    real_logits, fake_logits = logits.chunk(2)
+    bounds = information_bound(spec, latents, q)
+    d_loss = discriminator_loss(real_logits, fake_logits)
+    state.opt_d.zero_grad()
+    (d_loss - weighted_bound(bounds, state.lambdas)).backward()
+    state.opt_d.step()
+
+    # G's step: only G moves, on the same fakes, against the D and Q just made.
+    with frozen(state.discriminator), state.autocast():
+        logits, q = state.discriminator(fakes)
+        g_loss = generator_loss(logits)
+        information = weighted_bound(information_bound(spec, latents, q), state.lambdas)
+        state.opt_g.zero_grad()
+        (g_loss - information).backward()
+    state.opt_g.step()
+
+    state.step += 1
+    state.update_average()
+    metrics = {"d_loss": d_loss, "g_loss": g_loss}
+    metrics |= {"d_real": real_logits.sigmoid().mean(), "d_fake": fake_logits.sigmoid().mean()}
+    metrics |= {f"train_mi/{name}": bound for name, bound in bounds.items()}
+    return {name: value.detach() for name, value in metrics.items()}
+
+
+def train(
+    state: TrainState, feed: InMemoryFeed, *, steps: int, log_every: int, checkpoint_every: int,
+    rank: int = 0, world_size: int = 1,
+) -> Iterator[dict[str, float]]:  # fmt: skip
+    """Train up to ``steps``; yield mean metrics over all ranks every ``log_every`` steps and wherever a checkpoint is due.
+
+    Raises Diverged when a metric is not finite. The device is waited for only where metrics are read.
+    """
+    window: list[dict[str, Tensor]] = []
+    started = time.monotonic()
+    while state.step < steps:
+        images = feed.batch(state.step).to(state.device)
+        window.append(train_step(state, images, state.latents(len(images), rank, world_size)))
+        step = state.step
+        if step % log_every and step % checkpoint_every and step < steps:
+            continue
+        names = list(window[0])
+        means = torch.stack([torch.stack([row[name] for row in window]).mean() for name in names])
+        if world_size > 1:
+            dist.all_reduce(means)  # so that all ranks see a divergence at the same step
+            means /= world_size
+        metrics: dict[str, float] = dict(zip(names, means.tolist(), strict=True))
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise Diverged(step, name, value)
+        metrics |= {"step": step, "epoch": step / feed.steps_per_epoch}
+        metrics["images_per_second"] = len(window) * feed.batch_size / (time.monotonic() - started)
+        yield metrics
+        window, started = [], time.monotonic()
