@@ -39,7 +39,8 @@ example:
   infogan pull runs/first first-model
   infogan sample first-model --set cat0=3 -o threes.png
 
-'infogan COMMAND --help' explains one command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 interrupted."""
+'infogan COMMAND --help' explains one command.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

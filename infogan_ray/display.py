@@ -25,7 +25,12 @@ class TrainDisplay:
         self.last: dict[str, Any] = {}
         self.bar: Progress | None = None
         if errors.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[text]}"),
+            )
             self.bar = Progress(*columns, console=errors, transient=False)
             self.task = self.bar.add_task("starting", total=steps, text="")
 

@@ -32,7 +32,9 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.labelled < 1:
-            raise ValueError(f"evaluation.samples is {self.samples} and labelled {self.labelled}; both must be positive")
+            raise ValueError(
+                f"evaluation.samples is {self.samples} and labelled {self.labelled}; both must be positive"
+            )
 
 
 @torch.inference_mode()

@@ -19,7 +19,9 @@ from infogan_ray.traversal import draw, tile
 SAMPLES, METRICS, CARD, CONFIG = "samples.png", "metrics.json", "README.md", "config.json"
 
 
-def publish(checkpoint: Checkpoint, config: RunConfig, destination: Path, metrics: dict[str, Any] | None = None) -> InfoGAN:
+def publish(
+    checkpoint: Checkpoint, config: RunConfig, destination: Path, metrics: dict[str, Any] | None = None
+) -> InfoGAN:
     """Make the model folder of a checkpoint at ``destination``, beside it first and then renamed; returns the model.
 
     ``metrics`` replace the checkpoint's own where a fuller evaluation was made. Replaces a model folder that is there.

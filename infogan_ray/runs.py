@@ -65,13 +65,17 @@ class RunDirectory:
             if folder.exists() and not folder.is_dir():
                 raise ValueError(f"storage: {folder} is a file where a folder should be; name another with --storage")
         if resume and not run.config.is_file():
-            raise ValueError(f"name is '{name}', and there is no such run in {storage} to resume; drop --resume to start it")
+            raise ValueError(
+                f"name is '{name}', and there is no such run in {storage} to resume; drop --resume to start it"
+            )
         if not resume and run.path.exists() and any(run.path.iterdir()):
             raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or go on with it by --resume")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"storage: cannot write to {storage} ({error.strerror}); name another with --storage") from None
+            raise ValueError(
+                f"storage: cannot write to {storage} ({error.strerror}); name another with --storage"
+            ) from None
         return run
 
     def set_status(self, state: str, step: int = 0, **more: Any) -> None:
@@ -117,7 +121,9 @@ def step_name(step: int) -> str:
 def runs_in(storage: Path) -> list[RunDirectory]:
     """The runs of a storage folder by name. Raises ValueError if it is no folder."""
     if not storage.is_dir():
-        raise ValueError(f"storage: {storage} {'is a file' if storage.exists() else 'does not exist'}; name a folder of runs")
+        raise ValueError(
+            f"storage: {storage} {'is a file' if storage.exists() else 'does not exist'}; name a folder of runs"
+        )
     return [RunDirectory(p) for p in sorted(storage.iterdir()) if p.is_dir() and RunDirectory(p).config.is_file()]
 
 

@@ -53,7 +53,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("lr_discriminator", "lr_generator"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must lie between 0 and 1, both excluded")
+                raise ValueError(
+                    f"optimizer.{name} is {getattr(self, name)}; it must lie between 0 and 1, both excluded"
+                )
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and less than 1")
@@ -99,7 +101,7 @@ class TrainState:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def latents(self, batch: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """This rank's rows of the step's global draw, (B, L): ranks differ, and their union is the same for any world."""
+        """This rank's rows of the step's global draw, (B, L): ranks differ; their union is the same for any world."""
         generator = seeded_generator(self.seed, "latents", self.step, self.device)
         return self.spec.latents.sample(batch * world_size, generator)[rank * batch : (rank + 1) * batch]
 
@@ -214,7 +216,7 @@ def train(
     state: TrainState, feed: InMemoryFeed, *, steps: int, log_every: int, checkpoint_every: int,
     rank: int = 0, world_size: int = 1,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
-    """Train up to ``steps``; yield mean metrics over all ranks every ``log_every`` steps and wherever a checkpoint is due.
+    """Train up to ``steps``; yield means over all ranks every ``log_every`` steps and where a checkpoint is due.
 
     Raises Diverged when a metric is not finite. The device is waited for only where metrics are read.
     """

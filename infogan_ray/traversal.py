@@ -140,5 +140,7 @@ def _paste(rows: Sequence[Sequence[Tensor]], scale: int, left: int, top: int) ->
         for c, image in enumerate(row):
             array = image[0].numpy() if channels == 1 else image.permute(1, 2, 0).numpy()
             small = Image.fromarray(np.ascontiguousarray(array))
-            picture.paste(small.resize((size * scale, size * scale), Image.Resampling.NEAREST), (left + c * cell, top + r * cell))
+            picture.paste(
+                small.resize((size * scale, size * scale), Image.Resampling.NEAREST), (left + c * cell, top + r * cell)
+            )
     return picture

@@ -71,7 +71,9 @@ def load_images(data: str, config: DataConfig | None = None, say: Callable[[str]
         elif path.suffix == ".npz":
             found = _npz(path)
         else:
-            raise ValueError(f"data is {path}, a file that cannot be read; valid are a folder of images or an .npz file")
+            raise ValueError(
+                f"data is {path}, a file that cannot be read; valid are a folder of images or an .npz file"
+            )
     return _fit(found, config)
 
 
@@ -91,7 +93,9 @@ def _npz(path: Path) -> ImageSet:
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise ValueError(f"data: 'images' in {path} is {images.dtype} {images.shape}; it must be uint8 (N, H, W[, C])")
     if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
-        raise ValueError(f"data: 'labels' in {path} is {labels.dtype} {labels.shape}; it must be integers ({len(images)},)")
+        raise ValueError(
+            f"data: 'labels' in {path} is {labels.dtype} {labels.shape}; it must be integers ({len(images)},)"
+        )
     if images.ndim == 3:
         images = images[..., None]
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -159,7 +163,9 @@ def _fit(found: ImageSet, config: DataConfig) -> ImageSet:
             images = torch.cat([(part * grey).sum(1, keepdim=True).round().byte() for part in images.split(1024)])
         size = config.image_size
         if size is not None and tuple(images.shape[2:]) != (size, size):
-            resized = [F.interpolate(p.float(), (size, size), mode="bilinear", antialias=True) for p in images.split(1024)]
+            resized = [
+                F.interpolate(p.float(), (size, size), mode="bilinear", antialias=True) for p in images.split(1024)
+            ]
             images = torch.cat([part.round().clamp(0, 255).byte() for part in resized])
         return images
 

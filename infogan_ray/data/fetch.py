@@ -196,7 +196,9 @@ def _lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
     except OSError as error:
-        raise ValueError(f"data: cannot write to {folder} ({error.strerror}); set INFOGAN_DATA to another folder") from None
+        raise ValueError(
+            f"data: cannot write to {folder} ({error.strerror}); set INFOGAN_DATA to another folder"
+        ) from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -26,7 +26,9 @@ def read_bytes(path: Path) -> bytes:
 def decode(content: bytes, name: str) -> np.ndarray:
     """IDX bytes to a uint8 array of the shape in its header. Raises ValueError, naming ``name``."""
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UINT8:
-        raise ValueError(f"{name} is not an IDX file of bytes (its first four bytes are {content[:4].hex() or 'missing'})")
+        raise ValueError(
+            f"{name} is not an IDX file of bytes (its first four bytes are {content[:4].hex() or 'missing'})"
+        )
     ndim = content[3]
     start = 4 + 4 * ndim
     if len(content) < start:

@@ -20,8 +20,9 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import CheckpointUploadMode, FailureConfig, ScalingConfig
+from ray.train import CheckpointUploadMode, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.config import FailureConfig  # ray.train types its own as the older class
 from torch.nn.parallel import DistributedDataParallel
 
 from infogan_ray.checkpoints import read_json
@@ -118,7 +119,7 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
 def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
     """Save the resolved configuration. Raises ValueError where a resumed run was another model."""
     spec = config.model_spec(images.image_size, images.channels).to_dict()
-    if run.config.is_file() and (saved := read_json(run.config).get("model")) != spec:
+    if run.config.is_file() and read_json(run.config).get("model") != spec:
         raise ValueError(f"name '{run.name}' belongs to a model that differs from this one; its config is {run.config}")
     write_whole(run.config, json.dumps({"model": spec, "run": config.to_dict()}, indent=1))
 
@@ -127,7 +128,7 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
     """Start the workers of a checked configuration in a claimed run directory, and wait for them."""
     connect(run.log)
     listen({"phase": "starting workers", "step": 0})
-    board = Board.options(num_cpus=0).remote()
+    board: Any = ray.remote(num_cpus=0)(Board).remote()
     data_dir = Path(config.data_dir).expanduser().absolute() if config.data_dir else None
     assert config.data is not None
     data = str(Path(config.data).expanduser().absolute()) if Path(config.data).expanduser().exists() else config.data
@@ -179,7 +180,6 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
     return RunResult(run, state, final, final.get("message", ""))
 
 
-@ray.remote
 class Board:
     """Where rank 0 pins its reports and the driver fetches them."""
 
@@ -207,9 +207,7 @@ def _worker(settings: dict[str, Any]) -> None:
     # Batch-norm buffers are each rank's own; weights and gradients are kept equal by DDP.
     wrap = (lambda module: DistributedDataParallel(module, broadcast_buffers=False)) if world_size > 1 else None
     try:
-        for report in run_worker(
-            config, images, run, device=get_device(), rank=rank, world_size=world_size, wrap=wrap
-        ):
+        for report in run_worker(config, images, run, device=get_device(), rank=rank, world_size=world_size, wrap=wrap):
             if rank == 0:
                 board.pin.remote({"phase": report.phase, **report.metrics})
             if report.due:
@@ -226,9 +224,9 @@ def connect(log: Path | None) -> None:
     """Join the cluster of $RAY_ADDRESS, or start an embedded one. Ray's own messages go to ``log``."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     if not ray.is_initialized():
-        local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+        dashboard = None if os.environ.get("RAY_ADDRESS") else False  # an embedded cluster for Train alone needs none
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
         except ConnectionError as error:
             raise ValueError(
                 f"RAY_ADDRESS is '{os.environ.get('RAY_ADDRESS')}', and no Ray cluster answers there ({error}); "

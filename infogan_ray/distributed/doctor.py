@@ -1,0 +1,70 @@
+"""What this machine, and the cluster of $RAY_ADDRESS if there is one, can do, and what is wrong."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from infogan_ray.data.fetch import FILES, SOURCES, cache_folder
+from infogan_ray.training import resolve_precision
+
+LEAST_DISK = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Finding:
+    mark: Literal["ok", "note", "bad"]
+    what: str
+    finding: str
+
+
+def examine() -> list[Finding]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "pyarrow", "safetensors"))
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    findings = [
+        Finding("ok", "python", platform.python_version()),
+        Finding("ok", "packages", packages),
+        Finding("ok", "cores", f"{os.cpu_count()}; one worker with all of them is the default"),
+        Finding("ok" if gpus else "note", "GPUs", ", ".join(gpus) or "none: training runs on the CPU"),
+        Finding("ok", "precision", f"auto is {resolve_precision('auto', device)} here"),
+    ]
+    free = shutil.disk_usage(Path.cwd()).free
+    mark: Literal["ok", "bad"] = "ok" if free >= LEAST_DISK else "bad"
+    findings.append(Finding(mark, "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}"))
+    for name, source in SOURCES.items():
+        folders = [cache_folder() / name, *([source.system_folder] if source.system_folder else [])]
+        here = next((f for f in folders if any((f / (FILES[0] + end)).is_file() for end in ("", ".gz"))), None)
+        where = str(here) if here else f"not fetched yet: infogan data fetch {name}"
+        findings.append(Finding("ok" if here else "note", name, where))
+    findings.append(_cluster())
+    return findings
+
+
+def _cluster() -> Finding:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return Finding(
+            "ok", "Ray cluster", "RAY_ADDRESS is not set: an embedded cluster of one is started for each run"
+        )
+    import ray
+
+    from infogan_ray.distributed.trainer import connect
+
+    try:
+        connect(None)
+    except ValueError as error:
+        return Finding("bad", "Ray cluster", str(error))
+    total = ray.cluster_resources()
+    alive = sum(node["Alive"] for node in ray.nodes())
+    ray.shutdown()
+    return Finding(
+        "ok", "Ray cluster", f"{address}: {alive} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+    )
