@@ -51,6 +51,7 @@ def run_worker(
     if rank == 0:
         run.forget_metrics_after(state.step)
         run.set_status("running", state.step)
+        yield Report({"step": state.step}, phase="training" if start is None else f"resumed from step {state.step}")
     if wrap is not None:
         state.distribute(wrap)
     feed = InMemoryFeed(images.images.to(device), config.batch_size, config.seed, rank, world_size)

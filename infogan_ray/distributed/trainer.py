@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import CheckpointUploadMode, ScalingConfig
+from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig  # ray.train types its own as the older class
 from torch.nn.parallel import DistributedDataParallel
@@ -211,9 +212,10 @@ def _worker(settings: dict[str, Any]) -> None:
             if rank == 0:
                 board.pin.remote({"phase": report.phase, **report.metrics})
             if report.due:
-                kept = ray.train.Checkpoint(str(report.checkpoint.path)) if report.checkpoint else None
                 scalars = {k: v for k, v in report.metrics.items() if isinstance(v, (int, float))}
-                ray.train.report(scalars, checkpoint=kept, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+                where = {"checkpoint": str(report.checkpoint.path)} if report.checkpoint else {}
+                # Ray takes checkpoints only inside its own folder of the attempt: it is told the path, as a metric.
+                ray.train.report(scalars | where)
     except Diverged as error:  # every rank sees it at the same step; to start again would end the same way
         if rank == 0:
             run.set_status("diverged", error.step, quantity=error.quantity)
@@ -240,7 +242,8 @@ def connect(log: Path | None) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of the deepest error that a worker raised."""
+    """The line of a worker's traceback that names its error."""
     failures = getattr(error, "worker_failures", None) or {0: error}
-    text = str(next(iter(failures.values()))).strip()
-    return text.splitlines()[-1] if text else type(error).__name__
+    lines = str(next(iter(failures.values()))).strip().splitlines() or [type(error).__name__]
+    named = [line.strip() for line in lines if re.match(r"\s*[\w.]+(Error|Exception|Exit)\b", line)]
+    return (named or lines)[-1]
