@@ -1,0 +1,34 @@
+# Two commands do all: `make demo` and `make test`. Each makes what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_STEPS ?= 1200
+DEMO_NAME := demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: setup demo check test test-ray clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing (a minute or more; torch is large) ..."
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/infogan train --preset mnist --steps $(DEMO_STEPS) --checkpoint-every 600 --storage runs --name $(DEMO_NAME)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup
+	$(BIN)/pytest -m 'not ray'
+	$(BIN)/pytest -m ray
+
+test-ray: setup
+	$(BIN)/pytest -m ray
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

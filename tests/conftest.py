@@ -1,0 +1,63 @@
+"""Shared by all test modules: a tiny model and images that need no download."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from infogan_ray.config import RunConfig
+from infogan_ray.data import ImageSet
+
+torch.set_num_threads(2)
+
+
+def tiny_images(count: int = 96, size: int = 16, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Bright bars at one of three heights: uint8 (N, H, W) and the height's number as label."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % classes
+    images = rng.integers(0, 40, (count, size, size), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[4 * label + 2 : 4 * label + 5] += 180
+    return images, labels
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    images, labels = tiny_images()
+    path = tmp_path / "bars.npz"
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+@pytest.fixture
+def image_set() -> ImageSet:
+    images, labels = tiny_images()
+    tensor = torch.from_numpy(images).unsqueeze(1)
+    return ImageSet("bars", tensor, torch.from_numpy(labels), tensor[:30], torch.from_numpy(labels[:30]))
+
+
+def tiny_config(**changes: object) -> RunConfig:
+    base = RunConfig(
+        codes="noise=4 cat=3 uniform=1", steps=6, batch_size=16, checkpoint_every=3, log_every=2, device="cpu",
+        precision="fp32", name="tiny", threads=1,
+    )  # fmt: skip
+    network = dataclasses.replace(base.network, width=8)
+    evaluation = dataclasses.replace(base.evaluation, samples=200)
+    return dataclasses.replace(base, network=network, evaluation=evaluation, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One embedded local Ray for all tests that need it."""
+    import ray
+
+    from infogan_ray.distributed.trainer import connect
+
+    connect(None)
+    yield
+    ray.shutdown()
