@@ -111,7 +111,7 @@ def load(path: str | Path) -> InfoGAN:
         run = RunDirectory(folder)
         folder = checkpoints.choose(run.checkpoints, "best", load_saved(run.config).metric).path
     description: dict[str, Any]
-    if (folder / checkpoints.STATE).is_file():
+    if (folder / checkpoints.STATE).is_file() or folder.name.startswith("step_"):
         description = checkpoints.open_checkpoint(folder).state
     elif (folder / "config.json").is_file():
         checkpoints.verify(folder, required=(checkpoints.MODEL, "config.json"))

@@ -108,5 +108,7 @@ def test_everything_but_the_distributed_rooms_imports_without_ray() -> None:
 
 
 def test_help_does_not_import_torch() -> None:
-    code = "import sys; from infogan_ray.cli import main; main(['--help']); assert not {'torch', 'ray'} & set(sys.modules)"
+    code = (
+        "import sys; from infogan_ray.cli import main; main(['--help']); assert not {'torch', 'ray'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)

@@ -1,0 +1,139 @@
+"""Checkpoints and model folders: whole or not there; nothing unpickled. Run: pytest tests/test_checkpoints.py"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from infogan_ray import checkpoints
+from infogan_ray.checkpoints import MANIFEST, BadCheckpoint, list_checkpoints, open_checkpoint, write_checkpoint
+from infogan_ray.config import RunConfig
+from infogan_ray.latents import LatentSpec
+from infogan_ray.model import load
+from infogan_ray.networks import ModelSpec, NetworkConfig
+from infogan_ray.publishing import publish, train_command
+
+from .conftest import tiny_config
+
+SPEC = ModelSpec(LatentSpec.parse("noise=4 cat=3 uniform=1"), 16, 1, NetworkConfig(width=4))
+
+
+def write(folder: Path, step: int, **metrics: float) -> checkpoints.Checkpoint:
+    generator, discriminator = SPEC.build()
+    tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
+    tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
+    state = {"model": SPEC.to_dict(), "metrics": metrics}
+    return write_checkpoint(folder, step, tensors, {"x": torch.ones(2)}, state)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('a pickle was executed')",))
+
+
+def test_a_checkpoint_round_trips(tmp_path: Path) -> None:
+    write(tmp_path, 5, mi_fraction=0.5)
+    found = open_checkpoint(tmp_path / "step_00000005")
+    assert found.step == 5 and found.metrics == {"mi_fraction": 0.5}
+    assert load(found.path).sample(2).shape == (2, 1, 16, 16)
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000005"], "nothing hidden is left"
+
+
+@pytest.mark.parametrize("file", [checkpoints.MODEL, checkpoints.TRAINING, checkpoints.STATE])
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
+def test_a_harmed_file_is_named_and_the_checkpoint_is_not_listed(tmp_path: Path, file: str, harm: str) -> None:
+    write(tmp_path, 1)
+    path = write(tmp_path, 2).path / file
+    content = bytearray(path.read_bytes())
+    if harm == "gone":
+        path.unlink()
+    else:
+        content[-1] ^= 1
+        path.write_bytes(content if harm == "flip" else content[:-1])
+    good, bad = list_checkpoints(tmp_path)
+    assert [c.step for c in good] == [1] and len(bad) == 1 and file in str(bad[0])
+    with pytest.raises(BadCheckpoint, match=file):
+        load(path.parent)
+
+
+def test_without_manifest_it_does_not_exist(tmp_path: Path) -> None:
+    (write(tmp_path, 1).path / MANIFEST).unlink()
+    assert list_checkpoints(tmp_path)[0] == []
+    with pytest.raises(ValueError, match="no whole checkpoint.*never finished"):
+        checkpoints.choose(tmp_path, "last", "mi_fraction")
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    path = write(tmp_path, 1).path / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["files"]["../../x"] = {"bytes": 1, "sha256": "0"}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BadCheckpoint, match="not a plain file name"):
+        open_checkpoint(path.parent)
+
+
+def test_a_pickle_under_a_weights_name_is_refused_and_not_executed(tmp_path: Path) -> None:
+    folder = write(tmp_path, 1).path
+    (folder / checkpoints.MODEL).write_bytes(pickle.dumps(Bomb()))
+    checkpoints.seal(folder)
+    with pytest.raises(BadCheckpoint, match="model.safetensors is not a safetensors file; it is a pickle"):
+        load(folder)
+    (folder / checkpoints.MODEL).write_bytes(b"\xff" * 8 + b"{}")
+    checkpoints.seal(folder)
+    with pytest.raises(BadCheckpoint, match="not a safetensors file; it is broken"):
+        load(folder)
+
+
+def test_best_last_and_pruning(tmp_path: Path) -> None:
+    for step, fraction in ((1, 0.9), (2, 0.5), (3, 0.6), (4, 0.4)):
+        write(tmp_path, step, mi_fraction=fraction, clustering_error=fraction)
+    write(tmp_path, 5)  # without metrics: never best
+    assert checkpoints.choose(tmp_path, "best", "mi_fraction").step == 1
+    assert checkpoints.choose(tmp_path, "best", "clustering_error").step == 4
+    assert checkpoints.choose(tmp_path, "step_00000002", "mi_fraction").step == 2
+    checkpoints.prune(tmp_path, keep=3, metric="mi_fraction")
+    assert [c.step for c in list_checkpoints(tmp_path)[0]] == [1, 4, 5]
+    checkpoints.prune(tmp_path, keep=1, metric="mi_fraction")
+    assert [c.step for c in list_checkpoints(tmp_path)[0]] == [1, 5]
+    with pytest.raises(ValueError, match="'step_9'; valid are best, last, step_00000001"):
+        checkpoints.choose(tmp_path, "step_9", "mi_fraction")
+    with pytest.raises(ValueError, match="'nmi', which no checkpoint has"):
+        checkpoints.choose(tmp_path, "best", "nmi")
+
+
+def test_a_model_folder_stands_alone(tmp_path: Path) -> None:
+    metrics = {"mi/cat0": 0.5, "mi/uniform0": -0.1, "mi_bound": 0.4, "mi_fraction": 0.2}
+    checkpoint = write(tmp_path / "run", 7, **metrics)
+    config = tiny_config(data="mnist")
+    publish(checkpoint, config, tmp_path / "model")
+    shutil.rmtree(tmp_path / "run")
+    model = load(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert (
+        "| cat0 | Categorical(3) | 0.500 | 1.099 |" in card and "samples.png" in card and train_command(config) in card
+    )
+    codes = model.encode(model.sample(5))
+    assert set(codes) == {"cat0", "cat0_probability", "uniform0", "uniform0_std"} and len(codes["cat0"]) == 5
+    with pytest.raises(ValueError, match="cat0 is 3; valid are the categories 0 to 2"):
+        model.sample(1, {"cat0": 3})
+    with pytest.raises(ValueError, match="this model reads uint8"):
+        model.encode(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(BadCheckpoint, match="config.json"):
+        load(tmp_path / "model")
+
+
+def test_the_command_on_the_card_makes_the_same_config() -> None:
+    import shlex
+
+    from infogan_ray.commands import train_config
+
+    config = RunConfig(preset="mnist", data="mnist", steps=700, seed=3, name="a b").override(
+        {"objective": {"lambda_code": {"uniform1": 0.5}}, "network": {"width": 32}}, "test"
+    )
+    assert train_config(shlex.split(train_command(config))[2:]) == config

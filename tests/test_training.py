@@ -1,0 +1,171 @@
+"""The training step, the loop, the feed and one whole run without Ray. Run: pytest tests/test_training.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from infogan_ray import checkpoints
+from infogan_ray.config import RunConfig
+from infogan_ray.data import ImageSet, InMemoryFeed, to_unit_range
+from infogan_ray.model import load
+from infogan_ray.runs import RunDirectory, write_whole
+from infogan_ray.session import Report, run_worker
+from infogan_ray.training import Diverged, TrainState, resolve_precision, train, train_step
+from infogan_ray.traversal import to_bytes
+
+from .conftest import tiny_config
+
+
+def make_state(config: RunConfig | None = None, seed: int = 0) -> TrainState:
+    config = config or tiny_config()
+    return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, seed=seed)
+
+
+def step_once(state: TrainState, images: ImageSet) -> dict[str, torch.Tensor]:
+    return train_step(state, images.images[:16], state.latents(16))
+
+
+def test_information_reaches_the_trunk(image_set: ImageSet) -> None:
+    """Known mistake: Q's trunk left without L_I's gradient, or the term detached from the graph."""
+    moved = []
+    for weight in (0.0, 5.0):
+        config = tiny_config()
+        config = config.override({"objective": {"lambda_categorical": weight, "lambda_continuous": weight}}, "test")
+        state = make_state(config)
+        step_once(state, image_set)
+        moved.append((state.discriminator.trunk[0].weight.grad.clone(), state.generator.layers[0].weight.grad.clone()))
+    for without, with_information in zip(*moved, strict=True):
+        assert not torch.allclose(without, with_information)
+
+
+def test_g_step_computes_no_gradient_for_d(image_set: ImageSet) -> None:
+    state = make_state()
+    step_once(state, image_set)
+    after_d = {name: p.grad.clone() for name, p in state.discriminator.named_parameters()}
+    # The same step up to D's update, written out plainly, leaves the same gradients: G's step added nothing to them.
+    again = make_state()
+    latents = again.latents(16)
+    both = torch.cat([to_unit_range(image_set.images[:16]), again.generator(latents).detach()])
+    logits, q = again.discriminator(both, groups=2, q_from=16)
+    from infogan_ray.objective import discriminator_loss, information_bound, weighted_bound
+
+    bounds = information_bound(again.spec.latents, latents, q)
+    (discriminator_loss(*logits.chunk(2)) - weighted_bound(bounds, again.lambdas)).backward()
+    for name, parameter in again.discriminator.named_parameters():
+        assert torch.allclose(parameter.grad, after_d[name], atol=1e-7), name
+    assert all(p.requires_grad for p in state.discriminator.parameters())
+
+
+def test_value_ranges_of_data_and_generator_match() -> None:
+    """Known mistake: real data in [0, 1] against a tanh generator."""
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert to_unit_range(levels).aminmax() == (-1.0, 1.0)
+    assert torch.equal(to_bytes(to_unit_range(levels)), levels)
+
+
+def test_ranks_draw_different_latents_whose_union_is_the_whole_draw() -> None:
+    """Known mistake: every rank drawing the same z."""
+    state = make_state()
+    whole = state.latents(16)
+    halves = [state.latents(8, rank, 2) for rank in (0, 1)]
+    assert torch.equal(torch.cat(halves), whole) and not torch.equal(*halves)
+    state.step += 1
+    assert not torch.equal(state.latents(16), whole)
+
+
+def test_feed_deals_each_image_once_per_epoch_and_ranks_are_disjoint() -> None:
+    numbers = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1)
+    whole = InMemoryFeed(numbers, 16, seed=3)
+    parts = [InMemoryFeed(numbers, 16, 3, rank, 2) for rank in (0, 1)]
+    assert whole.steps_per_epoch == 3
+    epoch = torch.cat([whole.batch(step) for step in range(3)]).flatten().tolist()
+    assert len(set(epoch)) == 48
+    for step in (0, 2, 4):
+        assert torch.equal(torch.cat([part.batch(step) for part in parts]), whole.batch(step))
+    again = torch.cat([whole.batch(step) for step in range(3, 6)]).flatten().tolist()
+    assert again != epoch and set(again) != set(epoch), "what an epoch left out is shuffled into the next"
+
+
+def test_the_same_seed_gives_the_same_bits(image_set: ImageSet) -> None:
+    finals = []
+    for seed in (0, 0, 1):
+        state = make_state(seed=seed)
+        feed = InMemoryFeed(image_set.images, 16, seed)
+        list(train(state, feed, steps=4, log_every=2, checkpoint_every=4))
+        finals.append(torch.cat([p.flatten() for p in state.generator.parameters()]))
+    assert torch.equal(finals[0], finals[1]) and not torch.equal(finals[0], finals[2])
+
+
+def test_divergence_names_step_and_quantity(image_set: ImageSet) -> None:
+    state = make_state()
+    with torch.no_grad():
+        state.generator.layers[0].weight.fill_(float("nan"))
+    feed = InMemoryFeed(image_set.images, 16, 0)
+    with pytest.raises(Diverged, match="d_loss is nan at step 2"):
+        list(train(state, feed, steps=4, log_every=2, checkpoint_every=4))
+
+
+def test_average_forgets_its_start_and_is_calibrated_for_its_own_weights(image_set: ImageSet) -> None:
+    state = make_state()
+    for _ in range(3):
+        step_once(state, image_set)
+    generator = state.averaged_generator()
+    latents = state.spec.latents.sample(500, torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        still = generator(latents)
+        generator.train()
+        live = generator(latents)
+    assert (still - live).abs().mean() < 0.05, "statistics of evaluation and training mode agree"
+
+
+def test_precision_is_resolved_for_the_machine() -> None:
+    assert resolve_precision("fp32", torch.device("cpu")) == "fp32"
+    assert resolve_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+
+
+def test_bf16_trains(image_set: ImageSet) -> None:
+    config = tiny_config()
+    state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, precision="bf16")
+    metrics = step_once(state, image_set)
+    assert all(torch.isfinite(value) for value in metrics.values())
+    assert next(state.generator.parameters()).dtype == torch.float32
+
+
+def run_alone(config: RunConfig, images: ImageSet, path: Path) -> tuple[RunDirectory, list[Report]]:
+    import json
+
+    run = RunDirectory(path)
+    path.mkdir(exist_ok=True)
+    write_whole(run.config, json.dumps({"model": config.model_spec(16, 1).to_dict(), "run": config.to_dict()}))
+    return run, list(run_worker(config, images, run, device=torch.device("cpu")))
+
+
+def test_a_run_without_ray_leaves_everything_behind(image_set: ImageSet, tmp_path: Path) -> None:
+    run, reports = run_alone(tiny_config(), image_set, tmp_path / "run")
+    assert run.get_status()["state"] == "finished"
+    assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
+    assert {p.name for p in run.checkpoints.iterdir()} == {"step_00000003", "step_00000006"}
+    assert run.samples(6).is_file() and run.traversal(6, "cat0").is_file()
+    assert {p.name for p in run.model.iterdir()} >= {"config.json", "model.safetensors", "README.md", "samples.png"}
+    final = reports[-1].metrics
+    assert 0 <= final["clustering_error"] <= 1 and final["mi_bound"] == pytest.approx(
+        final["mi/cat0"] + final["mi/uniform0"]
+    )
+    assert load(run.model).sample(3, {"cat0": 1}).shape == (3, 1, 16, 16)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(image_set: ImageSet, tmp_path: Path) -> None:
+    whole, _ = run_alone(tiny_config(), image_set, tmp_path / "whole")
+    half, _ = run_alone(tiny_config(steps=3), image_set, tmp_path / "half")
+    run_alone(tiny_config(steps=6), image_set, half.path)
+    wanted = checkpoints.open_checkpoint(whole.checkpoints / "step_00000006")
+    found = checkpoints.open_checkpoint(half.checkpoints / "step_00000006")
+    for mine, theirs in (
+        (wanted.model_tensors(), found.model_tensors()),
+        (wanted.training_tensors(), found.training_tensors()),
+    ):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
