@@ -80,7 +80,8 @@ def train(arguments: list[str]) -> int:
 
     if dry_run:
         return _dry_run(config, trainer)
-    _check_claim(config)
+    assert config.name is not None
+    RunDirectory.free(Path(config.storage).expanduser(), config.name, config.resume)  # before anything is fetched
     started = time.monotonic()
     try:
         with display.TrainDisplay(config.steps) as shown:
@@ -140,15 +141,6 @@ def _dry_run(config: RunConfig, trainer: Any) -> int:
     print(f"checkpoints: {kept} of {display.size(bytes_each)} each in {Path(config.storage) / str(config.name)}")
     print(f"runs on: {wanted.workers} worker(s) with {wanted.threads} thread(s) each on {wanted.device}")
     return DONE
-
-
-def _check_claim(config: RunConfig) -> None:
-    """Refuse a taken name before anything is fetched or started."""
-    assert config.name is not None
-    existed = (Path(config.storage).expanduser() / config.name).exists()
-    run = RunDirectory.claim(Path(config.storage).expanduser(), config.name, config.resume)
-    if not existed:
-        run.path.rmdir()
 
 
 def _resume_command(config: RunConfig) -> str:

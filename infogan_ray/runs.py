@@ -58,8 +58,11 @@ class RunDirectory:
         return self.path / "traversals" / f"{step_name(step)}_{code}.png"
 
     @classmethod
-    def claim(cls, storage: Path, name: str, resume: bool) -> RunDirectory:
-        """Take a name in a storage folder. Raises RunExists for a taken one unless ``resume``, ValueError otherwise."""
+    def free(cls, storage: Path, name: str, resume: bool) -> RunDirectory:
+        """The directory of a name that may be taken, untouched.
+
+        Raises RunExists for a taken one unless ``resume``, and ValueError for what is no folder or not there to resume.
+        """
         run = cls(storage / name)
         for folder in (storage, run.path):
             if folder.exists() and not folder.is_dir():
@@ -70,6 +73,12 @@ class RunDirectory:
             )
         if not resume and run.path.exists() and any(run.path.iterdir()):
             raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or go on with it by --resume")
+        return run
+
+    @classmethod
+    def claim(cls, storage: Path, name: str, resume: bool) -> RunDirectory:
+        """Take a name in a storage folder: ``free``, and the folder is made."""
+        run = cls.free(storage, name, resume)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Losses and the bound, among them the mistakes known from other implementations. Run: pytest tests/test_objective.py"""
+"""Losses and the bound, and the mistakes known from other implementations. Run: pytest tests/test_objective.py"""
 
 import math
 import subprocess

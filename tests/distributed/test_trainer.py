@@ -1,0 +1,60 @@
+"""Runs under Ray Train on a real local cluster, two ranks for real. Run: make test-ray"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infogan_ray import checkpoints, train
+from infogan_ray.runs import RunExists
+
+from ..conftest import tiny_config
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
+
+
+def run(npz: Path, tmp_path: Path, **changes: Any) -> tuple[Any, list[dict[str, Any]]]:
+    heard: list[dict[str, Any]] = []
+    config = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **changes)
+    return train(config, heard.append), heard
+
+
+def test_two_ranks_train_report_and_publish_without_a_restart(npz: Path, tmp_path: Path) -> None:
+    result, heard = run(npz, tmp_path, workers=2)
+    assert result.state == "finished"
+    assert not [report for report in heard if report["phase"].startswith("resumed")], "no worker was restarted"
+    assert [row["step"] for row in result.run.read_metrics()] == [2, 3, 4, 6]
+    state = checkpoints.open_checkpoint(result.run.checkpoints / "step_00000006").state
+    assert state["world_size"] == 2 and result.run.model.is_dir()
+    with pytest.raises(RunExists, match="name 'tiny' is taken"):
+        run(npz, tmp_path)
+    longer, heard = run(npz, tmp_path, steps=8, resume=True)
+    assert longer.state == "finished" and "resumed from step 6" in [report["phase"] for report in heard]
+
+
+def test_with_synchronised_statistics_two_workers_equal_one(npz: Path, tmp_path: Path) -> None:
+    """One step of 1x16 and 2x8: Adam's first moment after it is (1 - beta1) times the gradient."""
+    moments = []
+    for workers in (1, 2):
+        config = {"steps": 1, "checkpoint_every": 1, "workers": workers, "name": f"w{workers}"}
+        heard: list[dict[str, Any]] = []
+        base = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **config)
+        result = train(base.override({"network": {"sync_batchnorm": True}}, "test"), heard.append)
+        tensors = checkpoints.open_checkpoint(result.run.checkpoints / "step_00000001").training_tensors()
+        moments.append({name: tensor for name, tensor in tensors.items() if name.endswith("exp_avg")})
+    assert moments[0].keys() == moments[1].keys() and len(moments[0]) > 10
+    for name, one in moments[0].items():
+        assert torch.allclose(one, moments[1][name], atol=1e-5), name
+    assert max(tensor.abs().max() for tensor in moments[0].values()) > 1e-3
+
+
+def test_divergence_ends_the_run_without_a_restart(npz: Path, tmp_path: Path) -> None:
+    config = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), steps=400, checkpoint_every=400, name="wild")
+    config = config.override({"objective": {"lambda_continuous": 1e38}}, "test")
+    heard: list[dict[str, Any]] = []
+    result = train(config, heard.append)
+    assert result.state == "diverged" and "at step" in result.message
+    assert not [report for report in heard if report["phase"].startswith("resumed")]

@@ -1,0 +1,168 @@
+"""Commands as a user types them; bad input in one line. Run: pytest tests/test_cli.py"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from infogan_ray.cli import COMMANDS, FAILED, USAGE, main
+from infogan_ray.commands import train_config
+from infogan_ray.config import PRESETS, preset
+from infogan_ray.data import ImageSet
+
+from .conftest import tiny_config
+from .test_training import run_alone
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
+    """A finished tiny run, made without Ray."""
+    run, _ = run_alone(tiny_config(data=str(npz)), image_set, tmp_path / "tiny")
+    return run.path
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--preset mnits", "preset is 'mnits' (did you mean 'mnist'?); valid are mnist"),
+        ("--metric mi_fractoin", "metric is 'mi_fractoin' (did you mean 'mi_fraction'?); valid are mi_fraction"),
+        ("--codes dog=3", "'dog=3' names no prior; valid are noise, cat"),
+        ("--image-size 30", "image size is 30; valid sizes are the multiples of 4 from 16 to 128"),
+        ("--workers 4096 --batch-size 8192", "workers is 4096, more than the"),
+        ("--workers 2 --batch-size 15", "batch_size is 15, which 2 workers cannot share equally; take 14 or 16"),
+        ("--batch-size 1000", "batch_size is 1000, more than the"),
+        ("--data nowhere", "data is 'nowhere': neither a dataset (mnist, fashion_mnist) nor a path that exists"),
+        ("--data mnist --data-dir nowhere", "data_dir is nowhere, which does not exist"),
+        ("--name a/b", "name is 'a/b'; use letters"),
+        ("--steps 0", "steps is 0; it must be at least 1"),
+        ("--steps 5 --epochs 5", "give one of them"),
+        ("--precision fp8", "precision is 'fp8'; valid are auto, fp32, bf16"),
+        ("--network.widht 8", "Unrecognized options: --network.widht"),
+        ("--network.width 2", "network.width is 2"),
+        ("--optimizer.lr-generator 2", "optimizer.lr_generator is 2.0"),
+        ("--objective.lambda-categorical -1", "objective.lambda_categorical is -1.0"),
+        ("--resume --name nobody", "there is no such run"),
+        ("nowhere.yaml", "config file nowhere.yaml does not exist"),
+    ],
+)
+def test_a_bad_run_is_refused_in_one_line_and_leaves_nothing(
+    words: str,
+    reason: str,
+    npz: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = words.split()
+    data = [] if "--data" in words else ["--data", str(npz)]
+    before = sorted(tmp_path.rglob("*"))
+    steps = [] if "--steps" in words else ["--steps", "5"]
+    assert main(["train", *given, *data, *steps]) == USAGE
+    said = capsys.readouterr()
+    assert reason in said.err and said.err.startswith("infogan: ") and said.err.count("\n") == 1, said.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_storage_that_is_a_file_and_a_taken_name(npz: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--data", str(npz), "--steps", "5", "--name", "tiny"]
+    assert main([*words, "--storage", str(npz)]) == USAGE
+    assert "is a file where a folder should be" in capsys.readouterr().err
+    assert main([*words, "--storage", str(trained.parent)]) == USAGE
+    assert "name 'tiny' is taken" in capsys.readouterr().err
+
+
+def test_unknown_commands_get_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == USAGE
+    assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_presets_then_file_then_flags(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("steps: 70\nbatch_size: 64\noptimizer:\n  lr_generator: 3e-4\n")
+    config = train_config([str(file), "--preset", "mnist", "--batch-size", "32"])
+    assert (config.steps, config.batch_size, config.optimizer.lr_generator) == (70, 32, 3e-4)
+    assert config.codes == "noise=62 cat=10 uniform=2"
+    assert train_config(["--preset", "mnist", "--epochs", "2"]).total_steps(60_000) == 2 * 468
+    file.write_text("stepz: 70\n")
+    with pytest.raises(ValueError, match="unknown field 'stepz'; did you mean 'steps'?"):
+        train_config([str(file)])
+    file.write_text("steps: many\n")
+    with pytest.raises(ValueError, match="steps is 'many'; it must be int or nothing"):
+        train_config([str(file)])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds(name: str) -> None:
+    config = preset(name)
+    spec = config.model_spec(config.image_size or 28, config.channels or 1)
+    generator, discriminator = spec.build()
+    with torch.no_grad():
+        images = generator.eval()(spec.latents.sample(2, torch.Generator().manual_seed(0)))
+        assert discriminator.eval()(images)[1].shape == (2, spec.latents.q_dim)
+
+
+def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pyarrow.parquet as pq
+
+    def out(*words: object, code: int = 0) -> str:
+        assert main([str(word) for word in words]) == code
+        return capsys.readouterr().out
+
+    assert "tiny\tfinished\t6" in out("runs", tmp_path)
+    rows = json.loads(out("runs", trained, "--json"))["rows"]
+    assert [row["checkpoint"] for row in rows] == ["step_00000003", "step_00000006"]
+    model = tmp_path / "pulled"
+    assert json.loads(out("pull", trained, model, "--json"))["model"] == str(model)
+    assert main(["pull", str(trained), str(model)]) == USAGE, "an existing folder is not overwritten"
+    assert 0 <= json.loads(out("evaluate", model, "--json", "--samples", 100))["clustering_error"] <= 1
+    out("traverse", model, "-o", tmp_path / "t.png")
+    assert (tmp_path / "t_cat0.png").is_file() and (tmp_path / "t_uniform0.png").is_file()
+    out("sample", model, "-n", 5, "-o", tmp_path / "s.npz", "--set", "cat0=1", "uniform0=0.5")
+    assert np.load(tmp_path / "s.npz")["images"].shape == (5, 16, 16, 1)
+    out("sample", model, "-o", tmp_path / "s.png")
+    out("encode", model, npz, "-o", tmp_path / "c.parquet")
+    table = pq.read_table(tmp_path / "c.parquet")
+    assert table.num_rows == 96 and "cat0_probability" in table.column_names
+    out("encode", model, tmp_path / "s.png", "-o", tmp_path / "c.parquet")
+    assert pq.read_table(tmp_path / "c.parquet").num_rows == 1
+    for words in (
+        ["sample", model, "--set", "cat0=7"],
+        ["sample", model, "-o", "x.doc"],
+        ["traverse", model, "--code", "q"],
+    ):
+        assert main([str(word) for word in words]) == USAGE
+    (model / "model.safetensors").write_bytes(b"\x80\x04.")
+    assert main(["sample", str(model)]) == FAILED
+    assert "model.safetensors has 3 bytes where the manifest says" in capsys.readouterr().err
+
+
+def test_doctor_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    main(["doctor", "--json"])
+    findings = {f["what"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["python"]["mark"] == "ok" and "Ray cluster" in findings
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert not end.value.code and "Example:" in capsys.readouterr().out
+
+
+def test_commands_in_the_readme_exist() -> None:
+    lines = re.findall(r"^infogan (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        words = line.split("#")[0].split()
+        assert words[0] in COMMANDS
+        if words[0] == "train":
+            train_config(words[1:])
