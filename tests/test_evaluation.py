@@ -69,7 +69,7 @@ def test_bound_is_repeatable_and_leaves_training_mode_alone() -> None:
 def test_walks_reach_twice_the_prior() -> None:
     values, inside = walk(Uniform(-1, 1))
     assert values[0] == -2 and values[-1] == 2
-    assert values[inside[0]] >= -1 and values[inside[0] - 1] < -1 and values[inside[1]] <= 1
+    assert values[inside[0]] == -1 and values[inside[1]] == 1
     assert walk(Gaussian(1, 2))[0][[0, -1]].tolist() == [-3, 5]
 
 
@@ -78,9 +78,9 @@ def test_a_traversal_has_a_named_row_per_category(code: str, rows: int) -> None:
     spec = small_model()
     generator, _ = spec.build()
     grid = traverse(spec.latents, generator.eval(), code)
-    assert grid.images.shape == (rows, 11, 1, 16, 16) and len(grid.rows) == rows
+    assert grid.images.shape == (rows, 9, 1, 16, 16) and len(grid.rows) == rows
     assert not torch.equal(grid.images[0], grid.images[1])
     picture = draw(grid)
-    assert picture.width > 11 * 16 and picture.height > rows * 16
+    assert picture.width > 9 * 16 and picture.height > rows * 16
     with pytest.raises(ValueError, match="cat9.*cat0, uniform0, bernoulli0"):
         traverse(spec.latents, generator, "cat9")
