@@ -54,7 +54,8 @@ class TrainDisplay:
             self.bar.update(self.task, description=phase, completed=step, text=text)
         elif phase != self.phase or now - self.printed >= PLAIN_EVERY_S:
             total = f"/{self.steps}" if self.steps else ""
-            errors.print(f"{phase}: step {step}{total}{'  ' + text if text else ''}", soft_wrap=True)
+            where = f": step {step}{total}" if "step" in report else ""
+            errors.print(f"{phase}{where}{'  ' + text if text else ''}", soft_wrap=True)
             self.printed = now
         self.phase = phase
 

@@ -11,9 +11,11 @@ import json
 import logging
 import os
 import re
+import signal
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,9 @@ def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None
 def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener) -> RunResult:
     """Start the workers of a checked configuration in a claimed run directory, and wait for them."""
     connect(run.log)
+    if threading.current_thread() is threading.main_thread():
+        # A spot machine's notice ends a run as Ctrl-C does; set here since ray.init takes the signal for itself.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     listen({"phase": "starting workers", "step": 0})
     board: Any = ray.remote(num_cpus=0)(Board).remote()
     data_dir = Path(config.data_dir).expanduser().absolute() if config.data_dir else None
@@ -152,33 +157,27 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
         ),
     )
     final: dict[str, Any] = {}
-    done = threading.Event()
-
-    def pump() -> None:
-        while True:
-            ended = done.wait(POLL_S)
-            for report in ray.get(board.drain.remote()):
-                final.update(report)
-                listen(report)
-            if ended:
-                return
-
-    pumping = threading.Thread(target=pump, daemon=True)
-    pumping.start()
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        run.set_status("failed", final.get("step", 0))
-        raise TrainingFailed(f"{_cause(error)}; the log is {run.log}") from None
-    except KeyboardInterrupt:
-        run.set_status("interrupted", final.get("step", 0))
-        raise
-    finally:
-        done.set()
-        pumping.join(timeout=10)
-        ray.kill(board)
-    state = run.get_status()["state"]
-    return RunResult(run, state, final, final.get("message", ""))
+    # Ray Train would take SIGINT over in the main thread, and end the process with code 1 and no word.
+    with ThreadPoolExecutor(1, "ray-train") as pool:
+        fitting = pool.submit(trainer.fit)
+        try:
+            while True:
+                ended = bool(wait([fitting], timeout=POLL_S).done)
+                for report in ray.get(board.drain.remote()):
+                    final.update(report)
+                    listen(report)
+                if ended:
+                    break
+            fitting.result()
+        except ray.train.TrainingFailedError as error:
+            run.set_status("failed", final.get("step", 0))
+            raise TrainingFailed(f"{_cause(error)}; the log is {run.log}") from None
+        except KeyboardInterrupt:
+            ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
+            run.set_status("interrupted", final.get("step", 0))
+            raise
+    ray.kill(board)
+    return RunResult(run, run.get_status()["state"], final, final.get("message", ""))
 
 
 class Board:

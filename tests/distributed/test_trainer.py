@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 import torch
 
 from infogan_ray import checkpoints, train
-from infogan_ray.runs import RunExists
+from infogan_ray.runs import RunDirectory, RunExists
 
 from ..conftest import tiny_config
 
@@ -58,3 +61,24 @@ def test_divergence_ends_the_run_without_a_restart(npz: Path, tmp_path: Path) ->
     result = train(config, heard.append)
     assert result.state == "diverged" and "at step" in result.message
     assert not [report for report in heard if report["phase"].startswith("resumed")]
+
+
+@pytest.mark.parametrize("notice", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path, tmp_path: Path) -> None:
+    """In a process of its own, with an embedded Ray of its own, as a user's."""
+    words = ["--data", str(npz), "--steps", "1000000", "--batch-size", "16", "--threads", "1", "--network.width", "8"]
+    words += ["--codes", "noise=4 cat=3 uniform=1", "--storage", str(tmp_path / "runs"), "--name", "long"]
+    command = [sys.executable, "-c", "from infogan_ray.cli import main; raise SystemExit(main())", "train", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("training: step"):
+                break
+        process.send_signal(notice)
+        said = process.stderr.read()
+        assert process.wait(timeout=60) == 130, said
+    finally:
+        process.kill()
+    assert "infogan: interrupted; go on with: infogan train" in said and "--resume" in said
+    assert RunDirectory(tmp_path / "runs" / "long").get_status()["state"] == "interrupted"
