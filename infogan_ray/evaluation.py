@@ -5,12 +5,14 @@ Shapes: (N, C, H, W) images, (B, L) latents. Bounds are in nats. Everything runs
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from infogan_ray.data.feed import to_unit_range
 from infogan_ray.latents import Categorical, LatentSpec
@@ -37,26 +39,39 @@ class EvaluationConfig:
             )
 
 
+def go_on() -> None:
+    """The default of ``each``: what is called before every batch, and may raise to end a measurement early."""
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; each module is given back in the mode it came in."""
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
+
+
 @torch.inference_mode()
 def measure_bound(
-    spec: LatentSpec, generator: Generator, discriminator: Discriminator, config: EvaluationConfig
-) -> dict[str, float]:
-    """``mi/<code>`` and ``mi_bound`` (nats) and ``mi_fraction`` on fresh codes of a fixed seed.
-
-    Both modules are switched to evaluation mode for the measurement and D is given back in the mode it came in.
-    """
+    spec: LatentSpec, generator: Generator, discriminator: Discriminator, config: EvaluationConfig,
+    each: Callable[[], None] = go_on,
+) -> dict[str, float]:  # fmt: skip
+    """``mi/<code>`` and ``mi_bound`` (nats) and ``mi_fraction`` on fresh codes of a fixed seed."""
     device = next(generator.parameters()).device
-    was_training = discriminator.training
-    generator.eval()
-    discriminator.eval()
     totals = dict.fromkeys(spec.names, 0.0)
-    for index, start in enumerate(range(0, config.samples, BATCH)):
-        rows = min(BATCH, config.samples - start)
-        latents = spec.sample(rows, seeded_generator(config.seed, "evaluate", index, device))
-        _, q = discriminator(generator(latents))
-        for name, bound in information_bound(spec, latents, q).items():
-            totals[name] += float(bound) * rows
-    discriminator.train(was_training)
+    with evaluating(generator, discriminator):
+        for index, start in enumerate(range(0, config.samples, BATCH)):
+            each()
+            rows = min(BATCH, config.samples - start)
+            latents = spec.sample(rows, seeded_generator(config.seed, "evaluate", index, device))
+            _, q = discriminator(generator(latents))
+            for name, bound in information_bound(spec, latents, q).items():
+                totals[name] += float(bound) * rows
     bounds = {name: total / config.samples for name, total in totals.items()}
     return {
         "mi_bound": sum(bounds.values()),
@@ -66,19 +81,20 @@ def measure_bound(
 
 
 @torch.inference_mode()
-def recognise(discriminator: Discriminator, images: Tensor) -> Tensor:
+def recognise(discriminator: Discriminator, images: Tensor, each: Callable[[], None] = go_on) -> Tensor:
     """Q's parameters (N, P) for uint8 images, on the CPU."""
     device = next(discriminator.parameters()).device
-    was_training = discriminator.training
-    discriminator.eval()
-    parts = [discriminator(to_unit_range(part.to(device)))[1].cpu() for part in images.split(BATCH)]
-    discriminator.train(was_training)
+    parts = []
+    with evaluating(discriminator):
+        for part in images.split(BATCH):
+            each()
+            parts.append(discriminator(to_unit_range(part.to(device)))[1].cpu())
     return torch.cat(parts)
 
 
 def measure_clustering(
     spec: LatentSpec, discriminator: Discriminator,
-    images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor,
+    images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor, each: Callable[[], None] = go_on,
 ) -> dict[str, Any]:  # fmt: skip
     """Agreement of each categorical code with labels; the figures of the code that errs least on the training set.
 
@@ -89,8 +105,8 @@ def measure_clustering(
     codes = [name for name, code in spec.items() if isinstance(code, Categorical)]
     if not codes:
         return {}
-    train_q = spec.split_q(recognise(discriminator, images))
-    test_q = spec.split_q(recognise(discriminator, test_images))
+    train_q = spec.split_q(recognise(discriminator, images, each))
+    test_q = spec.split_q(recognise(discriminator, test_images, each))
     truth, test_truth = labels.numpy(), test_labels.numpy()
     classes = int(max(truth.max(), test_truth.max())) + 1
     best: dict[str, Any] = {}

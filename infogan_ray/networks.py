@@ -127,17 +127,19 @@ class BatchNorm(nn.Module):
         from torch.distributed.nn.functional import all_reduce  # differentiable: its backward sums gradients over ranks
 
         axes = [axis for axis in range(x.dim()) if axis != 1]
-        count = x.numel() // x.shape[1]
-        total = dist.get_world_size() * count
         wide = x.float()
-        # Two rounds, mean first: E[x^2] - E[x]^2 in one round would cancel digits for large means.
-        mean = all_reduce(wide.sum(axes)) / total
+        # Two rounds, mean first: E[x^2] - E[x]^2 in one round would cancel digits for large means. The count goes
+        # along, since ranks may have one row more or less.
+        count = wide.new_tensor([x.numel() // x.shape[1]])
+        sums = all_reduce(torch.cat([wide.sum(axes), count]))
+        total = sums[-1].detach()
+        mean = sums[:-1] / total
         shape = [1, -1] + [1] * (x.dim() - 2)
         centred = wide - mean.view(shape)
         variance = all_reduce((centred**2).sum(axes)) / total
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * total / max(total - 1, 1), self.momentum)
+            self.running_var.lerp_(variance * total / (total - 1).clamp(min=1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infogan_ray.data.feed import InMemoryFeed, to_unit_range
+from infogan_ray.data.feed import InMemoryFeed, share, to_unit_range
 from infogan_ray.networks import BatchNorm, Generator, ModelSpec
 from infogan_ray.objective import (
     ObjectiveConfig,
@@ -32,7 +32,7 @@ CALIBRATION_BATCHES = 16
 
 
 class Diverged(Exception):
-    """A loss or a bound is no longer finite: the run has nothing more to gain."""
+    """A loss, a gradient or a bound is no longer finite: the run has nothing more to gain."""
 
     def __init__(self, step: int, quantity: str, value: float) -> None:
         super().__init__(f"{quantity} is {value} at step {step}")
@@ -100,10 +100,10 @@ class TrainState:
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def latents(self, batch: int, rank: int = 0, world_size: int = 1) -> Tensor:
+    def latents(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """This rank's rows of the step's global draw, (B, L): ranks differ; their union is the same for any world."""
         generator = seeded_generator(self.seed, "latents", self.step, self.device)
-        return self.spec.latents.sample(batch * world_size, generator)[rank * batch : (rank + 1) * batch]
+        return self.spec.latents.sample(batch_size, generator)[share(batch_size, rank, world_size)]
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -176,10 +176,12 @@ def frozen(module: nn.Module) -> Iterator[None]:
         module.requires_grad_(True)
 
 
-def train_step(state: TrainState, images: Tensor, latents: Tensor) -> dict[str, Tensor]:
+def train_step(state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0) -> dict[str, Tensor]:
     """One update of D with Q, then one of G. ``images``: uint8 (B, C, H, W); ``latents``: (B, L). Nothing waits here.
 
-    Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), train_mi/<code>.
+    ``weight`` is B over the mean share of all ranks: where shares differ, it makes the mean of gradients that of rows.
+    Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), both gradients'
+    norms, train_mi/<code>.
     """
     spec = state.spec.latents
 
@@ -192,7 +194,8 @@ def train_step(state: TrainState, images: Tensor, latents: Tensor) -> dict[str, 
     bounds = information_bound(spec, latents, q)
     d_loss = discriminator_loss(real_logits, fake_logits)
     state.opt_d.zero_grad()
-    (d_loss - weighted_bound(bounds, state.lambdas)).backward()
+    (weight * (d_loss - weighted_bound(bounds, state.lambdas))).backward()
+    d_norm = gradient_norm(state.discriminator)
     state.opt_d.step()
 
     # G's step: only G moves, on the same fakes, against the D and Q just made.
@@ -201,43 +204,70 @@ def train_step(state: TrainState, images: Tensor, latents: Tensor) -> dict[str, 
         g_loss = generator_loss(logits)
         information = weighted_bound(information_bound(spec, latents, q), state.lambdas)
         state.opt_g.zero_grad()
-        (g_loss - information).backward()
+        (weight * (g_loss - information)).backward()
+    g_norm = gradient_norm(state.generator)
     state.opt_g.step()
 
     state.step += 1
     state.update_average()
-    metrics = {"d_loss": d_loss, "g_loss": g_loss}
+    metrics = {"d_loss": d_loss, "g_loss": g_loss, "d_grad_norm": d_norm, "g_grad_norm": g_norm}
     metrics |= {"d_real": real_logits.sigmoid().mean(), "d_fake": fake_logits.sigmoid().mean()}
     metrics |= {f"train_mi/{name}": bound for name, bound in bounds.items()}
     return {name: value.detach() for name, value in metrics.items()}
 
 
+def gradient_norm(module: nn.Module) -> Tensor:
+    """Euclidean norm over all of a module's gradients: not finite if any of them is not."""
+    return nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+
+
+def never() -> bool:
+    """The default of ``halt``: nobody asks the training to stop."""
+    return False
+
+
 def train(
     state: TrainState, feed: InMemoryFeed, *, steps: int, log_every: int, checkpoint_every: int,
-    rank: int = 0, world_size: int = 1,
+    rank: int = 0, world_size: int = 1, halt: Callable[[], bool] = never,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
     """Train up to ``steps``; yield means over all ranks every ``log_every`` steps and where a checkpoint is due.
 
-    Raises Diverged when a metric is not finite. The device is waited for only where metrics are read.
+    Ends early, on all ranks at the same step, when ``halt`` is true on any. Raises Diverged when a metric is not
+    finite. The device is waited for only where metrics are read.
     """
     window: list[dict[str, Tensor]] = []
     started = time.monotonic()
+    # Ranks agree on a halt by a sum over all: at every step on a CPU, and where metrics are read anyway on a GPU.
+    every_step = state.device.type == "cpu"
     while state.step < steps:
+        if (every_step or not window) and _any_rank(halt(), world_size, state.device):
+            return
         images = feed.batch(state.step).to(state.device)
-        window.append(train_step(state, images, state.latents(len(images), rank, world_size)))
+        weight = len(images) * world_size / feed.batch_size
+        latents = state.latents(feed.batch_size, rank, world_size)
+        window.append(train_step(state, images, latents, weight))
         step = state.step
         if step % log_every and step % checkpoint_every and step < steps:
             continue
         names = list(window[0])
-        means = torch.stack([torch.stack([row[name] for row in window]).mean() for name in names])
+        rows = torch.stack([torch.stack([row[name] for name in names]) for row in window]) * weight
         if world_size > 1:
-            dist.all_reduce(means)  # so that all ranks see a divergence at the same step
-            means /= world_size
-        metrics: dict[str, float] = dict(zip(names, means.tolist(), strict=True))
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise Diverged(step, name, value)
+            dist.all_reduce(rows)  # so that all ranks see a divergence at the same step
+            rows /= world_size
+        for row, at in zip(rows.tolist(), range(step - len(window) + 1, step + 1), strict=True):
+            for name, value in zip(names, row, strict=True):
+                if not math.isfinite(value):
+                    raise Diverged(at, name, value)
+        metrics: dict[str, float] = dict(zip(names, rows.mean(0).tolist(), strict=True))
         metrics |= {"step": step, "epoch": step / feed.steps_per_epoch}
         metrics["images_per_second"] = len(window) * feed.batch_size / (time.monotonic() - started)
         yield metrics
         window, started = [], time.monotonic()
+
+
+def _any_rank(flag: bool, world_size: int, device: torch.device) -> bool:
+    if world_size == 1:
+        return flag
+    flags = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(flags)
+    return bool(flags.item())

@@ -62,7 +62,14 @@ def test_bound_is_repeatable_and_leaves_training_mode_alone() -> None:
     generator, discriminator = spec.build()
     first = measure_bound(spec.latents, generator, discriminator, EvaluationConfig(samples=700))
     assert first == measure_bound(spec.latents, generator, discriminator, EvaluationConfig(samples=700))
-    assert discriminator.training and not generator.training
+    assert discriminator.training and generator.training
+
+    def give_up() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_bound(spec.latents, generator, discriminator, EvaluationConfig(samples=700), each=give_up)
+    assert discriminator.training and generator.training, "an interrupted measurement too"
     assert set(first) == {"mi_bound", "mi_fraction", "mi/cat0", "mi/uniform0", "mi/bernoulli0"}
 
 

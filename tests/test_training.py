@@ -10,6 +10,7 @@ import torch
 from infogan_ray import checkpoints
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet, InMemoryFeed, to_unit_range
+from infogan_ray.data.feed import share
 from infogan_ray.model import load
 from infogan_ray.runs import RunDirectory, write_whole
 from infogan_ray.session import Report, run_worker
@@ -70,7 +71,7 @@ def test_ranks_draw_different_latents_whose_union_is_the_whole_draw() -> None:
     """Known mistake: every rank drawing the same z."""
     state = make_state()
     whole = state.latents(16)
-    halves = [state.latents(8, rank, 2) for rank in (0, 1)]
+    halves = [state.latents(16, rank, 2) for rank in (0, 1)]
     assert torch.equal(torch.cat(halves), whole) and not torch.equal(*halves)
     state.step += 1
     assert not torch.equal(state.latents(16), whole)
@@ -104,8 +105,33 @@ def test_divergence_names_step_and_quantity(image_set: ImageSet) -> None:
     with torch.no_grad():
         state.generator.layers[0].weight.fill_(float("nan"))
     feed = InMemoryFeed(image_set.images, 16, 0)
-    with pytest.raises(Diverged, match="d_loss is nan at step 2"):
+    with pytest.raises(Diverged, match="d_loss is nan at step 1"):  # not 2, where it is noticed
         list(train(state, feed, steps=4, log_every=2, checkpoint_every=4))
+
+
+def test_a_gradient_that_is_not_finite_is_a_divergence(image_set: ImageSet) -> None:
+    state = make_state()
+    state.generator.layers[0].weight.register_hook(lambda grad: grad * float("inf"))
+    feed = InMemoryFeed(image_set.images, 16, 0)
+    with pytest.raises(Diverged, match="g_grad_norm is (nan|inf) at step 1"):
+        list(train(state, feed, steps=4, log_every=1, checkpoint_every=4))
+
+
+def test_a_halt_ends_training_at_the_next_step(image_set: ImageSet) -> None:
+    state = make_state()
+    feed = InMemoryFeed(image_set.images, 16, 0)
+    list(train(state, feed, steps=100, log_every=50, checkpoint_every=100, halt=lambda: state.step == 3))
+    assert state.step == 3
+
+
+def test_shares_that_differ_cover_the_batch_and_weigh_alike(image_set: ImageSet) -> None:
+    """Three ranks of a batch of 16: the weighted mean of their gradients is that of the whole batch's rows."""
+    shares = [share(16, rank, 3) for rank in range(3)]
+    assert [row for part in shares for row in range(16)[part]] == list(range(16))
+    weights = [len(range(16)[part]) * 3 / 16 for part in shares]
+    values = torch.arange(16.0)
+    means = [weight * values[part].mean() for weight, part in zip(weights, shares, strict=True)]
+    assert sum(means) / 3 == pytest.approx(values.mean().item())
 
 
 def test_average_forgets_its_start_and_is_calibrated_for_its_own_weights(image_set: ImageSet) -> None:

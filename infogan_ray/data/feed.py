@@ -1,7 +1,8 @@
 """The in-memory feed: uint8 images and a permutation per epoch. What step S reads is a function of (seed, S) alone.
 
 Every rank permutes alike and takes its own share of each global batch: ranks see disjoint images, all make the same
-number of steps by construction, a resumed run needs no saved position, and the number of workers does not matter.
+number of steps by construction, a resumed run needs no saved position, and the number of workers does not matter, nor
+does it have to divide the batch.
 Images past the last whole batch of an epoch are left out of that epoch; the next one shuffles them in again.
 """
 
@@ -18,14 +19,18 @@ def to_unit_range(images: Tensor) -> Tensor:
     return images.float().div_(127.5).sub_(1.0)
 
 
+def share(batch_size: int, rank: int, world_size: int) -> slice:
+    """The rows of the global batch that belong to a rank; shares differ by one row at most."""
+    return slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
+
+
 class InMemoryFeed:
-    """Deals ``batch_size`` images per step, ``batch_size / world_size`` of them to each rank."""
+    """Deals ``batch_size`` images per step, to each rank its share."""
 
     def __init__(self, images: Tensor, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        assert batch_size % world_size == 0 and batch_size <= len(images)
+        assert world_size <= batch_size <= len(images)
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.share = batch_size // world_size
-        self.offset = rank * self.share
+        self.share = share(batch_size, rank, world_size)
         self.steps_per_epoch = len(images) // batch_size
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.long)
@@ -36,5 +41,5 @@ class InMemoryFeed:
         if epoch != self._epoch:
             order = torch.randperm(len(self.images), generator=seeded_generator(self.seed, "shuffle", epoch))
             self._epoch, self._order = epoch, order.to(self.images.device)
-        start = position * self.batch_size + self.offset
-        return self.images[self._order[start : start + self.share]]
+        start = position * self.batch_size
+        return self.images[self._order[start : start + self.batch_size][self.share]]
