@@ -1,0 +1,108 @@
+"""Storage: names, URIs, atomic writes, plain errors. Run: pytest tests/test_storage.py"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from infogan_ray.storage import StorageError, guarded, open_storage, patiently
+
+ODD_NAMES = ["a b", "größe", "100%", "a;b", "a#b", "a?b", "run-1", "run-10", "%20"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_names_round_trip_in_a_folder(tmp_path: Path, name: str) -> None:
+    storage = open_storage(tmp_path) / name
+    storage.write("x", b"one")
+    storage.write("x", b"two")
+    assert (tmp_path / name / "x").read_bytes() == b"two" and open_storage(storage.uri).read("x") == b"two"
+    assert [entry.name for entry in storage.entries()] == ["x"], "nothing temporary is left"
+    storage.delete("x")
+    storage.delete("x")
+    assert not storage.exists("x")
+    storage.delete_all()
+    storage.delete_all()
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_names_survive_an_object_store_uri(name: str) -> None:
+    storage = open_storage("s3://bucket/runs?region=eu-west-1") / name
+    assert open_storage(storage.uri).path == storage.path == f"bucket/runs/{name}"
+
+
+def test_endpoints_come_from_the_uri_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://a:1")
+    assert "endpoint_override=a%3A1" in open_storage("s3://bucket").uri
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://b:2/")
+    uri = open_storage("s3://bucket").uri
+    assert "endpoint_override=b%3A2" in uri and "scheme=http&" in f"{uri}&"
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    assert open_storage(uri).uri == uri, "another machine needs no setting of its own"
+
+
+def test_slashes_are_folded_and_file_uris_are_folders(tmp_path: Path) -> None:
+    assert open_storage("s3://bucket//a///b/?region=x").path == "bucket/a/b"
+    assert open_storage(f"file://{tmp_path}/a%20b/").path == f"{tmp_path}/a b"
+    assert open_storage(f"{tmp_path}//a/").path == f"{tmp_path}/a"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("", "storage is empty"),
+        ("ftp://host/x", "valid are a folder, file://, s3://"),
+        ("s3://", "name a bucket"),
+        ("s3://key:secret@bucket/x", "they belong into the environment"),
+        ("s3://bucket/x?access_key=a", "credentials belong into the environment"),
+        ("s3://bucket/x?endpoint=a", "valid are endpoint_override, region, scheme"),
+        ("s3://bucket/a#b", "write %23"),
+        ("s3://bucket/100%", "write %25"),
+        ("s3://bucket/../other?region=x", "'..' is not a plain name"),
+        ("s3://bucket/a%2F..?region=x", "is not a plain name"),
+        ("file://host/x", "three slashes"),
+    ],
+)
+def test_what_is_refused_says_why(uri: str, said: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        open_storage(uri)
+    assert said in str(refusal.value) and "\n" not in str(refusal.value) and "secret@" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "/etc", "a/b", "a\\b", "a\0b"])
+def test_names_never_lead_out_of_a_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not a plain name"):
+        open_storage(tmp_path).write(name, b"")
+
+
+def test_links_are_neither_listed_nor_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "link").symlink_to(tmp_path / "outside")
+    storage = open_storage(store)
+    assert storage.entries() == []
+    with pytest.raises(ValueError, match="symbolic link"):
+        (storage / "link").write("x", b"")
+
+
+def test_errors_that_may_pass_are_tried_again_and_others_are_not(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def fail(number: int, times: int) -> str:
+        calls.append(number)
+        if len(calls) <= times:
+            raise OSError(number, "no")
+        return "done"
+
+    assert patiently(lambda: guarded("x", lambda: fail(errno.EIO, 1)), 5) == "done" and len(calls) == 2
+    calls.clear()
+    with pytest.raises(StorageError, match="x: no room is left"):
+        patiently(lambda: guarded("x", lambda: fail(errno.ENOSPC, 9)), 5)
+    assert len(calls) == 1
+    with pytest.raises(FileNotFoundError):
+        open_storage(tmp_path).read("absent")
+    assert open_storage(tmp_path / "absent").entries() == []
