@@ -248,6 +248,9 @@ def open_storage(text: str | Path) -> Storage:
     scheme, divider, rest = text.partition("://")
     if not divider:
         return _local(text)
+    # Before any message that repeats the URI. A secret may hold a slash, so that '@' alone would not show it.
+    if re.search("[:@]", re.split("[/?#]", rest)[0]):
+        raise ValueError("storage has credentials in its URI; they belong into the environment (AWS_ACCESS_KEY_ID …)")
     if scheme not in ("file", *SETTINGS):
         raise ValueError(f"storage is '{text}'; valid are a folder, file://, s3://bucket/… and gs://bucket/…")
     address, _, query = rest.partition("?")
@@ -255,8 +258,6 @@ def open_storage(text: str | Path) -> Storage:
         raise ValueError(f"storage is '{text}'; in a URI '#' begins a fragment: write %23")
     if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
         raise ValueError(f"storage is '{text}'; in a URI '%' begins an escape: write %25")
-    if "@" in address.split("/")[0]:
-        raise ValueError("storage has credentials in its URI; they belong into the environment (AWS_ACCESS_KEY_ID …)")
     parts = [urllib.parse.unquote(part) for part in address.split("/") if part]
     if bad := next((part for part in parts if part in (".", "..") or "/" in part or "\0" in part), None):
         raise ValueError(f"storage is '{text}'; '{bad}' is not a plain name")
@@ -284,6 +285,8 @@ def _s3(given: dict[str, str], bucket: str) -> tuple[pafs.FileSystem, dict[str, 
     if endpoint is None:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     used = dict(given)
+    if endpoint and "@" in endpoint:
+        raise ValueError("storage endpoint has credentials in it; they belong into AWS_ACCESS_KEY_ID and its kin")
     if endpoint:
         scheme, divider, host = endpoint.partition("://")
         if divider:
