@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -22,22 +19,99 @@ from torch import Tensor
 
 from infogan_ray.config import LOWER_IS_BETTER
 from infogan_ray.runs import step_name
+from infogan_ray.storage import Storage
 
 FORMAT = 1
 MODEL, TRAINING, STATE, MANIFEST = "model.safetensors", "training.safetensors", "state.json", "MANIFEST.json"
-CHUNK = 1 << 20
 
 
 class BadCheckpoint(ValueError):
     """A folder that is not a whole checkpoint; the message names the file and what is wrong with it."""
 
 
+class Unfinished(BadCheckpoint):
+    """A folder without a manifest: it is being written, or its writer was cut off."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a sealed folder must hold: size in bytes and SHA-256 by file name."""
+
+    folder: Storage
+    files: dict[str, tuple[int, str]]
+
+    @classmethod
+    def of(cls, folder: Storage, required: tuple[str, ...] = (MODEL, STATE)) -> Manifest:
+        """The manifest of a folder whose files have the sizes that it names. Raises BadCheckpoint."""
+        try:
+            entries = json.loads(folder.read(MANIFEST))["files"]
+            files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items()}
+        except FileNotFoundError:
+            raise Unfinished(f"{folder} has no {MANIFEST}: it was never finished") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BadCheckpoint(f"{folder}/{MANIFEST} is not a manifest") from None
+        for name in required:
+            if name not in files:
+                raise BadCheckpoint(f"{folder}/{MANIFEST} does not list {name}")
+        for name in files:
+            if name in (".", "..", "") or "/" in name or "\\" in name or "\0" in name:
+                raise BadCheckpoint(f"{folder}/{MANIFEST} lists '{name}', which is not a plain file name")
+        sizes = {entry.name: entry.size for entry in folder.entries() if not entry.is_folder}
+        for name, (size, _) in files.items():
+            if name not in sizes:
+                raise BadCheckpoint(f"{folder}/{name} is missing")
+            if sizes[name] != size:
+                raise BadCheckpoint(f"{folder}/{name} has {sizes[name]} bytes where the manifest says {size}")
+        return cls(folder, files)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a listed file. Raises BadCheckpoint unless they are those that were written."""
+        try:
+            content = self.folder.read(name)
+        except FileNotFoundError:
+            raise BadCheckpoint(f"{self.folder}/{name} is missing") from None
+        self._compare(name, len(content), hashlib.sha256(content).hexdigest())
+        return content
+
+    def verify(self) -> None:
+        """Read every file. Raises BadCheckpoint for the first whose bytes are not those that were written."""
+        for name in self.files:
+            digest, size = hashlib.sha256(), 0
+            try:
+                for chunk in self.folder.chunks(name):
+                    digest.update(chunk)
+                    size += len(chunk)
+            except FileNotFoundError:
+                raise BadCheckpoint(f"{self.folder}/{name} is missing") from None
+            self._compare(name, size, digest.hexdigest())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        return parse_json(f"{self.folder}/{name}", self.read(name))
+
+    def read_tensors(self, name: str) -> dict[str, Tensor]:
+        return parse_tensors(f"{self.folder}/{name}", self.read(name))
+
+    def _compare(self, name: str, size: int, digest: str) -> None:
+        if (size, digest) != self.files[name]:
+            raise BadCheckpoint(
+                f"{self.folder}/{name} does not have the bytes that the manifest says (SHA-256 differs)"
+            )
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A whole checkpoint: its folder and what state.json says."""
 
-    path: Path
+    manifest: Manifest
     state: dict[str, Any]
+
+    @property
+    def folder(self) -> Storage:
+        return self.manifest.folder
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
 
     @property
     def step(self) -> int:
@@ -48,115 +122,113 @@ class Checkpoint:
         return self.state.get("metrics", {})
 
     def model_tensors(self) -> dict[str, Tensor]:
-        return read_tensors(self.path / MODEL)
+        return self.manifest.read_tensors(MODEL)
 
     def training_tensors(self) -> dict[str, Tensor]:
-        return read_tensors(self.path / TRAINING)
+        return self.manifest.read_tensors(TRAINING)
+
+
+def pack(step: int, model: dict[str, Tensor], training: dict[str, Tensor], state: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a checkpoint by name, the manifest not among them. Tensors are copied: training may go on."""
+    files = {MODEL: _tensor_bytes(model), TRAINING: _tensor_bytes(training)}
+    return files | {STATE: json.dumps({"format": FORMAT, "step": step, **state}, indent=1).encode()}
+
+
+def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def seal(folder: Storage, files: Mapping[str, bytes], before_manifest: Callable[[], None] = lambda: None) -> Manifest:
+    """Write files and then their manifest into a folder; until that is there, readers see nothing.
+
+    Files of an earlier attempt that was cut off are replaced, those that are not ours any more are deleted.
+    ``before_manifest`` is called when all else is on storage, and may raise.
+    """
+    folder.delete(MANIFEST)  # first: what is being replaced must not look whole in between
+    for name, content in files.items():
+        folder.write(name, content)
+    listed = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+    for entry in folder.entries():
+        if not entry.is_folder and entry.name not in listed:
+            folder.delete(entry.name)
+    before_manifest()
+    entries = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(listed.items())}
+    folder.write(MANIFEST, json.dumps({"format": FORMAT, "files": entries}, indent=1).encode())
+    return Manifest.of(folder, required=())
 
 
 def write_checkpoint(
-    folder: Path, step: int, model: dict[str, Tensor], training: dict[str, Tensor], state: dict[str, Any]
+    checkpoints: Storage, step: int, model: dict[str, Tensor], training: dict[str, Tensor], state: dict[str, Any]
 ) -> Checkpoint:
-    """Write ``folder/step_XXXXXXXX``: files into a hidden folder beside it, manifest last, then one rename."""
-    final = folder / step_name(step)
-    hidden = folder / f".{final.name}.{uuid.uuid4().hex[:8]}"
-    hidden.mkdir(parents=True)
-    try:
-        for name, tensors in ((MODEL, model), (TRAINING, training)):
-            safetensors.torch.save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, hidden / name)
-        state = {"format": FORMAT, "step": step, **state}
-        (hidden / STATE).write_text(json.dumps(state, indent=1))
-        seal(hidden)
-        if final.exists():  # left by an attempt that was cut off; this one is whole
-            shutil.rmtree(final)
-        hidden.rename(final)
-    except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
-        raise
-    return Checkpoint(final, state)
+    """Write ``step_XXXXXXXX`` below ``checkpoints`` and open it."""
+    folder = checkpoints / step_name(step)
+    seal(folder, pack(step, model, training, state))
+    return open_checkpoint(folder)
 
 
-def seal(folder: Path) -> None:
-    """Write the manifest of a folder's files, after they have reached the disk."""
-    entries = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != MANIFEST):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        entries[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": entries}, indent=1))
-
-
-def verify(folder: Path, required: tuple[str, ...] = (MODEL, STATE)) -> None:
-    """Raises BadCheckpoint unless every file of the manifest is there with the size and hash that it names."""
-    try:
-        entries = json.loads((folder / MANIFEST).read_text())["files"]
-        sizes = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items()}
-    except OSError:
-        raise BadCheckpoint(f"{folder} has no {MANIFEST}: it was never finished") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadCheckpoint(f"{folder / MANIFEST} is not a manifest") from None
-    for name in required:
-        if name not in sizes:
-            raise BadCheckpoint(f"{folder / MANIFEST} does not list {name}")
-    for name, (size, digest) in sizes.items():
-        if Path(name).name != name or name in (".", ".."):
-            raise BadCheckpoint(f"{folder / MANIFEST} lists '{name}', which is not a plain file name")
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            raise BadCheckpoint(f"{path} is missing")
-        if path.stat().st_size != size:
-            raise BadCheckpoint(f"{path} has {path.stat().st_size} bytes where the manifest says {size}")
-        if sha256(path) != digest:
-            raise BadCheckpoint(f"{path} does not have the bytes that the manifest says (SHA-256 differs)")
-
-
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Verify and open. Raises BadCheckpoint."""
-    verify(folder)
-    state = read_json(folder / STATE)
+def open_checkpoint(folder: Storage, thorough: bool = True) -> Checkpoint:
+    """Verify and open; ``thorough`` reads all bytes, else sizes and state.json are compared. Raises BadCheckpoint."""
+    manifest = Manifest.of(folder)
+    if thorough:
+        manifest.verify()
+    state = manifest.read_json(STATE)
     if state.get("format") != FORMAT:
-        raise BadCheckpoint(f"{folder / STATE} has format {state.get('format')!r}; this version reads format {FORMAT}")
-    return Checkpoint(folder, state)
+        raise BadCheckpoint(f"{folder}/{STATE} has format {state.get('format')!r}; this version reads format {FORMAT}")
+    return Checkpoint(manifest, state)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises BadCheckpoint if the file is not safetensors; whatever else it is, it is not executed."""
+def parse_tensors(where: str, content: bytes) -> dict[str, Tensor]:
+    """Raises BadCheckpoint if the bytes are not safetensors; whatever else they are, they are not executed."""
     try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise BadCheckpoint(f"{path} is missing") from None
-    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
-        with path.open("rb") as file:
-            start = file.read(2)
-        what = "a pickle (or torch.save) file" if start[:1] == b"\x80" or start == b"PK" else f"broken: {error}"
-        raise BadCheckpoint(f"{path} is not a safetensors file; it is {what}, and pickles are never read") from None
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        pickled = content[:1] == b"\x80" or content[:2] == b"PK"
+        what = "a pickle (or torch.save) file" if pickled else f"broken: {error}"
+        raise BadCheckpoint(f"{where} is not a safetensors file; it is {what}, and pickles are never read") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises BadCheckpoint if the file is not a JSON object."""
+def parse_json(where: str, content: bytes) -> dict[str, Any]:
+    """Raises BadCheckpoint if the bytes are not a JSON object."""
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BadCheckpoint(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
-        raise BadCheckpoint(f"{path} is not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise BadCheckpoint(f"{path} does not hold a JSON object")
-    return content
+        value = json.loads(content)
+    except ValueError as error:
+        raise BadCheckpoint(f"{where} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise BadCheckpoint(f"{where} does not hold a JSON object")
+    return value
 
 
-def list_checkpoints(folder: Path) -> tuple[list[Checkpoint], list[BadCheckpoint]]:
-    """Whole checkpoints by rising step, and what is wrong with the others."""
+def list_checkpoints(checkpoints: Storage, thorough: bool = True) -> tuple[list[Checkpoint], list[BadCheckpoint]]:
+    """Whole checkpoints by rising step, and what is wrong with the others.
+
+    ``thorough`` reads all bytes; else sizes and state.json are compared, which is what a listing over a network can
+    afford. Whoever loads a checkpoint compares all bytes that it reads in any case.
+    """
     good: list[Checkpoint] = []
     bad: list[BadCheckpoint] = []
-    for path in sorted(folder.glob("step_*")) if folder.is_dir() else []:
-        if not re.fullmatch(r"step_\d{8,}", path.name):
+    for entry in checkpoints.entries():
+        if not entry.is_folder or not re.fullmatch(r"step_\d{8,}", entry.name):
             continue
         try:
-            good.append(open_checkpoint(path))
+            good.append(open_checkpoint(checkpoints / entry.name, thorough))
         except BadCheckpoint as error:
             bad.append(error)
-    return good, bad
+    return sorted(good, key=lambda checkpoint: checkpoint.step), bad
+
+
+def last_whole(checkpoints: Storage, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The last checkpoint whose bytes are all right; ``warn`` hears of those after it that are not. None without."""
+    good, bad = list_checkpoints(checkpoints, thorough=False)
+    for error in bad:
+        if not isinstance(error, Unfinished):
+            warn(f"passed over: {error}")
+    for checkpoint in reversed(good):
+        try:
+            checkpoint.manifest.verify()
+            return checkpoint
+        except BadCheckpoint as error:
+            warn(f"passed over: {error}")
+    return None
 
 
 def last(checkpoints: list[Checkpoint]) -> Checkpoint | None:
@@ -170,13 +242,34 @@ def best(checkpoints: list[Checkpoint], metric: str) -> Checkpoint | None:
     return max(ranked, key=lambda c: (sign * c.metrics[metric], c.step), default=None)
 
 
-def choose(folder: Path, which: str, metric: str) -> Checkpoint:
-    """``best``, ``last`` or ``step_XXXXXXXX`` of a run's checkpoints. Raises ValueError, naming what there is."""
-    good, bad = list_checkpoints(folder)
-    if not good:
-        why = f" ({'; '.join(map(str, bad))})" if bad else ""
-        raise ValueError(f"{folder} holds no whole checkpoint{why}")
-    names = {c.path.name: c for c in good}
+def choose(
+    checkpoints: Storage, which: str, metric: str, warn: Callable[[str], None] = lambda line: None
+) -> Checkpoint:
+    """``best``, ``last`` or ``step_XXXXXXXX`` of a run's checkpoints, all of its bytes verified.
+
+    A broken one is passed over, and ``warn`` hears which. Raises ValueError, naming what there is.
+    """
+    good, bad = list_checkpoints(checkpoints, thorough=False)
+    for error in bad:
+        if not isinstance(error, Unfinished):
+            warn(f"passed over: {error}")
+    while good:
+        chosen = _chosen(good, which, metric)
+        try:
+            chosen.manifest.verify()
+            return chosen
+        except BadCheckpoint as error:
+            if chosen.name == which:
+                raise
+            warn(f"passed over: {error}")
+            good.remove(chosen)
+            bad.append(error)
+    why = f" ({'; '.join(map(str, bad))})" if bad else ""
+    raise ValueError(f"{checkpoints} holds no whole checkpoint{why}")
+
+
+def _chosen(good: list[Checkpoint], which: str, metric: str) -> Checkpoint:
+    names = {c.name: c for c in good}
     chosen = {"last": last(good), "best": best(good, metric)}.get(which, names.get(which))
     if chosen is None:
         if which == "best":
@@ -186,19 +279,25 @@ def choose(folder: Path, which: str, metric: str) -> Checkpoint:
     return chosen
 
 
-def prune(folder: Path, keep: int, metric: str) -> None:
+def prune(checkpoints: Storage, keep: int, metric: str) -> None:
     """Delete the oldest whole checkpoints past ``keep``; the best by ``metric`` and the last always stay."""
-    good, _ = list_checkpoints(folder)
-    spared = {c.path for c in (last(good), best(good, metric)) if c is not None}
-    others = sorted((c for c in good if c.path not in spared), key=lambda c: c.step, reverse=True)
+    good, _ = list_checkpoints(checkpoints, thorough=False)
+    spared = {c.name for c in (last(good), best(good, metric)) if c is not None}
+    others = sorted((c for c in good if c.name not in spared), key=lambda c: c.step, reverse=True)
     for checkpoint in others[max(keep - len(spared), 0) :]:
-        (checkpoint.path / MANIFEST).unlink()  # first, so that a cut-off deletion leaves nothing that looks whole
-        shutil.rmtree(checkpoint.path)
+        discard(checkpoint.folder)
 
 
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+def discard(folder: Storage) -> None:
+    """Delete a checkpoint: its manifest first, so that a cut-off deletion leaves nothing that looks whole."""
+    folder.delete(MANIFEST)
+    folder.delete_all()
+
+
+def discard_orphans(checkpoints: Storage) -> list[str]:
+    """Delete step folders without a manifest, which an attempt left that was cut off; returns their names."""
+    folders = [entry.name for entry in checkpoints.entries() if entry.is_folder and entry.name.startswith("step_")]
+    orphans = [name for name in folders if not (checkpoints / name).is_file(MANIFEST)]
+    for name in orphans:
+        (checkpoints / name).delete_all()
+    return orphans

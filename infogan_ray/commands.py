@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import re
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -20,13 +21,16 @@ import tyro
 
 from infogan_ray import checkpoints, display
 from infogan_ray.cli import DIVERGED, DONE, FAILED, INTERRUPTED
-from infogan_ray.config import METRICS, RunConfig, load_config, load_saved, preset
+from infogan_ray.config import METRICS, RunConfig, from_saved, load_config, preset
 from infogan_ray.data import DataConfig, load_images
 from infogan_ray.data.datasets import NAMES, image_files, read_files
 from infogan_ray.evaluation import EvaluationConfig, measure_bound, measure_clustering
 from infogan_ray.model import InfoGAN, load
-from infogan_ray.publishing import publish, train_command
+from infogan_ray.publishing import pull as pull_model
+from infogan_ray.publishing import train_command
 from infogan_ray.runs import RunDirectory, RunExists, runs_in
+from infogan_ray.storage import open_storage
+from infogan_ray.training import checkpoint_bytes
 from infogan_ray.traversal import draw, tile
 
 USER_ERRORS = (RunExists,)  # ValueErrors of a type of their own that are the user's to mend
@@ -81,7 +85,7 @@ def train(arguments: list[str]) -> int:
     if dry_run:
         return _dry_run(config, trainer)
     assert config.name is not None
-    RunDirectory.free(Path(config.storage).expanduser(), config.name, config.resume)  # before anything is fetched
+    RunDirectory.free(open_storage(config.storage), config.name, config.resume)  # before anything is fetched
     started = time.monotonic()
     try:
         with display.TrainDisplay(config.steps) as shown:
@@ -90,20 +94,25 @@ def train(arguments: list[str]) -> int:
         raise Failed(f"{error}. Go on with: {_resume_command(config)}") from None
     except KeyboardInterrupt:
         raise Failed(f"interrupted; go on with: {_resume_command(config)}", INTERRUPTED) from None
+    if result.state == "interrupted":
+        raise Failed(f"interrupted: {result.message}; go on with: {_resume_command(config)}", INTERRUPTED)
     if result.state == "diverged":
-        raise Failed(f"{config.name} diverged: {result.message}; its checkpoints before that are kept", DIVERGED)
+        last_good = result.run.get_status().get("last_good")
+        kept = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint before that"
+        raise Failed(f"{config.name} diverged: {result.message}; {kept}", DIVERGED)
     if as_json:
-        print(json.dumps({"run": str(result.run.path), "state": result.state, **_scalars(result.metrics)}))
+        print(json.dumps({"run": result.run.folder.uri, "state": result.state, **_scalars(result.metrics)}))
         return DONE
     spec = config.latents
     ceilings = {name: code.ceiling(spec.sigma) for name, code in spec.items()}
     model = result.run.model
     took = display.duration(time.monotonic() - started)
-    print(f"{config.name}: {result.metrics['step']:,} steps in {took}; model {model}")
+    restarts = f", {result.restarts} restarts of workers" if result.restarts else ""
+    print(f"{config.name}: {result.metrics['step']:,} steps in {took}{restarts}; model {model}")
     print(f"bound (nats): {display.bound_text(result.metrics, ceilings)}")
     print(f"clustering error: {display.clustering_text(result.metrics)}")
     print(f"pictures: {model}/samples.png and {model}/traversal_*.png")
-    print(f"next: infogan sample {model} {_example_set(spec.names[0])} -o one.png")
+    print(f"next: infogan sample {shlex.quote(model.uri)} {_example_set(spec.names[0])} -o one.png")
     return DONE
 
 
@@ -130,16 +139,16 @@ def _dry_run(config: RunConfig, trainer: Any) -> int:
     steps = config.total_steps(len(images.images))
     spec = config.model_spec(images.image_size, images.channels)
     generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
-    bytes_each = 4 * (generator * 4 + discriminator * 3)  # averaged G, raw G, D, and two moments of each
-    kept = min(config.keep, -(-steps // config.checkpoint_every))
     print(json.dumps(config.to_dict(), indent=1))
     print(f"data: {len(images.images):,} images {images.image_size}x{images.image_size}x{images.channels}")
     print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
     print(
         f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / len(images.images):.1f} epochs"
     )
-    print(f"checkpoints: {kept} of {display.size(bytes_each)} each in {Path(config.storage) / str(config.name)}")
-    print(f"runs on: {wanted.workers} worker(s) with {wanted.threads} thread(s) each on {wanted.device}")
+    print(
+        display.checkpoint_plan(config, steps, checkpoint_bytes(spec), open_storage(config.storage) / str(config.name))
+    )
+    print(f"runs on: {wanted.text}")
     return DONE
 
 
@@ -163,38 +172,65 @@ class Runs:
 
 def runs(arguments: list[str]) -> int:
     given = parse(Runs, "runs", arguments, "List runs. Example: infogan runs runs")
-    path = Path(given.storage).expanduser()
-    if (path / "config.json").is_file() and (path / "checkpoints").is_dir():
-        return _one_run(RunDirectory(path), given.json)
-    rows = []
-    for run in runs_in(path):
-        config, status = load_saved(run.config), run.get_status()
-        good, bad = checkpoints.list_checkpoints(run.checkpoints)
-        chosen = checkpoints.best(good, config.metric)
-        metrics = chosen.metrics if chosen else {}
-        rows.append({
-            "name": run.name, "state": status["state"], "step": status.get("step", 0),
-            "mi_bound": metrics.get("mi_bound"), "mi_fraction": metrics.get("mi_fraction"),
-            "clustering_error": metrics.get("clustering_error"), "best": chosen.path.name if chosen else None,
-            "broken_checkpoints": len(bad),
-        })  # fmt: skip
-    _print_rows(str(path), rows, given.json)
+    storage = open_storage(given.storage)
+    if RunDirectory(storage).looks_like_one:
+        return _one_run(RunDirectory(storage), given.json)
+    rows = [_run_row(run) for run in runs_in(storage)]
+    if not given.json:
+        for row in rows:
+            counts = {word: row.pop(word.replace(" ", "_")) for word in _COUNTS}
+            row["notes"] = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or None
+    _print_rows(str(storage), rows, given.json)
     return DONE
+
+
+_COUNTS = ("unfinished checkpoints", "broken checkpoints", "restarts")
+
+
+def _run_row(run: RunDirectory) -> dict[str, Any]:
+    status = run.get_status()
+    good, bad = _list(run)
+    try:
+        chosen, state = checkpoints.best(good, _config_of(run).metric), status["state"]
+    except ValueError:
+        chosen, state = None, f"{status['state']}, without {run.CONFIG}"
+    metrics = chosen.metrics if chosen else {}
+    last = checkpoints.last(good)
+    unfinished = sum(isinstance(error, checkpoints.Unfinished) for error in bad)
+    return {
+        "name": run.name, "state": state, "step": status["step"],
+        "mi_bound": metrics.get("mi_bound"), "mi_fraction": metrics.get("mi_fraction"),
+        "clustering_error": metrics.get("clustering_error"), "best": chosen.name if chosen else None,
+        "last": last.name if last else None, "unfinished_checkpoints": unfinished,
+        "broken_checkpoints": len(bad) - unfinished, "restarts": status.get("restarts", 0),
+    }  # fmt: skip
 
 
 def _one_run(run: RunDirectory, as_json: bool) -> int:
-    good, bad = checkpoints.list_checkpoints(run.checkpoints)
-    config = load_saved(run.config)
-    chosen, last = checkpoints.best(good, config.metric), checkpoints.last(good)
+    good, bad = _list(run)
+    status = run.get_status()
+    chosen, last = checkpoints.best(good, _config_of(run).metric), checkpoints.last(good)
     rows = []
     for checkpoint in good:
         marks = [word for word, other in (("best", chosen), ("last", last)) if other is checkpoint]
+        marks += ["last good"] if checkpoint.name == status.get("last_good") else []
         shown = {name: checkpoint.metrics.get(name) for name in ("mi_bound", "mi_fraction", "clustering_error")}
-        rows.append({"checkpoint": checkpoint.path.name, **shown, "is": " ".join(marks)})
-    _print_rows(f"{run.path}: {run.get_status()['state']}", rows, as_json)
+        rows.append({"checkpoint": checkpoint.name, **shown, "is": ", ".join(marks)})
+    why = f" ({status['message']})" if status.get("message") else ""
+    _print_rows(f"{run.folder}: {status['state']}{why}", rows, as_json)
     for error in bad:
-        print(f"broken: {error}", file=sys.stderr)
+        kind = "unfinished" if isinstance(error, checkpoints.Unfinished) else "broken"
+        print(f"{kind}: {error}", file=sys.stderr)
     return DONE
+
+
+def _list(run: RunDirectory) -> tuple[list[checkpoints.Checkpoint], list[checkpoints.BadCheckpoint]]:
+    """All bytes are compared where they lie on this machine; over a network that would fetch every checkpoint."""
+    return checkpoints.list_checkpoints(run.checkpoints, thorough=run.folder.is_local)
+
+
+def _config_of(run: RunDirectory) -> RunConfig:
+    return from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")
 
 
 def _print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -229,18 +265,15 @@ class Pull:
 
 def pull(arguments: list[str]) -> int:
     given = parse(Pull, "pull", arguments, "Fetch a model. Example: infogan pull runs/first first-model")
-    run = RunDirectory(Path(given.run).expanduser().absolute())
-    if not run.config.is_file():
-        raise ValueError(f"run {run.path} does not exist; 'infogan runs {run.path.parent}' lists those that do")
-    config = load_saved(run.config)
+    run = RunDirectory(open_storage(given.run))
+    if not run.exists:
+        raise ValueError(f"run {run.folder} does not exist; 'infogan runs {run.folder.parent}' lists those that do")
+    config = _config_of(run)
     metric = given.metric or config.metric
     if metric not in METRICS:
         raise ValueError(f"metric is '{metric}'; valid are {', '.join(METRICS)}")
     destination = Path(given.destination or f"{run.name}-model").expanduser().absolute()
-    if destination.exists():
-        raise ValueError(f"destination {destination} exists; name another folder")
-    chosen = checkpoints.choose(run.checkpoints, given.checkpoint, metric)
-    publish(chosen, config, destination)
+    chosen = pull_model(run, given.checkpoint, metric, config, destination, _warn)
     summary = {"model": str(destination), "step": chosen.step, **_scalars(chosen.metrics)}
     if given.json:
         print(json.dumps(summary))
@@ -265,7 +298,7 @@ class Evaluate:
 
 def evaluate(arguments: list[str]) -> int:
     given = parse(Evaluate, "evaluate", arguments, "Measure a model. Example: infogan evaluate first-model")
-    model = load(given.model)
+    model = load(given.model, _warn)
     spec = model.spec.latents
     metrics: dict[str, Any] = measure_bound(
         spec, model.generator, model.discriminator, EvaluationConfig(samples=given.samples)
@@ -290,8 +323,8 @@ def evaluate(arguments: list[str]) -> int:
 
 def _trained_on(model: InfoGAN) -> str | None:
     for folder in (model.source, model.source.parent.parent):  # a model folder, or a checkpoint in its run
-        if (folder / "config.json").is_file():
-            return load_saved(folder / "config.json").data
+        if RunDirectory(folder).exists:
+            return _config_of(RunDirectory(folder)).data
     return None
 
 
@@ -307,7 +340,7 @@ class Traverse:
 
 def traverse(arguments: list[str]) -> int:
     given = parse(Traverse, "traverse", arguments, "Draw codes. Example: infogan traverse first-model --code cat0")
-    model = load(given.model)
+    model = load(given.model, _warn)
     output = _picture_path(given.output)
     for name in [given.code] if given.code else list(model.codes):
         path = output if given.code else output.with_name(f"{output.stem}_{name}{output.suffix}")
@@ -337,7 +370,7 @@ def sample(arguments: list[str]) -> int:
         except ValueError:
             raise ValueError(f"set is '{word}'; write CODE=NUMBER, for example cat0=3") from None
     output = _picture_path(given.output, ".npz")
-    model = load(given.model)
+    model = load(given.model, _warn)
     images = model.sample(given.n, codes, given.seed)
     if output.suffix == ".npz":
         import numpy as np
@@ -364,7 +397,7 @@ def encode(arguments: list[str]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    model = load(given.model)
+    model = load(given.model, _warn)
     size, channels = model.spec.image_size, model.spec.channels
     path = Path(given.images).expanduser()
     if given.images not in NAMES and path.exists() and path.suffix != ".npz":
@@ -417,6 +450,10 @@ def doctor(arguments: list[str]) -> int:
     else:
         display.table("doctor", ["", "what", "finding"], [[f.mark, f.what, f.finding] for f in findings])
     return FAILED if any(f.mark == "bad" for f in findings) else DONE
+
+
+def _warn(line: str) -> None:
+    print(f"infogan: {line}", file=sys.stderr)
 
 
 def _take_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:

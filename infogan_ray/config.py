@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -44,6 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari")
 LOWER_IS_BETTER = ("clustering_error",)
+LABEL_METRICS = ("clustering_error", "clustering_acc_hungarian", "nmi", "ari")
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,15 @@ class RunConfig:
     """Passes over the data, instead of --steps."""
     batch_size: int = 128
     """Global batch: changing --workers does not change the mathematics."""
-    workers: int | None = None
-    """Data-parallel workers; by default one per GPU, or 1."""
+    workers: int | str | None = None
+    """Data-parallel workers; by default one per GPU, or 1. 1:4 takes as many of 1 to 4 as there is room for."""
     threads: int | None = None
     """CPU threads per worker; by default the machine's cores shared out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: str = "auto"
     """auto, fp32 or bf16; auto is bf16 where the hardware multiplies it natively."""
     storage: str = "runs"
-    """Folder that holds the runs."""
+    """Where the runs are kept: a folder, s3://bucket/prefix or gs://bucket/prefix."""
     name: str | None = None
     """Name of the run; by default made of the data and the time."""
     seed: int = 0
@@ -86,6 +87,8 @@ class RunConfig:
     """Steps between checkpoints."""
     keep: int = 5
     """Checkpoints kept; the best and the last always are."""
+    max_missed_checkpoints: int = 10
+    """Checkpoints in a row that may miss a storage that is away before the run fails."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     metric: str = "mi_fraction"
@@ -96,9 +99,9 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "checkpoint_every", "keep", "log_every"):
+        for name in ("batch_size", "checkpoint_every", "keep", "log_every", "max_missed_checkpoints"):
             _at_least_one(name, getattr(self, name))
-        for name in ("steps", "epochs", "workers", "threads"):
+        for name in ("steps", "epochs", "threads"):
             _at_least_one(name, getattr(self, name), optional=True)
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"steps is {self.steps} and epochs is {self.epochs}; give one of them")
@@ -110,19 +113,33 @@ class RunConfig:
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
         if self.batch_size < 2:
             raise ValueError("batch_size is 1; batch norm needs at least 2 images")
-        if self.workers is not None and self.batch_size % self.workers:
+        least, most = self.worker_range or (1, 1)
+        if least == most and self.batch_size % most:
             raise ValueError(
-                f"batch_size is {self.batch_size}, which {self.workers} workers cannot share equally; "
-                f"take {_near_multiples(self.batch_size, self.workers)}"
+                f"batch_size is {self.batch_size}, which {most} workers cannot share equally; "
+                f"take {_near_multiples(self.batch_size, most)}"
             )
-        if self.workers is not None and self.workers > 1 and self.batch_size // self.workers < 2:
+        if most > 1 and self.batch_size // most < 2:
             raise ValueError(
-                f"batch_size is {self.batch_size}: {self.workers} workers would get one image each, and batch norm "
-                f"needs 2; take {2 * self.workers} or more"
+                f"batch_size is {self.batch_size}: {most} workers would get one image each, and batch norm "
+                f"needs 2; take {2 * most} or more"
             )
         self.objective.weights(self.latents)
         if self.name is not None:
             check_name(self.name)
+
+    @property
+    def worker_range(self) -> tuple[int, int] | None:
+        """The least and the largest number of workers: equal unless ``workers`` is LEAST:MOST; None if not set."""
+        if self.workers is None:
+            return None
+        ends = str(self.workers).split(":")
+        if not all(re.fullmatch("[0-9]+", end) for end in ends) or len(ends) > 2:
+            raise ValueError(f"workers is '{self.workers}'; it must be a number, or LEAST:MOST as in 1:4")
+        least, most = int(ends[0]), int(ends[-1])
+        if not 1 <= least <= most:
+            raise ValueError(f"workers is '{self.workers}'; it must be at least 1, and LEAST not above MOST")
+        return least, most
 
     @property
     def latents(self) -> LatentSpec:
@@ -176,9 +193,11 @@ def load_config(path: Path, base: RunConfig) -> RunConfig:
     return base.override(values, str(path))
 
 
-def load_saved(path: Path) -> RunConfig:
-    """The resolved configuration of a run's config.json."""
-    return RunConfig().override(json.loads(path.read_text())["run"], str(path))
+def from_saved(saved: dict[str, Any], source: str) -> RunConfig:
+    """The resolved configuration out of a run's or a model's config.json. Raises ValueError if it is none."""
+    if not isinstance(saved.get("run"), dict):
+        raise ValueError(f"{source} is not the configuration of a run")
+    return RunConfig().override(saved["run"], source)
 
 
 def check_name(name: str) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from infogan_ray.config import RunConfig
+    from infogan_ray.storage import Storage
 
 PLAIN_EVERY_S = 10
 
@@ -47,6 +51,8 @@ class TrainDisplay:
         now = time.monotonic()
         step, phase = report.get("step", 0), report["phase"]
         self.last |= report
+        if report.get("say"):
+            errors.print(report["say"], soft_wrap=True, markup=False)
         if self.first is None and "d_loss" in report:
             self.first = (now, step)
         text = self._text(now, step) if "d_loss" in self.last else ""
@@ -70,6 +76,15 @@ class TrainDisplay:
             left = (now - self.first[0]) / (step - self.first[1]) * (self.steps - step)
             parts.append(f"{duration(left)} left")
         return "  ".join(parts)
+
+
+def checkpoint_plan(config: RunConfig, steps: int, bytes_each: int, where: Storage) -> str:
+    """How many checkpoints there will be and what they take."""
+    kept = min(config.keep, -(-steps // config.checkpoint_every))
+    return (
+        f"checkpoints: every {config.checkpoint_every:,} steps, {size(bytes_each)} each, {kept} kept: "
+        f"{size(kept * bytes_each)} in {where}"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from infogan_ray import checkpoints
-from infogan_ray.config import load_saved
+from infogan_ray.config import from_saved
 from infogan_ray.evaluation import recognise
 from infogan_ray.latents import Bernoulli, Categorical, Code
 from infogan_ray.networks import Discriminator, Generator, ModelSpec
 from infogan_ray.runs import RunDirectory
+from infogan_ray.storage import Storage, open_storage
 from infogan_ray.streams import seeded_generator
 from infogan_ray.traversal import Traversal, code_columns, one_hot, to_bytes, traverse
 
@@ -25,12 +26,12 @@ BATCH = 500
 class InfoGAN:
     """Generator and recognition network with the specification that gives their inputs and outputs names."""
 
-    def __init__(self, spec: ModelSpec, generator: Generator, discriminator: Discriminator, source: Path) -> None:
+    def __init__(self, spec: ModelSpec, generator: Generator, discriminator: Discriminator, source: Storage) -> None:
         self.spec, self.source = spec, source
         self.generator, self.discriminator = generator.eval(), discriminator.eval()
 
     @classmethod
-    def from_tensors(cls, spec: ModelSpec, tensors: dict[str, Tensor], source: Path) -> InfoGAN:
+    def from_tensors(cls, spec: ModelSpec, tensors: dict[str, Tensor], source: Storage) -> InfoGAN:
         """Raises ValueError if the tensors do not fit the specification."""
         generator, discriminator = spec.build()
         for name, module in (("generator", generator), ("discriminator", discriminator)):
@@ -98,28 +99,38 @@ def _encode(name: str, code: Code, value: float | int) -> Tensor:
     return torch.tensor([float(value)])
 
 
-def load(path: str | Path) -> InfoGAN:
-    """Open a model folder, a run directory (its best checkpoint) or one checkpoint, verified.
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
 
-    Raises ValueError, naming the file, for whatever is missing, broken or not safetensors.
+
+def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
+    """Open a model folder, a run (its best checkpoint) or one checkpoint, on a disk or in an object store, verified.
+
+    ``warn`` hears of broken checkpoints of a run, which are passed over. Raises ValueError, naming the file, for
+    whatever is missing, broken or not safetensors.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
+    folder = open_storage(path)
+    names = {entry.name: entry for entry in folder.entries()}
+    if not names:
+        is_file = folder.is_local and Path(folder.path).is_file()
+        what = "is a file" if is_file else "does not exist"
         raise ValueError(f"model {folder} {what}; name a model folder, a run (STORAGE/NAME) or a checkpoint")
-    if (folder / "checkpoints").is_dir():
+    if "checkpoints" in names:
         run = RunDirectory(folder)
-        folder = checkpoints.choose(run.checkpoints, "best", load_saved(run.config).metric).path
-    description: dict[str, Any]
-    if (folder / checkpoints.STATE).is_file() or folder.name.startswith("step_"):
-        description = checkpoints.open_checkpoint(folder).state
-    elif (folder / "config.json").is_file():
-        checkpoints.verify(folder, required=(checkpoints.MODEL, "config.json"))
-        description = checkpoints.read_json(folder / "config.json")
+        metric = from_saved(run.read_config(), f"{folder}/{run.CONFIG}").metric
+        folder = checkpoints.choose(run.checkpoints, "best", metric, warn).folder
+        names = {entry.name: entry for entry in folder.entries()}
+    if checkpoints.STATE in names or folder.name.startswith("step_"):
+        checkpoint = checkpoints.open_checkpoint(folder)
+        manifest, description = checkpoint.manifest, checkpoint.state
+    elif "config.json" in names:
+        manifest = checkpoints.Manifest.of(folder, required=(checkpoints.MODEL, "config.json"))
+        manifest.verify()
+        description = manifest.read_json("config.json")
     else:
         raise ValueError(f"model {folder} holds neither config.json nor {checkpoints.STATE}; it is not a model of ours")
     try:
         spec = ModelSpec.from_dict(description["model"])
     except (KeyError, ValueError) as error:
         raise ValueError(f"model {folder}: {error}") from None
-    return InfoGAN.from_tensors(spec, checkpoints.read_tensors(folder / checkpoints.MODEL), folder)
+    return InfoGAN.from_tensors(spec, manifest.read_tensors(checkpoints.MODEL), folder)

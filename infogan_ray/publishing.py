@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
-import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +15,113 @@ from infogan_ray.checkpoints import Checkpoint
 from infogan_ray.config import RunConfig
 from infogan_ray.model import InfoGAN
 from infogan_ray.networks import ModelSpec
-from infogan_ray.traversal import draw, tile
+from infogan_ray.runs import RunDirectory
+from infogan_ray.storage import Storage, StorageError, open_storage
+from infogan_ray.traversal import draw, png, tile
 
 SAMPLES, METRICS, CARD, CONFIG = "samples.png", "metrics.json", "README.md", "config.json"
 
 
-def publish(
-    checkpoint: Checkpoint, config: RunConfig, destination: Path, metrics: dict[str, Any] | None = None
-) -> InfoGAN:
-    """Make the model folder of a checkpoint at ``destination``, beside it first and then renamed; returns the model.
+def publish(checkpoint: Checkpoint, config: RunConfig, destination: Storage, metrics: dict[str, Any]) -> None:
+    """Make the model folder of a checkpoint; one that is there is replaced, and is unfinished in between."""
+    checkpoints.seal(destination, model_files(checkpoint, config, metrics))
 
-    ``metrics`` replace the checkpoint's own where a fuller evaluation was made. Replaces a model folder that is there.
-    """
+
+def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a model folder by name: the same bytes for the same checkpoint and metrics."""
     spec = ModelSpec.from_dict(checkpoint.state["model"])
-    model = InfoGAN.from_tensors(spec, checkpoint.model_tensors(), checkpoint.path)
-    metrics = {"step": checkpoint.step, **(metrics or checkpoint.metrics)}
-    hidden = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}")
-    hidden.mkdir(parents=True)
+    weights = checkpoint.manifest.read(checkpoints.MODEL)
+    tensors = checkpoints.parse_tensors(f"{checkpoint.folder}/{checkpoints.MODEL}", weights)
+    model = InfoGAN.from_tensors(spec, tensors, checkpoint.folder)
+    metrics = {"step": checkpoint.step, **metrics}
+    description = {"model": spec.to_dict(), "step": checkpoint.step, "run": config.to_dict()}
+    files = {
+        checkpoints.MODEL: weights,
+        CONFIG: json.dumps(description, indent=1).encode(),
+        METRICS: json.dumps(metrics, indent=1).encode(),
+        SAMPLES: png(tile(model.sample(64), columns=8, scale=max(1, round(56 / spec.image_size)))),
+        CARD: model_card(model, config, metrics).encode(),
+    }
+    return files | {_picture(name): png(draw(model.traverse(name))) for name in model.codes}
+
+
+def pull(
+    run: RunDirectory, which: str, metric: str, config: RunConfig, destination: Path, warn: Callable[[str], None]
+) -> Checkpoint:
+    """Fetch a checkpoint as a model folder: verified, written beside ``destination`` and renamed.
+
+    The run's own model folder is taken where it holds the chosen step, since its metrics are of all data. A
+    ``destination`` that holds the same bytes already is a success, as when many fetch at once. Raises ValueError for
+    one that holds something else, BadCheckpoint for content that is not what its name says.
+    """
+    for tries_left in (2, 1, 0):
+        chosen = checkpoints.choose(run.checkpoints, which, metric, warn)
+        try:
+            files = _published(run, chosen, warn) or model_files(chosen, config, chosen.metrics)
+            break
+        except checkpoints.BadCheckpoint:  # a run that goes on may have pruned it since it was chosen
+            if not tries_left or chosen.folder.is_file(checkpoints.MANIFEST):
+                raise
+    for name, content in files.items():
+        check_content(name, content)
+    if not _holds(destination, files):
+        beside = open_storage(destination.parent) / f".{destination.name}.{uuid.uuid4().hex[:8]}"
+        try:
+            checkpoints.seal(beside, files)
+            try:
+                os.rename(beside.path, destination)
+            except OSError:  # another pull has been faster, or something else is there
+                if not _holds(destination, files):
+                    raise
+        finally:
+            beside.delete_all()
+    return chosen
+
+
+def _published(run: RunDirectory, chosen: Checkpoint, warn: Callable[[str], None]) -> dict[str, bytes] | None:
+    """The files of the run's model folder, if it is whole and of this checkpoint's very weights."""
     try:
-        shutil.copyfile(checkpoint.path / checkpoints.MODEL, hidden / checkpoints.MODEL)
-        description = {"model": spec.to_dict(), "step": checkpoint.step, "run": config.to_dict()}
-        (hidden / CONFIG).write_text(json.dumps(description, indent=1))
-        (hidden / METRICS).write_text(json.dumps(metrics, indent=1))
-        tile(model.sample(64), columns=8, scale=max(1, round(56 / spec.image_size))).save(hidden / SAMPLES)
-        for name in model.codes:
-            draw(model.traverse(name)).save(hidden / _picture(name))
-        (hidden / CARD).write_text(model_card(model, config, metrics))
-        checkpoints.seal(hidden)
-        if destination.exists():
-            shutil.rmtree(destination)
-        hidden.rename(destination)
-    except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
-        raise
-    return model
+        manifest = checkpoints.Manifest.of(run.model, required=(checkpoints.MODEL, CONFIG, METRICS, CARD))
+        if manifest.files[checkpoints.MODEL] != chosen.manifest.files[checkpoints.MODEL]:
+            return None
+        return {name: manifest.read(name) for name in manifest.files}
+    except checkpoints.Unfinished:
+        return None
+    except checkpoints.BadCheckpoint as error:
+        warn(f"passed over: {error}")
+        return None
+
+
+def _holds(destination: Path, files: dict[str, bytes]) -> bool:
+    """Whether a folder is the very model folder. Raises ValueError if it is something else."""
+    if not os.path.lexists(destination):
+        return False
+    try:
+        manifest = checkpoints.Manifest.of(open_storage(destination), required=())
+        if manifest.files.keys() == files.keys() and all(manifest.read(name) == files[name] for name in files):
+            return True
+    except (checkpoints.BadCheckpoint, StorageError):
+        pass
+    raise ValueError(f"destination {destination} exists and is something else; name another folder")
+
+
+def check_content(name: str, content: bytes) -> None:
+    """Raises BadCheckpoint, by name, unless a file of a model folder is of the kind that its ending says."""
+    ending = name.rpartition(".")[2]
+    if ending == "safetensors":
+        checkpoints.parse_tensors(name, content)
+    elif ending == "json":
+        checkpoints.parse_json(name, content)
+    elif ending == "png":
+        if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise checkpoints.BadCheckpoint(f"{name} is not a PNG picture")
+    elif ending == "md":
+        try:
+            content.decode()
+        except UnicodeDecodeError:
+            raise checkpoints.BadCheckpoint(f"{name} is not text") from None
+    else:
+        raise checkpoints.BadCheckpoint(f"{name} is not a file of a model folder; it is refused")
 
 
 def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-STALE_AFTER_S = 180  # a running run whose files have not moved for this long has been killed
+from infogan_ray.storage import Storage, StorageError
+
+STALE_AFTER_S = 180  # a running run whose writer has not been heard of for this long has been killed
 
 
 class RunExists(ValueError):
@@ -21,124 +22,178 @@ class RunExists(ValueError):
 class RunDirectory:
     """``<storage>/<run>``: where each of its files lies, and the small ones read and written."""
 
-    path: Path
+    folder: Storage
+
+    CONFIG = "config.json"
+    METRICS = "metrics.jsonl"
+    STATUS = "status.json"
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.folder.name
 
     @property
-    def config(self) -> Path:
-        return self.path / "config.json"
+    def checkpoints(self) -> Storage:
+        return self.folder / "checkpoints"
 
     @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+    def model(self) -> Storage:
+        return self.folder / "model"
 
     @property
-    def status(self) -> Path:
-        return self.path / "status.json"
+    def samples(self) -> Storage:
+        """Holds ``sample_picture`` of every checkpoint."""
+        return self.folder / "samples"
 
     @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    def traversals(self) -> Storage:
+        """Holds ``traversal_picture`` of every checkpoint and code."""
+        return self.folder / "traversals"
+
+    def patient(self, seconds: float) -> RunDirectory:
+        """The same, with so many seconds of retries where storage is away."""
+        return RunDirectory(self.folder.patient(seconds))
 
     @property
-    def model(self) -> Path:
-        return self.path / "model"
+    def exists(self) -> bool:
+        return self.folder.is_file(self.CONFIG)
 
     @property
-    def log(self) -> Path:
-        return self.path / "ray.log"
-
-    def samples(self, step: int) -> Path:
-        return self.path / "samples" / f"{step_name(step)}.png"
-
-    def traversal(self, step: int, code: str) -> Path:
-        return self.path / "traversals" / f"{step_name(step)}_{code}.png"
+    def looks_like_one(self) -> bool:
+        """Whether the folder is a run, be it a half-written one."""
+        parts = {self.CONFIG, self.STATUS, self.METRICS, "checkpoints"}
+        return bool(parts & {entry.name for entry in self.folder.entries()})
 
     @classmethod
-    def free(cls, storage: Path, name: str, resume: bool) -> RunDirectory:
+    def free(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
         """The directory of a name that may be taken, untouched.
 
-        Raises RunExists for a taken one unless ``resume``, and ValueError for what is no folder or not there to resume.
+        Raises RunExists for a taken one unless ``resume``, ValueError for what is no folder or not there to resume.
         """
         run = cls(storage / name)
-        for folder in (storage, run.path):
-            if folder.exists() and not folder.is_dir():
+        for folder in (storage, run.folder):
+            if folder.name and folder.parent.is_file(folder.name):
                 raise ValueError(f"storage: {folder} is a file where a folder should be; name another with --storage")
-        if resume and not run.config.is_file():
+        if resume and not run.exists:
             raise ValueError(
                 f"name is '{name}', and there is no such run in {storage} to resume; drop --resume to start it"
             )
-        if not resume and run.path.exists() and any(run.path.iterdir()):
+        if not resume and run.folder.entries():
             raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or go on with it by --resume")
         return run
 
     @classmethod
-    def claim(cls, storage: Path, name: str, resume: bool) -> RunDirectory:
-        """Take a name in a storage folder: ``free``, and the folder is made."""
+    def claim(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
+        """Take a name in a storage folder: ``free``, and a first file is written, which shows that it can be."""
         run = cls.free(storage, name, resume)
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"storage: cannot write to {storage} ({error.strerror}); name another with --storage"
-            ) from None
+            if not resume:
+                run.set_status("starting")
+        except StorageError as error:
+            raise ValueError(f"storage: cannot write to {error}; name another with --storage") from None
+        for entry in run.folder.entries():
+            if entry.name.endswith(".tmp"):  # of a writer that was killed
+                run.folder.delete(entry.name)
         return run
 
+    def write_config(self, config: dict[str, Any]) -> None:
+        self.folder.write(self.CONFIG, json.dumps(config, indent=1).encode())
+
+    def read_config(self) -> dict[str, Any]:
+        """Raises ValueError if there is none or it is not ours."""
+        try:
+            config = json.loads(self.folder.read(self.CONFIG))
+        except FileNotFoundError:
+            raise ValueError(f"{self.folder} has no {self.CONFIG}; it is not a run") from None
+        except ValueError as error:
+            raise ValueError(f"{self.folder}/{self.CONFIG} is not JSON ({error})") from None
+        if not isinstance(config, dict) or not isinstance(config.get("run"), dict):
+            raise ValueError(f"{self.folder}/{self.CONFIG} is not the configuration of a run")
+        return config
+
     def set_status(self, state: str, step: int = 0, **more: Any) -> None:
-        """``running``, ``finished``, ``diverged``, ``interrupted`` or ``failed``."""
-        write_whole(self.status, json.dumps({"state": state, "step": step, "time": time.time(), **more}))
+        """``starting``, ``running``, ``finished``, ``diverged``, ``interrupted`` or ``failed``."""
+        status = {"state": state, "step": step, "time": time.time(), **more}
+        self.folder.write(self.STATUS, json.dumps(status).encode())
 
     def get_status(self) -> dict[str, Any]:
-        """What was last said of the run; ``killed`` if it says running and nothing has moved for minutes."""
+        """What was last said of the run; ``killed`` if it says running and its writer is silent for minutes."""
         try:
-            status = json.loads(self.status.read_text())
-        except (OSError, ValueError):
+            status = json.loads(self.folder.read(self.STATUS))
+            step, age = int(status["step"]), time.time() - float(status["time"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return {"state": "unknown", "step": 0}
-        if status["state"] == "running":
-            moved = max(path.stat().st_mtime for path in (self.status, self.metrics) if path.exists())
-            if time.time() - moved > STALE_AFTER_S:
-                status["state"] = "killed"
-        return status
-
-    def append_metrics(self, metrics: dict[str, Any]) -> None:
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        if status["state"] in ("starting", "running") and age > STALE_AFTER_S:
+            status["state"] = "killed"
+        return {**status, "step": step}
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """Every whole line; one that a kill cut short is passed over."""
-        if not self.metrics.exists():
+        try:
+            content = self.folder.read(self.METRICS)
+        except FileNotFoundError:
             return
-        for line in self.metrics.read_text().splitlines():
+        for line in content.decode(errors="replace").splitlines():
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(row, dict):
+                yield row
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines of work that was lost, so that a resumed run's steps rise."""
-        lines = [json.dumps(row) + "\n" for row in self.read_metrics() if row.get("step", 0) <= step]
-        write_whole(self.metrics, "".join(lines))
+
+class MetricsLog:
+    """``metrics.jsonl`` of a running run: lines are added at once and reach storage with ``flush``.
+
+    An object store cannot append: there the whole file is written anew, so flush seldom.
+    """
+
+    def __init__(self, run: RunDirectory, step: int) -> None:
+        """Starts with what is there up to ``step``: the lines of work that was lost go, so that steps rise."""
+        self._folder, self._name = run.folder, run.METRICS
+        self._lines = [json.dumps(row) + "\n" for row in run.read_metrics() if row.get("step", 0) <= step]
+        self._lock = threading.Lock()
+        if self._lines or self._folder.is_file(self._name):
+            self._folder.write(self._name, "".join(self._lines).encode())
+        self._flushed = len(self._lines)
+
+    def add(self, row: dict[str, Any]) -> None:
+        with self._lock:
+            self._lines.append(json.dumps(row) + "\n")
+
+    def flush(self) -> None:
+        """Raises StorageError; then nothing is lost, and the next call writes it."""
+        with self._lock:
+            until = len(self._lines)
+            text = "".join(self._lines[self._flushed if self._folder.is_local else 0 : until])
+        if until == self._flushed:
+            return
+        if self._folder.is_local:
+            self._folder.append(self._name, text)
+        else:
+            self._folder.write(self._name, text.encode())
+        self._flushed = until
 
 
 def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def runs_in(storage: Path) -> list[RunDirectory]:
-    """The runs of a storage folder by name. Raises ValueError if it is no folder."""
-    if not storage.is_dir():
-        raise ValueError(
-            f"storage: {storage} {'is a file' if storage.exists() else 'does not exist'}; name a folder of runs"
-        )
-    return [RunDirectory(p) for p in sorted(storage.iterdir()) if p.is_dir() and RunDirectory(p).config.is_file()]
+def sample_picture(step: int) -> str:
+    return f"{step_name(step)}.png"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write beside and rename: a reader sees the old text or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+def traversal_picture(step: int, code: str) -> str:
+    return f"{step_name(step)}_{code}.png"
+
+
+def runs_in(storage: Storage) -> list[RunDirectory]:
+    """What looks like a run in a storage folder, half-written ones too. Raises ValueError if it is no folder."""
+    entries = storage.entries()
+    if not entries and storage.is_local and storage.name:
+        if storage.parent.is_file(storage.name):
+            raise ValueError(f"storage: {storage} is a file; name a folder of runs")
+        if not storage.parent.exists(storage.name):
+            raise ValueError(f"storage: {storage} does not exist; name a folder of runs")
+    runs = [RunDirectory(storage / entry.name) for entry in entries if entry.is_folder]
+    return [run for run in runs if run.looks_like_one]

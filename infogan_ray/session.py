@@ -1,15 +1,18 @@
-"""One worker's part of a run: build or resume, train, evaluate, write checkpoints, publish. torch only: no Ray.
+"""One worker's part of a run: build or resume, train, evaluate, hand checkpoints to the outbox, publish. No Ray.
 
 The same generator runs under Ray Train on every rank and alone in tests. Rank 0 owns all files.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from infogan_ray import checkpoints
@@ -18,81 +21,250 @@ from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet, InMemoryFeed
 from infogan_ray.evaluation import measure_bound, measure_clustering
 from infogan_ray.networks import ModelSpec
+from infogan_ray.outbox import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
 from infogan_ray.publishing import publish
-from infogan_ray.runs import RunDirectory
-from infogan_ray.training import TrainState, train
-from infogan_ray.traversal import draw, tile, to_bytes, traverse
+from infogan_ray.runs import RunDirectory, sample_picture, step_name, traversal_picture
+from infogan_ray.storage import StorageError
+from infogan_ray.training import Diverged, TrainState, never, train
+from infogan_ray.traversal import draw, png, tile, to_bytes, traverse
+
+START_PATIENCE_S = 120.0  # a restart may fall into an outage
+LAST_WORDS_S = 7.0  # what a machine that is about to go leaves for the last checkpoint: ten seconds in all
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker has to say at a step. ``due``: a checkpoint is due here, on every rank alike; rank 0 wrote it."""
+    """What a worker has to say at a step. ``due``: a checkpoint is due, on every rank alike. ``say``: for people."""
 
     metrics: dict[str, Any]
     due: bool = False
-    checkpoint: Checkpoint | None = None
-    phase: str = field(default="training")
+    phase: str = "training"
+    say: str = ""
+
+
+class Halted(Exception):
+    """The run was asked to stop while something was being measured."""
 
 
 def run_worker(
     config: RunConfig, images: ImageSet, run: RunDirectory, *,
     device: torch.device, rank: int = 0, world_size: int = 1, wrap: Callable[[nn.Module], nn.Module] | None = None,
+    stop: Callable[[], bool] = never, restarts: int = 0,
 ) -> Iterator[Report]:  # fmt: skip
-    """Train to the configured step, from the last whole checkpoint if the run has one. Raises Diverged."""
-    steps = config.total_steps(len(images.images))
+    """Train to the configured step, from the last whole checkpoint if the run has one.
+
+    When ``stop`` becomes true on rank 0, all ranks end at the same step and a last checkpoint is written. Raises
+    Diverged, and StorageFailed on rank 0.
+    """
+    run = run.patient(START_PATIENCE_S)
     spec = config.model_spec(images.image_size, images.channels)
     state = TrainState(
         spec, config.objective, config.optimizer, seed=config.seed, device=device, precision=config.precision
     )
-    good, _ = checkpoints.list_checkpoints(run.checkpoints)
-    start = checkpoints.last(good)
+    passed_over: list[str] = []
+    try:
+        start = last_checkpoint(run, rank, world_size, device, passed_over.append)
+    except StorageError as error:
+        raise StorageFailed(str(error)) from None
     if start is not None:
         state.restore(start.step, start.model_tensors(), start.training_tensors())
-    if rank == 0:
-        run.forget_metrics_after(state.step)
-        run.set_status("running", state.step)
-        yield Report({"step": state.step}, phase="training" if start is None else f"resumed from step {state.step}")
     if wrap is not None:
         state.distribute(wrap)
     feed = InMemoryFeed(images.images.to(device), config.batch_size, config.seed, rank, world_size)
-    progress = train(
-        state, feed, steps=steps, log_every=config.log_every, checkpoint_every=config.checkpoint_every,
-        rank=rank, world_size=world_size,
-    )  # fmt: skip
-    for metrics in progress:
-        due = state.step % config.checkpoint_every == 0 or state.step == steps
-        checkpoint = None
-        if due and rank == 0:
-            yield Report(metrics, phase="evaluating")
-            metrics |= evaluate_state(state, images, config)
-            checkpoint = save(state, spec, run, config, metrics, world_size)
-        if rank == 0:
-            run.append_metrics(metrics)
-        yield Report(metrics, due, checkpoint)
-    if rank == 0:
-        yield Report({"step": steps}, phase="evaluating the best checkpoint on all data")
-        chosen = checkpoints.choose(run.checkpoints, "best", config.metric)
-        full = chosen.metrics | evaluate_checkpoint(chosen, spec, images, config, device)
-        publish(chosen, config, run.model, full)
-        run.set_status("finished", steps, best=chosen.step)
-        yield Report(full, phase="finished")
+    steps = config.total_steps(len(images.images))
+    loop: dict[str, Any] = {
+        "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every,
+        "rank": rank, "world_size": world_size,
+    }  # fmt: skip
+    if rank > 0:
+        for metrics in train(state, feed, **loop):
+            yield Report(metrics, due=is_due(state, config, steps))
+        return
+    for line in passed_over:
+        yield Report({"step": state.step}, phase="resuming", say=line)
+    try:
+        first = FirstRank(config, images, run, state, start, stop, world_size, restarts)
+    except StorageError as error:
+        raise StorageFailed(str(error)) from None
+    yield Report({"step": state.step}, say=first.greeting(start))
+    try:
+        for metrics in train(state, feed, **loop, halt=first.must_halt):
+            due = is_due(state, config, steps)
+            if due:
+                yield Report(metrics, phase="evaluating")
+                metrics |= first.checkpoint(metrics)
+            first.outbox.log(metrics)
+            yield Report(metrics, due, say=first.news())
+        yield from first.finish(steps)
+    except Diverged as error:
+        first.give_up_as_diverged(error)
+        raise
+    except StorageFailed:
+        raise
+    except Exception:  # another rank has died, perhaps: a checkpoint on its way should still arrive
+        with contextlib.suppress(StorageFailed):
+            first.outbox.flush(LAST_WORDS_S)
+        raise
+    finally:
+        first.outbox.close()
 
 
-def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig) -> dict[str, Any]:
+def is_due(state: TrainState, config: RunConfig, steps: int) -> bool:
+    return state.step % config.checkpoint_every == 0 or state.step == steps
+
+
+def last_checkpoint(
+    run: RunDirectory, rank: int, world_size: int, device: torch.device, warn: Callable[[str], None]
+) -> Checkpoint | None:
+    """The last whole checkpoint, all its bytes compared: chosen by rank 0, so that all ranks start from the same."""
+    chosen = checkpoints.last_whole(run.checkpoints, warn) if rank == 0 else None
+    if world_size == 1:
+        return chosen
+    step = torch.tensor([chosen.step if chosen else -1], device=device)
+    dist.broadcast(step, src=0)
+    if rank > 0 and step.item() >= 0:
+        chosen = checkpoints.open_checkpoint(run.checkpoints / step_name(int(step.item())))
+    return chosen
+
+
+class FirstRank:
+    """What rank 0 does beside training: evaluate, hand over checkpoints, bring the run to its end."""
+
+    def __init__(
+        self, config: RunConfig, images: ImageSet, run: RunDirectory, state: TrainState, start: Checkpoint | None,
+        stop: Callable[[], bool], world_size: int, restarts: int,
+    ) -> None:  # fmt: skip
+        self.config, self.images, self.run, self.state = config, images, run, state
+        self.stop, self.world_size = stop, world_size
+        self.saved_at = state.step
+        self.evaluated = start is None or config.metric in start.metrics
+        self.diverged: Diverged | None = None
+        self._told = ""
+        self.outbox = Outbox(
+            run, step=state.step, keep=config.keep, metric=config.metric,
+            max_misses=config.max_missed_checkpoints, restarts=restarts,
+        )  # fmt: skip
+
+    def greeting(self, start: Checkpoint | None) -> str:
+        restarts = self.outbox.restarts
+        why = f" after restart {restarts} of the workers" if restarts else ""
+        if start is None:
+            return f"started again from step 0{why}" if restarts else ""
+        before = start.state.get("world_size", self.world_size)
+        workers = f"; world size {self.world_size}, before {before}" if before != self.world_size else ""
+        return f"resumed from step {self.state.step:,}{why}{workers}"
+
+    def must_halt(self) -> bool:
+        self.outbox.step = self.state.step
+        return self.stop() or self.outbox.failure is not None or self.diverged is not None
+
+    def news(self) -> str:
+        """What changed about storage since it was last told."""
+        lag = self.outbox.lag
+        changed, self._told = lag != self._told, lag
+        return (lag or f"storage is back; step {self.outbox.stored:,} is stored") if changed else ""
+
+    def checkpoint(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate and hand the checkpoint over; returns what was measured, nothing if asked to stop meanwhile."""
+        measured: dict[str, Any] = {}
+        with contextlib.suppress(Halted):
+            measured = evaluate_state(self.state, self.images, self.config, self._unless_stopped)
+        for name, value in measured.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                self.diverged = Diverged(self.state.step, name, value)  # raised when all ranks have halted
+                return measured
+        self.evaluated = bool(measured)
+        self._put({**metrics, **measured})
+        return measured
+
+    def _put(self, metrics: dict[str, Any]) -> None:
+        state = self.state
+        about = {
+            "model": state.spec.to_dict(), "metrics": metrics, "seed": self.config.seed, "world_size": self.world_size
+        }  # fmt: skip
+        files = checkpoints.pack(state.step, state.model_tensors(), state.training_tensors(), about)
+        pictures = {} if self.stop() else draw_pictures(state, self.run)
+        self.outbox.put(Parcel(state.step, files, pictures), hurry=self.stop)
+        self.saved_at = state.step
+
+    def finish(self, steps: int) -> Iterator[Report]:
+        """After the last step, or the halt: bring everything to storage and say how the run ended."""
+        self.outbox.step = self.state.step
+        if self.diverged is not None:
+            raise self.diverged
+        if self.outbox.failure is None and self.state.step > self.saved_at:  # halted between two checkpoints
+            self._put({"step": self.state.step})
+            self.evaluated = False
+        try:
+            if self.outbox.failure is not None or self.stop():
+                raise Halted
+            if not self.evaluated:  # resumed at the last step, whose evaluation had been cut short
+                yield Report({"step": steps}, phase="evaluating")
+                self.checkpoint({"step": steps, "epoch": steps / (len(self.images.images) // self.config.batch_size)})
+            if self.diverged is not None:
+                raise self.diverged
+            if self.outbox.busy:
+                yield Report({"step": steps}, phase="uploading the last checkpoint", say=self.news())
+            self.outbox.flush(LAST_PATIENCE_S, self._unless_stopped)
+            yield Report({"step": steps}, phase="evaluating the best checkpoint on all data")
+            final = self._publish_best()
+            self.outbox.close("finished", LAST_PATIENCE_S, best=final["step"])
+            yield Report({**final, "step": steps, "best_step": final["step"]}, phase="finished")
+        except Halted:
+            if self.outbox.failure is not None:
+                raise self.outbox.failure from None
+            yield Report({"step": self.state.step, "message": self._last_words()}, phase="interrupted")
+
+    def _last_words(self) -> str:
+        """Store what can be stored in the seconds that are left."""
+        try:
+            self.outbox.flush(LAST_WORDS_S)
+            self.outbox.close("interrupted")
+        except (StorageFailed, StorageError) as error:
+            return f"stopped at step {self.state.step:,}, but {error}"
+        return f"stopped at step {self.state.step:,}, which is stored"
+
+    def _publish_best(self) -> dict[str, Any]:
+        patient = self.run.patient(LAST_PATIENCE_S)
+        chosen = checkpoints.choose(patient.checkpoints, "best", self.config.metric)
+        full = chosen.metrics | evaluate_checkpoint(
+            chosen, self.state.spec, self.images, self.state.device, self._unless_stopped
+        )
+        publish(chosen, self.config, patient.model, full)
+        return {**full, "step": chosen.step}
+
+    def give_up_as_diverged(self, error: Diverged) -> None:
+        """What was good before stays, and the status says which checkpoint that is."""
+        with contextlib.suppress(StorageFailed):  # the divergence is the news; the status names what is stored
+            self.outbox.flush()
+        stored = self.outbox.stored
+        last_good: dict[str, Any] = {"last_good": step_name(stored)} if stored else {}
+        self.outbox.step = error.step
+        with contextlib.suppress(StorageError):
+            self.outbox.close("diverged", quantity=error.quantity, message=str(error), **last_good)
+
+    def _unless_stopped(self) -> None:
+        if self.stop():
+            raise Halted
+
+
+def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each: Callable[[], None]) -> dict[str, Any]:
     """The bound on fresh codes, and agreement with the first ``evaluation.labelled`` labels where there are any."""
     latents = state.spec.latents
-    metrics = measure_bound(latents, state.averaged_generator(), state.discriminator, config.evaluation)
+    metrics: dict[str, Any] = measure_bound(
+        latents, state.averaged_generator(), state.discriminator, config.evaluation, each
+    )
     if images.labels is not None and images.test_images is not None and images.test_labels is not None:
         some = config.evaluation.labelled
         metrics |= measure_clustering(
             latents, state.discriminator,
-            images.images[:some], images.labels[:some], images.test_images, images.test_labels,
+            images.images[:some], images.labels[:some], images.test_images, images.test_labels, each,
         )  # fmt: skip
     return metrics
 
 
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, spec: ModelSpec, images: ImageSet, config: RunConfig, device: torch.device
+    checkpoint: Checkpoint, spec: ModelSpec, images: ImageSet, device: torch.device, each: Callable[[], None]
 ) -> dict[str, Any]:
     """Agreement of a saved checkpoint with all labels. Empty without labels."""
     if images.labels is None or images.test_images is None or images.test_labels is None:
@@ -102,28 +274,19 @@ def evaluate_checkpoint(
     prefix = "discriminator."
     discriminator.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     return measure_clustering(
-        spec.latents, discriminator.to(device), images.images, images.labels, images.test_images, images.test_labels
-    )
-
-
-def save(
-    state: TrainState, spec: ModelSpec, run: RunDirectory, config: RunConfig, metrics: dict[str, Any], world_size: int
-) -> Checkpoint:
-    """Write a checkpoint and its pictures, then prune."""
-    checkpoint = checkpoints.write_checkpoint(
-        run.checkpoints, state.step, state.model_tensors(), state.training_tensors(),
-        {"model": spec.to_dict(), "metrics": metrics, "seed": config.seed, "world_size": world_size},
+        spec.latents, discriminator.to(device),
+        images.images, images.labels, images.test_images, images.test_labels, each,
     )  # fmt: skip
-    generator = state.averaged_generator()
-    samples = run.samples(state.step)
-    samples.parent.mkdir(exist_ok=True)
+
+
+def draw_pictures(state: TrainState, run: RunDirectory) -> dict[tuple[str, str], bytes]:
+    """PNG files by folder and file name: samples, and one traversal per code."""
+    generator, latents = state.averaged_generator(), state.spec.latents
     with torch.inference_mode():
-        latents = spec.latents.sample(64, torch.Generator(state.device).manual_seed(0))
-        tile(to_bytes(generator(latents)).cpu(), columns=8, scale=2).save(samples)
-    for name in spec.latents.names:
-        picture = run.traversal(state.step, name)
-        picture.parent.mkdir(exist_ok=True)
-        draw(traverse(spec.latents, generator, name)).save(picture)
-    checkpoints.prune(run.checkpoints, config.keep, config.metric)
-    run.set_status("running", state.step)
-    return checkpoint
+        draws = latents.sample(64, torch.Generator(state.device).manual_seed(0))
+        samples = tile(to_bytes(generator(draws)).cpu(), columns=8, scale=2)
+    pictures = {(run.samples.name, sample_picture(state.step)): png(samples)}
+    for name in latents.names:
+        picture = draw(traverse(latents, generator, name))
+        pictures[run.traversals.name, traversal_picture(state.step, name)] = png(picture)
+    return pictures

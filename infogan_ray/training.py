@@ -162,6 +162,13 @@ class TrainState:
         self.step = step
 
 
+def checkpoint_bytes(spec: ModelSpec) -> int:
+    """What ``model_tensors`` and ``training_tensors`` take together, as float32."""
+    with torch.device("meta"):
+        generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
+    return 4 * (4 * generator + 3 * discriminator)  # averaged G, raw G, D, and two moments of each
+
+
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -130,6 +131,13 @@ def draw(traversal: Traversal) -> Image.Image:
         note = "blue: inside the prior"
         pen.text((picture.width - font.getlength(note) - 6, 4), note, ACCENT, font)
     return picture
+
+
+def png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _paste(rows: Sequence[Sequence[Tensor]], scale: int, left: int, top: int) -> Image.Image:

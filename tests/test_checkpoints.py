@@ -17,17 +17,19 @@ from infogan_ray.latents import LatentSpec
 from infogan_ray.model import load
 from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.publishing import publish, train_command
+from infogan_ray.storage import Storage, open_storage
 
 from .conftest import tiny_config
 
 SPEC = ModelSpec(LatentSpec.parse("noise=4 cat=3 uniform=1"), 16, 1, NetworkConfig(width=4))
 
 
-def write(folder: Path, step: int, **metrics: float) -> checkpoints.Checkpoint:
+def write(folder: Path | Storage, step: int, **metrics: float) -> checkpoints.Checkpoint:
     generator, discriminator = SPEC.build()
     tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
     tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
     state = {"model": SPEC.to_dict(), "metrics": metrics}
+    folder = folder if isinstance(folder, Storage) else open_storage(folder)
     return write_checkpoint(folder, step, tensors, {"x": torch.ones(2)}, state)
 
 
@@ -38,9 +40,9 @@ class Bomb:
 
 def test_a_checkpoint_round_trips(tmp_path: Path) -> None:
     write(tmp_path, 5, mi_fraction=0.5)
-    found = open_checkpoint(tmp_path / "step_00000005")
+    found = open_checkpoint(open_storage(tmp_path / "step_00000005"))
     assert found.step == 5 and found.metrics == {"mi_fraction": 0.5}
-    assert load(found.path).sample(2).shape == (2, 1, 16, 16)
+    assert load(found.folder.uri).sample(2).shape == (2, 1, 16, 16)
     assert [p.name for p in tmp_path.iterdir()] == ["step_00000005"], "nothing hidden is left"
 
 
@@ -48,69 +50,68 @@ def test_a_checkpoint_round_trips(tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
 def test_a_harmed_file_is_named_and_the_checkpoint_is_not_listed(tmp_path: Path, file: str, harm: str) -> None:
     write(tmp_path, 1)
-    path = write(tmp_path, 2).path / file
+    path = Path(write(tmp_path, 2).folder.path) / file
     content = bytearray(path.read_bytes())
     if harm == "gone":
         path.unlink()
     else:
         content[-1] ^= 1
         path.write_bytes(content if harm == "flip" else content[:-1])
-    good, bad = list_checkpoints(tmp_path)
+    good, bad = list_checkpoints(open_storage(tmp_path))
     assert [c.step for c in good] == [1] and len(bad) == 1 and file in str(bad[0])
     with pytest.raises(BadCheckpoint, match=file):
         load(path.parent)
 
 
 def test_without_manifest_it_does_not_exist(tmp_path: Path) -> None:
-    (write(tmp_path, 1).path / MANIFEST).unlink()
-    assert list_checkpoints(tmp_path)[0] == []
+    write(tmp_path, 1).folder.delete(MANIFEST)
+    assert list_checkpoints(open_storage(tmp_path))[0] == []
     with pytest.raises(ValueError, match="no whole checkpoint.*never finished"):
-        checkpoints.choose(tmp_path, "last", "mi_fraction")
+        checkpoints.choose(open_storage(tmp_path), "last", "mi_fraction")
 
 
 def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
-    path = write(tmp_path, 1).path / MANIFEST
+    path = Path(write(tmp_path, 1).folder.path) / MANIFEST
     manifest = json.loads(path.read_text())
     manifest["files"]["../../x"] = {"bytes": 1, "sha256": "0"}
     path.write_text(json.dumps(manifest))
     with pytest.raises(BadCheckpoint, match="not a plain file name"):
-        open_checkpoint(path.parent)
+        open_checkpoint(open_storage(path.parent))
 
 
 def test_a_pickle_under_a_weights_name_is_refused_and_not_executed(tmp_path: Path) -> None:
-    folder = write(tmp_path, 1).path
-    (folder / checkpoints.MODEL).write_bytes(pickle.dumps(Bomb()))
-    checkpoints.seal(folder)
+    folder = write(tmp_path, 1).folder
+    files = {name: folder.read(name) for name in (checkpoints.MODEL, checkpoints.STATE)}
+    checkpoints.seal(folder, files | {checkpoints.MODEL: pickle.dumps(Bomb())})
     with pytest.raises(BadCheckpoint, match="model.safetensors is not a safetensors file; it is a pickle"):
-        load(folder)
-    (folder / checkpoints.MODEL).write_bytes(b"\xff" * 8 + b"{}")
-    checkpoints.seal(folder)
+        load(folder.uri)
+    checkpoints.seal(folder, files | {checkpoints.MODEL: b"\xff" * 8 + b"{}"})
     with pytest.raises(BadCheckpoint, match="not a safetensors file; it is broken"):
-        load(folder)
+        load(folder.uri)
 
 
 def test_best_last_and_pruning(tmp_path: Path) -> None:
     for step, fraction in ((1, 0.9), (2, 0.5), (3, 0.6), (4, 0.4)):
         write(tmp_path, step, mi_fraction=fraction, clustering_error=fraction)
     write(tmp_path, 5)  # without metrics: never best
-    assert checkpoints.choose(tmp_path, "best", "mi_fraction").step == 1
-    assert checkpoints.choose(tmp_path, "best", "clustering_error").step == 4
-    assert checkpoints.choose(tmp_path, "step_00000002", "mi_fraction").step == 2
-    checkpoints.prune(tmp_path, keep=3, metric="mi_fraction")
-    assert [c.step for c in list_checkpoints(tmp_path)[0]] == [1, 4, 5]
-    checkpoints.prune(tmp_path, keep=1, metric="mi_fraction")
-    assert [c.step for c in list_checkpoints(tmp_path)[0]] == [1, 5]
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 1
+    assert checkpoints.choose(open_storage(tmp_path), "best", "clustering_error").step == 4
+    assert checkpoints.choose(open_storage(tmp_path), "step_00000002", "mi_fraction").step == 2
+    checkpoints.prune(open_storage(tmp_path), keep=3, metric="mi_fraction")
+    assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 4, 5]
+    checkpoints.prune(open_storage(tmp_path), keep=1, metric="mi_fraction")
+    assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 5]
     with pytest.raises(ValueError, match="'step_9'; valid are best, last, step_00000001"):
-        checkpoints.choose(tmp_path, "step_9", "mi_fraction")
+        checkpoints.choose(open_storage(tmp_path), "step_9", "mi_fraction")
     with pytest.raises(ValueError, match="'nmi', which no checkpoint has"):
-        checkpoints.choose(tmp_path, "best", "nmi")
+        checkpoints.choose(open_storage(tmp_path), "best", "nmi")
 
 
 def test_a_model_folder_stands_alone(tmp_path: Path) -> None:
     metrics = {"mi/cat0": 0.5, "mi/uniform0": -0.1, "mi_bound": 0.4, "mi_fraction": 0.2}
     checkpoint = write(tmp_path / "run", 7, **metrics)
     config = tiny_config(data="mnist")
-    publish(checkpoint, config, tmp_path / "model")
+    publish(checkpoint, config, open_storage(tmp_path / "model"), checkpoint.metrics)
     shutil.rmtree(tmp_path / "run")
     model = load(tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
     """A finished tiny run, made without Ray."""
     run, _ = run_alone(tiny_config(data=str(npz)), image_set, tmp_path / "tiny")
-    return run.path
+    return Path(run.folder.path)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,9 @@ def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytes
     assert [row["checkpoint"] for row in rows] == ["step_00000003", "step_00000006"]
     model = tmp_path / "pulled"
     assert json.loads(out("pull", trained, model, "--json"))["model"] == str(model)
-    assert main(["pull", str(trained), str(model)]) == USAGE, "an existing folder is not overwritten"
+    assert main(["pull", str(trained), str(model)]) == 0, "the same bytes are there already"
+    assert main(["pull", str(trained), str(npz.parent)]) == USAGE, "a folder with something else is not overwritten"
+    assert npz.is_file() and "exists and is something else" in capsys.readouterr().err
     assert 0 <= json.loads(out("evaluate", model, "--json", "--samples", 100))["clustering_error"] <= 1
     out("traverse", model, "-o", tmp_path / "t.png")
     assert (tmp_path / "t_cat0.png").is_file() and (tmp_path / "t_uniform0.png").is_file()

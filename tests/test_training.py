@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet, InMemoryFeed, to_unit_range
 from infogan_ray.data.feed import share
 from infogan_ray.model import load
-from infogan_ray.runs import RunDirectory, write_whole
+from infogan_ray.runs import RunDirectory
 from infogan_ray.session import Report, run_worker
+from infogan_ray.storage import open_storage
 from infogan_ray.training import Diverged, TrainState, resolve_precision, train, train_step
 from infogan_ray.traversal import to_bytes
 
@@ -160,33 +162,30 @@ def test_bf16_trains(image_set: ImageSet) -> None:
     assert next(state.generator.parameters()).dtype == torch.float32
 
 
-def run_alone(config: RunConfig, images: ImageSet, path: Path) -> tuple[RunDirectory, list[Report]]:
-    import json
-
-    run = RunDirectory(path)
-    path.mkdir(exist_ok=True)
-    write_whole(run.config, json.dumps({"model": config.model_spec(16, 1).to_dict(), "run": config.to_dict()}))
-    return run, list(run_worker(config, images, run, device=torch.device("cpu")))
+def run_alone(config: RunConfig, images: ImageSet, path: Path, **more: Any) -> tuple[RunDirectory, list[Report]]:
+    run = RunDirectory(open_storage(path))
+    run.write_config({"model": config.model_spec(16, 1).to_dict(), "run": config.to_dict()})
+    return run, list(run_worker(config, images, run, device=torch.device("cpu"), **more))
 
 
 def test_a_run_without_ray_leaves_everything_behind(image_set: ImageSet, tmp_path: Path) -> None:
     run, reports = run_alone(tiny_config(), image_set, tmp_path / "run")
     assert run.get_status()["state"] == "finished"
     assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
-    assert {p.name for p in run.checkpoints.iterdir()} == {"step_00000003", "step_00000006"}
-    assert run.samples(6).is_file() and run.traversal(6, "cat0").is_file()
-    assert {p.name for p in run.model.iterdir()} >= {"config.json", "model.safetensors", "README.md", "samples.png"}
+    assert {p.name for p in run.checkpoints.entries()} == {"step_00000003", "step_00000006"}
+    assert run.samples.is_file("step_00000006.png") and run.traversals.is_file("step_00000006_cat0.png")
+    assert {p.name for p in run.model.entries()} >= {"config.json", "model.safetensors", "README.md", "samples.png"}
     final = reports[-1].metrics
     assert 0 <= final["clustering_error"] <= 1 and final["mi_bound"] == pytest.approx(
         final["mi/cat0"] + final["mi/uniform0"]
     )
-    assert load(run.model).sample(3, {"cat0": 1}).shape == (3, 1, 16, 16)
+    assert load(run.model.uri).sample(3, {"cat0": 1}).shape == (3, 1, 16, 16)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(image_set: ImageSet, tmp_path: Path) -> None:
     whole, _ = run_alone(tiny_config(), image_set, tmp_path / "whole")
     half, _ = run_alone(tiny_config(steps=3), image_set, tmp_path / "half")
-    run_alone(tiny_config(steps=6), image_set, half.path)
+    run_alone(tiny_config(steps=6), image_set, tmp_path / "half")
     wanted = checkpoints.open_checkpoint(whole.checkpoints / "step_00000006")
     found = checkpoints.open_checkpoint(half.checkpoints / "step_00000006")
     for mine, theirs in (

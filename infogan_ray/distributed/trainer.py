@@ -7,64 +7,84 @@ small actor without a barrier, since ``ray.train.report`` makes all ranks wait.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import re
+import shutil
 import signal
+import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import torch
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig  # ray.train types its own as the older class
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from infogan_ray.checkpoints import read_json
-from infogan_ray.config import RunConfig
+from infogan_ray.config import LABEL_METRICS, RunConfig
 from infogan_ray.data import ImageSet, load_images
+from infogan_ray.data.fetch import cache_folder
+from infogan_ray.display import checkpoint_plan
+from infogan_ray.latents import Categorical
 from infogan_ray.networks import plan
-from infogan_ray.runs import RunDirectory, write_whole
+from infogan_ray.outbox import StorageFailed
+from infogan_ray.runs import RunDirectory
 from infogan_ray.session import run_worker
-from infogan_ray.training import Diverged
+from infogan_ray.storage import StorageError, open_storage
+from infogan_ray.training import Diverged, checkpoint_bytes
 
 POLL_S = 0.3
-WORKER_RESTARTS = 3
-# Ray Train polls its workers this often; a report waits for the poll (2 s by default).
-ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+STOP_POLL_S = 0.5
+LAST_WORDS_S = 10.0  # how long the driver waits, after a notice, for the workers' last checkpoint
+WORKER_RESTARTS = 3  # without a new checkpoint in between
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll (2 s by default)
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a frozen worker would be waited for for ten minutes
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
 
 Listener = Callable[[dict[str, Any]], None]
 
 
 class TrainingFailed(Exception):
-    """The workers failed more often than they are restarted; the message has the cause and the log."""
+    """The workers failed more often than they are restarted, or storage did; the message has the cause and the log."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run takes of the cluster."""
+    """What a run takes of the cluster: a fixed number of workers, or as many as there are between two."""
 
-    workers: int
+    workers: int | tuple[int, int]
     threads: int
     device: str
+
+    @property
+    def text(self) -> str:
+        count = self.workers if isinstance(self.workers, int) else f"{self.workers[0]} to {self.workers[1]}"
+        return f"{count} worker(s) with {self.threads} thread(s) each on {self.device}"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: ``finished`` or ``diverged``, and the final metrics of its best checkpoint."""
+    """How a run ended: ``finished``, ``diverged`` or ``interrupted``, and the final metrics of its best checkpoint."""
 
     run: RunDirectory
     state: str
     metrics: dict[str, Any]
     message: str = ""
+    restarts: int = 0
 
 
 def resources(config: RunConfig) -> Resources:
@@ -76,17 +96,18 @@ def resources(config: RunConfig) -> Resources:
     if config.device == "cuda" and gpus == 0:
         raise ValueError("device is 'cuda', and no GPU is to be seen; take --device cpu (or auto)")
     device = "cuda" if gpus and config.device != "cpu" else "cpu"
-    workers = config.workers or (gpus if device == "cuda" else 1)
+    default = gpus if device == "cuda" else 1
+    least, most = config.worker_range or (default, default)
     available = gpus if device == "cuda" else cpus
-    if workers > available:
+    if least > available:
         unit = "GPUs" if device == "cuda" else "CPUs"
-        raise ValueError(f"workers is {workers}, more than the {available} {unit} there are; take 1 to {available}")
-    if config.batch_size % workers:
-        raise ValueError(f"batch_size is {config.batch_size}, which {workers} workers cannot share equally")
-    threads = config.threads or max(1, cpus // workers)
-    if threads * workers > cpus:
-        raise ValueError(f"threads is {threads}: {workers} workers would take {threads * workers} of {cpus} CPUs")
-    return Resources(workers, threads, device)
+        raise ValueError(f"workers is {least}, more than the {available} {unit} there are; take 1 to {available}")
+    if least == most and config.batch_size % most:
+        raise ValueError(f"batch_size is {config.batch_size}, which {most} workers cannot share equally")
+    threads = config.threads or max(1, cpus // most)
+    if threads * least > cpus:
+        raise ValueError(f"threads is {threads}: {least} workers would take {threads * least} of {cpus} CPUs")
+    return Resources(least if least == most else (least, most), threads, device)
 
 
 def check(config: RunConfig, say: Callable[[str], None] = print) -> tuple[Resources, ImageSet]:
@@ -98,15 +119,20 @@ def check(config: RunConfig, say: Callable[[str], None] = print) -> tuple[Resour
         plan(config.image_size, config.channels or 1)
     images = load_images(config.data, config.data_config, say)
     config.total_steps(len(images.images))
-    config.model_spec(images.image_size, images.channels)
+    spec = config.model_spec(images.image_size, images.channels)
+    if config.metric in LABEL_METRICS:
+        if images.labels is None or images.test_labels is None:
+            raise ValueError(f"metric is '{config.metric}', which needs labels, and {config.data} has none")
+        if not any(isinstance(code, Categorical) for _, code in spec.latents.items()):
+            raise ValueError(f"metric is '{config.metric}', which needs a categorical code; add cat=K to --codes")
     return wanted, images
 
 
 def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
     """Run a training job to its end on the connected Ray cluster, or on an embedded one.
 
-    Raises ValueError for what can be refused before work starts and TrainingFailed for workers that keep failing.
-    ``listen`` hears every report of rank 0: {"phase": ..., "step": ..., metrics}.
+    Raises ValueError for what can be refused before work starts and TrainingFailed for workers that keep failing and
+    for storage that does. ``listen`` hears every report of rank 0: {"phase": ..., "step": ..., metrics}.
     """
     if config.name is None:
         raise ValueError("name is not set; give the run a --name")
@@ -114,77 +140,163 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
         connect(None)
     listen = listen or (lambda report: None)
     wanted, images = check(config, say=lambda line: listen({"phase": line}))
-    run = RunDirectory.claim(Path(config.storage).expanduser().absolute(), config.name, config.resume)
+    run = RunDirectory.claim(open_storage(config.storage), config.name, config.resume)
     write_config(run, config, images)
+    spec = config.model_spec(images.image_size, images.channels)
+    steps = config.total_steps(len(images.images))
+    listen({
+        "phase": "starting workers", "step": 0,
+        "say": checkpoint_plan(config, steps, checkpoint_bytes(spec), run.folder),
+    })  # fmt: skip
     return launch(config, wanted, run, listen)
 
 
 def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
     """Save the resolved configuration. Raises ValueError where a resumed run was another model."""
     spec = config.model_spec(images.image_size, images.channels).to_dict()
-    if run.config.is_file() and read_json(run.config).get("model") != spec:
-        raise ValueError(f"name '{run.name}' belongs to a model that differs from this one; its config is {run.config}")
-    write_whole(run.config, json.dumps({"model": spec, "run": config.to_dict()}, indent=1))
+    if run.exists and run.read_config().get("model") != spec:
+        raise ValueError(
+            f"name '{run.name}' belongs to a model that differs from this one; its config is {run.folder}/{run.CONFIG}"
+        )
+    run.write_config({"model": spec, "run": config.to_dict()})
+
+
+def log_path(run: RunDirectory) -> Path:
+    """Where Ray's own messages go: beside a run on this machine's disks, else into the user's cache folder."""
+    if run.folder.is_local:
+        return Path(run.folder.path) / "ray.log"
+    return cache_folder() / "logs" / f"{run.name}.log"
 
 
 def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener) -> RunResult:
-    """Start the workers of a checked configuration in a claimed run directory, and wait for them."""
-    connect(run.log)
+    """Start the workers of a checked configuration in a claimed run directory, and wait for them.
+
+    Workers that fail are restarted from the last whole checkpoint, for as long as there are new ones.
+    """
+    log = log_path(run)
+    connect(log)
     if threading.current_thread() is threading.main_thread():
         # A spot machine's notice ends a run as Ctrl-C does; set here since ray.init takes the signal for itself.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    listen({"phase": "starting workers", "step": 0})
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    placed: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
+    board: Any = ray.remote(Board).options(**placed).remote()
+    # Ray Train's own files lie on this machine alone: on shared storage, an outage would end its controller and a
+    # snapshot that was cut short would keep the run from starting. What matters goes through our own store.
+    scratch = tempfile.mkdtemp(prefix="infogan-ray-train-")
+    driver = Driver(board, listen)
+    try:
+        while True:
+            stored = run.get_status().get("stored", 0)
+            error = driver.follow(_trainer(config, wanted, run, board, scratch))
+            if error is None or driver.final.get("phase") in ("interrupted", "failed", "diverged"):
+                break
+            if run.get_status().get("stored", 0) == stored:
+                _set_status(run, "failed", driver.step)
+                raise TrainingFailed(f"{_cause(error)}; the log is {log}")
+            listen({"phase": "starting workers again", "step": driver.step})
+    except KeyboardInterrupt:  # the workers did not manage to say their last words
+        _set_status(run, "interrupted", driver.step)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if ray.is_initialized():
+            ray.kill(board)
+    final = driver.final
+    if final.get("phase") == "failed":
+        _set_status(run, "failed", driver.step)
+        raise TrainingFailed(f"{final['message']}; the log is {log}")
+    return RunResult(run, final.get("phase", "unknown"), final, final.get("message", ""), driver.restarts)
+
+
+def _trainer(config: RunConfig, wanted: Resources, run: RunDirectory, board: Any, scratch: str) -> TorchTrainer:
     data_dir = Path(config.data_dir).expanduser().absolute() if config.data_dir else None
     assert config.data is not None
     data = str(Path(config.data).expanduser().absolute()) if Path(config.data).expanduser().exists() else config.data
     # Workers run in another folder: only absolute paths mean the same there.
     settings = config.to_dict() | {"data": data, "data_dir": data_dir and str(data_dir)}
     use_gpu = wanted.device == "cuda"
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _worker,
-        train_loop_config={"config": settings, "run": str(run.path), "threads": wanted.threads, "board": board},
+        train_loop_config={"config": settings, "run": run.folder.uri, "threads": wanted.threads, "board": board},
         scaling_config=ScalingConfig(
-            num_workers=wanted.workers,
+            num_workers=wanted.workers,  # type: ignore[arg-type]  # a pair is elastic; the annotation is the older one's
             use_gpu=use_gpu,
             resources_per_worker={"CPU": wanted.threads} | ({"GPU": 1} if use_gpu else {}),
         ),
         # A name of its own for each attempt: Ray would take up a run of the same name silently, even a finished one.
         run_config=ray.train.RunConfig(
             name=f"attempt-{uuid.uuid4().hex[:8]}",
-            storage_path=str(run.path / "ray"),
+            storage_path=scratch,
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=WORKER_RESTARTS),
         ),
     )
-    final: dict[str, Any] = {}
-    # Ray Train would take SIGINT over in the main thread, and end the process with code 1 and no word.
-    with ThreadPoolExecutor(1, "ray-train") as pool:
-        fitting = pool.submit(trainer.fit)
-        try:
-            while True:
-                ended = bool(wait([fitting], timeout=POLL_S).done)
-                for report in ray.get(board.drain.remote()):
-                    final.update(report)
-                    listen(report)
-                if ended:
-                    break
-            fitting.result()
-        except ray.train.TrainingFailedError as error:
-            run.set_status("failed", final.get("step", 0))
-            raise TrainingFailed(f"{_cause(error)}; the log is {run.log}") from None
-        except KeyboardInterrupt:
-            ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
-            run.set_status("interrupted", final.get("step", 0))
-            raise
-    ray.kill(board)
-    return RunResult(run, run.get_status()["state"], final, final.get("message", ""))
+
+
+class Driver:
+    """Waits for an attempt, passes on what the workers say, and brings them to a stop on a notice."""
+
+    def __init__(self, board: Any, listen: Listener) -> None:
+        self.board, self.listen = board, listen
+        self.final: dict[str, Any] = {}
+
+    @property
+    def step(self) -> int:
+        return self.final.get("step", 0)
+
+    @property
+    def restarts(self) -> int:
+        return self.final.get("restarts", 0)
+
+    def follow(self, trainer: TorchTrainer) -> BaseException | None:
+        """The error of an attempt, or None. Raises KeyboardInterrupt if the workers did not stop in time."""
+        # Ray Train would take SIGINT over in the main thread, and end the process with code 1 and no word.
+        with ThreadPoolExecutor(1, "ray-train") as pool:
+            fitting = pool.submit(trainer.fit)
+            try:
+                try:
+                    self._listen_to(fitting)
+                except KeyboardInterrupt:
+                    self.listen({"phase": "stopping", "step": self.step, "say": "stopping; once more to stop at once"})
+                    self.board.stop.remote()
+                    self._listen_to(fitting, seconds=LAST_WORDS_S)
+                    if self.final.get("phase") != "interrupted" and not fitting.done():
+                        raise
+            except KeyboardInterrupt:
+                ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
+                raise
+            if self.final.get("phase") == "interrupted" and not fitting.done():
+                ray.shutdown()
+        error = fitting.exception()
+        if isinstance(error, ray.train.TrainingFailedError) or self.final.get("phase") == "interrupted":
+            return error
+        if error is not None:
+            raise error
+        return None
+
+    def _listen_to(self, fitting: Future[Any], seconds: float = float("inf")) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            ended = bool(wait([fitting], timeout=POLL_S).done)
+            for report in ray.get(self.board.drain.remote()):
+                self.final.update(report)
+                self.listen(report)
+            if ended or (seconds < float("inf") and self.final.get("phase") == "interrupted"):
+                return
 
 
 class Board:
-    """Where rank 0 pins its reports and the driver fetches them."""
+    """Where rank 0 pins its reports and the driver fetches them, and where the driver says that it is time to stop."""
 
     def __init__(self) -> None:
         self.reports: list[dict[str, Any]] = []
+        self.starts = 0
+        self.stopping = False
+
+    def enter(self) -> int:
+        """Rank 0 starts; how often it has done so before."""
+        self.starts += 1
+        return self.starts - 1
 
     def pin(self, report: dict[str, Any]) -> None:
         self.reports.append(report)
@@ -193,6 +305,29 @@ class Board:
         reports, self.reports = self.reports, []
         return reports
 
+    def stop(self) -> None:
+        self.stopping = True
+
+    def is_stopping(self) -> bool:
+        return self.stopping
+
+
+class StopWatch:
+    """Asks the board in a thread of its own whether it is time to stop: a step does not wait for the answer."""
+
+    def __init__(self, board: Any) -> None:
+        self._board, self._stopping = board, False
+        threading.Thread(target=self._look, name="stop-watch", daemon=True).start()
+
+    def __call__(self) -> bool:
+        return self._stopping
+
+    def _look(self) -> None:
+        while not self._stopping:
+            with contextlib.suppress(ray.exceptions.RayError):
+                self._stopping = ray.get(self._board.is_stopping.remote(), timeout=10 * STOP_POLL_S)
+            time.sleep(STOP_POLL_S)
+
 
 def _worker(settings: dict[str, Any]) -> None:
     """Runs on every rank."""
@@ -200,25 +335,41 @@ def _worker(settings: dict[str, Any]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(settings["threads"])
     config = RunConfig().override(settings["config"], "the driver")
-    run = RunDirectory(Path(settings["run"]))
+    run = RunDirectory(open_storage(settings["run"]))
     board = settings["board"]
     assert config.data is not None
     images = load_images(config.data, config.data_config, say=lambda line: None)
     # Batch-norm buffers are each rank's own; weights and gradients are kept equal by DDP.
     wrap = (lambda module: DistributedDataParallel(module, broadcast_buffers=False)) if world_size > 1 else None
+    first: dict[str, Any] = {}
+    if rank == 0:
+        first = {"stop": StopWatch(board), "restarts": ray.get(board.enter.remote())}
+    ending: dict[str, Any] = {}
+    pinned = None
     try:
-        for report in run_worker(config, images, run, device=get_device(), rank=rank, world_size=world_size, wrap=wrap):
+        for report in run_worker(
+            config, images, run, device=get_device(), rank=rank, world_size=world_size, wrap=wrap, **first
+        ):
             if rank == 0:
-                board.pin.remote({"phase": report.phase, **report.metrics})
+                about = {"phase": report.phase, "say": report.say, "restarts": first["restarts"]}
+                pinned = board.pin.remote({**about, "world_size": world_size, **report.metrics})
             if report.due:
-                scalars = {k: v for k, v in report.metrics.items() if isinstance(v, (int, float))}
-                where = {"checkpoint": str(report.checkpoint.path)} if report.checkpoint else {}
-                # Ray takes checkpoints only inside its own folder of the attempt: it is told the path, as a metric.
-                ray.train.report(scalars | where)
+                ray.train.report({k: v for k, v in report.metrics.items() if isinstance(v, (int, float))})
     except Diverged as error:  # every rank sees it at the same step; to start again would end the same way
-        if rank == 0:
-            run.set_status("diverged", error.step, quantity=error.quantity)
-            ray.get(board.pin.remote({"phase": "diverged", "step": error.step, "message": str(error)}))
+        ending = {"phase": "diverged", "step": error.step, "message": str(error)}
+    except StorageFailed as error:
+        ending = {"phase": "failed", "message": str(error)}
+    if rank == 0 and ending:
+        pinned = board.pin.remote(ending)
+    if pinned is not None:
+        ray.get(pinned)  # the last word must be there before this worker goes
+
+
+def _set_status(run: RunDirectory, state: str, step: int) -> None:
+    """As far as storage lets it be said."""
+    with contextlib.suppress(StorageError):
+        known = {k: v for k, v in run.get_status().items() if k in ("stored", "restarts", "last_good")}
+        run.set_status(state, step, **known)
 
 
 def connect(log: Path | None) -> None:

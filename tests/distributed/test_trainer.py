@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 
 from infogan_ray import checkpoints, train
 from infogan_ray.runs import RunDirectory, RunExists
+from infogan_ray.storage import open_storage
 
 from ..conftest import tiny_config
 
@@ -28,14 +30,16 @@ def run(npz: Path, tmp_path: Path, **changes: Any) -> tuple[Any, list[dict[str, 
 def test_two_ranks_train_report_and_publish_without_a_restart(npz: Path, tmp_path: Path) -> None:
     result, heard = run(npz, tmp_path, workers=2)
     assert result.state == "finished"
-    assert not [report for report in heard if report["phase"].startswith("resumed")], "no worker was restarted"
+    assert not [report for report in heard if report.get("say", "").startswith("resumed")], "no worker was restarted"
     assert [row["step"] for row in result.run.read_metrics()] == [2, 3, 4, 6]
     state = checkpoints.open_checkpoint(result.run.checkpoints / "step_00000006").state
-    assert state["world_size"] == 2 and result.run.model.is_dir()
+    assert state["world_size"] == 2 and result.run.model.is_file(checkpoints.MANIFEST)
     with pytest.raises(RunExists, match="name 'tiny' is taken"):
         run(npz, tmp_path)
     longer, heard = run(npz, tmp_path, steps=8, resume=True)
-    assert longer.state == "finished" and "resumed from step 6" in [report["phase"] for report in heard]
+    assert longer.state == "finished" and "resumed from step 6; world size 1, before 2" in [
+        report["say"] for report in heard if "say" in report
+    ]
 
 
 def test_with_synchronised_statistics_two_workers_equal_one(npz: Path, tmp_path: Path) -> None:
@@ -60,7 +64,7 @@ def test_divergence_ends_the_run_without_a_restart(npz: Path, tmp_path: Path) ->
     heard: list[dict[str, Any]] = []
     result = train(config, heard.append)
     assert result.state == "diverged" and "at step" in result.message
-    assert not [report for report in heard if report["phase"].startswith("resumed")]
+    assert not [report for report in heard if report.get("say", "").startswith("resumed")]
 
 
 @pytest.mark.parametrize("notice", [signal.SIGINT, signal.SIGTERM])
@@ -80,5 +84,9 @@ def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path,
         assert process.wait(timeout=60) == 130, said
     finally:
         process.kill()
-    assert "infogan: interrupted; go on with: infogan train" in said and "--resume" in said
-    assert RunDirectory(tmp_path / "runs" / "long").get_status()["state"] == "interrupted"
+    told = re.search(r"infogan: interrupted: stopped at step ([\d,]+), which is stored; go on with: (.+)", said)
+    assert told and told[2].startswith("infogan train") and told[2].endswith("--resume"), said
+    run = RunDirectory(open_storage(tmp_path / "runs" / "long"))
+    last = checkpoints.last_whole(run.checkpoints, warn=print)
+    assert last is not None and last.step == int(told[1].replace(",", "")) > 0
+    assert run.get_status()["state"] == "interrupted"
