@@ -81,7 +81,9 @@ class Outbox:
         """Send a checkpoint. Where one still waits, storage gets a few seconds, unless ``hurry``; then it is missed."""
         deadline = time.monotonic() + LONGEST_WAIT_S
         with self._changed:
-            while self._waiting and not (self.trouble or self._failure or hurry() or time.monotonic() > deadline):
+            while self._waiting and time.monotonic() < deadline:
+                if self.trouble or self.missed or self._failure or hurry():
+                    break
                 self._changed.wait(0.2)
             self.missed += self._waiting is not None
             self._waiting = parcel

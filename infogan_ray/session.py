@@ -139,7 +139,7 @@ class FirstRank:
         self.saved_at = state.step
         self.evaluated = start is None or config.metric in start.metrics
         self.diverged: Diverged | None = None
-        self._told = ""
+        self._told = (False, 0)
         self.outbox = Outbox(
             run, step=state.step, keep=config.keep, metric=config.metric,
             max_misses=config.max_missed_checkpoints, restarts=restarts,
@@ -160,9 +160,11 @@ class FirstRank:
 
     def news(self) -> str:
         """What changed about storage since it was last told."""
-        lag = self.outbox.lag
-        changed, self._told = lag != self._told, lag
-        return (lag or f"storage is back; step {self.outbox.stored:,} is stored") if changed else ""
+        now = (bool(self.outbox.trouble), self.outbox.missed)
+        if now == self._told:
+            return ""
+        self._told = now
+        return self.outbox.lag or f"storage is well again; step {self.outbox.stored:,} is stored"
 
     def checkpoint(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Evaluate and hand the checkpoint over; returns what was measured, nothing if asked to stop meanwhile."""

@@ -233,6 +233,9 @@ def _explained(where: str, error: OSError) -> StorageError:
         )
     if re.search(r"NO_SUCH_BUCKET|does not exist|HTTP status 404", text):
         return StorageError(f"{where}: the bucket does not exist", passing=False)
+    if of_aws := re.search(r"AWS Error (.+?) during (\w+) operation:? *(?:curlCode: \d+, )?([^;]*)", text):
+        code, operation, detail = of_aws.groups()
+        text = f"{operation} failed, {code.replace('_', ' ').lower()} ({detail.strip(' .')})"
     return StorageError(f"{where}: {text[:300]}", passing=True)
 
 

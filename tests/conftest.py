@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,11 @@ import torch
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 
+from .servers import CREDENTIALS, Proxy, S3Server, s3_server
+
 torch.set_num_threads(2)
+# A frozen worker is noticed after this many seconds; a minute in earnest.
+ENVIRONMENT_OF_TESTS = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "10"}
 
 
 def tiny_images(count: int = 96, size: int = 16, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -52,12 +58,28 @@ def tiny_config(**changes: object) -> RunConfig:
 
 
 @pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One real S3 server for all tests that need it; its credentials are in the environment."""
+    os.environ.update(CREDENTIALS)
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(s3: S3Server) -> Iterator[Proxy]:
+    """In front of the S3 server; misbehaves on demand."""
+    proxy = Proxy(s3.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One embedded local Ray for all tests that need it."""
+    """One embedded local Ray for all tests that need it. Its workers have the S3 server's credentials."""
     import ray
 
-    from infogan_ray.distributed.trainer import connect
-
-    connect(None)
+    os.environ.update(CREDENTIALS)
+    os.environ.update(ENVIRONMENT_OF_TESTS)
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()

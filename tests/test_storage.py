@@ -9,6 +9,8 @@ import pytest
 
 from infogan_ray.storage import StorageError, guarded, open_storage, patiently
 
+from .servers import Proxy
+
 ODD_NAMES = ["a b", "größe", "100%", "a;b", "a#b", "a?b", "run-1", "run-10", "%20"]
 
 
@@ -31,6 +33,44 @@ def test_odd_names_round_trip_in_a_folder(tmp_path: Path, name: str) -> None:
 def test_odd_names_survive_an_object_store_uri(name: str) -> None:
     storage = open_storage("s3://bucket/runs?region=eu-west-1") / name
     assert open_storage(storage.uri).path == storage.path == f"bucket/runs/{name}"
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "a+b", "a&b=c"])
+def test_odd_names_round_trip_in_a_real_object_store(proxy: Proxy, name: str) -> None:
+    storage = open_storage(proxy.uri("odd")) / name
+    storage.write("x y", b"one")
+    storage.write("x y", b"two")
+    assert open_storage(storage.uri).read("x y") == b"two"
+    assert [entry.name for entry in storage.entries()] == ["x y"] and storage.is_file("x y")
+    assert name in [entry.name for entry in storage.parent.entries()]
+    storage.delete("x y")
+    storage.delete("x y")
+    storage.delete_all()
+    assert not storage.exists("x y") and storage.entries() == []
+
+
+def test_names_that_begin_alike_do_not_share_a_fate_in_an_object_store(proxy: Proxy) -> None:
+    runs = open_storage(proxy.uri("alike"))
+    for name in ("run-1", "run-10"):
+        (runs / name).write("x", name.encode())
+    (runs / "run-1").delete_all()
+    assert [entry.name for entry in runs.entries()] == ["run-10"] and (runs / "run-10").read("x") == b"run-10"
+    assert open_storage(proxy.uri("//alike//run-10/")).read("x") == b"run-10"
+
+
+def test_what_an_object_store_refuses_is_said_in_a_line(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = proxy.uri("refused")
+    with pytest.raises(FileNotFoundError):
+        open_storage(uri).read("absent")
+    proxy.become("reset")
+    with pytest.raises(StorageError, match="HeadObject failed, network connection") as away:
+        open_storage(uri).patient(1).read("absent")
+    assert away.value.passing and "\n" not in str(away.value)
+    proxy.become("well")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match="refuses the credentials of the environment") as refused:
+        open_storage(uri).write("x", b"")
+    assert not refused.value.passing
 
 
 def test_endpoints_come_from_the_uri_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

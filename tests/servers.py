@@ -1,0 +1,163 @@
+"""A real S3 server on loopback (SeaweedFS) and a proxy in front of it that misbehaves on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pyarrow.fs as pafs
+
+KEY, SECRET, BUCKET = "test-key", "test-secret-0123456789", "bucket"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+STARTS_WITHIN_S = 60
+
+Mode = Literal["well", "503", "reset", "hang", "cut"]
+
+
+class S3Server:
+    """``weed server -s3`` with keys and one bucket. The port stays over ``kill`` and ``start``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port, *self._others = free_ports(4)
+        identity = {"name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        master, volume, filer = self._others
+        weed = Path(sysconfig.get_path("scripts")) / "weed"
+        command = [
+            str(weed), "server", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
+            f"-s3.config={self.folder}/s3.json", f"-s3.port={self.port}", f"-master.port={master}",
+            f"-volume.port={volume}", f"-filer.port={filer}", "-master.telemetry=false", "-volume.max=100",
+            "-s3.port.lance=0", "-s3.port.iceberg=0",  # else these two listen on fixed ports
+        ]  # fmt: skip
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        client = pafs.S3FileSystem(
+            access_key=KEY, secret_key=SECRET, endpoint_override=f"127.0.0.1:{self.port}", scheme="http",
+            region="us-east-1", allow_bucket_creation=True, connect_timeout=1, request_timeout=5,
+        )  # fmt: skip
+        deadline = time.monotonic() + STARTS_WITHIN_S
+        while True:
+            try:
+                client.create_dir(BUCKET)
+                return
+            except OSError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise
+            time.sleep(0.3)
+
+    def kill(self) -> None:
+        """At once: a polite end takes it half a minute, and what it holds is thrown away."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[S3Server]:
+    server = S3Server(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Proxy:
+    """Forwards TCP to a port: well, or with an HTTP 503, a reset, silence, or a reset within the next upload."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.mode: Mode = "well"
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._listener.getsockname()[1]
+        self._open: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def uri(self, prefix: str) -> str:
+        return f"s3://{BUCKET}/{prefix}?endpoint_override=127.0.0.1:{self.port}&scheme=http&region=us-east-1"
+
+    def become(self, mode: Mode) -> None:
+        self.mode = mode
+        for connection in list(self._open):
+            self._reset(connection)
+
+    def close(self) -> None:
+        self.become("reset")
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._open.add(connection)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        with contextlib.suppress(OSError), near:
+            if self.mode == "reset":
+                self._reset(near)
+            elif self.mode == "hang":
+                while self.mode == "hang" and near in self._open:
+                    time.sleep(0.1)
+            elif self.mode == "503":
+                near.recv(65536)
+                near.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            else:
+                with socket.create_connection(("127.0.0.1", self.target)) as far:
+                    self._forward(near, far)
+        self._open.discard(near)
+
+    def _forward(self, near: socket.socket, far: socket.socket) -> None:
+        sent = 0
+        while True:
+            for source in select.select([near, far], [], [], 1)[0]:
+                content = source.recv(65536)
+                if not content:
+                    return
+                (far if source is near else near).sendall(content)
+                sent += len(content) if source is near else 0
+                if self.mode == "cut" and sent > 200_000:
+                    self._reset(near)
+                    return
+            if near not in self._open:
+                return
+
+    def _reset(self, connection: socket.socket) -> None:
+        self._open.discard(connection)
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close() sends RST
+            connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Below 50,000, since the server's gRPC ports are these plus 10,000."""
+    ports: list[int] = []
+    while len(ports) < count:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port < 50_000 and port not in ports:
+            ports.append(port)
+    return ports
