@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import re
 import shlex
 import sys
@@ -90,6 +91,9 @@ def train(arguments: list[str]) -> int:
     try:
         with display.TrainDisplay(config.steps) as shown:
             result = trainer.train(config, shown)
+    except trainer.HeadLost as error:
+        _warn(f"{error}. Go on with: {_resume_command(config)}")
+        os._exit(FAILED)  # an orderly end would wait for the dead head, and then print Ray's own traces
     except trainer.TrainingFailed as error:
         raise Failed(f"{error}. Go on with: {_resume_command(config)}") from None
     except KeyboardInterrupt:

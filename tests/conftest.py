@@ -78,8 +78,9 @@ def ray_cluster() -> Iterator[None]:
     """One embedded local Ray for all tests that need it. Its workers have the S3 server's credentials."""
     import ray
 
-    os.environ.update(CREDENTIALS)
-    os.environ.update(ENVIRONMENT_OF_TESTS)
+    from infogan_ray.distributed.trainer import ENVIRONMENT
+
+    os.environ.update(CREDENTIALS | ENVIRONMENT | ENVIRONMENT_OF_TESTS)
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()

@@ -18,7 +18,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +46,14 @@ from infogan_ray.training import Diverged, checkpoint_bytes
 
 POLL_S = 0.3
 STOP_POLL_S = 0.5
+HEAD_POLL_S, HEAD_SILENT_S = 2.0, 45.0
+ENDINGS = ("finished", "interrupted", "failed", "diverged")
 LAST_WORDS_S = 10.0  # how long the driver waits, after a notice, for the workers' last checkpoint
 WORKER_RESTARTS = 3  # without a new checkpoint in between
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll (2 s by default)
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a frozen worker would be waited for for ten minutes
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # of dead or frozen workers it would be waited for for 30 s
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 
@@ -60,6 +62,10 @@ Listener = Callable[[dict[str, Any]], None]
 
 class TrainingFailed(Exception):
     """The workers failed more often than they are restarted, or storage did; the message has the cause and the log."""
+
+
+class HeadLost(TrainingFailed):
+    """Ray's head has died. Nothing can be asked of Ray in this process any more, not even to shut down."""
 
 
 @dataclass(frozen=True)
@@ -189,24 +195,29 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
         while True:
             stored = run.get_status().get("stored", 0)
             error = driver.follow(_trainer(config, wanted, run, board, scratch))
-            if error is None or driver.final.get("phase") in ("interrupted", "failed", "diverged"):
+            if error is None or driver.phase in ENDINGS:
                 break
             if run.get_status().get("stored", 0) == stored:
                 _set_status(run, "failed", driver.step)
                 raise TrainingFailed(f"{_cause(error)}; the log is {log}")
             listen({"phase": "starting workers again", "step": driver.step})
+    except HeadLost as error:
+        _set_status(run, "failed", driver.step)
+        raise HeadLost(f"{error}; the log is {log}") from None
     except KeyboardInterrupt:  # the workers did not manage to say their last words
         _set_status(run, "interrupted", driver.step)
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        if ray.is_initialized():
+        if ray.is_initialized() and not driver.head.lost:
             ray.kill(board)
     final = driver.final
-    if final.get("phase") == "failed":
+    if driver.phase == "failed":
         _set_status(run, "failed", driver.step)
         raise TrainingFailed(f"{final['message']}; the log is {log}")
-    return RunResult(run, final.get("phase", "unknown"), final, final.get("message", ""), driver.restarts)
+    if driver.phase not in ENDINGS:
+        raise TrainingFailed(f"the workers ended at step {driver.step:,} without a word; the log is {log}")
+    return RunResult(run, driver.phase, final, final.get("message", ""), driver.restarts)
 
 
 def _trainer(config: RunConfig, wanted: Resources, run: RunDirectory, board: Any, scratch: str) -> TorchTrainer:
@@ -239,6 +250,7 @@ class Driver:
     def __init__(self, board: Any, listen: Listener) -> None:
         self.board, self.listen = board, listen
         self.final: dict[str, Any] = {}
+        self.head = HeadWatch()
 
     @property
     def step(self) -> int:
@@ -248,41 +260,96 @@ class Driver:
     def restarts(self) -> int:
         return self.final.get("restarts", 0)
 
-    def follow(self, trainer: TorchTrainer) -> BaseException | None:
-        """The error of an attempt, or None. Raises KeyboardInterrupt if the workers did not stop in time."""
-        # Ray Train would take SIGINT over in the main thread, and end the process with code 1 and no word.
-        with ThreadPoolExecutor(1, "ray-train") as pool:
-            fitting = pool.submit(trainer.fit)
-            try:
-                try:
-                    self._listen_to(fitting)
-                except KeyboardInterrupt:
-                    self.listen({"phase": "stopping", "step": self.step, "say": "stopping; once more to stop at once"})
-                    self.board.stop.remote()
-                    self._listen_to(fitting, seconds=LAST_WORDS_S)
-                    if self.final.get("phase") != "interrupted" and not fitting.done():
-                        raise
-            except KeyboardInterrupt:
-                ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
-                raise
-            if self.final.get("phase") == "interrupted" and not fitting.done():
-                ray.shutdown()
-        error = fitting.exception()
-        if isinstance(error, ray.train.TrainingFailedError) or self.final.get("phase") == "interrupted":
-            return error
-        if error is not None:
-            raise error
-        return None
+    @property
+    def phase(self) -> str:
+        return self.final.get("phase", "")
 
-    def _listen_to(self, fitting: Future[Any], seconds: float = float("inf")) -> None:
+    def follow(self, trainer: TorchTrainer) -> BaseException | None:
+        """The error of an attempt, or None.
+
+        Raises HeadLost, and KeyboardInterrupt if the workers did not write their last checkpoint in time.
+        """
+        fitting = Fitting(trainer)
+        try:
+            self._listen_to(fitting)
+        except KeyboardInterrupt:
+            self.listen({"phase": "stopping", "step": self.step, "say": "stopping; once more to stop at once"})
+            self.board.stop.remote()
+            try:
+                self._listen_to(fitting, seconds=LAST_WORDS_S)
+            finally:
+                if not fitting.ended.is_set():
+                    ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
+            if not fitting.ended.is_set() and self.phase != "interrupted":
+                raise
+        if self.phase in ENDINGS:
+            return fitting.error
+        died = isinstance(fitting.error, ray.exceptions.RayError)  # Ray Train's controller, or all of Ray with it
+        if self.head.lost or (died and not self.head.answers()):
+            raise HeadLost(
+                f"Ray's head has not answered for {HEAD_SILENT_S:.0f} s, at step {self.step:,}; what is stored is whole"
+            )
+        if fitting.error is None or died or isinstance(fitting.error, ray.train.TrainingFailedError):
+            return fitting.error
+        raise fitting.error
+
+    def _listen_to(self, fitting: Fitting, seconds: float = float("inf")) -> None:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            ended = bool(wait([fitting], timeout=POLL_S).done)
-            for report in ray.get(self.board.drain.remote()):
-                self.final.update(report)
-                self.listen(report)
-            if ended or (seconds < float("inf") and self.final.get("phase") == "interrupted"):
+        while time.monotonic() < deadline and not self.head.lost:
+            ended = fitting.ended.wait(POLL_S)
+            with contextlib.suppress(ray.exceptions.RayError):  # the head watch knows whether that is the end
+                for report in ray.get(self.board.drain.remote(), timeout=HEAD_SILENT_S):
+                    self.final.update(report)
+                    self.listen(report)
+            if ended or (seconds < float("inf") and self.phase == "interrupted"):
                 return
+
+
+class Fitting(threading.Thread):
+    """``trainer.fit`` in a thread: in the main one Ray Train takes SIGINT over, and ends the process without a word.
+
+    A daemon: if Ray's head dies it never returns.
+    """
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(name="ray-train", daemon=True)
+        self.trainer, self.ended = trainer, threading.Event()
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.trainer.fit()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.ended.set()
+
+
+class HeadWatch:
+    """Notices that Ray's head has died, before Ray itself ends this process without a readable word (60 s)."""
+
+    def __init__(self) -> None:
+        self._heard = time.monotonic()
+        threading.Thread(target=self._look, name="head-watch", daemon=True).start()
+
+    @property
+    def lost(self) -> bool:
+        return time.monotonic() - self._heard > HEAD_SILENT_S
+
+    def answers(self) -> bool:
+        """Wait for its next answer; false if it is lost."""
+        since = time.monotonic()
+        while self._heard < since and not self.lost:
+            time.sleep(POLL_S)
+        return self._heard >= since
+
+    def _look(self) -> None:
+        while ray.is_initialized():
+            with contextlib.suppress(Exception):  # whatever it is, the head did not answer
+                ray.nodes()
+                self._heard = time.monotonic()
+            time.sleep(HEAD_POLL_S)
 
 
 class Board:

@@ -36,10 +36,6 @@ def test_two_ranks_train_report_and_publish_without_a_restart(npz: Path, tmp_pat
     assert state["world_size"] == 2 and result.run.model.is_file(checkpoints.MANIFEST)
     with pytest.raises(RunExists, match="name 'tiny' is taken"):
         run(npz, tmp_path)
-    longer, heard = run(npz, tmp_path, steps=8, resume=True)
-    assert longer.state == "finished" and "resumed from step 6; world size 1, before 2" in [
-        report["say"] for report in heard if "say" in report
-    ]
 
 
 def test_with_synchronised_statistics_two_workers_equal_one(npz: Path, tmp_path: Path) -> None:

@@ -1,0 +1,188 @@
+"""Kills at any moment, on a real local Ray: what was stored is whole, and the end is the same. Run: make test-ray"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from infogan_ray import checkpoints, train
+from infogan_ray.config import RunConfig
+from infogan_ray.data import DataConfig, load_images
+from infogan_ray.runs import RunDirectory
+from infogan_ray.storage import open_storage
+
+from ..conftest import tiny_config
+from ..servers import Proxy
+from ..test_training import run_alone
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+STEPS, EVERY = 500, 50
+LONG: dict[str, Any] = {"steps": STEPS, "checkpoint_every": EVERY, "keep": 20}
+
+
+def digest(run: RunDirectory, step: int = STEPS) -> str:
+    """SHA-256 over all tensors of a checkpoint: weights, averages, buffers and optimiser moments."""
+    found = checkpoints.open_checkpoint(run.checkpoints / f"step_{step:08d}")
+    tensors = found.model_tensors() | {f"training.{k}": v for k, v in found.training_tensors().items()}
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode() + tensors[name].numpy().tobytes())
+    return total.hexdigest()
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    return [p for p in psutil.Process(pid).children(recursive=True) if "RayTrainWorker" in p.name()]
+
+
+class Harm:
+    """A listener that does something to a run at given steps, once each, and remembers what it heard."""
+
+    def __init__(self, at: dict[int, Callable[[], None]]) -> None:
+        self.at, self.heard = at, list[dict[str, Any]]()
+
+    def __call__(self, report: dict[str, Any]) -> None:
+        self.heard.append(report)
+        for step in [step for step in self.at if report.get("step", 0) >= step]:
+            self.at.pop(step)()
+
+    @property
+    def said(self) -> list[str]:
+        return [report["say"] for report in self.heard if report.get("say")]
+
+
+def kill(count: int | None = None, how: signal.Signals = signal.SIGKILL) -> None:
+    for process in workers_of(os.getpid())[:count]:
+        os.kill(process.pid, how)
+
+
+@pytest.fixture
+def bars(npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    return lambda **changes: tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **changes)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_killed_workers_are_replaced_and_the_bits_are_those_of_an_undisturbed_run(bars: Any) -> None:
+    """First one of two workers, then both."""
+    harm = Harm({80: lambda: kill(1), 250: kill})
+    disturbed = train(bars(workers=2, name="disturbed", **LONG), harm)
+    calm = train(bars(workers=2, name="calm", **LONG))
+    assert disturbed.state == "finished" and disturbed.restarts == 2
+    assert [line for line in harm.said if line.startswith("resumed from step") and "restart 2 of" in line]
+    assert digest(disturbed.run) == digest(calm.run)
+    steps = [row["step"] for row in disturbed.run.read_metrics()]
+    assert steps == [row["step"] for row in calm.run.read_metrics()], "every step once, in order"
+    assert disturbed.run.get_status()["restarts"] == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_world_may_change_its_size_between_attempts(bars: Any) -> None:
+    """2, then 1, then 3 workers: the same global batch, and counters that only rise."""
+    for workers, steps in ((2, 6), (1, 9), (3, 12)):
+        config = bars(workers=workers, steps=steps, batch_size=18, resume=workers != 2)
+        result = train(config)
+        assert result.state == "finished"
+        state = checkpoints.open_checkpoint(result.run.checkpoints / f"step_{steps:08d}").state
+        assert (state["world_size"], state["step"]) == (workers, steps)
+    rows = list(result.run.read_metrics())
+    assert [row["step"] for row in rows] == [2, 3, 4, 6, 8, 9, 10, 12]
+    assert {row["step"] / row["epoch"] for row in rows} == {4.0}, "18 images of 76 a step throughout"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_elastic_run_takes_the_workers_there_are(bars: Any) -> None:
+    harm = Harm({})
+    result = train(bars(workers="1:6", steps=6), harm)
+    assert result.state == "finished"
+    state = checkpoints.open_checkpoint(result.run.checkpoints / "step_00000006").state
+    assert state["world_size"] == 4, "the cluster of these tests has four CPUs; a batch of 16 is shared by any number"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_frozen_worker_is_noticed_and_replaced(bars: Any) -> None:
+    frozen: list[psutil.Process] = []
+
+    def freeze() -> None:
+        frozen.extend(workers_of(os.getpid()))
+        kill(how=signal.SIGSTOP)
+
+    harm = Harm({150: freeze})
+    result = train(bars(steps=400, checkpoint_every=100), harm)
+    assert result.state == "finished" and result.restarts == 1
+    assert len(frozen) == 1 and not frozen[0].is_running()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_killed_while_s3_is_away_goes_on_when_it_is_back(bars: Any, proxy: Proxy) -> None:
+    def kill_in_an_outage() -> None:
+        proxy.become("503")
+        kill()
+
+    harm = Harm({150: kill_in_an_outage})
+    threading.Timer(40, proxy.become, ["well"]).start()
+    config = dataclasses.replace(bars(steps=300, checkpoint_every=100), storage=proxy.uri("runs"))
+    result = train(config, harm)
+    assert result.state == "finished" and result.restarts == 1
+    assert checkpoints.last_whole(result.run.checkpoints, warn=pytest.fail).step == 300  # type: ignore[union-attr]
+
+
+def test_a_killed_driver_and_a_killed_head_are_resumed_to_the_same_bits(npz: Path, tmp_path: Path) -> None:
+    """In processes of their own, each with an embedded Ray: the driver dies in the first, Ray's head in the second."""
+    program = "from infogan_ray.distributed import trainer; trainer.HEAD_SILENT_S = 10.0; "  # 45 in earnest
+    program += "from infogan_ray.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", program, "train"]
+    command += ["--data", str(npz), "--storage", str(tmp_path), "--name", "run", "--steps", str(STEPS)]
+    command += ["--codes", "noise=4 cat=3 uniform=1", "--batch-size", "16", "--checkpoint-every", str(EVERY)]
+    command += ["--threads", "1", "--network.width", "8", "--evaluation.samples", "200", "--keep", "20"]
+    command += ["--device", "cpu", "--precision", "fp32", "--log-every", "2"]
+    run = RunDirectory(open_storage(tmp_path / "run"))
+
+    def until(step: int, more: list[str], harm: Callable[[psutil.Process], None]) -> tuple[int, str]:
+        process = subprocess.Popen(command + more, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        family = psutil.Process(process.pid)
+        known: list[psutil.Process] = []
+        try:
+            while process.poll() is None and run.get_status().get("stored", 0) < step:
+                known = family.children(recursive=True)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.05)
+            harm(family)
+            _, said = process.communicate(timeout=120)
+            psutil.wait_procs(known, timeout=30)
+            return process.returncode, said
+        finally:
+            for survivor in [*known, family]:
+                if survivor.is_running():
+                    survivor.kill()
+
+    def kill_head(driver: psutil.Process) -> None:
+        for process in driver.children(recursive=True):
+            process.kill()
+
+    code, _ = until(100, [], lambda driver: driver.kill())
+    assert code == -signal.SIGKILL
+    code, said = until(300, ["--resume"], kill_head)
+    assert code == 1 and said.strip().splitlines()[-1].startswith("infogan: "), said
+    assert "Ray's head has not answered" in said and "Traceback" not in said and "--resume" in said
+    code, said = until(STEPS + 1, ["--resume"], lambda driver: None)
+    assert code == 0, said
+
+    torch.set_num_threads(1)
+    try:
+        calm, _ = run_alone(tiny_config(**LONG), load_images(str(npz), DataConfig()), tmp_path / "calm")
+    finally:
+        torch.set_num_threads(2)
+    assert digest(run) == digest(calm)
