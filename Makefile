@@ -24,7 +24,8 @@ check: setup
 	$(BIN)/mypy
 
 test: setup
-	$(BIN)/pytest -m 'not ray'
+	$(BIN)/pytest -m 'not ray and not s3'
+	$(BIN)/pytest -m 's3 and not ray'
 	$(BIN)/pytest -m ray
 
 test-ray: setup

@@ -22,6 +22,13 @@ torch.set_num_threads(2)
 ENVIRONMENT_OF_TESTS = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "10"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for the S3 server is marked, so that ``-m 'not s3 and not ray'`` starts no server."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "s3" in item.fixturenames:
+            item.add_marker("s3")
+
+
 def tiny_images(count: int = 96, size: int = 16, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Bright bars at one of three heights: uint8 (N, H, W) and the height's number as label."""
     rng = np.random.default_rng(0)
@@ -42,6 +49,10 @@ def npz(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def image_set() -> ImageSet:
+    return make_image_set()
+
+
+def make_image_set() -> ImageSet:
     images, labels = tiny_images()
     tensor = torch.from_numpy(images).unsqueeze(1)
     return ImageSet("bars", tensor, torch.from_numpy(labels), tensor[:30], torch.from_numpy(labels[:30]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from infogan_ray.model import load
 from infogan_ray.runs import STALE_AFTER_S, RunDirectory
 from infogan_ray.storage import Storage, open_storage
 
-from .conftest import tiny_config
+from .conftest import make_image_set, tiny_config
 from .servers import Proxy
 from .test_checkpoints import Bomb
 from .test_outbox import run_on
@@ -27,9 +28,17 @@ from .test_training import run_alone
 FALSE_HEADER = b"\xff\xff\xff\xff\xff\xff\xff\x7f" + b"{}"
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run, made once."""
+    path = tmp_path_factory.mktemp("finished") / "tiny"
+    run_alone(tiny_config(), make_image_set(), path)
+    return path
+
+
 @pytest.fixture
-def run(image_set: ImageSet, tmp_path: Path) -> RunDirectory:
-    return run_alone(tiny_config(), image_set, tmp_path / "store" / "tiny")[0]
+def run(finished: Path, tmp_path: Path) -> RunDirectory:
+    return RunDirectory(open_storage(shutil.copytree(finished, tmp_path / "store" / "tiny")))
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
