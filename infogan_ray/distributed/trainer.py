@@ -443,6 +443,8 @@ def connect(log: Path | None) -> None:
     """Join the cluster of $RAY_ADDRESS, or start an embedded one. Ray's own messages go to ``log``."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     if not ray.is_initialized():
+        # What the raylet says of dead workers would land on stdout, between the lines of --json.
+        ray._private.worker._worker_logs_enabled = False
         dashboard = None if os.environ.get("RAY_ADDRESS") else False  # an embedded cluster for Train alone needs none
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)

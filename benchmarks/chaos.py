@@ -1,0 +1,261 @@
+"""What survives what: kills of workers, kills in the middle of uploads, a storage that is away. Prints a table.
+
+    python -m benchmarks.chaos                      # all of it, about 20 minutes on two cores
+    python -m benchmarks.chaos --kills 3 --uploads 20 --outage 10 --json chaos.json
+
+Real parts: MNIST, an embedded Ray with two workers, SIGKILL, and an S3 server on loopback that is itself killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from tests.servers import BUCKET, CREDENTIALS, S3Server, s3_server
+
+EVERY = 100
+KIB = 1024
+UPLOAD_BYTES = 6 * 1024 * KIB
+
+
+@dataclass
+class Chaos:
+    """Break things, and count what is lost."""
+
+    kills: int = 20
+    """SIGKILLs of workers in one run."""
+    uploads: int = 200
+    """SIGKILLs of a writer in the middle of an upload to S3."""
+    outage: float = 30.0
+    """Seconds for which the S3 server is dead."""
+    seed: int = 0
+    json: Path | None = None
+    """File for the figures."""
+
+
+def main() -> int:
+    given = tyro.cli(Chaos)
+    random.seed(given.seed)
+    os.environ.update(CREDENTIALS)
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="infogan-chaos-") as folder, s3_server(Path(folder) / "s3") as server:
+        figures |= kills_in_uploads(server, given.uploads)
+        figures |= kills_of_workers(Path(folder), given.kills)
+        figures |= outage(server, given.outage)
+    print("| what | figure |\n|---|---|")
+    for name, value in figures.items():
+        print(f"| {name} | {value} |")
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------- kills of workers
+
+
+def config(storage: str, name: str, steps: int) -> Any:
+    """MNIST on a narrow network: steps are short, so that many intervals fit into minutes."""
+    from infogan_ray.config import preset
+
+    small = {"network": {"width": 16}, "evaluation": {"samples": 1000, "labelled": 1000}, "log_every": 5}
+    run = preset("mnist").override(small, "chaos")
+    return dataclasses.replace(
+        run, storage=storage, name=name, steps=steps, checkpoint_every=EVERY, keep=3, workers=2, threads=1,
+        device="cpu", precision="fp32",
+    )  # fmt: skip
+
+
+class Killer:
+    """A listener that kills a random worker at random steps, one in each interval, and keeps the time."""
+
+    def __init__(self, steps: list[int]) -> None:
+        self.waiting, self.reached = steps, 0
+        self.killed_at: float | None = None
+        self.recoveries: list[float] = []
+        self.lost: list[int] = []
+
+    def __call__(self, report: dict[str, Any]) -> None:
+        from tests.harm import workers_of
+
+        step = report.get("step", 0)
+        if report.get("say"):
+            say(report["say"])
+        if self.killed_at is not None and report.get("say", "").startswith("resumed from step"):
+            self.lost.append(self.reached - step)
+            self.reached = step
+        elif self.killed_at is not None and "d_loss" in report and len(self.lost) > len(self.recoveries):
+            self.recoveries.append(time.monotonic() - self.killed_at)
+            self.killed_at = None
+        self.reached = max(self.reached, step)
+        if self.killed_at is None and self.waiting and step >= self.waiting[0]:
+            self.waiting.pop(0)
+            time.sleep(random.uniform(0, 0.3))  # anywhere in a step, an evaluation or an upload
+            victim = random.choice(workers_of(os.getpid()))
+            self.killed_at = time.monotonic()
+            victim.kill()
+            say(f"killed a worker near step {step}")
+
+
+def kills_of_workers(folder: Path, kills: int) -> dict[str, Any]:
+    from infogan_ray import train
+    from tests.harm import digest
+
+    steps = EVERY * (kills + 2)
+    killer = Killer([EVERY * (i + 1) + random.randrange(EVERY) for i in range(kills)])
+    started = time.monotonic()
+    disturbed = train(config(str(folder / "runs"), "disturbed", steps), killer)
+    took = time.monotonic() - started
+    say(f"{disturbed.state} after {took:.0f} s; now the same without kills")
+    started = time.monotonic()
+    calm = train(config(str(folder / "runs"), "calm", steps))
+    calm_took = time.monotonic() - started
+    hashes = [digest(result.run, steps)[:16] for result in (disturbed, calm)]
+    return {
+        "SIGKILLs of workers in one run of two workers": kills,
+        "recoveries": len(killer.recoveries),
+        "restarts counted by the run": disturbed.restarts,
+        "run ended": f"{disturbed.state}, {steps} steps in {took:.0f} s; without kills {calm_took:.0f} s",
+        f"steps lost, median and most (interval {EVERY})": f"{statistics.median(killer.lost):.0f}, {max(killer.lost)}",
+        "seconds from kill to training, median and most": (
+            f"{statistics.median(killer.recoveries):.1f}, {max(killer.recoveries):.1f}"
+        ),
+        "SHA-256 of the final tensors with kills": hashes[0],
+        "SHA-256 of the final tensors without": hashes[1],
+    }
+
+
+# -------------------------------------------------------------------------------------------------- kills in uploads
+
+
+def upload(uri: str, step: int, started: Any) -> None:
+    """One writer: a checkpoint of some megabytes."""
+    import torch
+
+    from infogan_ray import checkpoints
+    from infogan_ray.runs import step_name
+    from infogan_ray.storage import open_storage
+
+    generator = torch.Generator().manual_seed(step)
+    model, training = (torch.randn(UPLOAD_BYTES // 8, generator=generator) for _ in range(2))
+    files = checkpoints.pack(step, {"x": model}, {"x": training}, {"metrics": {"mi_fraction": step}})
+    folder = open_storage(uri) / step_name(step)
+    folder.entries()  # the client is ready
+    started.set()
+    checkpoints.seal(folder, files)
+
+
+def kills_in_uploads(server: S3Server, kills: int) -> dict[str, Any]:
+    """Writers are killed at random moments of their upload; after each, a reader looks at what there is."""
+    from infogan_ray import checkpoints
+    from infogan_ray.storage import open_storage
+
+    uri = f"s3://{BUCKET}/uploads?endpoint_override=127.0.0.1:{server.port}&scheme=http&region=us-east-1"
+    store = open_storage(uri)
+    context = multiprocessing.get_context("forkserver")  # a clean process each, with torch imported once
+    context.set_forkserver_preload(["infogan_ray.checkpoints", "infogan_ray.storage", "torch"])
+    whole_took = statistics.median(one_upload(context, uri, step, None)[1] for step in range(1, 6))
+    say(f"an upload takes {whole_took:.2f} s when nobody kills it")
+    in_the_middle = bad = listed = 0
+    step = 5
+    while in_the_middle < kills:
+        step += 1
+        killed, _ = one_upload(context, uri, step, random.uniform(0, 1.1 * whole_took))
+        in_the_middle += killed
+        good, _ = checkpoints.list_checkpoints(store, thorough=False)
+        for checkpoint in good[-3:]:
+            listed += 1
+            try:
+                checkpoint.manifest.verify()
+            except checkpoints.BadCheckpoint as error:
+                bad += 1
+                say(f"BAD: {error}")
+        last = checkpoints.last_whole(store, warn=say)
+        bad += last is None or last.name != good[-1].name
+        for old in good[:-3]:
+            checkpoints.discard(old.folder)
+        if step % 50 == 0:
+            say(f"{in_the_middle} writers killed in the middle of {step - 5}")
+    unfinished = len(checkpoints.list_checkpoints(store, thorough=False)[1])
+    orphans = len(checkpoints.discard_orphans(store))
+    return {
+        "SIGKILLs in the middle of an upload to S3": in_the_middle,
+        "bad checkpoints listed or loaded": f"{bad} of {listed} looked at",
+        "half-written folders found and cleared away": f"{orphans} of {unfinished}",
+    }
+
+
+def one_upload(context: Any, uri: str, step: int, kill_after: float | None) -> tuple[bool, float]:
+    """Whether the writer was killed before its end, and how long it took."""
+    started = context.Event()
+    writer = context.Process(target=upload, args=(uri, step, started))
+    writer.start()
+    started.wait(60)
+    begun = time.monotonic()
+    writer.join(kill_after)
+    if writer.is_alive():
+        writer.kill()
+        writer.join()
+    return writer.exitcode != 0, time.monotonic() - begun
+
+
+# ------------------------------------------------------------------------------------------------------------ outage
+
+
+def outage(server: S3Server, seconds: float) -> dict[str, Any]:
+    """The S3 server is killed in the middle of a run, and started again."""
+    from infogan_ray import checkpoints, train
+
+    reported: list[str] = []
+    times: dict[str, float] = {}
+
+    def away() -> None:
+        server.kill()
+        times["down"] = time.monotonic()
+        time.sleep(seconds)
+        server.start()
+        times["up"] = time.monotonic()
+
+    thread = threading.Thread(target=away)
+    steps_while_down: list[int] = []
+
+    def listen(report: dict[str, Any]) -> None:
+        if report.get("say"):
+            say(report["say"])
+            reported.append(report["say"])
+        if report.get("step", 0) >= 250 and not thread.ident:
+            thread.start()
+        if "down" in times and "up" not in times and "d_loss" in report:
+            steps_while_down.append(report["step"])
+
+    uri = f"s3://{BUCKET}/runs?endpoint_override=127.0.0.1:{server.port}&scheme=http&region=us-east-1"
+    result = train(config(uri, "outage", 1500), listen)
+    thread.join()
+    good, bad = checkpoints.list_checkpoints(result.run.checkpoints)
+    span = steps_while_down[-1] - steps_while_down[0] if steps_while_down else 0
+    told = sum("away" in line for line in reported)
+    return {
+        "S3 server killed and away for": f"{times['up'] - times['down']:.0f} s, its start included",
+        "the run": f"{result.state}; {span} steps trained meanwhile, {told} lines said so",
+        "checkpoints at its end": f"{len(good)} whole, {len(bad)} bad, the last of step {good[-1].step}",
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
