@@ -1,8 +1,8 @@
 """A run under Ray Train: RunConfig -> TorchTrainer with N workers, progress to the caller, errors in one line.
 
-Each worker runs ``session.run_worker``. Rank 0 writes checkpoints through our own store, verified, and tells Ray Train
-only where they are; on a restart the workers read the store, not Ray's memory of it. Live progress goes through a
-small actor without a barrier, since ``ray.train.report`` makes all ranks wait.
+Each worker runs ``session.run_worker``. Rank 0 writes checkpoints through our own store, verified; on a restart the
+workers read the store, not Ray's memory of it. Live progress goes through a small actor without a barrier, since
+``ray.train.report`` makes all ranks wait.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ import torch
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig  # ray.train types its own as the older class
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from infogan_ray.config import LABEL_METRICS, RunConfig
 from infogan_ray.data import ImageSet, load_images
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.display import checkpoint_plan
+from infogan_ray.distributed.board import StopWatch, start_board
+from infogan_ray.distributed.driver import ENDINGS, Driver, HeadLost, Listener, TrainingFailed
 from infogan_ray.latents import Categorical
 from infogan_ray.networks import plan
 from infogan_ray.outbox import StorageFailed
@@ -44,11 +45,6 @@ from infogan_ray.session import run_worker
 from infogan_ray.storage import StorageError, open_storage
 from infogan_ray.training import Diverged, checkpoint_bytes
 
-POLL_S = 0.3
-STOP_POLL_S = 0.5
-HEAD_POLL_S, HEAD_SILENT_S = 2.0, 45.0
-ENDINGS = ("finished", "interrupted", "failed", "diverged")
-LAST_WORDS_S = 10.0  # how long the driver waits, after a notice, for the workers' last checkpoint
 WORKER_RESTARTS = 3  # without a new checkpoint in between
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll (2 s by default)
@@ -56,16 +52,6 @@ ENVIRONMENT = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # of dead or frozen workers it would be waited for for 30 s
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
-
-Listener = Callable[[dict[str, Any]], None]
-
-
-class TrainingFailed(Exception):
-    """The workers failed more often than they are restarted, or storage did; the message has the cause and the log."""
-
-
-class HeadLost(TrainingFailed):
-    """Ray's head has died. Nothing can be asked of Ray in this process any more, not even to shut down."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +133,11 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
     listen = listen or (lambda report: None)
     wanted, images = check(config, say=lambda line: listen({"phase": line}))
     run = RunDirectory.claim(open_storage(config.storage), config.name, config.resume)
+    before = run.get_status()
+    if config.resume and before["state"] == "running":
+        ago = time.time() - before["time"]
+        say = f"{run.name} was heard of {ago:.0f} s ago; should it still run, it stops: this attempt takes it over"
+        listen({"phase": "resuming", "step": before["step"], "say": say})
     write_config(run, config, images)
     spec = config.model_spec(images.image_size, images.channels)
     steps = config.total_steps(len(images.images))
@@ -184,9 +175,7 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
     if threading.current_thread() is threading.main_thread():
         # A spot machine's notice ends a run as Ctrl-C does; set here since ray.init takes the signal for itself.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    placed: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
-    board: Any = ray.remote(Board).options(**placed).remote()
+    board = start_board()
     # Ray Train's own files lie on this machine alone: on shared storage, an outage would end its controller and a
     # snapshot that was cut short would keep the run from starting. What matters goes through our own store.
     scratch = tempfile.mkdtemp(prefix="infogan-ray-train-")
@@ -242,158 +231,6 @@ def _trainer(config: RunConfig, wanted: Resources, run: RunDirectory, board: Any
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=WORKER_RESTARTS),
         ),
     )
-
-
-class Driver:
-    """Waits for an attempt, passes on what the workers say, and brings them to a stop on a notice."""
-
-    def __init__(self, board: Any, listen: Listener) -> None:
-        self.board, self.listen = board, listen
-        self.final: dict[str, Any] = {}
-        self.head = HeadWatch()
-
-    @property
-    def step(self) -> int:
-        return self.final.get("step", 0)
-
-    @property
-    def restarts(self) -> int:
-        return self.final.get("restarts", 0)
-
-    @property
-    def phase(self) -> str:
-        return self.final.get("phase", "")
-
-    def follow(self, trainer: TorchTrainer) -> BaseException | None:
-        """The error of an attempt, or None.
-
-        Raises HeadLost, and KeyboardInterrupt if the workers did not write their last checkpoint in time.
-        """
-        fitting = Fitting(trainer)
-        try:
-            self._listen_to(fitting)
-        except KeyboardInterrupt:
-            self.listen({"phase": "stopping", "step": self.step, "say": "stopping; once more to stop at once"})
-            self.board.stop.remote()
-            try:
-                self._listen_to(fitting, seconds=LAST_WORDS_S)
-            finally:
-                if not fitting.ended.is_set():
-                    ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
-            if not fitting.ended.is_set() and self.phase != "interrupted":
-                raise
-        if self.phase in ENDINGS:
-            return fitting.error
-        died = isinstance(fitting.error, ray.exceptions.RayError)  # Ray Train's controller, or all of Ray with it
-        if self.head.lost or (died and not self.head.answers()):
-            raise HeadLost(
-                f"Ray's head has not answered for {HEAD_SILENT_S:.0f} s, at step {self.step:,}; what is stored is whole"
-            )
-        if fitting.error is None or died or isinstance(fitting.error, ray.train.TrainingFailedError):
-            return fitting.error
-        raise fitting.error
-
-    def _listen_to(self, fitting: Fitting, seconds: float = float("inf")) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self.head.lost:
-            ended = fitting.ended.wait(POLL_S)
-            with contextlib.suppress(ray.exceptions.RayError):  # the head watch knows whether that is the end
-                for report in ray.get(self.board.drain.remote(), timeout=HEAD_SILENT_S):
-                    self.final.update(report)
-                    self.listen(report)
-            if ended or (seconds < float("inf") and self.phase == "interrupted"):
-                return
-
-
-class Fitting(threading.Thread):
-    """``trainer.fit`` in a thread: in the main one Ray Train takes SIGINT over, and ends the process without a word.
-
-    A daemon: if Ray's head dies it never returns.
-    """
-
-    def __init__(self, trainer: TorchTrainer) -> None:
-        super().__init__(name="ray-train", daemon=True)
-        self.trainer, self.ended = trainer, threading.Event()
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.trainer.fit()
-        except BaseException as error:
-            self.error = error
-        finally:
-            self.ended.set()
-
-
-class HeadWatch:
-    """Notices that Ray's head has died, before Ray itself ends this process without a readable word (60 s)."""
-
-    def __init__(self) -> None:
-        self._heard = time.monotonic()
-        threading.Thread(target=self._look, name="head-watch", daemon=True).start()
-
-    @property
-    def lost(self) -> bool:
-        return time.monotonic() - self._heard > HEAD_SILENT_S
-
-    def answers(self) -> bool:
-        """Wait for its next answer; false if it is lost."""
-        since = time.monotonic()
-        while self._heard < since and not self.lost:
-            time.sleep(POLL_S)
-        return self._heard >= since
-
-    def _look(self) -> None:
-        while ray.is_initialized():
-            with contextlib.suppress(Exception):  # whatever it is, the head did not answer
-                ray.nodes()
-                self._heard = time.monotonic()
-            time.sleep(HEAD_POLL_S)
-
-
-class Board:
-    """Where rank 0 pins its reports and the driver fetches them, and where the driver says that it is time to stop."""
-
-    def __init__(self) -> None:
-        self.reports: list[dict[str, Any]] = []
-        self.starts = 0
-        self.stopping = False
-
-    def enter(self) -> int:
-        """Rank 0 starts; how often it has done so before."""
-        self.starts += 1
-        return self.starts - 1
-
-    def pin(self, report: dict[str, Any]) -> None:
-        self.reports.append(report)
-
-    def drain(self) -> list[dict[str, Any]]:
-        reports, self.reports = self.reports, []
-        return reports
-
-    def stop(self) -> None:
-        self.stopping = True
-
-    def is_stopping(self) -> bool:
-        return self.stopping
-
-
-class StopWatch:
-    """Asks the board in a thread of its own whether it is time to stop: a step does not wait for the answer."""
-
-    def __init__(self, board: Any) -> None:
-        self._board, self._stopping = board, False
-        threading.Thread(target=self._look, name="stop-watch", daemon=True).start()
-
-    def __call__(self) -> bool:
-        return self._stopping
-
-    def _look(self) -> None:
-        while not self._stopping:
-            with contextlib.suppress(ray.exceptions.RayError):
-                self._stopping = ray.get(self._board.is_stopping.remote(), timeout=10 * STOP_POLL_S)
-            time.sleep(STOP_POLL_S)
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -1,0 +1,137 @@
+"""The driver's side of a run: waits for Ray Train, passes on what the workers say, stops them, notices a dead head."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.exceptions
+import ray.train
+from ray.train.torch import TorchTrainer
+
+POLL_S = 0.3
+HEAD_POLL_S, HEAD_SILENT_S = 2.0, 45.0
+LAST_WORDS_S = 10.0  # how long the driver waits, after a notice, for the workers' last checkpoint
+ENDINGS = ("finished", "interrupted", "failed", "diverged")
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class TrainingFailed(Exception):
+    """The workers failed more often than they are restarted, or storage did; the message has the cause and the log."""
+
+
+class HeadLost(TrainingFailed):
+    """Ray's head has died. Nothing can be asked of Ray in this process any more, not even to shut down."""
+
+
+class Driver:
+    """Waits for an attempt, passes on what the workers say, and brings them to a stop on a notice."""
+
+    def __init__(self, board: Any, listen: Listener) -> None:
+        self.board, self.listen = board, listen
+        self.final: dict[str, Any] = {}
+        self.head = HeadWatch()
+
+    @property
+    def step(self) -> int:
+        return self.final.get("step", 0)
+
+    @property
+    def restarts(self) -> int:
+        return self.final.get("restarts", 0)
+
+    @property
+    def phase(self) -> str:
+        return self.final.get("phase", "")
+
+    def follow(self, trainer: TorchTrainer) -> BaseException | None:
+        """The error of an attempt, or None.
+
+        Raises HeadLost, and KeyboardInterrupt if the workers did not write their last checkpoint in time.
+        """
+        fitting = Fitting(trainer)
+        try:
+            self._listen_to(fitting)
+        except KeyboardInterrupt:
+            self.listen({"phase": "stopping", "step": self.step, "say": "stopping; once more to stop at once"})
+            self.board.stop.remote()
+            try:
+                self._listen_to(fitting, seconds=LAST_WORDS_S)
+            finally:
+                if not fitting.ended.is_set():
+                    ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
+            if not fitting.ended.is_set() and self.phase != "interrupted":
+                raise
+        if self.phase in ENDINGS:
+            return fitting.error
+        died = isinstance(fitting.error, ray.exceptions.RayError)  # Ray Train's controller, or all of Ray with it
+        if self.head.lost or (died and not self.head.answers()):
+            raise HeadLost(
+                f"Ray's head has not answered for {HEAD_SILENT_S:.0f} s, at step {self.step:,}; what is stored is whole"
+            )
+        if fitting.error is None or died or isinstance(fitting.error, ray.train.TrainingFailedError):
+            return fitting.error
+        raise fitting.error
+
+    def _listen_to(self, fitting: Fitting, seconds: float = float("inf")) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.head.lost:
+            ended = fitting.ended.wait(POLL_S)
+            with contextlib.suppress(ray.exceptions.RayError):  # the head watch knows whether that is the end
+                for report in ray.get(self.board.drain.remote(), timeout=HEAD_SILENT_S):
+                    self.final.update(report)
+                    self.listen(report)
+            if ended or (seconds < float("inf") and self.phase == "interrupted"):
+                return
+
+
+class Fitting(threading.Thread):
+    """``trainer.fit`` in a thread: in the main one Ray Train takes SIGINT over, and ends the process without a word.
+
+    A daemon: if Ray's head dies it never returns.
+    """
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(name="ray-train", daemon=True)
+        self.trainer, self.ended = trainer, threading.Event()
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.trainer.fit()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.ended.set()
+
+
+class HeadWatch:
+    """Notices that Ray's head has died, before Ray itself ends this process without a readable word (60 s)."""
+
+    def __init__(self) -> None:
+        self._heard = time.monotonic()
+        threading.Thread(target=self._look, name="head-watch", daemon=True).start()
+
+    @property
+    def lost(self) -> bool:
+        return time.monotonic() - self._heard > HEAD_SILENT_S
+
+    def answers(self) -> bool:
+        """Wait for its next answer; false if it is lost."""
+        since = time.monotonic()
+        while self._heard < since and not self.lost:
+            time.sleep(POLL_S)
+        return self._heard >= since
+
+    def _look(self) -> None:
+        while ray.is_initialized():
+            with contextlib.suppress(Exception):  # whatever it is, the head did not answer
+                ray.nodes()
+                self._heard = time.monotonic()
+            time.sleep(HEAD_POLL_S)
