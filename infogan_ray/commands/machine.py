@@ -1,0 +1,53 @@
+"""infogan data and infogan doctor: what this machine has."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from infogan_ray import display
+from infogan_ray.cli import DONE, FAILED
+from infogan_ray.commands.parsing import parse
+from infogan_ray.data import DataConfig, load_images
+from infogan_ray.data.datasets import NAMES
+
+
+@dataclass
+class Data:
+    action: tyro.conf.Positional[Literal["fetch"]]
+    name: tyro.conf.Positional[str]
+    """mnist or fashion_mnist."""
+    data_dir: str | None = None
+    """Folder to look into first."""
+
+
+def data(arguments: list[str]) -> int:
+    given = parse(Data, "data", arguments, "Fetch a dataset. Example: infogan data fetch mnist")
+    if given.name not in NAMES:
+        raise ValueError(f"data is '{given.name}'; valid are {', '.join(NAMES)}")
+    images = load_images(given.name, DataConfig(given.data_dir), say=lambda line: print(line, file=sys.stderr))
+    assert images.test_images is not None
+    print(f"{given.name}: {len(images.images):,} training and {len(images.test_images):,} test images, checksums right")
+    return DONE
+
+
+@dataclass
+class Doctor:
+    json: bool = False
+
+
+def doctor(arguments: list[str]) -> int:
+    given = parse(Doctor, "doctor", arguments, "Look at this machine. Example: infogan doctor")
+    from infogan_ray.distributed.doctor import examine
+
+    findings = examine()
+    if given.json:
+        print(json.dumps({"findings": [dataclasses.asdict(f) for f in findings]}))
+    else:
+        display.table("doctor", ["", "what", "finding"], [[f.mark, f.what, f.finding] for f in findings])
+    return FAILED if any(f.mark == "bad" for f in findings) else DONE

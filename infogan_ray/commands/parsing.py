@@ -1,0 +1,77 @@
+"""What the commands share: flags to dataclasses, messages to people, a run's saved configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from infogan_ray.cli import FAILED
+from infogan_ray.config import RunConfig, from_saved
+from infogan_ray.runs import RunDirectory, RunExists
+
+USER_ERRORS = (RunExists,)  # ValueErrors of a type of their own that are the user's to mend
+T = TypeVar("T")
+
+
+class Failed(Exception):
+    """A command that could not do its work: one line and the exit code."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: T | None = None) -> T:
+    """Flags to a dataclass. Raises ValueError, in one line, for flags and values that are not right."""
+    said = io.StringIO()
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    config = (tyro.conf.OmitArgPrefixes,) if default is None else ()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                kind, prog=f"infogan {command}", args=list(arguments), description=description, config=config, **options
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ValueError(f"{_unbox(said.getvalue())}; see 'infogan {command.split()[0]} --help'") from None
+
+
+def _unbox(text: str) -> str:
+    """The message out of the box that the parser draws around it, in one line."""
+    lines = [line.strip("│ ") for line in text.splitlines() if not line.startswith(("╭", "╰"))]
+    message = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
+    return re.sub(r"^Error parsing \w+: ", "", message)
+
+
+def take_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:
+    return [a for a in arguments if a != flag], flag in arguments
+
+
+def peek(arguments: list[str], flag: str) -> str | None:
+    """The value of a flag, in either of its forms, before all flags are parsed."""
+    for position, word in enumerate(arguments):
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+        if word == flag and position + 1 < len(arguments):
+            return arguments[position + 1]
+    return None
+
+
+def warn(line: str) -> None:
+    print(f"infogan: {line}", file=sys.stderr)
+
+
+def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in metrics.items() if isinstance(v, (int, float, str))}
+
+
+def config_of(run: RunDirectory) -> RunConfig:
+    return from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")

@@ -1,0 +1,131 @@
+"""infogan runs and infogan pull: what lies on storage."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from infogan_ray import checkpoints, display
+from infogan_ray.cli import DONE
+from infogan_ray.commands.parsing import config_of, parse, scalars, warn
+from infogan_ray.config import METRICS
+from infogan_ray.publishing import pull as pull_model
+from infogan_ray.runs import RunDirectory, runs_in
+from infogan_ray.storage import open_storage
+
+
+@dataclass
+class Runs:
+    storage: tyro.conf.Positional[str]
+    """STORAGE, or STORAGE/NAME for one run's checkpoints."""
+    json: bool = False
+
+
+def runs(arguments: list[str]) -> int:
+    given = parse(Runs, "runs", arguments, "List runs. Example: infogan runs runs")
+    storage = open_storage(given.storage)
+    if RunDirectory(storage).looks_like_one:
+        return _one_run(RunDirectory(storage), given.json)
+    rows = [_run_row(run) for run in runs_in(storage)]
+    if not given.json:
+        for row in rows:
+            counts = {word: row.pop(word.replace(" ", "_")) for word in _COUNTS}
+            row["notes"] = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or None
+    _print_rows(str(storage), rows, given.json)
+    return DONE
+
+
+_COUNTS = ("unfinished checkpoints", "broken checkpoints", "restarts")
+
+
+def _run_row(run: RunDirectory) -> dict[str, Any]:
+    status = run.get_status()
+    good, bad = _list(run)
+    try:
+        chosen, state = checkpoints.best(good, config_of(run).metric), status["state"]
+    except ValueError:
+        chosen, state = None, f"{status['state']}, without {run.CONFIG}"
+    metrics = chosen.metrics if chosen else {}
+    last = checkpoints.last(good)
+    unfinished = sum(isinstance(error, checkpoints.Unfinished) for error in bad)
+    return {
+        "name": run.name, "state": state, "step": status["step"],
+        "mi_bound": metrics.get("mi_bound"), "mi_fraction": metrics.get("mi_fraction"),
+        "clustering_error": metrics.get("clustering_error"), "best": chosen.name if chosen else None,
+        "last": last.name if last else None, "unfinished_checkpoints": unfinished,
+        "broken_checkpoints": len(bad) - unfinished, "restarts": status.get("restarts", 0),
+    }  # fmt: skip
+
+
+def _one_run(run: RunDirectory, as_json: bool) -> int:
+    good, bad = _list(run)
+    status = run.get_status()
+    chosen, last = checkpoints.best(good, config_of(run).metric), checkpoints.last(good)
+    rows = []
+    for checkpoint in good:
+        marks = [word for word, other in (("best", chosen), ("last", last)) if other is checkpoint]
+        marks += ["last good"] if checkpoint.name == status.get("last_good") else []
+        shown = {name: checkpoint.metrics.get(name) for name in ("mi_bound", "mi_fraction", "clustering_error")}
+        rows.append({"checkpoint": checkpoint.name, **shown, "is": ", ".join(marks)})
+    why = f" ({status['message']})" if status.get("message") else ""
+    _print_rows(f"{run.folder}: {status['state']}{why}", rows, as_json)
+    for error in bad:
+        kind = "unfinished" if isinstance(error, checkpoints.Unfinished) else "broken"
+        print(f"{kind}: {error}", file=sys.stderr)
+    return DONE
+
+
+def _list(run: RunDirectory) -> tuple[list[checkpoints.Checkpoint], list[checkpoints.BadCheckpoint]]:
+    """All bytes are compared where they lie on this machine; over a network that would fetch every checkpoint."""
+    return checkpoints.list_checkpoints(run.checkpoints, thorough=run.folder.is_local)
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"rows": rows}))
+        return
+    if not rows:
+        print(f"{title}: nothing yet", file=sys.stderr)
+        return
+
+    def text(value: Any) -> str:
+        return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    display.table(title, [name.replace("_", " ") for name in rows[0]], [[text(v) for v in r.values()] for r in rows])
+
+
+@dataclass
+class Pull:
+    run: tyro.conf.Positional[str]
+    """STORAGE/NAME."""
+    destination: tyro.conf.Positional[str | None] = None
+    """Folder to make; by default NAME-model."""
+    checkpoint: str = "best"
+    """best, last or step_XXXXXXXX."""
+    metric: str | None = None
+    """What 'best' means; by default the run's own."""
+    json: bool = False
+
+
+def pull(arguments: list[str]) -> int:
+    given = parse(Pull, "pull", arguments, "Fetch a model. Example: infogan pull runs/first first-model")
+    run = RunDirectory(open_storage(given.run))
+    if not run.exists:
+        raise ValueError(f"run {run.folder} does not exist; 'infogan runs {run.folder.parent}' lists those that do")
+    config = config_of(run)
+    metric = given.metric or config.metric
+    if metric not in METRICS:
+        raise ValueError(f"metric is '{metric}'; valid are {', '.join(METRICS)}")
+    destination = Path(given.destination or f"{run.name}-model").expanduser().absolute()
+    chosen = pull_model(run, given.checkpoint, metric, config, destination, warn)
+    summary = {"model": str(destination), "step": chosen.step, **scalars(chosen.metrics)}
+    if given.json:
+        print(json.dumps(summary))
+    else:
+        print(f"{destination}: step {chosen.step:,} of {run.name}, verified")
+    return DONE

@@ -1,0 +1,113 @@
+"""infogan train: flags and files to a configuration, a run, and its summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from infogan_ray import display
+from infogan_ray.cli import DIVERGED, DONE, FAILED, INTERRUPTED
+from infogan_ray.commands.parsing import Failed, parse, peek, scalars, take_flag, warn
+from infogan_ray.config import RunConfig, load_config, preset
+from infogan_ray.publishing import train_command
+from infogan_ray.runs import RunDirectory
+from infogan_ray.storage import open_storage
+from infogan_ray.training import checkpoint_bytes
+
+
+def train(arguments: list[str]) -> int:
+    arguments, dry_run = take_flag(arguments, "--dry-run")
+    arguments, as_json = take_flag(arguments, "--json")
+    config = train_config(arguments)
+    if config.name is None:
+        if config.resume:
+            raise ValueError("name is not set, and --resume needs the run's --name")
+        data = Path(config.data or "run").name.replace(" ", "_").lstrip(".-") or "run"
+        config = dataclasses.replace(config, name=f"{data}-{time.strftime('%Y%m%d-%H%M%S')}")
+    from infogan_ray.distributed import trainer
+
+    if dry_run:
+        return _dry_run(config, trainer)
+    assert config.name is not None
+    RunDirectory.free(open_storage(config.storage), config.name, config.resume)  # before anything is fetched
+    started = time.monotonic()
+    try:
+        with display.TrainDisplay(config.steps) as shown:
+            result = trainer.train(config, shown)
+    except trainer.HeadLost as error:
+        warn(f"{error}. Go on with: {_resume_command(config)}")
+        os._exit(FAILED)  # an orderly end would wait for the dead head, and then print Ray's own traces
+    except trainer.TrainingFailed as error:
+        raise Failed(f"{error}. Go on with: {_resume_command(config)}") from None
+    except KeyboardInterrupt:
+        raise Failed(f"interrupted; go on with: {_resume_command(config)}", INTERRUPTED) from None
+    if result.state == "interrupted":
+        raise Failed(f"interrupted: {result.message}; go on with: {_resume_command(config)}", INTERRUPTED)
+    if result.state == "diverged":
+        last_good = result.run.get_status().get("last_good")
+        kept = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint before that"
+        raise Failed(f"{config.name} diverged: {result.message}; {kept}", DIVERGED)
+    if as_json:
+        print(json.dumps({"run": result.run.folder.uri, "state": result.state, **scalars(result.metrics)}))
+        return DONE
+    spec = config.latents
+    ceilings = {name: code.ceiling(spec.sigma) for name, code in spec.items()}
+    model = result.run.model
+    took = display.duration(time.monotonic() - started)
+    restarts = f", {result.restarts} restarts of workers" if result.restarts else ""
+    print(f"{config.name}: {result.metrics['step']:,} steps in {took}{restarts}; model {model}")
+    print(f"bound (nats): {display.bound_text(result.metrics, ceilings)}")
+    print(f"clustering error: {display.clustering_text(result.metrics)}")
+    print(f"pictures: {model}/samples.png and {model}/traversal_*.png")
+    print(f"next: infogan sample {shlex.quote(model.uri)} {_example_set(spec.names[0])} -o one.png")
+    return DONE
+
+
+def train_config(arguments: list[str]) -> RunConfig:
+    """Preset < CONFIG.yaml < flags, in that order."""
+    rest = list(arguments)
+    file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
+    chosen = peek(rest, "--preset")
+    base = preset(chosen) if chosen else RunConfig()
+    if file is not None:
+        base = load_config(file, base)
+    if peek(rest, "--epochs") and not peek(rest, "--steps"):
+        base = dataclasses.replace(base, steps=None)
+    return parse(
+        RunConfig, "train", rest, default=base,
+        description="Train an InfoGAN: infogan train [CONFIG.yaml] [flags]. "
+        "Example: infogan train --preset mnist --steps 5000 --name first. "
+        "Also: --dry-run prints the resolved config and the cost and touches nothing; --json reports as JSON.",
+    )  # fmt: skip
+
+
+def _dry_run(config: RunConfig, trainer: Any) -> int:
+    wanted, images = trainer.check(config, say=lambda line: print(line, file=sys.stderr))
+    steps = config.total_steps(len(images.images))
+    spec = config.model_spec(images.image_size, images.channels)
+    generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
+    print(json.dumps(config.to_dict(), indent=1))
+    print(f"data: {len(images.images):,} images {images.image_size}x{images.image_size}x{images.channels}")
+    print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
+    print(
+        f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / len(images.images):.1f} epochs"
+    )
+    print(
+        display.checkpoint_plan(config, steps, checkpoint_bytes(spec), open_storage(config.storage) / str(config.name))
+    )
+    print(f"runs on: {wanted.text}")
+    return DONE
+
+
+def _resume_command(config: RunConfig) -> str:
+    return f"{train_command(config)} --resume"
+
+
+def _example_set(code: str) -> str:
+    return f"--set {code}={3 if code.startswith('cat') else 1}"
