@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ import safetensors.torch
 from torch import Tensor
 
 from infogan_ray.config import LOWER_IS_BETTER
-from infogan_ray.runs import step_name
 from infogan_ray.storage import Storage
 
 FORMAT = 1
 MODEL, TRAINING, STATE, MANIFEST = "model.safetensors", "training.safetensors", "state.json", "MANIFEST.json"
+MEASURED = "measured.json"  # metrics that were measured after the checkpoint had been written
+STEP_FOLDER = r"step_\d{8,}"
 
 
 class BadCheckpoint(ValueError):
@@ -48,7 +50,7 @@ class Manifest:
             files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items()}
         except FileNotFoundError:
             raise Unfinished(f"{folder} has no {MANIFEST}: it was never finished") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise BadCheckpoint(f"{folder}/{MANIFEST} is not a manifest") from None
         for name in required:
             if name not in files:
@@ -138,32 +140,40 @@ def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
     return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
-def seal(folder: Storage, files: Mapping[str, bytes], before_manifest: Callable[[], None] = lambda: None) -> Manifest:
+def seal(folder: Storage, files: Mapping[str, bytes], before_each: Callable[[], None] = lambda: None) -> None:
     """Write files and then their manifest into a folder; until that is there, readers see nothing.
 
-    Files of an earlier attempt that was cut off are replaced, those that are not ours any more are deleted.
-    ``before_manifest`` is called when all else is on storage, and may raise.
+    What an earlier attempt left there is replaced. ``before_each`` is called before anything is changed and before
+    every file, the manifest among them, and may raise.
     """
+    before_each()
     folder.delete(MANIFEST)  # first: what is being replaced must not look whole in between
     for name, content in files.items():
+        before_each()
         folder.write(name, content)
     listed = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
     for entry in folder.entries():
         if not entry.is_folder and entry.name not in listed:
             folder.delete(entry.name)
-    before_manifest()
+    before_each()
+    _write_manifest(folder, listed)
+    Manifest.of(folder, required=())
+
+
+def amend(checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:
+    """Add metrics that were measured later: a new file, and a manifest that takes the old one's place in one write.
+
+    At no moment is the checkpoint not whole.
+    """
+    content = json.dumps(metrics).encode()
+    checkpoint.folder.write(MEASURED, content)
+    added = {MEASURED: (len(content), hashlib.sha256(content).hexdigest())}
+    _write_manifest(checkpoint.folder, checkpoint.manifest.files | added)
+
+
+def _write_manifest(folder: Storage, listed: dict[str, tuple[int, str]]) -> None:
     entries = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(listed.items())}
     folder.write(MANIFEST, json.dumps({"format": FORMAT, "files": entries}, indent=1).encode())
-    return Manifest.of(folder, required=())
-
-
-def write_checkpoint(
-    checkpoints: Storage, step: int, model: dict[str, Tensor], training: dict[str, Tensor], state: dict[str, Any]
-) -> Checkpoint:
-    """Write ``step_XXXXXXXX`` below ``checkpoints`` and open it."""
-    folder = checkpoints / step_name(step)
-    seal(folder, pack(step, model, training, state))
-    return open_checkpoint(folder)
 
 
 def open_checkpoint(folder: Storage, thorough: bool = True) -> Checkpoint:
@@ -174,6 +184,10 @@ def open_checkpoint(folder: Storage, thorough: bool = True) -> Checkpoint:
     state = manifest.read_json(STATE)
     if state.get("format") != FORMAT:
         raise BadCheckpoint(f"{folder}/{STATE} has format {state.get('format')!r}; this version reads format {FORMAT}")
+    if MEASURED in manifest.files:
+        state["metrics"] = {**state.get("metrics", {}), **manifest.read_json(MEASURED)}
+    if not isinstance(state.get("step"), int) or not isinstance(state.get("metrics", {}), dict):
+        raise BadCheckpoint(f"{folder}/{STATE} does not say the step, or its metrics are no object")
     return Checkpoint(manifest, state)
 
 
@@ -191,7 +205,7 @@ def parse_json(where: str, content: bytes) -> dict[str, Any]:
     """Raises BadCheckpoint if the bytes are not a JSON object."""
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{where} is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise BadCheckpoint(f"{where} does not hold a JSON object")
@@ -207,28 +221,13 @@ def list_checkpoints(checkpoints: Storage, thorough: bool = True) -> tuple[list[
     good: list[Checkpoint] = []
     bad: list[BadCheckpoint] = []
     for entry in checkpoints.entries():
-        if not entry.is_folder or not re.fullmatch(r"step_\d{8,}", entry.name):
+        if not entry.is_folder or not re.fullmatch(STEP_FOLDER, entry.name):
             continue
         try:
             good.append(open_checkpoint(checkpoints / entry.name, thorough))
         except BadCheckpoint as error:
             bad.append(error)
     return sorted(good, key=lambda checkpoint: checkpoint.step), bad
-
-
-def last_whole(checkpoints: Storage, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The last checkpoint whose bytes are all right; ``warn`` hears of those after it that are not. None without."""
-    good, bad = list_checkpoints(checkpoints, thorough=False)
-    for error in bad:
-        if not isinstance(error, Unfinished):
-            warn(f"passed over: {error}")
-    for checkpoint in reversed(good):
-        try:
-            checkpoint.manifest.verify()
-            return checkpoint
-        except BadCheckpoint as error:
-            warn(f"passed over: {error}")
-    return None
 
 
 def last(checkpoints: list[Checkpoint]) -> Checkpoint | None:
@@ -238,7 +237,9 @@ def last(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 def best(checkpoints: list[Checkpoint], metric: str) -> Checkpoint | None:
     """The best by a metric, the later of equals; checkpoints without that metric never rank. None if none has it."""
     sign = -1 if metric in LOWER_IS_BETTER else 1
-    ranked = [c for c in checkpoints if isinstance(c.metrics.get(metric), (int, float))]
+    ranked = [
+        c for c in checkpoints if isinstance(c.metrics.get(metric), (int, float)) and math.isfinite(c.metrics[metric])
+    ]
     return max(ranked, key=lambda c: (sign * c.metrics[metric], c.step), default=None)
 
 
@@ -247,25 +248,57 @@ def choose(
 ) -> Checkpoint:
     """``best``, ``last`` or ``step_XXXXXXXX`` of a run's checkpoints, all of its bytes verified.
 
-    A broken one is passed over, and ``warn`` hears which. Raises ValueError, naming what there is.
+    A broken one is passed over, and ``warn`` hears which. Raises ValueError, naming what there is, and BadCheckpoint
+    for a broken one that was asked for by name.
     """
+    if re.fullmatch(STEP_FOLDER, which) and (checkpoints / which).is_file(MANIFEST):
+        return open_checkpoint(checkpoints / which)
+    chosen, bad = _first_whole(checkpoints, lambda good: _chosen(good, which, metric), warn)
+    if chosen is None:
+        why = f" ({'; '.join(map(str, bad))})" if bad else ""
+        raise ValueError(f"{checkpoints} holds no whole checkpoint{why}")
+    return chosen
+
+
+def last_whole(checkpoints: Storage, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The last checkpoint whose bytes are all right; ``warn`` hears of those after it that are not.
+
+    None if none was ever finished. Raises BadCheckpoint if there are some and none is right: to start again from
+    nothing would overwrite what may still be mended.
+    """
+    chosen, bad = _first_whole(checkpoints, last, warn)
+    broken = [error for error in bad if not isinstance(error, Unfinished)]
+    if chosen is None and broken:
+        raise BadCheckpoint(
+            f"no checkpoint in {checkpoints} can be read; move them away to start from step 0: "
+            + "; ".join(map(str, broken[:3]))
+        )
+    return chosen
+
+
+def _first_whole(
+    checkpoints: Storage, pick: Callable[[list[Checkpoint]], Checkpoint | None], warn: Callable[[str], None]
+) -> tuple[Checkpoint | None, list[BadCheckpoint]]:
+    """What ``pick`` takes of the good ones, its bytes compared; if they are wrong it picks again among the others."""
     good, bad = list_checkpoints(checkpoints, thorough=False)
-    for error in bad:
-        if not isinstance(error, Unfinished):
-            warn(f"passed over: {error}")
-    while good:
-        chosen = _chosen(good, which, metric)
+    told: set[str] = set()
+    while True:
+        for error in bad:
+            if not isinstance(error, Unfinished) and str(error) not in told:
+                told.add(str(error))
+                warn(f"passed over: {error}")
+        chosen = pick(good) if good else None
+        if chosen is None:
+            return None, bad
         try:
             chosen.manifest.verify()
-            return chosen
+            return chosen, bad
         except BadCheckpoint as error:
-            if chosen.name == which:
-                raise
-            warn(f"passed over: {error}")
-            good.remove(chosen)
-            bad.append(error)
-    why = f" ({'; '.join(map(str, bad))})" if bad else ""
-    raise ValueError(f"{checkpoints} holds no whole checkpoint{why}")
+            if chosen.folder.is_file(MANIFEST):
+                good.remove(chosen)
+                bad.append(error)
+            else:  # pruned by a run that goes on: there may be newer ones
+                good, bad = list_checkpoints(checkpoints, thorough=False)
 
 
 def _chosen(good: list[Checkpoint], which: str, metric: str) -> Checkpoint:
@@ -296,7 +329,8 @@ def discard(folder: Storage) -> None:
 
 def discard_orphans(checkpoints: Storage) -> list[str]:
     """Delete step folders without a manifest, which an attempt left that was cut off; returns their names."""
-    folders = [entry.name for entry in checkpoints.entries() if entry.is_folder and entry.name.startswith("step_")]
+    entries = checkpoints.entries()
+    folders = [entry.name for entry in entries if entry.is_folder and re.fullmatch(STEP_FOLDER, entry.name)]
     orphans = [name for name in folders if not (checkpoints / name).is_file(MANIFEST)]
     for name in orphans:
         (checkpoints / name).delete_all()

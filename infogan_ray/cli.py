@@ -64,12 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     from infogan_ray import commands
     from infogan_ray.checkpoints import BadCheckpoint
+    from infogan_ray.storage import StorageError
 
     try:
         return getattr(commands, name)(arguments)
     except commands.Failed as error:
         return _error(str(error), error.code)
-    except BadCheckpoint as error:
+    except (BadCheckpoint, StorageError) as error:
         return _error(str(error), FAILED)
     except ValueError as error:
         if type(error) is not ValueError and not isinstance(error, commands.USER_ERRORS):

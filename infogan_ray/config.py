@@ -44,6 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari")
 LOWER_IS_BETTER = ("clustering_error",)
+RESERVED = ("checkpoints", "model", "samples", "traversals")
 LABEL_METRICS = ("clustering_error", "clustering_acc_hungarian", "nmi", "ari")
 
 
@@ -202,6 +203,8 @@ def from_saved(saved: dict[str, Any], source: str) -> RunConfig:
 
 def check_name(name: str) -> None:
     """Raises ValueError for a run name that is not one plain path component."""
+    if name in RESERVED:
+        raise ValueError(f"name is '{name}', which is the name of a part of every run; take another")
     if not name or name.startswith((".", "-")) or "/" in name or "\\" in name or not name.isprintable():
         raise ValueError(f"name is '{name}'; use letters, digits, '-', '_' and '.', not starting with '.' or '-'")
 

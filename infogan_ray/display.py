@@ -79,8 +79,8 @@ class TrainDisplay:
 
 
 def checkpoint_plan(config: RunConfig, steps: int, bytes_each: int, where: Storage) -> str:
-    """How many checkpoints there will be and what they take."""
-    kept = min(config.keep, -(-steps // config.checkpoint_every))
+    """How many checkpoints there will be and what they take: two at least, the best and the last."""
+    kept = min(max(config.keep, 2), -(-steps // config.checkpoint_every))
     return (
         f"checkpoints: every {config.checkpoint_every:,} steps, {size(bytes_each)} each, {kept} kept: "
         f"{size(kept * bytes_each)} in {where}"

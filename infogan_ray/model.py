@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -110,17 +111,16 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
     whatever is missing, broken or not safetensors.
     """
     folder = open_storage(path)
-    names = {entry.name: entry for entry in folder.entries()}
+    names = {entry.name for entry in folder.entries()}
     if not names:
-        is_file = folder.is_local and Path(folder.path).is_file()
-        what = "is a file" if is_file else "does not exist"
+        what = "is a file" if folder.is_itself_a_file else "does not exist"
         raise ValueError(f"model {folder} {what}; name a model folder, a run (STORAGE/NAME) or a checkpoint")
     if "checkpoints" in names:
         run = RunDirectory(folder)
         metric = from_saved(run.read_config(), f"{folder}/{run.CONFIG}").metric
-        folder = checkpoints.choose(run.checkpoints, "best", metric, warn).folder
-        names = {entry.name: entry for entry in folder.entries()}
-    if checkpoints.STATE in names or folder.name.startswith("step_"):
+        checkpoint = checkpoints.choose(run.checkpoints, "best", metric, warn)
+        folder, manifest, description = checkpoint.folder, checkpoint.manifest, checkpoint.state
+    elif checkpoints.STATE in names or re.fullmatch(checkpoints.STEP_FOLDER, folder.name):
         checkpoint = checkpoints.open_checkpoint(folder)
         manifest, description = checkpoint.manifest, checkpoint.state
     elif "config.json" in names:

@@ -23,6 +23,7 @@ from infogan_ray.training import never
 
 HEARTBEAT_S = 10.0
 LONGEST_WAIT_S = 10.0  # of training for an upload that is slower than the checkpoint interval
+STUCK_AFTER_S = 600.0  # an upload that takes so long without an error is trouble, too
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 LAST_PATIENCE_S = 600.0  # how long a finished run waits for a storage that is away
 SHORT_PATIENCE_S = 3.0  # of a single operation: longer outages are the outbox's to wait for
@@ -30,6 +31,10 @@ SHORT_PATIENCE_S = 3.0  # of a single operation: longer outages are the outbox's
 
 class StorageFailed(Exception):
     """Storage was away for too long, or refuses for good; the message names what is safe."""
+
+
+class Overtaken(StorageFailed):
+    """The run belongs to another attempt now, and so does what is said of it on storage."""
 
 
 class Superseded(StorageError):
@@ -54,18 +59,22 @@ class Outbox:
     def __init__(
         self, run: RunDirectory, *, step: int, keep: int, metric: str, max_misses: int, restarts: int = 0
     ) -> None:
-        """Takes the run over, which its status then says. Raises StorageError."""
+        """Takes the run over, which its status then says. Raises StorageError, and ValueError for symbolic links."""
         self.step, self.stored = step, step
         self.restarts, self.missed = restarts, 0
         self.trouble = ""
         self._run = run.patient(SHORT_PATIENCE_S)
         self._keep, self._metric, self._max_misses = keep, metric, max_misses
-        self._owner = uuid.uuid4().hex
+        # Of two attempts the later one has the greater name, and the run.
+        self._owner = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         self._waiting: Parcel | None = None
         self._in_flight: Parcel | None = None
+        self._sent: Parcel | None = None
+        self._slow, self._in_flight_since = False, 0.0
         self._failure: StorageError | None = None
         self._closing = False
-        self._changed = threading.Condition()
+        self._changed, self._status = threading.Condition(), threading.Lock()
+        self._next_beat = time.monotonic() + HEARTBEAT_S
         run.set_status("running", step, **self._about())
         checkpoints.discard_orphans(run.checkpoints)
         self._log = MetricsLog(self._run, step)
@@ -78,14 +87,21 @@ class Outbox:
         self._log.add(row)
 
     def put(self, parcel: Parcel, hurry: Callable[[], bool] = never) -> None:
-        """Send a checkpoint. Where one still waits, storage gets a few seconds, unless ``hurry``; then it is missed."""
+        """Send a checkpoint; one that still waits is given up for it, which is a miss if storage is in trouble.
+
+        A storage that is merely slow gets a few seconds first, unless ``hurry``.
+        """
         deadline = time.monotonic() + LONGEST_WAIT_S
         with self._changed:
             while self._waiting and time.monotonic() < deadline:
-                if self.trouble or self.missed or self._failure or hurry():
+                if self.trouble or self._failure or hurry():
                     break
                 self._changed.wait(0.2)
-            self.missed += self._waiting is not None
+            if self._in_flight and time.monotonic() - self._in_flight_since > STUCK_AFTER_S:
+                self.trouble = f"the upload of {step_name(self._in_flight.step)} does not end"
+            if self._waiting and self.trouble:
+                self.missed += 1
+            self._slow = self._slow or self._waiting is not None
             self._waiting = parcel
             self._changed.notify_all()
 
@@ -97,20 +113,20 @@ class Outbox:
     def failure(self) -> StorageFailed | None:
         """Why the run must end, if it must: storage refuses for good, or too many checkpoints in a row missed it."""
         if self._failure is not None:
-            return StorageFailed(f"{self._failure}; {self._safe}")
+            kind = Overtaken if isinstance(self._failure, Superseded) else StorageFailed
+            return kind(f"{self._failure}; {self._safe}")
         if self.missed > self._max_misses:
-            why = self.trouble or "uploads are slower than checkpoints"
-            return StorageFailed(f"{self.missed} checkpoints in a row missed storage: {why}; {self._safe}")
+            return StorageFailed(f"{self.missed} checkpoints in a row missed storage: {self.trouble}; {self._safe}")
         return None
 
     @property
     def lag(self) -> str:
         """What a person should know of storage now: empty if all is well."""
-        if not self.trouble and not self.missed:
-            return ""
-        what = "storage is away, training goes on" if self.trouble else "uploads are slower than checkpoints"
-        behind = f"{self.step - self.stored:,} steps are not stored, {self.missed} of {self._max_misses} misses"
-        return f"{what} ({behind})" + (f": {self.trouble}" if self.trouble else "")
+        behind = f"{self.step - self.stored:,} steps are not stored"
+        if self.trouble:
+            misses = f"{self.missed} of {self._max_misses} misses"
+            return f"storage is away, training goes on ({behind}, {misses}): {self.trouble}"
+        return f"uploads are slower than checkpoints: some are left out ({behind})" if self._slow else ""
 
     def flush(self, seconds: float = LAST_PATIENCE_S, each: Callable[[], None] = go_on) -> None:
         """Wait until all that was put is on storage. Raises StorageFailed after so many seconds, and what ``each``
@@ -121,7 +137,7 @@ class Outbox:
                 each()
                 self._changed.wait(0.2)
         if self._failure is not None:
-            raise StorageFailed(f"{self._failure}; {self._safe}")
+            raise self.failure or StorageFailed(str(self._failure))
         if self.busy:
             reason = self.trouble or "the upload is not done"
             raise StorageFailed(f"the checkpoint was not stored within {seconds:.0f} s: {reason}; {self._safe}")
@@ -132,9 +148,15 @@ class Outbox:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout=SHORT_PATIENCE_S + 1)
-        if state and self._failure is None:
-            self._log.flush()
+        if not state or self._failure is not None:
+            return
+        self._log.flush(patience_s)
+        if not self._status.acquire(timeout=max(patience_s, SHORT_PATIENCE_S)):
+            raise StorageError(f"{self._run.folder}: an earlier word on the run's state is still on its way", True)
+        try:
             self._run.patient(patience_s).set_status(state, self.step, **{**self._about(), **more})
+        finally:
+            self._status.release()
 
     @property
     def _safe(self) -> str:
@@ -143,23 +165,21 @@ class Outbox:
     # The thread -----------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        pause, heartbeat = FIRST_PAUSE_S, time.monotonic() + HEARTBEAT_S
+        pause = FIRST_PAUSE_S
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._waiting is not None or self._closing, max(0.0, heartbeat - time.monotonic())
+                    lambda: self._waiting is not None or self._closing, max(0.0, self._next_beat - time.monotonic())
                 )
                 if self._closing:
                     return
                 parcel, self._waiting = self._waiting, None
-                self._in_flight = parcel
+                self._in_flight, self._in_flight_since = parcel, time.monotonic()
                 self._changed.notify_all()
             try:
                 if parcel is not None:
                     self._send(parcel)
-                if time.monotonic() >= heartbeat:
-                    self._beat()
-                    heartbeat = time.monotonic() + HEARTBEAT_S
+                self._beat(always=parcel is not None)
                 self._flush_log(parcel is not None)
             except Exception as error:  # a thread that dies silently would let training go on for days in vain
                 passing = isinstance(error, StorageError) and error.passing
@@ -167,50 +187,54 @@ class Outbox:
                     self.trouble = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
                     self._in_flight = None
                     if not passing:
-                        self._failure = StorageError(self.trouble, passing=False)
-                    elif parcel is not None and self._waiting is None and self.stored < parcel.step:
+                        known = error if isinstance(error, StorageError) else None
+                        self._failure = known or StorageError(self.trouble, passing=False)
+                    elif self._waiting is None and parcel is not self._sent:
                         self._waiting = parcel
                     self._changed.notify_all()
                     if self._failure is not None:
                         return
                     self._changed.wait_for(lambda: self._closing, pause)
-                heartbeat = time.monotonic()  # so that an idle outbox, too, finds out when storage is back
+                self._next_beat = time.monotonic()  # so that an idle outbox, too, finds out when storage is back
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
             with self._changed:
                 pause, self.trouble, self._in_flight = FIRST_PAUSE_S, "", None
+                self._slow = self._slow and self._waiting is not None
                 self._changed.notify_all()
 
     def _send(self, parcel: Parcel) -> None:
         folder = self._run.checkpoints / step_name(parcel.step)
         try:
-            checkpoints.seal(folder, parcel.files, before_manifest=self._check_owner)
+            checkpoints.seal(folder, parcel.files, before_each=lambda: self._beat(always=False, check=True))
         except StorageError as error:
             if not error.passing and not isinstance(error, Superseded):  # a full disk: do not leave it fuller
                 with contextlib.suppress(StorageError):
                     checkpoints.discard(folder)
             raise
         with self._changed:
-            self.stored, self.missed = parcel.step, 0
+            self.stored, self.missed, self._sent = parcel.step, 0, parcel
         for (place, name), content in parcel.pictures.items():
             (self._run.folder / place).write(name, content)
         checkpoints.discard_orphans(self._run.checkpoints)
         checkpoints.prune(self._run.checkpoints, self._keep, self._metric)
-        self._beat()
 
-    def _beat(self) -> None:
-        self._check_owner()
-        self._run.set_status("running", self.step, **self._about())
-
-    def _check_owner(self) -> None:
-        owner = self._run.get_status().get("owner", self._owner)
-        if owner != self._owner:
-            raise Superseded(str(self._run.folder))
+    def _beat(self, always: bool, check: bool = False) -> None:
+        """Say that the run is alive, if it is time to or ``always``; make sure that it is still ours, or ``check``."""
+        due = always or time.monotonic() >= self._next_beat
+        if not due and not check:
+            return
+        with self._status:
+            if str(self._run.get_status().get("owner", "")) > self._owner:
+                raise Superseded(str(self._run.folder))
+            if due and not self._closing:
+                self._run.set_status("running", self.step, **self._about())
+                self._next_beat = time.monotonic() + HEARTBEAT_S
 
     def _flush_log(self, now: bool) -> None:
         started = time.monotonic()
         if now or started >= self._next_flush:
-            self._log.flush()
+            self._log.flush(SHORT_PATIENCE_S)
             took = time.monotonic() - started
             # On an object store every flush writes the whole file: a long one is written less often.
             self._next_flush = time.monotonic() + max(HEARTBEAT_S, 50 * took)

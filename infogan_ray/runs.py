@@ -72,7 +72,7 @@ class RunDirectory:
         """
         run = cls(storage / name)
         for folder in (storage, run.folder):
-            if folder.name and folder.parent.is_file(folder.name):
+            if folder.is_itself_a_file:
                 raise ValueError(f"storage: {folder} is a file where a folder should be; name another with --storage")
         if resume and not run.exists:
             raise ValueError(
@@ -84,7 +84,10 @@ class RunDirectory:
 
     @classmethod
     def claim(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
-        """Take a name in a storage folder: ``free``, and a first file is written, which shows that it can be."""
+        """Take a name in a storage folder: ``free``, and a new run's first file is written, which shows that it can be.
+
+        Raises ValueError where it cannot, and as ``free`` does.
+        """
         run = cls.free(storage, name, resume)
         try:
             if not resume:
@@ -121,7 +124,8 @@ class RunDirectory:
         try:
             status = json.loads(self.folder.read(self.STATUS))
             step, age = int(status["step"]), time.time() - float(status["time"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            status["state"] = str(status["state"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError):
             return {"state": "unknown", "step": 0}
         if status["state"] in ("starting", "running") and age > STALE_AFTER_S:
             status["state"] = "killed"
@@ -152,7 +156,7 @@ class MetricsLog:
         """Starts with what is there up to ``step``: the lines of work that was lost go, so that steps rise."""
         self._folder, self._name = run.folder, run.METRICS
         self._lines = [json.dumps(row) + "\n" for row in run.read_metrics() if row.get("step", 0) <= step]
-        self._lock = threading.Lock()
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
         if self._lines or self._folder.is_file(self._name):
             self._folder.write(self._name, "".join(self._lines).encode())
         self._flushed = len(self._lines)
@@ -161,18 +165,20 @@ class MetricsLog:
         with self._lock:
             self._lines.append(json.dumps(row) + "\n")
 
-    def flush(self) -> None:
-        """Raises StorageError; then nothing is lost, and the next call writes it."""
-        with self._lock:
-            until = len(self._lines)
-            text = "".join(self._lines[self._flushed if self._folder.is_local else 0 : until])
-        if until == self._flushed:
-            return
-        if self._folder.is_local:
-            self._folder.append(self._name, text)
-        else:
-            self._folder.write(self._name, text.encode())
-        self._flushed = until
+    def flush(self, patience_s: float) -> None:
+        """Raises StorageError after so many seconds; then nothing is lost, and the next call writes it."""
+        folder = self._folder.patient(patience_s)
+        with self._flushing:
+            with self._lock:
+                until = len(self._lines)
+                text = "".join(self._lines[self._flushed if folder.is_local else 0 : until])
+            if until == self._flushed:
+                return
+            if folder.is_local:
+                folder.append(self._name, text)
+            else:
+                folder.write(self._name, text.encode())
+            self._flushed = until
 
 
 def step_name(step: int) -> str:
@@ -190,10 +196,9 @@ def traversal_picture(step: int, code: str) -> str:
 def runs_in(storage: Storage) -> list[RunDirectory]:
     """What looks like a run in a storage folder, half-written ones too. Raises ValueError if it is no folder."""
     entries = storage.entries()
-    if not entries and storage.is_local and storage.name:
-        if storage.parent.is_file(storage.name):
-            raise ValueError(f"storage: {storage} is a file; name a folder of runs")
-        if not storage.parent.exists(storage.name):
-            raise ValueError(f"storage: {storage} does not exist; name a folder of runs")
+    if not entries and storage.is_itself_a_file:
+        raise ValueError(f"storage: {storage} is a file; name a folder of runs")
+    if not entries and storage.is_local and storage.name and not storage.parent.exists(storage.name):
+        raise ValueError(f"storage: {storage} does not exist; name a folder of runs")
     runs = [RunDirectory(storage / entry.name) for entry in entries if entry.is_folder]
     return [run for run in runs if run.looks_like_one]

@@ -42,6 +42,9 @@ class Report:
     say: str = ""
 
 
+NOT_BEGUN = object()
+
+
 class Halted(Exception):
     """The run was asked to stop while something was being measured."""
 
@@ -54,38 +57,34 @@ def run_worker(
     """Train to the configured step, from the last whole checkpoint if the run has one.
 
     When ``stop`` becomes true on rank 0, all ranks end at the same step and a last checkpoint is written. Raises
-    Diverged, and StorageFailed on rank 0.
+    Diverged on every rank that sees it, StorageFailed on rank 0, and on other ranks what storage raises.
     """
     run = run.patient(START_PATIENCE_S)
+    steps = config.total_steps(len(images.images))
+    start, outbox, said = begin(config, run, steps, rank, world_size, device, restarts)
+    if start is NOT_BEGUN:
+        return
+    assert start is None or isinstance(start, Checkpoint)
     spec = config.model_spec(images.image_size, images.channels)
     state = TrainState(
         spec, config.objective, config.optimizer, seed=config.seed, device=device, precision=config.precision
     )
-    passed_over: list[str] = []
-    try:
-        start = last_checkpoint(run, rank, world_size, device, passed_over.append)
-    except StorageError as error:
-        raise StorageFailed(str(error)) from None
     if start is not None:
         state.restore(start.step, start.model_tensors(), start.training_tensors())
     if wrap is not None:
         state.distribute(wrap)
     feed = InMemoryFeed(images.images.to(device), config.batch_size, config.seed, rank, world_size)
-    steps = config.total_steps(len(images.images))
     loop: dict[str, Any] = {
         "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every,
         "rank": rank, "world_size": world_size,
     }  # fmt: skip
-    if rank > 0:
+    if outbox is None:
         for metrics in train(state, feed, **loop):
             yield Report(metrics, due=is_due(state, config, steps))
         return
-    for line in passed_over:
+    for line in said:
         yield Report({"step": state.step}, phase="resuming", say=line)
-    try:
-        first = FirstRank(config, images, run, state, start, stop, world_size, restarts)
-    except StorageError as error:
-        raise StorageFailed(str(error)) from None
+    first = FirstRank(config, images, run, state, start, outbox, stop, world_size)
     yield Report({"step": state.step}, say=first.greeting(start))
     try:
         for metrics in train(state, feed, **loop, halt=first.must_halt):
@@ -93,38 +92,59 @@ def run_worker(
             if due:
                 yield Report(metrics, phase="evaluating")
                 metrics |= first.checkpoint(metrics)
-            first.outbox.log(metrics)
+            outbox.log(metrics)
             yield Report(metrics, due, say=first.news())
         yield from first.finish(steps)
     except Diverged as error:
-        first.give_up_as_diverged(error)
+        yield Report(first.give_up_as_diverged(error), phase="diverged")
         raise
     except StorageFailed:
         raise
+    except StorageError as error:
+        raise StorageFailed(str(error)) from None
     except Exception:  # another rank has died, perhaps: a checkpoint on its way should still arrive
         with contextlib.suppress(StorageFailed):
-            first.outbox.flush(LAST_WORDS_S)
+            outbox.flush(LAST_WORDS_S)
         raise
     finally:
-        first.outbox.close()
+        outbox.close()
+
+
+def begin(
+    config: RunConfig, run: RunDirectory, steps: int, rank: int, world_size: int, device: torch.device, restarts: int
+) -> tuple[Checkpoint | object | None, Outbox | None, list[str]]:
+    """The checkpoint to start from, the same on all ranks; on rank 0 the outbox, and what is to be said.
+
+    Rank 0 chooses and takes the run over, then tells the others: a step, none, or that the run cannot begin; they
+    must not wait for a rank that has left. Raises StorageFailed on rank 0 where it cannot; others get NOT_BEGUN.
+    """
+    chosen, outbox, failure = None, None, ""
+    said: list[str] = []
+    if rank == 0:
+        try:
+            chosen = checkpoints.last_whole(run.checkpoints, said.append)
+            if chosen is not None and chosen.step > steps:
+                raise StorageFailed(f"steps is {steps:,}, and the run is at step {chosen.step:,}; give --steps more")
+            outbox = Outbox(
+                run, step=chosen.step if chosen else 0, keep=config.keep, metric=config.metric,
+                max_misses=config.max_missed_checkpoints, restarts=restarts,
+            )  # fmt: skip
+        except (StorageError, StorageFailed, ValueError) as error:
+            failure = str(error)
+    if world_size > 1:
+        word = torch.tensor([-2 if failure else chosen.step if chosen else -1], device=device)
+        dist.broadcast(word, src=0)
+        if rank > 0 and word.item() == -2:
+            return NOT_BEGUN, None, said
+        if rank > 0 and word.item() >= 0:
+            chosen = checkpoints.open_checkpoint(run.checkpoints / step_name(int(word.item())))
+    if failure:
+        raise StorageFailed(failure)
+    return chosen, outbox, said
 
 
 def is_due(state: TrainState, config: RunConfig, steps: int) -> bool:
     return state.step % config.checkpoint_every == 0 or state.step == steps
-
-
-def last_checkpoint(
-    run: RunDirectory, rank: int, world_size: int, device: torch.device, warn: Callable[[str], None]
-) -> Checkpoint | None:
-    """The last whole checkpoint, all its bytes compared: chosen by rank 0, so that all ranks start from the same."""
-    chosen = checkpoints.last_whole(run.checkpoints, warn) if rank == 0 else None
-    if world_size == 1:
-        return chosen
-    step = torch.tensor([chosen.step if chosen else -1], device=device)
-    dist.broadcast(step, src=0)
-    if rank > 0 and step.item() >= 0:
-        chosen = checkpoints.open_checkpoint(run.checkpoints / step_name(int(step.item())))
-    return chosen
 
 
 class FirstRank:
@@ -132,24 +152,21 @@ class FirstRank:
 
     def __init__(
         self, config: RunConfig, images: ImageSet, run: RunDirectory, state: TrainState, start: Checkpoint | None,
-        stop: Callable[[], bool], world_size: int, restarts: int,
+        outbox: Outbox, stop: Callable[[], bool], world_size: int,
     ) -> None:  # fmt: skip
         self.config, self.images, self.run, self.state = config, images, run, state
-        self.stop, self.world_size = stop, world_size
+        self.outbox, self.stop, self.world_size = outbox, stop, world_size
         self.saved_at = state.step
         self.evaluated = start is None or config.metric in start.metrics
         self.diverged: Diverged | None = None
         self._told = (False, 0)
-        self.outbox = Outbox(
-            run, step=state.step, keep=config.keep, metric=config.metric,
-            max_misses=config.max_missed_checkpoints, restarts=restarts,
-        )  # fmt: skip
 
     def greeting(self, start: Checkpoint | None) -> str:
         restarts = self.outbox.restarts
         why = f" after restart {restarts} of the workers" if restarts else ""
         if start is None:
-            return f"started again from step 0{why}" if restarts else ""
+            again = bool(restarts) or self.config.resume
+            return f"started again from step 0{why}: no checkpoint had been finished" if again else ""
         before = start.state.get("world_size", self.world_size)
         workers = f"; world size {self.world_size}, before {before}" if before != self.world_size else ""
         return f"resumed from step {self.state.step:,}{why}{workers}"
@@ -168,15 +185,20 @@ class FirstRank:
 
     def checkpoint(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Evaluate and hand the checkpoint over; returns what was measured, nothing if asked to stop meanwhile."""
+        measured = self._measure()
+        if self.diverged is None:
+            self.evaluated = bool(measured)
+            self._put({**metrics, **measured})
+        return measured
+
+    def _measure(self) -> dict[str, Any]:
         measured: dict[str, Any] = {}
         with contextlib.suppress(Halted):
             measured = evaluate_state(self.state, self.images, self.config, self._unless_stopped)
         for name, value in measured.items():
             if isinstance(value, float) and not math.isfinite(value):
                 self.diverged = Diverged(self.state.step, name, value)  # raised when all ranks have halted
-                return measured
-        self.evaluated = bool(measured)
-        self._put({**metrics, **measured})
+                return {}
         return measured
 
     def _put(self, metrics: dict[str, Any]) -> None:
@@ -202,9 +224,7 @@ class FirstRank:
                 raise Halted
             if not self.evaluated:  # resumed at the last step, whose evaluation had been cut short
                 yield Report({"step": steps}, phase="evaluating")
-                self.checkpoint({"step": steps, "epoch": steps / (len(self.images.images) // self.config.batch_size)})
-            if self.diverged is not None:
-                raise self.diverged
+                self._measure_last()
             if self.outbox.busy:
                 yield Report({"step": steps}, phase="uploading the last checkpoint", say=self.news())
             self.outbox.flush(LAST_PATIENCE_S, self._unless_stopped)
@@ -217,14 +237,30 @@ class FirstRank:
                 raise self.outbox.failure from None
             yield Report({"step": self.state.step, "message": self._last_words()}, phase="interrupted")
 
+    def _measure_last(self) -> None:
+        """The last checkpoint is whole, and stays so: its measurement is added to it."""
+        measured = self._measure()
+        if self.diverged is not None:
+            raise self.diverged
+        if not measured:
+            raise Halted
+        folder = self.run.patient(LAST_PATIENCE_S).checkpoints / step_name(self.state.step)
+        checkpoints.amend(checkpoints.open_checkpoint(folder, thorough=False), measured)
+
     def _last_words(self) -> str:
         """Store what can be stored in the seconds that are left."""
+        stopped, failure = f"stopped at step {self.state.step:,}", ""
         try:
             self.outbox.flush(LAST_WORDS_S)
+        except StorageFailed as error:
+            failure = str(error)
+        try:
             self.outbox.close("interrupted")
-        except (StorageFailed, StorageError) as error:
-            return f"stopped at step {self.state.step:,}, but {error}"
-        return f"stopped at step {self.state.step:,}, which is stored"
+        except StorageError as error:
+            failure = failure or str(error)
+        if failure:
+            return f"{stopped}, but {failure}"
+        return f"{stopped}, which is stored" if self.state.step else f"{stopped}, before there was anything to store"
 
     def _publish_best(self) -> dict[str, Any]:
         patient = self.run.patient(LAST_PATIENCE_S)
@@ -235,15 +271,17 @@ class FirstRank:
         publish(chosen, self.config, patient.model, full)
         return {**full, "step": chosen.step}
 
-    def give_up_as_diverged(self, error: Diverged) -> None:
-        """What was good before stays, and the status says which checkpoint that is."""
+    def give_up_as_diverged(self, error: Diverged) -> dict[str, Any]:
+        """What was good before stays, and the status says which checkpoint that is; returns what it says."""
         with contextlib.suppress(StorageFailed):  # the divergence is the news; the status names what is stored
             self.outbox.flush()
         stored = self.outbox.stored
-        last_good: dict[str, Any] = {"last_good": step_name(stored)} if stored else {}
+        about: dict[str, Any] = {"quantity": error.quantity, "message": str(error)}
+        about |= {"last_good": step_name(stored)} if stored else {}
         self.outbox.step = error.step
         with contextlib.suppress(StorageError):
-            self.outbox.close("diverged", quantity=error.quantity, message=str(error), **last_good)
+            self.outbox.close("diverged", **about)
+        return {"step": error.step, **about}
 
     def _unless_stopped(self) -> None:
         if self.stop():

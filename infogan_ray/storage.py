@@ -21,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 SETTINGS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme", "anonymous")}
@@ -50,7 +51,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Storage:
-    """One folder. Errors are StorageError, after ``patience_s`` seconds of retries if they may pass."""
+    """One folder. Errors are FileNotFoundError and StorageError, this after ``patience_s`` seconds if it may pass.
+
+    Names that are not plain, and symbolic links, raise ValueError.
+    """
 
     filesystem: pafs.FileSystem
     path: str
@@ -77,6 +81,14 @@ class Storage:
             return self.path
         query = f"?{self.settings}" if self.settings else ""
         return f"{self.scheme}://{urllib.parse.quote(self.path)}{query}"
+
+    @property
+    def is_itself_a_file(self) -> bool:
+        """Whether there is a file where this folder should be."""
+        above, _, name = self.path.rpartition("/")
+        if not name or (not above and not self.is_local):  # the root of a disk; a bucket
+            return False
+        return self._try(self.path, lambda: self.filesystem.get_file_info(self.path)).type == pafs.FileType.File
 
     def __str__(self) -> str:
         return self.path if self.is_local else f"{self.scheme}://{self.path}"
@@ -200,7 +212,11 @@ def guarded(where: str, action: Callable[[], T]) -> T:
         return action()
     except FileNotFoundError:
         raise
+    except pa.ArrowInvalid as error:  # a ValueError of pyarrow's, for names that a store cannot have
+        raise StorageError(f"{where}: {' '.join(str(error).split())}", passing=False) from None
     except OSError as error:
+        if re.search(r"NO_SUCH_KEY|NoSuchKey", str(error)):  # deleted since it was opened
+            raise FileNotFoundError(where) from None
         raise _explained(where, error) from None
 
 
@@ -226,10 +242,11 @@ def _explained(where: str, error: OSError) -> StorageError:
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
         return StorageError(f"{where}: {os.strerror(error.errno)}", passing=False)
     if re.search(r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT|HTTP status 403", text):
+        names = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        if where.startswith("gs://"):
+            names = "GOOGLE_APPLICATION_CREDENTIALS"
         return StorageError(
-            f"{where}: the server refuses the credentials of the environment (403); check AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY",
-            passing=False,
+            f"{where}: the server refuses the credentials of the environment (403); check {names}", passing=False
         )
     if re.search(r"NO_SUCH_BUCKET|does not exist|HTTP status 404", text):
         return StorageError(f"{where}: the bucket does not exist", passing=False)
@@ -251,12 +268,19 @@ def open_storage(text: str | Path) -> Storage:
     scheme, divider, rest = text.partition("://")
     if not divider:
         return _local(text)
-    # Before any message that repeats the URI. A secret may hold a slash, so that '@' alone would not show it.
-    if re.search("[:@]", re.split("[/?#]", rest)[0]):
+    address, _, query = rest.partition("?")
+    text = f"{scheme}://{address}"  # of what was typed, the messages repeat this alone
+    # First of all. A secret may hold a slash, so that '@' alone would not show it.
+    if re.search("[:@]", urllib.parse.unquote(re.split("[/#]", address)[0])):
         raise ValueError("storage has credentials in its URI; they belong into the environment (AWS_ACCESS_KEY_ID …)")
     if scheme not in ("file", *SETTINGS):
         raise ValueError(f"storage is '{text}'; valid are a folder, file://, s3://bucket/… and gs://bucket/…")
-    address, _, query = rest.partition("?")
+    given = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    for key in given:
+        if key not in SETTINGS.get(scheme, ()):
+            credentials = "; credentials belong into the environment" if re.search("key|secret|token", key) else ""
+            valid = ", ".join(SETTINGS.get(scheme, ())) or "none"
+            raise ValueError(f"storage has the setting '{key}'; valid are {valid}{credentials}")
     if "#" in rest:
         raise ValueError(f"storage is '{text}'; in a URI '#' begins a fragment: write %23")
     if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
@@ -270,11 +294,6 @@ def open_storage(text: str | Path) -> Storage:
         return _local("/" + "/".join(parts))
     if not parts:
         raise ValueError(f"storage is '{text}'; name a bucket: {scheme}://bucket/prefix")
-    given = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-    for key in given:
-        if key not in SETTINGS[scheme]:
-            credentials = "; credentials belong into the environment" if re.search("key|secret|token", key) else ""
-            raise ValueError(f"storage has the setting '{key}'; valid are {', '.join(SETTINGS[scheme])}{credentials}")
     filesystem, used = _s3(given, parts[0]) if scheme == "s3" else _gs(given)
     return Storage(filesystem, "/".join(parts), scheme, urllib.parse.urlencode(used))
 

@@ -29,6 +29,7 @@ from infogan_ray.streams import seeded_generator
 
 PRECISIONS = ("auto", "fp32", "bf16")
 CALIBRATION_BATCHES = 16
+HALT_EVERY = 10
 
 
 class Diverged(Exception):
@@ -244,10 +245,10 @@ def train(
     """
     window: list[dict[str, Tensor]] = []
     started = time.monotonic()
-    # Ranks agree on a halt by a sum over all: at every step on a CPU, and where metrics are read anyway on a GPU.
-    every_step = state.device.type == "cpu"
+    # Ranks agree on a halt by a sum over all: at every step on a CPU, seldom on a GPU, which would have to wait for it.
+    agree_every = 1 if state.device.type == "cpu" or world_size == 1 else HALT_EVERY
     while state.step < steps:
-        if (every_step or not window) and _any_rank(halt(), world_size, state.device):
+        if state.step % agree_every == 0 and _any_rank(halt(), world_size, state.device):
             return
         images = feed.batch(state.step).to(state.device)
         weight = len(images) * world_size / feed.batch_size

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from infogan_ray import checkpoints
-from infogan_ray.checkpoints import MANIFEST, BadCheckpoint, list_checkpoints, open_checkpoint, write_checkpoint
+from infogan_ray.checkpoints import MANIFEST, BadCheckpoint, list_checkpoints, open_checkpoint
 from infogan_ray.config import RunConfig
 from infogan_ray.latents import LatentSpec
 from infogan_ray.model import load
 from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.publishing import publish, train_command
+from infogan_ray.runs import step_name
 from infogan_ray.storage import Storage, open_storage
 
 from .conftest import tiny_config
@@ -30,7 +31,8 @@ def write(folder: Path | Storage, step: int, **metrics: float) -> checkpoints.Ch
     tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
     state = {"model": SPEC.to_dict(), "metrics": metrics}
     folder = folder if isinstance(folder, Storage) else open_storage(folder)
-    return write_checkpoint(folder, step, tensors, {"x": torch.ones(2)}, state)
+    checkpoints.seal(folder / step_name(step), checkpoints.pack(step, tensors, {"x": torch.ones(2)}, state))
+    return open_checkpoint(folder / step_name(step))
 
 
 class Bomb:
@@ -88,6 +90,71 @@ def test_a_pickle_under_a_weights_name_is_refused_and_not_executed(tmp_path: Pat
     checkpoints.seal(folder, files | {checkpoints.MODEL: b"\xff" * 8 + b"{}"})
     with pytest.raises(BadCheckpoint, match="not a safetensors file; it is broken"):
         load(folder.uri)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (MANIFEST, b'{"files": {"state.json": {"bytes": 1e999, "sha256": "0"}}}'),
+        (MANIFEST, b"[" * 100_000),
+        (checkpoints.STATE, b"[" * 100_000),
+        (checkpoints.STATE, b'{"format": 1}'),
+        (checkpoints.STATE, b'{"format": 1, "step": 1, "metrics": 3}'),
+    ],
+)
+def test_odd_content_is_a_bad_checkpoint_and_no_traceback(tmp_path: Path, name: str, content: bytes) -> None:
+    folder = write(tmp_path, 1).folder
+    if name == MANIFEST:
+        folder.write(MANIFEST, content)
+    else:
+        checkpoints.seal(folder, {checkpoints.MODEL: b"", name: content})
+    good, bad = list_checkpoints(open_storage(tmp_path))
+    assert not good and len(bad) == 1 and name in str(bad[0])
+
+
+def test_a_later_measurement_never_leaves_the_checkpoint_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = write(tmp_path, 1, d_loss=1.0)
+    seen: list[int] = []
+    real = Storage.write
+
+    def spy(self: Storage, name: str, content: bytes) -> None:
+        seen.append(len(list_checkpoints(open_storage(tmp_path))[0]))
+        real(self, name, content)
+        seen.append(len(list_checkpoints(open_storage(tmp_path))[0]))
+
+    monkeypatch.setattr(Storage, "write", spy)
+    checkpoints.amend(checkpoint, {"mi_fraction": 0.5})
+    assert seen == [1, 1, 1, 1], "before and after each write it is whole"
+    assert open_checkpoint(checkpoint.folder).metrics == {"d_loss": 1.0, "mi_fraction": 0.5}
+
+
+def test_what_is_no_number_never_ranks_and_what_is_not_ours_is_never_cleared_away(tmp_path: Path) -> None:
+    write(tmp_path, 1, mi_fraction=0.5)
+    write(tmp_path, 2, mi_fraction=float("nan"))
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 1
+    (tmp_path / "step_backup").mkdir()
+    (tmp_path / "step_00000003").mkdir()
+    assert checkpoints.discard_orphans(open_storage(tmp_path)) == ["step_00000003"]
+    assert (tmp_path / "step_backup").is_dir()
+
+
+def test_where_the_chosen_one_was_pruned_the_newer_ones_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step, fraction in ((1, 0.4), (2, 0.6)):
+        write(tmp_path, step, mi_fraction=fraction)
+    real = checkpoints.Manifest.verify
+
+    def overtaken(self: checkpoints.Manifest) -> None:
+        if self.folder.name == "step_00000002":
+            write(tmp_path, 3, mi_fraction=0.9)
+            checkpoints.discard(self.folder)
+        real(self)
+
+    monkeypatch.setattr(checkpoints.Manifest, "verify", overtaken)
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 3
 
 
 def test_best_last_and_pruning(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--batch-size 1000", "batch_size is 1000, more than the"),
         ("--data nowhere", "data is 'nowhere': neither a dataset (mnist, fashion_mnist) nor a path that exists"),
         ("--data mnist --data-dir nowhere", "data_dir is nowhere, which does not exist"),
+        ("--name checkpoints", "name is 'checkpoints', which is the name of a part of every run"),
         ("--name a/b", "name is 'a/b'; use letters"),
         ("--steps 0", "steps is 0; it must be at least 1"),
         ("--steps 5 --epochs 5", "give one of them"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from infogan_ray import checkpoints
+from infogan_ray import outbox as outbox_module
 from infogan_ray.data import ImageSet
-from infogan_ray.outbox import Outbox, Parcel, StorageFailed
+from infogan_ray.outbox import Outbox, Overtaken, Parcel, StorageFailed
 from infogan_ray.runs import RunDirectory
 from infogan_ray.session import Report, run_worker
 from infogan_ray.storage import Storage, open_storage
@@ -120,6 +122,73 @@ def test_an_overtaken_writer_stops(tmp_path: Path) -> None:
     old.close()
     new.close("finished")
     assert [entry.name for entry in run.checkpoints.entries()] == ["step_00000008"]
+
+
+def test_an_overtaken_writer_touches_nothing_of_its_successor(tmp_path: Path) -> None:
+    """The old one comes late to a step that the new one has stored already."""
+    run = RunDirectory(open_storage(tmp_path))
+    config: dict[str, Any] = {"step": 0, "keep": 5, "metric": "mi_fraction", "max_misses": 3}
+    old = Outbox(run, **config)
+    new = Outbox(run, **config)
+    new.put(Parcel(7, FILES))
+    new.flush(20)
+    old.put(Parcel(7, FILES | {checkpoints.MODEL: b"other"}))
+    with pytest.raises(Overtaken):
+        old.flush(20)
+    old.close("failed")
+    assert checkpoints.open_checkpoint(run.checkpoints / "step_00000007").manifest.read(checkpoints.MODEL) == b"m"
+    new.close("finished")
+    assert run.get_status()["state"] == "finished"
+
+
+def test_a_storage_that_is_merely_slow_never_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "LONGEST_WAIT_S", 0.01)
+    real = checkpoints.seal
+
+    def slow(*arguments: Any, **more: Any) -> None:
+        time.sleep(0.5)
+        real(*arguments, **more)
+
+    monkeypatch.setattr(checkpoints, "seal", slow)
+    outbox = Outbox(RunDirectory(open_storage(tmp_path)), step=0, keep=5, metric="mi_fraction", max_misses=2)
+    for step in range(1, 8):
+        outbox.put(Parcel(step, FILES))
+    assert outbox.failure is None and outbox.lag.startswith("uploads are slower than checkpoints")
+    outbox.flush(20)
+    outbox.close()
+    assert steps_of_folders(tmp_path)[-1] == "step_00000007" and outbox.lag == ""
+
+
+def steps_of_folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in (path / "checkpoints").iterdir())
+
+
+def test_a_run_whose_checkpoints_cannot_be_read_is_not_started_anew(image_set: ImageSet, tmp_path: Path) -> None:
+    run, _ = run_alone(tiny_config(), image_set, tmp_path / "run")
+    for entry in run.checkpoints.entries():
+        (Path(run.checkpoints.path) / entry.name / checkpoints.MODEL).write_bytes(b"rot")
+    before = everything_below(run.folder)
+    with pytest.raises(StorageFailed, match="no checkpoint in .* can be read; move them away to start from step 0"):
+        run_alone(tiny_config(), image_set, tmp_path / "run")
+    assert everything_below(run.folder) == before, "metrics and all"
+    with pytest.raises(StorageFailed, match="steps is 3, and the run is at step 6"):
+        run_alone(tiny_config(), image_set, tmp_path / "run2")
+        run_alone(tiny_config(steps=3), image_set, tmp_path / "run2")
+
+
+def test_a_disk_that_fills_while_the_model_is_published_fails_plainly(image_set: ImageSet, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    config = tiny_config()
+    run = RunDirectory(open_storage(tmp_path / "run"))
+    run.write_config({"model": config.model_spec(16, 1).to_dict(), "run": config.to_dict()})
+    try:
+        with pytest.raises(StorageFailed, match="no room is left"):
+            for report in run_worker(config, image_set, run, device=torch.device("cpu")):
+                if report.phase.startswith("evaluating the best"):
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert steps_in(run) == [3, 6]
 
 
 def test_a_bug_in_the_thread_ends_the_run(tmp_path: Path) -> None:

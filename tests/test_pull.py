@@ -64,9 +64,15 @@ def test_eight_at_once_succeed_with_equal_bytes(run: RunDirectory, tmp_path: Pat
 
 
 def test_an_object_store_is_used_as_a_folder_is(
-    image_set: ImageSet, proxy: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    image_set: ImageSet,
+    proxy: Proxy,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run, _ = run_on(proxy.uri("my runs"), image_set, {})
+    assert main(["pull", run.folder.uri, proxy.uri("elsewhere")]) == USAGE, "a destination is a folder"
+    capsys.readouterr()
     assert main(["runs", proxy.uri("my runs"), "--json"]) == DONE
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [(row["name"], row["state"], row["last"]) for row in rows] == [("run", "finished", "step_00000006")]
@@ -76,6 +82,10 @@ def test_an_object_store_is_used_as_a_folder_is(
     published = {entry.name: run.model.read(entry.name) for entry in run.model.entries()}
     assert bytes_of(tmp_path / "model") == published
     assert load(run.folder.uri).sample(2).equal(load(tmp_path / "model").sample(2))
+    proxy.become("reset")
+    monkeypatch.setattr("infogan_ray.storage.patiently", lambda action, seconds: action())
+    assert main(["runs", proxy.uri("my runs")]) == FAILED
+    assert capsys.readouterr().err.count("\n") == 1, "an outage is one line"
     proxy.become("cut")
     assert main(["pull", run.folder.uri, str(tmp_path / "again"), "--checkpoint", "last"]) == DONE, (
         "nothing is uploaded"
@@ -161,6 +171,13 @@ def test_runs_shows_half_written_ones_for_what_they_are(
     assert "1 unfinished checkpoints, 2 restarts" in capsys.readouterr().out
     assert main(["runs", midst.folder.path]) == DONE
     assert "unfinished: " in capsys.readouterr().err
+    assert main(["runs", (store / "at-start").path]) == DONE, "one without config.json is shown, too"
+    (store / "at-start").write("status.json", b"{}")
+    (tmp_path / "store" / "linked").mkdir()
+    (store / "linked").write("status.json", b"{}")
+    (tmp_path / "store" / "linked" / "checkpoints").symlink_to(tmp_path)
+    assert main(["runs", store.path]) == DONE, "an odd run does not hide the others"
+    assert "tiny\tfinished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [["pull", "nowhere/x"], ["runs", "nowhere"], ["sample", "nowhere"]])

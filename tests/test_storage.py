@@ -62,6 +62,13 @@ def test_what_an_object_store_refuses_is_said_in_a_line(proxy: Proxy, monkeypatc
     uri = proxy.uri("refused")
     with pytest.raises(FileNotFoundError):
         open_storage(uri).read("absent")
+    assert not open_storage(uri).parent.is_itself_a_file, "a bucket"
+    open_storage(uri).write("file", b"x")
+    assert (open_storage(uri) / "file").is_itself_a_file
+    stream = open_storage(uri).chunks("file")
+    open_storage(uri).delete("file")
+    with pytest.raises(FileNotFoundError):
+        list(stream)
     proxy.become("reset")
     with pytest.raises(StorageError, match="HeadObject failed, network connection") as away:
         open_storage(uri).patient(1).read("absent")
@@ -102,6 +109,10 @@ def test_slashes_are_folded_and_file_uris_are_folders(tmp_path: Path) -> None:
         ("ftp://key:secret@host/x", "they belong into the environment"),
         ("s3://bucket/x?endpoint_override=http://key:secret@host", "endpoint has credentials"),
         ("s3://bucket/x?access_key=a", "credentials belong into the environment"),
+        ("s3://bucket/x?access_key=secret@#b", "credentials belong into the environment"),
+        ("s3://bucket/x?secret_key=secret@%zz", "credentials belong into the environment"),
+        ("ftp://bucket/x?password=secret@", "valid are a folder"),
+        ("s3://key%3Asecret%40bucket/x", "they belong into the environment"),
         ("s3://bucket/x?endpoint=a", "valid are endpoint_override, region, scheme"),
         ("s3://bucket/a#b", "write %23"),
         ("s3://bucket/100%", "write %25"),

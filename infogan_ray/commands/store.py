@@ -16,7 +16,7 @@ from infogan_ray.commands.parsing import config_of, parse, scalars, warn
 from infogan_ray.config import METRICS
 from infogan_ray.publishing import pull as pull_model
 from infogan_ray.runs import RunDirectory, runs_in
-from infogan_ray.storage import open_storage
+from infogan_ray.storage import StorageError, open_storage
 
 
 @dataclass
@@ -45,11 +45,7 @@ _COUNTS = ("unfinished checkpoints", "broken checkpoints", "restarts")
 
 def _run_row(run: RunDirectory) -> dict[str, Any]:
     status = run.get_status()
-    good, bad = _list(run)
-    try:
-        chosen, state = checkpoints.best(good, config_of(run).metric), status["state"]
-    except ValueError:
-        chosen, state = None, f"{status['state']}, without {run.CONFIG}"
+    good, bad, chosen, state = _state_of(run, status["state"])
     metrics = chosen.metrics if chosen else {}
     last = checkpoints.last(good)
     unfinished = sum(isinstance(error, checkpoints.Unfinished) for error in bad)
@@ -62,10 +58,23 @@ def _run_row(run: RunDirectory) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _state_of(
+    run: RunDirectory, state: str
+) -> tuple[list[checkpoints.Checkpoint], list[checkpoints.BadCheckpoint], checkpoints.Checkpoint | None, str]:
+    """Good and bad checkpoints, the best, and the state in words: an odd run does not hide the others."""
+    good: list[checkpoints.Checkpoint] = []
+    bad: list[checkpoints.BadCheckpoint] = []
+    try:
+        good, bad = _list(run)
+        return good, bad, checkpoints.best(good, config_of(run).metric), state
+    except (ValueError, StorageError) as error:
+        return good, bad, None, f"{state}, {error}" if run.exists else f"{state}, without {run.CONFIG}"
+
+
 def _one_run(run: RunDirectory, as_json: bool) -> int:
-    good, bad = _list(run)
     status = run.get_status()
-    chosen, last = checkpoints.best(good, config_of(run).metric), checkpoints.last(good)
+    good, bad, chosen, state = _state_of(run, status["state"])
+    last = checkpoints.last(good)
     rows = []
     for checkpoint in good:
         marks = [word for word, other in (("best", chosen), ("last", last)) if other is checkpoint]
@@ -73,7 +82,7 @@ def _one_run(run: RunDirectory, as_json: bool) -> int:
         shown = {name: checkpoint.metrics.get(name) for name in ("mi_bound", "mi_fraction", "clustering_error")}
         rows.append({"checkpoint": checkpoint.name, **shown, "is": ", ".join(marks)})
     why = f" ({status['message']})" if status.get("message") else ""
-    _print_rows(f"{run.folder}: {status['state']}{why}", rows, as_json)
+    _print_rows(f"{run.folder}: {state}{why}", rows, as_json)
     for error in bad:
         kind = "unfinished" if isinstance(error, checkpoints.Unfinished) else "broken"
         print(f"{kind}: {error}", file=sys.stderr)
@@ -121,6 +130,8 @@ def pull(arguments: list[str]) -> int:
     metric = given.metric or config.metric
     if metric not in METRICS:
         raise ValueError(f"metric is '{metric}'; valid are {', '.join(METRICS)}")
+    if "://" in (given.destination or ""):
+        raise ValueError(f"destination is '{given.destination}'; it must be a folder on this machine")
     destination = Path(given.destination or f"{run.name}-model").expanduser().absolute()
     chosen = pull_model(run, given.checkpoint, metric, config, destination, warn)
     summary = {"model": str(destination), "step": chosen.step, **scalars(chosen.metrics)}

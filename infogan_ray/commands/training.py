@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,7 +18,7 @@ from infogan_ray.commands.parsing import Failed, parse, peek, scalars, take_flag
 from infogan_ray.config import RunConfig, load_config, preset
 from infogan_ray.publishing import train_command
 from infogan_ray.runs import RunDirectory
-from infogan_ray.storage import open_storage
+from infogan_ray.storage import StorageError, open_storage
 from infogan_ray.training import checkpoint_bytes
 
 
@@ -46,11 +47,14 @@ def train(arguments: list[str]) -> int:
     except trainer.TrainingFailed as error:
         raise Failed(f"{error}. Go on with: {_resume_command(config)}") from None
     except KeyboardInterrupt:
+        with contextlib.suppress(StorageError):
+            if not RunDirectory(open_storage(config.storage) / config.name).exists:
+                raise Failed("interrupted before there was anything to go on with", INTERRUPTED) from None
         raise Failed(f"interrupted; go on with: {_resume_command(config)}", INTERRUPTED) from None
     if result.state == "interrupted":
         raise Failed(f"interrupted: {result.message}; go on with: {_resume_command(config)}", INTERRUPTED)
     if result.state == "diverged":
-        last_good = result.run.get_status().get("last_good")
+        last_good = result.metrics.get("last_good")
         kept = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint before that"
         raise Failed(f"{config.name} diverged: {result.message}; {kept}", DIVERGED)
     if as_json:

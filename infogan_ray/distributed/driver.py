@@ -63,14 +63,14 @@ class Driver:
             try:
                 self._listen_to(fitting, seconds=LAST_WORDS_S)
             finally:
-                if not fitting.ended.is_set():
+                if not fitting.ended.is_set() and not self.head.lost:  # of a dead head it would wait for the answer
                     ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
-            if not fitting.ended.is_set() and self.phase != "interrupted":
+            if self.phase not in ENDINGS:  # also where a worker has died meanwhile: nothing is started again
                 raise
         if self.phase in ENDINGS:
             return fitting.error
         died = isinstance(fitting.error, ray.exceptions.RayError)  # Ray Train's controller, or all of Ray with it
-        if self.head.lost or (died and not self.head.answers()):
+        if (died or self.head.lost) and not self.head.answers():
             raise HeadLost(
                 f"Ray's head has not answered for {HEAD_SILENT_S:.0f} s, at step {self.step:,}; what is stored is whole"
             )
@@ -80,10 +80,11 @@ class Driver:
 
     def _listen_to(self, fitting: Fitting, seconds: float = float("inf")) -> None:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self.head.lost:
+        while time.monotonic() < deadline and (not self.head.lost or self.head.answers()):
             ended = fitting.ended.wait(POLL_S)
+            patience = min(HEAD_SILENT_S, max(deadline - time.monotonic(), POLL_S))
             with contextlib.suppress(ray.exceptions.RayError):  # the head watch knows whether that is the end
-                for report in ray.get(self.board.drain.remote(), timeout=HEAD_SILENT_S):
+                for report in ray.get(self.board.drain.remote(), timeout=patience):
                     self.final.update(report)
                     self.listen(report)
             if ended or (seconds < float("inf") and self.phase == "interrupted"):
@@ -115,7 +116,7 @@ class HeadWatch:
     """Notices that Ray's head has died, before Ray itself ends this process without a readable word (60 s)."""
 
     def __init__(self) -> None:
-        self._heard = time.monotonic()
+        self._heard, self._closed = time.monotonic(), False
         threading.Thread(target=self._look, name="head-watch", daemon=True).start()
 
     @property
@@ -123,14 +124,17 @@ class HeadWatch:
         return time.monotonic() - self._heard > HEAD_SILENT_S
 
     def answers(self) -> bool:
-        """Wait for its next answer; false if it is lost."""
+        """Wait for its next answer; false if it is lost. A process that was suspended asks again before it says so."""
         since = time.monotonic()
-        while self._heard < since and not self.lost:
+        while self._heard < since and (not self.lost or time.monotonic() < since + 3 * HEAD_POLL_S):
             time.sleep(POLL_S)
         return self._heard >= since
 
+    def close(self) -> None:
+        self._closed = True
+
     def _look(self) -> None:
-        while ray.is_initialized():
+        while ray.is_initialized() and not self._closed:
             with contextlib.suppress(Exception):  # whatever it is, the head did not answer
                 ray.nodes()
                 self._heard = time.monotonic()

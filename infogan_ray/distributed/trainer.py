@@ -39,13 +39,14 @@ from infogan_ray.distributed.board import StopWatch, start_board
 from infogan_ray.distributed.driver import ENDINGS, Driver, HeadLost, Listener, TrainingFailed
 from infogan_ray.latents import Categorical
 from infogan_ray.networks import plan
-from infogan_ray.outbox import StorageFailed
+from infogan_ray.outbox import Overtaken, StorageFailed
 from infogan_ray.runs import RunDirectory
 from infogan_ray.session import run_worker
 from infogan_ray.storage import StorageError, open_storage
 from infogan_ray.training import Diverged, checkpoint_bytes
 
-WORKER_RESTARTS = 3  # without a new checkpoint in between
+WORKER_RESTARTS = 3  # of an attempt; another attempt follows if there is a new checkpoint since
+LAST_STATUS_S = 3.0
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll (2 s by default)
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a frozen worker would be waited for for ten minutes
@@ -138,9 +139,13 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
         ago = time.time() - before["time"]
         say = f"{run.name} was heard of {ago:.0f} s ago; should it still run, it stops: this attempt takes it over"
         listen({"phase": "resuming", "step": before["step"], "say": say})
+    steps = config.total_steps(len(images.images))
+    if config.resume and before.get("stored", 0) > steps:
+        raise ValueError(
+            f"steps is {steps:,}, and {run.name} is at step {before['stored']:,} already; give --steps more"
+        )
     write_config(run, config, images)
     spec = config.model_spec(images.image_size, images.channels)
-    steps = config.total_steps(len(images.images))
     listen({
         "phase": "starting workers", "step": 0,
         "say": checkpoint_plan(config, steps, checkpoint_bytes(spec), run.folder),
@@ -168,7 +173,8 @@ def log_path(run: RunDirectory) -> Path:
 def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener) -> RunResult:
     """Start the workers of a checked configuration in a claimed run directory, and wait for them.
 
-    Workers that fail are restarted from the last whole checkpoint, for as long as there are new ones.
+    Workers that fail are restarted from the last whole checkpoint, for as long as there are new ones. Raises
+    TrainingFailed, and KeyboardInterrupt if a stop was asked for and the workers did not say their last words in time.
     """
     log = log_path(run)
     connect(log)
@@ -193,16 +199,20 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
     except HeadLost as error:
         _set_status(run, "failed", driver.step)
         raise HeadLost(f"{error}; the log is {log}") from None
-    except KeyboardInterrupt:  # the workers did not manage to say their last words
+    except StorageError as error:
+        raise TrainingFailed(f"{error}; the log is {log}") from None
+    except KeyboardInterrupt:
         _set_status(run, "interrupted", driver.step)
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        driver.head.close()
         if ray.is_initialized() and not driver.head.lost:
             ray.kill(board)
     final = driver.final
     if driver.phase == "failed":
-        _set_status(run, "failed", driver.step)
+        if not final.get("overtaken"):
+            _set_status(run, "failed", driver.step)
         raise TrainingFailed(f"{final['message']}; the log is {log}")
     if driver.phase not in ENDINGS:
         raise TrainingFailed(f"the workers ended at step {driver.step:,} without a word; the log is {log}")
@@ -259,10 +269,10 @@ def _worker(settings: dict[str, Any]) -> None:
                 pinned = board.pin.remote({**about, "world_size": world_size, **report.metrics})
             if report.due:
                 ray.train.report({k: v for k, v in report.metrics.items() if isinstance(v, (int, float))})
-    except Diverged as error:  # every rank sees it at the same step; to start again would end the same way
-        ending = {"phase": "diverged", "step": error.step, "message": str(error)}
+    except Diverged:  # which rank 0 has reported; to start again would end the same way
+        pass
     except StorageFailed as error:
-        ending = {"phase": "failed", "message": str(error)}
+        ending = {"phase": "failed", "message": str(error), "overtaken": isinstance(error, Overtaken)}
     if rank == 0 and ending:
         pinned = board.pin.remote(ending)
     if pinned is not None:
@@ -272,7 +282,8 @@ def _worker(settings: dict[str, Any]) -> None:
 def _set_status(run: RunDirectory, state: str, step: int) -> None:
     """As far as storage lets it be said."""
     with contextlib.suppress(StorageError):
-        known = {k: v for k, v in run.get_status().items() if k in ("stored", "restarts", "last_good")}
+        run = run.patient(LAST_STATUS_S)
+        known = {k: v for k, v in run.get_status().items() if k in ("owner", "stored", "restarts", "last_good")}
         run.set_status(state, step, **known)
 
 

@@ -21,6 +21,7 @@ import torch
 from infogan_ray import checkpoints, train
 from infogan_ray.config import RunConfig
 from infogan_ray.data import DataConfig, load_images
+from infogan_ray.distributed.driver import TrainingFailed
 from infogan_ray.runs import RunDirectory
 from infogan_ray.storage import open_storage
 
@@ -87,6 +88,12 @@ def test_the_world_may_change_its_size_between_attempts(bars: Any) -> None:
     rows = list(result.run.read_metrics())
     assert [row["step"] for row in rows] == [2, 3, 4, 6, 8, 9, 10, 12]
     assert {row["step"] / row["epoch"] for row in rows} == {4.0}, "18 images of 76 a step throughout"
+
+    for entry in result.run.checkpoints.entries():
+        (result.run.checkpoints / entry.name).write(checkpoints.MODEL, b"rot")
+    with pytest.raises(TrainingFailed, match="no checkpoint in .* can be read"):  # by all ranks, without waiting
+        train(bars(workers=2, steps=14, batch_size=18, resume=True))
+    assert result.run.get_status()["state"] == "failed"
 
 
 @pytest.mark.usefixtures("ray_cluster")
