@@ -120,6 +120,21 @@ def test_a_frozen_worker_is_noticed_and_replaced(bars: Any) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_controller_is_started_again(bars: Any) -> None:
+    """Ray Train's own process, which an outage of its storage ends."""
+
+    def kill_controller() -> None:
+        family = psutil.Process().children(recursive=True)
+        (controller,) = [p for p in family if "TrainController" in " ".join(p.cmdline())]
+        controller.kill()
+
+    harm = Harm({120: kill_controller})
+    result = train(bars(steps=300, checkpoint_every=50), harm)
+    assert result.state == "finished" and result.restarts == 1
+    assert "starting workers again" in [report["phase"] for report in harm.heard]
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_killed_while_s3_is_away_goes_on_when_it_is_back(bars: Any, proxy: Proxy) -> None:
     def kill_in_an_outage() -> None:
         proxy.become("503")
