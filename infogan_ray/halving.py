@@ -1,0 +1,139 @@
+"""Asynchronous successive halving whose decisions depend on scores alone, not on which trial reported first.
+
+ASHA (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning") lets a trial past a rung if it is among
+the best 1/reduction of those that have reached that rung so far. "So far" depends on the speed of machines, and a
+search that was killed and resumed decides otherwise than one that was not. Here trials have an order, and trial i is
+judged among trials 0 … i alone: whatever the order of their reports, the same scores give the same decisions. A trial
+whose predecessors have not all spoken goes on meanwhile, and may be stopped later, at the rung where it stood.
+
+Rungs are counted in images seen, which a restart does not set back. torch-free and Ray-free.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any
+
+
+class Verdict(Enum):
+    """What is known of a trial: it goes on, it is stopped, or its predecessors have not all spoken."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+    WAIT = "wait"
+
+
+def rungs(grace: int, budget: int, reduction: int) -> tuple[int, ...]:
+    """Images seen at which trials are judged: grace, grace·reduction, … below the budget.
+
+    Raises ValueError where there would be none.
+    """
+    if reduction < 2:
+        raise ValueError(f"reduction is {reduction}; it must be at least 2")
+    if not 0 < grace < budget:
+        raise ValueError(
+            f"grace is {grace:,} images; it must lie between 0 and the budget of {budget:,}, both excluded"
+        )
+    levels = [grace]
+    while levels[-1] * reduction < budget:
+        levels.append(levels[-1] * reduction)
+    return tuple(levels)
+
+
+class Halving:
+    """Scores by trial and rung, and what follows from them. Trials are numbered from 0 in the order of the search."""
+
+    def __init__(self, rungs: Sequence[int], reduction: int, lower_is_better: bool = False) -> None:
+        self.rungs, self.reduction = tuple(rungs), reduction
+        self._sign = -1.0 if lower_is_better else 1.0
+        self._scores: dict[tuple[int, int], float] = {}
+        self._ended: set[int] = set()
+        self._known: dict[tuple[int, int], bool] = {}
+        self.events: list[dict[str, Any]] = []
+
+    @classmethod
+    def replay(
+        cls, events: Iterable[dict[str, Any]], rungs: Sequence[int], reduction: int, lower_is_better: bool = False
+    ) -> Halving:
+        """The state after events that were saved: as JSON objects they survive any crash of the searcher."""
+        halving = cls(rungs, reduction, lower_is_better)
+        for event in events:
+            if event["event"] == "ended":
+                halving.end(event["trial"])
+            else:
+                halving.report(event["trial"], event["images"], event["score"])
+        return halving
+
+    def report(self, trial: int, images: int, score: float) -> None:
+        """A trial's score after so many images. The first report at or past a rung counts for it, later ones do not.
+
+        A score that is not finite ends the trial: it never ranks, and nobody waits for it.
+        """
+        if not math.isfinite(score):
+            self.end(trial)
+            return
+        reached = [rung for rung in self.rungs if rung <= images and (trial, rung) not in self._scores]
+        for rung in reached:
+            self._scores[trial, rung] = score
+        if reached:
+            self.events.append({"event": "score", "trial": trial, "images": images, "score": score})
+
+    def end(self, trial: int) -> None:
+        """The trial reports no more: it has finished, failed or diverged."""
+        if trial not in self._ended:
+            self._ended.add(trial)
+            self.events.append({"event": "ended", "trial": trial})
+
+    def verdict(self, trial: int) -> Verdict:
+        """Whether a trial may go on, by all rungs that it has reached."""
+        return self._judge(trial)[0]
+
+    def stopped_at(self, trial: int) -> int | None:
+        """The rung, in images, where a trial was stopped; None if it was not."""
+        verdict, rung = self._judge(trial)
+        return rung if verdict is Verdict.STOP else None
+
+    def place(self, trial: int, rung: int) -> tuple[int, int] | None:
+        """The rank of a trial at a rung among trials 0 … trial (1 is best, equals share the better one), and how many
+        those are. None if it is not among them, or if that is not known yet."""
+        level = self.rungs.index(rung)
+        rivals = [self._reaches(other, level) for other in range(trial + 1)]
+        if None in rivals or not rivals[trial]:
+            return None
+        scores = [self._sign * self._scores[other, rung] for other, counts in enumerate(rivals) if counts]
+        return 1 + sum(score > scores[-1] for score in scores), len(scores)
+
+    def _judge(self, trial: int) -> tuple[Verdict, int | None]:
+        for level, rung in enumerate(self.rungs):
+            if (trial, rung) not in self._scores:
+                break
+            passes = self._passes(trial, level)
+            if passes is None:
+                return Verdict.WAIT, rung
+            if not passes:
+                return Verdict.STOP, rung
+        return Verdict.CONTINUE, None
+
+    def _passes(self, trial: int, level: int) -> bool | None:
+        """Whether a trial gets past a rung; None if that is not known yet. What is known never changes."""
+        if (trial, level) in self._known:
+            return self._known[trial, level]
+        passes = self._reaches(trial, level)
+        if passes:
+            place = self.place(trial, self.rungs[level])
+            passes = None if place is None else place[0] <= max(1, math.ceil(place[1] / self.reduction))
+        if passes is not None:
+            self._known[trial, level] = passes
+        return passes
+
+    def _reaches(self, trial: int, level: int) -> bool | None:
+        """Whether a trial is a rival at a rung: not if it was stopped below it, however far it went on meanwhile."""
+        if level > 0:
+            passed = self._passes(trial, level - 1)
+            if not passed:
+                return passed
+        if (trial, self.rungs[level]) in self._scores:
+            return True
+        return False if trial in self._ended else None
