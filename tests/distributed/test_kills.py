@@ -30,7 +30,7 @@ from ..harm import digest, workers_of
 from ..servers import Proxy
 from ..test_training import run_alone
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 STEPS, EVERY = 500, 50
 LONG: dict[str, Any] = {"steps": STEPS, "checkpoint_every": EVERY, "keep": 20}
