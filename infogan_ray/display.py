@@ -106,6 +106,12 @@ def clustering_text(metrics: dict[str, Any]) -> str:
     )
 
 
+def quality_text(metrics: dict[str, Any]) -> str:
+    if "swd" not in metrics:
+        return "not measured: no images of the data to compare with"
+    return f"SWD {metrics['swd']:.1f} to the data (two halves of the data: {metrics['swd_data']:.1f}); small is good"
+
+
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A rich table on a terminal; tab-separated lines with a header elsewhere."""
     if sys.stdout.isatty():

@@ -155,6 +155,14 @@ def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> st
             f"ARI {metrics['ari']:.3f}.",
             "",
         ]
+    if "swd" in metrics:
+        lines += [
+            "## Image quality",
+            "",
+            f"Sliced Wasserstein distance to the data {metrics['swd']:.1f}; between two halves of the data "
+            f"{metrics['swd_data']:.1f}. Small is good.",
+            "",
+        ]
     lines += [
         "## How it was made",
         "",

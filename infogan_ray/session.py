@@ -20,9 +20,11 @@ from infogan_ray.checkpoints import Checkpoint
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet, InMemoryFeed
 from infogan_ray.evaluation import measure_bound, measure_clustering
+from infogan_ray.model import InfoGAN
 from infogan_ray.networks import ModelSpec
 from infogan_ray.outbox import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
 from infogan_ray.publishing import publish
+from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory, sample_picture, step_name, traversal_picture
 from infogan_ray.storage import StorageError
 from infogan_ray.training import Diverged, TrainState, never, train
@@ -306,17 +308,15 @@ def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each:
 def evaluate_checkpoint(
     checkpoint: Checkpoint, spec: ModelSpec, images: ImageSet, device: torch.device, each: Callable[[], None]
 ) -> dict[str, Any]:
-    """Agreement of a saved checkpoint with all labels. Empty without labels."""
-    if images.labels is None or images.test_images is None or images.test_labels is None:
-        return {}
-    _, discriminator = spec.build()
-    tensors = checkpoint.model_tensors()
-    prefix = "discriminator."
-    discriminator.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    return measure_clustering(
-        spec.latents, discriminator.to(device),
-        images.images, images.labels, images.test_images, images.test_labels, each,
-    )  # fmt: skip
+    """Image quality of a saved checkpoint, and agreement with all labels where there are any."""
+    model = InfoGAN.from_tensors(spec, checkpoint.model_tensors(), checkpoint.folder)
+    metrics: dict[str, Any] = measure_quality(spec.latents, model.generator.to(device), images.images, each)
+    if images.labels is not None and images.test_images is not None and images.test_labels is not None:
+        metrics |= measure_clustering(
+            spec.latents, model.discriminator.to(device),
+            images.images, images.labels, images.test_images, images.test_labels, each,
+        )  # fmt: skip
+    return metrics
 
 
 def draw_pictures(state: TrainState, run: RunDirectory) -> dict[tuple[str, str], bytes]:

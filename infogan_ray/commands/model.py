@@ -18,6 +18,7 @@ from infogan_ray.data import DataConfig, load_images
 from infogan_ray.data.datasets import NAMES, image_files, read_files
 from infogan_ray.evaluation import EvaluationConfig, measure_bound, measure_clustering
 from infogan_ray.model import InfoGAN, load
+from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory
 from infogan_ray.traversal import draw, tile
 
@@ -44,6 +45,7 @@ def evaluate(arguments: list[str]) -> int:
     if data is not None:
         config = DataConfig(given.data_dir, model.spec.image_size, model.spec.channels)
         images = load_images(data, config, say=lambda line: print(line, file=sys.stderr))
+        metrics |= measure_quality(spec, model.generator, images.images)
         if images.labels is not None and images.test_images is not None and images.test_labels is not None:
             metrics |= measure_clustering(
                 spec, model.discriminator, images.images, images.labels, images.test_images, images.test_labels
@@ -55,6 +57,7 @@ def evaluate(arguments: list[str]) -> int:
     display.table("bound in nats", ["code", "bound", "ceiling"], rows)
     print(f"mi_bound {metrics['mi_bound']:.3f} nats, mi_fraction {metrics['mi_fraction']:.3f}")
     print(f"clustering error: {display.clustering_text(metrics)}")
+    print(f"image quality: {display.quality_text(metrics)}")
     return DONE
 
 

@@ -68,6 +68,7 @@ def train(arguments: list[str]) -> int:
     print(f"{config.name}: {result.metrics['step']:,} steps in {took}{restarts}; model {model}")
     print(f"bound (nats): {display.bound_text(result.metrics, ceilings)}")
     print(f"clustering error: {display.clustering_text(result.metrics)}")
+    print(f"image quality: {display.quality_text(result.metrics)}")
     print(f"pictures: {model}/samples.png and {model}/traversal_*.png")
     print(f"next: infogan sample {shlex.quote(model.uri)} {_example_set(spec.names[0])} -o one.png")
     return DONE
