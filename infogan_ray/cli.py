@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "train": "train an InfoGAN under Ray Train",
+    "search": "search λ and the priors under Ray Tune",
     "runs": "list the runs of a storage folder, or one run's checkpoints",
     "pull": "fetch the best checkpoint of a run as a model folder, verified",
     "evaluate": "bound per code and agreement with labels",

@@ -69,8 +69,11 @@ class Halving:
     def report(self, trial: int, images: int, score: float) -> None:
         """A trial's score after so many images. The first report at or past a rung counts for it, later ones do not.
 
-        A score that is not finite ends the trial: it never ranks, and nobody waits for it.
+        A score that is not finite ends the trial: it never ranks, and nobody waits for it. After its end a trial's
+        scores do not count any more, since others have been judged without them.
         """
+        if trial in self._ended:
+            return
         if not math.isfinite(score):
             self.end(trial)
             return

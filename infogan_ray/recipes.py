@@ -22,11 +22,10 @@ from infogan_ray.config import LABEL_METRICS, RunConfig, preset
 from infogan_ray.halving import rungs
 
 SEARCHERS = ("random", "grid")
-# What a search itself decides for every trial, or what would make trials incomparable.
-NOT_SEARCHED = (
-    "preset", "data", "data_dir", "steps", "epochs", "storage", "name", "resume", "checkpoint_every", "keep",
-    "max_missed_checkpoints", "metric", "workers", "threads", "device", "evaluation",
-)  # fmt: skip
+# What a search itself decides for every trial.
+DECIDED = ("preset", "steps", "epochs", "storage", "name", "resume", "checkpoint_every", "metric", "workers", "threads")
+# What would make trials incomparable if it differed between them.
+ALIKE = ("data", "data_dir", "image_size", "channels", "evaluation", "device", "keep", "max_missed_checkpoints")
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,12 @@ class Recipe:
     """Of random search; a grid has as many as its points."""
     reduction: int = 3
     searcher: str = "random"
-    workers: int = 1
-    """Of each trial: 1 is one process per trial, more run through Ray Train."""
     seed: int = 0
+    """Of the values drawn; each trial's own seed is a field like others."""
 
     def __post_init__(self) -> None:
-        for name in ("trials", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.trials < 1:
+            raise ValueError(f"trials is {self.trials}; it must be at least 1")
         if self.searcher not in SEARCHERS:
             raise ValueError(f"searcher is '{self.searcher}'; valid are {', '.join(SEARCHERS)}")
         if self.metric not in ("mi_fraction", "mi_bound"):
@@ -62,10 +59,11 @@ class Recipe:
             raise ValueError(f"metric is '{self.metric}'{why}; valid are mi_fraction, mi_bound")
         rungs(self.grace, self.budget, self.reduction)
         for path in (*self.space, *self.fixed):
-            if path.split(".")[0] in NOT_SEARCHED:
-                raise ValueError(
-                    f"space: '{path}' is decided for all trials alike and cannot be searched or fixed here"
-                )
+            if path.split(".")[0] in DECIDED:
+                raise ValueError(f"'{path}' is decided by the search, and is neither searched nor fixed by a recipe")
+        for path in self.space:
+            if path.split(".")[0] in ALIKE:
+                raise ValueError(f"space: '{path}' must be the same in all trials; give it in 'fixed'")
         if both := set(self.space) & set(self.fixed):
             raise ValueError(f"space: '{sorted(both)[0]}' is fixed as well; take it out of one of them")
         if not any(_is_free(value) for value in self.space.values()):
@@ -116,8 +114,14 @@ class Recipe:
         every = -(-self.grace // config.batch_size)
         return dataclasses.replace(
             config, name=f"trial_{trial:04d}", steps=-(-self.budget // config.batch_size), epochs=None,
-            checkpoint_every=every, metric=self.metric, workers=self.workers,
+            checkpoint_every=every, metric=self.metric, workers=1,
         )  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the search, as JSON: the rule, and every trial's configuration."""
+        rule = {name: getattr(self, name) for name in ("metric", "budget", "grace", "reduction", "searcher", "seed")}
+        trials = [self.config(trial).to_dict() for trial in range(self.count)]
+        return {**rule, "values": [self.values(trial) for trial in range(self.count)], "trials": trials}
 
     def _grids(self) -> dict[str, list[Any]]:
         return {path: values for path, value in self.space.items() if (values := _grid(value)) is not None}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ def run_worker(
     config: RunConfig, images: ImageSet, run: RunDirectory, *,
     device: torch.device, rank: int = 0, world_size: int = 1, wrap: Callable[[nn.Module], nn.Module] | None = None,
     stop: Callable[[], bool] = never, restarts: int = 0,
-) -> Iterator[Report]:  # fmt: skip
+) -> Generator[Report, None, None]:  # fmt: skip
     """Train to the configured step, from the last whole checkpoint if the run has one.
 
     When ``stop`` becomes true on rank 0, all ranks end at the same step and a last checkpoint is written. Raises
@@ -104,7 +104,7 @@ def run_worker(
         raise
     except StorageError as error:
         raise StorageFailed(str(error)) from None
-    except Exception:  # another rank has died, perhaps: a checkpoint on its way should still arrive
+    except (Exception, GeneratorExit):  # another rank has died, perhaps: a checkpoint on its way should still arrive
         with contextlib.suppress(StorageFailed):
             outbox.flush(LAST_WORDS_S)
         raise

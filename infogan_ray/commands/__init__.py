@@ -3,6 +3,7 @@
 from infogan_ray.commands.machine import data, doctor
 from infogan_ray.commands.model import encode, evaluate, sample, traverse
 from infogan_ray.commands.parsing import USER_ERRORS, Failed
+from infogan_ray.commands.searching import search
 from infogan_ray.commands.store import pull, runs
 from infogan_ray.commands.training import train, train_config
 
@@ -16,6 +17,7 @@ __all__ = [
     "pull",
     "runs",
     "sample",
+    "search",
     "train",
     "train_config",
     "traverse",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from infogan_ray import display
 from infogan_ray.cli import FAILED
 from infogan_ray.config import RunConfig, from_saved
 from infogan_ray.runs import RunDirectory, RunExists
@@ -63,6 +65,24 @@ def peek(arguments: list[str], flag: str) -> str | None:
         if word == flag and position + 1 < len(arguments):
             return arguments[position + 1]
     return None
+
+
+def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """A table, or one JSON object."""
+    if as_json:
+        print(json.dumps({"rows": rows}))
+        return
+    if not rows:
+        print(f"{title}: nothing yet", file=sys.stderr)
+        return
+
+    def text(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
+        return "-" if value is None else str(value)
+
+    names = [name if "." in name else name.replace("_", " ") for name in rows[0]]
+    display.table(title, names, [[text(v) for v in r.values()] for r in rows])
 
 
 def warn(line: str) -> None:

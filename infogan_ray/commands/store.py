@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import tyro
 
-from infogan_ray import checkpoints, display
+from infogan_ray import checkpoints
 from infogan_ray.cli import DONE
-from infogan_ray.commands.parsing import config_of, parse, scalars, warn
+from infogan_ray.commands.parsing import config_of, parse, print_rows, scalars, warn
+from infogan_ray.commands.searching import board_rows
 from infogan_ray.config import METRICS
 from infogan_ray.publishing import pull as pull_model
 from infogan_ray.runs import RunDirectory, runs_in
+from infogan_ray.searches import SearchDirectory, winner
 from infogan_ray.storage import StorageError, open_storage
 
 
@@ -29,6 +32,9 @@ class Runs:
 def runs(arguments: list[str]) -> int:
     given = parse(Runs, "runs", arguments, "List runs. Example: infogan runs runs")
     storage = open_storage(given.storage)
+    if SearchDirectory(storage).exists:
+        print_rows(str(storage), board_rows(SearchDirectory(storage).board(), given.json), given.json)
+        return DONE
     if RunDirectory(storage).looks_like_one:
         return _one_run(RunDirectory(storage), given.json)
     rows = [_run_row(run) for run in runs_in(storage)]
@@ -36,7 +42,10 @@ def runs(arguments: list[str]) -> int:
         for row in rows:
             counts = {word: row.pop(word.replace(" ", "_")) for word in _COUNTS}
             row["notes"] = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or None
-    _print_rows(str(storage), rows, given.json)
+    print_rows(str(storage), rows, given.json)
+    for entry in storage.entries():
+        if entry.is_folder and (search := SearchDirectory(storage / entry.name)).exists:
+            warn(f"{entry.name} is a search; its board: infogan runs {shlex.quote(search.folder.uri)}")
     return DONE
 
 
@@ -82,7 +91,7 @@ def _one_run(run: RunDirectory, as_json: bool) -> int:
         shown = {name: checkpoint.metrics.get(name) for name in ("mi_bound", "mi_fraction", "clustering_error")}
         rows.append({"checkpoint": checkpoint.name, **shown, "is": ", ".join(marks)})
     why = f" ({status['message']})" if status.get("message") else ""
-    _print_rows(f"{run.folder}: {state}{why}", rows, as_json)
+    print_rows(f"{run.folder}: {state}{why}", rows, as_json)
     for error in bad:
         kind = "unfinished" if isinstance(error, checkpoints.Unfinished) else "broken"
         print(f"{kind}: {error}", file=sys.stderr)
@@ -92,20 +101,6 @@ def _one_run(run: RunDirectory, as_json: bool) -> int:
 def _list(run: RunDirectory) -> tuple[list[checkpoints.Checkpoint], list[checkpoints.BadCheckpoint]]:
     """All bytes are compared where they lie on this machine; over a network that would fetch every checkpoint."""
     return checkpoints.list_checkpoints(run.checkpoints, thorough=run.folder.is_local)
-
-
-def _print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"rows": rows}))
-        return
-    if not rows:
-        print(f"{title}: nothing yet", file=sys.stderr)
-        return
-
-    def text(value: Any) -> str:
-        return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-
-    display.table(title, [name.replace("_", " ") for name in rows[0]], [[text(v) for v in r.values()] for r in rows])
 
 
 @dataclass
@@ -118,12 +113,18 @@ class Pull:
     """best, last or step_XXXXXXXX."""
     metric: str | None = None
     """What 'best' means; by default the run's own."""
+    select: str = "gated"
+    """Of a search, the rule that picks the trial: gated, bound or quality."""
+    trial: int | None = None
+    """Of a search, the number of a trial, instead of the rule."""
     json: bool = False
 
 
 def pull(arguments: list[str]) -> int:
     given = parse(Pull, "pull", arguments, "Fetch a model. Example: infogan pull runs/first first-model")
     run = RunDirectory(open_storage(given.run))
+    if SearchDirectory(run.folder).exists:
+        run = _trial_of(SearchDirectory(run.folder), given)
     if not run.exists:
         raise ValueError(f"run {run.folder} does not exist; 'infogan runs {run.folder.parent}' lists those that do")
     config = config_of(run)
@@ -140,3 +141,17 @@ def pull(arguments: list[str]) -> int:
     else:
         print(f"{destination}: step {chosen.step:,} of {run.name}, verified")
     return DONE
+
+
+def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
+    """The run of the trial that was asked for, or that the rule picks."""
+    rows = search.board()
+    if given.trial is not None:
+        if given.trial not in [row["trial"] for row in rows]:
+            raise ValueError(f"trial is {given.trial}; {search.folder} has {len(rows)}, beginning with 0")
+        return search.trial(given.trial)
+    best = winner(rows, search.description()["metric"], given.select)
+    if best is None:
+        raise ValueError(f"search {search.folder} has no finished trial yet; name one with --trial")
+    warn(f"trial {best['trial']} is picked by the rule '{given.select}'")
+    return search.trial(best["trial"])

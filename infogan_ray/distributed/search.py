@@ -1,0 +1,244 @@
+"""A search under Ray Tune: one process per trial, stopped by our own halving, its checkpoints in our own store.
+
+Tune starts the trials, gives their processes to the next ones, and stops them; which trials there are, what they
+decide and where they stand is ours, and lies on storage as JSON: after a kill the same command goes on with the same
+decisions. Tune's own files, which hold pickles, stay in a temporary folder and are never read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from infogan_ray.config import RunConfig
+from infogan_ray.data import ImageSet
+from infogan_ray.data.fetch import cache_folder
+from infogan_ray.distributed.driver import POLL_S
+from infogan_ray.distributed.trainer import check, connect, write_config
+from infogan_ray.halving import Halving, Verdict
+from infogan_ray.outbox import StorageFailed
+from infogan_ray.recipes import Recipe
+from infogan_ray.runs import RunDirectory
+from infogan_ray.searches import Row, SearchDirectory, remaining, winner
+from infogan_ray.session import run_worker
+from infogan_ray.storage import Storage, StorageError, open_storage
+from infogan_ray.training import Diverged
+
+TRIAL_RESTARTS = 3  # of a trial whose process dies
+ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+
+Listener = Callable[[str], None]
+
+
+class SearchFailed(Exception):
+    """No trial came to its end; the message has the first cause."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The board, best first, and what the default rule picks."""
+
+    search: SearchDirectory
+    rows: list[Row]
+    best: Row
+
+
+def search(
+    recipe: Recipe, storage: Storage, name: str, *, resume: bool = False, threads: int = 1,
+    data_dir: str | None = None, listen: Listener = lambda line: None,
+) -> SearchResult:  # fmt: skip
+    """Run all trials of a recipe on the connected Ray cluster, or on an embedded one.
+
+    Raises ValueError for what can be refused before work starts, and SearchFailed.
+    """
+    configs = [dataclasses.replace(recipe.config(n), threads=threads, data_dir=data_dir) for n in range(recipe.count)]
+    images = check_all(configs, listen)
+    directory = SearchDirectory.claim(storage, name, recipe, resume)
+    halving = directory.halving()
+    todo = remaining(directory, halving, recipe.count)
+    for number in set(range(recipe.count)) - set(todo):
+        if halving.verdict(number) is not Verdict.STOP:
+            halving.end(number)  # finished or diverged, perhaps just before a kill
+    if todo:
+        for number in todo:
+            run = directory.trial(number)
+            if not run.exists:
+                write_config(run, configs[number], images)
+        run_trials(directory, recipe, configs, images, halving, todo, listen)
+    rows = directory.publish_board()
+    best = winner(rows, recipe.metric, "gated")
+    if best is None:
+        raise SearchFailed(f"no trial of {name} came to its end; the board is {directory.folder}/{directory.BOARD}")
+    return SearchResult(directory, rows, best)
+
+
+def check_all(configs: list[RunConfig], listen: Listener) -> ImageSet:
+    """Refuse what can be refused before a trial starts, with the trial's number. Raises ValueError."""
+    images: ImageSet | None = None
+    for number, config in enumerate(configs):
+        try:
+            if images is None:
+                _, images = check(config, listen)
+            config.total_steps(len(images.images))
+            config.model_spec(images.image_size, images.channels)
+        except ValueError as error:
+            raise ValueError(f"trial {number}: {error}") from None
+    assert images is not None
+    return images
+
+
+def run_trials(
+    directory: SearchDirectory, recipe: Recipe, configs: list[RunConfig], images: ImageSet, halving: Halving,
+    todo: list[int], listen: Listener,
+) -> None:  # fmt: skip
+    """Run the trials that are left. Raises SearchFailed if all of them fail."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    connect(_log(directory))
+    threads = configs[0].threads or 1
+    scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
+    rungs = Rungs(directory, halving, recipe, listen)
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(
+                _trial, images=images, configs=[config.to_dict() for config in configs], uri=directory.folder.uri
+            ),
+            {"cpu": threads},
+        ),
+        param_space={"trial": tune.grid_search(todo)},
+        tune_config=tune.TuneConfig(scheduler=rungs, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=directory.name, storage_path=scratch, verbose=0,
+            failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS),
+        ),
+    )  # fmt: skip
+    try:
+        results = _in_a_thread(tuner.fit, before_the_end=rungs.close)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    errors = [result.error for result in results if result.error is not None]
+    if errors and len(errors) == len(todo):
+        cause = str(errors[0]).strip().splitlines()[-1]
+        raise SearchFailed(f"every trial failed, the first with: {cause}; the log is {_log(directory)}")
+
+
+class Rungs(FIFOScheduler):
+    """Tells Tune what our halving decides, and keeps its journal on storage."""
+
+    def __init__(self, directory: SearchDirectory, halving: Halving, recipe: Recipe, listen: Listener) -> None:
+        super().__init__()
+        self.directory, self.halving, self.recipe, self.listen = directory, halving, recipe, listen
+        self.closed = False
+
+    def close(self) -> None:
+        """Nothing that happens from now on counts: an interrupted trial has not failed."""
+        self.closed = True
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        number = trial.config["trial"]
+        if "score" not in result:
+            return TrialScheduler.CONTINUE
+        known = len(self.halving.events)
+        self.halving.report(number, result["images"], result["score"])
+        verdict = self.halving.verdict(number)
+        if len(self.halving.events) > known:
+            self._save()
+            self.listen(self._text(number, result, verdict))
+        return TrialScheduler.STOP if verdict is Verdict.STOP else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._end(trial.config["trial"], "ended")
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._end(trial.config["trial"], "failed")
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._end(trial.config["trial"], "removed")
+
+    def _end(self, number: int, how: str) -> None:
+        if self.closed or self.halving.verdict(number) is Verdict.STOP:
+            return
+        self.halving.end(number)
+        self._save()
+        self.listen(f"trial {number}: {how}")
+
+    def _save(self) -> None:
+        self.directory.save_events(self.halving)
+
+    def _text(self, number: int, result: dict[str, Any], verdict: Verdict) -> str:
+        rung = max((rung for rung in self.halving.rungs if rung <= result["images"]), default=0)
+        place = self.halving.place(number, rung) if rung else None
+        where = f", place {place[0]} of {place[1]}" if place else ""
+        words = {Verdict.CONTINUE: "goes on", Verdict.STOP: "is stopped", Verdict.WAIT: "goes on until others report"}
+        score = f"{self.recipe.metric} {result['score']:.3f}"
+        return f"trial {number}: {result['images']:,} images, {score}{where}: {words[verdict]}"
+
+
+def _trial(chosen: dict[str, Any], *, images: ImageSet, configs: list[dict[str, Any]], uri: str) -> None:
+    """One trial, in a process that has perhaps run others before: from its own last checkpoint, if it has one."""
+    number = chosen["trial"]
+    config = RunConfig().override(configs[number], "the search")
+    run = SearchDirectory(open_storage(uri)).trial(number)
+    torch.set_num_threads(config.threads or 1)
+    device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    step = 0
+    try:
+        with contextlib.closing(run_worker(config, images, run, device=device)) as reports:
+            for report in reports:
+                step = report.metrics.get("step", step)
+                if report.due and config.metric in report.metrics:
+                    tune.report({"images": step * config.batch_size, "score": report.metrics[config.metric]})
+    except Diverged:
+        pass  # its status says so, and its end tells the others not to wait
+    except StorageFailed as error:
+        raise RuntimeError(str(error)) from None
+    except SystemExit:  # stopped by the search
+        _mark_stopped(run, step)
+        raise
+
+
+def _mark_stopped(run: RunDirectory, step: int) -> None:
+    with contextlib.suppress(StorageError):
+        run.set_status("stopped", step)
+
+
+def _in_a_thread(action: Callable[[], Any], before_the_end: Callable[[], None]) -> Any:
+    """Tune would take SIGINT over in the main thread. Raises what the action raises; on SIGINT, ends Ray's job."""
+    box: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            box["result"] = action()
+        except BaseException as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=work, name="ray-tune", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_S)
+    except KeyboardInterrupt:
+        before_the_end()
+        ray.shutdown()
+        raise
+    if "error" in box:
+        raise box["error"]
+    return box["result"]
+
+
+def _log(directory: SearchDirectory) -> Path:
+    if directory.folder.is_local:
+        return Path(directory.folder.path) / "ray.log"
+    return cache_folder() / "logs" / f"{directory.name}.log"

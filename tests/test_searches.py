@@ -1,0 +1,90 @@
+"""A search's rules and its place on storage. Run: pytest tests/test_searches.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infogan_ray.recipes import Recipe
+from infogan_ray.runs import RunExists
+from infogan_ray.searches import SearchDirectory, difference, pareto, ranked, remaining, winner
+from infogan_ray.storage import open_storage
+
+tune = pytest.importorskip("ray.tune")
+
+
+def row(
+    trial: int, bound: float | None, swd: float | None, state: str = "finished", images: int = 100
+) -> dict[str, Any]:
+    return {"trial": trial, "mi_fraction": bound, "swd": swd, "state": state, "images": images}
+
+
+ROWS = [
+    row(0, 0.99, 90.0),  # the best bound, with images that are three times as far from the data
+    row(1, 0.95, 40.0),
+    row(2, 0.90, 30.0),
+    row(3, 0.90, 35.0),  # beaten by 2
+    row(4, float("nan"), 10.0),
+    row(5, 0.999, None, state="stopped", images=50),
+]
+
+
+def test_the_bound_alone_picks_no_winner() -> None:
+    picks = {rule: winner(ROWS, "mi_fraction", rule) for rule in ("gated", "bound", "quality")}
+    assert {rule: found and found["trial"] for rule, found in picks.items()} == {"gated": 1, "bound": 0, "quality": 2}
+    assert [found["trial"] for found in pareto(ROWS, "mi_fraction")] == [0, 1, 2]
+    assert [found["trial"] for found in ranked(ROWS, "mi_fraction")][:4] == [1, 2, 3, 0]
+    assert winner(ROWS[4:], "mi_fraction", "gated") is None, "what is no number, or was stopped, never wins"
+    with pytest.raises(ValueError, match="select is 'best'; valid are gated, bound, quality"):
+        winner(ROWS, "mi_fraction", "best")
+
+
+def test_a_search_is_taken_up_only_with_the_same_recipe(tmp_path: Path) -> None:
+    def recipe(high: float = 2.0, **changes: Any) -> Recipe:
+        space = {"objective.lambda_categorical": tune.uniform(0.5, high)}
+        return Recipe(**{"space": space, "preset": "mnist", "budget": 9000, "grace": 1000, "trials": 3, **changes})
+
+    storage = open_storage(tmp_path)
+    with pytest.raises(ValueError, match="there is no such search"):
+        SearchDirectory.claim(storage, "s", recipe(), resume=True)
+    search = SearchDirectory.claim(storage, "s", recipe(), resume=False)
+    with pytest.raises(RunExists, match="name 's' is taken"):
+        SearchDirectory.claim(storage, "s", recipe(), resume=False)
+    assert SearchDirectory.claim(storage, "s", recipe(), resume=True) == search
+    for other, said in (
+        (recipe(high=3.0), r"values\[0\].objective.lambda_categorical is .*, and was"),
+        (recipe(trials=4), "values has 4 entries, and had 3"),
+        (recipe(reduction=2), "reduction is 2, and was 3"),
+    ):
+        with pytest.raises(ValueError, match=f"belongs to another search: {said}"):
+            SearchDirectory.claim(storage, "s", other, resume=True)
+
+
+def test_the_rungs_survive_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    recipe = Recipe(
+        space={"objective.lambda_categorical": tune.uniform(0.5, 2.0)},
+        preset="mnist",
+        budget=9000,
+        grace=1000,
+        trials=5,
+    )
+    search = SearchDirectory.claim(open_storage(tmp_path), "s", recipe, resume=False)
+    halving = search.halving()
+    for trial, score in enumerate([0.5, 0.4, 0.6]):
+        halving.report(trial, 1000, score)
+    search.save_events(halving)
+    search.trial(0).set_status("finished", 70)
+    search.trial(2).set_status("diverged", 20)
+    again = SearchDirectory.claim(open_storage(tmp_path), "s", recipe, resume=True).halving()
+    assert again.events == halving.events and again.stopped_at(1) == 1000
+    assert remaining(search, again, 5) == [3, 4]
+
+
+def test_a_difference_is_named_by_its_place() -> None:
+    old = {"a": {"b": [1, {"c": 2}]}, "d": 1}
+    assert difference(old, {"a": {"b": [1, {"c": 2}]}, "d": 1}) == ""
+    assert difference(old, {"a": {"b": [1, {"c": 3}]}, "d": 1}) == "a.b[1].c is 3, and was 2"
+    assert difference(old, {"a": {"b": [1, {"c": 2}]}}) == "d is gone"
+    assert difference({}, {"x": 1}) == "x is new"
