@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +58,16 @@ class SearchResult:
 
 
 def search(
-    recipe: Recipe, storage: Storage, name: str, *, resume: bool = False, threads: int = 1,
-    data_dir: str | None = None, listen: Listener = lambda line: None,
+    recipe: Recipe, storage: Storage | str = "runs", name: str | None = None, *, resume: bool = False,
+    threads: int = 1, data_dir: str | None = None, listen: Listener = lambda line: None,
 ) -> SearchResult:  # fmt: skip
-    """Run all trials of a recipe on the connected Ray cluster, or on an embedded one.
+    """Run all trials of a recipe on the connected Ray cluster, or on an embedded one, ``threads`` CPUs for each.
 
-    Raises ValueError for what can be refused before work starts, and SearchFailed.
+    ``listen`` hears a line about every trial at every rung. Raises ValueError for what can be refused before work
+    starts, and SearchFailed.
     """
+    storage = storage if isinstance(storage, Storage) else open_storage(storage)
+    name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
     configs = [dataclasses.replace(recipe.config(n), threads=threads, data_dir=data_dir) for n in range(recipe.count)]
     images = check_all(configs, listen)
     directory = SearchDirectory.claim(storage, name, recipe, resume)
