@@ -89,6 +89,9 @@ class Halving:
             self._ended.add(trial)
             self.events.append({"event": "ended", "trial": trial})
 
+    def has_ended(self, trial: int) -> bool:
+        return trial in self._ended
+
     def verdict(self, trial: int) -> Verdict:
         """Whether a trial may go on, by all rungs that it has reached."""
         return self._judge(trial)[0]

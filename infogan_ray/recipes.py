@@ -68,6 +68,9 @@ class Recipe:
             raise ValueError(f"space: '{sorted(both)[0]}' is fixed as well; take it out of one of them")
         if not any(_is_free(value) for value in self.space.values()):
             raise ValueError("space has no free dimension; give a field tune.loguniform(…), tune.choice(…) or the like")
+        for path, values in self._grids().items():
+            if not values:
+                raise ValueError(f"space: '{path}' has an empty grid")
         for path, value in self.space.items():
             gridded = _grid(value) is not None
             if _is_free(value) and gridded != (self.searcher == "grid"):

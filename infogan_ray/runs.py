@@ -115,7 +115,7 @@ class RunDirectory:
         return config
 
     def set_status(self, state: str, step: int = 0, **more: Any) -> None:
-        """``starting``, ``running``, ``finished``, ``diverged``, ``interrupted`` or ``failed``."""
+        """``starting``, ``running``, ``finished``, ``diverged``, ``interrupted``, ``failed``, ``stopped``."""
         status = {"state": state, "step": step, "time": time.time(), **more}
         self.folder.write(self.STATUS, json.dumps(status).encode())
 

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from infogan_ray import __version__, checkpoints
 from infogan_ray.halving import Halving, Verdict, rungs
-from infogan_ray.recipes import Recipe
 from infogan_ray.runs import RunDirectory, RunExists
 from infogan_ray.storage import Storage, StorageError
 
@@ -50,14 +49,14 @@ class SearchDirectory:
         return RunDirectory(self.folder / "trials" / f"trial_{number:04d}")
 
     @classmethod
-    def claim(cls, storage: Storage, name: str, recipe: Recipe, resume: bool) -> SearchDirectory:
-        """Take a name, or go on with the search of that name.
+    def claim(cls, storage: Storage, name: str, described: dict[str, Any], resume: bool) -> SearchDirectory:
+        """Take a name, or go on with the search of that name. ``described``: what decides it, as JSON.
 
         Raises RunExists for a taken one unless ``resume``; ValueError where there is none to resume, where the recipe
         or this version is another than that of the search, and where the storage cannot be written to.
         """
         search = cls(storage / name)
-        described = {"version": __version__, **json.loads(json.dumps(recipe.describe()))}
+        described = {"version": __version__, **json.loads(json.dumps(described))}
         if search.folder.is_itself_a_file:
             raise ValueError(
                 f"storage: {search.folder} is a file where a folder should be; name another with --storage"
@@ -88,7 +87,10 @@ class SearchDirectory:
         about = self.description()
         events: list[dict[str, Any]] = []
         if self.folder.is_file(self.EVENTS):
-            events = json.loads(self.folder.read(self.EVENTS))
+            try:
+                events = json.loads(self.folder.read(self.EVENTS))
+            except ValueError as error:
+                raise checkpoints.BadCheckpoint(f"{self.folder}/{self.EVENTS} is not JSON ({error})") from None
         levels = rungs(about["grace"], about["budget"], about["reduction"])
         return Halving.replay(events, levels, about["reduction"])
 
@@ -108,13 +110,17 @@ class SearchDirectory:
         stopped_at = halving.stopped_at(number)
         state = "stopped" if stopped_at is not None else status["state"]
         metrics: dict[str, Any] = {}
-        if state == "finished":
-            metrics = checkpoints.Manifest.of(run.model, required=("metrics.json",)).read_json("metrics.json")
-        else:
-            good, _ = checkpoints.list_checkpoints(run.checkpoints, thorough=False)
-            chosen = checkpoints.best(good, about["metric"])
-            metrics = {"step": chosen.step, **chosen.metrics} if chosen else {}
-        step = metrics.get("step", 0)
+        step = status["step"]
+        try:
+            if state == "finished":
+                metrics = checkpoints.Manifest.of(run.model, required=("metrics.json",)).read_json("metrics.json")
+            else:
+                good, _ = checkpoints.list_checkpoints(run.checkpoints, thorough=False)
+                chosen, last = checkpoints.best(good, about["metric"]), checkpoints.last(good)
+                metrics = chosen.metrics if chosen else {}
+                step = last.step if last else 0
+        except (ValueError, StorageError) as error:  # an odd trial does not hide the others
+            state = f"{state}, {error}"
         names = ("mi_bound", "mi_fraction", "swd", "clustering_error", "nmi")
         return {
             "trial": number, "state": state, "stopped_at": stopped_at, "step": step,
@@ -140,12 +146,14 @@ class SearchDirectory:
 
 
 def remaining(search: SearchDirectory, halving: Halving, count: int) -> list[int]:
-    """The trials that have still to run: not finished, not diverged, not stopped."""
+    """The trials that have still to run: not finished, diverged, failed for good, or stopped."""
     done = ("finished", "diverged")
     return [
         number
         for number in range(count)
-        if halving.verdict(number) is not Verdict.STOP and search.trial(number).get_status()["state"] not in done
+        if halving.verdict(number) is not Verdict.STOP
+        and not halving.has_ended(number)
+        and search.trial(number).get_status()["state"] not in done
     ]
 
 

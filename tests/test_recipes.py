@@ -66,6 +66,7 @@ def test_a_grid_has_every_point_once() -> None:
         ({"searcher": "grid"}, "does not suit the searcher 'grid'; give it tune.grid_search"),
         ({"space": {"batch_size": tune.grid_search([1, 2])}}, "does not suit the searcher 'random'"),
         ({"trials": 0}, "trials is 0"),
+        ({"space": {"batch_size": tune.grid_search([])}, "searcher": "grid"}, "'batch_size' has an empty grid"),
         ({"preset": "mnits"}, "did you mean 'mnist'?"),
     ],
 )

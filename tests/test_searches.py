@@ -48,18 +48,18 @@ def test_a_search_is_taken_up_only_with_the_same_recipe(tmp_path: Path) -> None:
 
     storage = open_storage(tmp_path)
     with pytest.raises(ValueError, match="there is no such search"):
-        SearchDirectory.claim(storage, "s", recipe(), resume=True)
-    search = SearchDirectory.claim(storage, "s", recipe(), resume=False)
+        SearchDirectory.claim(storage, "s", recipe().describe(), resume=True)
+    search = SearchDirectory.claim(storage, "s", recipe().describe(), resume=False)
     with pytest.raises(RunExists, match="name 's' is taken"):
-        SearchDirectory.claim(storage, "s", recipe(), resume=False)
-    assert SearchDirectory.claim(storage, "s", recipe(), resume=True) == search
+        SearchDirectory.claim(storage, "s", recipe().describe(), resume=False)
+    assert SearchDirectory.claim(storage, "s", recipe().describe(), resume=True) == search
     for other, said in (
         (recipe(high=3.0), r"values\[0\].objective.lambda_categorical is .*, and was"),
         (recipe(trials=4), "values has 4 entries, and had 3"),
         (recipe(reduction=2), "reduction is 2, and was 3"),
     ):
         with pytest.raises(ValueError, match=f"belongs to another search: {said}"):
-            SearchDirectory.claim(storage, "s", other, resume=True)
+            SearchDirectory.claim(storage, "s", other.describe(), resume=True)
 
 
 def test_the_rungs_survive_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
@@ -70,16 +70,21 @@ def test_the_rungs_survive_and_what_is_done_is_not_done_again(tmp_path: Path) ->
         grace=1000,
         trials=5,
     )
-    search = SearchDirectory.claim(open_storage(tmp_path), "s", recipe, resume=False)
+    search = SearchDirectory.claim(open_storage(tmp_path), "s", recipe.describe(), resume=False)
     halving = search.halving()
     for trial, score in enumerate([0.5, 0.4, 0.6]):
         halving.report(trial, 1000, score)
     search.save_events(halving)
     search.trial(0).set_status("finished", 70)
     search.trial(2).set_status("diverged", 20)
-    again = SearchDirectory.claim(open_storage(tmp_path), "s", recipe, resume=True).halving()
+    again = SearchDirectory.claim(open_storage(tmp_path), "s", recipe.describe(), resume=True).halving()
     assert again.events == halving.events and again.stopped_at(1) == 1000
     assert remaining(search, again, 5) == [3, 4]
+    again.end(3)
+    assert remaining(search, again, 5) == [4], "one that has failed for good stays out"
+    (tmp_path / "s" / "trials" / "trial_0000" / "checkpoints").symlink_to(tmp_path)
+    states = {row["trial"]: row["state"] for row in search.board()}
+    assert states[2] == "diverged" and states[0].startswith("finished, "), "an odd trial does not hide the others"
 
 
 def test_a_difference_is_named_by_its_place() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Search:
 def search(arguments: list[str]) -> int:
     given = parse(Search, "search", arguments, "Search. Example: infogan search tuning/quick.py --name first-search")
     recipe = load_recipe(given.recipe)
+    if given.trials is not None and recipe.searcher == "grid":
+        raise ValueError(f"trials is {given.trials}, and a grid has its points: {recipe.count}")
     if given.trials is not None:
         recipe = dataclasses.replace(recipe, trials=given.trials)
     if given.resume and given.name is None:
@@ -64,8 +67,7 @@ def search(arguments: list[str]) -> int:
     except searching.SearchFailed as error:
         raise Failed(str(error)) from None
     except KeyboardInterrupt:
-        resume = f"infogan search {given.recipe} --storage {given.storage} --name {name} --resume"
-        raise Failed(f"interrupted; go on with: {resume}", INTERRUPTED) from None
+        raise Failed(f"interrupted; go on with: {_resume_command(given, name)}", INTERRUPTED) from None
     if given.json:
         print(json.dumps({"search": result.search.folder.uri, "best": result.best, "rows": result.rows}))
         return DONE
@@ -102,7 +104,7 @@ def explain(rows: list[Row], metric: str) -> list[str]:
 
 def _dry_run(recipe: Recipe, given: Search, name: str, searching: Any) -> int:
     configs = [dataclasses.replace(recipe.config(n), data_dir=given.data_dir) for n in range(recipe.count)]
-    images = searching.check_all(configs, lambda line: print(line, file=sys.stderr))
+    _, images = searching.check_all(configs, lambda line: print(line, file=sys.stderr))
     bytes_all = 0
     for config in configs:
         spec = config.model_spec(images.image_size, images.channels)
@@ -117,6 +119,15 @@ def _dry_run(recipe: Recipe, given: Search, name: str, searching: Any) -> int:
         print(f"cost: {recipe.count} trials, {steps:,} steps if none is stopped")
         print(f"checkpoints: {display.size(bytes_all)} at most, in {open_storage(given.storage) / name}")
     return DONE
+
+
+def _resume_command(given: Search, name: str) -> str:
+    words = ["infogan", "search", given.recipe, "--storage", given.storage, "--name", name]
+    for flag, value, default in (
+        ("--trials", given.trials, None), ("--threads", given.threads, 1), ("--data-dir", given.data_dir, None)
+    ):  # fmt: skip
+        words += [flag, str(value)] if value != default else []
+    return shlex.join([*words, "--resume"])
 
 
 def _listener(recipe: Recipe, started: float) -> Any:

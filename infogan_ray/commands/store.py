@@ -18,7 +18,7 @@ from infogan_ray.commands.searching import board_rows
 from infogan_ray.config import METRICS
 from infogan_ray.publishing import pull as pull_model
 from infogan_ray.runs import RunDirectory, runs_in
-from infogan_ray.searches import SearchDirectory, winner
+from infogan_ray.searches import RULES, SearchDirectory, winner
 from infogan_ray.storage import StorageError, open_storage
 
 
@@ -123,6 +123,8 @@ class Pull:
 def pull(arguments: list[str]) -> int:
     given = parse(Pull, "pull", arguments, "Fetch a model. Example: infogan pull runs/first first-model")
     run = RunDirectory(open_storage(given.run))
+    if given.select not in RULES:
+        raise ValueError(f"select is '{given.select}'; valid are {', '.join(RULES)}")
     if SearchDirectory(run.folder).exists:
         run = _trial_of(SearchDirectory(run.folder), given)
     if not run.exists:
@@ -145,11 +147,12 @@ def pull(arguments: list[str]) -> int:
 
 def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
     """The run of the trial that was asked for, or that the rule picks."""
-    rows = search.board()
     if given.trial is not None:
-        if given.trial not in [row["trial"] for row in rows]:
-            raise ValueError(f"trial is {given.trial}; {search.folder} has {len(rows)}, beginning with 0")
+        count = len(search.description()["trials"])
+        if not 0 <= given.trial < count:
+            raise ValueError(f"trial is {given.trial}; {search.folder} has the trials 0 to {count - 1}")
         return search.trial(given.trial)
+    rows = search.board()
     best = winner(rows, search.description()["metric"], given.select)
     if best is None:
         raise ValueError(f"search {search.folder} has no finished trial yet; name one with --trial")

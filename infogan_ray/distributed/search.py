@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -20,24 +21,26 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import torch
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from infogan_ray import checkpoints
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.distributed.driver import POLL_S
-from infogan_ray.distributed.trainer import check, connect, write_config
+from infogan_ray.distributed.trainer import Resources, check, connect, set_last_status, write_config
 from infogan_ray.halving import Halving, Verdict
-from infogan_ray.outbox import StorageFailed
+from infogan_ray.outbox import LAST_PATIENCE_S, Overtaken, StorageFailed
 from infogan_ray.recipes import Recipe
-from infogan_ray.runs import RunDirectory
 from infogan_ray.searches import Row, SearchDirectory, remaining, winner
 from infogan_ray.session import run_worker
-from infogan_ray.storage import Storage, StorageError, open_storage
+from infogan_ray.storage import Storage, open_storage
 from infogan_ray.training import Diverged
 
+HAND_OVER_S = 60.0
 TRIAL_RESTARTS = 3  # of a trial whose process dies
 ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 
@@ -68,58 +71,73 @@ def search(
     """
     storage = storage if isinstance(storage, Storage) else open_storage(storage)
     name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
+    if os.environ.get("RAY_ADDRESS"):
+        connect(None)  # so that what is asked for is compared with the cluster, not with this machine
     configs = [dataclasses.replace(recipe.config(n), threads=threads, data_dir=data_dir) for n in range(recipe.count)]
-    images = check_all(configs, listen)
-    directory = SearchDirectory.claim(storage, name, recipe, resume)
+    wanted, images = check_all(configs, listen)
+    directory = SearchDirectory.claim(storage, name, {**recipe.describe(), "threads": threads}, resume)
     halving = directory.halving()
-    todo = remaining(directory, halving, recipe.count)
-    for number in set(range(recipe.count)) - set(todo):
-        if halving.verdict(number) is not Verdict.STOP:
-            halving.end(number)  # finished or diverged, perhaps just before a kill
-    if todo:
+    cause = ""
+    while todo := remaining(directory, halving, recipe.count):
+        end_what_is_over(directory, halving, recipe.count, todo)
         for number in todo:
-            run = directory.trial(number)
-            if not run.exists:
-                write_config(run, configs[number], images)
-        run_trials(directory, recipe, configs, images, halving, todo, listen)
+            if not directory.trial(number).exists:
+                write_config(directory.trial(number), configs[number], images)
+        cause = run_trials(directory, recipe, configs, images, halving, todo, wanted.device, listen) or cause
+        if remaining(directory, halving, recipe.count) == todo:  # Tune has let them fall, and would again
+            break
+    end_what_is_over(directory, halving, recipe.count, todo)
     rows = directory.publish_board()
     best = winner(rows, recipe.metric, "gated")
     if best is None:
-        raise SearchFailed(f"no trial of {name} came to its end; the board is {directory.folder}/{directory.BOARD}")
+        causes = [cause, *(str(directory.trial(n).get_status().get("message", "")) for n in range(recipe.count))]
+        why = next((text for text in causes if text), "no cause is known")
+        raise SearchFailed(f"no trial of {name} came to its end; the first cause: {why}; the log is {_log(directory)}")
     return SearchResult(directory, rows, best)
 
 
-def check_all(configs: list[RunConfig], listen: Listener) -> ImageSet:
+def end_what_is_over(directory: SearchDirectory, halving: Halving, count: int, todo: list[int]) -> None:
+    """Say so in the journal: a kill may have come just before it was written."""
+    known = len(halving.events)
+    for number in set(range(count)) - set(todo):
+        if halving.verdict(number) is not Verdict.STOP:
+            halving.end(number)
+    if len(halving.events) > known:
+        directory.save_events(halving)
+
+
+def check_all(configs: list[RunConfig], listen: Listener) -> tuple[Resources, ImageSet]:
     """Refuse what can be refused before a trial starts, with the trial's number. Raises ValueError."""
     images: ImageSet | None = None
+    wanted: Resources | None = None
     for number, config in enumerate(configs):
         try:
             if images is None:
-                _, images = check(config, listen)
+                wanted, images = check(config, listen)
             config.total_steps(len(images.images))
             config.model_spec(images.image_size, images.channels)
         except ValueError as error:
             raise ValueError(f"trial {number}: {error}") from None
-    assert images is not None
-    return images
+    assert images is not None and wanted is not None
+    return wanted, images
 
 
 def run_trials(
     directory: SearchDirectory, recipe: Recipe, configs: list[RunConfig], images: ImageSet, halving: Halving,
-    todo: list[int], listen: Listener,
-) -> None:  # fmt: skip
-    """Run the trials that are left. Raises SearchFailed if all of them fail."""
+    todo: list[int], device: str, listen: Listener,
+) -> str:  # fmt: skip
+    """Run the trials that are left; the first error of one that failed for good, or nothing. Raises SearchFailed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     connect(_log(directory))
-    threads = configs[0].threads or 1
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a spot machine's notice, as in a single run
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
     rungs = Rungs(directory, halving, recipe, listen)
+    settings = {"configs": [config.to_dict() for config in configs], "uri": directory.folder.uri, "device": device}
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(
-                _trial, images=images, configs=[config.to_dict() for config in configs], uri=directory.folder.uri
-            ),
-            {"cpu": threads},
+            tune.with_parameters(_trial, images=images, settings=settings),
+            {"cpu": configs[0].threads or 1, "gpu": int(device == "cuda")},
         ),
         param_space={"trial": tune.grid_search(todo)},
         tune_config=tune.TuneConfig(scheduler=rungs, reuse_actors=True),
@@ -130,12 +148,21 @@ def run_trials(
     )  # fmt: skip
     try:
         results = _in_a_thread(tuner.fit, before_the_end=rungs.close)
+    except (tune.TuneError, ray.exceptions.RayError) as error:
+        raise SearchFailed(f"{_last_line(error)}; the log is {_log(directory)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    errors = [result.error for result in results if result.error is not None]
-    if errors and len(errors) == len(todo):
-        cause = str(errors[0]).strip().splitlines()[-1]
-        raise SearchFailed(f"every trial failed, the first with: {cause}; the log is {_log(directory)}")
+    if rungs.closed:
+        raise SearchFailed(f"{directory.folder}: another attempt has taken this search over")
+    for number in todo:
+        if halving.verdict(number) is Verdict.STOP:
+            set_last_status(directory.trial(number), "stopped", directory.trial(number).get_status()["step"])
+    return next((_last_line(result.error) for result in results if result.error is not None), "")
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()
 
 
 class Rungs(FIFOScheduler):
@@ -152,6 +179,10 @@ class Rungs(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number = trial.config["trial"]
+        if result.get("overtaken"):
+            self.close()
+        if self.closed:
+            return TrialScheduler.STOP
         if "score" not in result:
             return TrialScheduler.CONTINUE
         known = len(self.halving.events)
@@ -159,6 +190,7 @@ class Rungs(FIFOScheduler):
         verdict = self.halving.verdict(number)
         if len(self.halving.events) > known:
             self._save()
+        if len(self.halving.events) > known or verdict is Verdict.STOP:
             self.listen(self._text(number, result, verdict))
         return TrialScheduler.STOP if verdict is Verdict.STOP else TrialScheduler.CONTINUE
 
@@ -166,6 +198,9 @@ class Rungs(FIFOScheduler):
         self._end(trial.config["trial"], "ended")
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        if trial.should_recover():  # Tune calls this before each restart, too
+            self.listen(f"trial {trial.config['trial']}: its process died; it is started again")
+            return
         self._end(trial.config["trial"], "failed")
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
@@ -179,10 +214,12 @@ class Rungs(FIFOScheduler):
         self.listen(f"trial {number}: {how}")
 
     def _save(self) -> None:
-        self.directory.save_events(self.halving)
+        """Before anything follows from it. Trials wait for the answer meanwhile, and an outage is waited for."""
+        SearchDirectory(self.directory.folder.patient(LAST_PATIENCE_S)).save_events(self.halving)
 
     def _text(self, number: int, result: dict[str, Any], verdict: Verdict) -> str:
-        rung = max((rung for rung in self.halving.rungs if rung <= result["images"]), default=0)
+        reached = max((rung for rung in self.halving.rungs if rung <= result["images"]), default=0)
+        rung = self.halving.stopped_at(number) or reached
         place = self.halving.place(number, rung) if rung else None
         where = f", place {place[0]} of {place[1]}" if place else ""
         words = {Verdict.CONTINUE: "goes on", Verdict.STOP: "is stopped", Verdict.WAIT: "goes on until others report"}
@@ -190,36 +227,37 @@ class Rungs(FIFOScheduler):
         return f"trial {number}: {result['images']:,} images, {score}{where}: {words[verdict]}"
 
 
-def _trial(chosen: dict[str, Any], *, images: ImageSet, configs: list[dict[str, Any]], uri: str) -> None:
+def _trial(chosen: dict[str, Any], *, images: ImageSet, settings: dict[str, Any]) -> None:
     """One trial, in a process that has perhaps run others before: from its own last checkpoint, if it has one."""
+    # How long Tune waits, before it uses this process again, for a stopped trial to store its last checkpoint (2 s).
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(int(HAND_OVER_S))
     number = chosen["trial"]
-    config = RunConfig().override(configs[number], "the search")
-    run = SearchDirectory(open_storage(uri)).trial(number)
+    config = RunConfig().override(settings["configs"][number], "the search")
+    run = SearchDirectory(open_storage(settings["uri"])).trial(number)
     torch.set_num_threads(config.threads or 1)
-    device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
-    step = 0
+
+    def tell(step: int, metrics: dict[str, Any]) -> None:
+        if config.metric in metrics:
+            tune.report({"images": step * config.batch_size, "score": metrics[config.metric]})
+
     try:
-        with contextlib.closing(run_worker(config, images, run, device=device)) as reports:
+        last = checkpoints.last_whole(run.checkpoints, warn=lambda line: None)
+        if last is not None:  # a kill may have come between this checkpoint and the journal
+            tell(last.step, last.metrics)
+        with contextlib.closing(run_worker(config, images, run, device=torch.device(settings["device"]))) as reports:
             for report in reports:
-                step = report.metrics.get("step", step)
-                if report.due and config.metric in report.metrics:
-                    tune.report({"images": step * config.batch_size, "score": report.metrics[config.metric]})
+                if report.due:
+                    tell(report.metrics["step"], report.metrics)
     except Diverged:
         pass  # its status says so, and its end tells the others not to wait
+    except Overtaken:
+        tune.report({"overtaken": True})
     except StorageFailed as error:
         raise RuntimeError(str(error)) from None
-    except SystemExit:  # stopped by the search
-        _mark_stopped(run, step)
-        raise
-
-
-def _mark_stopped(run: RunDirectory, step: int) -> None:
-    with contextlib.suppress(StorageError):
-        run.set_status("stopped", step)
 
 
 def _in_a_thread(action: Callable[[], Any], before_the_end: Callable[[], None]) -> Any:
-    """Tune would take SIGINT over in the main thread. Raises what the action raises; on SIGINT, ends Ray's job."""
+    """Tune would take SIGINT over in the main thread. Raises what the action raises; on a signal, ends Ray's job."""
     box: dict[str, Any] = {}
 
     def work() -> None:
@@ -233,7 +271,7 @@ def _in_a_thread(action: Callable[[], Any], before_the_end: Callable[[], None]) 
     try:
         while thread.is_alive():
             thread.join(POLL_S)
-    except KeyboardInterrupt:
+    except BaseException:
         before_the_end()
         ray.shutdown()
         raise

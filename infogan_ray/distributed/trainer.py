@@ -193,16 +193,16 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
             if error is None or driver.phase in ENDINGS:
                 break
             if run.get_status().get("stored", 0) == stored:
-                _set_status(run, "failed", driver.step)
+                set_last_status(run, "failed", driver.step)
                 raise TrainingFailed(f"{_cause(error)}; the log is {log}")
             listen({"phase": "starting workers again", "step": driver.step})
     except HeadLost as error:
-        _set_status(run, "failed", driver.step)
+        set_last_status(run, "failed", driver.step)
         raise HeadLost(f"{error}; the log is {log}") from None
     except StorageError as error:
         raise TrainingFailed(f"{error}; the log is {log}") from None
     except KeyboardInterrupt:
-        _set_status(run, "interrupted", driver.step)
+        set_last_status(run, "interrupted", driver.step)
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -212,7 +212,7 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
     final = driver.final
     if driver.phase == "failed":
         if not final.get("overtaken"):
-            _set_status(run, "failed", driver.step)
+            set_last_status(run, "failed", driver.step)
         raise TrainingFailed(f"{final['message']}; the log is {log}")
     if driver.phase not in ENDINGS:
         raise TrainingFailed(f"the workers ended at step {driver.step:,} without a word; the log is {log}")
@@ -279,7 +279,7 @@ def _worker(settings: dict[str, Any]) -> None:
         ray.get(pinned)  # the last word must be there before this worker goes
 
 
-def _set_status(run: RunDirectory, state: str, step: int) -> None:
+def set_last_status(run: RunDirectory, state: str, step: int) -> None:
     """As far as storage lets it be said."""
     with contextlib.suppress(StorageError):
         run = run.patient(LAST_STATUS_S)

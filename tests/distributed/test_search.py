@@ -55,8 +55,18 @@ def decisions(directory: SearchDirectory, recipe: Recipe) -> list[int | None]:
 def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe, heard = load_recipe(recipe_file), list[str]()
-    result = search(recipe, open_storage(tmp_path / "runs"), "calm", listen=heard.append)
+    recipe, heard, seen = load_recipe(recipe_file), list[str](), set[int]()
+
+    def listen(line: str) -> None:
+        """Kills the process of a trial once."""
+        heard.append(line)
+        trials = [p for p in psutil.Process().children(recursive=True) if "ImplicitFunc" in p.name()]
+        if not seen:
+            trials[0].kill()
+        seen.update(p.pid for p in trials)
+
+    result = search(recipe, open_storage(tmp_path / "runs"), "calm", listen=listen)
+    assert [line for line in heard if line.endswith("its process died; it is started again")]
     assert [row["trial"] for row in result.rows if row["state"] == "stopped"] and result.best["state"] == "finished"
     halving = result.search.halving()
     assert Verdict.WAIT not in [halving.verdict(trial) for trial in range(recipe.count)], "all is decided at the end"
@@ -64,10 +74,12 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
         trial for trial, rung in enumerate(decisions(result.search, recipe)) if rung is not None
     }
     assert any("is stopped" in line for line in heard) and any("goes on" in line for line in heard)
-    left = [p.name() for p in psutil.Process().children(recursive=True) if "_trial" in p.name()]
-    assert not left, "no trial's process is left"
+    left = [p for p in psutil.Process().children(recursive=True) if "ImplicitFunc" in p.name()]
+    _, staying = psutil.wait_procs(left, timeout=30)
+    assert len(seen) >= 2 and not staying, "no trial's process is left"
 
     where = str(tmp_path / "runs" / "calm")
+    capsys.readouterr()
     assert main(["runs", where, "--json"]) == DONE
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert rows == json.loads(result.search.folder.read("leaderboard.json"))["rows"] == result.rows
