@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,9 +28,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from infogan_ray import checkpoints
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
-from infogan_ray.data.fetch import cache_folder
 from infogan_ray.distributed.driver import POLL_S
-from infogan_ray.distributed.trainer import Resources, check, connect, set_last_status, write_config
+from infogan_ray.distributed.trainer import Resources, check, connect, log_path, set_last_status, write_config
 from infogan_ray.halving import Halving, Verdict
 from infogan_ray.outbox import LAST_PATIENCE_S, Overtaken, StorageFailed
 from infogan_ray.recipes import Recipe
@@ -92,7 +90,9 @@ def search(
     if best is None:
         causes = [cause, *(str(directory.trial(n).get_status().get("message", "")) for n in range(recipe.count))]
         why = next((text for text in causes if text), "no cause is known")
-        raise SearchFailed(f"no trial of {name} came to its end; the first cause: {why}; the log is {_log(directory)}")
+        raise SearchFailed(
+            f"no trial of {name} came to its end; the first cause: {why}; the log is {log_path(directory.folder)}"
+        )
     return SearchResult(directory, rows, best)
 
 
@@ -128,7 +128,7 @@ def run_trials(
 ) -> str:  # fmt: skip
     """Run the trials that are left; the first error of one that failed for good, or nothing. Raises SearchFailed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    connect(_log(directory))
+    connect(log_path(directory.folder))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a spot machine's notice, as in a single run
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
@@ -149,7 +149,7 @@ def run_trials(
     try:
         results = _in_a_thread(tuner.fit, before_the_end=rungs.close)
     except (tune.TuneError, ray.exceptions.RayError) as error:
-        raise SearchFailed(f"{_last_line(error)}; the log is {_log(directory)}") from None
+        raise SearchFailed(f"{_last_line(error)}; the log is {log_path(directory.folder)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if rungs.closed:
@@ -278,9 +278,3 @@ def _in_a_thread(action: Callable[[], Any], before_the_end: Callable[[], None]) 
     if "error" in box:
         raise box["error"]
     return box["result"]
-
-
-def _log(directory: SearchDirectory) -> Path:
-    if directory.folder.is_local:
-        return Path(directory.folder.path) / "ray.log"
-    return cache_folder() / "logs" / f"{directory.name}.log"

@@ -42,7 +42,7 @@ from infogan_ray.networks import plan
 from infogan_ray.outbox import Overtaken, StorageFailed
 from infogan_ray.runs import RunDirectory
 from infogan_ray.session import run_worker
-from infogan_ray.storage import StorageError, open_storage
+from infogan_ray.storage import Storage, StorageError, open_storage
 from infogan_ray.training import Diverged, checkpoint_bytes
 
 WORKER_RESTARTS = 3  # of an attempt; another attempt follows if there is a new checkpoint since
@@ -163,11 +163,11 @@ def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None
     run.write_config({"model": spec, "run": config.to_dict()})
 
 
-def log_path(run: RunDirectory) -> Path:
-    """Where Ray's own messages go: beside a run on this machine's disks, else into the user's cache folder."""
-    if run.folder.is_local:
-        return Path(run.folder.path) / "ray.log"
-    return cache_folder() / "logs" / f"{run.name}.log"
+def log_path(folder: Storage) -> Path:
+    """Where Ray's own messages go: into a run's or search's folder on this machine's disks, else the user's cache."""
+    if folder.is_local:
+        return Path(folder.path) / "ray.log"
+    return cache_folder() / "logs" / f"{folder.name}.log"
 
 
 def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener) -> RunResult:
@@ -176,7 +176,7 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
     Workers that fail are restarted from the last whole checkpoint, for as long as there are new ones. Raises
     TrainingFailed, and KeyboardInterrupt if a stop was asked for and the workers did not say their last words in time.
     """
-    log = log_path(run)
+    log = log_path(run.folder)
     connect(log)
     if threading.current_thread() is threading.main_thread():
         # A spot machine's notice ends a run as Ctrl-C does; set here since ray.init takes the signal for itself.
