@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "objective": {"lambda_continuous": 10.0},
     },
 }
-METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari")
+METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari", "step")
 LOWER_IS_BETTER = ("clustering_error",)
 RESERVED = ("checkpoints", "model", "samples", "traversals")
 LABEL_METRICS = ("clustering_error", "clustering_acc_hungarian", "nmi", "ari")
@@ -93,7 +93,7 @@ class RunConfig:
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     metric: str = "mi_fraction"
-    """What 'best' means: mi_fraction, mi_bound, clustering_error, clustering_acc_hungarian, nmi or ari."""
+    """What 'best' means: mi_fraction, mi_bound, clustering_error, clustering_acc_hungarian, nmi, ari or step (the last)."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

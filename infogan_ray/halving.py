@@ -43,7 +43,10 @@ def rungs(grace: int, budget: int, reduction: int) -> tuple[int, ...]:
 
 
 class Halving:
-    """Scores by trial and rung, and what follows from them. Trials are numbered from 0 in the order of the search."""
+    """Scores by trial and rung, and what follows from them. Trials are numbered from 0 in the order of the search.
+
+    A ``reduction`` of 1 stops nobody.
+    """
 
     def __init__(self, rungs: Sequence[int], reduction: int, lower_is_better: bool = False) -> None:
         self.rungs, self.reduction = tuple(rungs), reduction

@@ -22,6 +22,8 @@ from infogan_ray.config import LABEL_METRICS, RunConfig, preset
 from infogan_ray.halving import rungs
 
 SEARCHERS = ("random", "grid")
+# What decides which trial is stopped, and is kept with the search.
+RULE = ("metric", "budget", "grace", "reduction", "early_stopping", "searcher", "seed")
 # What a search itself decides for every trial.
 DECIDED = ("preset", "steps", "epochs", "storage", "name", "resume", "checkpoint_every", "metric", "workers", "threads")
 # What would make trials incomparable if it differed between them.
@@ -45,6 +47,8 @@ class Recipe:
     trials: int = 12
     """Of random search; a grid has as many as its points."""
     reduction: int = 3
+    early_stopping: bool = True
+    """False: all trials run to the end, and rungs only take notes."""
     searcher: str = "random"
     seed: int = 0
     """Of the values drawn; each trial's own seed is a field like others."""
@@ -110,6 +114,9 @@ class Recipe:
     def config(self, trial: int) -> RunConfig:
         """The configuration of a trial: it is evaluated, and has a checkpoint, at every rung and at its end.
 
+        Its model is that of its last step: a high bound is reached early, by models that still draw smudges, and
+        trials compare after the same number of images only.
+
         Raises ValueError, naming the field, for values that no run can have.
         """
         base = preset(self.preset) if self.preset else RunConfig()
@@ -117,12 +124,12 @@ class Recipe:
         every = -(-self.grace // config.batch_size)
         return dataclasses.replace(
             config, name=f"trial_{trial:04d}", steps=-(-self.budget // config.batch_size), epochs=None,
-            checkpoint_every=every, metric=self.metric, workers=1,
+            checkpoint_every=every, metric="step", workers=1,
         )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """What decides the search, as JSON: the rule, and every trial's configuration."""
-        rule = {name: getattr(self, name) for name in ("metric", "budget", "grace", "reduction", "searcher", "seed")}
+        rule = {name: getattr(self, name) for name in RULE}
         trials = [self.config(trial).to_dict() for trial in range(self.count)]
         return {**rule, "values": [self.values(trial) for trial in range(self.count)], "trials": trials}
 

@@ -92,7 +92,7 @@ class SearchDirectory:
             except ValueError as error:
                 raise checkpoints.BadCheckpoint(f"{self.folder}/{self.EVENTS} is not JSON ({error})") from None
         levels = rungs(about["grace"], about["budget"], about["reduction"])
-        return Halving.replay(events, levels, about["reduction"])
+        return Halving.replay(events, levels, about["reduction"] if about["early_stopping"] else 1)
 
     def board(self) -> list[Row]:
         """A row per trial that has begun, best first by the default rule: what storage says of it now."""
@@ -116,9 +116,9 @@ class SearchDirectory:
                 metrics = checkpoints.Manifest.of(run.model, required=("metrics.json",)).read_json("metrics.json")
             else:
                 good, _ = checkpoints.list_checkpoints(run.checkpoints, thorough=False)
-                chosen, last = checkpoints.best(good, about["metric"]), checkpoints.last(good)
-                metrics = chosen.metrics if chosen else {}
-                step = last.step if last else 0
+                measured = checkpoints.last([one for one in good if about["metric"] in one.metrics])
+                metrics = measured.metrics if measured else {}
+                step = measured.step if measured else 0
         except (ValueError, StorageError) as error:  # an odd trial does not hide the others
             state = f"{state}, {error}"
         names = ("mi_bound", "mi_fraction", "swd", "clustering_error", "nmi")

@@ -159,7 +159,7 @@ class FirstRank:
         self.config, self.images, self.run, self.state = config, images, run, state
         self.outbox, self.stop, self.world_size = outbox, stop, world_size
         self.saved_at = state.step
-        self.evaluated = start is None or config.metric in start.metrics
+        self.evaluated = start is None or "mi_bound" in start.metrics
         self.diverged: Diverged | None = None
         self._told = (False, 0)
 

@@ -29,6 +29,8 @@ class Search:
     """A Python file, such as tuning/quick.py."""
     trials: int | None = None
     """Instead of the recipe's."""
+    early_stopping: bool = True
+    """--no-early-stopping runs all trials to their end, as when one wants to know what stopping would have missed."""
     storage: str = "runs"
     """A folder, s3://bucket/prefix or gs://bucket/prefix."""
     name: str | None = None
@@ -50,6 +52,8 @@ def search(arguments: list[str]) -> int:
         raise ValueError(f"trials is {given.trials}, and a grid has its points: {recipe.count}")
     if given.trials is not None:
         recipe = dataclasses.replace(recipe, trials=given.trials)
+    if not given.early_stopping:
+        recipe = dataclasses.replace(recipe, early_stopping=False)
     if given.resume and given.name is None:
         raise ValueError("name is not set, and --resume needs the search's --name")
     name = given.name or f"{Path(given.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -127,6 +131,7 @@ def _resume_command(given: Search, name: str) -> str:
         ("--trials", given.trials, None), ("--threads", given.threads, 1), ("--data-dir", given.data_dir, None)
     ):  # fmt: skip
         words += [flag, str(value)] if value != default else []
+    words += [] if given.early_stopping else ["--no-early-stopping"]
     return shlex.join([*words, "--resume"])
 
 

@@ -133,7 +133,8 @@ def run_trials(
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a spot machine's notice, as in a single run
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
     rungs = Rungs(directory, halving, recipe, listen)
-    settings = {"configs": [config.to_dict() for config in configs], "uri": directory.folder.uri, "device": device}
+    settings = {"configs": [config.to_dict() for config in configs], "uri": directory.folder.uri}
+    settings |= {"device": device, "metric": recipe.metric}
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(_trial, images=images, settings=settings),
@@ -237,8 +238,8 @@ def _trial(chosen: dict[str, Any], *, images: ImageSet, settings: dict[str, Any]
     torch.set_num_threads(config.threads or 1)
 
     def tell(step: int, metrics: dict[str, Any]) -> None:
-        if config.metric in metrics:
-            tune.report({"images": step * config.batch_size, "score": metrics[config.metric]})
+        if settings["metric"] in metrics:
+            tune.report({"images": step * config.batch_size, "score": metrics[settings["metric"]]})
 
     try:
         last = checkpoints.last_whole(run.checkpoints, warn=lambda line: None)
