@@ -93,7 +93,8 @@ class RunConfig:
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     metric: str = "mi_fraction"
-    """What 'best' means: mi_fraction, mi_bound, clustering_error, clustering_acc_hungarian, nmi, ari or step (the last)."""
+    """What 'best' means: mi_fraction, mi_bound, clustering_error, clustering_acc_hungarian, nmi, ari, or step (the
+    last)."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

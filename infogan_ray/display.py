@@ -112,6 +112,13 @@ def quality_text(metrics: dict[str, Any]) -> str:
     return f"SWD {metrics['swd']:.1f} to the data (two halves of the data: {metrics['swd_data']:.1f}); small is good"
 
 
+def sorting_text(metrics: dict[str, Any]) -> str:
+    if "q_information" not in metrics:
+        return "not measured: the model has no categorical code, or there are no images"
+    scores = (f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith("q_"))
+    return ", ".join(scores) + "; large is good, 1 at most"
+
+
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A rich table on a terminal; tab-separated lines with a header elsewhere."""
     if sys.stdout.isatty():

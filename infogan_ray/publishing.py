@@ -16,10 +16,12 @@ from infogan_ray.config import RunConfig
 from infogan_ray.model import InfoGAN
 from infogan_ray.networks import ModelSpec
 from infogan_ray.runs import RunDirectory
+from infogan_ray.selection import SCORES
 from infogan_ray.storage import Storage, StorageError, open_storage
 from infogan_ray.traversal import draw, png, tile
 
 SAMPLES, METRICS, CARD, CONFIG = "samples.png", "metrics.json", "README.md", "config.json"
+CATEGORIES = "categories.json"
 
 
 def publish(checkpoint: Checkpoint, config: RunConfig, destination: Storage, metrics: dict[str, Any]) -> None:
@@ -34,6 +36,7 @@ def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, An
     tensors = checkpoints.parse_tensors(f"{checkpoint.folder}/{checkpoints.MODEL}", weights)
     model = InfoGAN.from_tensors(spec, tensors, checkpoint.folder)
     metrics = {"step": checkpoint.step, **metrics}
+    categories = metrics.pop("categories", {})
     description = {"model": spec.to_dict(), "step": checkpoint.step, "run": config.to_dict()}
     files = {
         checkpoints.MODEL: weights,
@@ -42,6 +45,8 @@ def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, An
         SAMPLES: png(tile(model.sample(64), columns=8, scale=max(1, round(56 / spec.image_size)))),
         CARD: model_card(model, config, metrics).encode(),
     }
+    if categories:
+        files[CATEGORIES] = json.dumps(categories).encode()
     return files | {_picture(name): png(draw(model.traverse(name))) for name in model.codes}
 
 
@@ -161,6 +166,15 @@ def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> st
             "",
             f"Sliced Wasserstein distance to the data {metrics['swd']:.1f}; between two halves of the data "
             f"{metrics['swd_data']:.1f}. Small is good.",
+            "",
+        ]
+    if "q_information" in metrics:
+        lines += [
+            "## How it sorts real images (measured without labels)",
+            "",
+            *(f"- `{name}` {metrics[name]:.3f}: {meaning}" for name, meaning in SCORES.items()),
+            "",
+            "Each lies between 0 and 1; large is good.",
             "",
         ]
     lines += [

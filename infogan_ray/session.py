@@ -26,6 +26,7 @@ from infogan_ray.outbox import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
 from infogan_ray.publishing import publish
 from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory, sample_picture, step_name, traversal_picture
+from infogan_ray.selection import measure_sorting
 from infogan_ray.storage import StorageError
 from infogan_ray.training import Diverged, TrainState, never, train
 from infogan_ray.traversal import draw, png, tile, to_bytes, traverse
@@ -271,6 +272,7 @@ class FirstRank:
             chosen, self.state.spec, self.images, self.state.device, self._unless_stopped
         )
         publish(chosen, self.config, patient.model, full)
+        del full["categories"]
         return {**full, "step": chosen.step}
 
     def give_up_as_diverged(self, error: Diverged) -> dict[str, Any]:
@@ -308,12 +310,17 @@ def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each:
 def evaluate_checkpoint(
     checkpoint: Checkpoint, spec: ModelSpec, images: ImageSet, device: torch.device, each: Callable[[], None]
 ) -> dict[str, Any]:
-    """Image quality of a saved checkpoint, and agreement with all labels where there are any."""
+    """Image quality of a saved checkpoint, its sorting of real images, and agreement with all labels if there are any.
+
+    ``categories``: what the sorting of a fixed choice of real images is, by code; models are compared by it.
+    """
     model = InfoGAN.from_tensors(spec, checkpoint.model_tensors(), checkpoint.folder)
     metrics: dict[str, Any] = measure_quality(spec.latents, model.generator.to(device), images.images, each)
+    sorting = measure_sorting(spec.latents, model.discriminator.to(device), images.images, each)
+    metrics |= {**sorting.scores, "categories": sorting.categories}
     if images.labels is not None and images.test_images is not None and images.test_labels is not None:
         metrics |= measure_clustering(
-            spec.latents, model.discriminator.to(device),
+            spec.latents, model.discriminator,
             images.images, images.labels, images.test_images, images.test_labels, each,
         )  # fmt: skip
     return metrics

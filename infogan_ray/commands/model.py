@@ -20,6 +20,7 @@ from infogan_ray.evaluation import EvaluationConfig, measure_bound, measure_clus
 from infogan_ray.model import InfoGAN, load
 from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory
+from infogan_ray.selection import measure_sorting
 from infogan_ray.traversal import draw, tile
 
 
@@ -46,6 +47,7 @@ def evaluate(arguments: list[str]) -> int:
         config = DataConfig(given.data_dir, model.spec.image_size, model.spec.channels)
         images = load_images(data, config, say=lambda line: print(line, file=sys.stderr))
         metrics |= measure_quality(spec, model.generator, images.images)
+        metrics |= measure_sorting(spec, model.discriminator, images.images).scores
         if images.labels is not None and images.test_images is not None and images.test_labels is not None:
             metrics |= measure_clustering(
                 spec, model.discriminator, images.images, images.labels, images.test_images, images.test_labels
@@ -58,6 +60,7 @@ def evaluate(arguments: list[str]) -> int:
     print(f"mi_bound {metrics['mi_bound']:.3f} nats, mi_fraction {metrics['mi_fraction']:.3f}")
     print(f"clustering error: {display.clustering_text(metrics)}")
     print(f"image quality: {display.quality_text(metrics)}")
+    print(f"real images, without labels: {display.sorting_text(metrics)}")
     return DONE
 
 
