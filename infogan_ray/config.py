@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "objective": {"lambda_continuous": 10.0},
     },
 }
-METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari", "step")
+METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari", "q_score", "step")
 LOWER_IS_BETTER = ("clustering_error",)
 RESERVED = ("checkpoints", "model", "samples", "traversals")
 LABEL_METRICS = ("clustering_error", "clustering_acc_hungarian", "nmi", "ari")
@@ -93,8 +93,8 @@ class RunConfig:
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     metric: str = "mi_fraction"
-    """What 'best' means: mi_fraction, mi_bound, clustering_error, clustering_acc_hungarian, nmi, ari, or step (the
-    last)."""
+    """What 'best' means: mi_fraction, mi_bound, clustering_error, clustering_acc_hungarian, nmi, ari,
+    q_score (how Q sorts real images, without labels) or step (the last)."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

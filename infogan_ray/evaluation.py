@@ -29,6 +29,8 @@ class EvaluationConfig:
     """Fresh codes on which the bound is measured."""
     labelled: int = 10_000
     """Labelled training images that are read at each checkpoint; the final evaluation reads all."""
+    sorting: bool = False
+    """Measure at each checkpoint how Q sorts real images; the final evaluation always does."""
     seed: int = 20160612
     """Of the fresh codes: the same for every run, so that bounds compare."""
 

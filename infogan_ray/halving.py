@@ -104,6 +104,10 @@ class Halving:
         verdict, rung = self._judge(trial)
         return rung if verdict is Verdict.STOP else None
 
+    def score(self, trial: int, rung: int) -> float | None:
+        """What a trial was judged by at a rung; None if it has not come there."""
+        return self._scores.get((trial, rung))
+
     def place(self, trial: int, rung: int) -> tuple[int, int] | None:
         """The rank of a trial at a rung among trials 0 … trial (1 is best, equals share the better one), and how many
         those are. None if it is not among them, or if that is not known yet."""

@@ -20,10 +20,14 @@ import numpy as np
 
 from infogan_ray.config import LABEL_METRICS, RunConfig, preset
 from infogan_ray.halving import rungs
+from infogan_ray.latents import Categorical
 
-SEARCHERS = ("random", "grid")
+RUNG_METRICS = ("mi_fraction", "mi_bound", "q_score")
+SEARCHERS = ("random", "grid", "optuna", "population")
+# What a population may change: a member goes on with the networks and images of another.
+IN_MID_RUN = ("objective", "optimizer")
 # What decides which trial is stopped, and is kept with the search.
-RULE = ("metric", "budget", "grace", "reduction", "early_stopping", "searcher", "seed")
+RULE = ("metric", "budget", "grace", "reduction", "early_stopping", "searcher", "generation", "workers", "seed")
 # What a search itself decides for every trial.
 DECIDED = ("preset", "steps", "epochs", "storage", "name", "resume", "checkpoint_every", "metric", "workers", "threads")
 # What would make trials incomparable if it differed between them.
@@ -43,24 +47,33 @@ class Recipe:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Field path -> value, the same in every trial."""
     metric: str = "mi_fraction"
-    """What rungs compare: mi_fraction, or mi_bound where all trials have the same codes."""
+    """What rungs compare: mi_fraction, mi_bound where all trials have the same codes, or q_score (how Q sorts real
+    images; see docs/selection.md)."""
     trials: int = 12
-    """Of random search; a grid has as many as its points."""
+    """Of random search and of Optuna's; a grid has as many as its points, a population as its members and stages."""
     reduction: int = 3
     early_stopping: bool = True
     """False: all trials run to the end, and rungs only take notes."""
     searcher: str = "random"
+    """random, grid, optuna (TPE) or population (population-based training: ``grace`` images between exchanges)."""
+    generation: int = 4
+    """Trials that optuna proposes at once, from the scores of those before; the members of a population."""
+    workers: int = 1
+    """Data-parallel workers of each trial."""
     seed: int = 0
     """Of the values drawn; each trial's own seed is a field like others."""
 
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise ValueError(f"trials is {self.trials}; it must be at least 1")
+        for name, least in (("workers", 1), ("generation", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.searcher not in SEARCHERS:
             raise ValueError(f"searcher is '{self.searcher}'; valid are {', '.join(SEARCHERS)}")
-        if self.metric not in ("mi_fraction", "mi_bound"):
+        if self.metric not in RUNG_METRICS:
             why = ", which needs labels that a search must not see" if self.metric in LABEL_METRICS else ""
-            raise ValueError(f"metric is '{self.metric}'{why}; valid are mi_fraction, mi_bound")
+            raise ValueError(f"metric is '{self.metric}'{why}; valid are {', '.join(RUNG_METRICS)}")
         rungs(self.grace, self.budget, self.reduction)
         for path in (*self.space, *self.fixed):
             if path.split(".")[0] in DECIDED:
@@ -68,16 +81,19 @@ class Recipe:
         for path in self.space:
             if path.split(".")[0] in ALIKE:
                 raise ValueError(f"space: '{path}' must be the same in all trials; give it in 'fixed'")
+            if self.searcher == "population" and path.split(".")[0] not in IN_MID_RUN:
+                valid = " and ".join(f"{section}.*" for section in IN_MID_RUN)
+                raise ValueError(f"space: '{path}' cannot change in mid-run; a population takes {valid}")
         if both := set(self.space) & set(self.fixed):
             raise ValueError(f"space: '{sorted(both)[0]}' is fixed as well; take it out of one of them")
-        if not any(_is_free(value) for value in self.space.values()):
+        if not any(is_free(value) for value in self.space.values()):
             raise ValueError("space has no free dimension; give a field tune.loguniform(…), tune.choice(…) or the like")
         for path, values in self._grids().items():
             if not values:
                 raise ValueError(f"space: '{path}' has an empty grid")
         for path, value in self.space.items():
             gridded = _grid(value) is not None
-            if _is_free(value) and gridded != (self.searcher == "grid"):
+            if is_free(value) and gridded != (self.searcher == "grid"):
                 kind = "tune.grid_search(…)" if self.searcher == "grid" else "a distribution such as tune.choice(…)"
                 raise ValueError(f"space: '{path}' does not suit the searcher '{self.searcher}'; give it {kind}")
         configs = [self.config(trial) for trial in range(self.count)]
@@ -90,6 +106,8 @@ class Recipe:
     @property
     def count(self) -> int:
         """The number of trials."""
+        if self.searcher == "population":
+            return self.generation * -(-self.budget // self.grace)
         return math.prod(len(values) for values in self._grids().values()) if self.searcher == "grid" else self.trials
 
     @property
@@ -97,41 +115,61 @@ class Recipe:
         """Images seen at which trials are judged."""
         return rungs(self.grace, self.budget, self.reduction)
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether later trials depend on the scores of earlier ones."""
+        return self.searcher in ("optuna", "population")
+
+    def images(self, trial: int) -> int:
+        """Images seen by a trial that runs to its end: the budget, but for the earlier stages of a population."""
+        stage = trial // self.generation + 1
+        return min(self.budget, self.grace * stage) if self.searcher == "population" else self.budget
+
     def values(self, trial: int) -> dict[str, Any]:
-        """The values of the searched fields in a trial."""
+        """The values of the searched fields in a trial; of an adaptive searcher, those that chance would give it."""
         if self.searcher == "grid":
             points = itertools.product(*self._grids().values())
             chosen = dict(zip(self._grids(), next(itertools.islice(points, trial, None)), strict=True))
             return {path: chosen.get(path, value) for path, value in self.space.items()}
         values = {}
         for position, (path, domain) in enumerate(self.space.items()):
-            if _is_free(domain):  # a stream of its own per trial and field: more trials change none of the first ones
+            if is_free(domain):  # a stream of its own per trial and field: more trials change none of the first ones
                 state = np.random.RandomState(np.random.SeedSequence([self.seed, trial, position]).generate_state(4))
                 domain = domain.sample(random_state=state)
             values[path] = domain.item() if isinstance(domain, np.generic) else domain
         return values
 
-    def config(self, trial: int) -> RunConfig:
-        """The configuration of a trial: it is evaluated, and has a checkpoint, at every rung and at its end.
+    def config(self, trial: int, values: Mapping[str, Any] | None = None) -> RunConfig:
+        """The configuration of a trial, by default with its own values.
 
-        Its model is that of its last step: a high bound is reached early, by models that still draw smudges, and
-        trials compare after the same number of images only.
+        It is evaluated, and has a checkpoint, at every rung and at its end. Its model is that of its last step: a high
+        bound is reached early, by models that still draw smudges, and trials compare after equally many images only.
 
         Raises ValueError, naming the field, for values that no run can have.
         """
         base = preset(self.preset) if self.preset else RunConfig()
-        config = base.override(_nested(self.fixed), "recipe").override(_nested(self.values(trial)), f"trial {trial}")
+        values = self.values(trial) if values is None else values
+        config = base.override(_nested(self.fixed), "recipe").override(_nested(values), f"trial {trial}")
+        if self.metric == "q_score":
+            config = config.override({"evaluation": {"sorting": True}}, "recipe")
+            if not any(isinstance(code, Categorical) for _, code in config.latents.items()):
+                raise ValueError(f"metric is 'q_score', and trial {trial} has no categorical code; take mi_fraction")
         every = -(-self.grace // config.batch_size)
         return dataclasses.replace(
-            config, name=f"trial_{trial:04d}", steps=-(-self.budget // config.batch_size), epochs=None,
-            checkpoint_every=every, metric="step", workers=1,
+            config, name=f"trial_{trial:04d}", steps=-(-self.images(trial) // config.batch_size), epochs=None,
+            checkpoint_every=every, metric="step", workers=self.workers,
         )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
-        """What decides the search, as JSON: the rule, and every trial's configuration."""
+        """What decides the search, as JSON: the rule, and every trial's configuration as far as it is known."""
         rule = {name: getattr(self, name) for name in RULE}
-        trials = [self.config(trial).to_dict() for trial in range(self.count)]
-        return {**rule, "values": [self.values(trial) for trial in range(self.count)], "trials": trials}
+        space = {path: _describe(value) for path, value in self.space.items()}
+        known = range(0 if self.adaptive else self.count)
+        return {
+            **rule, "count": self.count, "space": space,
+            "values": [self.values(trial) for trial in known], "parents": [None for _ in known],
+            "trials": [self.config(trial).to_dict() for trial in known],
+        }  # fmt: skip
 
     def _grids(self) -> dict[str, list[Any]]:
         return {path: values for path, value in self.space.items() if (values := _grid(value)) is not None}
@@ -170,5 +208,18 @@ def _grid(value: Any) -> list[Any] | None:
     return list(value["grid_search"]) if isinstance(value, dict) and set(value) == {"grid_search"} else None
 
 
-def _is_free(value: Any) -> bool:
+def is_free(value: Any) -> bool:
+    """Whether a value of a space is a distribution or a grid, and not a constant."""
     return hasattr(value, "sample") or _grid(value) is not None
+
+
+def _describe(value: Any) -> Any:
+    """A value of a space as JSON: a constant and a grid as they are, a distribution by its kind and limits."""
+    if not hasattr(value, "sample"):
+        return value
+    about: dict[str, Any] = {"kind": type(value).__name__.lower()}
+    while (sampler := getattr(value, "sampler", None)) is not None:
+        about |= {name: v for name, v in vars(value).items() if isinstance(v, (int, float, str, list))}
+        about["sampler"] = type(sampler).__name__.strip("_").lower()
+        about, value = about | {k: v for k, v in vars(sampler).items() if isinstance(v, (int, float))}, sampler
+    return about

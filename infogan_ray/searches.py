@@ -1,16 +1,12 @@
-"""A search on storage: its trials, the journal of its rungs, its board; and the rules by which a winner is picked.
-
-A bound near its ceiling is reached by good models and bad ones, so the bound alone picks no winner: the default rule
-asks for the best bound among the trials whose images are about as good as the best trial's. No Ray here.
-"""
+"""A search on storage: what decides it, its trials, the journal of its rungs, its board. No Ray here."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,12 +14,20 @@ import pyarrow.parquet as pq
 
 from infogan_ray import __version__, checkpoints
 from infogan_ray.halving import Halving, Verdict, rungs
+from infogan_ray.publishing import CATEGORIES, METRICS
+from infogan_ray.ranking import DEFAULT, GATE, RULES, Row, pareto, ranked, winner
 from infogan_ray.runs import RunDirectory, RunExists
+from infogan_ray.selection import SCORES, agreement
 from infogan_ray.storage import Storage, StorageError
 
-GATE = 1.5  # how much worse than the best trial's images a winner's may be
-RULES = ("gated", "bound", "quality")
-Row = dict[str, Any]
+# What a trial's scores depend on: a search is gone on with by the same code, or by an explicit wish.
+DECISIVE = (
+    "latents", "networks", "objective", "training", "streams", "evaluation", "quality", "selection", "halving",
+    "session", "data/feed", "data/idx", "data/datasets",
+)  # fmt: skip
+# Grow while a search runs whose searcher learns, and are not compared with the recipe then.
+GROWING = ("values", "parents", "trials")
+MEASURED = ("mi_bound", "mi_fraction", "swd", *SCORES, "clustering_error", "nmi")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class SearchDirectory:
     EVENTS = "events.json"
     BOARD = "leaderboard.json"
     TABLE = "leaderboard.parquet"
+    REPORT = "report.html"
 
     @property
     def name(self) -> str:
@@ -49,14 +54,17 @@ class SearchDirectory:
         return RunDirectory(self.folder / "trials" / f"trial_{number:04d}")
 
     @classmethod
-    def claim(cls, storage: Storage, name: str, described: dict[str, Any], resume: bool) -> SearchDirectory:
+    def claim(
+        cls, storage: Storage, name: str, described: dict[str, Any], resume: bool, accept_changes: bool = False
+    ) -> SearchDirectory:
         """Take a name, or go on with the search of that name. ``described``: what decides it, as JSON.
 
-        Raises RunExists for a taken one unless ``resume``; ValueError where there is none to resume, where the recipe
-        or this version is another than that of the search, and where the storage cannot be written to.
+        ``accept_changes``: trials that have not begun follow the recipe and the code as they are now. Raises RunExists
+        for a taken name unless ``resume``; ValueError where there is none to resume, where the recipe or the code is
+        another than that of the search, and where the storage cannot be written to.
         """
         search = cls(storage / name)
-        described = {"version": __version__, **json.loads(json.dumps(described))}
+        described = {"version": __version__, "code": code(), **json.loads(json.dumps(described))}
         if search.folder.is_itself_a_file:
             raise ValueError(
                 f"storage: {search.folder} is a file where a folder should be; name another with --storage"
@@ -71,9 +79,29 @@ class SearchDirectory:
             return search
         if not search.exists:
             raise ValueError(f"name is '{name}', and there is no such search in {storage}; drop --resume to start it")
-        if changed := difference(search.description(), described):
-            raise ValueError(f"name '{name}' belongs to another search: {changed}; take another --name")
+        saved = search.description()
+        if not described["trials"]:
+            described |= {name: saved.get(name) for name in GROWING}
+        if changed := difference({**saved, "changes": None}, {**described, "changes": None}):
+            if not accept_changes:
+                raise ValueError(
+                    f"name '{name}' belongs to another search: {changed}; take another --name, or --accept-changes to "
+                    "go on with trials that do not compare in this"
+                )
+            for number, begun in enumerate(saved["trials"]):
+                if number < len(described["trials"]) and search.trial(number).exists:
+                    described["trials"][number] = begun
+                    described["values"][number] = saved["values"][number]
+            changes = [*saved.get("changes", []), changed]
+            search.folder.write(cls.SEARCH, json.dumps({**described, "changes": changes}, indent=1).encode())
         return search
+
+    def extend(self, values: list[dict[str, Any]], parents: list[int | None], trials: list[dict[str, Any]]) -> None:
+        """Add the trials that a searcher has proposed: their searched values, whom they go on from, and all fields."""
+        about = self.description()
+        for name, more in zip(GROWING, (values, parents, trials), strict=True):
+            about[name] += more
+        self.folder.write(self.SEARCH, json.dumps(about, indent=1).encode())
 
     def description(self) -> dict[str, Any]:
         """Raises BadCheckpoint if search.json is not JSON."""
@@ -91,8 +119,9 @@ class SearchDirectory:
                 events = json.loads(self.folder.read(self.EVENTS))
             except ValueError as error:
                 raise checkpoints.BadCheckpoint(f"{self.folder}/{self.EVENTS} is not JSON ({error})") from None
+        stops = about["early_stopping"] and about["searcher"] != "population"
         levels = rungs(about["grace"], about["budget"], about["reduction"])
-        return Halving.replay(events, levels, about["reduction"] if about["early_stopping"] else 1)
+        return Halving.replay(events, levels, about["reduction"] if stops else 1)
 
     def board(self) -> list[Row]:
         """A row per trial that has begun, best first by the default rule: what storage says of it now."""
@@ -102,7 +131,11 @@ class SearchDirectory:
             for number in range(len(about["trials"]))
             if self.trial(number).folder.entries()
         ]
-        return ranked(rows, about["metric"])
+        with_codes = [row for row in rows if row["state"] == "finished"]
+        likeness = agreement([self._categories(row["trial"]) for row in with_codes])
+        for row, value in zip(with_codes, likeness, strict=True):
+            row["agreement"] = value
+        return ranked(rows, about["metric"], DEFAULT)
 
     def _row(self, number: int, about: dict[str, Any], halving: Halving) -> Row:
         run = self.trial(number)
@@ -110,10 +143,10 @@ class SearchDirectory:
         stopped_at = halving.stopped_at(number)
         state = "stopped" if stopped_at is not None else status["state"]
         metrics: dict[str, Any] = {}
-        step = status["step"]
+        step, batch_size = status["step"], about["trials"][number]["batch_size"]
         try:
             if state == "finished":
-                metrics = checkpoints.Manifest.of(run.model, required=("metrics.json",)).read_json("metrics.json")
+                metrics = checkpoints.Manifest.of(run.model, required=(METRICS,)).read_json(METRICS)
             else:
                 good, _ = checkpoints.list_checkpoints(run.checkpoints, thorough=False)
                 measured = checkpoints.last([one for one in good if about["metric"] in one.metrics])
@@ -121,12 +154,22 @@ class SearchDirectory:
                 step = measured.step if measured else 0
         except (ValueError, StorageError) as error:  # an odd trial does not hide the others
             state = f"{state}, {error}"
-        names = ("mi_bound", "mi_fraction", "swd", "clustering_error", "nmi")
+        if state == "finished" and about["trials"][number]["steps"] * batch_size < about["budget"]:
+            state = "handed on"  # a population's earlier stage, which is no rival of those that have seen more
+        parents = {"parent": about["parents"][number]} if any(p is not None for p in about["parents"]) else {}
         return {
-            "trial": number, "state": state, "stopped_at": stopped_at, "step": step,
-            "images": step * about["trials"][number]["batch_size"], **{name: metrics.get(name) for name in names},
+            "trial": number, "state": state, "stopped_at": stopped_at, "step": step, "images": step * batch_size,
+            **{name: metrics.get(name) for name in MEASURED}, "agreement": None, **parents,
             "values": about["values"][number],
         }  # fmt: skip
+
+    def _categories(self, number: int) -> dict[str, list[int]]:
+        """How a finished trial's model sorts the images that all are asked about; none without such codes."""
+        try:
+            manifest = checkpoints.Manifest.of(self.trial(number).model, required=())
+            return manifest.read_json(CATEGORIES) if CATEGORIES in manifest.files else {}
+        except (ValueError, StorageError):  # its state on the board says so
+            return {}
 
     def publish_board(self) -> list[Row]:
         """Write leaderboard.json and leaderboard.parquet."""
@@ -134,7 +177,7 @@ class SearchDirectory:
         picks = {rule: winner(rows, about["metric"], rule) for rule in RULES}
         chosen = {rule: row and row["trial"] for rule, row in picks.items()}
         board = {
-            "metric": about["metric"], "gate": GATE, "picks": chosen,
+            "metric": about["metric"], "rule": DEFAULT, "gate": GATE, "picks": chosen,
             "pareto": [row["trial"] for row in pareto(rows, about["metric"])], "rows": rows,
         }  # fmt: skip
         self.folder.write(self.BOARD, json.dumps(board, indent=1).encode())
@@ -143,6 +186,12 @@ class SearchDirectory:
         pq.write_table(pa.Table.from_pylist(flat), buffer)
         self.folder.write(self.TABLE, buffer.getvalue())
         return rows
+
+
+def code() -> dict[str, str]:
+    """The first digits of the SHA-256 of each module that decides what a trial scores."""
+    root = Path(__file__).parent
+    return {name: hashlib.sha256((root / f"{name}.py").read_bytes()).hexdigest()[:12] for name in DECISIVE}
 
 
 def remaining(search: SearchDirectory, halving: Halving, count: int) -> list[int]:
@@ -155,47 +204,6 @@ def remaining(search: SearchDirectory, halving: Halving, count: int) -> list[int
         and not halving.has_ended(number)
         and search.trial(number).get_status()["state"] not in done
     ]
-
-
-def winner(rows: Sequence[Row], metric: str, rule: str) -> Row | None:
-    """The trial that a rule picks among those that ran to their end; None if none did.
-
-    ``bound``: the best metric. ``quality``: the least distance to the data (swd). ``gated``: the best metric among
-    those whose distance is at most GATE times the least.
-    """
-    if rule not in RULES:
-        raise ValueError(f"select is '{rule}'; valid are {', '.join(RULES)}")
-    ended = [row for row in rows if row["state"] == "finished" and _finite(row[metric]) and _finite(row["swd"])]
-    if not ended:
-        return None
-    least = min(row["swd"] for row in ended)
-    if rule == "quality":
-        return min(ended, key=lambda row: (row["swd"], row["trial"]))
-    able = [row for row in ended if rule == "bound" or row["swd"] <= GATE * least]
-    return max(able, key=lambda row: (row[metric], -row["trial"]))
-
-
-def pareto(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The trials that no other one beats in both bound and image quality, best bound first."""
-    ended = [row for row in rows if row["state"] == "finished" and _finite(row[metric]) and _finite(row["swd"])]
-    front: list[Row] = []
-    for row in sorted(ended, key=lambda row: (-row[metric], row["swd"], row["trial"])):
-        if not front or row["swd"] < front[-1]["swd"]:
-            front.append(row)
-    return front
-
-
-def ranked(rows: Sequence[Row], metric: str) -> list[Row]:
-    """Finished trials by the default rule, one after the other; then the others by how far they came."""
-    left, order = list(rows), list[Row]()
-    while (best := winner(left, metric, "gated")) is not None:
-        order.append(best)
-        left.remove(best)
-
-    def how_far(row: Row) -> tuple[float, float, int]:
-        return -row["images"], -row[metric] if _finite(row[metric]) else 0.0, row["trial"]
-
-    return order + sorted(left, key=how_far)
 
 
 def difference(old: Any, new: Any, path: str = "") -> str:
@@ -216,7 +224,3 @@ def difference(old: Any, new: Any, path: str = "") -> str:
                 return found
         return ""
     return "" if old == new else f"{path} is {new!r}, and was {old!r}"
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -293,11 +293,16 @@ class FirstRank:
 
 
 def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each: Callable[[], None]) -> dict[str, Any]:
-    """The bound on fresh codes, and agreement with the first ``evaluation.labelled`` labels where there are any."""
+    """The bound on fresh codes, and agreement with the first ``evaluation.labelled`` labels where there are any.
+
+    How Q sorts real images, too, where that decides something (``evaluation.sorting``).
+    """
     latents = state.spec.latents
     metrics: dict[str, Any] = measure_bound(
         latents, state.averaged_generator(), state.discriminator, config.evaluation, each
     )
+    if config.evaluation.sorting or config.metric == "q_score":
+        metrics |= measure_sorting(latents, state.discriminator, images.images, each).scores
     if images.labels is not None and images.test_images is not None and images.test_labels is not None:
         some = config.evaluation.labelled
         metrics |= measure_clustering(

@@ -55,7 +55,7 @@ def test_a_grid_has_every_point_once() -> None:
         ({"fixed": {"name": "x"}}, "'name' is decided by the search"),
         ({"space": {"data": tune.choice(["a", "b"])}}, "'data' must be the same in all trials; give it in 'fixed'"),
         ({"fixed": {"batch_size": 64}}, "'batch_size' is fixed as well"),
-        ({"metric": "mi_fractoin"}, "metric is 'mi_fractoin'; valid are mi_fraction, mi_bound"),
+        ({"metric": "mi_fractoin"}, "metric is 'mi_fractoin'; valid are mi_fraction, mi_bound, q_score"),
         ({"metric": "nmi"}, "needs labels that a search must not see"),
         (
             {"metric": "mi_bound", "space": {"codes": tune.choice(["noise=62 cat=5", "noise=62 cat=10"])}},
@@ -105,3 +105,12 @@ def test_a_file_is_loaded(tmp_path: Path) -> None:
         "recipe = Recipe(space={'objective.lambda_continuous': tune.uniform(0, 1)}, budget=10_000, grace=1_000)\n"
     )
     assert load_recipe(file).count == 12
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[1] / "tuning").glob("*.py")), ids=lambda file: file.stem
+)
+def test_recipes_that_come_with_us_load_and_say_how_they_are_run(file: Path) -> None:
+    found = load_recipe(file)
+    assert found.count >= 4 and len(found.rungs) >= 2
+    assert f"infogan search tuning/{file.name}" in file.read_text().split('"""')[1]

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from infogan_ray.ranking import pareto, ranked, winner
 from infogan_ray.recipes import Recipe
 from infogan_ray.runs import RunExists
-from infogan_ray.searches import SearchDirectory, difference, pareto, ranked, remaining, winner
+from infogan_ray.searches import SearchDirectory, code, difference, remaining
 from infogan_ray.storage import open_storage
 
 tune = pytest.importorskip("ray.tune")
@@ -34,10 +35,16 @@ ROWS = [
 def test_the_bound_alone_picks_no_winner() -> None:
     picks = {rule: winner(ROWS, "mi_fraction", rule) for rule in ("gated", "bound", "quality")}
     assert {rule: found and found["trial"] for rule, found in picks.items()} == {"gated": 1, "bound": 0, "quality": 2}
+    assert winner(ROWS, "mi_fraction", "agreement") is None, "nothing was measured"
+    without = winner(ROWS, "mi_fraction", "sorting")
+    assert without is not None and without["trial"] == 1, "where nothing can be sorted, the gated bound decides"
+    scored = [{**one, "q_score": score} for one, score in zip(ROWS, [0.99, 0.3, 0.8, 0.4, 1, 1], strict=True)]
+    found = winner(scored, "mi_fraction", "sorting")
+    assert found is not None and found["trial"] == 2, "the best score among those with good images"
     assert [found["trial"] for found in pareto(ROWS, "mi_fraction")] == [0, 1, 2]
-    assert [found["trial"] for found in ranked(ROWS, "mi_fraction")][:4] == [1, 2, 3, 0]
+    assert [found["trial"] for found in ranked(ROWS, "mi_fraction", "gated")][:4] == [1, 2, 3, 0]
     assert winner(ROWS[4:], "mi_fraction", "gated") is None, "what is no number, or was stopped, never wins"
-    with pytest.raises(ValueError, match="select is 'best'; valid are gated, bound, quality"):
+    with pytest.raises(ValueError, match="select is 'best'; valid are sorting, agreement, gated, bound, quality"):
         winner(ROWS, "mi_fraction", "best")
 
 
@@ -54,12 +61,41 @@ def test_a_search_is_taken_up_only_with_the_same_recipe(tmp_path: Path) -> None:
         SearchDirectory.claim(storage, "s", recipe().describe(), resume=False)
     assert SearchDirectory.claim(storage, "s", recipe().describe(), resume=True) == search
     for other, said in (
-        (recipe(high=3.0), r"values\[0\].objective.lambda_categorical is .*, and was"),
-        (recipe(trials=4), "values has 4 entries, and had 3"),
+        (recipe(high=3.0), "space.objective.lambda_categorical.upper is 3.0, and was 2.0"),
+        (recipe(trials=4), "count is 4, and was 3"),
         (recipe(reduction=2), "reduction is 2, and was 3"),
     ):
-        with pytest.raises(ValueError, match=f"belongs to another search: {said}"):
+        with pytest.raises(ValueError, match=f"belongs to another search: {said}.*--accept-changes"):
             SearchDirectory.claim(storage, "s", other.describe(), resume=True)
+
+
+def test_changes_are_accepted_only_for_trials_that_have_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recipe(low: float) -> Recipe:
+        space = {"objective.lambda_categorical": tune.uniform(low, 2.0)}
+        return Recipe(space=space, preset="mnist", budget=9000, grace=1000, trials=3)
+
+    storage = open_storage(tmp_path)
+    old, new = recipe(0.5), recipe(1.0)
+    search = SearchDirectory.claim(storage, "s", old.describe(), resume=False)
+    search.trial(1).write_config({"run": old.config(1).to_dict()})
+    SearchDirectory.claim(storage, "s", new.describe(), resume=True, accept_changes=True)
+    about = search.description()
+    assert about["values"] == [new.values(0), old.values(1), new.values(2)]
+    assert [trial["objective"]["lambda_categorical"] for trial in about["trials"]] == [
+        new.values(0)["objective.lambda_categorical"],
+        old.values(1)["objective.lambda_categorical"],
+        new.values(2)["objective.lambda_categorical"],
+    ]
+    assert len(about["changes"]) == 1 and "and was" in about["changes"][0]
+    SearchDirectory.claim(storage, "s", new.describe(), resume=True, accept_changes=True)
+    with pytest.raises(ValueError, match=r"values\[1\]"):
+        SearchDirectory.claim(storage, "s", new.describe(), resume=True)
+
+    monkeypatch.setattr("infogan_ray.searches.code", lambda: {**code(), "objective": "edited"})
+    with pytest.raises(ValueError, match="code.objective is 'edited', and was"):
+        SearchDirectory.claim(storage, "s", new.describe(), resume=True)
 
 
 def test_the_rungs_survive_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:

@@ -56,9 +56,11 @@ def test_a_model_that_sorts_by_what_is_in_the_images_scores_and_others_do_not() 
     assert set(good) == set(SCORES)
     assert good["q_information"] == pytest.approx(1.0, abs=1e-3) and good["q_neighbours"] > 0.99
     assert good["q_consistency"] > 0.9
-    assert unsure == {"q_information": pytest.approx(0, abs=1e-5), "q_consistency": 0.0, "q_neighbours": 0.0}
+    assert unsure == {name: pytest.approx(0, abs=1e-5) for name in SCORES}
     assert chance["q_information"] > 0.9, "a sure and balanced sorting by chance: information alone does not see it"
-    assert chance["q_neighbours"] < 0.2
+    assert chance["q_neighbours"] < 0.2 and chance["q_score"] < 0.5 < 0.95 < good["q_score"]
+    product = good["q_information"] * good["q_consistency"] * good["q_neighbours"]
+    assert good["q_score"] == pytest.approx(product ** (1 / 3))
 
 
 def test_scores_agree_with_their_definitions() -> None:

@@ -1,6 +1,6 @@
 """λ and both learning rates on MNIST, codes as in the paper.
 
-    infogan search tuning/mnist.py --trials 12 --name mnist
+infogan search tuning/mnist.py --trials 12 --name mnist
 """
 
 from ray import tune

@@ -17,10 +17,14 @@ from infogan_ray import display
 from infogan_ray.cli import DONE, INTERRUPTED
 from infogan_ray.commands.parsing import Failed, parse, print_rows
 from infogan_ray.config import check_name
+from infogan_ray.ranking import DEFAULT, RULES, Row, pareto, winner
 from infogan_ray.recipes import Recipe, load_recipe
-from infogan_ray.searches import GATE, RULES, Row, pareto, winner
+from infogan_ray.search_display import SearchDisplay
 from infogan_ray.storage import open_storage
 from infogan_ray.training import checkpoint_bytes
+
+# Of a row of the board: left to --json and the report.
+IN_FULL_ONLY = ("values", "step", "nmi", "stopped_at", "q_information", "q_consistency", "q_neighbours")
 
 
 @dataclass
@@ -37,8 +41,12 @@ class Search:
     """By default made of the recipe's name and the time."""
     resume: bool = False
     """Go on with the search of this name."""
+    accept_changes: bool = False
+    """With --resume: go on although the recipe or the code is another now; trials not yet begun follow the new one."""
     threads: int = 1
-    """CPU threads of each trial; as many trials run at once as there are CPUs for."""
+    """CPU threads of each worker; as many trials run at once as there are CPUs (and GPUs) for."""
+    data: str | None = None
+    """Instead of the recipe's: a named dataset, a folder of images or an .npz file."""
     data_dir: str | None = None
     dry_run: bool = False
     """Print what would run and what it would take, and touch nothing."""
@@ -48,10 +56,12 @@ class Search:
 def search(arguments: list[str]) -> int:
     given = parse(Search, "search", arguments, "Search. Example: infogan search tuning/quick.py --name first-search")
     recipe = load_recipe(given.recipe)
-    if given.trials is not None and recipe.searcher == "grid":
-        raise ValueError(f"trials is {given.trials}, and a grid has its points: {recipe.count}")
+    if given.trials is not None and recipe.searcher in ("grid", "population"):
+        raise ValueError(f"trials is {given.trials}, and the recipe's searcher '{recipe.searcher}' has {recipe.count}")
     if given.trials is not None:
         recipe = dataclasses.replace(recipe, trials=given.trials)
+    if given.data is not None:
+        recipe = dataclasses.replace(recipe, fixed={**recipe.fixed, "data": given.data})
     if not given.early_stopping:
         recipe = dataclasses.replace(recipe, early_stopping=False)
     if given.resume and given.name is None:
@@ -62,12 +72,12 @@ def search(arguments: list[str]) -> int:
 
     if given.dry_run:
         return _dry_run(recipe, given, name, searching)
-    started = time.monotonic()
     try:
-        result = searching.search(
-            recipe, open_storage(given.storage), name, resume=given.resume, threads=given.threads,
-            data_dir=given.data_dir, listen=_listener(recipe, started),
-        )  # fmt: skip
+        with SearchDisplay(recipe.count, recipe.budget, recipe.rungs) as shown:
+            result = searching.search(
+                recipe, open_storage(given.storage), name, resume=given.resume, accept_changes=given.accept_changes,
+                threads=given.threads, data_dir=given.data_dir, listen=shown,
+            )  # fmt: skip
     except searching.SearchFailed as error:
         raise Failed(str(error)) from None
     except KeyboardInterrupt:
@@ -78,31 +88,30 @@ def search(arguments: list[str]) -> int:
     print_rows(name, board_rows(result.rows, False), False)
     for line in explain(result.rows, recipe.metric):
         print(line)
+    print(f"report: {result.search.folder / result.search.REPORT}")
     print(f"next: infogan pull {result.search.folder.uri} best")
     return DONE
 
 
 def board_rows(rows: list[Row], as_json: bool) -> list[Row]:
-    """The board for a table: the searched values as columns, named by the last part of their path."""
+    """The board for a table: what matters most, and the searched values, named by the last part of their path."""
     if as_json:
         return rows
     shown = []
     for row in rows:
         values = {path.rpartition(".")[2]: value for path, value in row["values"].items()}
-        shown.append({**{k: v for k, v in row.items() if k not in ("values", "step", "nmi", "stopped_at")}, **values})
+        shown.append({**{k: v for k, v in row.items() if k not in IN_FULL_ONLY}, **values})
     return shown
 
 
 def explain(rows: list[Row], metric: str) -> list[str]:
     """Which rule picks which trial, and which trials no other beats in both."""
-    picks = {rule: winner(rows, metric, rule) for rule in RULES}
+    lines = []
+    for rule, meaning in RULES.items():
+        if (row := winner(rows, metric, rule)) is not None:
+            by = ", by which the best is picked" if rule == DEFAULT else ""
+            lines.append(f"--select {rule}: trial {row['trial']} ({meaning}{by})")
     front = ", ".join(str(row["trial"]) for row in pareto(rows, metric))
-    meaning = {
-        "gated": f"best {metric} among those within {GATE:g} times the least SWD",
-        "bound": f"best {metric}",
-        "quality": "least SWD",
-    }
-    lines = [f"{rule} ({meaning[rule]}): trial {row['trial']}" for rule, row in picks.items() if row is not None]
     return [*lines, f"beaten by no other in both bound and image quality: trials {front}"]
 
 
@@ -114,13 +123,19 @@ def _dry_run(recipe: Recipe, given: Search, name: str, searching: Any) -> int:
         spec = config.model_spec(images.image_size, images.channels)
         kept = min(max(config.keep, 2), -(-(config.steps or 0) // config.checkpoint_every))
         bytes_all += kept * checkpoint_bytes(spec)
-    steps = sum(config.steps or 0 for config in configs)
+    population = recipe.searcher == "population"  # whose later stages go on from the steps of the earlier ones
+    steps = sum(config.steps or 0 for config in (configs[-recipe.generation :] if population else configs))
     rows = [{"trial": number, **recipe.values(number)} for number in range(recipe.count)]
     print_rows(f"trials of {name}", rows, given.json)
     if not given.json:
+        if recipe.adaptive:
+            print(f"the first {recipe.generation} start so; {recipe.searcher} decides the others by their scores")
         rungs = ", ".join(f"{rung:,}" for rung in recipe.rungs)
-        print(f"rungs: {rungs} images of {recipe.budget:,}; the best 1/{recipe.reduction} goes on, by {recipe.metric}")
-        print(f"cost: {recipe.count} trials, {steps:,} steps if none is stopped")
+        stops = recipe.early_stopping and not population
+        then = f"the best 1/{recipe.reduction} goes on" if stops else "all go on"
+        print(f"rungs: {rungs} images of {recipe.budget:,}; {then}, by {recipe.metric}")
+        each = f"{recipe.workers} worker(s) with {given.threads} thread(s) each"
+        print(f"cost: {recipe.count} trials, {steps:,} steps if none is stopped; {each}")
         print(f"checkpoints: {display.size(bytes_all)} at most, in {open_storage(given.storage) / name}")
     return DONE
 
@@ -128,17 +143,9 @@ def _dry_run(recipe: Recipe, given: Search, name: str, searching: Any) -> int:
 def _resume_command(given: Search, name: str) -> str:
     words = ["infogan", "search", given.recipe, "--storage", given.storage, "--name", name]
     for flag, value, default in (
-        ("--trials", given.trials, None), ("--threads", given.threads, 1), ("--data-dir", given.data_dir, None)
+        ("--trials", given.trials, None), ("--threads", given.threads, 1), ("--data", given.data, None),
+        ("--data-dir", given.data_dir, None),
     ):  # fmt: skip
         words += [flag, str(value)] if value != default else []
     words += [] if given.early_stopping else ["--no-early-stopping"]
     return shlex.join([*words, "--resume"])
-
-
-def _listener(recipe: Recipe, started: float) -> Any:
-    """One line per word of the search, with the time since its start."""
-
-    def listen(line: str) -> None:
-        display.errors.print(f"{display.duration(time.monotonic() - started)}  {line}", soft_wrap=True, markup=False)
-
-    return listen

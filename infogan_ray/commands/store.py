@@ -17,8 +17,9 @@ from infogan_ray.commands.parsing import config_of, parse, print_rows, scalars, 
 from infogan_ray.commands.searching import board_rows
 from infogan_ray.config import METRICS
 from infogan_ray.publishing import pull as pull_model
+from infogan_ray.ranking import DEFAULT, check_rule, winner
 from infogan_ray.runs import RunDirectory, runs_in
-from infogan_ray.searches import RULES, SearchDirectory, winner
+from infogan_ray.searches import SearchDirectory
 from infogan_ray.storage import StorageError, open_storage
 
 
@@ -113,8 +114,8 @@ class Pull:
     """best, last or step_XXXXXXXX."""
     metric: str | None = None
     """What 'best' means; by default the run's own."""
-    select: str = "gated"
-    """Of a search, the rule that picks the trial: gated, bound or quality."""
+    select: str = DEFAULT
+    """Of a search, the rule that picks the trial: sorting, agreement, gated, bound or quality."""
     trial: int | None = None
     """Of a search, the number of a trial, instead of the rule."""
     json: bool = False
@@ -123,8 +124,7 @@ class Pull:
 def pull(arguments: list[str]) -> int:
     given = parse(Pull, "pull", arguments, "Fetch a model. Example: infogan pull runs/first first-model")
     run = RunDirectory(open_storage(given.run))
-    if given.select not in RULES:
-        raise ValueError(f"select is '{given.select}'; valid are {', '.join(RULES)}")
+    check_rule(given.select)
     if SearchDirectory(run.folder).exists:
         run = _trial_of(SearchDirectory(run.folder), given)
     if not run.exists:
@@ -155,6 +155,6 @@ def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
     rows = search.board()
     best = winner(rows, search.description()["metric"], given.select)
     if best is None:
-        raise ValueError(f"search {search.folder} has no finished trial yet; name one with --trial")
+        raise ValueError(f"search {search.folder} has no finished trial that '{given.select}' can rank; name a --trial")
     warn(f"trial {best['trial']} is picked by the rule '{given.select}'")
     return search.trial(best["trial"])

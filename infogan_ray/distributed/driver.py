@@ -32,8 +32,11 @@ class HeadLost(TrainingFailed):
 class Driver:
     """Waits for an attempt, passes on what the workers say, and brings them to a stop on a notice."""
 
-    def __init__(self, board: Any, listen: Listener) -> None:
+    def __init__(self, board: Any, listen: Listener, patience: float | None = None) -> None:
+        """``patience``: seconds to wait after a notice, for a driver that is a guest in a process of Ray's and may not
+        end Ray when they have passed; by default it may, after LAST_WORDS_S."""
         self.board, self.listen = board, listen
+        self.is_guest, self.patience = patience is not None, LAST_WORDS_S if patience is None else patience
         self.final: dict[str, Any] = {}
         self.head = HeadWatch()
 
@@ -61,9 +64,11 @@ class Driver:
             self.listen({"phase": "stopping", "step": self.step, "say": "stopping; once more to stop at once"})
             self.board.stop.remote()
             try:
-                self._listen_to(fitting, seconds=LAST_WORDS_S)
+                self._listen_to(fitting, seconds=self.patience)
             finally:
-                if not fitting.ended.is_set() and not self.head.lost:  # of a dead head it would wait for the answer
+                if not (
+                    fitting.ended.is_set() or self.head.lost or self.is_guest
+                ):  # of a dead head it would wait for the answer
                     ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
             if self.phase not in ENDINGS:  # also where a worker has died meanwhile: nothing is started again
                 raise
@@ -87,7 +92,7 @@ class Driver:
                 for report in ray.get(self.board.drain.remote(), timeout=patience):
                     self.final.update(report)
                     self.listen(report)
-            if ended or (seconds < float("inf") and self.phase == "interrupted"):
+            if ended or (seconds < float("inf") and self.phase == "interrupted" and not self.is_guest):
                 return
 
 

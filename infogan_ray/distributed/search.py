@@ -1,4 +1,4 @@
-"""A search under Ray Tune: one process per trial, stopped by our own halving, its checkpoints in our own store.
+"""A search under Ray Tune: trials stopped by our own halving, their checkpoints in our own store.
 
 Tune starts the trials, gives their processes to the next ones, and stops them; which trials there are, what they
 decide and where they stand is ours, and lies on storage as JSON: after a kill the same command goes on with the same
@@ -7,7 +7,6 @@ decisions. Tune's own files, which hold pickles, stay in a temporary folder and 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -21,28 +20,26 @@ from typing import Any
 
 import ray
 import ray.exceptions
-import torch
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from infogan_ray import checkpoints
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 from infogan_ray.distributed.driver import POLL_S
+from infogan_ray.distributed.proposals import Past, propose
 from infogan_ray.distributed.trainer import Resources, check, connect, log_path, set_last_status, write_config
+from infogan_ray.distributed.trials import News, Rungs, Settings, last_line, patient_trainable, run_trial
 from infogan_ray.halving import Halving, Verdict
-from infogan_ray.outbox import LAST_PATIENCE_S, Overtaken, StorageFailed
+from infogan_ray.ranking import DEFAULT, Row, winner
 from infogan_ray.recipes import Recipe
-from infogan_ray.searches import Row, SearchDirectory, remaining, winner
-from infogan_ray.session import run_worker
+from infogan_ray.reports.search import write_search_report
+from infogan_ray.searches import SearchDirectory, remaining
 from infogan_ray.storage import Storage, open_storage
-from infogan_ray.training import Diverged
 
-HAND_OVER_S = 60.0
 TRIAL_RESTARTS = 3  # of a trial whose process dies
 ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 
-Listener = Callable[[str], None]
+Listener = Callable[[News], None]
 
 
 class SearchFailed(Exception):
@@ -60,35 +57,48 @@ class SearchResult:
 
 def search(
     recipe: Recipe, storage: Storage | str = "runs", name: str | None = None, *, resume: bool = False,
-    threads: int = 1, data_dir: str | None = None, listen: Listener = lambda line: None,
+    accept_changes: bool = False, threads: int = 1, data_dir: str | None = None,
+    listen: Listener = lambda news: None,
 ) -> SearchResult:  # fmt: skip
-    """Run all trials of a recipe on the connected Ray cluster, or on an embedded one, ``threads`` CPUs for each.
+    """Run all trials of a recipe on the connected Ray cluster, or on an embedded one, ``threads`` CPUs for each worker.
 
-    ``listen`` hears a line about every trial at every rung. Raises ValueError for what can be refused before work
-    starts, and SearchFailed.
+    ``listen`` hears of every trial at every rung, and every few seconds how far it is. Raises ValueError for what can
+    be refused before work starts, and SearchFailed.
     """
     storage = storage if isinstance(storage, Storage) else open_storage(storage)
     name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
     if os.environ.get("RAY_ADDRESS"):
         connect(None)  # so that what is asked for is compared with the cluster, not with this machine
-    configs = [dataclasses.replace(recipe.config(n), threads=threads, data_dir=data_dir) for n in range(recipe.count)]
-    wanted, images = check_all(configs, listen)
-    directory = SearchDirectory.claim(storage, name, {**recipe.describe(), "threads": threads}, resume)
+    here: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
+    wanted, images = check_all(
+        [dataclasses.replace(recipe.config(n), **here) for n in range(recipe.count)],
+        lambda line: listen({"event": "data", "say": line}),
+    )
+    if recipe.adaptive:
+        propose(recipe, [])  # what is missing for it is said now
+    directory = SearchDirectory.claim(storage, name, {**recipe.describe(), "threads": threads}, resume, accept_changes)
     halving = directory.halving()
     cause = ""
-    while todo := remaining(directory, halving, recipe.count):
-        end_what_is_over(directory, halving, recipe.count, todo)
+    while True:
+        about = directory.description()
+        configs = [dataclasses.replace(RunConfig().override(saved, name), **here) for saved in about["trials"]]
+        todo = remaining(directory, halving, len(configs))
+        end_what_is_over(directory, halving, len(configs), todo)
+        if not todo and len(configs) < recipe.count:
+            add_generation(directory, recipe, halving)
+            continue
         for number in todo:
-            if not directory.trial(number).exists:
-                write_config(directory.trial(number), configs[number], images)
-        cause = run_trials(directory, recipe, configs, images, halving, todo, wanted.device, listen) or cause
-        if remaining(directory, halving, recipe.count) == todo:  # Tune has let them fall, and would again
+            prepare(directory, number, about["parents"][number], configs[number], images)
+        if todo:
+            cause = run_trials(directory, recipe, configs, images, halving, todo, wanted, listen) or cause
+        if not todo or remaining(directory, halving, len(configs)) == todo:  # Tune has let them fall, and would again
             break
-    end_what_is_over(directory, halving, recipe.count, todo)
+    end_what_is_over(directory, halving, len(configs), todo)
     rows = directory.publish_board()
-    best = winner(rows, recipe.metric, "gated")
+    write_search_report(directory)
+    best = winner(rows, recipe.metric, DEFAULT)
     if best is None:
-        causes = [cause, *(str(directory.trial(n).get_status().get("message", "")) for n in range(recipe.count))]
+        causes = [cause, *(str(directory.trial(n).get_status().get("message", "")) for n in range(len(configs)))]
         why = next((text for text in causes if text), "no cause is known")
         raise SearchFailed(
             f"no trial of {name} came to its end; the first cause: {why}; the log is {log_path(directory.folder)}"
@@ -106,14 +116,46 @@ def end_what_is_over(directory: SearchDirectory, halving: Halving, count: int, t
         directory.save_events(halving)
 
 
-def check_all(configs: list[RunConfig], listen: Listener) -> tuple[Resources, ImageSet]:
+def add_generation(directory: SearchDirectory, recipe: Recipe, halving: Halving) -> None:
+    """Have the searcher propose the next trials, and keep them before any of them starts.
+
+    Raises SearchFailed where it cannot.
+    """
+    rows = {row["trial"]: row for row in directory.board()}
+    past = []
+    for number, values in enumerate(directory.description()["values"]):
+        row, stopped_at = rows[number], halving.stopped_at(number)
+        finished = row["state"] in ("finished", "handed on")
+        # A stopped trial may have gone on for a while before that was known: only what it was judged by counts.
+        score = row[recipe.metric] if finished else halving.score(number, stopped_at) if stopped_at else None
+        past.append(Past(values, score, stopped_at or row["images"], finished))
+    try:
+        new = propose(recipe, past)
+    except ValueError as error:
+        raise SearchFailed(str(error)) from None
+    configs = [recipe.config(len(past) + place, one.values).to_dict() for place, one in enumerate(new)]
+    directory.extend([one.values for one in new], [one.parent for one in new], configs)
+
+
+def prepare(directory: SearchDirectory, number: int, parent: int | None, config: RunConfig, images: ImageSet) -> None:
+    """A trial's folder before it first starts: its configuration, and its parent's last checkpoint if it has one."""
+    run = directory.trial(number)
+    if parent is not None and not run.exists:
+        donor = checkpoints.choose(directory.trial(parent).checkpoints, "last", "step")
+        files = {name: donor.manifest.read(name) for name in donor.manifest.files}
+        checkpoints.seal(run.checkpoints / donor.name, files)
+    if not run.exists:
+        write_config(run, config, images)
+
+
+def check_all(configs: list[RunConfig], say: Callable[[str], None]) -> tuple[Resources, ImageSet]:
     """Refuse what can be refused before a trial starts, with the trial's number. Raises ValueError."""
     images: ImageSet | None = None
     wanted: Resources | None = None
     for number, config in enumerate(configs):
         try:
             if images is None:
-                wanted, images = check(config, listen)
+                wanted, images = check(config, say)
             config.total_steps(len(images.images))
             config.model_spec(images.image_size, images.channels)
         except ValueError as error:
@@ -124,24 +166,23 @@ def check_all(configs: list[RunConfig], listen: Listener) -> tuple[Resources, Im
 
 def run_trials(
     directory: SearchDirectory, recipe: Recipe, configs: list[RunConfig], images: ImageSet, halving: Halving,
-    todo: list[int], device: str, listen: Listener,
+    todo: list[int], wanted: Resources, listen: Listener,
 ) -> str:  # fmt: skip
     """Run the trials that are left; the first error of one that failed for good, or nothing. Raises SearchFailed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    connect(log_path(directory.folder))
+    connect(log_path(directory.folder), dashboard=wanted.workers != 1)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a spot machine's notice, as in a single run
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
     rungs = Rungs(directory, halving, recipe, listen)
-    settings = {"configs": [config.to_dict() for config in configs], "uri": directory.folder.uri}
-    settings |= {"device": device, "metric": recipe.metric}
+    settings = Settings(
+        [config.to_dict() for config in configs], directory.folder.uri, wanted.device, recipe.metric, recipe.workers
+    )
+    trial = tune.with_parameters(run_trial, images=images, settings=settings)
     tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(_trial, images=images, settings=settings),
-            {"cpu": configs[0].threads or 1, "gpu": int(device == "cuda")},
-        ),
+        tune.with_resources(patient_trainable(trial), of_a_trial(wanted)),
         param_space={"trial": tune.grid_search(todo)},
-        tune_config=tune.TuneConfig(scheduler=rungs, reuse_actors=True),
+        tune_config=tune.TuneConfig(scheduler=rungs, reuse_actors=True, max_concurrent_trials=at_once(wanted)),
         run_config=tune.RunConfig(
             name=directory.name, storage_path=scratch, verbose=0,
             failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS),
@@ -150,7 +191,7 @@ def run_trials(
     try:
         results = _in_a_thread(tuner.fit, before_the_end=rungs.close)
     except (tune.TuneError, ray.exceptions.RayError) as error:
-        raise SearchFailed(f"{_last_line(error)}; the log is {log_path(directory.folder)}") from None
+        raise SearchFailed(f"{last_line(error)}; the log is {log_path(directory.folder)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if rungs.closed:
@@ -158,103 +199,25 @@ def run_trials(
     for number in todo:
         if halving.verdict(number) is Verdict.STOP:
             set_last_status(directory.trial(number), "stopped", directory.trial(number).get_status()["step"])
-    return next((_last_line(result.error) for result in results if result.error is not None), "")
+    return next((last_line(result.error) for result in results if result.error is not None), "")
 
 
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip()
+def of_a_trial(wanted: Resources) -> dict[str, float]:
+    """What Tune sets aside for a trial's own process. With workers of its own it only waits: one byte of memory, since
+    Ray refuses a trial that asks for nothing, and any share of a CPU might be the one that a worker then lacks."""
+    if wanted.workers != 1:
+        return {"memory": 1}
+    return {"cpu": wanted.threads, "gpu": int(wanted.device == "cuda")}
 
 
-class Rungs(FIFOScheduler):
-    """Tells Tune what our halving decides, and keeps its journal on storage."""
-
-    def __init__(self, directory: SearchDirectory, halving: Halving, recipe: Recipe, listen: Listener) -> None:
-        super().__init__()
-        self.directory, self.halving, self.recipe, self.listen = directory, halving, recipe, listen
-        self.closed = False
-
-    def close(self) -> None:
-        """Nothing that happens from now on counts: an interrupted trial has not failed."""
-        self.closed = True
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        number = trial.config["trial"]
-        if result.get("overtaken"):
-            self.close()
-        if self.closed:
-            return TrialScheduler.STOP
-        if "score" not in result:
-            return TrialScheduler.CONTINUE
-        known = len(self.halving.events)
-        self.halving.report(number, result["images"], result["score"])
-        verdict = self.halving.verdict(number)
-        if len(self.halving.events) > known:
-            self._save()
-        if len(self.halving.events) > known or verdict is Verdict.STOP:
-            self.listen(self._text(number, result, verdict))
-        return TrialScheduler.STOP if verdict is Verdict.STOP else TrialScheduler.CONTINUE
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._end(trial.config["trial"], "ended")
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        if trial.should_recover():  # Tune calls this before each restart, too
-            self.listen(f"trial {trial.config['trial']}: its process died; it is started again")
-            return
-        self._end(trial.config["trial"], "failed")
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self._end(trial.config["trial"], "removed")
-
-    def _end(self, number: int, how: str) -> None:
-        if self.closed or self.halving.verdict(number) is Verdict.STOP:
-            return
-        self.halving.end(number)
-        self._save()
-        self.listen(f"trial {number}: {how}")
-
-    def _save(self) -> None:
-        """Before anything follows from it. Trials wait for the answer meanwhile, and an outage is waited for."""
-        SearchDirectory(self.directory.folder.patient(LAST_PATIENCE_S)).save_events(self.halving)
-
-    def _text(self, number: int, result: dict[str, Any], verdict: Verdict) -> str:
-        reached = max((rung for rung in self.halving.rungs if rung <= result["images"]), default=0)
-        rung = self.halving.stopped_at(number) or reached
-        place = self.halving.place(number, rung) if rung else None
-        where = f", place {place[0]} of {place[1]}" if place else ""
-        words = {Verdict.CONTINUE: "goes on", Verdict.STOP: "is stopped", Verdict.WAIT: "goes on until others report"}
-        score = f"{self.recipe.metric} {result['score']:.3f}"
-        return f"trial {number}: {result['images']:,} images, {score}{where}: {words[verdict]}"
-
-
-def _trial(chosen: dict[str, Any], *, images: ImageSet, settings: dict[str, Any]) -> None:
-    """One trial, in a process that has perhaps run others before: from its own last checkpoint, if it has one."""
-    # How long Tune waits, before it uses this process again, for a stopped trial to store its last checkpoint (2 s).
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(int(HAND_OVER_S))
-    number = chosen["trial"]
-    config = RunConfig().override(settings["configs"][number], "the search")
-    run = SearchDirectory(open_storage(settings["uri"])).trial(number)
-    torch.set_num_threads(config.threads or 1)
-
-    def tell(step: int, metrics: dict[str, Any]) -> None:
-        if settings["metric"] in metrics:
-            tune.report({"images": step * config.batch_size, "score": metrics[settings["metric"]]})
-
-    try:
-        last = checkpoints.last_whole(run.checkpoints, warn=lambda line: None)
-        if last is not None:  # a kill may have come between this checkpoint and the journal
-            tell(last.step, last.metrics)
-        with contextlib.closing(run_worker(config, images, run, device=torch.device(settings["device"]))) as reports:
-            for report in reports:
-                if report.due:
-                    tell(report.metrics["step"], report.metrics)
-    except Diverged:
-        pass  # its status says so, and its end tells the others not to wait
-    except Overtaken:
-        tune.report({"overtaken": True})
-    except StorageFailed as error:
-        raise RuntimeError(str(error)) from None
+def at_once(wanted: Resources) -> int:
+    """How many trials have room. More of them would each hold a process that waits for workers it cannot get."""
+    assert isinstance(wanted.workers, int)
+    total = ray.cluster_resources()
+    room = total.get("CPU", 1) / (wanted.workers * wanted.threads)
+    if wanted.device == "cuda":
+        room = min(room, total.get("GPU", 0) / wanted.workers)
+    return max(1, int(room))
 
 
 def _in_a_thread(action: Callable[[], Any], before_the_end: Callable[[], None]) -> Any:

@@ -55,6 +55,10 @@ ENVIRONMENT = {
 }
 
 
+class TakenOver(TrainingFailed):
+    """Another attempt has taken the run over."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a run takes of the cluster: a fixed number of workers, or as many as there are between two."""
@@ -170,8 +174,12 @@ def log_path(folder: Storage) -> Path:
     return cache_folder() / "logs" / f"{folder.name}.log"
 
 
-def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener) -> RunResult:
+def launch(
+    config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener, patience: float | None = None
+) -> RunResult:
     """Start the workers of a checked configuration in a claimed run directory, and wait for them.
+
+    ``patience``: see Driver; inside a trial of a search.
 
     Workers that fail are restarted from the last whole checkpoint, for as long as there are new ones. Raises
     TrainingFailed, and KeyboardInterrupt if a stop was asked for and the workers did not say their last words in time.
@@ -185,7 +193,7 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
     # Ray Train's own files lie on this machine alone: on shared storage, an outage would end its controller and a
     # snapshot that was cut short would keep the run from starting. What matters goes through our own store.
     scratch = tempfile.mkdtemp(prefix="infogan-ray-train-")
-    driver = Driver(board, listen)
+    driver = Driver(board, listen, patience)
     try:
         while True:
             stored = run.get_status().get("stored", 0)
@@ -213,7 +221,8 @@ def launch(config: RunConfig, wanted: Resources, run: RunDirectory, listen: List
     if driver.phase == "failed":
         if not final.get("overtaken"):
             set_last_status(run, "failed", driver.step)
-        raise TrainingFailed(f"{final['message']}; the log is {log}")
+        kind = TakenOver if final.get("overtaken") else TrainingFailed
+        raise kind(f"{final['message']}; the log is {log}")
     if driver.phase not in ENDINGS:
         raise TrainingFailed(f"the workers ended at step {driver.step:,} without a word; the log is {log}")
     return RunResult(run, driver.phase, final, final.get("message", ""), driver.restarts)
@@ -279,23 +288,27 @@ def _worker(settings: dict[str, Any]) -> None:
         ray.get(pinned)  # the last word must be there before this worker goes
 
 
-def set_last_status(run: RunDirectory, state: str, step: int) -> None:
+def set_last_status(run: RunDirectory, state: str, step: int, **about: Any) -> None:
     """As far as storage lets it be said."""
     with contextlib.suppress(StorageError):
         run = run.patient(LAST_STATUS_S)
         known = {k: v for k, v in run.get_status().items() if k in ("owner", "stored", "restarts", "last_good")}
-        run.set_status(state, step, **known)
+        run.set_status(state, step, **known, **about)
 
 
-def connect(log: Path | None) -> None:
-    """Join the cluster of $RAY_ADDRESS, or start an embedded one. Ray's own messages go to ``log``."""
+def connect(log: Path | None, dashboard: bool = False) -> None:
+    """Join the cluster of $RAY_ADDRESS, or start an embedded one. Ray's own messages go to ``log``.
+
+    ``dashboard``: of an embedded cluster. It costs a start of some seconds, and is needed only where Ray Train runs
+    inside of Ray Tune: through it, what a killed trial's workers held is found and freed.
+    """
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     if not ray.is_initialized():
         # What the raylet says of dead workers would land on stdout, between the lines of --json.
         ray._private.worker._worker_logs_enabled = False
-        dashboard = None if os.environ.get("RAY_ADDRESS") else False  # an embedded cluster for Train alone needs none
+        include = None if os.environ.get("RAY_ADDRESS") else dashboard
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=include)
         except ConnectionError as error:
             raise ValueError(
                 f"RAY_ADDRESS is '{os.environ.get('RAY_ADDRESS')}', and no Ray cluster answers there ({error}); "

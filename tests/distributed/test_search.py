@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import ray
+from ray import tune
 
+from infogan_ray import checkpoints
 from infogan_ray.cli import DONE, main
-from infogan_ray.distributed.search import search
+from infogan_ray.distributed.search import SearchFailed, search
+from infogan_ray.distributed.trials import News
 from infogan_ray.halving import Verdict
 from infogan_ray.model import load
+from infogan_ray.ranking import winner
 from infogan_ray.recipes import Recipe, load_recipe
-from infogan_ray.searches import SearchDirectory, winner
+from infogan_ray.searches import SearchDirectory
 from infogan_ray.storage import open_storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
@@ -46,6 +56,24 @@ def recipe_file(npz: Path, tmp_path: Path) -> Path:
     return file
 
 
+def nothing_is_left() -> bool:
+    """No actor and no placement group of a search that is over; those that end take a moment."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        # Ray itself keeps the last one of each cluster.
+        actors = [
+            actor
+            for actor in ray._private.state.actors().values()
+            if actor["State"] != "DEAD" and actor["ActorClassName"] != "_AutoscalingCoordinatorActor"
+        ]
+        groups = [one for one in ray.util.placement_group_table().values() if one["state"] != "REMOVED"]
+        if not actors and not groups:
+            return True
+        time.sleep(0.5)
+    print(actors, groups)
+    return False
+
+
 def decisions(directory: SearchDirectory, recipe: Recipe) -> list[int | None]:
     halving = directory.halving()
     return [halving.stopped_at(trial) for trial in range(recipe.count)]
@@ -57,10 +85,10 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
 ) -> None:
     recipe, heard, seen = load_recipe(recipe_file), list[str](), set[int]()
 
-    def listen(line: str) -> None:
+    def listen(news: News) -> None:
         """Kills the process of a trial once."""
-        heard.append(line)
-        trials = [p for p in psutil.Process().children(recursive=True) if "ImplicitFunc" in p.name()]
+        heard.append(news.get("say", ""))
+        trials = [p for p in psutil.Process().children(recursive=True) if "trial" in p.name().lower()]
         if not seen:
             trials[0].kill()
         seen.update(p.pid for p in trials)
@@ -74,7 +102,8 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
         trial for trial, rung in enumerate(decisions(result.search, recipe)) if rung is not None
     }
     assert any("is stopped" in line for line in heard) and any("goes on" in line for line in heard)
-    left = [p for p in psutil.Process().children(recursive=True) if "ImplicitFunc" in p.name()]
+    assert nothing_is_left()
+    left = [p for p in psutil.Process().children(recursive=True) if "trial" in p.name().lower()]
     _, staying = psutil.wait_procs(left, timeout=30)
     assert len(seen) >= 2 and not staying, "no trial's process is left"
 
@@ -93,10 +122,10 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
 
 
 def test_a_killed_search_goes_on_to_the_same_decisions(recipe_file: Path, tmp_path: Path) -> None:
-    """Processes of their own, with an embedded Ray: undisturbed, and killed after the second word on a trial."""
+    """Processes of their own, with an embedded Ray: undisturbed, and killed at three points, early and late."""
     recipe = load_recipe(recipe_file)
 
-    def run(name: str, *more: str, kill_after: int | None = None) -> tuple[int, str]:
+    def run(name: str, *more: str, kill_when: Callable[[str], bool] = lambda said: False) -> tuple[int, str]:
         command = [sys.executable, "-c", "from infogan_ray.cli import main; raise SystemExit(main())", "search"]
         command += [str(recipe_file), "--storage", str(tmp_path / "runs"), "--name", name, *more]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -107,7 +136,7 @@ def test_a_killed_search_goes_on_to_the_same_decisions(recipe_file: Path, tmp_pa
             for line in process.stderr:
                 said += line
                 known = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else known
-                if kill_after is not None and said.count(" images, ") >= kill_after:
+                if kill_when(said):
                     os.kill(process.pid, signal.SIGKILL)
                     break
             code = process.wait(timeout=120)
@@ -119,8 +148,13 @@ def test_a_killed_search_goes_on_to_the_same_decisions(recipe_file: Path, tmp_pa
                     survivor.kill()
 
     assert run("calm")[0] == 0
-    assert run("killed", kill_after=2)[0] == -signal.SIGKILL
-    assert run("killed", "--resume", kill_after=3)[0] == -signal.SIGKILL
+    over = re.compile("trial . ?: (finished|.* is stopped)")
+    for resume, moment in (
+        ([], lambda said: " images, " in said),
+        (["--resume"], lambda said: said.count(" images, ") >= 3),
+        (["--resume"], lambda said: len(over.findall(said)) >= 3 or "is stopped" in said),
+    ):
+        assert run("killed", *resume, kill_when=moment)[0] == -signal.SIGKILL
     code, said = run("killed", "--resume")
     assert code == 0, said
     calm, killed = (SearchDirectory(open_storage(tmp_path / "runs" / name)) for name in ("calm", "killed"))
@@ -128,3 +162,71 @@ def test_a_killed_search_goes_on_to_the_same_decisions(recipe_file: Path, tmp_pa
     for rule in ("gated", "bound", "quality"):
         picks = [winner(directory.board(), recipe.metric, rule) for directory in (calm, killed)]
         assert picks[0] == picks[1], "to the last figure"
+
+
+def small(npz: Path, **changes: Any) -> Recipe:
+    fixed = {
+        "data": str(npz), "codes": "noise=4 cat=3", "batch_size": 16, "network.width": 8, "device": "cpu",
+        "precision": "fp32", "evaluation.samples": 200,
+    }  # fmt: skip
+    space = {"objective.lambda_categorical": tune.uniform(0.2, 3.0)}
+    return Recipe(**{"space": space, "fixed": fixed, "budget": 480, "grace": 160, "trials": 4, **changes})
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_trials_of_two_workers_each_give_back_what_they_had(npz: Path, tmp_path: Path) -> None:
+    """The cluster has four CPUs: two trials at once, and a third one only if the first gives its workers back."""
+    recipe = small(npz, workers=2, reduction=2, budget=640)
+    result = search(recipe, open_storage(tmp_path), "pairs")
+    states = [row["state"] for row in sorted(result.rows, key=lambda row: row["trial"])]
+    expected = ["finished" if rung is None else "stopped" for rung in decisions(result.search, recipe)]
+    assert states == expected and "stopped" in states
+    good, _ = checkpoints.list_checkpoints(result.search.trial(result.best["trial"]).checkpoints)
+    assert [one.state["world_size"] for one in good] == [2] * len(good)
+    assert nothing_is_left()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("searcher", ["optuna", "population"])
+def test_a_searcher_that_learns_proposes_the_same_trials_after_a_loss(npz: Path, tmp_path: Path, searcher: str) -> None:
+    recipe = small(npz, searcher=searcher, generation=2, trials=4, budget=320)
+    result = search(recipe, open_storage(tmp_path), "once")
+    about = result.search.description()
+    assert len(result.rows) == recipe.count == 4
+    if searcher == "population":
+        assert about["parents"][:2] == [None, None] and set(about["parents"][2:]) <= {0, 1}
+        assert {row["state"] for row in result.rows if row["trial"] < 2} == {"handed on"}
+        assert result.best["trial"] >= 2 and result.best["images"] == 320
+        donor, heir = (result.search.trial(number) for number in (about["parents"][3], 3))
+        first = checkpoints.open_checkpoint(heir.checkpoints / "step_00000010")
+        assert first.manifest.files == checkpoints.open_checkpoint(donor.checkpoints / "step_00000010").manifest.files
+    # As after a kill between two generations.
+    again = SearchDirectory(open_storage(tmp_path) / "again")
+    shutil.copytree(tmp_path / "once", tmp_path / "again")
+    for number in (2, 3):
+        shutil.rmtree(tmp_path / "again" / "trials" / f"trial_{number:04d}")
+    kept = {name: about[name][:2] for name in ("values", "parents", "trials")}
+    again.folder.write("search.json", json.dumps({**about, **kept}).encode())
+    events = [event for event in json.loads(again.folder.read("events.json")) if event["trial"] < 2]
+    again.folder.write("events.json", json.dumps(events).encode())
+    resumed = search(recipe, open_storage(tmp_path), "again", resume=True)
+    assert {**again.description(), "threads": 1} == {**about, "threads": 1}
+    assert resumed.best == result.best, "to the last figure"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_trial_without_memory_ends_with_advice_and_the_others_finish(npz: Path, tmp_path: Path) -> None:
+    fixed = {path: value for path, value in small(npz).fixed.items() if path != "network.width"}
+
+    def widths(*values: int) -> Recipe:
+        return small(npz, searcher="grid", space={"network.width": tune.grid_search(list(values))}, fixed=fixed)
+
+    heard: list[str] = []
+    advice = "out of memory with batch_size 16 and network.width 4000000; let the recipe search smaller ones"
+    result = search(
+        widths(8, 4_000_000), open_storage(tmp_path), "one", listen=lambda n: heard.append(n.get("say", ""))
+    )
+    assert result.best["trial"] == 0 and {row["trial"]: row["state"] for row in result.rows}[1] == "failed"
+    assert sum(line.startswith(f"trial 1: failed: {advice}") for line in heard) == 1, "not tried again and again"
+    with pytest.raises(SearchFailed, match=f"no trial of all came to its end; the first cause: {advice}"):
+        search(widths(4_000_000, 5_000_000), open_storage(tmp_path), "all")

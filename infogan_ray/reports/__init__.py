@@ -1,0 +1,1 @@
+"""Reports: one HTML file of a search that needs nothing else, no network, no server. No Ray here."""

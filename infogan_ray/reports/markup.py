@@ -1,0 +1,64 @@
+"""Text and numbers as they stand in a page: every text goes through ``escape``, whoever wrote it."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+MISSING = "—"
+# No browser shows them, and XML forbids them.
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
+
+
+def escape(value: Any) -> str:
+    """Text for an element or a quoted attribute. What UTF-8 or XML cannot hold becomes a question mark."""
+    text = str(value).encode("utf-8", "replace").decode()
+    return html.escape(CONTROL.sub("?", text), quote=True)
+
+
+def clipped(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether it is a finite number. A truth value is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def shown(value: Any) -> str:
+    """A value for a reader, not yet escaped: four significant digits, thousands apart, a dash for nothing."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        return f"{value:,.0f}" if abs(value) >= 10_000 else _plain(f"{value:.4g}")
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def brief(value: float) -> str:
+    """A number on an axis: 16.7k, 1.5M, 0.25, 5e-5."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= 10 * size or (abs(value) >= size and unit != "k"):
+            return f"{_plain(f'{value / size:.3g}')}{unit}"
+    return _plain(f"{value:.3g}" if abs(value) < 1000 else f"{value:.4g}")
+
+
+def short_names(paths: Sequence[str], taken: Sequence[str]) -> dict[str, str]:
+    """The last part of each path where that is unique, else the whole."""
+    last = {path: path.rpartition(".")[2] for path in paths}
+    names = [*last.values(), *taken]
+    return {path: short if names.count(short) == 1 else path for path, short in last.items()}
+
+
+def _plain(text: str) -> str:
+    """2e-05 as 2e-5."""
+    return re.sub(r"e([+-])0*(\d)", lambda found: f"e{found[1].replace('+', '')}{found[2]}", text)

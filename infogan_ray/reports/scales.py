@@ -1,0 +1,102 @@
+"""From numbers to pixels: linear and logarithmic axes, their ticks, and labels that do not lie on one another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Beyond this many times the span of the inner 95 % a range is cut: one loss that exploded would hide all others.
+OUTLYING = 8.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps ``low`` … ``high`` to the pixels ``start`` … ``end``; what lies beyond is drawn at the edge."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        value = min(max(value, self.low), self.high)
+        low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
+        return self.start + (self.end - self.start) * ((at - low) / (high - low) if high > low else 0.5)
+
+    def ticks(self, count: int = 6) -> list[float]:
+        return log_ticks(self.low, self.high, count) if self.log else linear_ticks(self.low, self.high, count)
+
+
+def spans(values: Sequence[float], factor: float = 10.0) -> bool:
+    """Whether a logarithmic axis shows them better: all positive, and the largest over ``factor`` times the least."""
+    return bool(values) and min(values) > 0 and max(values) > factor * min(values)
+
+
+def limits(values: Sequence[float], extra: Sequence[float] = (), log: bool = False) -> tuple[float, float]:
+    """Least and largest number that an axis shows: all of ``extra``, and ``values`` without what lies far outside.
+
+    Never empty: equal ends are moved apart, and without numbers it is 0 … 1.
+    """
+    if not values and not extra:
+        return 0.0, 1.0
+    ordered = sorted(values)
+    chosen = list(ordered)
+    if len(ordered) >= 20:
+        inner = ordered[len(ordered) // 40 : len(ordered) - len(ordered) // 40]
+        if ordered[-1] - ordered[0] > OUTLYING * (inner[-1] - inner[0]) > 0:
+            chosen = inner
+    chosen += extra
+    low, high = min(chosen), max(chosen)
+    if low == high:
+        apart = abs(low) / 2 or 0.5
+        return (low / 2, high * 2) if log else (low - apart, high + apart)
+    return low, high
+
+
+def padded(low: float, high: float, share: float = 0.05) -> tuple[float, float]:
+    """A little room on both sides of a linear axis."""
+    return low - share * (high - low), high + share * (high - low)
+
+
+def linear_ticks(low: float, high: float, count: int) -> list[float]:
+    """About ``count`` round numbers in low … high."""
+    rough = (high - low) / max(count, 1)
+    if not rough > 0 or not math.isfinite(rough):
+        return [low]
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next((power * m for m in (1, 2, 2.5, 5) if power * m >= rough), power * 10)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(index * step, 12) if step > 1e-9 else index * step for index in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float, count: int) -> list[float]:
+    """The densest of 1-2-5, 1-3 and 1 times powers of ten that gives at most ``count`` ticks."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        found = [factor * 10.0**power for power in powers for factor in factors]
+        found = [tick for tick in found if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if len(found) <= count:
+            return found if len(found) > 1 else linear_ticks(low, high, 3)
+    return found[:: math.ceil(len(found) / count)]
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places near those wanted, in low … high and ``gap`` apart where there is room for all."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    gap = min(gap, (high - low) / max(len(wanted) - 1, 1))
+    places = [0.0] * len(wanted)
+    at = low - gap
+    for index in order:
+        places[index] = at = max(wanted[index], at + gap)
+    at = high + gap
+    for index in reversed(order):
+        places[index] = at = min(places[index], at - gap)
+    return places
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """At most ``most`` of the points, evenly, the last among them."""
+    step = math.ceil(len(points) / most)
+    return list(points) if step <= 1 else [*points[: len(points) - 1 : step], points[-1]]
