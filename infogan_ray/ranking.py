@@ -37,10 +37,11 @@ def winner(rows: Sequence[Row], metric: str, rule: str) -> Row | None:
     least = min(row["swd"] for row in ended)
     if rule == "quality":
         return min(ended, key=lambda row: (row["swd"], row["trial"]))
+    near = [row for row in ended if rule == "bound" or row["swd"] <= GATE * least]
     score = SCORE_OF.get(rule, metric)
-    if rule == DEFAULT and not any(finite(row.get(score)) for row in ended):
-        score = metric
-    able = [row for row in ended if finite(row.get(score)) and (rule == "bound" or row["swd"] <= GATE * least)]
+    if rule == DEFAULT and not any(finite(row.get(score)) for row in near):
+        score = metric  # no categorical code among them
+    able = [row for row in near if finite(row.get(score))]
     return max(able, key=lambda row: (row[score], -row["trial"]), default=None)
 
 

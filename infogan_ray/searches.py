@@ -156,7 +156,8 @@ class SearchDirectory:
             state = f"{state}, {error}"
         if state == "finished" and about["trials"][number]["steps"] * batch_size < about["budget"]:
             state = "handed on"  # a population's earlier stage, which is no rival of those that have seen more
-        parents = {"parent": about["parents"][number]} if any(p is not None for p in about["parents"]) else {}
+        heirs = any(parent is not None for parent in about.get("parents", []))
+        parents = {"parent": about["parents"][number]} if heirs else {}
         return {
             "trial": number, "state": state, "stopped_at": stopped_at, "step": step, "images": step * batch_size,
             **{name: metrics.get(name) for name in MEASURED}, "agreement": None, **parents,

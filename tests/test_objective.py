@@ -99,6 +99,7 @@ class Block:
             raise ImportError("ray is blocked")
 sys.meta_path.insert(0, Block())
 import infogan_ray.objective, infogan_ray.session, infogan_ray.model, infogan_ray.commands, infogan_ray.publishing
+import infogan_ray.reports.search, infogan_ray.selection
 assert "ray" not in sys.modules
 """
 

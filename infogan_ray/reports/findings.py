@@ -138,7 +138,7 @@ def read(search: SearchDirectory) -> Findings:
     front = board.get("pareto")
     times = [status["time"] for status in statuses.values() if is_number(status.get("time"))]
     return Findings(
-        search, about, halving, trials, picks, str(board.get("rule") or DEFAULT),
+        search, about, halving, trials, picks, _default_rule(board, picks),
         [row["trial"] for row in pareto(ranked, about["metric"])] if front is None else front,
         board.get("gate", GATE), max(times, default=None), notes,
     )  # fmt: skip
