@@ -1,0 +1,73 @@
+"""Does what a search sees agree with labels that it does not see? And what would early stopping have missed?
+
+    infogan search tuning/mnist.py --trials 12 --name full --no-early-stopping     # 40 minutes on two cores
+    python -m benchmarks.selection runs/full
+
+Rank correlations (Spearman) over the finished trials, and for a search that stopped nobody the same search as it would
+have been: stopping follows from the scores at the rungs alone, and those are in its journal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from infogan_ray.halving import Halving
+from infogan_ray.ranking import RULES, finite, winner
+from infogan_ray.searches import SearchDirectory
+from infogan_ray.selection import SCORES, rank_correlation
+from infogan_ray.storage import open_storage
+
+# Small is good of these.
+SMALL = ("swd", "clustering_error")
+
+
+@dataclass
+class Selection:
+    """Compare scores and rules with the clustering error."""
+
+    search: tyro.conf.Positional[str]
+    """STORAGE/SEARCH."""
+
+
+def main() -> int:
+    search = SearchDirectory(open_storage(tyro.cli(Selection).search))
+    about, board = search.description(), search.board()
+    rows = [row for row in board if row["state"] == "finished" and finite(row["clustering_error"])]
+    print(f"{len(rows)} finished trials\n\n| score | with the clustering error | with NMI |\n|---|---|---|")
+    for score in ("mi_fraction", "mi_bound", "swd", *SCORES, "agreement"):
+        scored = [row for row in rows if finite(row[score])]
+        mine = [-row[score] if score in SMALL else row[score] for row in scored]
+        by = [
+            rank_correlation(mine, [sign * row[name] for row in scored])
+            for name, sign in (("clustering_error", -1), ("nmi", 1))
+        ]
+        print(f"| {score} | {by[0]:.2f} | {by[1]:.2f} |")
+    errors = {row["trial"]: row["clustering_error"] for row in rows}
+    best = min(errors, key=lambda trial: errors[trial])
+    print(f"\nleast clustering error: trial {best}, {errors[best]:.1%}\n")
+    print("| rule | all to their end | with early stopping |\n|---|---|---|")
+    halving = stopped(search)
+    left = [row for row in rows if halving.stopped_at(row["trial"]) is None]
+    for rule in RULES:
+        picks = [winner(some, about["metric"], rule) for some in (rows, left)]
+        cells = [f"trial {row['trial']}, {row['clustering_error']:.1%}" if row else "none" for row in picks]
+        print(f"| {rule} | {' | '.join(cells)} |")
+    count = len(about["trials"])
+    seen = sum(halving.stopped_at(trial) or about["budget"] for trial in range(count))
+    print(
+        f"\nby {about['metric']}, early stopping lets {len(left)} of {count} trials come to their end and sees "
+        f"{seen:,} of {count * about['budget']:,} images, {1 - seen / (count * about['budget']):.0%} fewer"
+    )
+    return 0
+
+
+def stopped(search: SearchDirectory) -> Halving:
+    """The rungs of a search as they would be with early stopping: of one that did stop, as they are."""
+    kept, about = search.halving(), search.description()
+    return Halving.replay(kept.events, kept.rungs, about["reduction"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
