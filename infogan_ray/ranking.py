@@ -22,6 +22,8 @@ RULES = {
 }
 SCORE_OF = {"sorting": "q_score", "agreement": "agreement"}
 DEFAULT = "sorting"
+COLUMNS = ("mi_fraction", "mi_bound", "swd", "q_score", "agreement", "clustering_error", "nmi")
+SMALL_IS_GOOD = ("swd", "clustering_error")
 Row = dict[str, Any]
 
 
@@ -31,6 +33,7 @@ def winner(rows: Sequence[Row], metric: str, rule: str) -> Row | None:
     Raises ValueError, naming the rules, for another name.
     """
     check_rule(rule)
+    metric = _bound(metric)
     ended = _ended(rows, metric)
     if not ended:
         return None
@@ -45,6 +48,18 @@ def winner(rows: Sequence[Row], metric: str, rule: str) -> Row | None:
     return max(able, key=lambda row: (row[score], -row["trial"]), default=None)
 
 
+def best_by(rows: Sequence[Row], column: str) -> Row | None:
+    """The finished trial that is best in one column of the board, whatever its images look like; None if none has it.
+
+    Raises ValueError, naming the columns, for another name.
+    """
+    if column not in COLUMNS:
+        raise ValueError(f"metric is '{column}'; of a search valid are {', '.join(COLUMNS)}")
+    ended = [row for row in rows if row["state"] == "finished" and finite(row.get(column))]
+    sign = -1 if column in SMALL_IS_GOOD else 1
+    return max(ended, key=lambda row: (sign * row[column], -row["trial"]), default=None)
+
+
 def check_rule(rule: str) -> None:
     if rule not in RULES:
         raise ValueError(f"select is '{rule}'; valid are {', '.join(RULES)}")
@@ -52,6 +67,7 @@ def check_rule(rule: str) -> None:
 
 def pareto(rows: Sequence[Row], metric: str) -> list[Row]:
     """The trials that no other one beats in both bound and image quality, best bound first."""
+    metric = _bound(metric)
     front: list[Row] = []
     for row in sorted(_ended(rows, metric), key=lambda row: (-row[metric], row["swd"], row["trial"])):
         if not front or row["swd"] < front[-1]["swd"]:
@@ -70,6 +86,11 @@ def ranked(rows: Sequence[Row], metric: str, rule: str) -> list[Row]:
         return -row["images"], -row[metric] if finite(row[metric]) else 0.0, row["trial"]
 
     return order + sorted(left, key=how_far)
+
+
+def _bound(metric: str) -> str:
+    """What the bound is in a search by this metric: of one that does not compare bounds at its rungs, the fraction."""
+    return metric if metric in ("mi_fraction", "mi_bound") else "mi_fraction"
 
 
 def _ended(rows: Sequence[Row], metric: str) -> list[Row]:

@@ -28,6 +28,8 @@ SEARCHERS = ("random", "grid", "optuna", "population")
 IN_MID_RUN = ("objective", "optimizer")
 # What decides which trial is stopped, and is kept with the search.
 RULE = ("metric", "budget", "grace", "reduction", "early_stopping", "searcher", "generation", "workers", "seed")
+# What the bound's ceiling depends on.
+PRIORS = ("codes", "network.sigma_min", "network.sigma_fixed")
 # What a search itself decides for every trial.
 DECIDED = ("preset", "steps", "epochs", "storage", "name", "resume", "checkpoint_every", "metric", "workers", "threads")
 # What would make trials incomparable if it differed between them.
@@ -96,12 +98,19 @@ class Recipe:
             if is_free(value) and gridded != (self.searcher == "grid"):
                 kind = "tune.grid_search(…)" if self.searcher == "grid" else "a distribution such as tune.choice(…)"
                 raise ValueError(f"space: '{path}' does not suit the searcher '{self.searcher}'; give it {kind}")
-        configs = [self.config(trial) for trial in range(self.count)]
-        if self.metric == "mi_bound" and len({config.codes for config in configs}) > 1:
-            raise ValueError(
-                "metric is 'mi_bound', and codes differ between trials: nats of different priors do not compare, since "
-                "log k grows with k; take mi_fraction"
-            )
+        for path, value in self.space.items():
+            if hasattr(value, "func"):
+                raise ValueError(
+                    f"space: '{path}' is tune.sample_from(…), whose values do not follow from the seed; take "
+                    "tune.choice(…), tune.uniform(…) or the like"
+                )
+            if self.metric == "mi_bound" and is_free(value) and path in PRIORS:
+                raise ValueError(
+                    f"metric is 'mi_bound', and '{path}' differs between trials: nats of different priors do not "
+                    "compare, since their ceilings differ (log k grows with k); take mi_fraction"
+                )
+        for trial in range(self.count):
+            self.config(trial)
 
     @property
     def count(self) -> int:
@@ -130,13 +139,13 @@ class Recipe:
         if self.searcher == "grid":
             points = itertools.product(*self._grids().values())
             chosen = dict(zip(self._grids(), next(itertools.islice(points, trial, None)), strict=True))
-            return {path: chosen.get(path, value) for path, value in self.space.items()}
+            return {path: plain(chosen.get(path, value)) for path, value in self.space.items()}
         values = {}
         for position, (path, domain) in enumerate(self.space.items()):
             if is_free(domain):  # a stream of its own per trial and field: more trials change none of the first ones
                 state = np.random.RandomState(np.random.SeedSequence([self.seed, trial, position]).generate_state(4))
                 domain = domain.sample(random_state=state)
-            values[path] = domain.item() if isinstance(domain, np.generic) else domain
+            values[path] = plain(domain)
         return values
 
     def config(self, trial: int, values: Mapping[str, Any] | None = None) -> RunConfig:
@@ -213,13 +222,24 @@ def is_free(value: Any) -> bool:
     return hasattr(value, "sample") or _grid(value) is not None
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON and our configuration have it: numpy's own numbers are neither."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _describe(value: Any) -> Any:
     """A value of a space as JSON: a constant and a grid as they are, a distribution by its kind and limits."""
+    if (grid := _grid(value)) is not None:
+        return {"grid_search": [plain(one) for one in grid]}
     if not hasattr(value, "sample"):
-        return value
+        return plain(value)
     about: dict[str, Any] = {"kind": type(value).__name__.lower()}
     while (sampler := getattr(value, "sampler", None)) is not None:
-        about |= {name: v for name, v in vars(value).items() if isinstance(v, (int, float, str, list))}
+        limits = {name: plain(v) for name, v in vars(value).items()}
+        about |= {k: v for k, v in limits.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        if "categories" in limits:
+            about["categories"] = [plain(one) for one in limits["categories"]]
         about["sampler"] = type(sampler).__name__.strip("_").lower()
-        about, value = about | {k: v for k, v in vars(sampler).items() if isinstance(v, (int, float))}, sampler
+        about |= {k: plain(v) for k, v in vars(sampler).items() if isinstance(plain(v), (int, float))}
+        value = sampler
     return about

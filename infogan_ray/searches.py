@@ -23,7 +23,8 @@ from infogan_ray.storage import Storage, StorageError
 # What a trial's scores depend on: a search is gone on with by the same code, or by an explicit wish.
 DECISIVE = (
     "latents", "networks", "objective", "training", "streams", "evaluation", "quality", "selection", "halving",
-    "session", "data/feed", "data/idx", "data/datasets",
+    "session", "traversal", "recipes", "data/feed", "data/idx", "data/datasets", "distributed/proposals",
+    "distributed/trials",
 )  # fmt: skip
 # Grow while a search runs whose searcher learns, and are not compared with the recipe then.
 GROWING = ("values", "parents", "trials")
@@ -59,9 +60,10 @@ class SearchDirectory:
     ) -> SearchDirectory:
         """Take a name, or go on with the search of that name. ``described``: what decides it, as JSON.
 
-        ``accept_changes``: trials that have not begun follow the recipe and the code as they are now. Raises RunExists
-        for a taken name unless ``resume``; ValueError where there is none to resume, where the recipe or the code is
-        another than that of the search, and where the storage cannot be written to.
+        ``accept_changes``: trials that have not begun follow the recipe and the code as they are now (of a searcher
+        that learns: those that are not proposed yet); the others stay what they were. Raises RunExists for a taken name
+        unless ``resume``; ValueError where there is none to resume, where the recipe or the code is another than that
+        of the search, and where the storage cannot be written to.
         """
         search = cls(storage / name)
         described = {"version": __version__, "code": code(), **json.loads(json.dumps(described))}
@@ -70,7 +72,7 @@ class SearchDirectory:
                 f"storage: {search.folder} is a file where a folder should be; name another with --storage"
             )
         if not resume:
-            if search.folder.entries():
+            if any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):  # of a writer that was killed
                 raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or go on by --resume")
             try:
                 search.folder.write(cls.SEARCH, json.dumps(described, indent=1).encode())
@@ -82,19 +84,39 @@ class SearchDirectory:
         saved = search.description()
         if not described["trials"]:
             described |= {name: saved.get(name) for name in GROWING}
-        if changed := difference({**saved, "changes": None}, {**described, "changes": None}):
+        for number in saved.get("kept", []):  # of an earlier recipe, whose changes were accepted
+            if number < len(described["trials"]):
+                for part in ("values", "trials"):
+                    described[part][number] = saved[part][number]
+        own = {"changes": None, "kept": None}
+        if changed := difference({**saved, **own}, {**described, **own}):
             if not accept_changes:
                 raise ValueError(
                     f"name '{name}' belongs to another search: {changed}; take another --name, or --accept-changes to "
                     "go on with trials that do not compare in this"
                 )
-            for number, begun in enumerate(saved["trials"]):
-                if number < len(described["trials"]) and search.trial(number).exists:
-                    described["trials"][number] = begun
-                    described["values"][number] = saved["values"][number]
-            changes = [*saved.get("changes", []), changed]
-            search.folder.write(cls.SEARCH, json.dumps({**described, "changes": changes}, indent=1).encode())
+            both = range(min(len(saved["trials"]), len(described["trials"])))
+            kept = [number for number in both if search.has_begun(number)]
+            for number in kept:
+                for part in ("values", "trials"):
+                    described[part][number] = saved[part][number]
+            described |= {"kept": kept, "changes": [*saved.get("changes", []), changed]}
+            search.folder.write(cls.SEARCH, json.dumps(described, indent=1).encode())
         return search
+
+    def has_begun(self, number: int) -> bool:
+        """Whether anything was ever said of a trial; its folder is prepared before that."""
+        return self.trial(number).get_status()["state"] != "unknown"
+
+    def scores(self, number: int) -> list[tuple[int, float]]:
+        """What a trial has measured of the search's metric: images seen and score, in that order.
+
+        A kill may come between a score and the journal; nothing of it is lost so.
+        """
+        about = self.description()
+        batch_size, metric = about["trials"][number]["batch_size"], about["metric"]
+        rows = [row for row in self.trial(number).read_metrics() if isinstance(row.get("step"), int)]
+        return sorted((row["step"] * batch_size, row[metric]) for row in rows if isinstance(row.get(metric), float))
 
     def extend(self, values: list[dict[str, Any]], parents: list[int | None], trials: list[dict[str, Any]]) -> None:
         """Add the trials that a searcher has proposed: their searched values, whom they go on from, and all fields."""
@@ -154,7 +176,8 @@ class SearchDirectory:
                 step = measured.step if measured else 0
         except (ValueError, StorageError) as error:  # an odd trial does not hide the others
             state = f"{state}, {error}"
-        if state == "finished" and about["trials"][number]["steps"] * batch_size < about["budget"]:
+        early = about["trials"][number]["steps"] * batch_size < about["budget"]
+        if state == "finished" and about["searcher"] == "population" and early:
             state = "handed on"  # a population's earlier stage, which is no rival of those that have seen more
         heirs = any(parent is not None for parent in about.get("parents", []))
         parents = {"parent": about["parents"][number]} if heirs else {}

@@ -24,7 +24,7 @@ from infogan_ray.networks import Discriminator
 from infogan_ray.streams import seeded_generator
 
 SCORES = {
-    "q_information": "what a category tells of a real image, as a share of the prior's entropy",
+    "q_information": "what a category tells of a real image, as a share of log k",
     "q_consistency": "real images that keep their category in a slightly turned, scaled and moved copy",
     "q_neighbours": "real images in the category of the image that looks most like them",
     "q_score": "the geometric mean of these three",
@@ -50,8 +50,8 @@ def measure_sorting(
 
     ``images``: uint8 (N, C, H, W) of the data; the same IMAGES of them for every model.
 
-    ``q_information``: I(x; c) by Q on real images over the prior's entropy: H(mean of Q) - mean of H(Q), in nats
-    (Bridle, Heading & MacKay 1991). ``q_consistency``: share of images that keep their category in a slightly turned,
+    ``q_information``: I(x; c) by Q on real images over log k: H(mean of Q) - mean of H(Q), in nats (Bridle, Heading &
+    MacKay 1991). ``q_consistency``: share of images that keep their category in a slightly turned,
     scaled and moved copy. ``q_neighbours``: share of images whose nearest other image has the same category; both are
     corrected for what chance would give (Cohen's kappa), so that one category for all images scores nothing.
     ``q_score``: the geometric mean of the three, since each alone is fooled by something: information by a sure sorting
@@ -69,11 +69,11 @@ def measure_sorting(
     for name, code in codes:
         mine = logits[name].argmax(1)
         scores = {
-            "q_information": information(logits[name].softmax(1)) / code.entropy(),
+            "q_information": max(information(logits[name].softmax(1)), 0.0) / math.log(code.k),
             "q_consistency": kappa(mine, moved[name].argmax(1), code.k),
             "q_neighbours": kappa(mine, mine[nearest], code.k),
         }
-        scores["q_score"] = math.prod(max(score, 0.0) for score in scores.values()) ** (1 / len(scores))
+        scores["q_score"] = math.prod(score for score in scores.values()) ** (1 / len(scores))
         if not best or scores["q_score"] > best["q_score"]:
             best = scores
     return Sorting(best, {name: logits[name].argmax(1).tolist() for name, _ in codes})
@@ -137,9 +137,14 @@ def agreement(sortings: Sequence[Mapping[str, Sequence[int]]]) -> list[float | N
 
 
 def nmi(one: Sequence[int], other: Sequence[int]) -> float:
-    """Normalised mutual information of two sortings of the same images."""
+    """Normalised mutual information of two sortings of the same images; 0 if one of them sorts nothing.
+
+    It has a ceiling below 1 where the two use different numbers of categories.
+    """
     if len(one) != len(other):
         raise ValueError(f"sortings of {len(one)} and {len(other)} images do not compare")
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return 0.0
     table = contingency(np.asarray(one), np.asarray(other), max(one) + 1, max(other) + 1)
     return normalised_mutual_information(table)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from infogan_ray.recipes import Recipe, load_recipe
@@ -34,6 +36,18 @@ def test_a_trial_is_a_function_of_its_number_and_is_evaluated_at_every_rung() ->
             assert min(images for images in seen if images >= rung) < rung * 1.02
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    for changes in (
+        {"space": {"network.width": tune.choice(np.arange(16, 64, 16))}, "fixed": {}},
+        {"space": {"network.width": tune.grid_search(list(np.arange(16, 64, 16)))}, "searcher": "grid"},
+        {"space": {"network.width": np.int64(16), "objective.lambda_categorical": tune.uniform(0, 1)}},
+    ):
+        found = recipe(**changes)
+        assert (
+            json.loads(json.dumps(found.describe()))["trials"][0]["network"]["width"] == found.config(0).network.width
+        )
+
+
 def test_a_grid_has_every_point_once() -> None:
     space = {
         "objective.lambda_categorical": tune.grid_search([0.5, 1.0]),
@@ -61,6 +75,13 @@ def test_a_grid_has_every_point_once() -> None:
             {"metric": "mi_bound", "space": {"codes": tune.choice(["noise=62 cat=5", "noise=62 cat=10"])}},
             "nats of different priors do not compare",
         ),
+        (
+            {"metric": "mi_bound", "space": {"network.sigma_min": tune.uniform(0.05, 0.2)}},
+            "'network.sigma_min' differs between trials",
+        ),
+        ({"space": {"batch_size": tune.sample_from(lambda spec: 64)}}, "is tune.sample_from(…), whose values do not"),
+        ({"metric": "q_score", "fixed": {"codes": "noise=62 uniform=2"}}, "trial 0 has no categorical code"),
+        ({"workers": 0}, "workers is 0; it must be at least 1"),
         ({"grace": 90_000}, "grace is 90,000 images; it must lie between 0 and the budget of 90,000"),
         ({"searcher": "optunna"}, "searcher is 'optunna'; valid are random, grid"),
         ({"searcher": "grid"}, "does not suit the searcher 'grid'; give it tune.grid_search"),

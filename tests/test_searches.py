@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infogan_ray.ranking import pareto, ranked, winner
+from infogan_ray.ranking import best_by, pareto, ranked, winner
 from infogan_ray.recipes import Recipe
 from infogan_ray.runs import RunExists
 from infogan_ray.searches import SearchDirectory, code, difference, remaining
@@ -39,6 +40,13 @@ def test_the_bound_alone_picks_no_winner() -> None:
     without = winner(ROWS, "mi_fraction", "sorting")
     assert without is not None and without["trial"] == 1, "where nothing can be sorted, the gated bound decides"
     scored = [{**one, "q_score": score} for one, score in zip(ROWS, [0.99, 0.3, 0.8, 0.4, 1, 1], strict=True)]
+    by_score = winner(scored, "q_score", "bound")
+    assert by_score is not None and by_score["trial"] == 0, "the bound is the bound, whatever the rungs compare"
+    assert [one["trial"] for one in pareto(scored, "q_score")] == [0, 1, 2]
+    chosen = best_by(scored, "swd")
+    assert chosen is not None and chosen["trial"] == 4 and best_by(ROWS, "nmi") is None
+    with pytest.raises(ValueError, match="metric is 'mi'; of a search valid are mi_fraction, .*, nmi"):
+        best_by(ROWS, "mi")
     found = winner(scored, "mi_fraction", "sorting")
     assert found is not None and found["trial"] == 2, "the best score among those with good images"
     assert [found["trial"] for found in pareto(ROWS, "mi_fraction")] == [0, 1, 2]
@@ -56,6 +64,8 @@ def test_a_search_is_taken_up_only_with_the_same_recipe(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     with pytest.raises(ValueError, match="there is no such search"):
         SearchDirectory.claim(storage, "s", recipe().describe(), resume=True)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".search.json.12345678.tmp").write_text("cut sh")  # a kill in the very first write
     search = SearchDirectory.claim(storage, "s", recipe().describe(), resume=False)
     with pytest.raises(RunExists, match="name 's' is taken"):
         SearchDirectory.claim(storage, "s", recipe().describe(), resume=False)
@@ -79,7 +89,9 @@ def test_changes_are_accepted_only_for_trials_that_have_not_begun(
     storage = open_storage(tmp_path)
     old, new = recipe(0.5), recipe(1.0)
     search = SearchDirectory.claim(storage, "s", old.describe(), resume=False)
-    search.trial(1).write_config({"run": old.config(1).to_dict()})
+    for number in range(3):  # as a search prepares them all; the first word comes from a trial itself
+        search.trial(number).write_config({"run": old.config(number).to_dict()})
+    search.trial(1).set_status("running", 5)
     SearchDirectory.claim(storage, "s", new.describe(), resume=True, accept_changes=True)
     about = search.description()
     assert about["values"] == [new.values(0), old.values(1), new.values(2)]
@@ -89,9 +101,8 @@ def test_changes_are_accepted_only_for_trials_that_have_not_begun(
         new.values(2)["objective.lambda_categorical"],
     ]
     assert len(about["changes"]) == 1 and "and was" in about["changes"][0]
-    SearchDirectory.claim(storage, "s", new.describe(), resume=True, accept_changes=True)
-    with pytest.raises(ValueError, match=r"values\[1\]"):
-        SearchDirectory.claim(storage, "s", new.describe(), resume=True)
+    SearchDirectory.claim(storage, "s", new.describe(), resume=True)
+    assert search.description() == about, "what was accepted is not asked for again"
 
     monkeypatch.setattr("infogan_ray.searches.code", lambda: {**code(), "objective": "edited"})
     with pytest.raises(ValueError, match="code.objective is 'edited', and was"):
@@ -116,6 +127,11 @@ def test_the_rungs_survive_and_what_is_done_is_not_done_again(tmp_path: Path) ->
     again = SearchDirectory.claim(open_storage(tmp_path), "s", recipe.describe(), resume=True).halving()
     assert again.events == halving.events and again.stopped_at(1) == 1000
     assert remaining(search, again, 5) == [3, 4]
+    for step, score in ((8, 0.7), (24, 0.8)):
+        line = json.dumps({"step": step, "mi_fraction": score}) + "\n" + json.dumps({"step": step + 1, "d_loss": 1.0})
+        old = search.trial(4).folder.read("metrics.jsonl") if search.trial(4).folder.is_file("metrics.jsonl") else b""
+        search.trial(4).folder.write("metrics.jsonl", old + line.encode() + b"\n")
+    assert search.scores(4) == [(8 * 128, 0.7), (24 * 128, 0.8)], "what was measured and perhaps not journalled"
     again.end(3)
     assert remaining(search, again, 5) == [4], "one that has failed for good stays out"
     (tmp_path / "s" / "trials" / "trial_0000" / "checkpoints").symlink_to(tmp_path)

@@ -85,6 +85,8 @@ def test_agreement_is_a_models_median_likeness_to_the_others() -> None:
         "names of categories do not matter, and the better code counts"
     )
     assert agreement([{}, {"cat0": digits}]) == [None, None]
+    one_heap, another = [3] * 12, [7] * 12
+    assert agreement([{"cat0": one_heap}, {"cat0": another}]) == [0.0, 0.0], "to sort nothing is not to agree"
     with pytest.raises(ValueError, match="sortings of 2 and 3 images do not compare"):
         nmi([0, 1], [0, 1, 1])
 

@@ -17,7 +17,7 @@ from infogan_ray.commands.parsing import config_of, parse, print_rows, scalars, 
 from infogan_ray.commands.searching import board_rows
 from infogan_ray.config import METRICS
 from infogan_ray.publishing import pull as pull_model
-from infogan_ray.ranking import DEFAULT, check_rule, winner
+from infogan_ray.ranking import DEFAULT, best_by, check_rule, winner
 from infogan_ray.runs import RunDirectory, runs_in
 from infogan_ray.searches import SearchDirectory
 from infogan_ray.storage import StorageError, open_storage
@@ -113,9 +113,9 @@ class Pull:
     checkpoint: str = "best"
     """best, last or step_XXXXXXXX."""
     metric: str | None = None
-    """What 'best' means; by default the run's own."""
-    select: str = DEFAULT
-    """Of a search, the rule that picks the trial: sorting, agreement, gated, bound or quality."""
+    """What 'best' means; by default the run's own. Of a search: the column of its board by which to pick the trial."""
+    select: str | None = None
+    """Of a search, the rule that picks the trial: sorting (the default), agreement, gated, bound or quality."""
     trial: int | None = None
     """Of a search, the number of a trial, instead of the rule."""
     json: bool = False
@@ -124,13 +124,17 @@ class Pull:
 def pull(arguments: list[str]) -> int:
     given = parse(Pull, "pull", arguments, "Fetch a model. Example: infogan pull runs/first first-model")
     run = RunDirectory(open_storage(given.run))
-    check_rule(given.select)
+    check_rule(given.select or DEFAULT)
+    own = given.metric
     if SearchDirectory(run.folder).exists:
-        run = _trial_of(SearchDirectory(run.folder), given)
+        run, own = _trial_of(SearchDirectory(run.folder), given), None  # a trial's model is that of its last step
+    elif given.select is not None or given.trial is not None:
+        flag = f"--select {given.select}" if given.select is not None else f"--trial {given.trial}"
+        raise ValueError(f"{flag} is for a search, and {run.folder} is none; drop it, or name STORAGE/SEARCH")
     if not run.exists:
         raise ValueError(f"run {run.folder} does not exist; 'infogan runs {run.folder.parent}' lists those that do")
     config = config_of(run)
-    metric = given.metric or config.metric
+    metric = own or config.metric
     if metric not in METRICS:
         raise ValueError(f"metric is '{metric}'; valid are {', '.join(METRICS)}")
     if "://" in (given.destination or ""):
@@ -152,9 +156,12 @@ def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
         if not 0 <= given.trial < count:
             raise ValueError(f"trial is {given.trial}; {search.folder} has the trials 0 to {count - 1}")
         return search.trial(given.trial)
-    rows = search.board()
-    best = winner(rows, search.description()["metric"], given.select)
+    rows, rule = search.board(), given.select or DEFAULT
+    if given.metric is not None:
+        best, by = best_by(rows, given.metric), f"metric '{given.metric}'"
+    else:
+        best, by = winner(rows, search.description()["metric"], rule), f"rule '{rule}'"
     if best is None:
-        raise ValueError(f"search {search.folder} has no finished trial that '{given.select}' can rank; name a --trial")
-    warn(f"trial {best['trial']} is picked by the rule '{given.select}'")
+        raise ValueError(f"search {search.folder} has no finished trial that the {by} can rank; name a --trial")
+    warn(f"trial {best['trial']} is picked by the {by}")
     return search.trial(best["trial"])

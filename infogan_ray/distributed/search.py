@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,7 +29,7 @@ from infogan_ray.data import ImageSet
 from infogan_ray.distributed.driver import POLL_S
 from infogan_ray.distributed.proposals import Past, propose
 from infogan_ray.distributed.trainer import Resources, check, connect, log_path, set_last_status, write_config
-from infogan_ray.distributed.trials import News, Rungs, Settings, last_line, patient_trainable, run_trial
+from infogan_ray.distributed.trials import News, Rungs, Settings, StopAll, last_line, patient_trainable, run_trial
 from infogan_ray.halving import Halving, Verdict
 from infogan_ray.ranking import DEFAULT, Row, winner
 from infogan_ray.recipes import Recipe
@@ -69,6 +70,8 @@ def search(
     name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
     if os.environ.get("RAY_ADDRESS"):
         connect(None)  # so that what is asked for is compared with the cluster, not with this machine
+    # Trials run in other folders: only absolute paths mean the same there.
+    data_dir = str(Path(data_dir).expanduser().absolute()) if data_dir else None
     here: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
     wanted, images = check_all(
         [dataclasses.replace(recipe.config(n), **here) for n in range(recipe.count)],
@@ -82,6 +85,7 @@ def search(
     while True:
         about = directory.description()
         configs = [dataclasses.replace(RunConfig().override(saved, name), **here) for saved in about["trials"]]
+        configs = [dataclasses.replace(config, data=absolute(config.data)) for config in configs]
         todo = remaining(directory, halving, len(configs))
         end_what_is_over(directory, halving, len(configs), todo)
         if not todo and len(configs) < recipe.count:
@@ -109,7 +113,11 @@ def search(
 def end_what_is_over(directory: SearchDirectory, halving: Halving, count: int, todo: list[int]) -> None:
     """Say so in the journal: a kill may have come just before it was written."""
     known = len(halving.events)
-    for number in set(range(count)) - set(todo):
+    for number in sorted(set(range(count)) - set(todo)):
+        if halving.has_ended(number):
+            continue
+        for images, score in directory.scores(number):
+            halving.report(number, images, score)
         if halving.verdict(number) is not Verdict.STOP:
             halving.end(number)
     if len(halving.events) > known:
@@ -144,7 +152,7 @@ def prepare(directory: SearchDirectory, number: int, parent: int | None, config:
         donor = checkpoints.choose(directory.trial(parent).checkpoints, "last", "step")
         files = {name: donor.manifest.read(name) for name in donor.manifest.files}
         checkpoints.seal(run.checkpoints / donor.name, files)
-    if not run.exists:
+    if not run.exists or not directory.has_begun(number):
         write_config(run, config, images)
 
 
@@ -185,7 +193,7 @@ def run_trials(
         tune_config=tune.TuneConfig(scheduler=rungs, reuse_actors=True, max_concurrent_trials=at_once(wanted)),
         run_config=tune.RunConfig(
             name=directory.name, storage_path=scratch, verbose=0,
-            failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS),
+            failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS), stop=StopAll(rungs),
         ),
     )  # fmt: skip
     try:
@@ -200,6 +208,10 @@ def run_trials(
         if halving.verdict(number) is Verdict.STOP:
             set_last_status(directory.trial(number), "stopped", directory.trial(number).get_status()["step"])
     return next((last_line(result.error) for result in results if result.error is not None), "")
+
+
+def absolute(data: str | None) -> str | None:
+    return str(Path(data).expanduser().absolute()) if data and Path(data).expanduser().exists() else data
 
 
 def of_a_trial(wanted: Resources) -> dict[str, float]:

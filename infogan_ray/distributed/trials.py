@@ -21,7 +21,6 @@ from ray.train._internal.session import get_session  # Tune's own, too
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_function
 
-from infogan_ray import checkpoints
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 from infogan_ray.distributed.driver import TrainingFailed
@@ -63,12 +62,12 @@ def run_trial(chosen: dict[str, Any], *, images: ImageSet, settings: Settings) -
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(int(HAND_OVER_S))
     number = chosen["trial"]
     config = RunConfig().override(settings.configs[number], "the search")
-    run = SearchDirectory(open_storage(settings.uri)).trial(number)
+    search = SearchDirectory(open_storage(settings.uri))
+    run = search.trial(number)
     tell = Teller(config, settings.metric)
     try:
-        last = checkpoints.last_whole(run.checkpoints, warn=lambda line: None)
-        if last is not None:  # a kill may have come between this checkpoint and the journal
-            tell(last.step, last.metrics)
+        for seen, score in search.scores(number):  # a kill may have come between one of them and the journal
+            tell(seen // config.batch_size, {settings.metric: score})
         if settings.workers > 1:
             _with_workers(config, run, settings, tell)
         else:
@@ -151,6 +150,19 @@ def _with_workers(config: RunConfig, run: RunDirectory, settings: Settings, tell
             raise
     if stopped:
         raise stopped[0]
+
+
+class StopAll(tune.Stopper):
+    """Ends a search that another attempt has taken over: else the trials that wait would still be started."""
+
+    def __init__(self, rungs: Rungs) -> None:
+        self.rungs = rungs
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.rungs.closed
 
 
 class Rungs(FIFOScheduler):

@@ -20,12 +20,12 @@ import ray
 from ray import tune
 
 from infogan_ray import checkpoints
-from infogan_ray.cli import DONE, main
+from infogan_ray.cli import DONE, USAGE, main
 from infogan_ray.distributed.search import SearchFailed, search
 from infogan_ray.distributed.trials import News
 from infogan_ray.halving import Verdict
 from infogan_ray.model import load
-from infogan_ray.ranking import winner
+from infogan_ray.ranking import RULES, winner
 from infogan_ray.recipes import Recipe, load_recipe
 from infogan_ray.searches import SearchDirectory
 from infogan_ray.storage import open_storage
@@ -113,6 +113,11 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert rows == json.loads(result.search.folder.read("leaderboard.json"))["rows"] == result.rows
     assert main(["pull", where, str(tmp_path / "best")]) == DONE
+    assert main(["pull", where, str(tmp_path / "other"), "--metric", "clustering_error"]) == DONE
+    least = min(row["clustering_error"] for row in rows if row["state"] == "finished")
+    assert json.loads((tmp_path / "other" / "metrics.json").read_text())["clustering_error"] == least
+    assert main(["pull", f"{where}/trials/trial_0000", str(tmp_path / "no"), "--select", "bound"]) == USAGE
+    assert "--select bound is for a search" in capsys.readouterr().err
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "best"), "--samples", "200", "--json"]) == DONE
     measured = json.loads(capsys.readouterr().out)
@@ -159,7 +164,7 @@ def test_a_killed_search_goes_on_to_the_same_decisions(recipe_file: Path, tmp_pa
     assert code == 0, said
     calm, killed = (SearchDirectory(open_storage(tmp_path / "runs" / name)) for name in ("calm", "killed"))
     assert decisions(calm, recipe) == decisions(killed, recipe)
-    for rule in ("gated", "bound", "quality"):
+    for rule in RULES:
         picks = [winner(directory.board(), recipe.metric, rule) for directory in (calm, killed)]
         assert picks[0] == picks[1], "to the last figure"
 
@@ -174,9 +179,12 @@ def small(npz: Path, **changes: Any) -> Recipe:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_trials_of_two_workers_each_give_back_what_they_had(npz: Path, tmp_path: Path) -> None:
+def test_trials_of_two_workers_each_give_back_what_they_had(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The cluster has four CPUs: two trials at once, and a third one only if the first gives its workers back."""
-    recipe = small(npz, workers=2, reduction=2, budget=640)
+    monkeypatch.chdir(npz.parent)  # a path that means something only here
+    recipe = small(Path(npz.name), workers=2, reduction=2, budget=640)
     result = search(recipe, open_storage(tmp_path), "pairs")
     states = [row["state"] for row in sorted(result.rows, key=lambda row: row["trial"])]
     expected = ["finished" if rung is None else "stopped" for rung in decisions(result.search, recipe)]
