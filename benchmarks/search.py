@@ -4,8 +4,8 @@
     python -m benchmarks.search --trials 4 --steps 60 --json search.json
 
 The bare loop is as many plain processes as the search has room for, running the same training, evaluation and
-checkpoints one trial after the other. Both ways are run in turn, ``rounds`` times. Ray has started before the clock does,
-and so have the plain processes, with torch and the images; a search starts its trials' processes within its time.
+checkpoints one trial after the other. Both ways are run in turn, ``rounds`` times. Ray has started before the clock
+does, and so have the plain processes, with torch and the images; a search starts its trials' processes within its time.
 """
 
 from __future__ import annotations
