@@ -56,6 +56,11 @@ def recipe_file(npz: Path, tmp_path: Path) -> Path:
     return file
 
 
+def processes_of_trials() -> list[psutil.Process]:
+    """Ray names a process by the class that Tune made of the trial."""
+    return [p for p in psutil.Process().children(recursive=True) if re.search("ray::.*(Trial|Trainable)", p.name())]
+
+
 def nothing_is_left() -> bool:
     """No actor and no placement group of a search that is over; those that end take a moment."""
     deadline = time.monotonic() + 30
@@ -88,7 +93,7 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
     def listen(news: News) -> None:
         """Kills the process of a trial once."""
         heard.append(news.get("say", ""))
-        trials = [p for p in psutil.Process().children(recursive=True) if "trial" in p.name().lower()]
+        trials = processes_of_trials()
         if not seen:
             trials[0].kill()
         seen.update(p.pid for p in trials)
@@ -103,7 +108,7 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
     }
     assert any("is stopped" in line for line in heard) and any("goes on" in line for line in heard)
     assert nothing_is_left()
-    left = [p for p in psutil.Process().children(recursive=True) if "trial" in p.name().lower()]
+    left = processes_of_trials()
     _, staying = psutil.wait_procs(left, timeout=30)
     assert len(seen) >= 2 and not staying, "no trial's process is left"
 
