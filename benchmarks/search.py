@@ -58,10 +58,11 @@ def main() -> int:
     nothing = dataclasses.replace(recipe, grace=BATCH, budget=2 * BATCH)
     times: dict[str, list[float]] = {"search": [], "bare": []}
     with tempfile.TemporaryDirectory(prefix="infogan-search-") as folder:
-        # The first search starts Ray, which is counted by itself: it is the same for any number of trials.
-        first = timed(lambda: search(nothing, folder, "warm"))
+        # Before Ray starts: processes that are spawned from one that has joined Ray do not live.
         pool = multiprocessing.get_context("spawn").Pool(os.cpu_count(), initializer=load)
         bare(pool, nothing, Path(folder) / "bare-warm")
+        # The first search starts Ray, which is counted by itself: it is the same for any number of trials.
+        first = timed(lambda: search(nothing, folder, "warm"))
         for number in range(given.rounds):
             times["search"].append(timed(lambda number=number: search(recipe, folder, f"search-{number}")))
             times["bare"].append(timed(lambda number=number: bare(pool, recipe, Path(folder) / f"bare-{number}")))
