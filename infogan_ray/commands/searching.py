@@ -109,8 +109,8 @@ def explain(rows: list[Row], metric: str) -> list[str]:
     lines = []
     for rule, meaning in RULES.items():
         if (row := winner(rows, metric, rule)) is not None:
-            by = ", by which the best is picked" if rule == DEFAULT else ""
-            lines.append(f"--select {rule}: trial {row['trial']} ({meaning}{by})")
+            default = " (the default)" if rule == DEFAULT else ""
+            lines.append(f"--select {rule}{default}: trial {row['trial']}, {meaning}")
     front = ", ".join(str(row["trial"]) for row in pareto(rows, metric))
     return [*lines, f"beaten by no other in both bound and image quality: trials {front}"]
 

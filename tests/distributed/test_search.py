@@ -61,22 +61,23 @@ def processes_of_trials() -> list[psutil.Process]:
     return [p for p in psutil.Process().children(recursive=True) if re.search("ray::.*(Trial|Trainable)", p.name())]
 
 
-def nothing_is_left() -> bool:
-    """No actor and no placement group of a search that is over; those that end take a moment."""
+def held() -> set[str]:
+    """Actors that live and placement groups that stand; Ray itself keeps one actor in each cluster."""
+    actors = {
+        f"{actor['ActorClassName']} {key}"
+        for key, actor in ray._private.state.actors().items()
+        if actor["State"] != "DEAD" and actor["ActorClassName"] != "_AutoscalingCoordinatorActor"
+    }
+    groups = ray.util.placement_group_table().items()
+    return actors | {f"placement group {key}" for key, group in groups if group["state"] != "REMOVED"}
+
+
+def left_since(before: set[str]) -> set[str]:
+    """What a search that is over still holds; what other tests' kills left does not count. Ends take a moment."""
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        # Ray itself keeps the last one of each cluster.
-        actors = [
-            actor
-            for actor in ray._private.state.actors().values()
-            if actor["State"] != "DEAD" and actor["ActorClassName"] != "_AutoscalingCoordinatorActor"
-        ]
-        groups = [one for one in ray.util.placement_group_table().values() if one["state"] != "REMOVED"]
-        if not actors and not groups:
-            return True
+    while (left := held() - before) and time.monotonic() < deadline:
         time.sleep(0.5)
-    print(actors, groups)
-    return False
+    return left
 
 
 def decisions(directory: SearchDirectory, recipe: Recipe) -> list[int | None]:
@@ -98,6 +99,7 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
             trials[0].kill()
         seen.update(p.pid for p in trials)
 
+    before = held()
     result = search(recipe, open_storage(tmp_path / "runs"), "calm", listen=listen)
     assert [line for line in heard if line.endswith("its process died; it is started again")]
     assert [row["trial"] for row in result.rows if row["state"] == "stopped"] and result.best["state"] == "finished"
@@ -107,7 +109,7 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
         trial for trial, rung in enumerate(decisions(result.search, recipe)) if rung is not None
     }
     assert any("is stopped" in line for line in heard) and any("goes on" in line for line in heard)
-    assert nothing_is_left()
+    assert not left_since(before)
     left = processes_of_trials()
     _, staying = psutil.wait_procs(left, timeout=30)
     assert len(seen) >= 2 and not staying, "no trial's process is left"
@@ -190,13 +192,14 @@ def test_trials_of_two_workers_each_give_back_what_they_had(
     """The cluster has four CPUs: two trials at once, and a third one only if the first gives its workers back."""
     monkeypatch.chdir(npz.parent)  # a path that means something only here
     recipe = small(Path(npz.name), workers=2, reduction=2, budget=640)
+    before = held()
     result = search(recipe, open_storage(tmp_path), "pairs")
     states = [row["state"] for row in sorted(result.rows, key=lambda row: row["trial"])]
     expected = ["finished" if rung is None else "stopped" for rung in decisions(result.search, recipe)]
     assert states == expected and "stopped" in states
     good, _ = checkpoints.list_checkpoints(result.search.trial(result.best["trial"]).checkpoints)
     assert [one.state["world_size"] for one in good] == [2] * len(good)
-    assert nothing_is_left()
+    assert not left_since(before)
 
 
 @pytest.mark.usefixtures("ray_cluster")
