@@ -69,7 +69,10 @@ def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path,
     words = ["--data", str(npz), "--steps", "1000000", "--batch-size", "16", "--threads", "1", "--network.width", "8"]
     words += ["--codes", "noise=4 cat=3 uniform=1", "--storage", str(tmp_path / "runs"), "--name", "long"]
     command = [sys.executable, "-c", "from infogan_ray.cli import main; raise SystemExit(main())", "train", *words]
+    # Tests that are themselves a background job have SIGINT ignored, and what they start would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     try:
         assert process.stderr is not None
         for line in process.stderr:
