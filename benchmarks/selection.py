@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import tyro
 
-from infogan_ray.halving import Halving
 from infogan_ray.ranking import RULES, finite, winner
+from infogan_ray.reports.decisions import as_if_stopping
 from infogan_ray.searches import SearchDirectory
 from infogan_ray.selection import SCORES, rank_correlation
 from infogan_ray.storage import open_storage
@@ -48,7 +48,7 @@ def main() -> int:
     best = min(errors, key=lambda trial: errors[trial])
     print(f"\nleast clustering error: trial {best}, {errors[best]:.1%}\n")
     print("| rule | all to their end | with early stopping |\n|---|---|---|")
-    halving = stopped(search)
+    halving = as_if_stopping(search.halving(), about["reduction"])
     left = [row for row in rows if halving.stopped_at(row["trial"]) is None]
     for rule in RULES:
         picks = [winner(some, about["metric"], rule) for some in (rows, left)]
@@ -61,12 +61,6 @@ def main() -> int:
         f"{seen:,} of {count * about['budget']:,} images, {1 - seen / (count * about['budget']):.0%} fewer"
     )
     return 0
-
-
-def stopped(search: SearchDirectory) -> Halving:
-    """The rungs of a search as they would be with early stopping: of one that did stop, as they are."""
-    kept, about = search.halving(), search.description()
-    return Halving.replay(kept.events, kept.rungs, about["reduction"])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from infogan_ray.config import preset
 from infogan_ray.halving import Halving
 from infogan_ray.ranking import DEFAULT, RULES, SCORE_OF
 from infogan_ray.reports.charts import SLOTS, Point, Series, line_chart, scatter
-from infogan_ray.reports.decisions import decisions, scores
+from infogan_ray.reports.decisions import decisions
 from infogan_ray.reports.markup import escape
 from infogan_ray.reports.parallel import Line, parallel_coordinates
 from infogan_ray.reports.search import search_report, write_search_report
@@ -189,11 +189,10 @@ def test_the_words_for_what_became_of_a_trial() -> None:
     for trial, images, score in ((0, 1000, 0.5), (1, 1000, 0.2), (2, 1000, 0.9), (1, 3000, 0.99), (4, 1000, 0.1)):
         halving.report(trial, images, score)
     halving.end(2)
-    known = scores(halving)
-    assert known[1, 1000] == 0.2 and known[1, 3000] == 0.99
+    assert halving.score(1, 1000) == 0.2 and halving.score(1, 3000) == 0.99
 
     def said(trial: int, state: str) -> list[tuple[tuple[int, int] | None, str]]:
-        return [(one.place, one.outcome) for one in decisions(halving, known, trial, state)]
+        return [(one.place, one.outcome) for one in decisions(halving, trial, state)]
 
     assert said(0, "running") == [((1, 1), "went on"), (None, "not there yet")]
     assert said(1, "stopped") == [((2, 2), "stopped"), (None, "had gone on, does not count")]

@@ -57,7 +57,7 @@ def search(arguments: list[str]) -> int:
     given = parse(Search, "search", arguments, "Search. Example: infogan search tuning/quick.py --name first-search")
     recipe = load_recipe(given.recipe)
     if given.trials is not None and recipe.searcher in ("grid", "population"):
-        raise ValueError(f"trials is {given.trials}, and the recipe's searcher '{recipe.searcher}' has {recipe.count}")
+        raise ValueError(f"trials is {given.trials}; a {recipe.searcher} has its own {recipe.count}; drop --trials")
     if given.trials is not None:
         recipe = dataclasses.replace(recipe, trials=given.trials)
     if given.data is not None:

@@ -66,9 +66,8 @@ class Driver:
             try:
                 self._listen_to(fitting, seconds=self.patience)
             finally:
-                if not (
-                    fitting.ended.is_set() or self.head.lost or self.is_guest
-                ):  # of a dead head it would wait for the answer
+                done = fitting.ended.is_set() or self.is_guest
+                if not done and not self.head.lost:  # of a dead head it would wait for the answer
                     ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
             if self.phase not in ENDINGS:  # also where a worker has died meanwhile: nothing is started again
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from infogan_ray.halving import Halving, Verdict
@@ -17,24 +16,13 @@ class Decision:
     outcome: str
 
 
-def scores(halving: Halving) -> dict[tuple[int, int], float]:
-    """By trial and rung: the first report at or past the rung, as the halving counts."""
-    found: dict[tuple[int, int], float] = {}
-    for event in halving.events:
-        if event["event"] == "score":
-            for rung in halving.rungs:
-                if rung <= event["images"]:
-                    found.setdefault((event["trial"], rung), event["score"])
-    return found
-
-
-def decisions(halving: Halving, known: Mapping[tuple[int, int], float], trial: int, state: str) -> list[Decision]:
-    """One per rung, in their order. ``known``: ``scores`` of the halving; ``state``: that of the trial's row."""
+def decisions(halving: Halving, trial: int, state: str) -> list[Decision]:
+    """One per rung, in their order. ``state``: that of the trial's row."""
     stopped_at, verdict = halving.stopped_at(trial), halving.verdict(trial)
     state = state.partition(",")[0]
     found, over = [], ""
     for rung in halving.rungs:
-        score, place = known.get((trial, rung)), halving.place(trial, rung)
+        score, place = halving.score(trial, rung), halving.place(trial, rung)
         if stopped_at is not None and rung > stopped_at:
             outcome = "never got there" if score is None else "had gone on, does not count"
             found.append(Decision(score, None, outcome))

@@ -9,7 +9,7 @@ from typing import Any
 
 from infogan_ray.ranking import RULES, SCORE_OF
 from infogan_ray.reports.charts import SLOTS, Point, Series, line_chart, scatter
-from infogan_ray.reports.decisions import as_if_stopping, decisions, scores
+from infogan_ray.reports.decisions import as_if_stopping, decisions
 from infogan_ray.reports.findings import NOT_BEGUN, Findings, Trial, read
 from infogan_ray.reports.headline import headline
 from infogan_ray.reports.markup import brief, escape, is_number, short_names, shown
@@ -177,7 +177,7 @@ def space(found: Findings) -> str:
 
 
 def rungs(found: Findings) -> str:
-    levels, known = found.halving.rungs, scores(found.halving)
+    levels = found.halving.rungs
     stopping = bool(found.about.get("early_stopping", True)) and found.about.get("searcher") != "population"
     replayed = None if stopping else as_if_stopping(found.halving, int(found.about["reduction"]))
     headings: list[str | Cell] = ["trial", *(Cell(f"{rung:,} images") for rung in levels), "state"]
@@ -185,14 +185,14 @@ def rungs(found: Findings) -> str:
     rows = []
     for trial in sorted(found.trials, key=lambda trial: trial.number):
         row: list[Any] = [trial.number]
-        for one in decisions(found.halving, known, trial.number, trial.state):
+        for one in decisions(found.halving, trial.number, trial.state):
             place = f", place {one.place[0]} of {one.place[1]}" if one.place else ""
             score = "" if one.score is None else f"{escape(shown(one.score))}{place}<br/>"
             row.append(Cell(one.outcome, one.score, markup=f"{score}<small>{escape(one.outcome)}</small>"))
         row.append(trial.state)
         if replayed:
             at = replayed.stopped_at(trial.number)
-            spoke = any((trial.number, rung) in known for rung in levels)
+            spoke = any(found.halving.score(trial.number, rung) is not None for rung in levels)
             row.append(Cell(f"stopped at {at:,}", at) if at is not None else Cell("goes on") if spoke else None)
         rows.append(row)
     reduction = found.about["reduction"]
