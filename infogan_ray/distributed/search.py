@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,7 +27,15 @@ from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 from infogan_ray.distributed.driver import POLL_S
 from infogan_ray.distributed.proposals import Past, propose
-from infogan_ray.distributed.trainer import Resources, check, connect, log_path, set_last_status, write_config
+from infogan_ray.distributed.trainer import (
+    Resources,
+    check,
+    connect,
+    log_path,
+    set_last_status,
+    with_absolute_paths,
+    write_config,
+)
 from infogan_ray.distributed.trials import News, Rungs, Settings, StopAll, last_line, patient_trainable, run_trial
 from infogan_ray.halving import Halving, Verdict
 from infogan_ray.ranking import DEFAULT, Row, winner
@@ -70,8 +77,6 @@ def search(
     name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
     if os.environ.get("RAY_ADDRESS"):
         connect(None)  # so that what is asked for is compared with the cluster, not with this machine
-    # Trials run in other folders: only absolute paths mean the same there.
-    data_dir = str(Path(data_dir).expanduser().absolute()) if data_dir else None
     here: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
     wanted, images = check_all(
         [dataclasses.replace(recipe.config(n), **here) for n in range(recipe.count)],
@@ -85,7 +90,7 @@ def search(
     while True:
         about = directory.description()
         configs = [dataclasses.replace(RunConfig().override(saved, name), **here) for saved in about["trials"]]
-        configs = [dataclasses.replace(config, data=absolute(config.data)) for config in configs]
+        configs = [with_absolute_paths(config) for config in configs]
         todo = remaining(directory, halving, len(configs))
         end_what_is_over(directory, halving, len(configs), todo)
         if not todo and len(configs) < recipe.count:
@@ -208,10 +213,6 @@ def run_trials(
         if halving.verdict(number) is Verdict.STOP:
             set_last_status(directory.trial(number), "stopped", directory.trial(number).get_status()["step"])
     return next((last_line(result.error) for result in results if result.error is not None), "")
-
-
-def absolute(data: str | None) -> str | None:
-    return str(Path(data).expanduser().absolute()) if data and Path(data).expanduser().exists() else data
 
 
 def of_a_trial(wanted: Resources) -> dict[str, float]:

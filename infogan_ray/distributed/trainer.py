@@ -8,6 +8,7 @@ workers read the store, not Ray's memory of it. Live progress goes through a sma
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -229,11 +230,7 @@ def launch(
 
 
 def _trainer(config: RunConfig, wanted: Resources, run: RunDirectory, board: Any, scratch: str) -> TorchTrainer:
-    data_dir = Path(config.data_dir).expanduser().absolute() if config.data_dir else None
-    assert config.data is not None
-    data = str(Path(config.data).expanduser().absolute()) if Path(config.data).expanduser().exists() else config.data
-    # Workers run in another folder: only absolute paths mean the same there.
-    settings = config.to_dict() | {"data": data, "data_dir": data_dir and str(data_dir)}
+    settings = with_absolute_paths(config).to_dict()
     use_gpu = wanted.device == "cuda"
     return TorchTrainer(
         _worker,
@@ -249,6 +246,16 @@ def _trainer(config: RunConfig, wanted: Resources, run: RunDirectory, board: Any
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=WORKER_RESTARTS),
         ),
+    )
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Workers run in another folder, where a relative path means something else. A dataset's name stays a name."""
+    data = Path(config.data).expanduser() if config.data else None
+    return dataclasses.replace(
+        config,
+        data=str(data.absolute()) if data and data.exists() else config.data,
+        data_dir=str(Path(config.data_dir).expanduser().absolute()) if config.data_dir else None,
     )
 
 
