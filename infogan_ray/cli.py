@@ -13,6 +13,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train an InfoGAN under Ray Train",
     "search": "search λ and the priors under Ray Tune",
+    "submit": "hand a run or a search to a cluster, and close the lid",
+    "jobs": "what was submitted: list, status, logs, stop",
     "runs": "list the runs of a storage folder, or one run's checkpoints",
     "pull": "fetch the best checkpoint of a run as a model folder, verified",
     "evaluate": "bound per code and agreement with labels",

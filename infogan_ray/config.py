@@ -45,6 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari", "q_score", "step")
 LOWER_IS_BETTER = ("clustering_error",)
 RESERVED = ("checkpoints", "model", "samples", "traversals")
+PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 LABEL_METRICS = ("clustering_error", "clustering_acc_hungarian", "nmi", "ari")
 
 
@@ -75,6 +76,12 @@ class RunConfig:
     threads: int | None = None
     """CPU threads per worker; by default the machine's cores shared out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpus_per_worker: float = 1.0
+    """Share of a GPU for each worker: 0.5 puts two on one (for small models; they then speak through gloo)."""
+    placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
+    """Workers on as few machines as they fit on, or on as many as there are; strict: on one machine, or one on each."""
+    wait: float = 0.0
+    """Seconds that an autoscaling cluster is given to grow; without, what it does not have is refused at once."""
     precision: str = "auto"
     """auto, fp32 or bf16; auto is bf16 where the hardware multiplies it natively."""
     storage: str = "runs"
@@ -113,6 +120,11 @@ class RunConfig:
         _one_of("metric", self.metric, METRICS)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
+        _one_of("placement", self.placement, PLACEMENTS)
+        if not 0 < self.gpus_per_worker <= 1:
+            raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be above 0 and at most 1")
+        if not 0 <= self.wait < float("inf"):
+            raise ValueError(f"wait is {self.wait:g}; it must be a number of seconds, 0 or more")
         if self.batch_size < 2:
             raise ValueError("batch_size is 1; batch norm needs at least 2 images")
         least, most = self.worker_range or (1, 1)

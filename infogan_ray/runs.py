@@ -83,6 +83,14 @@ class RunDirectory:
         return run
 
     @classmethod
+    def has_begun(cls, storage: Storage, name: str) -> bool:
+        """Whether there is a run to go on with. What one left that was killed as it took its name is cleared away."""
+        run = cls(storage / name)
+        if not run.exists and [entry.name for entry in run.folder.entries()] == [cls.STATUS]:
+            run.folder.delete(cls.STATUS)
+        return run.exists
+
+    @classmethod
     def claim(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
         """Take a name in a storage folder: ``free``, and a new run's first file is written, which shows that it can be.
 

@@ -22,6 +22,10 @@ torch.set_num_threads(2)
 ENVIRONMENT_OF_TESTS = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "10"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kuberay-schemas", help="folder with KubeRay's schemas, which the manifests are held against")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever asks for the S3 server is marked, so that ``-m 'not s3 and not ray'`` starts no server."""
     for item in items:
@@ -89,7 +93,7 @@ def ray_cluster() -> Iterator[None]:
     """One embedded local Ray for all tests that need it. Its workers have the S3 server's credentials."""
     import ray
 
-    from infogan_ray.distributed.trainer import ENVIRONMENT
+    from infogan_ray.distributed.cluster import ENVIRONMENT
 
     os.environ.update(CREDENTIALS | ENVIRONMENT | ENVIRONMENT_OF_TESTS)
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

@@ -12,9 +12,10 @@ import tyro
 
 from infogan_ray import display
 from infogan_ray.cli import DONE, FAILED
-from infogan_ray.commands.parsing import parse
+from infogan_ray.commands.parsing import Failed, parse
 from infogan_ray.data import DataConfig, load_images
 from infogan_ray.data.datasets import NAMES
+from infogan_ray.submission import SubmissionFailed
 
 
 @dataclass
@@ -38,14 +39,19 @@ def data(arguments: list[str]) -> int:
 
 @dataclass
 class Doctor:
+    cluster: str | None = None
+    """http://HOST:8265: look at that cluster's door instead, and say whether it stands open."""
     json: bool = False
 
 
 def doctor(arguments: list[str]) -> int:
-    given = parse(Doctor, "doctor", arguments, "Look at this machine. Example: infogan doctor")
-    from infogan_ray.distributed.doctor import examine
+    given = parse(Doctor, "doctor", arguments, "Look at this machine, or at a cluster. Example: infogan doctor")
+    from infogan_ray.distributed.doctor import examine, examine_door
 
-    findings = examine()
+    try:
+        findings = examine_door(given.cluster) if given.cluster else examine()
+    except SubmissionFailed as error:
+        raise Failed(str(error)) from None
     if given.json:
         print(json.dumps({"findings": [dataclasses.asdict(f) for f in findings]}))
     else:

@@ -19,6 +19,7 @@ from infogan_ray.config import RunConfig, from_saved
 from infogan_ray.runs import RunDirectory, RunExists
 
 USER_ERRORS = (RunExists,)  # ValueErrors of a type of their own that are the user's to mend
+START_OR_RESUME = "--start-or-resume"
 T = TypeVar("T")
 
 

@@ -6,20 +6,20 @@ import dataclasses
 import json
 import shlex
 import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tyro
 
 from infogan_ray import display
 from infogan_ray.cli import DONE, INTERRUPTED
-from infogan_ray.commands.parsing import Failed, parse, print_rows
+from infogan_ray.commands.parsing import START_OR_RESUME, Failed, parse, print_rows
+from infogan_ray.commands.training import default_name
 from infogan_ray.config import check_name
 from infogan_ray.ranking import DEFAULT, RULES, Row, pareto, winner
 from infogan_ray.recipes import Recipe, load_recipe
 from infogan_ray.search_display import SearchDisplay
+from infogan_ray.searches import SearchDirectory
 from infogan_ray.storage import open_storage
 from infogan_ray.training import checkpoint_bytes
 
@@ -41,6 +41,8 @@ class Search:
     """By default made of the recipe's name and the time."""
     resume: bool = False
     """Go on with the search of this name."""
+    start_or_resume: bool = False
+    """Go on with the search of this name if it has begun (for schedulers that start a job again)."""
     accept_changes: bool = False
     """With --resume: go on although the recipe or the code is another now; trials not yet begun follow the new one."""
     threads: int = 1
@@ -64,10 +66,12 @@ def search(arguments: list[str]) -> int:
         recipe = dataclasses.replace(recipe, fixed={**recipe.fixed, "data": given.data})
     if not given.early_stopping:
         recipe = dataclasses.replace(recipe, early_stopping=False)
-    if given.resume and given.name is None:
-        raise ValueError("name is not set, and --resume needs the search's --name")
-    name = given.name or f"{Path(given.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if (given.resume or given.start_or_resume) and given.name is None:
+        raise ValueError(f"name is not set, and {'--resume' if given.resume else START_OR_RESUME} needs the search's")
+    name = given.name or default_name(given.recipe)
     check_name(name)
+    if given.start_or_resume and not given.dry_run:
+        given = dataclasses.replace(given, resume=SearchDirectory(open_storage(given.storage) / name).exists)
     from infogan_ray.distributed import search as searching
 
     if given.dry_run:
@@ -89,7 +93,7 @@ def search(arguments: list[str]) -> int:
     for line in explain(result.rows, recipe.metric):
         print(line)
     print(f"report: {result.search.folder / result.search.REPORT}")
-    print(f"next: infogan pull {result.search.folder.uri} best")
+    print(f"next: infogan pull {shlex.quote(result.search.folder.uri)} best")
     return DONE
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from infogan_ray import display
 from infogan_ray.cli import DIVERGED, DONE, FAILED, INTERRUPTED
-from infogan_ray.commands.parsing import Failed, parse, peek, scalars, take_flag, warn
+from infogan_ray.commands.parsing import START_OR_RESUME, Failed, parse, peek, scalars, take_flag, warn
 from infogan_ray.config import RunConfig, load_config, preset
 from infogan_ray.publishing import train_command
 from infogan_ray.runs import RunDirectory
@@ -25,18 +25,19 @@ from infogan_ray.training import checkpoint_bytes
 def train(arguments: list[str]) -> int:
     arguments, dry_run = take_flag(arguments, "--dry-run")
     arguments, as_json = take_flag(arguments, "--json")
+    arguments, either = take_flag(arguments, START_OR_RESUME)
     config = train_config(arguments)
-    if config.name is None:
-        if config.resume:
-            raise ValueError("name is not set, and --resume needs the run's --name")
-        data = Path(config.data or "run").name.replace(" ", "_").lstrip(".-") or "run"
-        config = dataclasses.replace(config, name=f"{data}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if config.name is None and (config.resume or either):
+        raise ValueError(f"name is not set, and {'--resume' if config.resume else START_OR_RESUME} needs the run's")
+    name = config.name or default_name(config.data or "run")
+    config = dataclasses.replace(config, name=name)
+    if either and not dry_run:
+        config = dataclasses.replace(config, resume=RunDirectory.has_begun(open_storage(config.storage), name))
     from infogan_ray.distributed import trainer
 
     if dry_run:
         return _dry_run(config, trainer)
-    assert config.name is not None
-    RunDirectory.free(open_storage(config.storage), config.name, config.resume)  # before anything is fetched
+    RunDirectory.free(open_storage(config.storage), name, config.resume)  # before anything is fetched
     started = time.monotonic()
     try:
         with display.TrainDisplay(config.steps) as shown:
@@ -48,7 +49,7 @@ def train(arguments: list[str]) -> int:
         raise Failed(f"{error}. Go on with: {_resume_command(config)}") from None
     except KeyboardInterrupt:
         with contextlib.suppress(StorageError):
-            if not RunDirectory(open_storage(config.storage) / config.name).exists:
+            if not RunDirectory(open_storage(config.storage) / name).exists:
                 raise Failed("interrupted before there was anything to go on with", INTERRUPTED) from None
         raise Failed(f"interrupted; go on with: {_resume_command(config)}", INTERRUPTED) from None
     if result.state == "interrupted":
@@ -74,6 +75,12 @@ def train(arguments: list[str]) -> int:
     return DONE
 
 
+def default_name(what: str) -> str:
+    """Of the data or the recipe, and the time."""
+    stem = Path(what).stem.replace(" ", "_").lstrip(".-") or "run"
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
 def train_config(arguments: list[str]) -> RunConfig:
     """Preset < CONFIG.yaml < flags, in that order."""
     rest = list(arguments)
@@ -88,7 +95,8 @@ def train_config(arguments: list[str]) -> RunConfig:
         RunConfig, "train", rest, default=base,
         description="Train an InfoGAN: infogan train [CONFIG.yaml] [flags]. "
         "Example: infogan train --preset mnist --steps 5000 --name first. "
-        "Also: --dry-run prints the resolved config and the cost and touches nothing; --json reports as JSON.",
+        "Also: --dry-run prints the resolved config and the cost and touches nothing; --json reports as JSON; "
+        "--start-or-resume goes on with the run of this --name if it has begun, for schedulers that start jobs again.",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What this machine, and the cluster of $RAY_ADDRESS if there is one, can do, and what is wrong."""
+"""What this machine or a cluster can do, and what is wrong: a door that stands open, above all."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 
 from infogan_ray.data.fetch import FILES, SOURCES, cache_folder
+from infogan_ray.submission import SubmissionFailed
+from infogan_ray.submission.dashboard import TOKEN, TOKEN_PATH, WANTS_A_TOKEN, Dashboard, compare, find_token
 from infogan_ray.training import resolve_precision
 
 LEAST_DISK = 2 * 10**9
@@ -48,6 +50,48 @@ def examine() -> list[Finding]:
     return findings
 
 
+def examine_door(url: str) -> list[Finding]:
+    """Of a cluster's dashboard. Raises SubmissionFailed if nobody answers, and ValueError for what is no URL."""
+    dashboard = Dashboard(url)
+    status, _ = dashboard.ask("/api/version")
+    findings = []
+    if status == WANTS_A_TOKEN:
+        findings.append(Finding("ok", "door", "closed: without the cluster's token it answers 401"))
+    elif status == 200:
+        reach = "all who are on the head's machine" if dashboard.is_loopback else f"everybody who can reach {url}"
+        findings.append(
+            Finding(
+                "bad", "door",
+                f"OPEN: it asks for no token. Submitting jobs is what this port is for, so {reach} can run any command "
+                "as Ray's user, with its files, its GPUs and its cloud credentials (CVE-2023-48022 is no more than "
+                "that). Restart Ray with RAY_AUTH_MODE=token; keep the port inside the cluster (cluster/README.md)",
+            )
+        )  # fmt: skip
+    else:
+        findings.append(Finding("bad", "door", f"answers HTTP {status}, which no Ray head does"))
+    plain = url.startswith("http://")
+    if plain and not dashboard.is_loopback:
+        findings.append(
+            Finding(
+                "bad", "way", "unencrypted: tokens and code are seen on the way; go through a tunnel "
+                "(ssh -L 8265:127.0.0.1:8265 HEAD, kubectl port-forward), or https",
+            )
+        )  # fmt: skip
+    if status == WANTS_A_TOKEN and find_token() is None:
+        findings.append(Finding("note", "token", f"none is set here: {TOKEN_PATH} or {TOKEN} would hold it"))
+        return findings
+    try:
+        versions = dashboard.versions()
+    except SubmissionFailed as error:
+        return [*findings, Finding("bad", "token", str(error))]
+    try:
+        said = compare(versions)
+    except SubmissionFailed as error:
+        return [*findings, Finding("bad", "versions", str(error))]
+    text = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return [*findings, Finding("note" if said else "ok", "versions", "; ".join([text, *said]))]
+
+
 def _cluster() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -56,7 +100,7 @@ def _cluster() -> Finding:
         )
     import ray
 
-    from infogan_ray.distributed.trainer import connect
+    from infogan_ray.distributed.cluster import connect
 
     try:
         connect(None)

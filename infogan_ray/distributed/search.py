@@ -25,12 +25,11 @@ from ray import tune
 from infogan_ray import checkpoints
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
+from infogan_ray.distributed.cluster import Resources, check_files, connect, machines, room
 from infogan_ray.distributed.driver import POLL_S
 from infogan_ray.distributed.proposals import Past, propose
 from infogan_ray.distributed.trainer import (
-    Resources,
     check,
-    connect,
     log_path,
     set_last_status,
     with_absolute_paths,
@@ -84,6 +83,8 @@ def search(
     )
     if recipe.adaptive:
         propose(recipe, [])  # what is missing for it is said now
+    if ray.is_initialized():
+        check_files(dataclasses.replace(recipe.config(0), **here), storage)
     directory = SearchDirectory.claim(storage, name, {**recipe.describe(), "threads": threads}, resume, accept_changes)
     halving = directory.halving()
     cause = ""
@@ -220,17 +221,13 @@ def of_a_trial(wanted: Resources) -> dict[str, float]:
     Ray refuses a trial that asks for nothing, and any share of a CPU might be the one that a worker then lacks."""
     if wanted.workers != 1:
         return {"memory": 1}
-    return {"cpu": wanted.threads, "gpu": int(wanted.device == "cuda")}
+    return {name.lower(): amount for name, amount in wanted.of_a_worker.items()}
 
 
 def at_once(wanted: Resources) -> int:
     """How many trials have room. More of them would each hold a process that waits for workers it cannot get."""
     assert isinstance(wanted.workers, int)
-    total = ray.cluster_resources()
-    room = total.get("CPU", 1) / (wanted.workers * wanted.threads)
-    if wanted.device == "cuda":
-        room = min(room, total.get("GPU", 0) / wanted.workers)
-    return max(1, int(room))
+    return max(1, room(wanted.of_a_worker, machines(), "pack") // wanted.workers)
 
 
 def _in_a_thread(action: Callable[[], Any], before_the_end: Callable[[], None]) -> Any:

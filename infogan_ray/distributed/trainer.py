@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ import ray.exceptions
 import ray.train
 import torch
 from ray.train import ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig  # ray.train types its own as the older class
 from torch.nn.parallel import DistributedDataParallel
 
@@ -37,6 +36,7 @@ from infogan_ray.data import ImageSet, load_images
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.display import checkpoint_plan
 from infogan_ray.distributed.board import StopWatch, start_board
+from infogan_ray.distributed.cluster import Resources, check_files, connect, resources
 from infogan_ray.distributed.driver import ENDINGS, Driver, HeadLost, Listener, TrainingFailed
 from infogan_ray.latents import Categorical
 from infogan_ray.networks import plan
@@ -48,30 +48,10 @@ from infogan_ray.training import Diverged, checkpoint_bytes
 
 WORKER_RESTARTS = 3  # of an attempt; another attempt follows if there is a new checkpoint since
 LAST_STATUS_S = 3.0
-ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll (2 s by default)
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a frozen worker would be waited for for ten minutes
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # of dead or frozen workers it would be waited for for 30 s
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-}
 
 
 class TakenOver(TrainingFailed):
     """Another attempt has taken the run over."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a run takes of the cluster: a fixed number of workers, or as many as there are between two."""
-
-    workers: int | tuple[int, int]
-    threads: int
-    device: str
-
-    @property
-    def text(self) -> str:
-        count = self.workers if isinstance(self.workers, int) else f"{self.workers[0]} to {self.workers[1]}"
-        return f"{count} worker(s) with {self.threads} thread(s) each on {self.device}"
 
 
 @dataclass(frozen=True)
@@ -85,32 +65,9 @@ class RunResult:
     restarts: int = 0
 
 
-def resources(config: RunConfig) -> Resources:
-    """Resolve workers, threads and device. Raises ValueError for more than this machine or cluster has."""
-    gpus, cpus = torch.cuda.device_count(), os.cpu_count() or 1
-    if ray.is_initialized():
-        total = ray.cluster_resources()
-        gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))
-    if config.device == "cuda" and gpus == 0:
-        raise ValueError("device is 'cuda', and no GPU is to be seen; take --device cpu (or auto)")
-    device = "cuda" if gpus and config.device != "cpu" else "cpu"
-    default = gpus if device == "cuda" else 1
-    least, most = config.worker_range or (default, default)
-    available = gpus if device == "cuda" else cpus
-    if least > available:
-        unit = "GPUs" if device == "cuda" else "CPUs"
-        raise ValueError(f"workers is {least}, more than the {available} {unit} there are; take 1 to {available}")
-    if least == most and config.batch_size % most:
-        raise ValueError(f"batch_size is {config.batch_size}, which {most} workers cannot share equally")
-    threads = config.threads or max(1, cpus // most)
-    if threads * least > cpus:
-        raise ValueError(f"threads is {threads}: {least} workers would take {threads * least} of {cpus} CPUs")
-    return Resources(least if least == most else (least, most), threads, device)
-
-
 def check(config: RunConfig, say: Callable[[str], None] = print) -> tuple[Resources, ImageSet]:
     """All that can be refused before a worker starts. Raises ValueError, in one line. ``say`` hears of a fetch."""
-    wanted = resources(config)
+    wanted = resources(config, say)
     if config.data is None:
         raise ValueError("data is not set; give --data (mnist, fashion_mnist, a folder, an .npz file) or a --preset")
     if config.image_size is not None:
@@ -138,6 +95,8 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
         connect(None)
     listen = listen or (lambda report: None)
     wanted, images = check(config, say=lambda line: listen({"phase": line}))
+    if ray.is_initialized():
+        check_files(config, open_storage(config.storage))
     run = RunDirectory.claim(open_storage(config.storage), config.name, config.resume)
     before = run.get_status()
     if config.resume and before["state"] == "running":
@@ -231,15 +190,17 @@ def launch(
 
 def _trainer(config: RunConfig, wanted: Resources, run: RunDirectory, board: Any, scratch: str) -> TorchTrainer:
     settings = with_absolute_paths(config).to_dict()
-    use_gpu = wanted.device == "cuda"
     return TorchTrainer(
         _worker,
         train_loop_config={"config": settings, "run": run.folder.uri, "threads": wanted.threads, "board": board},
         scaling_config=ScalingConfig(
             num_workers=wanted.workers,  # type: ignore[arg-type]  # a pair is elastic; the annotation is the older one's
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": wanted.threads} | ({"GPU": 1} if use_gpu else {}),
+            use_gpu=wanted.device == "cuda",
+            resources_per_worker=wanted.of_a_worker,
+            placement_strategy=wanted.placement.upper(),
         ),
+        # NCCL does not let two ranks share a GPU; gloo does.
+        torch_config=TorchConfig(backend="gloo" if wanted.gpus_per_worker < 1 else None),
         # A name of its own for each attempt: Ray would take up a run of the same name silently, even a finished one.
         run_config=ray.train.RunConfig(
             name=f"attempt-{uuid.uuid4().hex[:8]}",
@@ -301,31 +262,6 @@ def set_last_status(run: RunDirectory, state: str, step: int, **about: Any) -> N
         run = run.patient(LAST_STATUS_S)
         known = {k: v for k, v in run.get_status().items() if k in ("owner", "stored", "restarts", "last_good")}
         run.set_status(state, step, **known, **about)
-
-
-def connect(log: Path | None, dashboard: bool = False) -> None:
-    """Join the cluster of $RAY_ADDRESS, or start an embedded one. Ray's own messages go to ``log``.
-
-    ``dashboard``: of an embedded cluster. It costs a start of some seconds, and is needed only where Ray Train runs
-    inside of Ray Tune: through it, what a killed trial's workers held is found and freed.
-    """
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    if not ray.is_initialized():
-        # What the raylet says of dead workers would land on stdout, between the lines of --json.
-        ray._private.worker._worker_logs_enabled = False
-        include = None if os.environ.get("RAY_ADDRESS") else dashboard
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=include)
-        except ConnectionError as error:
-            raise ValueError(
-                f"RAY_ADDRESS is '{os.environ.get('RAY_ADDRESS')}', and no Ray cluster answers there ({error}); "
-                "start one, or unset RAY_ADDRESS to use an embedded one"
-            ) from None
-    if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        for name in ("ray", "ray.train", "ray.tune"):
-            logger = logging.getLogger(name)
-            logger.handlers, logger.propagate = [logging.FileHandler(log)], False
 
 
 def _cause(error: BaseException) -> str:

@@ -23,8 +23,9 @@ from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_functi
 
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
+from infogan_ray.distributed.cluster import Resources
 from infogan_ray.distributed.driver import TrainingFailed
-from infogan_ray.distributed.trainer import Resources, TakenOver, launch, set_last_status
+from infogan_ray.distributed.trainer import TakenOver, launch, set_last_status
 from infogan_ray.halving import Halving, Verdict
 from infogan_ray.outbox import LAST_PATIENCE_S, Overtaken, StorageFailed
 from infogan_ray.recipes import Recipe

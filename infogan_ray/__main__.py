@@ -1,0 +1,5 @@
+"""``python -m infogan_ray``: the same as ``infogan``, where the script is not installed, as on a cluster."""
+
+from infogan_ray.cli import main
+
+raise SystemExit(main())
