@@ -29,8 +29,8 @@ Mode = Literal["well", "503", "reset", "hang", "cut"]
 class S3Server:
     """``weed server -s3`` with keys and one bucket. The port stays over ``kill`` and ``start``."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        self.folder, self.address = folder, address
         folder.mkdir(parents=True, exist_ok=True)
         self.port, *self._others = free_ports(4)
         identity = {"name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
@@ -41,7 +41,7 @@ class S3Server:
         master, volume, filer = self._others
         weed = Path(sysconfig.get_path("scripts")) / "weed"
         command = [
-            str(weed), "server", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
+            str(weed), "server", f"-dir={self.folder}", f"-ip={self.address}", f"-ip.bind={self.address}", "-s3",
             f"-s3.config={self.folder}/s3.json", f"-s3.port={self.port}", f"-master.port={master}",
             f"-volume.port={volume}", f"-filer.port={filer}", "-master.telemetry=false", "-volume.max=100",
             "-s3.port.lance=0", "-s3.port.iceberg=0",  # else these two listen on fixed ports
@@ -49,7 +49,7 @@ class S3Server:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         client = pafs.S3FileSystem(
-            access_key=KEY, secret_key=SECRET, endpoint_override=f"127.0.0.1:{self.port}", scheme="http",
+            access_key=KEY, secret_key=SECRET, endpoint_override=f"{self.address}:{self.port}", scheme="http",
             region="us-east-1", allow_bucket_creation=True, connect_timeout=1, request_timeout=5,
         )  # fmt: skip
         deadline = time.monotonic() + STARTS_WITHIN_S
@@ -71,8 +71,8 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    server = S3Server(folder)
+def s3_server(folder: Path, address: str = "127.0.0.1") -> Iterator[S3Server]:
+    server = S3Server(folder, address)
     try:
         server.start()
         yield server

@@ -1,0 +1,96 @@
+"""Jobs on a real Ray head that asks for a token, and on this machine. Run: make test-ray"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from infogan_ray import checkpoints
+from infogan_ray.runs import RunDirectory
+from infogan_ray.storage import open_storage
+from infogan_ray.submission import OVER
+from infogan_ray.submission.local import LocalJobs
+from infogan_ray.submission.work import Work
+
+from ..clusters import Head, head_on_loopback, short_folder
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+
+TINY = [
+    "--codes", "noise=4 cat=3 uniform=1", "--batch-size", "16", "--network.width", "8", "--evaluation.samples", "200",
+    "--device", "cpu", "--precision", "fp32", "--threads", "1",
+]  # fmt: skip
+LONG = ["--steps", "100000", "--checkpoint-every", "50000"]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with short_folder() as folder, head_on_loopback(folder) as head:
+        yield head
+
+
+def until(what: Callable[[], bool], within: float = 150) -> None:
+    deadline = time.monotonic() + within
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.5)
+
+
+def test_strangers_get_in_nowhere(head: Head) -> None:
+    command = json.dumps({"entrypoint": "touch /tmp/was-here"}).encode()
+    for header, code in (({}, 401), ({"Authorization": "Bearer wrong"}, 403)):
+        for method, path in (("POST", "/api/jobs/"), ("GET", "/api/jobs/"), ("PUT", "/api/packages/gcs/x.zip")):
+            data = None if method == "GET" else command
+            request = urllib.request.Request(head.url + path, data, header, method=method)
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=10)
+            assert refused.value.code == code, (method, path)
+
+
+def test_a_job_is_followed_stopped_with_a_checkpoint_and_gone_on_with(head: Head, npz: Path, tmp_path: Path) -> None:
+    train = ["train", "--data", str(npz), *TINY, "--storage", str(tmp_path), "--name", "stopped"]
+    run = RunDirectory(open_storage(str(tmp_path)) / "stopped")
+    submitted = head.infogan("submit", "--", *train, *LONG)
+    assert submitted.returncode == 0, submitted.stderr
+    id = submitted.stdout.strip()
+    until(lambda: run.get_status().get("step", 0) > 20)
+    stopped = head.infogan("jobs", "stop", id)
+    assert stopped.stdout == f"{id} stopped\n" and "-- train" in stopped.stderr and "--resume" in stopped.stderr
+    status = run.get_status()
+    assert status["state"] == "interrupted"
+    assert checkpoints.choose(run.checkpoints, "last", "step").step == status["step"]
+    again = head.infogan("submit", "--follow", "--", *train, "--steps", str(status["step"] + 5), "--resume")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"resumed from step {status['step']}" in again.stdout.replace(",", "") and "succeeded" in again.stderr
+    listed = head.infogan("jobs", "--json")
+    assert sorted(job["state"] for job in json.loads(listed.stdout)["jobs"]) == ["stopped", "succeeded"]
+    for answer in (submitted, stopped, again, listed):
+        assert head.token not in answer.stdout + answer.stderr
+
+
+def test_what_the_cluster_does_not_have_is_refused_at_once(head: Head, npz: Path, tmp_path: Path) -> None:
+    train = ["train", "--data", str(npz), *TINY, "--steps", "6", "--storage", str(tmp_path), "--name", "large"]
+    answer = head.infogan("submit", "--follow", "--", *train, "--workers", "4")
+    assert answer.returncode == 2, answer.stdout
+    assert "workers is 4, more than the 2 CPUs there are; take 1 to 2; --wait SECONDS" in answer.stdout
+    assert not (tmp_path / "large").exists()
+    answer = head.infogan("jobs", "status", "nothing")
+    assert answer.returncode == 2 and "job 'nothing' is not known at" in answer.stderr
+
+
+def test_a_job_of_this_machine_is_stopped_with_a_checkpoint(npz: Path, tmp_path: Path) -> None:
+    jobs = LocalJobs(tmp_path / "jobs")
+    run = RunDirectory(open_storage(str(tmp_path)) / "local")
+    words = ("train", "--data", str(npz), *TINY, *LONG, "--storage", str(tmp_path), "--name", "local")
+    id = jobs.submit(Work("local", words))
+    until(lambda: run.get_status().get("step", 0) > 20)
+    jobs.stop(id)
+    until(lambda: jobs.job(id).state in OVER, within=60)
+    assert (jobs.job(id).state, jobs.job(id).exit_code) == ("stopped", 130), "".join(jobs.logs(id, follow=False))
+    assert checkpoints.choose(run.checkpoints, "last", "step").step == run.get_status()["step"]
