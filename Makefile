@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_STEPS ?= 1200
 DEMO_NAME := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: setup demo check test test-ray clean
+.PHONY: setup demo check test test-ray image clean
 
 setup: $(VENV)/.installed
 
@@ -30,6 +30,10 @@ test: setup
 
 test-ray: setup
 	$(BIN)/pytest -m ray
+
+# The script sees make's variables: make image VARIANT=gpu TAG=... BASE_IMAGE=... TORCH_INDEX_URL=... BUILD_ARGS='...'
+image:
+	@cluster/build-image.sh $(BUILD_ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

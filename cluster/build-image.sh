@@ -1,0 +1,23 @@
+#!/bin/sh
+# Builds the image with docker or buildah, whichever answers. Variables: VARIANT (cpu or gpu), TAG, BASE_IMAGE,
+# TORCH_INDEX_URL (empty: pip's default index). Arguments go to the builder: --volume, --build-arg ...
+set -eu
+cd "$(dirname "$0")/.."
+
+variant=${VARIANT:-cpu}
+case $variant in
+    cpu) torch_index=${TORCH_INDEX_URL-https://download.pytorch.org/whl/cpu} ;; # without gigabytes of CUDA
+    gpu) torch_index=${TORCH_INDEX_URL-} ;;
+    *) echo "VARIANT is '$variant'; valid are cpu, gpu" >&2; exit 2 ;;
+esac
+
+set -- --tag "${TAG:-infogan-ray:$variant}" --build-arg VARIANT="$variant" \
+    --build-arg TORCH_INDEX_URL="$torch_index" ${BASE_IMAGE:+--build-arg BASE_IMAGE="$BASE_IMAGE"} "$@" .
+if docker version > /dev/null 2>&1; then
+    exec docker build "$@"
+elif command -v buildah > /dev/null; then
+    # Its own format, OCI, has no HEALTHCHECK; and without --layers each change of code would install torch anew.
+    exec buildah build --format docker --layers "$@"
+fi
+echo "no docker engine answers and there is no buildah: start docker, or install buildah" >&2
+exit 1
