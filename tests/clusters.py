@@ -153,12 +153,10 @@ class Host:
         ):
             ip("-n", self.name, *words)
 
-    def prefix(self, own_folder: Path | None = None) -> tuple[str, ...]:
-        """Before a command that is to run there. ``own_folder`` is a disk of this host alone."""
-        if own_folder is None:
-            return ("ip", "netns", "exec", self.name)
-        mount = f'mount -t tmpfs none {own_folder} && exec "$@"'  # seen in this namespace's mounts alone
-        return ("ip", "netns", "exec", self.name, "sh", "-c", mount, "sh")
+    def prefix(self, *own: Path) -> tuple[str, ...]:
+        """Before a command that is to run there. ``own``: folders that are disks of this host, and of no other."""
+        mounts = " && ".join(f"mount -t tmpfs none {folder}" for folder in own)  # in this command's mounts alone
+        return ("ip", "netns", "exec", self.name, "sh", "-c", f'{mounts} && exec "$@"', "sh")
 
     def link(self, up: bool) -> None:
         ip("link", "set", self._outer, "up" if up else "down")

@@ -16,7 +16,8 @@ STOP_POLL_S = 0.5
 
 def start_board() -> Any:
     """A board on this machine: it lives as long as the driver does, whichever workers die."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Not softly: Ray would take another machine if this one has no CPUs to give, as heads have not.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     placed: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
     return ray.remote(Board).options(**placed).remote()
 
