@@ -5,13 +5,14 @@ set -eu
 cd "$(dirname "$0")/.."
 
 variant=${VARIANT:-cpu}
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
 case $variant in
-    cpu) torch_index=${TORCH_INDEX_URL-https://download.pytorch.org/whl/cpu} ;; # without gigabytes of CUDA
-    gpu) torch_index=${TORCH_INDEX_URL-} ;;
+    cpu) suffix= torch_index=${TORCH_INDEX_URL-https://download.pytorch.org/whl/cpu} ;; # without gigabytes of CUDA
+    gpu) suffix=-gpu torch_index=${TORCH_INDEX_URL-} ;;
     *) echo "VARIANT is '$variant'; valid are cpu, gpu" >&2; exit 2 ;;
 esac
 
-set -- --tag "${TAG:-infogan-ray:$variant}" --build-arg VARIANT="$variant" \
+set -- --tag "${TAG:-infogan-ray:$version$suffix}" --build-arg VARIANT="$variant" \
     --build-arg TORCH_INDEX_URL="$torch_index" ${BASE_IMAGE:+--build-arg BASE_IMAGE="$BASE_IMAGE"} "$@" .
 if docker version > /dev/null 2>&1; then
     exec docker build "$@"

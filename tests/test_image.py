@@ -175,7 +175,7 @@ def put(folder: Path, **commands: str) -> None:
 
 def build(tmp_path: Path, variables: dict[str, str], **commands: str) -> subprocess.CompletedProcess[str]:
     """cluster/build-image.sh where these commands are all there is."""
-    put(tmp_path, dirname=f'{shutil.which("dirname")} "$@"', **commands)
+    put(tmp_path, **{name: f'{shutil.which(name)} "$@"' for name in ("dirname", "sed")}, **commands)
     command = [BUILD, "--no-cache"]
     return subprocess.run(command, env={"PATH": str(tmp_path), **variables}, capture_output=True, text=True)
 
@@ -183,10 +183,10 @@ def build(tmp_path: Path, variables: dict[str, str], **commands: str) -> subproc
 def test_docker_is_used_where_its_engine_answers_and_buildah_otherwise(tmp_path: Path) -> None:
     cpu = "--build-arg VARIANT=cpu --build-arg TORCH_INDEX_URL=https://"
     assert build(tmp_path, {}, docker=DOCKER, buildah=BUILDAH).stdout.startswith(
-        f"docker build --tag infogan-ray:cpu {cpu}"
+        f"docker build --tag infogan-ray:0.1.0 {cpu}"
     )
     assert build(tmp_path, {}, docker=DEAD_DOCKER, buildah=BUILDAH).stdout.startswith(
-        f"buildah build --format docker --layers --tag infogan-ray:cpu {cpu}"
+        f"buildah build --format docker --layers --tag infogan-ray:0.1.0 {cpu}"
     )
 
 

@@ -98,9 +98,7 @@ def submit(arguments: list[str]) -> int:
 
 
 def jobs(arguments: list[str]) -> int:
-    given = parse(
-        Jobs, "jobs", arguments, "Jobs that were submitted. Examples: infogan jobs; infogan jobs logs ID --follow"
-    )
+    given = parse(Jobs, "jobs", arguments, "Jobs that were submitted. Example: infogan jobs logs ID --follow")
     target = target_of(given.cluster)
     submitter = choose(target, given)
     where = [] if given.cluster is None else ["--cluster", given.cluster]
