@@ -73,7 +73,7 @@ def test_the_name_is_pinned_and_files_are_sent_along() -> None:
     assert work.name.startswith("mnist-2") and work.arguments == (*TRAIN, "--name", work.name)
     work = prepare(["search", str(RECIPE), "--storage", "/nfs/runs"], Submit(), remote=True)
     assert work.arguments[:2] == ("search", "files/quick.py") and work.files == (RECIPE,)
-    assert work.name.startswith("quick-2")
+    assert work.name.startswith("quick-2") and work.command.startswith(f"infogan search {RECIPE} ")
     assert prepare(["search", str(RECIPE)], Submit(), remote=False).arguments[1] == str(RECIPE)
 
 
@@ -203,10 +203,11 @@ def rendered(work: Work, fields: Fields) -> list[dict]:
     return list(yaml.safe_load_all(render(work, default_manifest().read_text(), fields)))
 
 
-def test_the_rayjob_is_as_it_was_looked_at() -> None:
+def test_the_rayjob_is_as_it_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a wanted change: infogan submit --cluster kuberay --dry-run …, look at it, and keep it here."""
+    monkeypatch.chdir(RECIPE.parent.parent)
     work = prepare(
-        ["search", str(RECIPE), "--storage", "s3://bucket/runs", "--name", "Night_1", "--resume"],
+        ["search", "tuning/quick.py", "--storage", "s3://bucket/runs", "--name", "Night_1", "--resume"],
         Submit(env=("AWS_REGION=eu-north-1",)), remote=True,
     )  # fmt: skip
     fields = Fields(image="registry.example/infogan-ray:1", namespace="vision", replicas=3, gpus=False)

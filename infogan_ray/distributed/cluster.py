@@ -101,7 +101,9 @@ def resources(config: RunConfig, say: Callable[[str], None] = lambda line: None)
                 return fit(config, machines())
             except TooMuch as error:
                 left = deadline - time.monotonic()
-                if not ray.is_initialized() or left <= 0:
+                if not ray.is_initialized():  # this machine alone, which does not grow
+                    raise ValueError(str(error)) from None
+                if left <= 0:
                     raise ValueError(f"{error}{_after(config.wait)}") from None
                 if told + SAID_EVERY_S <= time.monotonic():
                     told = time.monotonic()

@@ -58,7 +58,9 @@ class Work:
 
     @property
     def command(self) -> str:
-        return shlex.join(["infogan", *self.arguments])
+        """For people, and to be given again: with the files where they lie here."""
+        here = {f"{FILES}/{path.name}": str(path) for path in self.files}
+        return shlex.join(["infogan", *(here.get(word, word) for word in self.arguments)])
 
 
 def stage(work: Work, into: Path) -> list[tuple[str, int]]:

@@ -1,0 +1,89 @@
+"""What a cluster has room for, and what is refused before anything starts. Ray is imported and not started."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from infogan_ray.config import RunConfig
+from infogan_ray.distributed.cluster import TooMuch, fit, resources, room
+from infogan_ray.distributed.network import interface_of
+
+CPU_ONLY = [{"CPU": 2.0}, {"CPU": 4.0}]
+GPUS = [{"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}]
+
+
+def config(**changes: object) -> RunConfig:
+    return RunConfig(batch_size=24, threads=1, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "placement", "places"),
+    [
+        ({"CPU": 1}, "pack", 6), ({"CPU": 1}, "strict_pack", 4), ({"CPU": 1}, "strict_spread", 2),
+        ({"CPU": 3}, "spread", 1), ({"CPU": 5}, "pack", 0), ({"CPU": 1, "GPU": 1}, "pack", 0),
+    ],
+)  # fmt: skip
+def test_room(bundle: dict[str, float], placement: str, places: int) -> None:
+    assert room(bundle, CPU_ONLY, placement) == places
+
+
+def test_room_for_parts_of_a_gpu() -> None:
+    assert room({"CPU": 1, "GPU": 0.5}, GPUS, "pack") == 6
+    assert room({"CPU": 1, "GPU": 0.1}, [{"CPU": 16.0, "GPU": 1.0}], "pack") == 10  # not 9, by rounding
+
+
+def test_workers_follow_what_there_is() -> None:
+    assert fit(config(), CPU_ONLY).workers == 1
+    wanted = fit(config(), GPUS)
+    assert (wanted.workers, wanted.device, wanted.of_a_worker) == (3, "cuda", {"CPU": 1, "GPU": 1.0})
+    halves = fit(config(workers=6, gpus_per_worker=0.5), GPUS)
+    assert halves.of_a_worker == {"CPU": 1, "GPU": 0.5}
+    assert fit(config(device="cpu", workers="1:4"), GPUS).of_a_worker == {"CPU": 1}
+    assert fit(RunConfig(batch_size=12), CPU_ONLY).threads == 4, "no more than one machine has"
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "said"),
+    [
+        ({"workers": 8}, CPU_ONLY, "workers is 8, more than the 6 CPUs there are; take 1 to 6"),
+        ({"workers": 4, "device": "cuda"}, GPUS, "workers is 4, more than the 3 GPUs there are; take 1 to 3"),
+        ({"device": "cuda"}, CPU_ONLY, "device is 'cuda', and no GPU is to be seen"),
+        (
+            {"workers": 3, "placement": "strict_spread"}, CPU_ONLY,
+            "workers is 3 with 1 CPU each, placement 'strict_spread': 2 machine(s) with 2 CPUs, 4 CPUs have room for 2",
+        ),
+        ({"workers": 6, "placement": "strict_pack"}, CPU_ONLY, "have room for 4; take fewer workers or --threads"),
+    ],
+)  # fmt: skip
+def test_too_much_is_said_with_what_there_is(changes: dict, nodes: list[dict[str, float]], said: str) -> None:
+    with pytest.raises(TooMuch) as refused:
+        fit(config(**changes), nodes)
+    assert said in str(refused.value)
+
+
+def test_without_a_cluster_nothing_is_waited_for() -> None:
+    with pytest.raises(ValueError, match=r"no GPU is to be seen; take --device cpu \(or auto\)$"):
+        resources(config(device="cuda", wait=600.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"placement": "spred"}, r"placement is 'spred' \(did you mean 'spread'\?\)"),
+        ({"gpus_per_worker": 0}, "gpus_per_worker is 0; it must be above 0 and at most 1"),
+        ({"gpus_per_worker": 2}, "gpus_per_worker is 2"),
+        ({"wait": -1}, "wait is -1"),
+        ({"wait": float("nan")}, "wait is nan"),
+    ],
+)
+def test_wrong_values_are_refused(changes: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        config(**changes)
+
+
+def test_the_interface_of_an_address() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("198.51.100.1") == ""
+    assert {name for _, name in socket.if_nameindex()} >= {"lo"}
