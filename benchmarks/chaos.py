@@ -9,7 +9,6 @@ Real parts: MNIST, an embedded Ray with two workers, SIGKILL, and an S3 server o
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
 import os
 import random
@@ -24,6 +23,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.figures import publish
 from tests.servers import BUCKET, CREDENTIALS, S3Server, s3_server
 
 EVERY = 100
@@ -55,11 +55,7 @@ def main() -> int:
         figures |= kills_in_uploads(server, given.uploads)
         figures |= kills_of_workers(Path(folder), given.kills)
         figures |= outage(server, given.outage)
-    print("| what | figure |\n|---|---|")
-    for name, value in figures.items():
-        print(f"| {name} | {value} |")
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1))
+    publish(figures, given.json)
     return 0
 
 

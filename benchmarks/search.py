@@ -23,6 +23,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.figures import publish
 from infogan_ray.recipes import load_recipe
 
 BATCH = 128
@@ -30,6 +31,7 @@ FEW, MANY = 2, 10
 LIMIT_S = 1800
 RECIPE = """
 from ray import tune
+from benchmarks.figures import publish
 from infogan_ray.recipes import Recipe
 
 recipe = Recipe(
@@ -74,11 +76,7 @@ def main() -> int:
         "a trial of two steps, s (start, two evaluations, checkpoint)": f"{a_trial:.2f}; bare {a_bare_trial:.2f}",
         "start-up a trial beyond the bare loop's, s": round(a_trial - a_bare_trial, 2),
     }
-    print("| what | figure |\n|---|---|")
-    for name, value in figures.items():
-        print(f"| {name} | {value} |")
-    if given.json is not None:
-        given.json.write_text(json.dumps(figures, indent=1))
+    publish(figures, given.json)
     return 0
 
 
