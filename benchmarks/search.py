@@ -31,7 +31,6 @@ FEW, MANY = 2, 10
 LIMIT_S = 1800
 RECIPE = """
 from ray import tune
-from benchmarks.figures import publish
 from infogan_ray.recipes import Recipe
 
 recipe = Recipe(

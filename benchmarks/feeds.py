@@ -1,0 +1,188 @@
+"""How fast each feed deals images, against what training takes, and what the streaming one holds.
+
+    python -m benchmarks.feeds        # two minutes; writes some 900 MB to the temporary folder and removes them
+
+MNIST (fetched if it is not there) as prepared shards, raw and as PNG; for memory, images of 64 x 64 x 3 that are more
+than two windows, and a manifest that names their shards four times. One process, one thread for torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import tyro
+from PIL import Image
+
+from infogan_ray.config import preset
+from infogan_ray.data import ImageSet, load_images, make_feed
+from infogan_ray.data.feed import Feed
+from infogan_ray.data.shards import COLUMNS, ENCODED, MANIFEST, RAW, Shard, ShardSet
+from infogan_ray.data.streaming import StreamingFeed
+from infogan_ray.storage import open_storage
+from infogan_ray.training import TrainState, train
+
+from .figures import publish
+
+GROUP = 1000  # rows of a row group
+SHARD = 10_000
+LARGE = 60_000  # images of 64 x 64 x 3
+
+
+@dataclass
+class Feeds:
+    """Measure both feeds."""
+
+    steps: int = 40
+    """Training steps per feed."""
+    out: Path | None = None
+    """Write the figures here as JSON, too."""
+    hold: str | None = None
+    """Stream these shards once and print the peak memory; the benchmark calls itself so."""
+
+
+def main() -> int:
+    given = tyro.cli(Feeds)
+    torch.set_num_threads(1)
+    if given.hold:
+        print(json.dumps(held(given.hold)))
+        return 0
+    images = load_images("mnist", say=lambda line: print(line, file=sys.stderr))
+    with tempfile.TemporaryDirectory(prefix="infogan-feeds-") as scratch:
+        publish(measure(images, Path(scratch), given.steps), given.out)
+    return 0
+
+
+def measure(images: ImageSet, scratch: Path, steps: int) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    sets = {"in memory": images}
+    for encoding in (RAW, ENCODED):
+        folder = scratch / encoding
+        write(folder, iter(images.images.numpy()), encoding)
+        config = dataclasses.replace(preset("mnist").data_config, image_size=28, channels=1)
+        name = "streaming, raw" if encoding == RAW else "streaming, PNG"
+        sets[name] = load_images(str(folder), config, feed="stream")
+    for name, one in sets.items():
+        figures[f"{name}: images/s, two epochs"] = f"{rate(lambda one=one: make_feed(one, 128, 0)):,.0f}"
+    for name, one in sets.items():
+        figures[f"{name}: seconds to the first batch"] = f"{first_batch(one):.2f}"
+    for name, one in sets.items():
+        figures[f"{name}: images/s of training"] = f"{training(one, steps):,.0f}"
+    noise = np.random.default_rng(0)
+    large = (noise.integers(0, 256, (3, 64, 64), dtype=np.uint8) for _ in range(LARGE))
+    shards = write(scratch / "large", large, RAW)
+    for times in (1, 4):
+        store = open_storage(scratch / "large")
+        store.write(MANIFEST, dataclasses.replace(shards, train=shards.train * times).to_json())
+        command = [sys.executable, "-m", "benchmarks.feeds", "--hold", str(scratch / "large")]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        what = f"streaming {found['images']:,} images of 64x64x3, {found['bytes'] / 1e6:,.0f} MB"
+        figures[f"{what}: images/s"] = f"{found['rate']:,.0f}"
+        figures[f"{what}: peak memory above the start"] = f"{found['peak'] / 1e6:,.0f} MB"
+    return figures
+
+
+def write(folder: Path, images: Iterator[np.ndarray], encoding: str) -> ShardSet:
+    folder.mkdir()
+    shards = []
+    rows: list[bytes] = []
+    size: tuple[int, ...] = ()
+
+    def close() -> None:
+        name = f"train-{len(shards):05d}.parquet"
+        with pq.ParquetWriter(folder / name, COLUMNS, use_dictionary=["label"], compression="NONE") as writer:
+            for start in range(0, len(rows), GROUP):
+                part = rows[start : start + GROUP]
+                table = pa.table([part, [None] * len(part), [""] * len(part)], schema=COLUMNS)
+                writer.write_table(table, row_group_size=len(part))
+        groups = tuple(min(GROUP, len(rows) - start) for start in range(0, len(rows), GROUP))
+        shards.append(Shard(name, groups, (folder / name).stat().st_size, ""))
+        rows.clear()
+
+    for image in images:
+        size = image.shape
+        rows.append(image.tobytes() if encoding == RAW else png(image))
+        if len(rows) == SHARD:
+            close()
+    if rows:
+        close()
+    raw = encoding == RAW
+    found = ShardSet(
+        open_storage(folder), encoding, size[-1] if raw else None, size[0] if raw else None, None, tuple(shards)
+    )  # fmt: skip
+    found.folder.write(MANIFEST, found.to_json())
+    return found
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image[0]).save(file, "PNG")
+    return file.getvalue()
+
+
+def rate(make: Callable[[], Feed], epochs: int = 2) -> float:
+    """Images a second, from the feed's making on."""
+    started = time.monotonic()
+    feed = make()
+    steps = epochs * feed.steps_per_epoch
+    for step in range(steps):
+        feed.batch(step)
+    took = time.monotonic() - started
+    feed.close()
+    return steps * feed.batch_size / took
+
+
+def first_batch(images: ImageSet) -> float:
+    started = time.monotonic()
+    feed = make_feed(images, 128, 0)
+    feed.batch(0)
+    took = time.monotonic() - started
+    feed.close()
+    return took
+
+
+def training(images: ImageSet, steps: int) -> float:
+    """Images a second of the preset's training steps, after as many again to warm up and with the first windows read:
+    in a long run, the reader works for a small part of the time only."""
+    config = preset("mnist")
+    state = TrainState(config.model_spec(28, 1), config.objective, config.optimizer, precision=config.precision)
+    feed = make_feed(images, config.batch_size, 0)
+    feed.batch(0)
+    while isinstance(feed, StreamingFeed) and not all(f.done() for lane in feed.lanes for f in lane.held.values()):
+        time.sleep(0.1)
+    loop = train(state, feed, steps=2 * steps, log_every=steps, checkpoint_every=2 * steps)
+    found = [metrics["images_per_second"] for metrics in loop]
+    feed.close()
+    return found[-1]
+
+
+def held(path: str) -> dict[str, Any]:
+    images = load_images(path, feed="stream", sample=0)
+    before = most_memory()
+    speed = rate(lambda: make_feed(images, 128, 0), epochs=1)
+    return {"images": images.count, "bytes": images.bytes, "rate": speed, "peak": most_memory() - before}
+
+
+def most_memory() -> int:
+    """Bytes that this process has had at most; getrusage would count those of whoever started it, too."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

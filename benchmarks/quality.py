@@ -1,0 +1,125 @@
+"""How good presets are over seeds, the worst seed included, and whether the best could be picked without labels.
+
+    python -m benchmarks.quality mnist_robust --seeds 10 --threads 1
+    python -m benchmarks.quality mnist mnist_robust fashion_mnist --seeds 5 -- --steps 2000
+
+What stands after ``--`` goes to every ``infogan train``. Cut off, the same command goes on: finished runs are in
+STORAGE/quality.jsonl, and a run that had begun is taken up at its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from infogan_ray.display import duration
+
+JOURNAL = "quality.jsonl"
+COLUMNS = ("clustering_error", "nmi", "ari", "mi_fraction", "swd", "q_score", "seconds")
+
+
+@dataclass
+class Quality:
+    """Train presets with several seeds and compare what came of them."""
+
+    presets: tyro.conf.Positional[tuple[str, ...]]
+    seeds: int = 5
+    first_seed: int = 0
+    storage: Path = Path("runs/quality")
+    threads: int | None = None
+    """Per run. Two runs with one thread each make more steps than one with two: start the command twice, with seeds
+    that differ."""
+    only_tell: bool = False
+    """Train nothing; the table of what is finished."""
+
+
+def main(arguments: list[str]) -> int:
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    mine, more = arguments[:cut], arguments[cut + 1 :]
+    given = tyro.cli(Quality, args=mine)
+    for preset in given.presets:
+        for seed in range(given.first_seed, given.first_seed + given.seeds):
+            if not given.only_tell and not any(_is(row, preset, seed, more) for row in journal(given.storage)):
+                run(given, preset, seed, more)
+    tell([row for row in journal(given.storage) if row["preset"] in given.presets and row["flags"] == more])
+    return 0
+
+
+def _is(row: dict[str, Any], preset: str, seed: int, flags: list[str]) -> bool:
+    return (row["preset"], row["seed"], row["flags"]) == (preset, seed, flags)
+
+
+def journal(storage: Path) -> list[dict[str, Any]]:
+    file = storage / JOURNAL
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def run(given: Quality, preset: str, seed: int, flags: list[str]) -> None:
+    """One training as anybody would start it. Its time counts the start-up and every evaluation."""
+    name = "-".join([preset, *(flag.strip("-").replace("/", "_").replace(" ", "_") for flag in flags), f"seed{seed}"])
+    command = [sys.executable, "-m", "infogan_ray", "train", "--preset", preset, "--seed", str(seed), "--name", name]
+    command += ["--storage", str(given.storage), "--start-or-resume", "--json", *flags]
+    command += ["--threads", str(given.threads)] if given.threads else []
+    resumed = (given.storage / name).exists()
+    print(f"{preset}, seed {seed}: {shlex.join(command[1:])}", file=sys.stderr)
+    start = time.monotonic()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    row: dict[str, Any] = {"preset": preset, "seed": seed, "flags": flags, "name": name, "code": done.returncode}
+    if done.returncode == 0:
+        row |= json.loads(done.stdout.splitlines()[-1])
+        row["seconds"] = None if resumed else time.monotonic() - start
+    elif done.returncode != 3:  # a run that diverged is a result; anything else is not
+        raise SystemExit(f"{name} ended with exit code {done.returncode}; mend it, then give the command again")
+    given.storage.mkdir(parents=True, exist_ok=True)
+    with open(given.storage / JOURNAL, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def tell(rows: list[dict[str, Any]]) -> None:
+    print("| preset | seeds | error mean | worst | best | NMI | ARI | bound fraction | SWD | time |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for preset in dict.fromkeys(row["preset"] for row in rows):
+        ended = [row for row in rows if row["preset"] == preset]
+        good = [row for row in ended if row["code"] == 0]
+        if not good:
+            continue
+        errors = column(good, "clustering_error")
+        means = {name: mean(column(good, name)) for name in COLUMNS}
+        diverged = f", {len(ended) - len(good)} diverged" if len(ended) > len(good) else ""
+        cells = [
+            preset, f"{len(ended)}{diverged}", f"{means['clustering_error']:.2%}",
+            f"{max(errors):.2%}", f"{min(errors):.2%}", f"{means['nmi']:.3f}", f"{means['ari']:.3f}",
+            f"{means['mi_fraction']:.3f}", f"{means['swd']:.1f}",
+            duration(means["seconds"]) if column(good, "seconds") else "-",
+        ]  # fmt: skip
+        print(f"| {' | '.join(cells)} |")
+    for preset in dict.fromkeys(row["preset"] for row in rows):
+        good = [row for row in rows if row["preset"] == preset and row["code"] == 0 and row.get("q_score") is not None]
+        if len(good) > 1:
+            pick, best = max(good, key=lambda row: row["q_score"]), min(good, key=lambda row: row["clustering_error"])
+            print(
+                f"\n{preset}: without labels (q_score) seed {pick['seed']} is picked, {pick['clustering_error']:.2%}; "
+                f"the best is seed {best['seed']}, {best['clustering_error']:.2%}"
+            )
+
+
+def column(rows: Iterable[dict[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows if row.get(name) is not None]
+
+
+def mean(values: list[float]) -> float:
+    return statistics.fmean(values) if values else float("nan")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

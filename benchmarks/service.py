@@ -1,0 +1,325 @@
+"""Load on the service: requests a second, median and 99th percentile, and what is lost when replicas are killed.
+
+    infogan train --preset mnist --steps 200 --name s
+    python -m benchmarks.service runs/s/model                          # about two minutes
+    python -m benchmarks.service runs/s/model --kill 10 --json kill.json
+
+The service is the real command, ``infogan serve``, with a token, on loopback; the clients are a process of their own
+with keep-alive connections (aiohttp), and share the machine with it. Each client asks again as soon as it is answered,
+each time with another seed or picture. Nothing is tried again by a client: whatever is not a 200 counts as failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import itertools
+import json
+import os
+import random
+import secrets
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import tyro
+
+from infogan_ray.inference import MOST_IMAGES
+from tests.servers import free_ports
+
+STARTS_WITHIN_S = 180
+WARM_S = 2.0
+
+
+@dataclass
+class Load:
+    """Ask a service as fast as it answers."""
+
+    model: tyro.conf.Positional[str]
+    clients: tuple[int, ...] = (1, 8, 64)
+    seconds: float = 10.0
+    """For each line of the table."""
+    replicas: int = 1
+    """Two at least with --kill."""
+    kill: int = 0
+    """SIGKILL so many processes of the service, one by one, while the clients ask; no table of speeds then."""
+    victim: Literal["replica", "proxy", "controller"] = "replica"
+    """What is killed: a process with the model, Serve's HTTP proxy, or Serve's controller."""
+    seed: int = 0
+    json: Path | None = None
+    """File for the figures."""
+
+
+@dataclass
+class Answers:
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    failed: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def per_second(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def percentile_ms(self, share: float) -> float:
+        ordered = sorted(self.latencies)
+        return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def main() -> int:
+    given = tyro.cli(Load)
+    if given.kill:
+        given.replicas = max(given.replicas, 2)
+    with service(given.model, given.replicas) as (url, token, process):
+        figures = kills(given, url, token, process) if given.kill else speeds(given, url, token)
+    if given.json is not None:
+        given.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def service(model: str, replicas: int) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
+    """``infogan serve`` as a process, once it answers; ended by SIGINT, as by Ctrl-C."""
+    (port,), token = free_ports(1), secrets.token_hex(16)
+    words = ["serve", model, "--port", str(port), "--replicas", str(replicas)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "infogan_ray", *words], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"INFOGAN_TOKEN": token},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        if not first:
+            raise SystemExit(f"the service has not started (exit code {process.wait()})")
+        yield f"http://127.0.0.1:{port}", token, process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+# ----------------------------------------------------------------------------------------------------- the clients
+
+
+def requests_of(kind: str) -> Iterator[tuple[str, bytes]]:
+    """Path and body, each time another."""
+    for number in range(10**9):
+        if kind == "encode":
+            yield "/encode", picture(number % 64)
+        else:
+            n = int(kind.removeprefix("sample "))
+            yield "/sample", json.dumps({"n": n, "seed": number}).encode()
+
+
+_pictures: dict[int, bytes] = {}
+
+
+def picture(number: int) -> bytes:
+    """A grey PNG of 28 x 28 pixels."""
+    if number not in _pictures:
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        pixels = random.Random(number).randbytes(28 * 28)
+        Image.frombytes("L", (28, 28), pixels).save(buffer, "PNG")
+        _pictures[number] = buffer.getvalue()
+    return _pictures[number]
+
+
+async def ask(
+    url: str, token: str, kind: str, clients: int, seconds: float, stop: threading.Event, each: int | None = None,
+    answers: Answers | None = None,
+) -> Answers:  # fmt: skip
+    """Until ``seconds`` are over, ``stop`` is set or all have sent ``each``; open requests are waited for."""
+    import aiohttp
+
+    answers, source = answers or Answers(), requests_of(kind)
+    began = time.perf_counter()
+
+    async def client(http: aiohttp.ClientSession) -> None:
+        for _ in itertools.count() if each is None else range(each):
+            if time.perf_counter() >= began + seconds or stop.is_set():
+                return
+            path, body = next(source)
+            start = time.perf_counter()
+            try:
+                async with http.post(url + path, data=body) as response:
+                    content = await response.read()
+                    if response.status != 200 or not content:
+                        answers.failed[f"{response.status} {content[:100]!r}"] += 1
+                        continue
+            except (aiohttp.ClientError, TimeoutError) as error:
+                answers.failed[f"{type(error).__name__} {error}"] += 1
+                await asyncio.sleep(0.05)
+                continue
+            answers.latencies.append(time.perf_counter() - start)
+
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=clients), timeout=aiohttp.ClientTimeout(total=120),
+        headers={"Authorization": f"Bearer {token}"},
+    ) as http:  # fmt: skip
+        await asyncio.gather(*(client(http) for _ in range(clients)))
+    answers.seconds = time.perf_counter() - began
+    return answers
+
+
+def load(url: str, token: str, kind: str, clients: int, seconds: float) -> Answers:
+    return asyncio.run(ask(url, token, kind, clients, seconds, threading.Event()))
+
+
+# ------------------------------------------------------------------------------------------------------- the tables
+
+
+def speeds(given: Load, url: str, token: str) -> list[dict[str, Any]]:
+    figures: list[dict[str, Any]] = []
+    print("| request | clients | requests/s | images/s | median ms | p99 ms | failed |\n|---|---|---|---|---|---|---|")
+    for kind in ("sample 1", "sample 64", "encode"):
+        load(url, token, kind, max(given.clients), WARM_S)
+        for clients in given.clients:
+            answers = load(url, token, kind, clients, given.seconds)
+            images = int(kind.removeprefix("sample ")) if kind != "encode" else 1
+            figures.append(
+                {
+                    "request": kind, "clients": clients, "per_second": answers.per_second,
+                    "median_ms": answers.percentile_ms(0.5), "p99_ms": answers.percentile_ms(0.99),
+                    "failed": answers.failed,
+                }
+            )  # fmt: skip
+            print(
+                f"| `/{kind.replace(' ', '`, n=') if ' ' in kind else kind + '`'} | {clients} "
+                f"| {answers.per_second:.0f} | {answers.per_second * images:.0f} | {answers.percentile_ms(0.5):.1f} "
+                f"| {answers.percentile_ms(0.99):.1f} | {sum(answers.failed.values())} |",
+                flush=True,
+            )
+    one, many = alone(given.model)
+    together, singly = (asyncio.run(batched(given.model, most)) for most in (MOST_IMAGES, 1))
+    figures.append({"request": "model alone", "per_second": [one, many]})
+    figures.append({"request": "64 at once in one process", "batched": together, "one by one": singly})
+    print(f"\nThe model alone, without HTTP and Ray, one thread: {one:.0f} calls/s of n=1, {many:.1f} of n=64.")
+    print(f"64 requests of n=1 at once, without HTTP and Ray: {together:.0f}/s batched, {singly:.0f}/s one by one.")
+    return figures
+
+
+def alone(model: str) -> tuple[float, float]:
+    """Calls a second of a bare loop in this process: latents, images, PNG; for one image and for 64."""
+    import torch
+
+    from infogan_ray.inference import answer
+    from infogan_ray.model import load as open_model
+
+    torch.set_num_threads(1)
+    network = open_model(model)
+    found = []
+    for n in (1, 64):
+        count, end = 0, time.perf_counter() + 3
+        while time.perf_counter() < end:
+            answer(network.sample(n, seed=count), "png", min(n, 8))
+            count += 1
+        found.append(count / 3)
+    return found[0], found[1]
+
+
+async def batched(model: str, most: int) -> float:
+    """Latents to images a second with 64 requests of one image at once, at most ``most`` rows in a batch."""
+    import torch
+
+    from infogan_ray.endpoints import Batches
+    from infogan_ray.model import load as open_model
+
+    torch.set_num_threads(1)
+    network, count, end = open_model(model), 0, time.perf_counter() + 3
+    generate: Batches[torch.Tensor] = Batches(network.generate, most, ThreadPoolExecutor(1))
+
+    async def client() -> None:
+        nonlocal count
+        while time.perf_counter() < end:
+            await generate(network.latents(1, seed=count))
+            count += 1
+
+    await asyncio.gather(*(client() for _ in range(64)))
+    return count / 3
+
+
+TITLES = {"replica": "ServeReplica:infogan:Model", "proxy": "ProxyActor", "controller": "ServeController"}
+
+
+def victims(process: subprocess.Popen[str], what: str) -> list[psutil.Process]:
+    """Those processes of a service that live, the oldest first, by the titles that Ray gives them."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE and any(TITLES[what] in word for word in child.cmdline()):
+                found.append(child)
+    return sorted(found, key=psutil.Process.create_time)
+
+
+def kills(given: Load, url: str, token: str, process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Under the load of all three kinds of requests at once; the next process dies once the last is replaced."""
+    random.seed(given.seed)
+    stop, clients = threading.Event(), max(given.clients)
+    results: list[Answers] = []
+    kinds = ("sample 1", "sample 64", "encode")
+    threads = [
+        threading.Thread(
+            target=lambda kind=kind: results.append(asyncio.run(ask(url, token, kind, clients // 3 + 1, 3600, stop)))
+        )
+        for kind in kinds
+    ]
+    for thread in threads:
+        thread.start()
+    killed, back = 0, []
+    try:
+        time.sleep(WARM_S)
+        for _ in range(given.kill):
+            deadline = time.monotonic() + STARTS_WITHIN_S
+            before = time.monotonic()
+            wanted = given.replicas if given.victim == "replica" else 1
+            while len(victims(process, given.victim)) < wanted and time.monotonic() < deadline:
+                time.sleep(0.1)
+            back.append(time.monotonic() - before)
+            time.sleep(random.uniform(1, 4))  # a replica that has just come must take requests before the next dies
+            victim = random.choice(victims(process, given.victim))
+            victim.kill()
+            victim.wait(10)
+            killed += 1
+            say(f"killed {given.victim} {victim.pid}, {killed} of {given.kill}")
+        time.sleep(5)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    latencies = [value for answers in results for value in answers.latencies]
+    failed = sum((answers.failed for answers in results), Counter())
+    figures = {
+        "clients": (clients // 3 + 1) * 3,
+        "replicas": given.replicas,
+        f"SIGKILLs, each of a {given.victim}": killed,
+        "requests answered": len(latencies),
+        "requests failed": sum(failed.values()),
+        "seconds until its process was there again, median": f"{statistics.median(back[1:] or [0]):.1f}",
+        "longest request": f"{max(latencies):.1f} s",
+    }
+    print("| what | figure |\n|---|---|")
+    for name, value in figures.items():
+        print(f"| {name} | {value} |")
+    for what, count in failed.most_common(5):
+        say(f"failed {count} times: {what}")
+    return figures | {"failures": failed}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

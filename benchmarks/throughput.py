@@ -1,0 +1,139 @@
+"""Images a second of this product's step against the usual InfoGAN loop, on the same network and batch, in one run.
+
+    python -m benchmarks.throughput                 # on the CPU: two threads, or --threads
+    python -m benchmarks.throughput --device cuda --json throughput.json
+
+All arms train by turns, a few steps each, so that what disturbs the machine disturbs them alike; a ratio is the
+median over the rounds. ``benchmarks/plain.py`` is the usual loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import plain
+from infogan_ray.config import preset
+from infogan_ray.data import DataConfig, InMemoryFeed, load_images
+from infogan_ray.training import TrainState, resolve_precision, train_step
+
+PLAIN = "plain loop, fp32"
+
+
+@dataclass
+class Throughput:
+    """Compare training steps."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    batch_size: int = 128
+    threads: int | None = None
+    """On the CPU; by default all cores."""
+    rounds: int = 15
+    steps: int = 8
+    """Of each arm in each round."""
+    loader_workers: int = 0
+    """Of the plain loop's DataLoader."""
+    json: Path | None = None
+
+
+def main() -> int:
+    given = tyro.cli(Throughput)
+    torch.set_num_threads(given.threads or os.cpu_count() or 1)
+    device = torch.device(given.device)
+    images = load_images("mnist", DataConfig()).images
+    arms: dict[str, Iterator[float]] = {
+        PLAIN: plain.training(images[:, 0].numpy(), given.batch_size, device, given.loader_workers),
+        "infogan_ray, fp32": ours(images, given.batch_size, device, "fp32"),
+    }
+    if resolve_precision("auto", device) == "bf16":
+        arms["infogan_ray, bf16"] = ours(images, given.batch_size, device, "bf16")
+    flops = {name: flops_of(lambda arm=arm: next(arm)) for name, arm in arms.items()}  # also a warm-up
+    for arm in arms.values():
+        seconds_of(arm, given.steps, device)
+    took: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(given.rounds):
+        for name in [*arms][number % len(arms) :] + [*arms][: number % len(arms)]:
+            took[name].append(seconds_of(arms[name], given.steps, device))
+    peaks = {"fp32": peak(device, torch.float32), "bf16": peak(device, torch.bfloat16)}
+    rows = []
+    for name, seconds in took.items():
+        speed = given.steps * given.batch_size / statistics.median(seconds)
+        ratio = statistics.median(p / s for p, s in zip(took[PLAIN], seconds, strict=True))
+        share = flops[name] * speed / given.batch_size / peaks[name[-4:]]
+        rows.append({"arm": name, "images_per_second": speed, "ratio": ratio, "gflop": flops[name] / 1e9, "share": share})  # fmt: skip  # noqa: E501
+    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    print(f"MNIST network, batch {given.batch_size}, {threads}; matrix peak fp32 {peaks['fp32'] / 1e9:,.0f} GFLOP/s, bf16 {peaks['bf16'] / 1e9:,.0f}\n")  # fmt: skip  # noqa: E501
+    print("| step | images/s | of the plain loop | GFLOP a step | share of the matrix peak |\n|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['arm']} | {row['images_per_second']:,.0f} | {row['ratio']:.2f} x | {row['gflop']:.1f} "
+            f"| {row['share']:.0%} |"
+        )
+    if given.json is not None:
+        given.json.write_text(json.dumps({"threads": threads, "peaks": peaks, "arms": rows}, indent=1))
+    return 0
+
+
+def ours(images: torch.Tensor, batch: int, device: torch.device, precision: str) -> Iterator[float]:
+    """What ``training.train`` does at each step, without Ray; metrics are read every tenth step, as by default."""
+    config = preset("mnist")
+    spec = config.model_spec(images.shape[-1], images.shape[1])
+    state = TrainState(spec, config.objective, config.optimizer, device=device, precision=precision)
+    feed = InMemoryFeed(images.to(device), batch, seed=0)
+    window = []
+    while True:
+        batch_images = feed.batch(state.step)
+        state.set_learning_rates(config.steps or 1)
+        window.append(train_step(state, batch_images, state.latents(batch), 1.0, state.moves(batch)))
+        if state.step % config.log_every == 0:
+            torch.stack([torch.stack(list(row.values())) for row in window]).tolist()
+            window.clear()
+        yield 0.0
+
+
+def seconds_of(arm: Iterator[float], steps: int, device: torch.device) -> float:
+    settle(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        next(arm)
+    settle(device)
+    return time.perf_counter() - start
+
+
+def settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def flops_of(step: Callable[[], object]) -> int:
+    """Multiplications and additions of matrices and convolutions, forward and backward, of one step."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """FLOP/s of the best of several large matrix products: what the machine can do, not what its maker says."""
+    one = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(12):
+        settle(device)
+        start = time.perf_counter()
+        one @ one
+        settle(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
