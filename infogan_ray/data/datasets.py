@@ -1,21 +1,28 @@
-"""What ``--data`` names: mnist, fashion_mnist, an .npz file, or a folder of images."""
+"""What ``--data`` names: mnist, fashion_mnist, shapes (drawn here), or a path that holds images in a layout we read."""
 
 from __future__ import annotations
 
-import zipfile
+import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from infogan_ray.data import fetch
+from infogan_ray.data import fetch, shapes
+from infogan_ray.data.arrays import NPZ
+from infogan_ray.data.choosing import MEMORY, PREPARE, STREAM, Room, choose
+from infogan_ray.data.collection import Collection, Pixels
+from infogan_ray.data.gathering import bring, gather
+from infogan_ray.data.layouts import VALID, recognise
+from infogan_ray.data.reading import classes, read_pictures, summary, to_numbers
+from infogan_ray.data.sampling import SAMPLE, prepared, read_rows, read_sample, resolve_size
+from infogan_ray.data.shards import ENCODED, TEST, TRAIN, ShardSet
+from infogan_ray.data.sources import is_source, open_source
 
-NAMES = tuple(fetch.SOURCES)
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+NAMES = (*fetch.SOURCES, "shapes")
 HOLD_OUT = 7  # of a labelled folder or file every seventh image is kept out of training, to count errors on
 
 
@@ -29,17 +36,45 @@ class DataConfig:
     """Height and width; by default the data's own."""
     channels: int | None = None
     """1 (grey) or 3 (RGB); by default the data's own."""
+    labels: str | None = None
+    """A CSV file with the columns file and label, for images in files; else class folders or the dataset's own, if any.
+    Of CelebA also one attribute: FILE/list_attr_celeba.txt:Smiling."""
+    max_bad: float = 0.01
+    """Share of image files that may be broken and are skipped; more end the run before it starts."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"max_bad is {self.max_bad:g}; it must be a share from 0 to 1, for example 0.01")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """uint8 images (N, C, H, W) and, where there are any, labels (N,) and a held-out test part."""
+    """uint8 images (N, C, H, W) and, where there are any, labels (N,) and a held-out test part.
+
+    With ``shards``, training streams those, and the tensors are a sample of them for evaluation.
+    """
 
     name: str
     images: Tensor
     labels: Tensor | None = None
     test_images: Tensor | None = None
     test_labels: Tensor | None = None
+    shards: ShardSet | None = None
+
+    @property
+    def count(self) -> int:
+        """All training images."""
+        return len(self.images) if self.shards is None else self.shards.count()
+
+    @property
+    def bytes(self) -> int:
+        """Of all training images as uint8, wherever they are."""
+        return self.count * math.prod(self.images.shape[1:])
+
+    @property
+    def feed(self) -> str:
+        """Which feed these images go with."""
+        return MEMORY if self.shards is None else STREAM
 
     @property
     def image_size(self) -> int:
@@ -50,10 +85,23 @@ class ImageSet:
         return self.images.shape[1]
 
 
-def load_images(data: str, config: DataConfig | None = None, say: Callable[[str], None] = print) -> ImageSet:
-    """Load a dataset into memory. Raises ValueError, in one line, for whatever cannot be used."""
+def load_images(
+    data: str, config: DataConfig | None = None, say: Callable[[str], None] = print, *,
+    feed: str = MEMORY, room: Room | None = None, sample: int = SAMPLE,
+) -> ImageSet:  # fmt: skip
+    """Load a dataset into memory, or with ``feed`` stream a sample of one that is prepared (auto: as ``room`` allows).
+
+    Raises ValueError, in one line, for whatever cannot be used.
+    """
     config = config or DataConfig()
-    if data in NAMES:
+    shards = prepared(data) if data not in NAMES else None
+    if shards is not None:
+        return _prepared(shards, config, feed, room, sample)
+    if feed == STREAM:
+        raise ValueError(f"feed is '{STREAM}', which reads prepared images, and {data} is not; {PREPARE}")
+    if data == "shapes":
+        found = _hold_out(data, *shapes.subset())
+    elif data in NAMES:
         folder = None
         if config.data_dir is not None:
             folder = Path(config.data_dir).expanduser()
@@ -66,78 +114,90 @@ def load_images(data: str, config: DataConfig | None = None, say: Callable[[str]
         path = Path(data).expanduser()
         if not path.exists():
             raise ValueError(f"data is '{data}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
-        if path.is_dir():
-            found = _folder(path, config)
-        elif path.suffix == ".npz":
-            found = _npz(path)
+        collection = recognise(path, config.labels, say)
+        if collection is not None:
+            found = _published(collection, config, say, feed, room)
+        elif is_source(path):
+            found = _photos(path, config, say, feed, room)
         else:
-            raise ValueError(
-                f"data is {path}, a file that cannot be read; valid are a folder of images or an .npz file"
-            )
-    return _fit(found, config)
+            raise ValueError(f"data is {path}, a file that cannot be read; valid are {VALID}")
+    return fit(found, config)
 
 
-def _npz(path: Path) -> ImageSet:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = file.files
-            if "images" not in names:
-                raise ValueError(f"data: {path} has no array 'images' (it has {', '.join(names) or 'none'})")
-            images, labels = file["images"], file["labels"] if "labels" in names else None
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ValueError(f"data: {path} is not a whole .npz file ({error})") from None
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise ValueError(f"data: {path} holds pickled objects, which are never read; save plain arrays") from None
-        raise
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise ValueError(f"data: 'images' in {path} is {images.dtype} {images.shape}; it must be uint8 (N, H, W[, C])")
-    if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
-        raise ValueError(
-            f"data: 'labels' in {path} is {labels.dtype} {labels.shape}; it must be integers ({len(images)},)"
-        )
-    if images.ndim == 3:
-        images = images[..., None]
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return _hold_out(path.stem, tensor, None if labels is None else torch.from_numpy(labels.astype(np.int64)))
+def is_at_hand(data: str, data_dir: str | None = None) -> bool:
+    """Whether ``load_images`` would have to fetch nothing."""
+    if data in fetch.SOURCES:
+        return fetch.is_at_hand(data, Path(data_dir).expanduser() if data_dir else None)
+    return data in NAMES or Path(data).expanduser().exists()
 
 
-def read_files(files: list[Path], size: int, channels: int) -> Tensor:
-    """Image files, cropped to their middle square and resized: uint8 (N, channels, size, size)."""
-    from PIL import Image, UnidentifiedImageError  # comes with torchvision
-
-    images = np.empty((len(files), channels, size, size), np.uint8)
-    for row, file in enumerate(files):
-        try:
-            with Image.open(file) as image:
-                whole = image.convert("L" if channels == 1 else "RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"data: {file} is not a readable image ({error}); remove or repair it") from None
-        side = min(whole.size)
-        left, top = (whole.width - side) // 2, (whole.height - side) // 2
-        square = whole.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
-        images[row] = np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)
-    return torch.from_numpy(images)
-
-
-def image_files(path: Path) -> list[Path]:
-    """The images below a folder, sorted. Raises ValueError if there is none."""
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    if not files:
-        raise ValueError(f"data: no image in {path} ({', '.join(IMAGE_SUFFIXES)} are read, in subfolders too)")
-    return files
+def _published(
+    collection: Collection, config: DataConfig, say: Callable[[str], None], feed: str, room: Room | None
+) -> ImageSet:
+    test = collection.test
+    kinds = "" if collection.classes is None else f", {len(collection.classes):,} classes"
+    own = f"; {test.count:,} more are the test part that it comes with" if test is not None else ""
+    if test is None and collection.labels is not None:
+        own = f"; every {HOLD_OUT}th image is kept to count errors on"
+    if collection.kind != NPZ:  # which is the user's own, and nothing is news about it
+        say(f"data: {collection.path} is {collection.kind}: {collection.count:,} images{kinds}{own}")
+    if room is not None:
+        _tell(room.refuse(str(collection.path), _bytes(collection, config), feed), say)
+    images, labels = gather(collection, config.image_size, config.channels, config.max_bad, say)
+    name = collection.path.stem if collection.path.is_file() else collection.path.name
+    if test is None:
+        return _hold_out(name, images, labels)
+    return ImageSet(name, images, labels, *gather(test, config.image_size, config.channels, config.max_bad, say))
 
 
-def _folder(path: Path, config: DataConfig) -> ImageSet:
-    files = image_files(path)
+def _prepared(shards: ShardSet, config: DataConfig, feed: str, room: Room | None, sample: int) -> ImageSet:
+    if shards.encoding == ENCODED:
+        size, channels = resolve_size(shards, config.image_size, config.channels)
+    else:  # in memory they are brought to what is asked for afterwards
+        size, channels = resolve_size(shards, None, None)
+    if choose(feed, shards.count() * channels * size**2, room) == STREAM:
+        resolve_size(shards, config.image_size, config.channels)
+        return ImageSet(shards.folder.name, *read_sample(shards, size, channels, sample), shards=shards)
+    train = read_rows(shards, TRAIN, size, channels)
+    test = read_rows(shards, TEST, size, channels) if shards.test else (None, None)
+    return fit(ImageSet(shards.folder.name, *train, *test), config)
+
+
+def _bytes(collection: Collection, config: DataConfig) -> int:
+    """Of the images and of the test part in memory; 0 where a size is missing, which is refused when it is needed."""
+    height, width, *channels = collection.shape if isinstance(collection, Pixels) else (0, 0, 3)
+    if config.image_size is not None:
+        height = width = config.image_size
+    count = collection.count + (collection.test.count if collection.test is not None else 0)
+    return count * height * width * (config.channels or (channels[0] if channels else 1))
+
+
+def _tell(line: str, say: Callable[[str], None]) -> None:
+    if line:
+        say(line)
+
+
+def _photos(
+    path: Path, config: DataConfig, say: Callable[[str], None], feed: str = MEMORY, room: Room | None = None
+) -> ImageSet:
+    source = open_source(path)
     if config.image_size is None:
-        raise ValueError(f"image_size is not set; a folder of images ({path}) needs it, for example --image-size 32")
-    classes = sorted({file.parent for file in files})
+        raise ValueError(
+            f"image_size is not set; a folder of images ({path}) needs it, for example --image-size 32; "
+            f"to see what fits: infogan data inspect {shlex.quote(str(path))}"
+        )
+    if room is not None:
+        _tell(room.refuse(str(path), len(source.names) * (config.channels or 3) * config.image_size**2, feed), say)
+    pictures = read_pictures(source, config.image_size, config.channels or 3, say, config.max_bad)
+    for line in summary(source, pictures):
+        say(line)
+    found = classes(source, pictures.names, config.labels, say)
     labels = None
-    if len(classes) > 1 and path not in classes:
-        number = {folder: i for i, folder in enumerate(classes)}
-        labels = torch.tensor([number[file.parent] for file in files])
-    return _hold_out(path.name, read_files(files, config.image_size, config.channels or 3), labels)
+    if found is not None:
+        labels, kinds = to_numbers(found)
+        origin = config.labels or "the folders"
+        say(f"data: {len(kinds):,} classes from {origin}; every {HOLD_OUT}th image is kept to count errors on")
+    return _hold_out(path.name, pictures.images, labels)
 
 
 def _hold_out(name: str, images: Tensor, labels: Tensor | None) -> ImageSet:
@@ -147,28 +207,11 @@ def _hold_out(name: str, images: Tensor, labels: Tensor | None) -> ImageSet:
     return ImageSet(name, images[~test], labels[~test], images[test], labels[test])
 
 
-def _fit(found: ImageSet, config: DataConfig) -> ImageSet:
-    """Bring the images to the configured channels and size."""
+def fit(found: ImageSet, config: DataConfig) -> ImageSet:
+    """The images in the configured channels and size. Raises ValueError for what is not square, without a size."""
     height, width = found.images.shape[2:]
     if height != width and config.image_size is None:
         raise ValueError(f"data: the images are {height}x{width}; set image_size to bring them to a square")
-
-    def bring(images: Tensor | None) -> Tensor | None:
-        if images is None:
-            return None
-        if config.channels == 3 and images.shape[1] == 1:
-            images = images.expand(-1, 3, -1, -1).contiguous()
-        elif config.channels == 1 and images.shape[1] == 3:
-            grey = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601 luma
-            images = torch.cat([(part * grey).sum(1, keepdim=True).round().byte() for part in images.split(1024)])
-        size = config.image_size
-        if size is not None and tuple(images.shape[2:]) != (size, size):
-            resized = [
-                F.interpolate(p.float(), (size, size), mode="bilinear", antialias=True) for p in images.split(1024)
-            ]
-            images = torch.cat([part.round().clamp(0, 255).byte() for part in resized])
-        return images
-
-    images = bring(found.images)
-    assert images is not None
-    return ImageSet(found.name, images, found.labels, bring(found.test_images), found.test_labels)
+    images = bring(found.images, config.image_size, config.channels)
+    test = None if found.test_images is None else bring(found.test_images, config.image_size, config.channels)
+    return ImageSet(found.name, images, found.labels, test, found.test_labels)

@@ -1,12 +1,14 @@
-"""The in-memory feed: uint8 images and a permutation per epoch. What step S reads is a function of (seed, S) alone.
+"""What training reads its images through, and the feed whose images are in memory: uint8 and a permutation per epoch.
 
-Every rank permutes alike and takes its own share of each global batch: ranks see disjoint images, all make the same
-number of steps by construction, a resumed run needs no saved position, and the number of workers does not matter, nor
-does it have to divide the batch.
+What step S reads is a function of (images, seed, S) alone. Every rank permutes alike and takes its own share of each
+global batch: ranks see disjoint images, all make the same number of steps by construction, a resumed run needs no saved
+position, and the number of workers does not matter, nor does it have to divide the batch.
 Images past the last whole batch of an epoch are left out of that epoch; the next one shuffles them in again.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +24,20 @@ def to_unit_range(images: Tensor) -> Tensor:
 def share(batch_size: int, rank: int, world_size: int) -> slice:
     """The rows of the global batch that belong to a rank; shares differ by one row at most."""
     return slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
+
+
+class Feed(Protocol):
+    """Where a rank's images come from. All feeds of a run deal the same global batch at a step, each its share."""
+
+    batch_size: int
+    """Of the global batch."""
+    steps_per_epoch: int
+
+    def batch(self, step: int) -> Tensor:
+        """This rank's uint8 images (B / world size, C, H, W) of a step: of any step, in any order."""
+
+    def close(self) -> None:
+        """Give back what the feed holds. More than once does no harm."""
 
 
 class InMemoryFeed:
@@ -43,3 +59,6 @@ class InMemoryFeed:
             self._epoch, self._order = epoch, order.to(self.images.device)
         start = position * self.batch_size
         return self.images[self._order[start : start + self.batch_size][self.share]]
+
+    def close(self) -> None:
+        """There is nothing to give back."""

@@ -86,9 +86,7 @@ def arrays(name: str, folder: Path | None, say: Callable[[str], None]) -> tuple[
     """
     source = SOURCES[name]
     cache = cache_folder() / name
-    places = [folder / name, folder, folder / source.torchvision_class / "raw"] if folder else []
-    places += [cache, *([source.system_folder] if source.system_folder else [])]
-    if found := _look(places, source):
+    if found := _look(_places(name, folder), source):
         return found
     with _lock(cache):
         if found := _look([cache], source):  # another process fetched it while this one waited
@@ -111,9 +109,24 @@ def arrays(name: str, folder: Path | None, say: Callable[[str], None]) -> tuple[
     )
 
 
+def is_at_hand(name: str, folder: Path | None) -> bool:
+    """Whether a named dataset's files lie in one of the places that are looked into before anything is fetched."""
+    return any(all(_files_in(place)) for place in _places(name, folder))
+
+
+def _places(name: str, folder: Path | None) -> list[Path]:
+    source = SOURCES[name]
+    places = [folder / name, folder, folder / source.torchvision_class / "raw"] if folder else []
+    return [*places, cache_folder() / name, *([source.system_folder] if source.system_folder else [])]
+
+
+def _files_in(place: Path) -> list[Path | None]:
+    return [next((p for p in (place / f, place / f"{f}.gz") if p.is_file()), None) for f in FILES]
+
+
 def _look(places: list[Path], source: Source) -> tuple[np.ndarray, ...] | None:
     for place in places:
-        paths = [next((p for p in (place / f, place / f"{f}.gz") if p.is_file()), None) for f in FILES]
+        paths = _files_in(place)
         if not all(paths):
             continue
         result = []

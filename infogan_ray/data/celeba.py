@@ -1,0 +1,108 @@
+"""CelebA as it is published and as torchvision unpacks it: img_align_celeba, and lists of attributes and parts.
+
+The pictures are 178 x 218, faces aligned. Of each the middle 148 x 148 is taken before it is resized, as in Real NVP
+(Dinh et al. 2016, arXiv:1605.08803, section 4.1); the InfoGAN paper does not say how it cropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from infogan_ray.data.collection import Encoded, Say
+from infogan_ray.data.sources import Source, open_source
+
+CROP = 148
+IMAGES = "img_align_celeba"
+PARTITION, ATTRIBUTES = "list_eval_partition.txt", "list_attr_celeba.txt"
+TEST = 2  # of the partition: 0 is for training, 1 for validation, 2 for tests
+
+
+def celeba_images(path: Path) -> Path | None:
+    """The folder or archive of CelebA's images that a path is or holds."""
+    if path.name in (IMAGES, f"{IMAGES}.zip"):
+        return path
+    places = (path / IMAGES, path / "celeba" / IMAGES, path / f"{IMAGES}.zip", path / "celeba" / f"{IMAGES}.zip")
+    return next((place for place in places if place.exists()), None)
+
+
+def open_celeba(path: Path, labels: str | None, say: Say) -> Encoded:
+    """Images of the training and validation parts, with the test part where there is a partition.
+
+    ``labels``: 'FILE/list_attr_celeba.txt:Smiling' makes two classes of one attribute. Raises ValueError.
+    """
+    place = celeba_images(path)
+    assert place is not None
+    source = dataclasses.replace(open_source(place), crop=CROP)
+    base = next((folder for folder in place.parents if (folder / PARTITION).is_file()), None)
+    if base not in (place.parent, place.parent.parent):
+        base = None
+    values, classes = (None, None) if labels is None else _attribute(labels)
+    kind = "CelebA folder"
+    if base is None:
+        say(f"data: no {PARTITION} beside {place}; all {len(source.names):,} images are for training")
+        return Encoded(source, kind, classes, _numbers(source, values, labels))
+    parts = _parts(base / PARTITION)
+    unknown = sum(_last(name) not in parts for name in source.names)
+    if unknown:
+        say(f"data: {unknown:,} images of {place} are not in {PARTITION}; they are for training")
+    held = tuple(name for name in source.names if parts.get(_last(name)) == TEST)
+    kept = tuple(name for name in source.names if parts.get(_last(name)) != TEST)
+    if not kept or not held:
+        return Encoded(source, kind, classes, _numbers(source, values, labels))
+    test, train = dataclasses.replace(source, names=held), dataclasses.replace(source, names=kept)
+    part = Encoded(test, kind, classes, _numbers(test, values, labels))
+    return Encoded(train, kind, classes, _numbers(train, values, labels), part)
+
+
+def is_attribute(labels: str | None) -> bool:
+    """Whether labels name one of CelebA's attributes, and not a CSV file."""
+    return labels is not None and Path(labels.rpartition(":")[0]).name == ATTRIBUTES
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _rows(path: Path, skipped: int) -> list[list[str]]:
+    try:
+        return [line.split() for line in path.read_text(encoding="utf-8").splitlines()[skipped:] if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"data: {path} cannot be read ({error})") from None
+
+
+def _parts(path: Path) -> dict[str, int]:
+    rows = _rows(path, 0)
+    wrong = next((row for row in rows if len(row) != 2 or row[1] not in ("0", "1", "2")), None)
+    if wrong is not None or not rows:
+        shown = " ".join(wrong or ["nothing"])
+        raise ValueError(f"data: {path} has the line '{shown[:60]}'; CelebA's has a file and 0, 1 or 2 in each")
+    return {name: int(part) for name, part in rows}
+
+
+def _attribute(labels: str) -> tuple[dict[str, int], list[str]]:
+    file, _, name = labels.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ValueError(f"labels is {labels}, and {path} does not exist")
+    names = (_rows(path, 1) or [[]])[0]
+    if name not in names:
+        raise ValueError(f"labels: {path} has no attribute '{name}'; it has {', '.join(names)}")
+    place = names.index(name) + 1
+    values = {}
+    for row in _rows(path, 2):
+        if len(row) != len(names) + 1 or row[place] not in ("-1", "1"):
+            raise ValueError(f"labels: {path} has the line '{' '.join(row)[:60]}'; CelebA's has -1 or 1 for each")
+        values[row[0]] = int(row[place] == "1")
+    return values, [f"not {name}", name]
+
+
+def _numbers(source: Source, values: dict[str, int] | None, labels: str | None) -> np.ndarray | None:
+    if values is None:
+        return None
+    missing = next((name for name in source.names if _last(name) not in values), None)
+    if missing is not None:
+        raise ValueError(f"labels: {labels} has no row for {_last(missing)}")
+    return np.array([values[_last(name)] for name in source.names], np.int64)

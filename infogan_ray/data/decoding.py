@@ -1,0 +1,163 @@
+"""One image file to uint8 pixels of a declared size and number of channels, and what was done to it, in words."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError  # comes with torchvision
+
+from infogan_ray.data.sources import Broken
+
+# No others: Pillow would hand PostScript, for one, to a program of its own.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
+MOST_PIXELS = 100_000_000  # of one picture, when unpacked
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a picture was before it became pixels; width and height are those of the file, before it is turned."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    grey: bool
+    """Stored without colour."""
+    changes: tuple[str, ...]
+    """What its mode asked for: 'RGBA composited on white'."""
+    crop: int | None = None
+    """Side of the middle square that was taken, where it was a given one."""
+
+    def conversions(self, size: int, channels: int) -> list[str]:
+        """All that was done to it, in words that can be counted."""
+        done = list(self.changes)
+        if self.grey and channels == 3:
+            done.append("grey repeated in three channels")
+        elif not self.grey and channels == 1:
+            done.append("colour to grey")
+        if self.width != self.height and self.crop is None:
+            done.append("cropped to the middle square")
+        side = self.crop or min(self.width, self.height)
+        if side != size:
+            done.append(f"{'reduced' if side > size else 'enlarged'} to {size}x{size}")
+        return done
+
+
+def decode(
+    content: bytes, size: int, channels: int, most_pixels: int = MOST_PIXELS, crop: int | None = None
+) -> tuple[np.ndarray, Facts]:
+    """The pixels, uint8 (channels, size, size), of a file's bytes. Raises Broken, whatever is wrong with them.
+
+    ``crop``: side of the middle square that is taken, if the picture has as much; by default the largest that fits.
+    """
+    if not content:
+        raise Broken("is empty")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > most_pixels:
+                raise Broken(f"has {image.width:,} x {image.height:,} pixels; at most {most_pixels:,} in all are read")
+            return to_square(image, size, channels, crop)
+    except (Broken, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise Broken("is not a readable image (no PNG, JPEG, WebP, TIFF, GIF or BMP)") from None
+    except Image.DecompressionBombError:
+        raise Broken(f"has too many pixels; at most {most_pixels:,} in all are read") from None
+    except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, IndexError and more for bad bytes
+        text = " ".join(str(error).split()) or type(error).__name__
+        if "truncated" in text.lower() or isinstance(error, EOFError):
+            raise Broken(f"is cut off ({text})") from None
+        raise Broken(f"is not a readable image ({text})") from None
+
+
+def to_square(image: Image.Image, size: int, channels: int, crop: int | None = None) -> tuple[np.ndarray, Facts]:
+    """The middle square of an opened picture, upright, on white, resized: uint8 (channels, size, size).
+
+    Raises what Pillow does for a file that is damaged, and Broken for numbers that are no picture.
+    """
+    kind, mode, width, height = image.format or "none", image.mode, image.width, image.height
+    turned = _orientation(image)
+    if crop is None:
+        image.draft(None, (2 * size, 2 * size))  # a large JPEG is unpacked at a half, quarter or eighth, averaged
+    image.load()
+    side = min(image.size)
+    if crop is not None:
+        side = crop = min(side, crop)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square, changes = _grey_or_rgb(image.crop((left, top, left + side, top + side)))
+    turn = TURNS.get(_orientation(image))  # TIFF has been turned by now, others not
+    if turn is not None:
+        square = square.transpose(turn)
+    if turned in TURNS:
+        changes.append("turned upright as EXIF says")
+    if _is_animated(image):
+        changes.append(f"{kind} of which the first frame is taken")
+    if crop is not None and crop < min(width, height):
+        changes.append(f"cropped to the middle {crop}x{crop}")
+    grey = square.mode == "L"
+    pixels = square.convert("L" if channels == 1 else "RGB")
+    if side != size:
+        pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
+    array = np.array(pixels).reshape(size, size, channels).transpose(2, 0, 1)
+    return array, Facts("JPEG" if kind == "MPO" else kind, mode, width, height, grey, tuple(changes), crop)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a picture whose EXIF is damaged is still a picture
+        return 1
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a later frame is damaged; the first was read
+        return True
+
+
+def _grey_or_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """A picture of any mode as L or RGB, and what was done."""
+    mode = image.mode
+    if mode.startswith(("I", "F")):
+        return _scaled(image)
+    if image.has_transparency_data:
+        grey = mode in ("L", "LA", "La", "1")
+        whole = image.convert("LA" if grey else "RGBA").convert("RGBA")
+        white = Image.new("RGBA", whole.size, "white")
+        white.alpha_composite(whole)
+        name = mode if mode in ("LA", "La", "PA", "RGBA", "RGBa") else f"{mode} with transparency"
+        return white.convert("L" if grey else "RGB"), [f"{name} composited on white"]
+    if mode in ("L", "RGB"):
+        return image, []
+    if mode == "1":
+        return image.convert("L"), ["1-bit to 0 and 255"]
+    if mode == "P":
+        return image.convert("RGB"), ["palette to RGB"]
+    return image.convert("RGB"), [f"{mode} to RGB"]  # CMYK and YCbCr; Pillow refuses what it cannot convert
+
+
+def _scaled(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """Numbers wider than eight bits, by the range that they have: never clipped."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise Broken("holds values that are not numbers")
+    least, most = float(values.min()), float(values.max())
+    if image.mode.startswith("I;16") or (image.mode == "I" and least >= 0 and most <= 65535):
+        low, high, done = 0.0, 65535.0, "16-bit scaled from 0...65535"
+    elif image.mode == "F" and least >= 0 and most <= 1:
+        low, high, done = 0.0, 1.0, "floats scaled from 0...1"
+    elif image.mode == "F" and least >= 0 and most <= 255:
+        low, high, done = 0.0, 255.0, "floats of 0...255 rounded"
+    else:
+        low, high, done = least, most, "32-bit scaled from each picture's own least and greatest value"
+    scaled = (values - low) * (255.0 / ((high - low) or 1.0))
+    return Image.fromarray(scaled.round().astype(np.uint8)), [done]

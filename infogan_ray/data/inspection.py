@@ -1,0 +1,251 @@
+"""What a path with images holds, read as training would read it, and a configuration that fits it."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infogan_ray.data.collection import Encoded, Pixels
+from infogan_ray.data.datasets import HOLD_OUT, DataConfig
+from infogan_ray.data.decoding import Facts, decode
+from infogan_ray.data.gathering import bring, channels_first
+from infogan_ray.data.layouts import plain, recognise
+from infogan_ray.data.reading import Say, classes, each, to_numbers
+from infogan_ray.data.sources import Broken, Files
+from infogan_ray.networks import SIZES, plan
+
+SHEET = 64  # images on the contact sheet
+LOOKED_AT = 64  # height and width at which colour is looked for, and the largest size that is proposed
+COLOUR = 8  # levels between channels that are still grey: JPEG leaves some in a grey picture
+MOST_CLASSES = 100  # folders that are more than that are hardly classes
+BATCH = 128
+STEPS = 20_000
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to train with."""
+
+    image_size: int
+    channels: int
+    batch_size: int
+    codes: str
+    max_bad: float
+    command: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All that was found. ``sheet`` is uint8 (up to 64, C, S, S), as training would see the images."""
+
+    kind: str
+    """The layout: 'folder of images', 'CelebA folder'."""
+    source: Files
+    formats: Counter[str]
+    modes: Counter[str]
+    sizes: dict[str, list[int]]
+    """least, median and most: [width, height], each by itself."""
+    conversions: Counter[str]
+    broken: dict[str, str]
+    classes: dict[str, int]
+    copies: list[list[str]]
+    """Groups of files with the same bytes."""
+    coloured: int
+    proposal: Proposal | None
+    memory_bytes: int
+    sheet: Tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        proposal = None if self.proposal is None else vars(self.proposal)
+        return {
+            "path": str(self.source.path), "layout": self.kind, "images": len(self.source.names) - len(self.broken),
+            "formats": dict(self.formats), "modes": dict(self.modes), "sizes": self.sizes, "coloured": self.coloured,
+            "skipped": dict(self.source.skipped), "broken": self.broken, "conversions": dict(self.conversions),
+            "classes": self.classes, "copies": self.copies, "memory_bytes": self.memory_bytes, "proposal": proposal,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Look:
+    facts: Facts
+    coloured: bool
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What was found where images are plain numbers of one size, of which none can be broken."""
+
+    path: Path
+    kind: str
+    images: int
+    test_images: int
+    shape: tuple[int, ...]
+    classes: dict[str, int]
+    proposal: Proposal | None
+    memory_bytes: int
+    sheet: Tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        proposal = None if self.proposal is None else vars(self.proposal)
+        return {
+            "path": str(self.path), "layout": self.kind, "images": self.images, "test_images": self.test_images,
+            "shape": list(self.shape), "classes": self.classes, "memory_bytes": self.memory_bytes,
+            "proposal": proposal,
+        }  # fmt: skip
+
+
+def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
+    """Decode every image once, and those of the sheet again. What ``config`` leaves open is proposed.
+
+    Raises ValueError, in one line, where there are no images and for sizes that no network has.
+    """
+    if config.image_size is not None or config.channels is not None:
+        plan(config.image_size or SIZES[0], config.channels or 1)
+    published = recognise(path, config.labels, say)
+    if isinstance(published, Pixels):
+        return _numbers(published, config)
+    collection = published or plain(path)
+    source = collection.files
+    looks: dict[int, _Look] = {}
+    broken: dict[int, str] = {}
+    for row, seen in each(source, lambda content: _look(content, source.crop), say):
+        if isinstance(seen, Broken):
+            broken[row] = str(seen)
+        else:
+            looks[row] = seen
+    rows = sorted(looks)
+    names = [source.names[row] for row in rows]
+    facts = [looks[row].facts for row in rows]
+    coloured = sum(look.coloured for look in looks.values())
+    size = config.image_size or _size(facts)
+    channels = config.channels or (3 if coloured else 1)
+    if published is not None:
+        counts, kinds = _classes(published, rows), published.classes or []
+    else:
+        found = classes(source, names, config.labels, say) if names else None
+        counts, kinds = Counter(found or []), to_numbers(found)[1] if found else []
+    share = len(broken) / len(source.names)
+    return Survey(
+        kind=collection.kind,
+        source=source,
+        formats=Counter(fact.format for fact in facts),
+        modes=Counter(fact.mode for fact in facts),
+        sizes=_sizes(facts),
+        conversions=Counter(word for fact in facts for word in fact.conversions(size, channels)),
+        broken={source.names[row]: broken[row] for row in sorted(broken)},
+        classes={kind: counts[kind] for kind in kinds},
+        copies=_copies(source, looks),
+        coloured=coloured,
+        proposal=_propose(path, config, size, channels, len(names), len(kinds), share),
+        memory_bytes=len(names) * channels * size * size,
+        sheet=_sheet(source, rows, size, channels),
+    )
+
+
+def _numbers(found: Pixels, config: DataConfig) -> Numbers:
+    """The whole file is read once, as packed ones can only be read forwards."""
+    height, width = found.shape[:2]
+    channels = config.channels or (found.shape[2] if len(found.shape) == 3 else 1)
+    own = height if height == width and height in SIZES else _nearest(min(height, width))
+    size = config.image_size or own
+    chosen = {found.count * place // SHEET for place in range(SHEET)}
+    images = [
+        image for first, _, chunk in found.chunks(0, found.count)
+        for row, image in enumerate(chunk, start=first) if row in chosen
+    ]  # fmt: skip
+    sheet = bring(channels_first(np.stack(images)), size, channels)
+    counts = _classes(found, list(range(found.count)))
+    held = found.test.count if found.test else 0
+    return Numbers(
+        found.path, found.kind, found.count, held, found.shape, counts,
+        _propose(found.path, config, size, channels, found.count, len(counts), 0.0),
+        (found.count + held) * channels * size * size, sheet,
+    )  # fmt: skip
+
+
+def _classes(found: Encoded | Pixels, rows: list[int]) -> Counter[str]:
+    if found.labels is None or found.classes is None:
+        return Counter()
+    counts = np.bincount(found.labels[rows], minlength=len(found.classes))
+    return Counter({name: int(count) for name, count in zip(found.classes, counts, strict=True)})
+
+
+def _look(content: bytes, crop: int | None) -> _Look:
+    pixels, facts = decode(content, LOOKED_AT, 3, crop=crop)
+    apart = np.ptp(pixels.astype(np.int16), axis=0).max()
+    return _Look(facts, bool(apart > COLOUR), hashlib.blake2b(content, digest_size=16).digest())
+
+
+def _sizes(facts: list[Facts]) -> dict[str, list[int]]:
+    if not facts:
+        return {}
+    sides = [[fact.width for fact in facts], [fact.height for fact in facts]]
+    return {
+        "least": [min(side) for side in sides], "median": [round(median(side)) for side in sides],
+        "most": [max(side) for side in sides],
+    }  # fmt: skip
+
+
+def _size(facts: list[Facts]) -> int:
+    """The images' own size if it is one that networks have, else the power of two below their median, to 64."""
+    all_sides = {side for fact in facts for side in (fact.width, fact.height)}
+    if len(all_sides) == 1 and (side := all_sides.pop()) in SIZES and side <= LOOKED_AT:
+        return side
+    return _nearest(median(min(fact.width, fact.height) for fact in facts) if facts else LOOKED_AT)
+
+
+def _nearest(side: float) -> int:
+    return max([size for size in (16, 32, 64) if size <= side], default=16)
+
+
+def _copies(source: Files, looks: dict[int, _Look]) -> list[list[str]]:
+    groups: dict[bytes, list[str]] = {}
+    for row in sorted(looks):
+        groups.setdefault(looks[row].digest, []).append(source.names[row])
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _sheet(source: Files, rows: list[int], size: int, channels: int) -> Tensor:
+    """Images at equal distances in their order."""
+    chosen = sorted({rows[len(rows) * place // SHEET] for place in range(SHEET)}) if rows else []
+    found = {
+        row: read[0]
+        for row, read in each(
+            source, lambda content: decode(content, size, channels, crop=source.crop), lambda line: None, rows=chosen
+        )
+        if not isinstance(read, Broken)
+    }
+    empty = np.empty((0, channels, size, size), np.uint8)
+    return torch.from_numpy(np.stack([found[row] for row in sorted(found)]) if found else empty)
+
+
+def _propose(
+    path: Path, config: DataConfig, size: int, channels: int, images: int, kinds: int, broken: float
+) -> Proposal | None:
+    """None for fewer images than a batch must have."""
+    train = images - images // HOLD_OUT if kinds else images
+    if train < 4:
+        return None
+    batch = min(BATCH, 1 << (train // 2).bit_length() - 1)  # two batches an epoch at least
+    categories = kinds if 2 <= kinds <= MOST_CLASSES else 10
+    codes = f"noise={62 if size <= 32 else 128} cat={categories} uniform=2"
+    max_bad = config.max_bad if broken <= config.max_bad else min(1.0, (int(broken * 1000) + 1) / 1000)
+    words = [
+        "infogan", "train", "--data", str(path), "--image-size", str(size), "--channels", str(channels),
+        "--batch-size", str(batch), "--codes", codes, "--steps", str(STEPS),
+        *(["--labels", config.labels] if config.labels else []),
+        *(["--max-bad", f"{max_bad:g}"] if max_bad != DataConfig().max_bad else []),
+    ]  # fmt: skip
+    return Proposal(size, channels, batch, codes, max_bad, shlex.join(words))

@@ -1,0 +1,257 @@
+"""Tiny files of each published layout, made as their publishers make them, with what must be read from them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import scipy.io
+from PIL import Image
+
+from infogan_ray.data import idx
+
+COUNT, TESTS = 20, 6  # images to train on, and of the test part
+
+
+@dataclass
+class Made:
+    """A path, the pixels (N, H, W[, C]) that it holds, their labels, and those of its own test part."""
+
+    path: Path
+    kind: str
+    images: np.ndarray
+    labels: list[int] | None
+    classes: list[str] | None = None
+    test_images: np.ndarray | None = None
+    test_labels: list[int] | None = field(default=None)
+
+
+def pixels(count: int, *shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def numbers(count: int, kinds: int, seed: int = 0) -> list[int]:
+    """Labels of which every one occurs."""
+    return np.random.default_rng(seed).permutation(np.arange(count) % kinds).tolist()
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def svhn(root: Path, packed: bool = True) -> Made:
+    for part, count, seed in (("train", COUNT, 0), ("test", TESTS, 1)):
+        labels = np.array(numbers(count, 10, seed), np.uint8)
+        content = {
+            "X": pixels(count, 32, 32, 3, seed=seed).transpose(1, 2, 3, 0),
+            "y": np.where(labels == 0, 10, labels)[:, None].astype(np.float64 if packed else np.uint8),
+        }
+        scipy.io.savemat(root / f"{part}_32x32.mat", content, do_compression=packed)
+    digits = [str(digit) for digit in range(10)]
+    return Made(
+        root, "SVHN .mat", pixels(COUNT, 32, 32, 3), numbers(COUNT, 10), digits, pixels(TESTS, 32, 32, 3, seed=1),
+        numbers(TESTS, 10, 1),
+    )  # fmt: skip
+
+
+def svhn_unpacked(root: Path) -> Made:
+    return svhn(root, packed=False)
+
+
+def cifar10(root: Path) -> Made:
+    images, labels = pixels(COUNT, 32, 32, 3), numbers(COUNT, 10)
+    test, test_labels = pixels(TESTS, 32, 32, 3, seed=1), numbers(TESTS, 10, 1)
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir()
+    for number in range(5):
+        rows = range(4 * number, 4 * number + 4)
+        content = b"".join(bytes([labels[row]]) + images[row].transpose(2, 0, 1).tobytes() for row in rows)
+        (folder / f"data_batch_{number + 1}.bin").write_bytes(content)
+    content = b"".join(
+        bytes([label]) + image.transpose(2, 0, 1).tobytes() for label, image in zip(test_labels, test, strict=True)
+    )
+    (folder / "test_batch.bin").write_bytes(content)
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    (folder / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
+    return Made(root, "CIFAR-10 binary", images, labels, names, test, test_labels)
+
+
+def cifar100(root: Path) -> Made:
+    images, labels = pixels(COUNT, 32, 32, 3), [5 * label for label in numbers(COUNT, 20)]
+    content = b"".join(
+        bytes([7, fine]) + image.transpose(2, 0, 1).tobytes() for fine, image in zip(labels, images, strict=True)
+    )
+    (root / "train.bin").write_bytes(content)
+    (root / "test.bin").write_bytes(content)
+    return Made(root, "CIFAR-100 binary", images, labels, [str(n) for n in range(100)], images, labels)
+
+
+def idx_files(root: Path) -> Made:
+    images, labels = pixels(COUNT, 28, 28), numbers(COUNT, 10)
+    test, test_labels = pixels(TESTS, 28, 28, seed=1), [9, 0, 1, 2, 3, 4]
+    for name, array in (
+        ("train-images-idx3", images), ("train-labels-idx1", np.array(labels, np.uint8)),
+        ("t10k-images-idx3", test), ("t10k-labels-idx1", np.array(test_labels, np.uint8)),
+    ):  # fmt: skip
+        (root / f"{name}-ubyte.gz").write_bytes(gzip.compress(idx.encode(array)))
+    return Made(root, "IDX files", images, labels, [str(n) for n in range(10)], test, test_labels)
+
+
+def idx_file(root: Path) -> Made:
+    """One file of images without labels."""
+    (root / "shoes-images-idx3-ubyte").write_bytes(idx.encode(pixels(COUNT, 28, 28)))
+    return Made(root / "shoes-images-idx3-ubyte", "IDX files", pixels(COUNT, 28, 28), None)
+
+
+def npz(root: Path) -> Made:
+    labels = numbers(COUNT, 3)
+    np.savez_compressed(root / "a.npz", images=pixels(COUNT, 32, 32, 3), labels=np.array([-1, 4, 7])[labels])
+    return Made(root / "a.npz", ".npz file", pixels(COUNT, 32, 32, 3), labels, ["-1", "4", "7"])
+
+
+def npz_first_axis_fastest(root: Path) -> Made:
+    np.savez(root / "a.npz", images=np.asfortranarray(pixels(COUNT, 28, 28)))
+    return Made(root / "a.npz", ".npz file", pixels(COUNT, 28, 28), None)
+
+
+def dsprites(root: Path) -> Made:
+    images = pixels(COUNT, 64, 64) & 1
+    shapes = numbers(COUNT, 3)
+    classes = np.zeros((COUNT, 6), np.int64)
+    classes[:, 1], classes[:, 2] = shapes, 5
+    np.savez_compressed(
+        root / "dsprites.npz", metadata=np.array({"pickled": True}, dtype=object), imgs=images,
+        latents_values=classes.astype(float), latents_classes=classes,
+    )  # fmt: skip
+    return Made(root / "dsprites.npz", "dSprites .npz", images * 255, shapes, ["square", "ellipse", "heart"])
+
+
+def parquet(root: Path) -> Made:
+    """Two files of three row groups each and a test part, as `datasets` pushes them."""
+    images, labels = pixels(COUNT, 28, 28, 3), numbers(COUNT, 2)
+    test, test_labels = pixels(TESTS, 28, 28, 3, seed=1), numbers(TESTS, 2, 1)
+    names = ["zebra", "ant"]
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    (root / "data").mkdir()
+    for name, some, of in (
+        ("train-00000-of-00002", images[:9], labels[:9]), ("train-00001-of-00002", images[9:], labels[9:]),
+        ("test-00000-of-00001", test, test_labels),
+    ):  # fmt: skip
+        structs = [{"bytes": png(image), "path": None} for image in some]
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        table = pa.table({"image": pa.array(structs, kind), "label": pa.array(of, pa.int64())})
+        path = root / "data" / f"{name}.parquet"
+        pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=4)
+    return Made(root, "Parquet", images, labels, names, test, test_labels)
+
+
+def parquet_file(root: Path) -> Made:
+    """Plain bytes and text labels in one file."""
+    kinds = ["b", "a"]
+    labels = numbers(COUNT, 2)
+    images = pixels(COUNT, 28, 28)
+    columns = {"png": [png(image) for image in images], "label": [kinds[1 - label] for label in labels]}
+    pq.write_table(pa.table(columns), root / "a.parquet")
+    return Made(root / "a.parquet", "Parquet", images, labels, ["a", "b"])
+
+
+def tar(path: Path, files: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def webdataset(root: Path) -> Made:
+    images, labels = pixels(COUNT, 28, 28, 3), numbers(COUNT, 11)
+    files = []
+    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+        files += [(f"{row:06}.cls", str(label).encode()), (f"{row:06}.png", png(image))]
+        files += [(f"{row:06}.txt", b"a caption")]
+    kinds = [str(number) for number in range(11)]
+    return Made(tar(root / "000.tar", files), "WebDataset tar", images, labels, kinds)
+
+
+def webdataset_shards(root: Path) -> Made:
+    """Labels in JSON, a second image in each sample, and a test part."""
+    images, labels = pixels(COUNT, 28, 28, 3), numbers(COUNT, 2)
+    test, test_labels = pixels(TESTS, 28, 28, 3, seed=1), numbers(TESTS, 2, 1)
+    for name, some, of in (
+        ("train-000000.tar", images[:9], labels[:9]), ("train-000001.tar.gz", images[9:], labels[9:]),
+        ("test-000000.tar", test, test_labels),
+    ):  # fmt: skip
+        files = []
+        for row, (image, label) in enumerate(zip(some, of, strict=True)):
+            about = json.dumps({"label": ["cat", "dog"][label], "caption": "x"}).encode()
+            files += [
+                (f"./{row:06}.jpg.png", png(image)),
+                (f"./{row:06}.json", about),
+                (f"./{row:06}.seg.png", png(image // 2)),
+            ]
+        tar(root / name, files)
+    return Made(root, "WebDataset tars", images, labels, ["cat", "dog"], test, test_labels)
+
+
+def rendered_chairs(root: Path) -> Made:
+    """Grey on white, 62 views of each chair in the real one."""
+    images = []
+    for chair in range(4):
+        folder = root / "rendered_chairs" / f"{chair:032x}" / "renders"
+        folder.mkdir(parents=True)
+        for view in range(5):
+            image = np.full((60, 60, 3), 255, np.uint8)
+            image[10:50, 10:50] = pixels(1, 40, 40, 1, seed=5 * chair + view)[0]
+            (folder / f"image_{view:03}_p020_t{view * 11:03}_r096.png").write_bytes(png(image))
+            images.append(image)
+    (root / "rendered_chairs" / "all_chair_names.mat").write_bytes(b"x")
+    return Made(root, "rendered chairs", np.stack(images), None)
+
+
+def folder(root: Path) -> Made:
+    """Grey faces of two people."""
+    images, labels = pixels(COUNT, 32, 32), sorted(numbers(COUNT, 2))
+    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (root / f"person{label}").mkdir(exist_ok=True)
+        (root / f"person{label}" / f"{row:02}.png").write_bytes(png(image))
+    return Made(root, "folder of images", images, labels, ["person0", "person1"])
+
+
+def plain_tar(root: Path) -> Made:
+    images = pixels(COUNT, 28, 28, 3)
+    return Made(tar(root / "a.tar", [(f"{row:02}.png", png(images[row])) for row in range(COUNT)]), ".tar of images",
+                images, None)  # fmt: skip
+
+
+def celeba(root: Path) -> Path:
+    """torchvision's folder: 26 pictures of 178 x 218, their attributes, and the last six as the test part."""
+    base = root / "celeba"
+    (base / "img_align_celeba").mkdir(parents=True)
+    names = [f"{row + 1:06}.jpg" for row in range(COUNT + TESTS)]
+    for row, name in enumerate(names):
+        image = np.zeros((218, 178, 3), np.uint8)
+        image[35:183, 15:163] = (8 * row, 120, 240 - 8 * row)  # the middle 148 x 148
+        Image.fromarray(image).save(base / "img_align_celeba" / name, quality=95)
+    parts = [0] * (COUNT - 4) + [1] * 4 + [2] * TESTS
+    (base / "list_eval_partition.txt").write_text("".join(f"{n} {p}\n" for n, p in zip(names, parts, strict=True)))
+    rows = [f"{name}  {1 if row % 3 else -1} {-1 if row % 2 else 1}\n" for row, name in enumerate(names)]
+    (base / "list_attr_celeba.txt").write_text(f"{len(names)}\nSmiling Young \n" + "".join(rows))
+    return base
+
+
+MAKERS: list[Callable[[Path], Made]] = [
+    svhn, svhn_unpacked, cifar10, cifar100, idx_files, idx_file, npz, npz_first_axis_fastest, dsprites, parquet,
+    parquet_file, webdataset, webdataset_shards, rendered_chairs, folder, plain_tar,
+]  # fmt: skip
