@@ -26,7 +26,8 @@ RUN python3.11 -m venv /opt/infogan \
     && pip install --no-cache-dir --constraint constraints.txt \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} torch torchvision \
     && python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-        print(*p["dependencies"], *p["optional-dependencies"]["search"], sep="\n")' > requirements.txt \
+        print(*p["dependencies"], *p["optional-dependencies"]["search"], \
+        *p["optional-dependencies"]["serve"], sep="\n")' > requirements.txt \
     && pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
 COPY README.md LICENSE ./

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_STEPS ?= 1200
+DEMO_STEPS ?= 1500
 DEMO_NAME := demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: setup demo check test test-ray image clean
@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/infogan train --preset mnist --steps $(DEMO_STEPS) --checkpoint-every 600 --storage runs --name $(DEMO_NAME)
+	$(BIN)/infogan train --preset mnist_robust --steps $(DEMO_STEPS) --checkpoint-every 500 --storage runs --name $(DEMO_NAME)
 
 check: setup
 	$(BIN)/ruff check .
@@ -24,8 +24,9 @@ check: setup
 	$(BIN)/mypy
 
 test: setup
-	$(BIN)/pytest -m 'not ray and not s3'
+	$(BIN)/pytest -m 'not ray and not s3 and not browser'
 	$(BIN)/pytest -m 's3 and not ray'
+	$(BIN)/pytest -m browser
 	$(BIN)/pytest -m ray
 
 test-ray: setup

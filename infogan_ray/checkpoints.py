@@ -171,6 +171,20 @@ def amend(checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:
     _write_manifest(checkpoint.folder, checkpoint.manifest.files | added)
 
 
+def replace(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """Exchange some files of a sealed folder, or add them; returns the new manifest.
+
+    They are taken off the manifest first: a kill in between leaves a folder that is whole without them.
+    """
+    others = {name: listed for name, listed in manifest.files.items() if name not in files}
+    _write_manifest(manifest.folder, others)
+    for name, content in files.items():
+        manifest.folder.write(name, content)
+    listed = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+    _write_manifest(manifest.folder, others | listed)
+    return Manifest.of(manifest.folder, required=())
+
+
 def _write_manifest(folder: Storage, listed: dict[str, tuple[int, str]]) -> None:
     entries = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(listed.items())}
     folder.write(MANIFEST, json.dumps({"format": FORMAT, "files": entries}, indent=1).encode())

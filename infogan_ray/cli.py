@@ -16,12 +16,17 @@ COMMANDS = {
     "submit": "hand a run or a search to a cluster, and close the lid",
     "jobs": "what was submitted: list, status, logs, stop",
     "runs": "list the runs of a storage folder, or one run's checkpoints",
+    "report": "write report.html of a run or search: curves, pictures, how to run it again",
     "pull": "fetch the best checkpoint of a run as a model folder, verified",
     "evaluate": "bound per code and agreement with labels",
     "traverse": "one picture per code: what it does",
     "sample": "images with chosen codes",
     "encode": "what the recognition network says of real images",
-    "data": "fetch a named dataset",
+    "name": "give codes names: slant for uniform0",
+    "explore": "a local page with a slider per code; of a storage folder, all its runs",
+    "serve": "a model as a web service: /sample, /traverse, /encode, with a token",
+    "export": "a model as ONNX or torch graphs, for use without this package",
+    "data": "fetch a named dataset; inspect images; prepare them as shards, and verify those",
     "doctor": "what this machine can do, and what is wrong",
 }
 DONE, FAILED, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 130

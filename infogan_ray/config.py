@@ -14,15 +14,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from infogan_ray.consistency import ConsistencyConfig
+from infogan_ray.data.augmentation import AugmentationConfig
 from infogan_ray.data.datasets import DataConfig
 from infogan_ray.evaluation import EvaluationConfig
 from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.objective import ObjectiveConfig
+from infogan_ray.tracking import check_addresses
 from infogan_ray.training import PRECISIONS, OptimizerConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mnist": {"data": "mnist", "codes": "noise=62 cat=10 uniform=2", "steps": 5000},
+    "mnist_robust": {
+        "data": "mnist",
+        "codes": "noise=62 cat=10 uniform=2",
+        "steps": 4000,
+        "consistency": {"weight": 1.0},
+        "optimizer": {"lr_decay": 0.5},
+        "metric": "step",
+    },
     "fashion_mnist": {"data": "fashion_mnist", "codes": "noise=62 cat=10 uniform=2", "steps": 5000},
     "svhn": {"codes": "noise=124 cat=10x4 uniform=4", "image_size": 32, "channels": 3, "steps": 30_000},
     "celeba": {"codes": "noise=128 cat=10x10", "image_size": 32, "channels": 3, "steps": 30_000},
@@ -41,6 +52,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 30_000,
         "objective": {"lambda_continuous": 10.0},
     },
+    "shapes": {
+        "data": "shapes",
+        "codes": "noise=10 cat=3 uniform=4",
+        "image_size": 64,
+        "channels": 1,
+        "steps": 30_000,
+        "objective": {"lambda_continuous": 1.0},
+    },
 }
 METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari", "q_score", "step")
 LOWER_IS_BETTER = ("clustering_error",)
@@ -54,15 +73,24 @@ class RunConfig:
     """Everything that decides a run."""
 
     preset: str | None = None
-    """A set of defaults: mnist, fashion_mnist, svhn, celeba, faces or chairs."""
+    """A set of defaults: mnist, mnist_robust, fashion_mnist, svhn, celeba, faces, chairs or shapes."""
     data: str | None = None
-    """mnist, fashion_mnist, a folder of images or an .npz file with an array 'images'."""
+    """mnist, fashion_mnist, shapes (drawn here), a path that holds images (see the README), or what infogan data
+    prepare has written, here or in a bucket."""
     data_dir: str | None = None
     """Folder to look for a named dataset first (raw IDX or .gz)."""
     image_size: int | None = None
     """Height and width that images are brought to; by default the data's own."""
     channels: int | None = None
     """1 (grey) or 3 (RGB); by default the data's own."""
+    labels: str | None = None
+    """A CSV file with the columns file and label, for images in files; else class folders or the dataset's own, if any.
+    Of CelebA also FILE:ATTRIBUTE."""
+    max_bad: float = 0.01
+    """Share of image files that may be broken and are skipped; more end the run before it starts."""
+    feed: Literal["auto", "memory", "stream"] = "auto"
+    """Images in memory, or read from prepared ones (infogan data prepare) while training goes on, in constant memory;
+    auto streams what is prepared and does not fit into half of the free memory. A resumed run keeps what it had."""
     codes: str = "noise=62 cat=10 uniform=2"
     """The latent specification."""
     steps: int | None = None
@@ -102,8 +130,14 @@ class RunConfig:
     metric: str = "mi_fraction"
     """What 'best' means: mi_fraction, mi_bound, clustering_error, clustering_acc_hungarian, nmi, ari,
     q_score (how Q sorts real images, without labels) or step (the last)."""
+    mlflow: str | None = None
+    """Also tell MLflow: http://HOST:5000 or sqlite:///FILE.db; credentials come from the environment."""
+    wandb: str | None = None
+    """Also tell this project of Weights & Biases; credentials come from the environment (WANDB_API_KEY)."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    augment: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -119,6 +153,7 @@ class RunConfig:
         _one_of("preset", self.preset, (*PRESETS, None))
         _one_of("metric", self.metric, METRICS)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("feed", self.feed, ("auto", "memory", "stream"))
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
         _one_of("placement", self.placement, PLACEMENTS)
         if not 0 < self.gpus_per_worker <= 1:
@@ -139,6 +174,8 @@ class RunConfig:
                 f"needs 2; take {2 * most} or more"
             )
         self.objective.weights(self.latents)
+        _ = self.data_config  # refuses what is not valid
+        check_addresses(self.mlflow, self.wandb)
         if self.name is not None:
             check_name(self.name)
 
@@ -161,7 +198,7 @@ class RunConfig:
 
     @property
     def data_config(self) -> DataConfig:
-        return DataConfig(self.data_dir, self.image_size, self.channels)
+        return DataConfig(self.data_dir, self.image_size, self.channels, labels=self.labels, max_bad=self.max_bad)
 
     def model_spec(self, image_size: int, channels: int) -> ModelSpec:
         return ModelSpec(self.latents, image_size, channels, self.network)

@@ -171,23 +171,21 @@ def adjusted_rand_index(table: np.ndarray) -> float:
 
 def hungarian_accuracy(table: np.ndarray) -> float:
     """Largest share of images that a one-to-one matching of categories and labels explains."""
-    size = max(table.shape)
-    square = np.zeros((size, size))
-    square[: table.shape[0], : table.shape[1]] = table
-    columns = assign(square.max() - square)
-    return float(square[np.arange(size), columns].sum() / table.sum())
+    few = table if table.shape[0] <= table.shape[1] else table.T
+    columns = assign(few.max() - few.astype(np.float64))
+    return float(few[np.arange(len(few)), columns].sum() / table.sum())
 
 
 def assign(cost: np.ndarray) -> np.ndarray:
-    """The column of each row in the assignment of least total cost of a square matrix, O(n^3).
+    """The column of each row in the assignment of least total cost: (R, C), R <= C, in O(R^2 C).
 
     Kuhn's Hungarian method with potentials, one shortest augmenting path per row (Jonker & Volgenant 1987). Kept here
     so that the metric does not bring scipy into every worker.
     """
-    size = len(cost)
-    row_potential, column_potential = np.zeros(size + 1), np.zeros(size + 1)
+    rows, size = cost.shape
+    row_potential, column_potential = np.zeros(rows + 1), np.zeros(size + 1)
     owner = np.zeros(size + 1, int)  # row (1-based) that holds a column; column 0 is where each path starts
-    for row in range(1, size + 1):
+    for row in range(1, rows + 1):
         owner[0], column = row, 0
         distance, came_from = np.full(size + 1, np.inf), np.zeros(size + 1, int)
         visited = np.zeros(size + 1, bool)
@@ -206,6 +204,7 @@ def assign(cost: np.ndarray) -> np.ndarray:
         while column:
             owner[column] = owner[came_from[column]]
             column = came_from[column]
-    columns = np.empty(size, int)
-    columns[owner[1:] - 1] = np.arange(size)
+    columns = np.empty(rows, int)
+    held = np.flatnonzero(owner[1:])
+    columns[owner[1:][held] - 1] = held
     return columns

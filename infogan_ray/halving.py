@@ -11,6 +11,7 @@ Rungs are counted in images seen, which a restart does not set back. torch-free 
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -53,7 +54,7 @@ class Halving:
         self._sign = -1.0 if lower_is_better else 1.0
         self._scores: dict[tuple[int, int], float] = {}
         self._ended: set[int] = set()
-        self._known: dict[tuple[int, int], bool] = {}
+        self._lines = [_Line() for _ in self.rungs]
         self.events: list[dict[str, Any]] = []
 
     @classmethod
@@ -112,11 +113,10 @@ class Halving:
         """The rank of a trial at a rung among trials 0 … trial (1 is best, equals share the better one), and how many
         those are. None if it is not among them, or if that is not known yet."""
         level = self.rungs.index(rung)
-        rivals = [self._reaches(other, level) for other in range(trial + 1)]
-        if None in rivals or not rivals[trial]:
-            return None
-        scores = [self._sign * self._scores[other, rung] for other, counts in enumerate(rivals) if counts]
-        return 1 + sum(score > scores[-1] for score in scores), len(scores)
+        line = self._lines[level]
+        while line.next <= trial and (counts := self._reaches(line.next, level)) is not None:
+            line.take(self._sign * self._scores[line.next, rung] if counts else None)
+        return line.places.get(trial)
 
     def _judge(self, trial: int) -> tuple[Verdict, int | None]:
         for level, rung in enumerate(self.rungs):
@@ -131,15 +131,11 @@ class Halving:
 
     def _passes(self, trial: int, level: int) -> bool | None:
         """Whether a trial gets past a rung; None if that is not known yet. What is known never changes."""
-        if (trial, level) in self._known:
-            return self._known[trial, level]
-        passes = self._reaches(trial, level)
-        if passes:
-            place = self.place(trial, self.rungs[level])
-            passes = None if place is None else place[0] <= max(1, math.ceil(place[1] / self.reduction))
-        if passes is not None:
-            self._known[trial, level] = passes
-        return passes
+        reaches = self._reaches(trial, level)
+        if not reaches:
+            return reaches
+        place = self.place(trial, self.rungs[level])
+        return None if place is None else place[0] <= max(1, math.ceil(place[1] / self.reduction))
 
     def _reaches(self, trial: int, level: int) -> bool | None:
         """Whether a trial is a rival at a rung: not if it was stopped below it, however far it went on meanwhile."""
@@ -150,3 +146,20 @@ class Halving:
         if (trial, self.rungs[level]) in self._scores:
             return True
         return False if trial in self._ended else None
+
+
+class _Line:
+    """The trials at one rung, taken in their order: each one's place is among those before it, and never changes."""
+
+    def __init__(self) -> None:
+        self.next = 0
+        self.places: dict[int, tuple[int, int]] = {}
+        self._scores: list[float] = []  # rising
+
+    def take(self, score: float | None) -> None:
+        """The next trial, whose score (high is good) counts here, or that does not come here."""
+        if score is not None:
+            bisect.insort(self._scores, score)
+            better = len(self._scores) - bisect.bisect_right(self._scores, score)
+            self.places[self.next] = 1 + better, len(self._scores)
+        self.next += 1

@@ -14,7 +14,8 @@ from torch import Tensor
 from infogan_ray import checkpoints
 from infogan_ray.config import from_saved
 from infogan_ray.evaluation import recognise
-from infogan_ray.latents import Bernoulli, Categorical, Code
+from infogan_ray.latents import Bernoulli, Categorical, Code, LatentSpec
+from infogan_ray.naming import NAMES, parse_names, read_names, resolve
 from infogan_ray.networks import Discriminator, Generator, ModelSpec
 from infogan_ray.runs import RunDirectory
 from infogan_ray.storage import Storage, open_storage
@@ -29,6 +30,8 @@ class InfoGAN:
 
     def __init__(self, spec: ModelSpec, generator: Generator, discriminator: Discriminator, source: Storage) -> None:
         self.spec, self.source = spec, source
+        self.names: dict[str, str] = {}
+        """What people call the codes, by code: {"uniform0": "slant"}."""
         self.generator, self.discriminator = generator.eval(), discriminator.eval()
 
     @classmethod
@@ -49,21 +52,35 @@ class InfoGAN:
         """Each code's prior by name."""
         return dict(self.spec.latents.items())
 
-    @torch.inference_mode()
+    def resolve(self, word: str) -> str:
+        """The code that is meant by its own name or by the one that people gave it. Raises ValueError."""
+        return resolve(word, self.codes, self.names)
+
     def sample(self, n: int = 64, codes: Mapping[str, float | int] | None = None, seed: int = 0) -> Tensor:
-        """(n, C, H, W) uint8 images; ``codes`` fixes some, e.g. {"cat0": 3, "uniform0": 0.5}.
+        """(n, C, H, W) uint8 images; ``codes`` fixes some, e.g. {"cat0": 3, "slant": 0.5}.
 
         Raises ValueError for a code that does not exist or a value that it cannot have.
         """
+        return self.generate(self.latents(n, codes, seed))
+
+    def latents(self, n: int = 64, codes: Mapping[str, float | int] | None = None, seed: int = 0) -> Tensor:
+        """The latents (n, L) that ``sample`` makes images of. Their noise depends on n and the seed alone."""
         if n < 1:
             raise ValueError(f"n is {n}; it must be at least 1")
         latents = self.spec.latents.sample(n, seeded_generator(seed, "sample"))
-        for name, value in (codes or {}).items():
+        for word, value in (codes or {}).items():
+            name = self.resolve(word)
             code_columns(self.spec.latents, latents, name).copy_(_encode(name, self.spec.latents[name], value))
+        return latents
+
+    @torch.inference_mode()
+    def generate(self, latents: Tensor) -> Tensor:
+        """Images (N, C, H, W) uint8 of latents (N, L)."""
         return torch.cat([to_bytes(self.generator(part)) for part in latents.split(BATCH)])
 
     def encode(self, images: Tensor) -> dict[str, np.ndarray]:
-        """What Q says of uint8 images (N, C, H, W): the category, P(1), or mean and deviation, by column name.
+        """What Q says of uint8 images (N, C, H, W): the category, its probability and all k of them, P(1), or mean and
+        deviation; by column name.
 
         Raises ValueError for images of another size, channel count or type than the model's.
         """
@@ -71,21 +88,34 @@ class InfoGAN:
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != wanted:
             raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; this model reads uint8 (N, {wanted})")
         columns: dict[str, np.ndarray] = {}
-        for name, q in self.spec.latents.split_q(recognise(self.discriminator, images)).items():
-            code = self.spec.latents[name]
-            if isinstance(code, Categorical):
-                columns[name] = q.argmax(1).numpy()
-                columns[f"{name}_probability"] = q.softmax(1).max(1).values.numpy()
-            elif isinstance(code, Bernoulli):
-                columns[name] = q[:, 0].sigmoid().numpy()
+        for name, value in readings(self.spec.latents, recognise(self.discriminator, images)).items():
+            if value.dim() == 2:
+                columns[name] = value.argmax(1).numpy()
+                columns[f"{name}_probability"] = value.max(1).values.numpy()
+                columns[f"{name}_probabilities"] = value.numpy()
             else:
-                mean, deviation = code.mean_and_deviation(q, self.spec.latents.sigma)
-                columns[name], columns[f"{name}_std"] = mean[:, 0].numpy(), deviation[:, 0].numpy()
+                columns[name] = value.numpy()
         return columns
 
     def traverse(self, code: str, seed: int = 0) -> Traversal:
         """The grid of one code; ``traversal.draw`` makes a picture of it."""
-        return traverse(self.spec.latents, self.generator, code, seed)
+        return traverse(self.spec.latents, self.generator, self.resolve(code), seed, names=self.names)
+
+
+def readings(latents: LatentSpec, q: Tensor) -> dict[str, Tensor]:
+    """What Q's parameters (N, P) say, by column name: a category's probabilities (N, k); P(1), or mean and ``_std``,
+    the standard deviation, (N,) each."""
+    found: dict[str, Tensor] = {}
+    for name, part in latents.split_q(q).items():
+        code = latents[name]
+        if isinstance(code, Categorical):
+            found[name] = part.softmax(1)
+        elif isinstance(code, Bernoulli):
+            found[name] = part[:, 0].sigmoid()
+        else:
+            mean, deviation = code.mean_and_deviation(part, latents.sigma)
+            found |= {name: mean[:, 0], f"{name}_std": deviation[:, 0]}
+    return found
 
 
 def _encode(name: str, code: Code, value: float | int) -> Tensor:
@@ -110,7 +140,7 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
     ``warn`` hears of broken checkpoints of a run, which are passed over. Raises ValueError, naming the file, for
     whatever is missing, broken or not safetensors.
     """
-    folder = open_storage(path)
+    folder, run = open_storage(path), None
     names = {entry.name for entry in folder.entries()}
     if not names:
         what = "is a file" if folder.is_itself_a_file else "does not exist"
@@ -123,6 +153,7 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
     elif checkpoints.STATE in names or re.fullmatch(checkpoints.STEP_FOLDER, folder.name):
         checkpoint = checkpoints.open_checkpoint(folder)
         manifest, description = checkpoint.manifest, checkpoint.state
+        run = RunDirectory(folder.parent.parent)
     elif "config.json" in names:
         manifest = checkpoints.Manifest.of(folder, required=(checkpoints.MODEL, "config.json"))
         manifest.verify()
@@ -133,4 +164,9 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
         spec = ModelSpec.from_dict(description["model"])
     except (KeyError, ValueError) as error:
         raise ValueError(f"model {folder}: {error}") from None
-    return InfoGAN.from_tensors(spec, manifest.read_tensors(checkpoints.MODEL), folder)
+    model = InfoGAN.from_tensors(spec, manifest.read_tensors(checkpoints.MODEL), folder)
+    if run is not None:
+        model.names = read_names(run.folder, model.codes)
+    elif NAMES in manifest.files:
+        model.names = parse_names(manifest.read(NAMES), model.codes, f"{folder}/{NAMES}")
+    return model

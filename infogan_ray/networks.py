@@ -225,10 +225,11 @@ class Discriminator(nn.Module):
         """Logits (B,) and Q's parameters (B - q_from, P), both in float32 whatever the autocast says.
 
         ``groups``: parts of the batch with batch-norm statistics of their own. ``q_from``: Q reads only the rows from
-        here on, since in D's step it has nothing to learn from the real half.
+        here on, one group, where it has nothing to learn from the real half.
         """
         features = self.trunk(images, groups)
-        return self.head(features).float().flatten(), self.recognition(features[q_from:]).float()
+        q = self.recognition(features[q_from:], 1 if q_from else groups)
+        return self.head(features).float().flatten(), q.float()
 
 
 def initialise(module: nn.Module) -> None:

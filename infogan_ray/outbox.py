@@ -63,6 +63,7 @@ class Outbox:
         self.step, self.stored = step, step
         self.restarts, self.missed = restarts, 0
         self.trouble = ""
+        self.before_each: Callable[[], None] = go_on  # called in the thread before a checkpoint is sent
         self._run = run.patient(SHORT_PATIENCE_S)
         self._keep, self._metric, self._max_misses = keep, metric, max_misses
         # Of two attempts the later one has the greater name, and the run.
@@ -177,10 +178,12 @@ class Outbox:
                 self._in_flight, self._in_flight_since = parcel, time.monotonic()
                 self._changed.notify_all()
             try:
+                if parcel is not None:  # what a run that is killed goes on from is stored after what is told of it
+                    self.before_each()
+                self._flush_log(parcel is not None)
                 if parcel is not None:
                     self._send(parcel)
                 self._beat(always=parcel is not None)
-                self._flush_log(parcel is not None)
             except Exception as error:  # a thread that dies silently would let training go on for days in vain
                 passing = isinstance(error, StorageError) and error.passing
                 with self._changed:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shlex
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from infogan_ray import checkpoints
+from infogan_ray.card import SAMPLES, model_card, traversal_file
 from infogan_ray.checkpoints import Checkpoint
-from infogan_ray.config import RunConfig
-from infogan_ray.model import InfoGAN
+from infogan_ray.config import RunConfig, from_saved
+from infogan_ray.model import InfoGAN, load
+from infogan_ray.naming import NAMES, check_names, read_names
 from infogan_ray.networks import ModelSpec
 from infogan_ray.runs import RunDirectory
-from infogan_ray.selection import SCORES
 from infogan_ray.storage import Storage, StorageError, open_storage
 from infogan_ray.traversal import draw, png, tile
 
-SAMPLES, METRICS, CARD, CONFIG = "samples.png", "metrics.json", "README.md", "config.json"
+METRICS, CARD, CONFIG = "metrics.json", "README.md", "config.json"
 CATEGORIES = "categories.json"
 
 
@@ -30,11 +31,13 @@ def publish(checkpoint: Checkpoint, config: RunConfig, destination: Storage, met
 
 
 def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, Any]) -> dict[str, bytes]:
-    """The files of a model folder by name: the same bytes for the same checkpoint and metrics."""
+    """The files of a model folder by name: the same bytes for the same checkpoint, metrics and names of codes."""
     spec = ModelSpec.from_dict(checkpoint.state["model"])
     weights = checkpoint.manifest.read(checkpoints.MODEL)
     tensors = checkpoints.parse_tensors(f"{checkpoint.folder}/{checkpoints.MODEL}", weights)
     model = InfoGAN.from_tensors(spec, tensors, checkpoint.folder)
+    with contextlib.suppress(ValueError):  # a broken file of names, which ``load`` names, must not cost a run its model
+        model.names = read_names(checkpoint.folder.parent.parent, model.codes)
     metrics = {"step": checkpoint.step, **metrics}
     categories = metrics.pop("categories", {})
     description = {"model": spec.to_dict(), "step": checkpoint.step, "run": config.to_dict()}
@@ -43,11 +46,49 @@ def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, An
         CONFIG: json.dumps(description, indent=1).encode(),
         METRICS: json.dumps(metrics, indent=1).encode(),
         SAMPLES: png(tile(model.sample(64), columns=8, scale=max(1, round(56 / spec.image_size)))),
-        CARD: model_card(model, config, metrics).encode(),
     }
     if categories:
         files[CATEGORIES] = json.dumps(categories).encode()
-    return files | {_picture(name): png(draw(model.traverse(name))) for name in model.codes}
+    return files | _with_names(model, config, metrics)
+
+
+def _with_names(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> dict[str, bytes]:
+    """Those files of a model folder that show what the codes are called."""
+    files = {CARD: model_card(model, config, metrics).encode()}
+    if model.names:
+        files[NAMES] = json.dumps(model.names, indent=1).encode()
+    return files | {traversal_file(name): png(draw(model.traverse(name))) for name in model.codes}
+
+
+def name_codes(folder: Storage, names: Mapping[str, str]) -> dict[str, str]:
+    """Give names to codes of a model folder, a run or a run's checkpoint, and keep them there; returns all names.
+
+    An empty name takes one away. A model folder's card and pictures have them at once; what a run publishes or ``pull``
+    makes later has them, too. Raises ValueError for a code or name that cannot be, BadCheckpoint for a broken folder.
+    """
+    model = load(folder.uri)
+    chosen = check_names({**model.names, **names}, model.codes)
+    if is_model(folder):
+        _rename_in(folder, model, chosen)
+        return chosen
+    run = RunDirectory(folder.parent.parent if folder.parent.name == "checkpoints" else folder)
+    run.folder.write(NAMES, json.dumps(chosen, indent=1).encode())
+    if is_model(run.model):
+        _rename_in(run.model, load(run.model.uri), chosen)
+    return chosen
+
+
+def is_model(folder: Storage) -> bool:
+    """Whether a folder is a model folder; a run has its manifests further down."""
+    return folder.is_file(checkpoints.MANIFEST) and folder.is_file(CONFIG)
+
+
+def _rename_in(folder: Storage, model: InfoGAN, names: dict[str, str]) -> None:
+    manifest = checkpoints.Manifest.of(folder, required=(checkpoints.MODEL, CONFIG, METRICS))
+    config = from_saved(manifest.read_json(CONFIG), f"{folder}/{CONFIG}")
+    model.names = names
+    files = _with_names(model, config, manifest.read_json(METRICS))
+    checkpoints.replace(manifest, {NAMES: b"{}", **files})
 
 
 def pull(
@@ -127,107 +168,3 @@ def check_content(name: str, content: bytes) -> None:
             raise checkpoints.BadCheckpoint(f"{name} is not text") from None
     else:
         raise checkpoints.BadCheckpoint(f"{name} is not a file of a model folder; it is refused")
-
-
-def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> str:
-    """Markdown: a picture, the codes with their bounds, how it was made, how to use it."""
-    spec = model.spec
-    shape = f"{spec.image_size}x{spec.image_size}x{spec.channels}"
-    lines = [
-        f"# InfoGAN on {config.data}",
-        "",
-        f"![samples]({SAMPLES})",
-        "",
-        f"Images {shape}, {metrics['step']:,} steps of batch {config.batch_size}, seed {config.seed}.",
-        "",
-        "## Codes",
-        "",
-        "| code | prior | bound (nats) | ceiling (nats) | what it does |",
-        "|---|---|---|---|---|",
-    ]
-    for name, code in model.codes.items():
-        bound = metrics.get(f"mi/{name}")
-        shown = "not measured" if bound is None else f"{bound:.3f}"
-        ceiling = f"{code.ceiling(spec.latents.sigma):.3f}"
-        lines.append(f"| {name} | {type(code).__name__}({code.text()}) | {shown} | {ceiling} | ![]({_picture(name)}) |")
-    lines += ["", "The bound is L_I = H(c) + E[log Q(c|x)] on fresh codes. Blue columns lie inside the prior.", ""]
-    if "clustering_error" in metrics:
-        lines += [
-            "## Agreement with labels (which training never saw)",
-            "",
-            f"`{metrics['clustering_code']}` on the test set: clustering error {metrics['clustering_error']:.1%}, "
-            f"one-to-one accuracy {metrics['clustering_acc_hungarian']:.1%}, NMI {metrics['nmi']:.3f}, "
-            f"ARI {metrics['ari']:.3f}.",
-            "",
-        ]
-    if "swd" in metrics:
-        lines += [
-            "## Image quality",
-            "",
-            f"Sliced Wasserstein distance to the data {metrics['swd']:.1f}; between two halves of the data "
-            f"{metrics['swd_data']:.1f}. Small is good.",
-            "",
-        ]
-    if "q_information" in metrics:
-        lines += [
-            "## How it sorts real images (measured without labels)",
-            "",
-            *(f"- `{name}` {metrics[name]:.3f}: {meaning}" for name, meaning in SCORES.items()),
-            "",
-            "Each lies between 0 and 1; large is good.",
-            "",
-        ]
-    lines += [
-        "## How it was made",
-        "",
-        "```",
-        train_command(config),
-        "```",
-        "",
-        "## How to use it",
-        "",
-        "```python",
-        "import infogan_ray",
-        "model = infogan_ray.load('.')",
-        f"images = model.sample(16, codes={_example_codes(model)!r})   # uint8 (16, C, H, W)",
-        "codes = model.encode(images)                       # what Q says of each image",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def train_command(config: RunConfig) -> str:
-    """The command that makes this run again: every field that differs from the preset's."""
-    from infogan_ray.config import preset
-
-    base = preset(config.preset) if config.preset else RunConfig()
-    words = ["infogan", "train", *(["--preset", config.preset] if config.preset else [])]
-    words += _flags(config.to_dict(), base.to_dict(), "--")
-    return " ".join(shlex.quote(word) for word in words)
-
-
-def _flags(values: dict[str, Any], base: dict[str, Any], prefix: str) -> list[str]:
-    words: list[str] = []
-    for key, value in values.items():
-        flag = prefix + key.replace("_", "-")
-        if key in ("preset", "resume") or value == base.get(key) or value is None:
-            continue
-        if isinstance(value, dict) and isinstance(base.get(key), dict) and key != "lambda_code":
-            words += _flags(value, base[key], f"{flag}.")
-        elif isinstance(value, dict):
-            words += [flag, *(str(item) for pair in value.items() for item in pair)]
-        elif isinstance(value, bool):
-            words.append(flag if value else f"{prefix}no-{key.replace('_', '-')}")
-        else:
-            words += [flag, str(value)]
-    return words
-
-
-def _picture(name: str) -> str:
-    return f"traversal_{name}.png"
-
-
-def _example_codes(model: InfoGAN) -> dict[str, float | int]:
-    name, code = next(iter(model.codes.items()))
-    return {name: 1 if code.family != "continuous" else 0.5}

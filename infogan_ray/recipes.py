@@ -33,7 +33,12 @@ PRIORS = ("codes", "network.sigma_min", "network.sigma_fixed")
 # What a search itself decides for every trial.
 DECIDED = ("preset", "steps", "epochs", "storage", "name", "resume", "checkpoint_every", "metric", "workers", "threads")
 # What would make trials incomparable if it differed between them.
-ALIKE = ("data", "data_dir", "image_size", "channels", "evaluation", "device", "keep", "max_missed_checkpoints")
+ALIKE = (
+    "data", "data_dir", "image_size", "channels", "labels", "max_bad", "feed", "evaluation", "device", "keep",
+    "max_missed_checkpoints", "mlflow", "wandb",
+)  # fmt: skip
+# Of a trial's fields, what decides nothing: as the recipe says now, also of a search that goes on.
+TRACKERS = ("mlflow", "wandb")
 
 
 @dataclass(frozen=True)
@@ -177,11 +182,15 @@ class Recipe:
         return {
             **rule, "count": self.count, "space": space,
             "values": [self.values(trial) for trial in known], "parents": [None for _ in known],
-            "trials": [self.config(trial).to_dict() for trial in known],
+            "trials": [without_trackers(self.config(trial)) for trial in known],
         }  # fmt: skip
 
     def _grids(self) -> dict[str, list[Any]]:
         return {path: values for path, value in self.space.items() if (values := _grid(value)) is not None}
+
+
+def without_trackers(config: RunConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.to_dict().items() if name not in TRACKERS}
 
 
 def load_recipe(path: str | Path) -> Recipe:

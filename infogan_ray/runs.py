@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +29,19 @@ class RunDirectory:
     CONFIG = "config.json"
     METRICS = "metrics.jsonl"
     STATUS = "status.json"
+    REPORT = "report.html"
+    EVENTS = "events.out.tfevents."  # what TensorBoard's files begin with
+    TRACKING = "tracking.json"
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def title(self) -> str:
+        """The name; of a trial, behind that of its search."""
+        above = self.folder.parent
+        return f"{above.parent.name}/{self.name}" if above.name == "trials" else self.name
 
     @property
     def checkpoints(self) -> Storage:
@@ -139,6 +150,18 @@ class RunDirectory:
             status["state"] = "killed"
         return {**status, "step": step}
 
+    def key(self) -> str:
+        """What the run is called by trackers that remember it; made when first asked for. Raises StorageError."""
+        try:
+            found = json.loads(self.folder.read(self.TRACKING))
+            if isinstance(found, dict) and re.fullmatch("[0-9a-f]{16}", str(found.get("key"))):
+                return found["key"]
+        except (FileNotFoundError, ValueError):
+            pass
+        key = uuid.uuid4().hex[:16]
+        self.folder.write(self.TRACKING, json.dumps({"key": key}).encode())
+        return key
+
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """Every whole line; one that a kill cut short is passed over."""
         try:
@@ -183,7 +206,7 @@ class MetricsLog:
             if until == self._flushed:
                 return
             if folder.is_local:
-                folder.append(self._name, text)
+                folder.append(self._name, text.encode())
             else:
                 folder.write(self._name, text.encode())
             self._flushed = until

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from infogan_ray.consistency import affine, moved
 from infogan_ray.data.feed import to_unit_range
 from infogan_ray.evaluation import contingency, go_on, normalised_mutual_information, recognise
 from infogan_ray.latents import Categorical, LatentSpec
@@ -106,13 +107,8 @@ def nearest_other(images: Tensor) -> Tensor:
 def slightly_moved(images: Tensor) -> Tensor:
     """Copies turned by up to DEGREES, scaled by up to SCALE and moved by up to SHIFT, at random but always alike."""
     generator = seeded_generator(0, "moved")
-    angle, scale, right, down = (torch.rand(4, len(images), generator=generator) * 2 - 1).unbind(0)
-    angle, scale = angle * np.deg2rad(DEGREES), 1 + scale * SCALE
-    cosine, sine = angle.cos() * scale, angle.sin() * scale
-    rows = torch.stack([cosine, -sine, 2 * SHIFT * right, sine, cosine, 2 * SHIFT * down], 1).view(-1, 2, 3)
-    grid = functional.affine_grid(rows, list(images.shape), align_corners=False)
-    moved = functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
-    return moved.round().to(torch.uint8)
+    draws = torch.rand(4, len(images), generator=generator) * 2 - 1
+    return moved(images.float(), affine(draws, DEGREES, SCALE, SHIFT)).round().to(torch.uint8)
 
 
 def agreement(sortings: Sequence[Mapping[str, Sequence[int]]]) -> list[float | None]:

@@ -18,7 +18,7 @@ from torch import nn
 from infogan_ray import checkpoints
 from infogan_ray.checkpoints import Checkpoint
 from infogan_ray.config import RunConfig
-from infogan_ray.data import ImageSet, InMemoryFeed
+from infogan_ray.data import Feed, ImageSet, make_feed
 from infogan_ray.evaluation import measure_bound, measure_clustering
 from infogan_ray.model import InfoGAN
 from infogan_ray.networks import ModelSpec
@@ -28,11 +28,14 @@ from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory, sample_picture, step_name, traversal_picture
 from infogan_ray.selection import measure_sorting
 from infogan_ray.storage import StorageError
+from infogan_ray.tracking import LAST_PATIENCE_S as TRACKERS_PATIENCE_S
+from infogan_ray.tracking import Tracking
 from infogan_ray.training import Diverged, TrainState, never, train
 from infogan_ray.traversal import draw, png, tile, to_bytes, traverse
 
 START_PATIENCE_S = 120.0  # a restart may fall into an outage
 LAST_WORDS_S = 7.0  # what a machine that is about to go leaves for the last checkpoint: ten seconds in all
+LAST_TRACKING_S = 1.0  # likewise, for curves
 
 
 @dataclass(frozen=True)
@@ -63,54 +66,33 @@ def run_worker(
     Diverged on every rank that sees it, StorageFailed on rank 0, and on other ranks what storage raises.
     """
     run = run.patient(START_PATIENCE_S)
-    steps = config.total_steps(len(images.images))
+    steps = config.total_steps(images.count)
     start, outbox, said = begin(config, run, steps, rank, world_size, device, restarts)
     if start is NOT_BEGUN:
         return
     assert start is None or isinstance(start, Checkpoint)
     spec = config.model_spec(images.image_size, images.channels)
     state = TrainState(
-        spec, config.objective, config.optimizer, seed=config.seed, device=device, precision=config.precision
-    )
+        spec, config.objective, config.optimizer, consistency=config.consistency, augmentation=config.augment,
+        seed=config.seed, device=device, precision=config.precision,
+    )  # fmt: skip
     if start is not None:
         state.restore(start.step, start.model_tensors(), start.training_tensors())
     if wrap is not None:
         state.distribute(wrap)
-    feed = InMemoryFeed(images.images.to(device), config.batch_size, config.seed, rank, world_size)
     loop: dict[str, Any] = {
         "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every,
         "rank": rank, "world_size": world_size,
     }  # fmt: skip
-    if outbox is None:
-        for metrics in train(state, feed, **loop):
-            yield Report(metrics, due=is_due(state, config, steps))
-        return
-    for line in said:
-        yield Report({"step": state.step}, phase="resuming", say=line)
-    first = FirstRank(config, images, run, state, start, outbox, stop, world_size)
-    yield Report({"step": state.step}, say=first.greeting(start))
-    try:
-        for metrics in train(state, feed, **loop, halt=first.must_halt):
-            due = is_due(state, config, steps)
-            if due:
-                yield Report(metrics, phase="evaluating")
-                metrics |= first.checkpoint(metrics)
-            outbox.log(metrics)
-            yield Report(metrics, due, say=first.news())
-        yield from first.finish(steps)
-    except Diverged as error:
-        yield Report(first.give_up_as_diverged(error), phase="diverged")
-        raise
-    except StorageFailed:
-        raise
-    except StorageError as error:
-        raise StorageFailed(str(error)) from None
-    except (Exception, GeneratorExit):  # another rank has died, perhaps: a checkpoint on its way should still arrive
-        with contextlib.suppress(StorageFailed):
-            outbox.flush(LAST_WORDS_S)
-        raise
-    finally:
-        outbox.close()
+    with contextlib.closing(make_feed(images, config.batch_size, config.seed, rank, world_size, device)) as feed:
+        if outbox is None:
+            for metrics in train(state, feed, **loop):
+                yield Report(metrics, due=is_due(state, config, steps))
+            return
+        for line in said:
+            yield Report({"step": state.step}, phase="resuming", say=line)
+        first = FirstRank(config, images, run, state, start, outbox, stop, world_size)
+        yield from first.lead(feed, loop, start)
 
 
 def begin(
@@ -159,10 +141,44 @@ class FirstRank:
     ) -> None:  # fmt: skip
         self.config, self.images, self.run, self.state = config, images, run, state
         self.outbox, self.stop, self.world_size = outbox, stop, world_size
+        self.tracking = Tracking(config, run, state.step)
+        outbox.before_each = self.tracking.settle
         self.saved_at = state.step
         self.evaluated = start is None or "mi_bound" in start.metrics
         self.diverged: Diverged | None = None
         self._told = (False, 0)
+
+    def lead(self, feed: Feed, loop: dict[str, Any], start: Checkpoint | None) -> Iterator[Report]:
+        """Train with all that rank 0 does beside it, from the greeting to the last word."""
+        state, outbox, steps = self.state, self.outbox, loop["steps"]
+        yield Report({"step": state.step}, say=self.greeting(start))
+        try:
+            for metrics in train(state, feed, **loop, halt=self.must_halt):
+                due = is_due(state, self.config, steps)
+                if due:
+                    yield Report(metrics, phase="evaluating")
+                    metrics |= self.checkpoint(metrics)
+                else:
+                    self.log(metrics)
+                yield Report(metrics, due, say=self.news())
+            yield from self.finish(steps)
+        except Diverged as error:
+            yield Report(self.give_up_as_diverged(error), phase="diverged")
+            raise
+        except StorageFailed:
+            raise
+        except StorageError as error:
+            raise StorageFailed(str(error)) from None
+        except (
+            Exception,
+            GeneratorExit,
+        ):  # another rank has died, perhaps: a checkpoint on its way should still arrive
+            with contextlib.suppress(StorageFailed):
+                outbox.flush(LAST_WORDS_S)
+            raise
+        finally:
+            self.tracking.close(state.step)
+            outbox.close()
 
     def greeting(self, start: Checkpoint | None) -> str:
         restarts = self.outbox.restarts
@@ -178,17 +194,22 @@ class FirstRank:
         self.outbox.step = self.state.step
         return self.stop() or self.outbox.failure is not None or self.diverged is not None
 
+    def log(self, metrics: dict[str, Any]) -> None:
+        self.outbox.log(metrics)
+        self.tracking.log(metrics)
+
     def news(self) -> str:
-        """What changed about storage since it was last told."""
+        """What changed about storage since it was last told; else what went wrong with a tracker."""
         now = (bool(self.outbox.trouble), self.outbox.missed)
         if now == self._told:
-            return ""
+            return self.tracking.news()
         self._told = now
         return self.outbox.lag or f"storage is well again; step {self.outbox.stored:,} is stored"
 
     def checkpoint(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Evaluate and hand the checkpoint over; returns what was measured, nothing if asked to stop meanwhile."""
+        """Evaluate, log and hand the checkpoint over; returns what was measured, nothing if asked to stop meanwhile."""
         measured = self._measure()
+        self.log({**metrics, **measured})  # before the checkpoint is on its way: no line before it can be lost then
         if self.diverged is None:
             self.evaluated = bool(measured)
             self._put({**metrics, **measured})
@@ -211,6 +232,7 @@ class FirstRank:
         }  # fmt: skip
         files = checkpoints.pack(state.step, state.model_tensors(), state.training_tensors(), about)
         pictures = {} if self.stop() else draw_pictures(state, self.run)
+        self.tracking.show(state.step, pictures)
         self.outbox.put(Parcel(state.step, files, pictures), hurry=self.stop)
         self.saved_at = state.step
 
@@ -234,7 +256,9 @@ class FirstRank:
             yield Report({"step": steps}, phase="evaluating the best checkpoint on all data")
             final = self._publish_best()
             self.outbox.close("finished", LAST_PATIENCE_S, best=final["step"])
-            yield Report({**final, "step": steps, "best_step": final["step"]}, phase="finished")
+            self.tracking.end("finished", steps, final)
+            self.tracking.close(steps, TRACKERS_PATIENCE_S)
+            yield Report({**final, "step": steps, "best_step": final["step"]}, phase="finished", say=self.news())
         except Halted:
             if self.outbox.failure is not None:
                 raise self.outbox.failure from None
@@ -257,6 +281,7 @@ class FirstRank:
             self.outbox.flush(LAST_WORDS_S)
         except StorageFailed as error:
             failure = str(error)
+        self.tracking.close(self.state.step, LAST_TRACKING_S)
         try:
             self.outbox.close("interrupted")
         except StorageError as error:
@@ -283,6 +308,7 @@ class FirstRank:
         about: dict[str, Any] = {"quantity": error.quantity, "message": str(error)}
         about |= {"last_good": step_name(stored)} if stored else {}
         self.outbox.step = error.step
+        self.tracking.end("diverged", error.step, {})
         with contextlib.suppress(StorageError):
             self.outbox.close("diverged", **about)
         return {"step": error.step, **about}

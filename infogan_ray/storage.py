@@ -162,14 +162,14 @@ class Storage:
                 os.unlink(target)
             raise
 
-    def append(self, name: str, text: str) -> None:
-        """Add to a file; local folders alone can."""
+    def append(self, name: str, content: bytes) -> None:
+        """Add to a file, which need not exist; local folders alone can."""
         assert self.is_local
         path = self._at(name)
 
         def add() -> None:
             with self.filesystem.open_append_stream(path) as stream:
-                stream.write(text.encode())
+                stream.write(content)
 
         self._try(path, add)
 

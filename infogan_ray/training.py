@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infogan_ray.data.feed import InMemoryFeed, share, to_unit_range
+from infogan_ray.consistency import ConsistencyConfig, affine, consistency_loss, half_moved, paired
+from infogan_ray.data.augmentation import AugmentationConfig, augment, draw
+from infogan_ray.data.feed import Feed, share, to_unit_range
 from infogan_ray.networks import BatchNorm, Generator, ModelSpec
 from infogan_ray.objective import (
     ObjectiveConfig,
@@ -50,6 +52,13 @@ class OptimizerConfig:
     beta2: float = 0.999
     ema_decay: float = 0.999
     """Decay per step of the averaged generator; shorter in the first steps, so that it forgets where it started."""
+    lr_decay: float = 0.0
+    """Share of all steps, the last ones, over which both learning rates fall linearly to 0."""
+
+    def decay(self, step: int, steps: int) -> float:
+        """What learning rates are multiplied by in the step after ``step`` of ``steps``."""
+        falling = self.lr_decay * steps
+        return min(1.0, (steps - step) / falling) if falling else 1.0
 
     def __post_init__(self) -> None:
         for name in ("lr_discriminator", "lr_generator"):
@@ -57,6 +66,8 @@ class OptimizerConfig:
                 raise ValueError(
                     f"optimizer.{name} is {getattr(self, name)}; it must lie between 0 and 1, both excluded"
                 )
+        if not 0 <= self.lr_decay <= 1:
+            raise ValueError(f"optimizer.lr_decay is {self.lr_decay}; it must lie between 0 and 1")
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and less than 1")
@@ -76,9 +87,12 @@ class TrainState:
 
     def __init__(
         self, spec: ModelSpec, objective: ObjectiveConfig, optimizer: OptimizerConfig, *,
-        seed: int = 0, device: torch.device | str = "cpu", precision: str = "fp32",
+        consistency: ConsistencyConfig | None = None, augmentation: AugmentationConfig | None = None, seed: int = 0,
+        device: torch.device | str = "cpu", precision: str = "fp32",
     ) -> None:  # fmt: skip
         self.spec, self.seed, self.device = spec, seed, torch.device(device)
+        self.optimizer, self.consistency = optimizer, consistency or ConsistencyConfig()
+        self.augmentation = augmentation or AugmentationConfig()
         self.lambdas = objective.weights(spec.latents)
         self.precision = resolve_precision(precision, self.device)
         self.step = 0
@@ -105,6 +119,29 @@ class TrainState:
         """This rank's rows of the step's global draw, (B, L): ranks differ; their union is the same for any world."""
         generator = seeded_generator(self.seed, "latents", self.step, self.device)
         return self.spec.latents.sample(batch_size, generator)[share(batch_size, rank, world_size)]
+
+    def moves(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor | None:
+        """This rank's rows of the step's maps (B, 2, 3) for the consistency term; None where that is off."""
+        about = self.consistency
+        if not about.weight:
+            return None
+        generator = seeded_generator(self.seed, "moves", self.step, self.device)
+        draws = torch.rand(4, batch_size, generator=generator, device=self.device) * 2 - 1
+        return affine(draws[:, share(batch_size, rank, world_size)], about.degrees, about.scale, about.shift)
+
+    def augment(self, images: Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """This rank's uint8 images (B, C, H, W) as the step's draw changes them."""
+        if not self.augmentation.on:
+            return images
+        draws = draw(batch_size, self.seed, self.step, self.device, rank, world_size)
+        return augment(images, self.augmentation, draws)
+
+    def set_learning_rates(self, steps: int) -> None:
+        """Those of the next step of so many."""
+        factor = self.optimizer.decay(self.step, steps)
+        for adam, rate in ((self.opt_d, self.optimizer.lr_discriminator), (self.opt_g, self.optimizer.lr_generator)):
+            for group in adam.param_groups:
+                group["lr"] = rate * factor
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -184,25 +221,34 @@ def frozen(module: nn.Module) -> Iterator[None]:
         module.requires_grad_(True)
 
 
-def train_step(state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0) -> dict[str, Tensor]:
+def train_step(
+    state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, moves: Tensor | None = None
+) -> dict[str, Tensor]:
     """One update of D with Q, then one of G. ``images``: uint8 (B, C, H, W); ``latents``: (B, L). Nothing waits here.
 
     ``weight`` is B over the mean share of all ranks: where shares differ, it makes the mean of gradients that of rows.
-    Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), both gradients'
-    norms, train_mi/<code>.
+    ``moves``: maps (B, 2, 3) of the consistency term, or None where that is off.
+    Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
+    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>, consistency_loss.
     """
-    spec = state.spec.latents
+    spec, count = state.spec.latents, len(images)
 
     # D's step: trunk, D head and Q head minimise the adversarial loss minus the weighted bound.
     with state.autocast():
-        fakes = state.generate(latents)
-        both = torch.cat([to_unit_range(images), fakes.detach()])
-        logits, q = state.discriminate(both, groups=2, q_from=len(images))
+        fakes, real = state.generate(latents), to_unit_range(images)
+        if moves is not None:
+            fakes, real = half_moved(fakes, moves), paired(real, moves)
+        both = torch.cat([real, fakes.detach()])
+        logits, q = state.discriminate(both, groups=2, q_from=count if moves is None else 0)
     real_logits, fake_logits = logits.chunk(2)
-    bounds = information_bound(spec, latents, q)
+    bounds = information_bound(spec, latents, q[-count:])
     d_loss = discriminator_loss(real_logits, fake_logits)
+    loss, extra = d_loss - weighted_bound(bounds, state.lambdas), {}
+    if moves is not None:
+        extra["consistency_loss"] = consistency_loss(spec, q[:count], state.consistency)
+        loss = loss + state.consistency.weight_at(state.step) * extra["consistency_loss"]
     state.opt_d.zero_grad()
-    (weight * (d_loss - weighted_bound(bounds, state.lambdas))).backward()
+    (weight * loss).backward()
     d_norm = gradient_norm(state.discriminator)
     state.opt_d.step()
 
@@ -220,7 +266,8 @@ def train_step(state: TrainState, images: Tensor, latents: Tensor, weight: float
     state.update_average()
     metrics = {"d_loss": d_loss, "g_loss": g_loss, "d_grad_norm": d_norm, "g_grad_norm": g_norm}
     metrics |= {"d_real": real_logits.sigmoid().mean(), "d_fake": fake_logits.sigmoid().mean()}
-    metrics |= {f"train_mi/{name}": bound for name, bound in bounds.items()}
+    metrics["d_accuracy"] = ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2
+    metrics |= extra | {f"train_mi/{name}": bound for name, bound in bounds.items()}
     return {name: value.detach() for name, value in metrics.items()}
 
 
@@ -235,7 +282,7 @@ def never() -> bool:
 
 
 def train(
-    state: TrainState, feed: InMemoryFeed, *, steps: int, log_every: int, checkpoint_every: int,
+    state: TrainState, feed: Feed, *, steps: int, log_every: int, checkpoint_every: int,
     rank: int = 0, world_size: int = 1, halt: Callable[[], bool] = never,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
     """Train up to ``steps``; yield means over all ranks every ``log_every`` steps and where a checkpoint is due.
@@ -251,9 +298,11 @@ def train(
         if state.step % agree_every == 0 and _any_rank(halt(), world_size, state.device):
             return
         images = feed.batch(state.step).to(state.device)
+        images = state.augment(images, feed.batch_size, rank, world_size)
         weight = len(images) * world_size / feed.batch_size
         latents = state.latents(feed.batch_size, rank, world_size)
-        window.append(train_step(state, images, latents, weight))
+        state.set_learning_rates(steps)
+        window.append(train_step(state, images, latents, weight, state.moves(feed.batch_size, rank, world_size)))
         step = state.step
         if step % log_every and step % checkpoint_every and step < steps:
             continue

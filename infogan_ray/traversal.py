@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from infogan_ray.streams import seeded_generator
 
 COLUMNS = 9  # an odd count that is 1 modulo 4 puts columns at -1, 0 and 1 of the prior
 REACH = 2.0  # continuous codes are walked to twice the prior's half-width: what lies past the prior shows the trend
+GAP = 2  # pixels between images
 BACKGROUND, INK, FAINT, ACCENT = "#ffffff", "#222222", "#888888", "#1565c0"
 
 
@@ -53,13 +54,18 @@ def one_hot(index: int, size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def traverse(spec: LatentSpec, generator: Generator, name: str, seed: int = 0, columns: int = COLUMNS) -> Traversal:
+def traverse(
+    spec: LatentSpec, generator: Generator, name: str, seed: int = 0, columns: int = COLUMNS,
+    names: Mapping[str, str] | None = None,
+) -> Traversal:  # fmt: skip
     """The grid of one code. Raises ValueError, naming the codes, if it does not exist.
+
+    ``names``: what people call codes, by code; the picture has them.
 
     A discrete code has one row per value and other noise in each column. A continuous code moves along the columns,
     with one row per category of the first categorical code (or ten rows of other noise where there is none).
     """
-    code = spec[name]
+    code, called = spec[name], {**{own: own for own in spec.names}, **(names or {})}
     draw = seeded_generator(seed, "traverse")
     first = next((own for own, other in spec.items() if isinstance(other, Categorical)), None)
     inside = None
@@ -70,7 +76,7 @@ def traverse(spec: LatentSpec, generator: Generator, name: str, seed: int = 0, c
         for row, value in enumerate(values):
             chosen = one_hot(value, code.dim) if isinstance(code, Categorical) else torch.tensor([float(value)])
             code_columns(spec, grid[row], name).copy_(chosen)
-        rows, labels = tuple(f"{name}={value}" for value in values), tuple("" for _ in range(columns))
+        rows, labels = tuple(f"{called[name]}={value}" for value in values), tuple("" for _ in range(columns))
     else:
         positions, inside = walk(code, columns)
         count = spec[first].dim if first else 10
@@ -80,11 +86,12 @@ def traverse(spec: LatentSpec, generator: Generator, name: str, seed: int = 0, c
             code_columns(spec, base, first).copy_(torch.eye(count))
         grid = base.unsqueeze(1).repeat(1, columns, 1)
         code_columns(spec, grid, name).copy_(torch.from_numpy(positions).float().view(1, columns, 1))
-        rows = tuple(f"{first}={row}" for row in range(count)) if first else tuple(f"noise {i}" for i in range(count))
+        rows = tuple(f"{called[first]}={row}" if first else f"noise {row}" for row in range(count))
         labels = tuple(f"{value:.3g}" for value in positions)
     device = next(generator.parameters()).device
     images = to_bytes(generator(grid.flatten(0, 1).to(device))).cpu()
-    return Traversal(name, images.unflatten(0, grid.shape[:2]), rows, labels, inside)
+    title = f"{called[name]} ({name})" if called[name] != name else name
+    return Traversal(title, images.unflatten(0, grid.shape[:2]), rows, labels, inside)
 
 
 def code_columns(spec: LatentSpec, latents: Tensor, name: str) -> Tensor:
@@ -102,17 +109,17 @@ def to_bytes(images: Tensor) -> Tensor:
     return images.float().add(1).mul(127.5).round().clamp(0, 255).byte()
 
 
-def tile(images: Tensor, columns: int, scale: int = 1) -> Image.Image:
-    """uint8 (N, C, H, W) in rows of ``columns``, without labels."""
+def tile(images: Tensor, columns: int, scale: int = 1, gap: int = GAP) -> Image.Image:
+    """uint8 (N, C, H, W) in rows of ``columns``, without labels, ``gap`` pixels apart."""
     rows = [images[i : i + columns] for i in range(0, len(images), columns)]
-    return _paste([list(row) for row in rows], scale, left=0, top=0)
+    return _paste([list(row) for row in rows], scale, left=0, top=0, gap=gap)
 
 
 def draw(traversal: Traversal) -> Image.Image:
     """The labelled picture of a traversal; the part inside the prior is marked above the columns."""
     size = traversal.images.shape[-1]
     scale = max(1, round(56 / size))
-    cell = size * scale + 2
+    cell = size * scale + GAP
     font = ImageFont.load_default(size=14)
     left = 12 + max(int(font.getlength(row)) for row in traversal.rows)
     top = 50 if traversal.inside else 28
@@ -140,9 +147,9 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _paste(rows: Sequence[Sequence[Tensor]], scale: int, left: int, top: int) -> Image.Image:
+def _paste(rows: Sequence[Sequence[Tensor]], scale: int, left: int, top: int, gap: int = GAP) -> Image.Image:
     channels, size = rows[0][0].shape[0], rows[0][0].shape[-1]
-    cell = size * scale + 2
+    cell = size * scale + gap
     picture = Image.new("RGB", (left + cell * len(rows[0]), top + cell * len(rows)), BACKGROUND)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):

@@ -161,12 +161,16 @@ class Host:
     def link(self, up: bool) -> None:
         ip("link", "set", self._outer, "up" if up else "down")
 
+    @property
+    def pids(self) -> list[int]:
+        found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout
+        return [int(pid) for pid in found.split()]
+
     def kill(self) -> None:
         """Every process on it."""
-        found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout.split()
-        for pid in found:
+        for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
         self.kill()

@@ -99,3 +99,13 @@ def ray_cluster() -> Iterator[None]:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run, made once; to be copied, not changed."""
+    from .test_training import run_alone
+
+    path = tmp_path_factory.mktemp("finished") / "tiny"
+    run_alone(tiny_config(), make_image_set(), path)
+    return path

@@ -49,7 +49,7 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--max-missed-checkpoints 0", "max_missed_checkpoints is 0; it must be at least 1"),
         ("--workers 2 --batch-size 15", "batch_size is 15, which 2 workers cannot share equally; take 14 or 16"),
         ("--batch-size 1000", "batch_size is 1000, more than the"),
-        ("--data nowhere", "data is 'nowhere': neither a dataset (mnist, fashion_mnist) nor a path that exists"),
+        ("--data nowhere", "data is 'nowhere': neither a dataset (mnist, fashion_mnist, shapes) nor"),
         ("--data mnist --data-dir nowhere", "data_dir is nowhere, which does not exist"),
         ("--name checkpoints", "name is 'checkpoints', which is the name of a part of every run"),
         ("--name a/b", "name is 'a/b'; use letters"),
@@ -144,12 +144,17 @@ def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytes
     out("sample", model, "-o", tmp_path / "s.png")
     out("encode", model, npz, "-o", tmp_path / "c.parquet")
     table = pq.read_table(tmp_path / "c.parquet")
-    assert table.num_rows == 96 and "cat0_probability" in table.column_names
+    assert table.num_rows == 96
+    spread = np.array(table["cat0_probabilities"].to_pylist())
+    assert (spread.argmax(1) == table["cat0"].to_numpy()).all() and np.allclose(spread.sum(1), 1, atol=1e-5)
+    assert np.allclose(spread.max(1), table["cat0_probability"])
     out("encode", model, tmp_path / "s.png", "-o", tmp_path / "c.parquet")
     assert pq.read_table(tmp_path / "c.parquet").num_rows == 1
     for words in (
         ["sample", model, "--set", "cat0=7"],
         ["sample", model, "-o", "x.doc"],
+        ["encode", model, npz, "-o", "x.csv"],
+        ["encode", model, npz, "-o", tmp_path / "none" / "x.parquet"],
         ["traverse", model, "--code", "q"],
     ):
         assert main([str(word) for word in words]) == USAGE

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
+import os
 import re
 import shlex
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +21,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+
+from infogan_ray.front import APPLICATION, CALLBACK, DEPLOYMENT, HEALTH_PERIOD, HEALTH_PERIOD_S, HERE, TOKEN
 
 CLUSTER = Path(__file__).parent.parent / "cluster"
 LAUNCHER = ["ray-aws.yaml", "ray-gcp.yaml", "ray-onprem.yaml"]
@@ -241,8 +246,8 @@ def test_the_token_is_on_and_secrets_are_references(name: str) -> None:
     for group in groups(manifest):
         (container,) = group["template"]["spec"]["containers"]
         assert container["envFrom"] == [{"secretRef": {"name": "infogan-storage"}}]
-        literal = {variable["name"] for variable in container["env"]}
-        assert literal == {"RAY_JOB_STOP_WAIT_TIME_S", "XDG_CACHE_HOME"}
+        literal = {variable["name"] for variable in container["env"] if "value" in variable}
+        assert literal - {CALLBACK, HEALTH_PERIOD} == {"RAY_JOB_STOP_WAIT_TIME_S", "XDG_CACHE_HOME"}
     head = cluster["headGroupSpec"]
     assert head["serviceType"] == "ClusterIP" and not head.get("enableIngress")
     assert head["rayStartParams"]["num-cpus"] == "0"
@@ -261,6 +266,23 @@ def test_what_a_program_that_edits_the_manifests_relies_on(name: str) -> None:
     assert gpus == (None if name == "rayservice.yaml" else "1")
     # YAML's anchors become shared objects in Python: who edits one edits the other.
     assert not re.search(r"[&*][a-z]+$", (CLUSTER / "kuberay" / name).read_text(), re.MULTILINE)
+
+
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")  # of Ray Serve's own, at import
+def test_the_service_has_its_token_and_front_on_every_node_and_imports_what_there_is() -> None:
+    manifest = kuberay("rayservice.yaml")
+    for group in groups(manifest):
+        (container,) = group["template"]["spec"]["containers"]
+        environment = {variable["name"]: variable for variable in container["env"]}
+        assert environment[CALLBACK]["value"] == HERE and environment[HEALTH_PERIOD]["value"] == HEALTH_PERIOD_S
+        assert environment[TOKEN]["valueFrom"] == {"secretKeyRef": {"name": "infogan-token", "key": "token"}}
+    (application,) = yaml.safe_load(manifest["spec"]["serveConfigV2"])["applications"]
+    assert application["name"] == APPLICATION and application["route_prefix"] == "/"
+    assert [deployment["name"] for deployment in application["deployments"]] == [DEPLOYMENT]
+    assert list(application["runtime_env"]["env_vars"]) == ["INFOGAN_MODEL"]
+    for path in (application["import_path"].replace(":", "."), HERE):
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name)
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -318,9 +340,10 @@ def test_compose_publishes_the_dashboard_on_loopback_alone() -> None:
 @pytest.mark.parametrize("path", [CLUSTER / "slurm.sbatch", CERTIFICATES], ids=lambda path: path.name)
 def test_shell_scripts(path: Path) -> None:
     subprocess.run(["bash", "-n", path], check=True)
-    if shutil.which("shellcheck") is None:
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if shellcheck is None:
         pytest.skip("no shellcheck here")
-    done = subprocess.run(["shellcheck", path], capture_output=True, text=True)
+    done = subprocess.run([shellcheck, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

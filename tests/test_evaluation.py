@@ -41,6 +41,13 @@ def test_assignment_is_the_cheapest(size: int) -> None:
     assert cost[np.arange(size), columns].sum() == pytest.approx(cost[linear_sum_assignment(cost)].sum())
 
 
+def test_few_rows_are_assigned_among_many_columns() -> None:
+    cost = np.random.default_rng(0).normal(size=(5, 900))
+    columns = evaluation.assign(cost)
+    assert len(set(columns)) == 5
+    assert cost[np.arange(5), columns].sum() == pytest.approx(cost[linear_sum_assignment(cost)].sum())
+
+
 def test_one_cluster_and_perfect_clusters() -> None:
     perfect, single = np.diag([5, 7, 3]), np.array([[4, 4, 4]])
     assert evaluation.adjusted_rand_index(perfect) == evaluation.normalised_mutual_information(perfect) == 1

@@ -21,6 +21,7 @@ from infogan_ray.storage import Storage, open_storage
 
 from .conftest import tiny_config
 from .servers import SECRET, Mode, Proxy
+from .test_tracking import event_files_of, shown, steps
 from .test_training import run_alone
 
 FILES = {checkpoints.MODEL: b"m", checkpoints.STATE: json.dumps({"format": 1, "step": 1, "metrics": {}}).encode()}
@@ -57,7 +58,7 @@ def run_on(uri: str, images: ImageSet, at: dict[int, Any], **changes: Any) -> tu
 def test_a_run_on_s3_leaves_everything_there_and_no_secret(image_set: ImageSet, proxy: Proxy) -> None:
     run, _ = run_on(proxy.uri("plain run"), image_set, {})
     found = everything_below(run.folder)
-    assert {name.partition("/")[0] for name in found} == {
+    assert {name.partition("/")[0] for name in found if not name.startswith(run.EVENTS)} == {
         "config.json", "metrics.jsonl", "status.json", "checkpoints", "model", "samples", "traversals",
     }  # fmt: skip
     assert steps_in(run) == [3, 6] and [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
@@ -65,7 +66,7 @@ def test_a_run_on_s3_leaves_everything_there_and_no_secret(image_set: ImageSet, 
 
 
 @pytest.mark.parametrize("mode", ["503", "reset", "cut"])
-def test_training_goes_on_through_an_outage(image_set: ImageSet, proxy: Proxy, mode: Mode) -> None:
+def test_training_goes_on_through_an_outage(image_set: ImageSet, proxy: Proxy, tmp_path: Path, mode: Mode) -> None:
     """Away from step 6 until step 60; the lag is told, and at the end all is there."""
     at = {6: lambda: proxy.become(mode), 60: lambda: proxy.become("well")}
     run, reports = run_on(proxy.uri(f"outage {mode}"), image_set, at, steps=90, checkpoint_every=10, keep=20)
@@ -73,6 +74,8 @@ def test_training_goes_on_through_an_outage(image_set: ImageSet, proxy: Proxy, m
     assert any(line.startswith("storage is away, training goes on") for line in said), said
     assert reports[-1].phase == "finished" and run.get_status()["state"] == "finished"
     assert steps_in(run)[-1] == 90 and len([row["step"] for row in run.read_metrics()]) == 45
+    seen = shown(event_files_of(run, tmp_path / "copy"))
+    assert steps(seen, "loss/d_loss") == list(range(2, 91, 2)), "and all curves, though nothing waited for them"
     assert not checkpoints.list_checkpoints(run.checkpoints)[1], "nothing half-written is left"
 
 
@@ -93,16 +96,23 @@ def test_after_the_stated_number_of_misses_the_run_fails_and_what_was_stored_is_
 def test_a_full_disk_ends_in_a_plain_message_and_an_intact_checkpoint(image_set: ImageSet, tmp_path: Path) -> None:
     """A limit on the size of files stands for a disk without room: both refuse in the middle of a write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    full = {4: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))}
+    run = RunDirectory(open_storage(tmp_path) / "run")
+
+    def fill() -> None:
+        deadline = time.monotonic() + 60
+        while steps_in(run) != [3]:  # on its way in a thread
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+
     try:
         with pytest.raises(
             StorageFailed, match="no room is left.*the last whole checkpoint is step_00000003"
         ) as failure:
-            run_on(str(tmp_path), image_set, full, steps=1000)
+            run_on(str(tmp_path), image_set, {4: fill}, steps=1000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(failure.value)
-    run = RunDirectory(open_storage(tmp_path) / "run")
     good, bad = checkpoints.list_checkpoints(run.checkpoints)
     assert [checkpoint.step for checkpoint in good] == [3] and not bad, "what did not fit is cleared away"
     run_alone(tiny_config(steps=6), image_set, tmp_path / "run")

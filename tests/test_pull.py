@@ -19,21 +19,13 @@ from infogan_ray.model import load
 from infogan_ray.runs import STALE_AFTER_S, RunDirectory
 from infogan_ray.storage import Storage, open_storage
 
-from .conftest import make_image_set, tiny_config
+from .conftest import tiny_config
 from .servers import Proxy
 from .test_checkpoints import Bomb
 from .test_outbox import run_on
 from .test_training import run_alone
 
 FALSE_HEADER = b"\xff\xff\xff\xff\xff\xff\xff\x7f" + b"{}"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run, made once."""
-    path = tmp_path_factory.mktemp("finished") / "tiny"
-    run_alone(tiny_config(), make_image_set(), path)
-    return path
 
 
 @pytest.fixture
@@ -147,6 +139,20 @@ def test_a_rotten_checkpoint_is_named_and_the_one_before_is_used(
     _, reports = run_alone(tiny_config(steps=6), image_set, tmp_path / "store" / "tiny")
     assert "step_00000006/training.safetensors" in reports[0].say and "resumed from step 3" in reports[1].say
     assert len(checkpoints.list_checkpoints(run.checkpoints)[0]) == 2, "the rotten one has been made anew"
+
+
+def test_a_listing_of_many_runs_reads_no_weights_and_that_of_one_finds_a_rotten_byte(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(run.checkpoints.path) / "step_00000006" / checkpoints.TRAINING
+    path.write_bytes(bytes(len(path.read_bytes())))
+    assert main(["runs", run.folder.path]) == DONE
+    assert "broken: " in capsys.readouterr().err
+    read: list[str] = []
+    chunks = Storage.chunks
+    monkeypatch.setattr(Storage, "chunks", lambda storage, name: read.append(name) or chunks(storage, name))
+    assert main(["runs", run.folder.parent.path]) == DONE
+    assert checkpoints.STATE in read and not [name for name in read if name.endswith(".safetensors")]
 
 
 def test_runs_shows_half_written_ones_for_what_they_are(

@@ -280,7 +280,7 @@ def test_a_search_in_which_nothing_has_happened_has_a_report(tmp_path: Path) -> 
 
 def test_torn_lines_and_odd_files_leave_a_gap_and_no_more(search: SearchDirectory) -> None:
     run = search.trial(0)
-    run.folder.append(run.METRICS, '{"step": 91, "mi_frac')
+    run.folder.append(run.METRICS, b'{"step": 91, "mi_frac')
     search.trial(2).folder.delete("metrics.jsonl")
     search.folder.write(search.BOARD, b'{"rows": [{"tri')
     search.trial(2).model.write("samples.png", b"x" * len(PICTURE))  # of the size in its manifest

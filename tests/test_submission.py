@@ -84,6 +84,21 @@ def test_the_name_is_pinned_and_files_are_sent_along() -> None:
         (["--"], "what to run is nothing"),
         ([], "what to run is not given; write it behind '--'"),
         (["--cluster", REMOTE, "--", "train", "--preset", "mnist"], "storage is 'runs', a folder of this machine"),
+        (
+            [
+                "--cluster",
+                REMOTE,
+                "--",
+                "train",
+                "--preset",
+                "mnist",
+                "--storage",
+                "s3://b/x",
+                "--mlflow",
+                "sqlite:///m",
+            ],
+            "mlflow is 'sqlite:///m', a file of this machine",
+        ),
         (["--cluster", REMOTE, "--", *TRAIN, "--data", "tests"], "data is 'tests', a path of this machine"),
         (["--", *TRAIN, "--presett", "x"], "--presett"),
         (["--", *TRAIN, "--name", "../x"], "name is '../x'"),
@@ -114,7 +129,7 @@ def test_dry_run_shows_what_would_be_sent_and_asks_nobody(capsys: pytest.Capture
 
 
 @contextlib.contextmanager
-def head(token: str | None, version: str = "2.60.0", moved_to: str = "") -> Iterator[tuple[str, list[str | None]]]:
+def head(token: str | None, python: str = "3.11.7", moved_to: str = "") -> Iterator[tuple[str, list[str | None]]]:
     """What a Ray head's door answers, and the tokens that it was shown."""
     shown: list[str | None] = []
 
@@ -131,7 +146,7 @@ def head(token: str | None, version: str = "2.60.0", moved_to: str = "") -> Iter
             self.send_response(200 if not closed else 403 if given else 401)
             self.end_headers()
             if not closed:
-                about = {"ray_version": version, "data": {"pythonVersion": "3.11.7"}}
+                about = {"ray_version": "2.60.0", "data": {"pythonVersion": python}}
                 self.wfile.write(json.dumps(about).encode())
 
         def log_message(self, *args: object) -> None:
@@ -187,13 +202,15 @@ def test_doctor_says_whether_a_door_stands_open(monkeypatch: pytest.MonkeyPatch)
         examine_door(REMOTE)
 
 
-def test_versions_that_cannot_run_the_code_are_refused_and_others_named() -> None:
+def test_versions_that_cannot_run_the_code_are_refused_and_others_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SubmissionFailed, match=r"runs Ray 2\.44\.1, and this code is made for 2\.60"):
         compare({"ray": "2.44.1", "python": "3.11.7"})
     with pytest.raises(SubmissionFailed, match=r"Python 3\.9\.1, and this code needs 3\.11"):
         compare({"ray": "2.60.0", "python": "3.9.1"})
     assert compare({"ray": "2.60.0", "python": "3.11.2"}) == []
-    assert "the cluster runs Python 3.13.0" in compare({"ray": "2.60.0", "python": "3.13.0"})[0]
+    with head(None, python="3.13.0") as (url, _):
+        assert main(["submit", "--cluster", url, "--", *TRAIN]) == FAILED, "it takes no jobs"
+    assert "the cluster runs Python 3.13.0, this machine" in capsys.readouterr().err
 
 
 # Kubernetes -----------------------------------------------------------------------------------------------------------

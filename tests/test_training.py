@@ -62,6 +62,16 @@ def test_g_step_computes_no_gradient_for_d(image_set: ImageSet) -> None:
     assert all(p.requires_grad for p in state.discriminator.parameters())
 
 
+def test_accuracy_counts_what_d_judges_rightly(image_set: ImageSet) -> None:
+    for seed in range(3):
+        measured = step_once(make_state(seed=seed), image_set)["d_accuracy"].item()
+        state = make_state(seed=seed)
+        both = torch.cat([to_unit_range(image_set.images[:16]), state.generator(state.latents(16))])
+        logits = state.discriminator(both, groups=2, q_from=16)[0].tolist()
+        right = [logit > 0 for logit in logits[:16]] + [logit < 0 for logit in logits[16:]]
+        assert measured == pytest.approx(sum(right) / 32) and 0 < measured < 1
+
+
 def test_value_ranges_of_data_and_generator_match() -> None:
     """Known mistake: real data in [0, 1] against a tanh generator."""
     levels = torch.arange(256, dtype=torch.uint8)

@@ -12,15 +12,17 @@ import tyro
 
 from infogan_ray import display
 from infogan_ray.cli import DONE, FAILED
+from infogan_ray.commands.inspecting import inspect
 from infogan_ray.commands.parsing import Failed, parse
+from infogan_ray.commands.preparing import prepare, verify
 from infogan_ray.data import DataConfig, load_images
-from infogan_ray.data.datasets import NAMES
+from infogan_ray.data.fetch import SOURCES
 from infogan_ray.submission import SubmissionFailed
 
 
 @dataclass
 class Data:
-    action: tyro.conf.Positional[Literal["fetch"]]
+    action: tyro.conf.Positional[Literal["fetch", "inspect", "prepare", "verify"]]
     name: tyro.conf.Positional[str]
     """mnist or fashion_mnist."""
     data_dir: str | None = None
@@ -28,9 +30,19 @@ class Data:
 
 
 def data(arguments: list[str]) -> int:
-    given = parse(Data, "data", arguments, "Fetch a dataset. Example: infogan data fetch mnist")
-    if given.name not in NAMES:
-        raise ValueError(f"data is '{given.name}'; valid are {', '.join(NAMES)}")
+    if arguments[:1] == ["inspect"]:
+        return inspect(arguments[1:])
+    if arguments[:1] == ["prepare"]:
+        return prepare(arguments[1:])
+    if arguments[:1] == ["verify"]:
+        return verify(arguments[1:])
+    given = parse(
+        Data, "data", arguments,
+        "Fetch a dataset. Example: infogan data fetch mnist. "
+        "Or look through images of your own: infogan data inspect photos (see infogan data inspect --help)",
+    )  # fmt: skip
+    if given.name not in SOURCES:
+        raise ValueError(f"data is '{given.name}'; valid are {', '.join(SOURCES)}")
     images = load_images(given.name, DataConfig(given.data_dir), say=lambda line: print(line, file=sys.stderr))
     assert images.test_images is not None
     print(f"{given.name}: {len(images.images):,} training and {len(images.test_images):,} test images, checksums right")

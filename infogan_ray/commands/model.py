@@ -1,8 +1,10 @@
-"""infogan evaluate, traverse, sample and encode: a trained model in hand."""
+"""infogan evaluate, traverse, sample, encode, name and export: a trained model in hand."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +15,22 @@ import tyro
 
 from infogan_ray import display
 from infogan_ray.cli import DONE
-from infogan_ray.commands.parsing import config_of, parse, warn
+from infogan_ray.commands.parsing import Failed, config_of, extra, output_path, parse, warn
+from infogan_ray.config import RunConfig
 from infogan_ray.data import DataConfig, load_images
-from infogan_ray.data.datasets import NAMES, image_files, read_files
+from infogan_ray.data.datasets import NAMES
+from infogan_ray.data.factors import open_factors
+from infogan_ray.data.layouts import Encoded, open_collection
+from infogan_ray.data.reading import read_pictures, summary
+from infogan_ray.disentanglement import THOROUGH, DisentanglementConfig, of_model
+from infogan_ray.disentanglement import measure as measure_disentanglement
 from infogan_ray.evaluation import EvaluationConfig, measure_bound, measure_clustering
 from infogan_ray.model import InfoGAN, load
+from infogan_ray.publishing import name_codes
 from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory
 from infogan_ray.selection import measure_sorting
+from infogan_ray.storage import open_storage
 from infogan_ray.traversal import draw, tile
 
 
@@ -32,26 +42,43 @@ class Evaluate:
     data_dir: str | None = None
     samples: int = 10_000
     """Fresh codes for the bound."""
+    disentanglement: str | None = None
+    """Also how far each code stands for one known factor: of shapes, or of dSprites' .npz file (its path)."""
+    thorough: bool = False
+    """With --disentanglement: as many boosted trees as published figures of DCI are made with; minutes more."""
     json: bool = False
 
 
 def evaluate(arguments: list[str]) -> int:
     given = parse(Evaluate, "evaluate", arguments, "Measure a model. Example: infogan evaluate first-model")
+    factors = None
+    if given.disentanglement is not None:
+        with extra("eval", "--disentanglement"):
+            import sklearn  # noqa: F401
+        factors = open_factors(given.disentanglement)
     model = load(given.model, warn)
     spec = model.spec.latents
     metrics: dict[str, Any] = measure_bound(
         spec, model.generator, model.discriminator, EvaluationConfig(samples=given.samples)
     )
-    data = given.data or _trained_on(model)
+    run = _trained_in(model)
+    data = given.data or (run.data if run is not None else None)
     if data is not None:
-        config = DataConfig(given.data_dir, model.spec.image_size, model.spec.channels)
-        images = load_images(data, config, say=lambda line: print(line, file=sys.stderr))
+        given_there = run.data_config if run is not None and data == run.data else DataConfig()
+        config = dataclasses.replace(
+            given_there, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels
+        )
+        images = load_images(data, config, _say)
         metrics |= measure_quality(spec, model.generator, images.images)
         metrics |= measure_sorting(spec, model.discriminator, images.images).scores
         if images.labels is not None and images.test_images is not None and images.test_labels is not None:
             metrics |= measure_clustering(
                 spec, model.discriminator, images.images, images.labels, images.test_images, images.test_labels
             )
+    if factors is not None:
+        depth = THOROUGH if given.thorough else DisentanglementConfig()
+        scores = measure_disentanglement(of_model(model), factors, depth, _say)
+        metrics["disentanglement"] = {"factors_of": given.disentanglement, "tree_rounds": depth.tree_rounds, **scores}
     if given.json:
         print(json.dumps(metrics))
         return DONE
@@ -61,13 +88,27 @@ def evaluate(arguments: list[str]) -> int:
     print(f"clustering error: {display.clustering_text(metrics)}")
     print(f"image quality: {display.quality_text(metrics)}")
     print(f"real images, without labels: {display.sorting_text(metrics)}")
+    if factors is not None:
+        _print_disentanglement(metrics["disentanglement"], factors.names)
     return DONE
 
 
-def _trained_on(model: InfoGAN) -> str | None:
+def _print_disentanglement(scores: dict[str, Any], names: tuple[str, ...]) -> None:
+    known = [[code, *(f"{row[name]:.2f}" for name in names)] for code, row in scores["information"].items()]
+    display.table(f"share of each factor of {scores['factors_of']} that a code tells", ["code", *names], known)
+    print(f"MIG {scores['mig']:.3f}, SAP {scores['sap']:.3f}")
+    print(
+        f"DCI: disentanglement {scores['dci_disentanglement']:.3f}, completeness {scores['dci_completeness']:.3f}, "
+        f"informativeness {scores['dci_informativeness']:.3f} ({scores['tree_rounds']} rounds of boosting)"
+    )
+    chance = f"chance is {1 / len(names):.3f}"
+    print(f"FactorVAE score {scores['factor_vae']:.3f}, beta-VAE score {scores['beta_vae']:.3f} ({chance})")
+
+
+def _trained_in(model: InfoGAN) -> RunConfig | None:
     for folder in (model.source, model.source.parent.parent):  # a model folder, or a checkpoint in its run
         if RunDirectory(folder).exists:
-            return config_of(RunDirectory(folder)).data
+            return config_of(RunDirectory(folder))
     return None
 
 
@@ -129,7 +170,9 @@ def sample(arguments: list[str]) -> int:
 class Encode:
     model: tyro.conf.Positional[str]
     images: tyro.conf.Positional[str]
-    """A dataset, a folder of images, one image or an .npz file."""
+    """A dataset, a folder, .zip or .tar of images, one image or an .npz file."""
+    max_bad: float = 0.01
+    """Share of image files that may be broken and are skipped."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "codes.parquet"
 
 
@@ -140,27 +183,92 @@ def encode(arguments: list[str]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    output = output_path(given.output, (".parquet",))
     model = load(given.model, warn)
     size, channels = model.spec.image_size, model.spec.channels
     path = Path(given.images).expanduser()
-    if given.images not in NAMES and path.exists() and path.suffix != ".npz":
-        files = image_files(path) if path.is_dir() else [path]
-        names, images = [str(file) for file in files], read_files(files, size, channels)
+    collection = open_collection(path, say=_say) if given.images not in NAMES and path.exists() else None
+    if isinstance(collection, Encoded):
+        names, parts = [], []
+        for part in (collection, collection.test):
+            if isinstance(part, Encoded):
+                pictures = read_pictures(part.files, size, channels, _say, given.max_bad)
+                for line in summary(part.files, pictures):
+                    _say(line)
+                names += [part.files.shown(name) for name in pictures.names]
+                parts.append(pictures.images)
+        images = torch.cat(parts)
     else:
-        found = load_images(given.images, DataConfig(None, size, channels), lambda line: print(line, file=sys.stderr))
-        parts = [("train", found.images), *([("test", found.test_images)] if found.test_images is not None else [])]
-        names = [f"{part}/{row}" for part, tensor in parts for row in range(len(tensor))]
-        images = torch.cat([tensor for _, tensor in parts])
-    pq.write_table(pa.table({"image": names, **model.encode(images)}), given.output)
-    print(f"{given.output}: {len(names):,} images")
+        found = load_images(given.images, DataConfig(None, size, channels), _say)
+        both = [("train", found.images), *([("test", found.test_images)] if found.test_images is not None else [])]
+        names = [f"{part}/{row}" for part, tensor in both for row in range(len(tensor))]
+        images = torch.cat([tensor for _, tensor in both])
+    columns = {
+        name: pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1]) if values.ndim == 2 else values
+        for name, values in model.encode(images).items()
+    }
+    pq.write_table(pa.table({"image": names, **columns}), output)
+    print(f"{output}: {len(names):,} images")
     return DONE
 
 
+@dataclass
+class Name:
+    model: tyro.conf.Positional[str]
+    """Model folder, run (STORAGE/NAME) or checkpoint."""
+    names: tyro.conf.Positional[list[str]] = field(default_factory=list)
+    """CODE=NAME, for example uniform0=slant; CODE= takes the name away. Without any: the names that there are."""
+
+
+def name(arguments: list[str]) -> int:
+    given = parse(
+        Name, "name", arguments,
+        "Give codes names that flags, pictures and the model card have then. "
+        "Example: infogan name first-model uniform0=slant uniform1=width",
+    )  # fmt: skip
+    pairs = dict(word.partition("=")[::2] for word in given.names)
+    wrong = next((word for word in given.names if "=" not in word), None)
+    if wrong is not None:
+        raise ValueError(f"names is '{wrong}'; write CODE=NAME, for example uniform0=slant")
+    model = load(given.model, warn)
+    names = name_codes(open_storage(given.model), pairs) if pairs else model.names
+    for code in model.codes:
+        print(f"{code} {names[code]}" if code in names else code)
+    return DONE
+
+
+@dataclass
+class Export:
+    model: tyro.conf.Positional[str]
+    format: str = "onnx"
+    """onnx (needs the extra infogan-ray[export]) or torch."""
+    output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder to make; by default NAME-onnx or NAME-torch."""
+
+
+def export(arguments: list[str]) -> int:
+    given = parse(
+        Export, "export", arguments,
+        "Write a model's generator and recognition network for use without this package, checked against the model. "
+        "Example: infogan export first-model -o first-onnx",
+    )  # fmt: skip
+    from infogan_ray.exporting import ExportFailed
+    from infogan_ray.exporting import export as write
+
+    model = load(given.model, warn)
+    folder = Path(given.output or f"{model.source.name}-{given.format}").expanduser()
+    try:
+        worst = write(model, folder, given.format)
+    except ExportFailed as error:
+        raise Failed(str(error)) from None
+    print(f"{folder}: generator and recognition; they differ from the model by at most {worst:.1g}")
+    print(f"how to use them: python {shlex.quote(str(folder / 'example.py'))}")
+    return DONE
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def _picture_path(text: str, *others: str) -> Path:
-    path = Path(text).expanduser()
-    valid = (".png", ".jpg", ".webp", *others)
-    if path.suffix.lower() not in valid:
-        raise ValueError(f"output is '{text}'; valid endings are {', '.join(valid)}")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"output is '{text}', and the folder {path.absolute().parent} does not exist")
-    return path
+    return output_path(text, (".png", ".jpg", ".webp", *others))

@@ -8,7 +8,8 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -29,6 +30,17 @@ class Failed(Exception):
     def __init__(self, message: str, code: int = FAILED) -> None:
         super().__init__(message)
         self.code = code
+
+
+@contextlib.contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Around imports: a package that is missing is said, with the extra that brings it. Raises Failed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("infogan_ray"):
+            raise
+        raise Failed(f"{what} needs {error.name}; install it with: pip install 'infogan-ray[{name}]'") from None
 
 
 def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: T | None = None) -> T:
@@ -96,3 +108,13 @@ def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def config_of(run: RunDirectory) -> RunConfig:
     return from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")
+
+
+def output_path(text: str, valid: tuple[str, ...]) -> Path:
+    """Raises ValueError for another ending, and where there is no folder to write into."""
+    path = Path(text).expanduser()
+    if path.suffix.lower() not in valid:
+        raise ValueError(f"output is '{text}'; valid endings are {', '.join(valid)}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"output is '{text}', and the folder {path.absolute().parent} does not exist")
+    return path

@@ -48,7 +48,7 @@ class Search:
     threads: int = 1
     """CPU threads of each worker; as many trials run at once as there are CPUs (and GPUs) for."""
     data: str | None = None
-    """Instead of the recipe's: a named dataset, a folder of images or an .npz file."""
+    """Instead of the recipe's: a named dataset, a folder or archive of images or an .npz file."""
     data_dir: str | None = None
     dry_run: bool = False
     """Print what would run and what it would take, and touch nothing."""

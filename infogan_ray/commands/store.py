@@ -7,7 +7,6 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
@@ -16,11 +15,12 @@ from infogan_ray.cli import DONE
 from infogan_ray.commands.parsing import config_of, parse, print_rows, scalars, warn
 from infogan_ray.commands.searching import board_rows
 from infogan_ray.config import METRICS
+from infogan_ray.listing import run_row, state_of
 from infogan_ray.publishing import pull as pull_model
 from infogan_ray.ranking import DEFAULT, best_by, check_rule, winner
 from infogan_ray.runs import RunDirectory, runs_in
 from infogan_ray.searches import SearchDirectory
-from infogan_ray.storage import StorageError, open_storage
+from infogan_ray.storage import open_storage
 
 
 @dataclass
@@ -38,7 +38,7 @@ def runs(arguments: list[str]) -> int:
         return DONE
     if RunDirectory(storage).looks_like_one:
         return _one_run(RunDirectory(storage), given.json)
-    rows = [_run_row(run) for run in runs_in(storage)]
+    rows = [run_row(run) for run in runs_in(storage)]
     if not given.json:
         for row in rows:
             counts = {word: row.pop(word.replace(" ", "_")) for word in _COUNTS}
@@ -53,37 +53,9 @@ def runs(arguments: list[str]) -> int:
 _COUNTS = ("unfinished checkpoints", "broken checkpoints", "restarts")
 
 
-def _run_row(run: RunDirectory) -> dict[str, Any]:
-    status = run.get_status()
-    good, bad, chosen, state = _state_of(run, status["state"])
-    metrics = chosen.metrics if chosen else {}
-    last = checkpoints.last(good)
-    unfinished = sum(isinstance(error, checkpoints.Unfinished) for error in bad)
-    return {
-        "name": run.name, "state": state, "step": status["step"],
-        "mi_bound": metrics.get("mi_bound"), "mi_fraction": metrics.get("mi_fraction"),
-        "clustering_error": metrics.get("clustering_error"), "best": chosen.name if chosen else None,
-        "last": last.name if last else None, "unfinished_checkpoints": unfinished,
-        "broken_checkpoints": len(bad) - unfinished, "restarts": status.get("restarts", 0),
-    }  # fmt: skip
-
-
-def _state_of(
-    run: RunDirectory, state: str
-) -> tuple[list[checkpoints.Checkpoint], list[checkpoints.BadCheckpoint], checkpoints.Checkpoint | None, str]:
-    """Good and bad checkpoints, the best, and the state in words: an odd run does not hide the others."""
-    good: list[checkpoints.Checkpoint] = []
-    bad: list[checkpoints.BadCheckpoint] = []
-    try:
-        good, bad = _list(run)
-        return good, bad, checkpoints.best(good, config_of(run).metric), state
-    except (ValueError, StorageError) as error:
-        return good, bad, None, f"{state}, {error}" if run.exists else f"{state}, without {run.CONFIG}"
-
-
 def _one_run(run: RunDirectory, as_json: bool) -> int:
     status = run.get_status()
-    good, bad, chosen, state = _state_of(run, status["state"])
+    good, bad, chosen, state = state_of(run, status["state"], thorough=run.folder.is_local)
     last = checkpoints.last(good)
     rows = []
     for checkpoint in good:
@@ -99,9 +71,30 @@ def _one_run(run: RunDirectory, as_json: bool) -> int:
     return DONE
 
 
-def _list(run: RunDirectory) -> tuple[list[checkpoints.Checkpoint], list[checkpoints.BadCheckpoint]]:
-    """All bytes are compared where they lie on this machine; over a network that would fetch every checkpoint."""
-    return checkpoints.list_checkpoints(run.checkpoints, thorough=run.folder.is_local)
+@dataclass
+class Report:
+    run: tyro.conf.Positional[str]
+    """STORAGE/NAME of a run, which may still be training, or of a search."""
+
+
+def report(arguments: list[str]) -> int:
+    given = parse(
+        Report,
+        "report",
+        arguments,
+        "Write report.html into the folder of a run or search. Example: infogan report runs/first",
+    )
+    folder = open_storage(given.run)
+    if SearchDirectory(folder).exists:
+        from infogan_ray.reports.search import write_search_report
+
+        write_search_report(SearchDirectory(folder))
+    else:
+        from infogan_ray.reports.run import write_run_report
+
+        write_run_report(RunDirectory(folder))
+    print(f"{folder}/{RunDirectory.REPORT}")
+    return DONE
 
 
 @dataclass

@@ -23,6 +23,7 @@ from infogan_ray.config import check_name
 from infogan_ray.recipes import load_recipe
 from infogan_ray.submission import KUBERAY, LOCAL, OVER, Job, SubmissionFailed, Submitter
 from infogan_ray.submission.work import FILES, Work
+from infogan_ray.tracking import with_absolute_path
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own variable for it
 POLL_S = 1.0
@@ -93,7 +94,8 @@ def submit(arguments: list[str]) -> int:
     else:
         print(id)
     warn(f"{work.name} is submitted to {target}; follow it: {_command('jobs', 'logs', id, '--follow', *where)}")
-    warn(f"should the cluster be lost: {_command('submit', *where, '--', *_resumed(arguments[cut + 1 :], work.name))}")
+    flags = [word for word in arguments[:cut] if word not in ("--follow", "--json")]
+    warn(f"should the cluster be lost: {_command('submit', *flags, '--', *_resumed(arguments[cut + 1 :], work.name))}")
     return _follow(submitter, id, where, sys.stderr if given.json else sys.stdout) if given.follow else DONE
 
 
@@ -152,7 +154,9 @@ def choose(target: str, given: Submit | Jobs, work: Work | None = None) -> Submi
         return KubeRay(given.manifest, Fields(given.image, given.namespace, replicas, least, gpus))
     from infogan_ray.submission.ray_jobs import RayJobs
 
-    return RayJobs(target, with_packages=isinstance(given, Submit) and given.with_packages)
+    if isinstance(given, Submit):
+        return RayJobs(target, given.with_packages, warn)
+    return RayJobs(target)
 
 
 def prepare(arguments: list[str], given: Submit, remote: bool) -> Work:
@@ -164,16 +168,23 @@ def prepare(arguments: list[str], given: Submit, remote: bool) -> Work:
     file = Path(rest[0]) if rest and not rest[0].startswith("-") else None
     if kind == "train":
         config = train_config([word for word in rest if word not in ("--json", "--dry-run", START_OR_RESUME)])
-        storage, name, data, data_dir = config.storage, config.name, config.data, config.data_dir
+        storage, name, data, data_dir, labels = (
+            config.storage, config.name, config.data, config.data_dir, config.labels,
+        )  # fmt: skip
+        if remote and with_absolute_path(config.mlflow) != config.mlflow:
+            raise ValueError(
+                f"mlflow is '{config.mlflow}', a file of this machine, which a cluster does not see; give a server, "
+                "http://HOST:5000, or the absolute path of a file that all its machines share"
+            )
     else:
         search = parse(Search, "search", rest, "")
         recipe = load_recipe(search.recipe)
         storage, name, data_dir = search.storage, search.name, search.data_dir
-        data = search.data or recipe.config(0).data
+        data, labels = search.data or recipe.config(0).data, recipe.config(0).labels
     if "--dry-run" in rest:
         raise ValueError("--dry-run stands behind '--'; before it, it shows what would be submitted")
     if remote:
-        _check_paths(storage, data, data_dir)
+        _check_paths(storage, data=data, data_dir=data_dir, labels=labels)
     if name is None:
         name = default_name(str(file) if kind == "search" and file else data or "run")
         rest = [*rest, "--name", name]
@@ -190,14 +201,14 @@ def prepare(arguments: list[str], given: Submit, remote: bool) -> Work:
     return Work(name, (kind, *rest), files, given.working_dir, environment)
 
 
-def _check_paths(storage: str, data: str | None, data_dir: str | None) -> None:
+def _check_paths(storage: str, **paths: str | None) -> None:
     """Refuse what means something on this machine alone. What is absolute, the cluster looks for itself."""
     if "://" not in storage and not storage.startswith("/"):
         raise ValueError(
             f"storage is '{storage}', a folder of this machine, which a cluster does not see; give --storage "
             "s3://bucket/prefix, or the absolute path of a folder that all its machines share"
         )
-    for field_name, path in (("data", data), ("data_dir", data_dir)):
+    for field_name, path in paths.items():
         if path and not path.startswith("/") and Path(path).expanduser().exists():
             raise ValueError(
                 f"{field_name} is '{path}', a path of this machine, which a cluster does not see; give a named "

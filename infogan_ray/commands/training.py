@@ -16,7 +16,8 @@ from infogan_ray import display
 from infogan_ray.cli import DIVERGED, DONE, FAILED, INTERRUPTED
 from infogan_ray.commands.parsing import START_OR_RESUME, Failed, parse, peek, scalars, take_flag, warn
 from infogan_ray.config import RunConfig, load_config, preset
-from infogan_ray.publishing import train_command
+from infogan_ray.data.choosing import feed_line
+from infogan_ray.reproduction import train_command
 from infogan_ray.runs import RunDirectory
 from infogan_ray.storage import StorageError, open_storage
 from infogan_ray.training import checkpoint_bytes
@@ -54,6 +55,7 @@ def train(arguments: list[str]) -> int:
         raise Failed(f"interrupted; go on with: {_resume_command(config)}", INTERRUPTED) from None
     if result.state == "interrupted":
         raise Failed(f"interrupted: {result.message}; go on with: {_resume_command(config)}", INTERRUPTED)
+    reported = _report(result.run)
     if result.state == "diverged":
         last_good = result.metrics.get("last_good")
         kept = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint before that"
@@ -71,19 +73,38 @@ def train(arguments: list[str]) -> int:
     print(f"clustering error: {display.clustering_text(result.metrics)}")
     print(f"image quality: {display.quality_text(result.metrics)}")
     print(f"pictures: {model}/samples.png and {model}/traversal_*.png")
-    print(f"next: infogan sample {shlex.quote(model.uri)} {_example_set(spec.names[0])} -o one.png")
+    if reported:
+        print(f"report: {result.run.folder}/{RunDirectory.REPORT}")
+    print(f"next: infogan explore {shlex.quote(result.run.folder.uri)}")
+    print(f"      infogan sample {shlex.quote(model.uri)} --set {spec.names[0]}=1 -o one.png")  # 1 is valid for each
     return DONE
+
+
+def _report(run: RunDirectory) -> bool:
+    """Whether the run's report could be written; that it could not spoils nothing."""
+    from infogan_ray.reports.run import write_run_report
+
+    try:
+        write_run_report(run)
+    except (ValueError, StorageError) as error:
+        warn(f"the report was not written: {error}; do it by: infogan report {shlex.quote(run.folder.uri)}")
+        return False
+    return True
 
 
 def default_name(what: str) -> str:
     """Of the data or the recipe, and the time."""
-    stem = Path(what).stem.replace(" ", "_").lstrip(".-") or "run"
+    stem = Path(what.partition("?")[0]).stem.replace(" ", "_").lstrip(".-") or "run"
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+SHORT = "--consistency"  # for --consistency.weight
 
 
 def train_config(arguments: list[str]) -> RunConfig:
     """Preset < CONFIG.yaml < flags, in that order."""
-    rest = list(arguments)
+    rest = ["--consistency.weight" + word.removeprefix(SHORT) if word.partition("=")[0] == SHORT else word
+            for word in arguments]  # fmt: skip
     file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
     chosen = peek(rest, "--preset")
     base = preset(chosen) if chosen else RunConfig()
@@ -101,16 +122,15 @@ def train_config(arguments: list[str]) -> RunConfig:
 
 
 def _dry_run(config: RunConfig, trainer: Any) -> int:
-    wanted, images = trainer.check(config, say=lambda line: print(line, file=sys.stderr))
-    steps = config.total_steps(len(images.images))
+    wanted, images = trainer.check(config, say=lambda line: print(line, file=sys.stderr), sample=0)
+    steps = config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
     generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
     print(json.dumps(config.to_dict(), indent=1))
-    print(f"data: {len(images.images):,} images {images.image_size}x{images.image_size}x{images.channels}")
+    print(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
+    print(feed_line(trainer.kept_feed(config), images, trainer.room_for_images(wanted)))
     print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
-    print(
-        f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / len(images.images):.1f} epochs"
-    )
+    print(f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / images.count:.1f} epochs")
     print(
         display.checkpoint_plan(config, steps, checkpoint_bytes(spec), open_storage(config.storage) / str(config.name))
     )
@@ -120,7 +140,3 @@ def _dry_run(config: RunConfig, trainer: Any) -> int:
 
 def _resume_command(config: RunConfig) -> str:
     return f"{train_command(config)} --resume"
-
-
-def _example_set(code: str) -> str:
-    return f"--set {code}={3 if code.startswith('cat') else 1}"

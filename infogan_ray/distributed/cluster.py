@@ -24,6 +24,8 @@ from infogan_ray.storage import Storage
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll (2 s by default)
+    # Of room for as many workers as before: where a machine has died, Ray learns late that there is less.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a frozen worker would be waited for for ten minutes
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # of dead or frozen workers it would be waited for for 30 s
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -172,7 +174,8 @@ def check_files(config: RunConfig, storage: Storage) -> None:
     not, before any training: each would otherwise write to, or miss, a folder of its own."""
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != here]
-    data = [path for path in (config.data, config.data_dir) if path and Path(path).expanduser().exists()]
+    given = (config.data, config.data_dir, config.labels)
+    data = [path for path in given if path and Path(path).expanduser().exists()]
     if not others or not (storage.is_local or data):
         return
     sees = ray.remote(num_cpus=0, max_retries=0)(_sees)

@@ -25,12 +25,14 @@ from ray import tune
 from infogan_ray import checkpoints
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
+from infogan_ray.data.choosing import AUTO, MEMORY, feed_line
 from infogan_ray.distributed.cluster import Resources, check_files, connect, machines, room
 from infogan_ray.distributed.driver import POLL_S
 from infogan_ray.distributed.proposals import Past, propose
 from infogan_ray.distributed.trainer import (
     check,
     log_path,
+    room_for_images,
     set_last_status,
     with_absolute_paths,
     write_config,
@@ -38,7 +40,7 @@ from infogan_ray.distributed.trainer import (
 from infogan_ray.distributed.trials import News, Rungs, Settings, StopAll, last_line, patient_trainable, run_trial
 from infogan_ray.halving import Halving, Verdict
 from infogan_ray.ranking import DEFAULT, Row, winner
-from infogan_ray.recipes import Recipe
+from infogan_ray.recipes import TRACKERS, Recipe, without_trackers
 from infogan_ray.reports.search import write_search_report
 from infogan_ray.searches import SearchDirectory, remaining
 from infogan_ray.storage import Storage, open_storage
@@ -76,11 +78,15 @@ def search(
     name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
     if os.environ.get("RAY_ADDRESS"):
         connect(None)  # so that what is asked for is compared with the cluster, not with this machine
+    recipe = with_feed(recipe, kept_feed(recipe, SearchDirectory(storage / name) if resume else None))
     here: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
+    here |= {field: getattr(recipe.config(0), field) for field in TRACKERS}
     wanted, images = check_all(
         [dataclasses.replace(recipe.config(n), **here) for n in range(recipe.count)],
         lambda line: listen({"event": "data", "say": line}),
     )
+    listen({"event": "data", "say": feed_line(recipe.config(0).feed, images, room_for_images(wanted))})
+    recipe = with_feed(recipe, images.feed)  # the same for all trials, and for whoever resumes the search
     if recipe.adaptive:
         propose(recipe, [])  # what is missing for it is said now
     if ray.is_initialized():
@@ -116,6 +122,19 @@ def search(
     return SearchResult(directory, rows, best)
 
 
+def with_feed(recipe: Recipe, feed: str) -> Recipe:
+    return dataclasses.replace(recipe, fixed={**recipe.fixed, "feed": feed})
+
+
+def kept_feed(recipe: Recipe, search: SearchDirectory | None) -> str:
+    """The feed that a recipe asks for; where it leaves that open, what a search that is gone on with has."""
+    asked = recipe.config(0).feed
+    if asked != AUTO or search is None or not search.exists:
+        return asked
+    trials = search.description()["trials"]
+    return str(trials[0].get("feed", MEMORY)) if trials else asked
+
+
 def end_what_is_over(directory: SearchDirectory, halving: Halving, count: int, todo: list[int]) -> None:
     """Say so in the journal: a kill may have come just before it was written."""
     known = len(halving.events)
@@ -147,7 +166,7 @@ def add_generation(directory: SearchDirectory, recipe: Recipe, halving: Halving)
         new = propose(recipe, past)
     except ValueError as error:
         raise SearchFailed(str(error)) from None
-    configs = [recipe.config(len(past) + place, one.values).to_dict() for place, one in enumerate(new)]
+    configs = [without_trackers(recipe.config(len(past) + place, one.values)) for place, one in enumerate(new)]
     directory.extend([one.values for one in new], [one.parent for one in new], configs)
 
 
@@ -170,7 +189,7 @@ def check_all(configs: list[RunConfig], say: Callable[[str], None]) -> tuple[Res
         try:
             if images is None:
                 wanted, images = check(config, say)
-            config.total_steps(len(images.images))
+            config.total_steps(images.count)
             config.model_spec(images.image_size, images.channels)
         except ValueError as error:
             raise ValueError(f"trial {number}: {error}") from None
@@ -182,7 +201,7 @@ def run_trials(
     directory: SearchDirectory, recipe: Recipe, configs: list[RunConfig], images: ImageSet, halving: Halving,
     todo: list[int], wanted: Resources, listen: Listener,
 ) -> str:  # fmt: skip
-    """Run the trials that are left; the first error of one that failed for good, or nothing. Raises SearchFailed."""
+    """Run the trials that are left; the error of the first that failed for good, or nothing. Raises SearchFailed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     connect(log_path(directory.folder), dashboard=wanted.workers != 1)
     if threading.current_thread() is threading.main_thread():
@@ -213,7 +232,9 @@ def run_trials(
     for number in todo:
         if halving.verdict(number) is Verdict.STOP:
             set_last_status(directory.trial(number), "stopped", directory.trial(number).get_status()["step"])
-    return next((last_line(result.error) for result in results if result.error is not None), "")
+    # Tune's order is that of the ends, which differs from run to run.
+    errors = {result.config["trial"]: result.error for result in results if result.error is not None}
+    return last_line(errors[min(errors)]) if errors else ""
 
 
 def of_a_trial(wanted: Resources) -> dict[str, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import platform
 import re
 import shutil
 import signal
@@ -31,12 +32,15 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig  # ray.train types its own as the older class
 from torch.nn.parallel import DistributedDataParallel
 
+from infogan_ray import __version__
 from infogan_ray.config import LABEL_METRICS, RunConfig
 from infogan_ray.data import ImageSet, load_images
+from infogan_ray.data.choosing import AUTO, MEMORY, Room, feed_line, free_memory
 from infogan_ray.data.fetch import cache_folder
+from infogan_ray.data.sampling import SAMPLE
 from infogan_ray.display import checkpoint_plan
 from infogan_ray.distributed.board import StopWatch, start_board
-from infogan_ray.distributed.cluster import Resources, check_files, connect, resources
+from infogan_ray.distributed.cluster import Resources, check_files, connect, machines, resources
 from infogan_ray.distributed.driver import ENDINGS, Driver, HeadLost, Listener, TrainingFailed
 from infogan_ray.latents import Categorical
 from infogan_ray.networks import plan
@@ -44,6 +48,7 @@ from infogan_ray.outbox import Overtaken, StorageFailed
 from infogan_ray.runs import RunDirectory
 from infogan_ray.session import run_worker
 from infogan_ray.storage import Storage, StorageError, open_storage
+from infogan_ray.tracking import check_packages, with_absolute_path
 from infogan_ray.training import Diverged, checkpoint_bytes
 
 WORKER_RESTARTS = 3  # of an attempt; another attempt follows if there is a new checkpoint since
@@ -65,15 +70,21 @@ class RunResult:
     restarts: int = 0
 
 
-def check(config: RunConfig, say: Callable[[str], None] = print) -> tuple[Resources, ImageSet]:
-    """All that can be refused before a worker starts. Raises ValueError, in one line. ``say`` hears of a fetch."""
+def check(config: RunConfig, say: Callable[[str], None] = print, sample: int = SAMPLE) -> tuple[Resources, ImageSet]:
+    """All that can be refused before a worker starts. Raises ValueError, in one line. ``say`` hears of a fetch.
+
+    ``sample``: how many images of a streamed dataset are read; a run's own workers read theirs.
+    """
+    check_packages(config.mlflow, config.wandb)
     wanted = resources(config, say)
     if config.data is None:
-        raise ValueError("data is not set; give --data (mnist, fashion_mnist, a folder, an .npz file) or a --preset")
+        raise ValueError("data is not set; give --data (mnist, fashion_mnist, shapes, or a path) or a --preset")
     if config.image_size is not None:
         plan(config.image_size, config.channels or 1)
-    images = load_images(config.data, config.data_config, say)
-    config.total_steps(len(images.images))
+    images = load_images(
+        config.data, config.data_config, say, feed=kept_feed(config), room=room_for_images(wanted), sample=sample
+    )
+    config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
     if config.metric in LABEL_METRICS:
         if images.labels is None or images.test_labels is None:
@@ -83,33 +94,67 @@ def check(config: RunConfig, say: Callable[[str], None] = print) -> tuple[Resour
     return wanted, images
 
 
+def kept_feed(config: RunConfig) -> str:
+    """The feed that is asked for; of a resumed run, the one that it has: they deal the images in different orders.
+
+    Raises ValueError where another is asked for.
+    """
+    run = RunDirectory(open_storage(config.storage) / config.name) if config.resume and config.name else None
+    if run is None or not run.exists:
+        return config.feed
+    kept = str(run.read_config()["run"].get("feed", MEMORY))  # runs of earlier versions had their images in memory
+    if kept == AUTO or config.feed == kept:
+        return config.feed
+    if config.feed != AUTO:
+        raise ValueError(
+            f"feed is '{config.feed}', and {config.name} has read its images by '{kept}', in another order; "
+            "leave --feed out to go on"
+        )
+    return kept
+
+
+def room_for_images(wanted: Resources) -> Room:
+    """The least that any machine has free, and the most workers that one machine may get."""
+    most = wanted.workers if isinstance(wanted.workers, int) else wanted.workers[1]
+    nodes = [node for node in machines() if node.get("CPU")]
+    each = [min(node.get(name, 0) / amount for name, amount in wanted.of_a_worker.items() if amount) for node in nodes]
+    copies = max(1, min(most, int(max(each, default=1))))
+    free = [int(node["memory"]) for node in nodes if "memory" in node]  # as Ray found it on each machine
+    return Room(min(free, default=free_memory()), copies)
+
+
 def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
     """Run a training job to its end on the connected Ray cluster, or on an embedded one.
 
     Raises ValueError for what can be refused before work starts and TrainingFailed for workers that keep failing and
     for storage that does. ``listen`` hears every report of rank 0: {"phase": ..., "step": ..., metrics}.
     """
-    if config.name is None:
+    name = config.name
+    if name is None:
         raise ValueError("name is not set; give the run a --name")
     if os.environ.get("RAY_ADDRESS"):
         connect(None)
     listen = listen or (lambda report: None)
-    wanted, images = check(config, say=lambda line: listen({"phase": line}))
+    wanted, images = check(config, say=lambda line: listen({"phase": line}), sample=0)
+    line = feed_line(kept_feed(config), images, room_for_images(wanted))
+    config = config.override({"feed": images.feed}, "the data")  # all workers, and whoever resumes the run, do the same
     if ray.is_initialized():
         check_files(config, open_storage(config.storage))
-    run = RunDirectory.claim(open_storage(config.storage), config.name, config.resume)
+    run = RunDirectory.claim(open_storage(config.storage), name, config.resume)
     before = run.get_status()
     if config.resume and before["state"] == "running":
         ago = time.time() - before["time"]
         say = f"{run.name} was heard of {ago:.0f} s ago; should it still run, it stops: this attempt takes it over"
         listen({"phase": "resuming", "step": before["step"], "say": say})
-    steps = config.total_steps(len(images.images))
+    steps = config.total_steps(images.count)
     if config.resume and before.get("stored", 0) > steps:
         raise ValueError(
             f"steps is {steps:,}, and {run.name} is at step {before['stored']:,} already; give --steps more"
         )
     write_config(run, config, images)
     spec = config.model_spec(images.image_size, images.channels)
+    del images  # the workers have copies of their own
+    listen({"phase": "starting workers", "step": 0, "say": line})
     listen({
         "phase": "starting workers", "step": 0,
         "say": checkpoint_plan(config, steps, checkpoint_bytes(spec), run.folder),
@@ -118,13 +163,27 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
 
 
 def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
-    """Save the resolved configuration. Raises ValueError where a resumed run was another model."""
+    """Save the resolved configuration. Raises ValueError where a resumed run was another model or has other shards."""
     spec = config.model_spec(images.image_size, images.channels).to_dict()
     if run.exists and run.read_config().get("model") != spec:
         raise ValueError(
             f"name '{run.name}' belongs to a model that differs from this one; its config is {run.folder}/{run.CONFIG}"
         )
-    run.write_config({"model": spec, "run": config.to_dict()})
+    data = None if images.shards is None else {"manifest": images.shards.identity}
+    if run.exists and run.read_config().get("data", data) != data:
+        raise ValueError(
+            f"data is {config.data}, which has been prepared anew since '{run.name}' began: its images would come in "
+            "another order; prepare them as they were, or start a run of another --name"
+        )
+    run.write_config({"model": spec, "run": config.to_dict(), "data": data, "environment": environment()})
+
+
+def environment() -> dict[str, str]:
+    """What a run was made with; nothing of it tells whose machine it was."""
+    return {
+        "infogan-ray": __version__, "python": platform.python_version(), "torch": torch.__version__,
+        "ray": ray.__version__, "system": f"{platform.system()} {platform.machine()}",
+    }  # fmt: skip
 
 
 def log_path(folder: Storage) -> Path:
@@ -217,6 +276,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         config,
         data=str(data.absolute()) if data and data.exists() else config.data,
         data_dir=str(Path(config.data_dir).expanduser().absolute()) if config.data_dir else None,
+        labels=str(Path(config.labels).expanduser().absolute()) if config.labels else None,
+        mlflow=with_absolute_path(config.mlflow),
     )
 
 
@@ -229,7 +290,8 @@ def _worker(settings: dict[str, Any]) -> None:
     run = RunDirectory(open_storage(settings["run"]))
     board = settings["board"]
     assert config.data is not None
-    images = load_images(config.data, config.data_config, say=lambda line: None)
+    sample = SAMPLE if rank == 0 else 0  # it is rank 0 that evaluates
+    images = load_images(config.data, config.data_config, lambda line: None, feed=config.feed, sample=sample)
     # Batch-norm buffers are each rank's own; weights and gradients are kept equal by DDP.
     wrap = (lambda module: DistributedDataParallel(module, broadcast_buffers=False)) if world_size > 1 else None
     first: dict[str, Any] = {}

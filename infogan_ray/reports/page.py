@@ -48,6 +48,8 @@ td.w { min-width: 14rem; }
 thead th { position: sticky; top: 0; background: var(--paper); vertical-align: bottom; white-space: nowrap; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 td small { color: var(--soft); }
+.heat { display: block; margin: -.3rem -.6rem; padding: .3rem .6rem;
+  background: color-mix(in srgb, var(--accent) calc(var(--share) * 60%), transparent); }
 tr.first td { background: var(--tint); font-weight: 600; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--accent); }

@@ -59,6 +59,11 @@ def _figure(name: str, content: bytes, whose: str, notes: Mapping[str, str]) -> 
         title, more = ("samples", "drawn at random") if name == SAMPLES else (name, "")
         alt = f"Samples of {whose}: a grid of images drawn from random noise and codes"
         alt = alt if name == SAMPLES else f"{name} of {whose}"
+    return picture(content, title, more, alt)
+
+
+def picture(content: bytes, title: str, more: str, alt: str) -> str:
+    """A PNG with its caption, its bytes in the page."""
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     caption = f"<figcaption><strong>{escape(title)}</strong><br/>{escape(more)}</figcaption>"
     return f'<figure>{caption}<img src="{source}" alt="{escape(alt)}" loading="lazy"/></figure>'

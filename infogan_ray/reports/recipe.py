@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from infogan_ray.config import RunConfig, preset
-from infogan_ray.publishing import train_command
 from infogan_ray.recipes import DECIDED
 from infogan_ray.reports.findings import Findings, Trial
 from infogan_ray.reports.markup import short_names, shown
 from infogan_ray.reports.page import Cell, command, details, paragraph, table
+from infogan_ray.reproduction import train_command
 
 # Of a trial's fields, those that say where it lies and not what it is.
-PLACE = ("name", "storage", "resume", "data_dir", "threads")
+PLACE = ("name", "storage", "resume", "data_dir", "labels", "threads", "mlflow", "wandb")
 
 
 def recipe(found: Findings) -> str:
@@ -23,23 +23,23 @@ def recipe(found: Findings) -> str:
     rule["rungs"] = ", ".join(f"{rung:,}" for rung in found.halving.rungs) + " images"
     parts = [paragraph(f"Made with infogan-ray {about.get('version', 'of an unknown version')}.")]
     parts += [paragraph(f"Changed while it ran: {change}") for change in about.get("changes") or []]
-    left, right = ["<h3>Rule</h3>", _pairs(rule)], []
+    left, right = ["<h3>Rule</h3>", pairs(rule)], []
     spread = about.get("space")
     if isinstance(spread, dict):
-        right += ["<h3>Space</h3>", _pairs({path: _domain(value) for path, value in spread.items()})]
+        right += ["<h3>Space</h3>", pairs({path: _domain(value) for path, value in spread.items()})]
     configs = {trial.number: flat(trial.config) for trial in found.trials if trial.config}
     fields = list(dict.fromkeys(key for config in configs.values() for key in config))
     same = {key: next(iter(configs.values())).get(key) for key in fields if _is_alike(configs, key)}
     differing = [key for key in fields if key not in same and key not in PLACE]
     fixed = {key: value for key, value in same.items() if key not in PLACE}
-    usual = _usual(fixed.get("preset"))
+    base = usual(fixed.get("preset"))
     set_here = {
-        key: value for key, value in fixed.items() if key not in DECIDED and (key not in usual or usual[key] != value)
+        key: value for key, value in fixed.items() if key not in DECIDED and (key not in base or base[key] != value)
     }
     if set_here:
-        right += ["<h3>Fixed by the recipe, the same in all trials</h3>", _pairs(set_here)]
+        right += ["<h3>Fixed by the recipe, the same in all trials</h3>", pairs(set_here)]
     others = {key: value for key, value in fixed.items() if key not in set_here}
-    right += ["<h3>The rest</h3>", details("Fields that are the same in all trials", _pairs(others))]
+    right += ["<h3>The rest</h3>", details("Fields that are the same in all trials", pairs(others))]
     parts.append(f'<div class="pair"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     if differing:
         rows = [[number, *(configs[number].get(key) for key in differing)] for number in sorted(configs)]
@@ -82,7 +82,7 @@ def _train(trial: Trial) -> str:
         return ""
 
 
-def _usual(name: Any) -> dict[str, Any]:
+def usual(name: Any) -> dict[str, Any]:
     """What a preset says by itself; the defaults for one that this version does not have."""
     try:
         return flat((preset(name) if name else RunConfig()).to_dict())
@@ -99,5 +99,5 @@ def _domain(value: Any) -> str:
     return ", ".join(f"{key} {shown(one)}" for key, one in value.items()) if isinstance(value, dict) else shown(value)
 
 
-def _pairs(pairs: Mapping[str, Any]) -> str:
-    return table(["field", "value"], [[key, Cell(shown(value))] for key, value in pairs.items()], sortable=False)
+def pairs(fields: Mapping[str, Any]) -> str:
+    return table(["field", "value"], [[key, Cell(shown(value))] for key, value in fields.items()], sortable=False)

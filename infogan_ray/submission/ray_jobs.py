@@ -19,22 +19,30 @@ from infogan_ray.submission.work import Work, stage
 # Ray's own patience between SIGTERM and SIGKILL is 3 s; a last checkpoint takes up to ten.
 STOP_WITHIN_S = 30
 ENTRYPOINT = "exec python -m infogan_ray"  # exec: no shell between a stop's signal and us
-TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")  # of uploads and sockets
+# Of uploads and sockets.
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging",
+)  # fmt: skip
 T = TypeVar("T")
 
 
 class RayJobs:
-    """Jobs on one cluster. ``with_packages``: the cluster installs what this code needs for the job."""
+    """Jobs on one cluster. ``with_packages``: the cluster installs what this code needs for the job.
 
-    def __init__(self, url: str, with_packages: bool = False) -> None:
+    ``say`` hears what is to be known of the versions on both sides.
+    """
+
+    def __init__(self, url: str, with_packages: bool = False, say: Callable[[str], None] = lambda line: None) -> None:
         self.dashboard = Dashboard(url)
         self.with_packages = with_packages
+        self.say = say
         self._known: object = None
 
     @property
     def _client(self):  # Ray is imported on first use
         if self._known is None:
-            self.check()
+            for line in compare(self.dashboard.versions()):
+                self.say(line)
             from ray.job_submission import JobSubmissionClient
 
             for name in TALKATIVE:
@@ -44,10 +52,6 @@ class RayJobs:
             headers = {"Authorization": f"Bearer {token}"} if token else None
             self._known = JobSubmissionClient(self.dashboard.url, headers=headers)
         return self._known
-
-    def check(self) -> list[str]:
-        """What is to be said of the versions on both sides. Raises SubmissionFailed where the job could not run."""
-        return compare(self.dashboard.versions())
 
     def plan(self, work: Work) -> str:
         with tempfile.TemporaryDirectory(prefix="infogan-submit-") as folder:

@@ -1,11 +1,14 @@
 """Several machines: network namespaces on one wire, each a host of its own to Ray, gloo and S3. Run: make test-ray
 
-A machine that loses its power is all its processes killed at once; what stays is another machine's.
+A machine that loses its power is all its processes killed at once, and a cable that is pulled a link that is down; what
+stays is another machine's.
 """
 
 from __future__ import annotations
 
+import json
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +40,7 @@ class Wire:
     head: Head
     machines: list[Host]
     start: Callable[[Host], Node]
+    kill: Callable[[Host], None]
     storage: str
     own: Path
 
@@ -54,20 +58,48 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
         disk.mkdir()
         head, token = make_head(f"http://{first.address}:8265", folder)
 
+        nodes: dict[str, Node] = {}
+
         def start(host: Host) -> Node:
             disks = [disk, own] if host is machines[0] else [disk]
             words = [f"--address={first.address}:{GCS}", f"--node-ip-address={host.address}", "--num-cpus=1"]
-            return Node(words, token, folder / f"{host.name}.log", host.prefix(*disks))
+            nodes[host.name] = Node(words, token, folder / f"{host.name}.log", host.prefix(*disks))
+            return nodes[host.name]
+
+        def kill(host: Host) -> None:
+            nodes[host.name].kill()  # it may have come so lately that it is not on the host yet
+            host.kill()
 
         words = ["--head", "--num-cpus=0", f"--port={GCS}", f"--node-ip-address={first.address}"]
         words += [f"--dashboard-host={first.address}", "--dashboard-port=8265", f"--temp-dir={disk}"]
-        node = Node(words, token, folder / "head.log", first.prefix(disk))
-        wait_for_door(head.url, node)
-        nodes = [node, *map(start, machines)]
+        nodes[first.name] = Node(words, token, folder / "head.log", first.prefix(disk))
+        wait_for_door(head.url, nodes[first.name])
+        for machine in machines:
+            start(machine)
         endpoint = f"endpoint_override={NETWORK}.1:{s3.port}&scheme=http&region=us-east-1"
-        yield Wire(head, machines, start, f"s3://{BUCKET}/hosts?{endpoint}", own)
-        for node in nodes:
+        yield Wire(head, machines, start, kill, f"s3://{BUCKET}/hosts?{endpoint}", own)
+        for node in nodes.values():
             node.kill()
+
+
+def alive(head: Head) -> set[str]:
+    """The addresses of the nodes that the head takes for alive."""
+    request = urllib.request.Request(f"{head.url}/api/v0/nodes", headers={"Authorization": f"Bearer {head.token}"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        nodes = json.load(answer)["data"]["result"]["result"]
+    return {node["node_ip"] for node in nodes if node["state"] == "ALIVE"}
+
+
+@pytest.fixture
+def second(wire: Wire) -> Iterator[Host]:
+    """The second machine, whatever became of it before."""
+    machine = wire.machines[1]
+    if not machine.pids:
+        wire.start(machine)
+    until(lambda: machine.address in alive(wire.head))  # else a run of 1 to 2 workers may begin without it
+    yield machine
+    machine.link(up=True)
+    wire.kill(machine)
 
 
 def submit(wire: Wire, npz: Path, name: str, *words: str, storage: str | None = None) -> list[str]:
@@ -87,11 +119,13 @@ def test_a_folder_that_one_machine_has_alone_is_refused_before_training(wire: Wi
     assert wire.head.infogan("submit", "--follow", "--", *words).returncode == 2
 
 
-def test_a_run_over_two_machines_outlives_one_of_them(wire: Wire, npz: Path) -> None:
-    run = RunDirectory(open_storage(wire.storage) / "outlives")
+@pytest.mark.parametrize("how", ["killed", "cut off"])
+def test_a_run_over_two_machines_outlives_one_of_them(wire: Wire, second: Host, npz: Path, how: str) -> None:
+    name = how.replace(" ", "-")
+    run = RunDirectory(open_storage(wire.storage) / name)
     steps = 1500
     words = submit(
-        wire, npz, "outlives", "--steps", str(steps), "--checkpoint-every", str(EVERY), "--keep", "100",
+        wire, npz, name, "--steps", str(steps), "--checkpoint-every", str(EVERY), "--keep", "100",
         "--workers", "1:2", "--wait", "60",
     )  # fmt: skip
     submitted = wire.head.infogan("submit", "--", *words)
@@ -99,7 +133,10 @@ def test_a_run_over_two_machines_outlives_one_of_them(wire: Wire, npz: Path) -> 
     id = submitted.stdout.strip()
     until(lambda: run.get_status().get("stored", 0) >= 2 * EVERY)
     reached = run.get_status()["step"]
-    wire.machines[1].kill()
+    if how == "killed":
+        wire.kill(second)
+    else:
+        second.link(up=False)
     ended = wire.head.infogan("jobs", "logs", id, "--follow", timeout=400)
     assert ended.returncode == 0, ended.stdout
     status = run.get_status()
@@ -113,18 +150,15 @@ def test_a_run_over_two_machines_outlives_one_of_them(wire: Wire, npz: Path) -> 
     assert "world size 1, before 2" in resumed
 
 
-def test_a_machine_that_comes_later_is_waited_for(wire: Wire, npz: Path) -> None:
+def test_a_machine_that_comes_later_is_waited_for(wire: Wire, second: Host, npz: Path) -> None:
     """One of the two is gone, and two workers have room only when it is back."""
-    wire.machines[1].kill()
+    wire.kill(second)
     words = submit(wire, npz, "later", "--steps", "6", "--workers", "2", "--placement", "strict_spread")
     until(lambda: "more than the 1 CPUs there are" in wire.head.infogan("submit", "--follow", "--", *words).stdout)
     submitted = wire.head.infogan("submit", "--", *words, "--wait", "120")
     id = submitted.stdout.strip()
     until(lambda: "waiting for the cluster to grow" in wire.head.infogan("jobs", "logs", id).stdout)
     time.sleep(1)
-    node = wire.start(wire.machines[1])
-    try:
-        ended = wire.head.infogan("jobs", "logs", id, "--follow")
-        assert ended.returncode == 0, ended.stdout
-    finally:
-        node.kill()
+    wire.start(second)
+    ended = wire.head.infogan("jobs", "logs", id, "--follow")
+    assert ended.returncode == 0, ended.stdout

@@ -30,6 +30,8 @@ from infogan_ray.recipes import Recipe, load_recipe
 from infogan_ray.searches import SearchDirectory
 from infogan_ray.storage import open_storage
 
+from ..test_tracking import hparams_of, shown, steps
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 RECIPE = """
@@ -95,7 +97,7 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
         """Kills the process of a trial once."""
         heard.append(news.get("say", ""))
         trials = processes_of_trials()
-        if not seen:
+        if trials and not seen:  # the first news is of the data
             trials[0].kill()
         seen.update(p.pid for p in trials)
 
@@ -131,6 +133,15 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
     for name in ("mi_fraction", "swd", "clustering_error"):
         assert measured[name] == pytest.approx(result.best[name], rel=1e-5), "what is pulled is what the board says"
     assert load(tmp_path / "best").spec.network.width == 8
+
+    for row in rows:
+        found = shown(tmp_path / "runs" / "calm" / "trials" / f"trial_{row['trial']:04d}")
+        values = result.search.description()["values"][row["trial"]]
+        assert len(values) == 2 and values.items() <= hparams_of(found).items()
+        evaluated = steps(found, "achieved/mi_fraction")
+        if row["state"] == "finished":
+            assert steps(found, "achieved/swd") == evaluated[-1:]
+        assert len(evaluated) == len(set(evaluated)) and evaluated[0] == 10
 
 
 def test_a_killed_search_goes_on_to_the_same_decisions(recipe_file: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 import urllib.error
 import urllib.request
@@ -68,10 +70,34 @@ def test_a_job_is_followed_stopped_with_a_checkpoint_and_gone_on_with(head: Head
     again = head.infogan("submit", "--follow", "--", *train, "--steps", str(status["step"] + 5), "--resume")
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"resumed from step {status['step']}" in again.stdout.replace(",", "") and "succeeded" in again.stderr
+    assert f"report: {run.folder}/report.html" in again.stdout
+    assert f"finished at step {status['step'] + 5:,}" in run.folder.read(run.REPORT).decode()
     listed = head.infogan("jobs", "--json")
     assert sorted(job["state"] for job in json.loads(listed.stdout)["jobs"]) == ["stopped", "succeeded"]
     for answer in (submitted, stopped, again, listed):
         assert head.token not in answer.stdout + answer.stderr
+
+
+def test_a_job_whose_head_dies_goes_on_by_the_printed_command(npz: Path, tmp_path: Path) -> None:
+    steps = 1200
+    run = RunDirectory(open_storage(str(tmp_path)) / "headless")
+    train = ["train", "--data", str(npz), *TINY, "--steps", str(steps), "--checkpoint-every", "50"]
+    with short_folder() as folder, head_on_loopback(folder) as first:
+        words = ["--env", "A=b c", "--", *train, "--storage", str(tmp_path), "--name", "headless"]
+        submitted = first.infogan("submit", *words)
+        assert len(submitted.stderr.splitlines()) == 2, "Ray's own messages are not for people"
+        until(lambda: run.get_status().get("stored", 0) >= 100)
+    stored = run.get_status()["stored"]
+    assert run.get_status()["state"] == "running" and stored < steps, "nobody was left to say that it has ended"
+    printed = submitted.stderr.partition("should the cluster be lost: ")[2].splitlines()[0]
+    assert shlex.split(printed) == ["infogan", "submit", *words, "--resume"]
+    with short_folder() as folder, head_on_loopback(folder) as second:
+        again = second.infogan("submit", "--follow", *shlex.split(printed)[2:])
+    assert again.returncode == 0, again.stdout + again.stderr
+    [resumed] = [line for line in again.stdout.splitlines() if "resumed from step" in line]
+    assert int(re.search(r"from step ([\d,]+)", resumed)[1].replace(",", "")) >= stored  # type: ignore[index]
+    assert run.get_status()["state"] == "finished" and run.get_status()["step"] == steps
+    assert [row["step"] for row in run.read_metrics()] == list(range(10, steps + 1, 10)), "every step once"
 
 
 def test_what_the_cluster_does_not_have_is_refused_at_once(head: Head, npz: Path, tmp_path: Path) -> None:
