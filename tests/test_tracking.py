@@ -303,6 +303,15 @@ def wandb_records(file: Path) -> Iterator[Any]:
             yield Record.FromString(pieces)
 
 
+def whole_wandb_records(file: Path) -> list[Any]:
+    """Its service closes the file after ``finish`` has come back: until then the end is in its memory alone."""
+    deadline = time.monotonic() + 60
+    while not (records := list(wandb_records(file))) or records[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < deadline, f"{file} has no end after a minute"
+        time.sleep(0.05)
+    return records
+
+
 def test_wandb_is_told_offline_and_a_resumed_run_is_the_same_there(
     image_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,7 +326,7 @@ def test_wandb_is_told_offline_and_a_resumed_run_is_the_same_there(
         (file,) = set((tmp_path / "run").glob("wandb/offline-run-*/*.wandb")) - known
         known.add(file)
         logged: dict[int, dict[str, Any]] = {}
-        for record in wandb_records(file):
+        for record in whole_wandb_records(file):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 ids.add(record.run.run_id)
