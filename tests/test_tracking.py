@@ -297,6 +297,8 @@ def wandb_records(file: Path) -> Iterator[Any]:
             at += room
             continue
         _, length, kind = struct.unpack_from("<IHB", content, at)
+        if at + 7 + length > len(content):
+            return  # it is still being written
         pieces = (pieces if kind in (3, 4) else b"") + content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
