@@ -177,10 +177,3 @@ def check(shards: ShardSet, shard: Shard) -> str | None:
     if (size, sha.hexdigest()) != (shard.bytes, shard.sha256):
         return f"data: {shards.folder}/{shard.file} is not what was written; delete it and prepare again"
     return None
-
-
-def verify(shards: ShardSet) -> None:
-    """Read every shard. Raises ValueError, in one line, for the first whose bytes are not those that were written."""
-    for shard in (*shards.train, *shards.test):
-        if wrong := check(shards, shard):
-            raise ValueError(wrong)
