@@ -43,6 +43,8 @@ class ConsistencyConfig:
     """Sizes from 1 - scale to 1 + scale."""
     shift: float = 0.06
     """Shifts of up to so many image widths."""
+    flip: bool = False
+    """Half of them mirrored besides: for clothes, of which left and right make no difference, but not for digits."""
 
     def __post_init__(self) -> None:
         for name in ("weight", "entropy", "balance", "continuous"):
@@ -57,6 +59,11 @@ class ConsistencyConfig:
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"consistency.{name} is {getattr(self, name)}; it must lie between 0 and {most:g}")
 
+    @property
+    def draws(self) -> int:
+        """How many numbers the moves of an image take."""
+        return 5 if self.flip else 4
+
     def weight_at(self, step: int) -> float:
         """The term's weight in the step after ``step`` steps."""
         return self.weight * min(1.0, max(0.0, (step - self.start) / (self.full - self.start)))
@@ -68,6 +75,14 @@ def affine(draws: Tensor, degrees: float, scale: float, shift: float) -> Tensor:
     angle, size = angle * math.radians(degrees), 1 + size * scale
     cosine, sine = angle.cos() * size, angle.sin() * size
     return torch.stack([cosine, -sine, 2 * shift * right, sine, cosine, 2 * shift * down], 1).view(-1, 2, 3)
+
+
+def moves(draws: Tensor, config: ConsistencyConfig) -> Tensor:
+    """(N, 2, 3) maps from ``config.draws`` rows of draws (4 or 5, N) in [-1, 1]: the fifth mirrors where negative."""
+    maps = affine(draws[:4], config.degrees, config.scale, config.shift)
+    if config.flip:
+        maps[:, :, 0] *= draws[4].sign()[:, None]
+    return maps
 
 
 def moved(images: Tensor, maps: Tensor) -> Tensor:

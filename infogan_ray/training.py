@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infogan_ray.consistency import ConsistencyConfig, affine, consistency_loss, half_moved, paired
+from infogan_ray.consistency import ConsistencyConfig, consistency_loss, half_moved, moves, paired
 from infogan_ray.data.augmentation import AugmentationConfig, augment, draw
 from infogan_ray.data.feed import Feed, share, to_unit_range
 from infogan_ray.networks import BatchNorm, Generator, ModelSpec
@@ -126,8 +126,8 @@ class TrainState:
         if not about.weight:
             return None
         generator = seeded_generator(self.seed, "moves", self.step, self.device)
-        draws = torch.rand(4, batch_size, generator=generator, device=self.device) * 2 - 1
-        return affine(draws[:, share(batch_size, rank, world_size)], about.degrees, about.scale, about.shift)
+        draws = torch.rand(about.draws, batch_size, generator=generator, device=self.device) * 2 - 1
+        return moves(draws[:, share(batch_size, rank, world_size)], about)
 
     def augment(self, images: Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """This rank's uint8 images (B, C, H, W) as the step's draw changes them."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from infogan_ray.commands import train_config
-from infogan_ray.consistency import ConsistencyConfig, affine, consistency_loss, half_moved, moved, paired
+from infogan_ray.consistency import ConsistencyConfig, affine, consistency_loss, half_moved, moved, moves, paired
 from infogan_ray.data.feed import InMemoryFeed
 from infogan_ray.latents import LatentSpec
 from infogan_ray.reproduction import train_command
@@ -101,6 +101,18 @@ def test_moves_are_small_and_those_of_their_draw() -> None:
     assert torch.allclose(still, images, atol=1e-5)
     quarter = moved(images, affine(torch.tensor([[1.0], [0], [0], [0]]), 90, 0.1, 0.06))
     assert quarter[0, 0].argmax() in (6 * 33 + 16, 26 * 33 + 16)
+
+
+def test_a_mirrored_copy_is_the_moved_image_from_right_to_left() -> None:
+    config = dataclasses.replace(ON, flip=True)
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    turned = torch.tensor([0.3, -0.2, 0.1, 0.4])
+    draws = torch.cat([turned.repeat(2, 1).T, torch.tensor([[1.0, -1.0]])])
+    maps = moves(draws, config)
+    assert torch.equal(maps[:1], affine(draws[:4, :1], config.degrees, config.scale, config.shift))
+    still = moves(torch.tensor([[0.0], [0], [0], [0], [-1]]), config)
+    assert torch.allclose(moved(images[:1], still), images[:1].flip(3), atol=1e-6)
+    assert config.draws == 5 and ON.draws == 4
 
 
 def test_half_of_the_real_batch_is_copies_of_the_other_half() -> None:
