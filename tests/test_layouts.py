@@ -177,6 +177,27 @@ def test_celeba_without_lists_is_for_training_and_its_zip_is_read_packed(tmp_pat
     assert len(load(base, image_size=16).images) == COUNT + TESTS
 
 
+def test_celeba_as_kaggle_packs_it_is_the_same(tmp_path: Path) -> None:
+    base = layouts.celeba(tmp_path)
+    whole = load(base, image_size=16, labels=f"{base}/list_attr_celeba.txt:Young")
+    (base / "img_align_celeba").rename(base / "inner")
+    (base / "img_align_celeba").mkdir()
+    (base / "inner").rename(base / "img_align_celeba" / "img_align_celeba")
+    for name, skipped, header in (
+        ("list_eval_partition", 0, "image_id,partition"),
+        ("list_attr_celeba", 2, "image_id,Smiling,Young"),
+    ):
+        rows = (base / f"{name}.txt").read_text().splitlines()[skipped:]
+        (base / f"{name}.csv").write_text("\n".join([header, *(",".join(row.split()) for row in rows)]))
+        (base / f"{name}.txt").unlink()
+    found = load(base, image_size=16, labels=f"{base}/list_attr_celeba.csv:Young")
+    assert torch.equal(found.images, whole.images) and found.labels is not None and whole.labels is not None
+    assert torch.equal(found.labels, whole.labels) and found.labels.unique().tolist() == [0, 1]
+    assert found.test_images is not None and len(found.test_images) == TESTS
+    with pytest.raises(ValueError, match="has no attribute 'image_id'; it has Smiling, Young"):
+        load(base, image_size=16, labels=f"{base}/list_attr_celeba.csv:image_id")
+
+
 def test_broken_images_count_against_max_bad_in_tables_and_tars(tmp_path: Path) -> None:
     images = pixels(20, 28, 28, 3)
     contents = [png(image) for image in images]
