@@ -77,6 +77,15 @@ def test_the_name_is_pinned_and_files_are_sent_along() -> None:
     assert prepare(["search", str(RECIPE)], Submit(), remote=False).arguments[1] == str(RECIPE)
 
 
+def test_a_file_of_attributes_beside_the_laptop_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list_attr_celeba.txt").write_text("0\nSmiling\n")
+    words = ["train", "--data", "/shared/celeba", "--storage", "/shared/runs", "--labels"]
+    prepare([*words, "/shared/list_attr_celeba.txt:Smiling"], Submit(), remote=True)
+    with pytest.raises(ValueError, match="labels is 'list_attr_celeba.txt', a path of this machine"):
+        prepare([*words, "list_attr_celeba.txt:Smiling"], Submit(), remote=True)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -20,6 +20,7 @@ from infogan_ray.commands.parsing import START_OR_RESUME, Failed, parse, peek, w
 from infogan_ray.commands.searching import Search
 from infogan_ray.commands.training import default_name, train_config
 from infogan_ray.config import check_name
+from infogan_ray.data.celeba import is_attribute
 from infogan_ray.recipes import load_recipe
 from infogan_ray.submission import KUBERAY, LOCAL, OVER, Job, SubmissionFailed, Submitter
 from infogan_ray.submission.work import FILES, Work
@@ -184,7 +185,8 @@ def prepare(arguments: list[str], given: Submit, remote: bool) -> Work:
     if "--dry-run" in rest:
         raise ValueError("--dry-run stands behind '--'; before it, it shows what would be submitted")
     if remote:
-        _check_paths(storage, data=data, data_dir=data_dir, labels=labels)
+        file_of_labels = labels.rpartition(":")[0] if labels and is_attribute(labels) else labels
+        _check_paths(storage, data=data, data_dir=data_dir, labels=file_of_labels)
     if name is None:
         name = default_name(str(file) if kind == "search" and file else data or "run")
         rest = [*rest, "--name", name]
