@@ -19,6 +19,7 @@ COMMANDS = {
     "report": "write report.html of a run or search: curves, pictures, how to run it again",
     "pull": "fetch the best checkpoint of a run as a model folder, verified",
     "evaluate": "bound per code and agreement with labels",
+    "compare": "of several models the one that the others agree with most, without labels",
     "traverse": "one picture per code: what it does",
     "sample": "images with chosen codes",
     "encode": "what the recognition network says of real images",

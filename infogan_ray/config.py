@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infogan_ray.consistency import ConsistencyConfig
+from infogan_ray.contrastive import ContrastiveConfig
 from infogan_ray.data.augmentation import AugmentationConfig
 from infogan_ray.data.datasets import DataConfig
 from infogan_ray.evaluation import EvaluationConfig
@@ -137,6 +138,7 @@ class RunConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     augment: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -174,6 +176,7 @@ class RunConfig:
                 f"needs 2; take {2 * most} or more"
             )
         self.objective.weights(self.latents)
+        self.contrastive.codes(self.latents)
         _ = self.data_config  # refuses what is not valid
         check_addresses(self.mlflow, self.wandb)
         if self.name is not None:

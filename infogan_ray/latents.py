@@ -141,6 +141,9 @@ class _Continuous:
     def entropy(self) -> float:
         raise NotImplementedError
 
+    def quantile(self, share: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def q_dim(self, sigma: Sigma) -> int:
         return 2 if sigma.fixed is None else 1
 
@@ -177,8 +180,11 @@ class Uniform(_Continuous):
         return math.log(self.high - self.low)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        unit = torch.rand(n, 1, generator=generator, device=generator.device)
-        return self.low + (self.high - self.low) * unit
+        return self.quantile(torch.rand(n, 1, generator=generator, device=generator.device))
+
+    def quantile(self, share: Tensor) -> Tensor:
+        """The values below which these shares (between 0 and 1) of the prior lie."""
+        return self.low + (self.high - self.low) * share
 
     def text(self) -> str:
         return "1" if (self.low, self.high) == (-1.0, 1.0) else f"1@{self.low:g}:{self.high:g}"
@@ -201,6 +207,10 @@ class Gaussian(_Continuous):
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         return self.mean + self.std * torch.randn(n, 1, generator=generator, device=generator.device)
+
+    def quantile(self, share: Tensor) -> Tensor:
+        """The values below which these shares of the prior lie; a millionth at either end counts as the next one."""
+        return self.mean + self.std * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6))
 
     def text(self) -> str:
         return "1" if (self.mean, self.std) == (0.0, 1.0) else f"1@{self.mean:g}:{self.std:g}"

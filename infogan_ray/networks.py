@@ -7,6 +7,8 @@ the rule for every other size; ``Generator`` and ``Discriminator`` build whateve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -187,38 +189,49 @@ class Generator(nn.Module):
         return self.layers(latents)
 
 
+def trunk(image_size: int, channels: int, config: NetworkConfig, images: int = 1) -> tuple[Stack, int]:
+    """D's layers up to its heads, and how many features they give, for so many images stacked on channels."""
+    arch, width, sync = plan(image_size, channels), config.width, config.sync_batchnorm
+
+    def activation() -> nn.Module:
+        return nn.LeakyReLU(config.leaky_slope)
+
+    layers: list[nn.Module] = [nn.Conv2d(images * channels, arch.down[0] * width, 4, 2, 1), activation()]
+    features = arch.down[0] * width
+    for multiple in arch.down[1:]:
+        layers += [nn.Conv2d(features, multiple * width, 4, 2, 1, bias=False), BatchNorm(multiple * width, sync)]
+        layers += [activation()]
+        features = multiple * width
+    for multiple in arch.flat:
+        layers += [nn.Conv2d(features, multiple * width, 4, padding="same", bias=False)]
+        layers += [BatchNorm(multiple * width, sync), activation()]
+        features = multiple * width
+    features *= halves(image_size, len(arch.down))[-1] ** 2
+    layers += [nn.Flatten()]
+    if arch.hidden:
+        layers += [nn.Linear(features, arch.hidden * width, bias=False), BatchNorm(arch.hidden * width, sync)]
+        layers += [activation()]
+        features = arch.hidden * width
+    return Stack(*layers), features
+
+
+def recognition_head(features: int, outputs: int, config: NetworkConfig) -> Stack:
+    """The paper's layers of Q on the trunk: a hidden one of twice the width, and the outputs."""
+    width = config.width
+    return Stack(
+        nn.Linear(features, 2 * width, bias=False), BatchNorm(2 * width, config.sync_batchnorm),
+        nn.LeakyReLU(config.leaky_slope), nn.Linear(2 * width, outputs),
+    )  # fmt: skip
+
+
 class Discriminator(nn.Module):
     """D's logit and Q's parameters from one trunk: (B, C, H, W) -> (B,) and (B', P)."""
 
     def __init__(self, q_dim: int, image_size: int, channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        arch, width, sync = plan(image_size, channels), config.width, config.sync_batchnorm
-
-        def activation() -> nn.Module:
-            return nn.LeakyReLU(config.leaky_slope)
-
-        layers: list[nn.Module] = [nn.Conv2d(channels, arch.down[0] * width, 4, 2, 1), activation()]
-        features = arch.down[0] * width
-        for multiple in arch.down[1:]:
-            layers += [nn.Conv2d(features, multiple * width, 4, 2, 1, bias=False), BatchNorm(multiple * width, sync)]
-            layers += [activation()]
-            features = multiple * width
-        for multiple in arch.flat:
-            layers += [nn.Conv2d(features, multiple * width, 4, padding="same", bias=False)]
-            layers += [BatchNorm(multiple * width, sync), activation()]
-            features = multiple * width
-        features *= halves(image_size, len(arch.down))[-1] ** 2
-        layers += [nn.Flatten()]
-        if arch.hidden:
-            layers += [nn.Linear(features, arch.hidden * width, bias=False), BatchNorm(arch.hidden * width, sync)]
-            layers += [activation()]
-            features = arch.hidden * width
-        self.trunk = Stack(*layers)
+        self.trunk, features = trunk(image_size, channels, config)
         self.head = nn.Linear(features, 1)
-        self.recognition = Stack(
-            nn.Linear(features, 2 * width, bias=False), BatchNorm(2 * width, sync), activation(),
-            nn.Linear(2 * width, q_dim),
-        )  # fmt: skip
+        self.recognition = recognition_head(features, q_dim, config)
         initialise(self)
 
     def forward(self, images: Tensor, groups: int = 1, q_from: int = 0) -> tuple[Tensor, Tensor]:
@@ -230,6 +243,16 @@ class Discriminator(nn.Module):
         features = self.trunk(images, groups)
         q = self.recognition(features[q_from:], 1 if q_from else groups)
         return self.head(features).float().flatten(), q.float()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No weight gradient is computed inside: in G's step those of D and Q would be thrown away."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
 
 
 def initialise(module: nn.Module) -> None:

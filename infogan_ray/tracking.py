@@ -28,8 +28,8 @@ SHORT_PATIENCE_S = 3.0  # likewise where it must go at once, and for a tracker t
 
 # By metric its group; what is in none, such as counts of labels by category, is not a curve.
 GROUPS = {
-    "loss": ("d_loss", "g_loss", "consistency_loss"),
-    "discriminator": ("d_accuracy", "d_real", "d_fake"),
+    "loss": ("d_loss", "g_loss", "consistency_loss", "contrastive_loss"),
+    "discriminator": ("d_accuracy", "d_real", "d_fake", "contrastive_accuracy"),
     "gradient": ("d_grad_norm", "g_grad_norm"),
     "bound": ("mi_bound", "mi_fraction"),
     "agreement": ("clustering_error", "clustering_acc_hungarian", "nmi", "ari"),
@@ -43,6 +43,8 @@ DESCRIPTIONS = {
     "loss/d_loss": "Of the discriminator, from logits; 2 log 2 = 1.386 where it cannot tell images apart.",
     "loss/g_loss": "Of the generator, the non-saturating form; log 2 = 0.693 where D cannot tell images apart.",
     "loss/consistency_loss": "How far Q is from saying the same of real images and their moved copies, in nats.",
+    "loss/contrastive_loss": "Cross-entropy of which code a pair of made images shares, in nats; log K is chance.",
+    "discriminator/contrastive_accuracy": "Share of pairs of made images whose shared code is named; 1/K is chance.",
     "discriminator/d_accuracy": "Share of real and of made images of the batch that D judges rightly; 0.5 is chance.",
     "discriminator/d_real": "D's mean probability of 'real' for real images.",
     "discriminator/d_fake": "D's mean probability of 'real' for made images.",

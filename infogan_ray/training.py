@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from infogan_ray.consistency import ConsistencyConfig, consistency_loss, half_moved, moves, paired
+from infogan_ray.contrastive import Contrast, ContrastiveConfig, PairDiscriminator, Pairs
 from infogan_ray.data.augmentation import AugmentationConfig, augment, draw
 from infogan_ray.data.feed import Feed, share, to_unit_range
-from infogan_ray.networks import BatchNorm, Generator, ModelSpec
+from infogan_ray.networks import BatchNorm, Generator, ModelSpec, frozen
 from infogan_ray.objective import (
     ObjectiveConfig,
     discriminator_loss,
@@ -88,7 +89,7 @@ class TrainState:
     def __init__(
         self, spec: ModelSpec, objective: ObjectiveConfig, optimizer: OptimizerConfig, *,
         consistency: ConsistencyConfig | None = None, augmentation: AugmentationConfig | None = None, seed: int = 0,
-        device: torch.device | str = "cpu", precision: str = "fp32",
+        device: torch.device | str = "cpu", precision: str = "fp32", contrastive: ContrastiveConfig | None = None,
     ) -> None:  # fmt: skip
         self.spec, self.seed, self.device = spec, seed, torch.device(device)
         self.optimizer, self.consistency = optimizer, consistency or ConsistencyConfig()
@@ -99,18 +100,25 @@ class TrainState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # every rank starts from the same weights
             generator, discriminator = spec.build()
+            contrastive = contrastive or ContrastiveConfig()
+            self.contrast = Contrast(spec, contrastive, self.device) if contrastive.weight else None
         self.generator, self.discriminator = generator.to(self.device), discriminator.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.ema_decay = optimizer.ema_decay
         betas = (optimizer.beta1, optimizer.beta2)
         self.opt_g = torch.optim.Adam(self.generator.parameters(), optimizer.lr_generator, betas, fused=True)
         self.opt_d = torch.optim.Adam(self.discriminator.parameters(), optimizer.lr_discriminator, betas, fused=True)
+        self.optimizers = {"opt_g": self.opt_g, "opt_d": self.opt_d}
+        if self.contrast is not None:
+            self.optimizers["opt_h"] = self.contrast.optimise(optimizer.lr_discriminator, betas)
         self.generate: nn.Module = self.generator
         self.discriminate: nn.Module = self.discriminator
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Train through ``wrap(module)``, which averages gradients over ranks (DistributedDataParallel)."""
         self.generate, self.discriminate = wrap(self.generator), wrap(self.discriminator)
+        if self.contrast is not None:
+            self.contrast.compare = wrap(self.contrast.discriminator)
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -129,6 +137,13 @@ class TrainState:
         draws = torch.rand(about.draws, batch_size, generator=generator, device=self.device) * 2 - 1
         return moves(draws[:, share(batch_size, rank, world_size)], about)
 
+    def pairs(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Pairs | None:
+        """This rank's rows of the step's pairs for the contrastive term; None where that is off or has not begun."""
+        if self.contrast is None or self.step < self.contrast.config.start:
+            return None
+        generator = seeded_generator(self.seed, "pairs", self.step, self.device)
+        return self.contrast.draw(self.step, batch_size, generator).rows(share(batch_size, rank, world_size))
+
     def augment(self, images: Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """This rank's uint8 images (B, C, H, W) as the step's draw changes them."""
         if not self.augmentation.on:
@@ -139,7 +154,8 @@ class TrainState:
     def set_learning_rates(self, steps: int) -> None:
         """Those of the next step of so many."""
         factor = self.optimizer.decay(self.step, steps)
-        for adam, rate in ((self.opt_d, self.optimizer.lr_discriminator), (self.opt_g, self.optimizer.lr_generator)):
+        for name, adam in self.optimizers.items():
+            rate = self.optimizer.lr_generator if name == "opt_g" else self.optimizer.lr_discriminator
             for group in adam.param_groups:
                 group["lr"] = rate * factor
 
@@ -173,25 +189,32 @@ class TrainState:
         return tensors | {f"discriminator.{k}": v for k, v in self.discriminator.state_dict().items()}
 
     def training_tensors(self) -> dict[str, Tensor]:
-        """What else training needs to go on: the raw generator and both optimisers' moments.
+        """What else training needs to go on: the raw generator, H where there is one, and the optimisers' moments.
 
         Random streams and the feed's position are functions of (seed, step) and need no saving.
         """
         tensors = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
-        for name, optimizer in (("opt_g", self.opt_g), ("opt_d", self.opt_d)):
+        if self.contrast is not None:
+            tensors |= {f"contrast.{k}": v for k, v in self.contrast.discriminator.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{k}": v for k, v in moments.items()}
         return tensors
 
     def restore(self, step: int, model: dict[str, Tensor], training: dict[str, Tensor]) -> None:
-        """Go on from a checkpoint's tensors. Raises ValueError if they belong to another model."""
+        """Go on from a checkpoint's tensors. Raises ValueError if they belong to another model.
+
+        From a checkpoint of a run without the contrastive term, H begins as it was made.
+        """
         try:
             self.average.load_state_dict(_below("generator", model))
             self.discriminator.load_state_dict(_below("discriminator", model))
             self.generator.load_state_dict(_below("generator", training))
+            if self.contrast is not None and (weights := _below("contrast", training)):
+                self.contrast.discriminator.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(f"the checkpoint belongs to another model: {' '.join(str(error).split())}") from None
-        for name, optimizer in (("opt_g", self.opt_g), ("opt_d", self.opt_d)):
+        for name, optimizer in self.optimizers.items():
             moments: dict[int, dict[str, Tensor]] = {}
             for key, tensor in _below(name, training).items():
                 index, _, kind = key.partition(".")
@@ -200,36 +223,32 @@ class TrainState:
         self.step = step
 
 
-def checkpoint_bytes(spec: ModelSpec) -> int:
+def checkpoint_bytes(spec: ModelSpec, contrastive: ContrastiveConfig | None = None) -> int:
     """What ``model_tensors`` and ``training_tensors`` take together, as float32."""
     with torch.device("meta"):
-        generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
-    return 4 * (4 * generator + 3 * discriminator)  # averaged G, raw G, D, and two moments of each
+        modules: list[nn.Module] = list(spec.build())
+        if contrastive is not None and contrastive.weight:
+            modules.append(PairDiscriminator(spec, len(contrastive.codes(spec.latents))))
+    generator, *others = (sum(p.numel() for p in module.parameters()) for module in modules)
+    return 4 * (4 * generator + 3 * sum(others))  # averaged G, raw G, D (and H), and two moments of each
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
 
 
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """No weight gradient is computed inside: in G's step those of D and Q would be thrown away."""
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.requires_grad_(True)
-
-
 def train_step(
-    state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, moves: Tensor | None = None
-) -> dict[str, Tensor]:
+    state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, moves: Tensor | None = None,
+    pairs: Pairs | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """One update of D with Q, then one of G. ``images``: uint8 (B, C, H, W); ``latents``: (B, L). Nothing waits here.
 
     ``weight`` is B over the mean share of all ranks: where shares differ, it makes the mean of gradients that of rows.
-    ``moves``: maps (B, 2, 3) of the consistency term, or None where that is off.
+    ``moves``: maps (B, 2, 3) of the consistency term, or None where that is off. ``pairs``: of the contrastive term,
+    likewise.
     Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
-    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>, consistency_loss.
+    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>, consistency_loss,
+    contrastive_loss, contrastive_accuracy.
     """
     spec, count = state.spec.latents, len(images)
 
@@ -252,13 +271,22 @@ def train_step(
     d_norm = gradient_norm(state.discriminator)
     state.opt_d.step()
 
+    # H's step, where there are pairs: it learns to say which code the two images of a pair share.
+    if pairs is not None and state.contrast is not None:
+        with state.autocast():
+            stacked = pairs.images(state.generate)
+            extra |= state.contrast.learn(stacked, pairs.shared, weight)
+
     # G's step: only G moves, on the same fakes, against the D and Q just made.
     with frozen(state.discriminator), state.autocast():
         logits, q = state.discriminator(fakes)
         g_loss = generator_loss(logits)
         information = weighted_bound(information_bound(spec, latents, q), state.lambdas)
         state.opt_g.zero_grad()
-        (weight * (g_loss - information)).backward()
+        loss = g_loss - information
+        if pairs is not None and state.contrast is not None:
+            loss = loss + state.contrast.term(stacked, pairs.shared)
+        (weight * loss).backward()
     g_norm = gradient_norm(state.generator)
     state.opt_g.step()
 
@@ -302,7 +330,9 @@ def train(
         weight = len(images) * world_size / feed.batch_size
         latents = state.latents(feed.batch_size, rank, world_size)
         state.set_learning_rates(steps)
-        window.append(train_step(state, images, latents, weight, state.moves(feed.batch_size, rank, world_size)))
+        moves = state.moves(feed.batch_size, rank, world_size)
+        pairs = state.pairs(feed.batch_size, rank, world_size)
+        window.append(train_step(state, images, latents, weight, moves, pairs))
         step = state.step
         if step % log_every and step % checkpoint_every and step < steps:
             continue

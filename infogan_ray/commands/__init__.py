@@ -1,5 +1,6 @@
 """The commands behind ``infogan``: each parses its flags, calls the package, prints, and returns an exit code."""
 
+from infogan_ray.commands.comparing import compare
 from infogan_ray.commands.exploring import explore
 from infogan_ray.commands.machine import data, doctor
 from infogan_ray.commands.model import encode, evaluate, export, name, sample, traverse
@@ -13,6 +14,7 @@ from infogan_ray.commands.training import train, train_config
 __all__ = [
     "USER_ERRORS",
     "Failed",
+    "compare",
     "data",
     "doctor",
     "encode",

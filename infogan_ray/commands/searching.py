@@ -129,7 +129,7 @@ def _dry_run(recipe: Recipe, given: Search, name: str, searching: Any) -> int:
     for config in configs:
         spec = config.model_spec(images.image_size, images.channels)
         kept = min(max(config.keep, 2), -(-(config.steps or 0) // config.checkpoint_every))
-        bytes_all += kept * checkpoint_bytes(spec)
+        bytes_all += kept * checkpoint_bytes(spec, config.contrastive)
     population = recipe.searcher == "population"  # whose later stages go on from the steps of the earlier ones
     steps = sum(config.steps or 0 for config in (configs[-recipe.generation :] if population else configs))
     rows = [{"trial": number, **recipe.values(number)} for number in range(recipe.count)]

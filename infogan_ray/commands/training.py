@@ -132,7 +132,9 @@ def _dry_run(config: RunConfig, trainer: Any) -> int:
     print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
     print(f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / images.count:.1f} epochs")
     print(
-        display.checkpoint_plan(config, steps, checkpoint_bytes(spec), open_storage(config.storage) / str(config.name))
+        display.checkpoint_plan(
+            config, steps, checkpoint_bytes(spec, config.contrastive), open_storage(config.storage) / str(config.name)
+        )
     )
     print(f"runs on: {wanted.text}")
     return DONE

@@ -157,7 +157,7 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
     listen({"phase": "starting workers", "step": 0, "say": line})
     listen({
         "phase": "starting workers", "step": 0,
-        "say": checkpoint_plan(config, steps, checkpoint_bytes(spec), run.folder),
+        "say": checkpoint_plan(config, steps, checkpoint_bytes(spec, config.contrastive), run.folder),
     })  # fmt: skip
     return launch(config, wanted, run, listen)
 

@@ -212,6 +212,10 @@ def curves(found: Found) -> str:
         ("Losses of discriminator and generator", [("d_loss", "D"), ("g_loss", "G")], "loss"),
         ("Consistency of Q on real images", [("consistency_loss", "term")], "nats"),
         (
+            "Which code the images of a pair share",
+            [("contrastive_loss", "loss"), ("contrastive_accuracy", "right")], "nats, share",
+        ),
+        (
             "How real the discriminator takes images for, and how many it judges rightly",
             [("d_real", "real"), ("d_fake", "made"), ("d_accuracy", "right")], "probability, share",
         ),
