@@ -21,6 +21,8 @@ from infogan_ray.evaluation import EvaluationConfig
 from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.objective import ObjectiveConfig
+from infogan_ray.restarts import check_restarts
+from infogan_ray.stability import StabilityConfig
 from infogan_ray.tracking import check_addresses
 from infogan_ray.training import PRECISIONS, OptimizerConfig
 
@@ -138,6 +140,7 @@ class RunConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     augment: AugmentationConfig = field(default_factory=AugmentationConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -174,6 +177,7 @@ class RunConfig:
                 f"needs 2; take {2 * most} or more"
             )
         self.objective.weights(self.latents)
+        check_restarts(self.latents, self.stability)
         _ = self.data_config  # refuses what is not valid
         check_addresses(self.mlflow, self.wandb)
         if self.name is not None:

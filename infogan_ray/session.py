@@ -74,7 +74,7 @@ def run_worker(
     spec = config.model_spec(images.image_size, images.channels)
     state = TrainState(
         spec, config.objective, config.optimizer, consistency=config.consistency, augmentation=config.augment,
-        seed=config.seed, device=device, precision=config.precision,
+        stability=config.stability, seed=config.seed, device=device, precision=config.precision,
     )  # fmt: skip
     if start is not None:
         state.restore(start.step, start.model_tensors(), start.training_tensors())

@@ -27,6 +27,8 @@ from infogan_ray.objective import (
     information_bound,
     weighted_bound,
 )
+from infogan_ray.restarts import Restarts
+from infogan_ray.stability import StabilityConfig, r1_penalty, with_noise
 from infogan_ray.streams import seeded_generator
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -87,12 +89,14 @@ class TrainState:
 
     def __init__(
         self, spec: ModelSpec, objective: ObjectiveConfig, optimizer: OptimizerConfig, *,
-        consistency: ConsistencyConfig | None = None, augmentation: AugmentationConfig | None = None, seed: int = 0,
+        consistency: ConsistencyConfig | None = None, augmentation: AugmentationConfig | None = None,
+        stability: StabilityConfig | None = None, seed: int = 0,
         device: torch.device | str = "cpu", precision: str = "fp32",
     ) -> None:  # fmt: skip
         self.spec, self.seed, self.device = spec, seed, torch.device(device)
         self.optimizer, self.consistency = optimizer, consistency or ConsistencyConfig()
         self.augmentation = augmentation or AugmentationConfig()
+        self.stability = stability or StabilityConfig()
         self.lambdas = objective.weights(spec.latents)
         self.precision = resolve_precision(precision, self.device)
         self.step = 0
@@ -105,6 +109,10 @@ class TrainState:
         betas = (optimizer.beta1, optimizer.beta2)
         self.opt_g = torch.optim.Adam(self.generator.parameters(), optimizer.lr_generator, betas, fused=True)
         self.opt_d = torch.optim.Adam(self.discriminator.parameters(), optimizer.lr_discriminator, betas, fused=True)
+        self.restarts: Restarts | None = None
+        if self.stability.restart_every:
+            players = (self.generator, self.average, self.discriminator)
+            self.restarts = Restarts(spec.latents, self.stability, seed, players, (self.opt_g, self.opt_d))
         self.generate: nn.Module = self.generator
         self.discriminate: nn.Module = self.discriminator
 
@@ -135,6 +143,16 @@ class TrainState:
             return images
         draws = draw(batch_size, self.seed, self.step, self.device, rank, world_size)
         return augment(images, self.augmentation, draws)
+
+    def noise(self, batch_size: int, steps: int, rank: int = 0, world_size: int = 1) -> Tensor | None:
+        """Instance noise (2B, C, H, W) for this rank's real and drawn images; None where that is off or over."""
+        deviation = self.stability.noise_at(self.step, steps)
+        if not deviation:
+            return None
+        size, generator = self.spec.image_size, seeded_generator(self.seed, "noise", self.step, self.device)
+        shape = (2, batch_size, self.spec.channels, size, size)
+        draws = torch.randn(shape, generator=generator, device=self.device)
+        return deviation * draws[:, share(batch_size, rank, world_size)].flatten(0, 1)
 
     def set_learning_rates(self, steps: int) -> None:
         """Those of the next step of so many."""
@@ -181,7 +199,7 @@ class TrainState:
         for name, optimizer in (("opt_g", self.opt_g), ("opt_d", self.opt_d)):
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{k}": v for k, v in moments.items()}
-        return tensors
+        return tensors | ({"restarts.usage": self.restarts.usage} if self.restarts else {})
 
     def restore(self, step: int, model: dict[str, Tensor], training: dict[str, Tensor]) -> None:
         """Go on from a checkpoint's tensors. Raises ValueError if they belong to another model."""
@@ -197,6 +215,8 @@ class TrainState:
                 index, _, kind = key.partition(".")
                 moments.setdefault(int(index), {})[kind] = tensor
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        if self.restarts and "restarts.usage" in training:
+            self.restarts.usage.copy_(training["restarts.usage"])
         self.step = step
 
 
@@ -222,28 +242,34 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def train_step(
-    state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, moves: Tensor | None = None
-) -> dict[str, Tensor]:
+    state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0,
+    moves: Tensor | None = None, noise: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """One update of D with Q, then one of G. ``images``: uint8 (B, C, H, W); ``latents``: (B, L). Nothing waits here.
 
     ``weight`` is B over the mean share of all ranks: where shares differ, it makes the mean of gradients that of rows.
-    ``moves``: maps (B, 2, 3) of the consistency term, or None where that is off.
+    ``moves``: maps (B, 2, 3) of the consistency term, ``noise``: (2B, C, H, W) on what D sees; None where that is off.
     Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
-    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>, consistency_loss.
+    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>; and, where they are on,
+    consistency_loss, r1_penalty and restarted (categories).
     """
-    spec, count = state.spec.latents, len(images)
+    spec, count, stability = state.spec.latents, len(images), state.stability
+    lambdas = stability.warmed(state.lambdas, state.step)
 
     # D's step: trunk, D head and Q head minimise the adversarial loss minus the weighted bound.
     with state.autocast():
         fakes, real = state.generate(latents), to_unit_range(images)
         if moves is not None:
             fakes, real = half_moved(fakes, moves), paired(real, moves)
-        both = torch.cat([real, fakes.detach()])
-        logits, q = state.discriminate(both, groups=2, q_from=count if moves is None else 0)
+        both = with_noise(torch.cat([real, fakes.detach()]), noise).requires_grad_(stability.penalises(state.step))
+        logits, q = state.discriminate(both, groups=2, q_from=count if moves is None and state.restarts is None else 0)
     real_logits, fake_logits = logits.chunk(2)
     bounds = information_bound(spec, latents, q[-count:])
-    d_loss = discriminator_loss(real_logits, fake_logits)
-    loss, extra = d_loss - weighted_bound(bounds, state.lambdas), {}
+    d_loss = discriminator_loss(real_logits, fake_logits, stability.label_smoothing)
+    loss, extra = d_loss - weighted_bound(bounds, lambdas), {}
+    if stability.r1:
+        extra["r1_penalty"] = r1_penalty(stability, state.step, real_logits, both)
+        loss = loss + extra["r1_penalty"]
     if moves is not None:
         extra["consistency_loss"] = consistency_loss(spec, q[:count], state.consistency)
         loss = loss + state.consistency.weight_at(state.step) * extra["consistency_loss"]
@@ -254,9 +280,9 @@ def train_step(
 
     # G's step: only G moves, on the same fakes, against the D and Q just made.
     with frozen(state.discriminator), state.autocast():
-        logits, q = state.discriminator(fakes)
+        logits, drawn_q = state.discriminator(with_noise(fakes, noise))
         g_loss = generator_loss(logits)
-        information = weighted_bound(information_bound(spec, latents, q), state.lambdas)
+        information = weighted_bound(information_bound(spec, latents, drawn_q), lambdas)
         state.opt_g.zero_grad()
         (weight * (g_loss - information)).backward()
     g_norm = gradient_norm(state.generator)
@@ -264,6 +290,8 @@ def train_step(
 
     state.step += 1
     state.update_average()
+    if state.restarts is not None:
+        extra["restarted"] = state.restarts.after(state.step, q[:count])
     metrics = {"d_loss": d_loss, "g_loss": g_loss, "d_grad_norm": d_norm, "g_grad_norm": g_norm}
     metrics |= {"d_real": real_logits.sigmoid().mean(), "d_fake": fake_logits.sigmoid().mean()}
     metrics["d_accuracy"] = ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2
@@ -302,7 +330,8 @@ def train(
         weight = len(images) * world_size / feed.batch_size
         latents = state.latents(feed.batch_size, rank, world_size)
         state.set_learning_rates(steps)
-        window.append(train_step(state, images, latents, weight, state.moves(feed.batch_size, rank, world_size)))
+        noise = state.noise(feed.batch_size, steps, rank, world_size)
+        window.append(train_step(state, images, latents, weight, state.moves(feed.batch_size, rank, world_size), noise))
         step = state.step
         if step % log_every and step % checkpoint_every and step < steps:
             continue
