@@ -82,16 +82,20 @@ def with_noise(images: Tensor, noise: Tensor | None) -> Tensor:
     return images if noise is None else images + noise[-len(images) :]
 
 
-def r1_penalty(config: StabilityConfig, step: int, real_logits: Tensor, images: Tensor) -> Tensor:
+def r1_penalty(config: StabilityConfig, signs: Tensor | None, real_logits: Tensor, images: Tensor) -> Tensor:
     """gamma / 2 * E |grad D(x)|^2 over real x, a scalar (Mescheder et al. 2018, arXiv:1801.04406, equation 9).
 
-    D is its logit, as there. ``images`` (2B, C, H, W), which require a gradient where it is taken, begin with the
-    real ones that gave ``real_logits`` (B,). Every ``r1_every``-th step has it times ``r1_every`` and the others 0, so
-    that it weighs the same (Karras et al. 2020, arXiv:1912.04958, appendix B). With batch norm an image's gradient
-    holds what it does to the others' logits through the statistics.
+    D is its logit, as there. ``images`` (2B, C, H, W), which require a gradient, begin with the real ones that gave
+    ``real_logits`` (B,). Every ``r1_every``-th step has it times ``r1_every``, and the others, without signs, 0: so it
+    weighs the same (Karras et al. 2020, arXiv:1912.04958, appendix B).
+
+    ``signs`` (B,) of -1 and 1 by chance. Without batch norm they make no difference: an image moves its own logit
+    alone. With it, an image moves all logits through the statistics, and those moves cancel in a plain sum of logits:
+    that sum is constant behind a last batch norm and a linear head, whatever D does. With signs, the expectation is the
+    sum of all squared slopes of all logits, over B (Hutchinson's estimate of the Jacobian's norm).
     """
-    if not config.penalises(step):
+    if signs is None:
         return real_logits.new_zeros(())
-    (slopes,) = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
+    (slopes,) = torch.autograd.grad((signs * real_logits).sum(), images, create_graph=True)
     squares = slopes[: len(real_logits)].float().square().flatten(1).sum(1)
     return config.r1_every * config.r1 / 2 * squares.mean()

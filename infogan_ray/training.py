@@ -154,6 +154,14 @@ class TrainState:
         draws = torch.randn(shape, generator=generator, device=self.device)
         return deviation * draws[:, share(batch_size, rank, world_size)].flatten(0, 1)
 
+    def signs(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor | None:
+        """-1 or 1 for each of this rank's real images, (B,), for R1; None in a step without it."""
+        if not self.stability.penalises(self.step):
+            return None
+        generator = seeded_generator(self.seed, "signs", self.step, self.device)
+        coins = torch.randint(2, (batch_size,), generator=generator, device=self.device)
+        return 2.0 * coins[share(batch_size, rank, world_size)] - 1
+
     def set_learning_rates(self, steps: int) -> None:
         """Those of the next step of so many."""
         factor = self.optimizer.decay(self.step, steps)
@@ -243,12 +251,13 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 def train_step(
     state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0,
-    moves: Tensor | None = None, noise: Tensor | None = None,
+    moves: Tensor | None = None, noise: Tensor | None = None, signs: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """One update of D with Q, then one of G. ``images``: uint8 (B, C, H, W); ``latents``: (B, L). Nothing waits here.
 
     ``weight`` is B over the mean share of all ranks: where shares differ, it makes the mean of gradients that of rows.
-    ``moves``: maps (B, 2, 3) of the consistency term, ``noise``: (2B, C, H, W) on what D sees; None where that is off.
+    ``moves``: maps (B, 2, 3) of the consistency term, ``noise``: (2B, C, H, W) on what D sees, ``signs``: (B,) for R1;
+    None where that is off.
     Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
     of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>; and, where they are on,
     consistency_loss, r1_penalty and restarted (categories).
@@ -261,14 +270,14 @@ def train_step(
         fakes, real = state.generate(latents), to_unit_range(images)
         if moves is not None:
             fakes, real = half_moved(fakes, moves), paired(real, moves)
-        both = with_noise(torch.cat([real, fakes.detach()]), noise).requires_grad_(stability.penalises(state.step))
+        both = with_noise(torch.cat([real, fakes.detach()]), noise).requires_grad_(signs is not None)
         logits, q = state.discriminate(both, groups=2, q_from=count if moves is None and state.restarts is None else 0)
     real_logits, fake_logits = logits.chunk(2)
     bounds = information_bound(spec, latents, q[-count:])
     d_loss = discriminator_loss(real_logits, fake_logits, stability.label_smoothing)
     loss, extra = d_loss - weighted_bound(bounds, lambdas), {}
     if stability.r1:
-        extra["r1_penalty"] = r1_penalty(stability, state.step, real_logits, both)
+        extra["r1_penalty"] = r1_penalty(stability, signs, real_logits, both)
         loss = loss + extra["r1_penalty"]
     if moves is not None:
         extra["consistency_loss"] = consistency_loss(spec, q[:count], state.consistency)
@@ -330,8 +339,12 @@ def train(
         weight = len(images) * world_size / feed.batch_size
         latents = state.latents(feed.batch_size, rank, world_size)
         state.set_learning_rates(steps)
-        noise = state.noise(feed.batch_size, steps, rank, world_size)
-        window.append(train_step(state, images, latents, weight, state.moves(feed.batch_size, rank, world_size), noise))
+        noise, signs = (
+            state.noise(feed.batch_size, steps, rank, world_size),
+            state.signs(feed.batch_size, rank, world_size),
+        )
+        moves = state.moves(feed.batch_size, rank, world_size)
+        window.append(train_step(state, images, latents, weight, moves, noise, signs))
         step = state.step
         if step % log_every and step % checkpoint_every and step < steps:
             continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ EVERYTHING: dict[str, Any] = {
     "network": {"spectral_norm": True},
     "stability": {
         "r1": 1.0, "r1_every": 2, "instance_noise": 0.2, "instance_noise_share": 1.0, "label_smoothing": 0.1,
-        "lambda_warmup": 8, "restart_every": 2, "restart_below": 0.9,
+        "lambda_warmup": 8, "restart_every": 2, "restart_below": 0.99,
     },
 }  # fmt: skip
 
@@ -160,36 +161,67 @@ def test_evaluation_moves_nothing_and_an_autocast_does_not_reach_it() -> None:
 # R1
 
 
+def signs_of(count: int) -> Tensor:
+    return 2.0 * torch.randint(2, (count,), generator=torch.Generator().manual_seed(1)) - 1
+
+
 def test_r1_is_the_squared_slope_of_a_linear_discriminator() -> None:
-    """D(x) = <w, x>: the penalty is gamma / 2 |w|^2, and its gradient in w is gamma w."""
+    """D(x) = <w, x>: the penalty is gamma / 2 |w|^2, and its gradient in w is gamma w, whatever the signs."""
     w = torch.randn(12, requires_grad=True)
     images = torch.randn(6, 1, 3, 4).requires_grad_()
     logits = images.flatten(1) @ w
-    penalty = r1_penalty(StabilityConfig(r1=3.0), 0, logits[:4], images)
+    penalty = r1_penalty(StabilityConfig(r1=3.0), signs_of(4), logits[:4], images)
     assert float(penalty.detach()) == pytest.approx(1.5 * float(w.detach().square().sum()), rel=1e-5)
     (slope,) = torch.autograd.grad(penalty, w)
     assert torch.allclose(slope, 3.0 * w, atol=1e-5)
 
 
 def test_a_lazy_penalty_weighs_the_same() -> None:
-    config, logits, images = StabilityConfig(r1=2.0, r1_every=4), None, torch.randn(2, 1, 2, 2).requires_grad_()
-    logits = images.sum((1, 2, 3))
-    taken = [float(r1_penalty(config, step, logits, images)) for step in range(8)]
+    state, images = with_options(r1=2.0, r1_every=4), torch.randn(2, 1, 2, 2).requires_grad_()
+    logits, taken = images.sum((1, 2, 3)), []
+    for step in range(8):
+        state.step = step
+        taken.append(float(r1_penalty(state.stability, state.signs(2), logits, images)))
     assert taken == [16, 0, 0, 0, 16, 0, 0, 0], "gamma / 2 * |grad|^2 = 4, every fourth step times 4"
+
+
+def test_with_batch_norm_r1_is_the_norm_of_the_jacobian(image_set: ImageSet) -> None:
+    """Its mean over all choices of signs is that of all logits' slopes; with one sign for all, nearly all cancels."""
+    state = state_of(tiny_config().override({"network": {"leaky_slope": 1.0}}, "test"))
+    images = to_unit_range(image_set.images[:4]).requires_grad_()
+    jacobian = torch.autograd.functional.jacobian(lambda given: state.discriminator(given)[0], images)
+    expected = float(jacobian.square().sum()) / 4 / 2
+    logits, _ = state.discriminator(images)
+    choices = [torch.tensor(signs) for signs in itertools.product((-1.0, 1.0), repeat=4)]
+    found = [float(r1_penalty(StabilityConfig(r1=1.0), signs, logits, images).detach()) for signs in choices]
+    assert sum(found) / 16 == pytest.approx(expected, rel=1e-3)
+    assert found[0] < expected / 1000
+
+
+def test_ranks_share_the_signs_of_one_draw() -> None:
+    state = with_options(r1=1.0)
+    whole = state.signs(64)
+    assert whole is not None and set(whole.tolist()) == {-1, 1}
+    parts = [state.signs(64, rank, 3) for rank in range(3)]
+    assert torch.equal(torch.cat([part for part in parts if part is not None]), whole)
 
 
 def penalty_of(state: TrainState, images: Tensor) -> Tensor:
     images = to_unit_range(images).requires_grad_()
     with state.autocast():
         logits, _ = state.discriminator(images)
-    return r1_penalty(StabilityConfig(r1=1.0), 0, logits, images)
+    return r1_penalty(StabilityConfig(r1=1.0), signs_of(len(images)), logits, images)
 
 
 def test_r1_reaches_the_weights_through_batch_norm(image_set: ImageSet) -> None:
-    """Its gradient, the second one of batch norm, against a difference along it; with bf16 it points the same way."""
+    """Its gradient, the second one of batch norm, against a difference along it; with bf16 it points the same way.
+
+    D is linear between its batch norms (a slope of 1): where a kink turns over, the penalty jumps.
+    """
+    config = tiny_config().override({"network": {"leaky_slope": 1.0}}, "test")
     images, found = image_set.images[:16], {}
     for precision in ("fp32", "bf16"):
-        state = state_of(tiny_config(), precision=precision)
+        state = state_of(config, precision=precision)
         layers = [*state.discriminator.trunk.parameters(), *state.discriminator.head.parameters()]
         slopes = torch.autograd.grad(penalty_of(state, images), layers, allow_unused=True)
         pairs = [(layer, slope) for layer, slope in zip(layers, slopes, strict=True) if slope is not None]
@@ -202,17 +234,15 @@ def test_r1_reaches_the_weights_through_batch_norm(image_set: ImageSet) -> None:
                         layer += change / norm * slope
                 values.append(float(penalty_of(state, images).detach()))
             assert values[0] - values[1] == pytest.approx(2e-3 * float(norm), rel=0.02)
-    assert torch.cosine_similarity(found["fp32"], found["bf16"], dim=0) > 0.98
+    assert torch.cosine_similarity(found["fp32"], found["bf16"], dim=0) > 0.95
 
 
 def test_r1_makes_the_discriminator_flatter(image_set: ImageSet) -> None:
     slopes = {}
     for gamma in (0.0, 50.0):
         state = with_options(r1=gamma)
-        list(train(state, InMemoryFeed(image_set.images, 16, 0), steps=25, log_every=25, checkpoint_every=99))
-        images = to_unit_range(image_set.images[:16]).requires_grad_()
-        logits, _ = state.discriminator(images)
-        slopes[gamma] = float(r1_penalty(StabilityConfig(r1=1.0), 0, logits, images).detach())
+        list(train(state, InMemoryFeed(image_set.images, 16, 0), steps=15, log_every=15, checkpoint_every=99))
+        slopes[gamma] = float(penalty_of(state, image_set.images[:16]).detach())
     assert slopes[50.0] < slopes[0.0] / 2
 
 
@@ -361,10 +391,11 @@ def test_a_restart_depends_on_seed_and_step() -> None:
 def test_a_resumed_run_with_everything_on_is_exact_and_its_model_is_loaded(image_set: ImageSet, tmp_path: Path) -> None:
     config = everything()
     whole, reports = run_alone(config, image_set, tmp_path / "whole")
-    # The noise falls over all six steps, so the run that is cut off was told of six, and ends at its third.
-    cut = iter([False] * 3 + [True] * 1000)
-    half, _ = run_alone(config, image_set, tmp_path / "half", stop=lambda: next(cut))
-    assert half.get_status()["state"] == "interrupted" and not half.checkpoints.is_file("step_00000006/state.json")
+    # The noise falls over all six steps, so the run that is cut off, at its third, was told of six.
+    cut = iter([False] * 3)
+    half, _ = run_alone(config, image_set, tmp_path / "half", stop=lambda: next(cut, True))
+    assert half.get_status()["state"] == "interrupted"
+    assert [entry.name for entry in half.checkpoints.entries()] == ["step_00000003"]
     run_alone(config, image_set, tmp_path / "half")
     wanted, found = (checkpoints.open_checkpoint(run.checkpoints / "step_00000006") for run in (whole, half))
     for mine, theirs in (
@@ -375,7 +406,7 @@ def test_a_resumed_run_with_everything_on_is_exact_and_its_model_is_loaded(image
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert "restarts.usage" in wanted.training_tensors()
     rows = whole.read_metrics()
-    assert all(row["r1_penalty"] > 0 for row in rows) and any(row["restarted"] > 0 for row in rows)
+    assert any(row["r1_penalty"] > 0 for row in rows) and any(row["restarted"] > 0 for row in rows)
     model = load(whole.model.uri)
     assert model.spec.network.spectral_norm and model.sample(3).shape == (3, 1, 16, 16)
     encoded = model.encode(image_set.images[:8])
@@ -386,7 +417,7 @@ def test_a_resumed_run_with_everything_on_is_exact_and_its_model_is_loaded(image
 
 
 def one_rank(rank: int, world_size: int, folder: str) -> None:
-    """Three steps with everything on; the first rank leaves what it has."""
+    """Two steps with everything on; the first rank leaves what it has."""
     torch.set_num_threads(1)
     config = everything().override({"network": {"sync_batchnorm": True}}, "test")
     state = state_of(config, consistency=None)
@@ -395,7 +426,7 @@ def one_rank(rank: int, world_size: int, folder: str) -> None:
         state.distribute(lambda module: DistributedDataParallel(module, broadcast_buffers=False))
     feed = InMemoryFeed(make_image_set().images, 16, 0, rank, world_size)
     [row] = train(
-        state, feed, steps=3, log_every=3, checkpoint_every=3, rank=rank, world_size=world_size
+        state, feed, steps=2, log_every=2, checkpoint_every=2, rank=rank, world_size=world_size
     )  # fmt: skip
     if rank == 0:
         tensors = {f"model.{k}": v.clone() for k, v in state.discriminator.state_dict().items()} | {
@@ -420,7 +451,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     assert torch.equal(one["restarts.usage"], two["restarts.usage"]), "counted in whole numbers"
     for name in one:
         if name.endswith(("exp_avg", ".u", "norm", "loss", "penalty", "restarted")):
-            assert torch.allclose(one[name], two[name], atol=1e-3, rtol=1e-2), name
+            assert torch.allclose(one[name], two[name], atol=1e-4, rtol=1e-3), name
 
 
 # What is asked for
