@@ -24,6 +24,7 @@ import tyro
 from benchmarks.quality import Quality, _is, journal, run, tell
 
 PRESETS = ("mnist_robust", "mnist")
+TURN, ROUNDS = 8, 7  # of --cost: steps of an arm at a time, and how often
 # By name the flags, which stand between those of the preset and --steps. {half} is half of the steps.
 VARIANTS: dict[str, str] = {
     "as it is": "",
@@ -151,19 +152,16 @@ def tell_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int
             self.feed = InMemoryFeed(images.images, config.batch_size, 0)
             self.seconds: list[float] = []
 
-        def turn(self, steps: int) -> None:
-            start, until = time.perf_counter(), self.state.step + steps
-            while self.state.step < until:
-                halt = lambda: self.state.step >= until  # noqa: E731
-                for _ in train(self.state, self.feed, steps=10**6, log_every=steps, checkpoint_every=10**6, halt=halt):
-                    pass
-            self.seconds.append((time.perf_counter() - start) / steps)
+        def turn(self) -> None:
+            start = time.perf_counter()
+            next(train(self.state, self.feed, steps=10**6, log_every=TURN, checkpoint_every=10**6))
+            self.seconds.append((time.perf_counter() - start) / TURN)
 
     for preset in given.presets:
         arms = {name: Arm(train_config(["--preset", preset, *flags])) for at, name, flags in chosen if at == preset}
-        for round_ in range(7):
+        for round_ in range(1 + ROUNDS):  # the first warms up
             for name in [*arms][round_ % len(arms) :] + [*arms][: round_ % len(arms)]:
-                arms[name].turn(16 if round_ else 2)  # the first round warms up
+                arms[name].turn()
         print(f"| {preset} | time of a step |\n|---|---|")
         base = arms["as it is"].seconds[1:]
         for name, arm in arms.items():
