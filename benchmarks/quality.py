@@ -85,13 +85,15 @@ def run(given: Quality, preset: str, seed: int, flags: list[str]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def tell(rows: list[dict[str, Any]]) -> None:
-    print("| preset | seeds | error mean | worst | best | NMI | ARI | bound fraction | SWD | time |")
+def tell(rows: list[dict[str, Any]], heading: str = "preset") -> None:
+    """The table by preset, or by whatever stands for it in the rows, and what would be picked without labels."""
+    print(f"| {heading} | seeds | error mean | worst | best | NMI | ARI | bound fraction | SWD | time |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for preset in dict.fromkeys(row["preset"] for row in rows):
         ended = [row for row in rows if row["preset"] == preset]
         good = [row for row in ended if row["code"] == 0]
         if not good:
+            print(f"| {preset} | {len(ended)}, {len(ended)} diverged |{' - |' * 8}")
             continue
         errors = column(good, "clustering_error")
         means = {name: mean(column(good, name)) for name in COLUMNS}

@@ -94,7 +94,7 @@ def ours(images: torch.Tensor, batch: int, device: torch.device, precision: str)
     while True:
         batch_images = feed.batch(state.step)
         state.set_learning_rates(config.steps or 1)
-        window.append(train_step(state, batch_images, state.latents(batch), 1.0, state.moves(batch)))
+        window.append(train_step(state, batch_images, state.latents(batch), draws=state.draws(batch, 10**6)))
         if state.step % config.log_every == 0:
             torch.stack([torch.stack(list(row.values())) for row in window]).tolist()
             window.clear()

@@ -22,6 +22,8 @@ from infogan_ray.evaluation import EvaluationConfig
 from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.objective import ObjectiveConfig
+from infogan_ray.restarts import check_restarts
+from infogan_ray.stability import StabilityConfig
 from infogan_ray.tracking import check_addresses
 from infogan_ray.training import PRECISIONS, OptimizerConfig
 
@@ -140,6 +142,7 @@ class RunConfig:
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     augment: AugmentationConfig = field(default_factory=AugmentationConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -177,6 +180,7 @@ class RunConfig:
             )
         self.objective.weights(self.latents)
         self.contrastive.codes(self.latents)
+        check_restarts(self.latents, self.stability)
         _ = self.data_config  # refuses what is not valid
         check_addresses(self.mlflow, self.wandb)
         if self.name is not None:

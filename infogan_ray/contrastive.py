@@ -163,6 +163,12 @@ class Contrast:
         """``n`` pairs with the gap of the step after ``step`` steps."""
         return draw_pairs(self.latents, self.codes, self.config.gap_at(step), n, generator)
 
+    def step(self, pairs: Pairs, generate: nn.Module, weight: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """H learns on pairs that G makes; then what G is to lower, against H as it is now, and ``learn``'s metrics."""
+        stacked = pairs.images(generate)
+        metrics = self.learn(stacked, pairs.shared, weight)
+        return self.term(stacked, pairs.shared), metrics
+
     def learn(self, stacked: Tensor, shared: Tensor, weight: float = 1.0) -> dict[str, Tensor]:
         """One update of H on pairs of images (B, 2C, H, W), which get no gradient of it, and what they share (B,).
 
@@ -178,7 +184,7 @@ class Contrast:
         return {"contrastive_loss": loss, "contrastive_accuracy": accuracy}
 
     def term(self, stacked: Tensor, shared: Tensor) -> Tensor:
-        """What G is to lower: the weighted cross-entropy of H, which stays as it is."""
+        """The weighted cross-entropy of H, which stays as it is."""
         with frozen(self.discriminator):
             return self.config.weight * contrastive_loss(self.discriminator(stacked), shared)
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infogan_ray.latents import LatentSpec, Sigma
+from infogan_ray.spectral import normalise_spectrally
 
 SIZES = tuple(range(16, 129, 4))
 
@@ -35,6 +36,8 @@ class NetworkConfig:
     """Floor of the standard deviation that Q learns for continuous codes."""
     sigma_fixed: float | None = None
     """A constant standard deviation for continuous codes instead of a learned one."""
+    spectral_norm: bool = False
+    """Divide the weights of D's trunk, which is Q's too, and of its head by their largest singular value."""
 
     def __post_init__(self) -> None:
         if self.width < 4:
@@ -233,6 +236,8 @@ class Discriminator(nn.Module):
         self.head = nn.Linear(features, 1)
         self.recognition = recognition_head(features, q_dim, config)
         initialise(self)
+        if config.spectral_norm:  # not Q's own layers: its logits must grow without limit for the bound's ceiling
+            normalise_spectrally(self.trunk, self.head)
 
     def forward(self, images: Tensor, groups: int = 1, q_from: int = 0) -> tuple[Tensor, Tensor]:
         """Logits (B,) and Q's parameters (B - q_from, P), both in float32 whatever the autocast says.

@@ -45,9 +45,14 @@ class ObjectiveConfig:
         return {name: self.lambda_code.get(name, getattr(self, f"lambda_{code.family}")) for name, code in spec.items()}
 
 
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-E log D(x) - E log(1 - D(G(z, c))), from logits (B,). Goodfellow et al. 2014, equation 1."""
-    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: float = 0.0) -> Tensor:
+    """-E log D(x) - E log(1 - D(G(z, c))), from logits (B,). Goodfellow et al. 2014, equation 1.
+
+    ``smoothing`` makes the target of real images 1 - smoothing and leaves that of drawn ones at 0 (Salimans et al.
+    2016, arXiv:1606.03498, section 3.4): -t log D - (1 - t) log(1 - D) is softplus(-l) + (1 - t) l.
+    """
+    loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+    return loss + smoothing * real_logits.mean() if smoothing else loss
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ def run_worker(
     spec = config.model_spec(images.image_size, images.channels)
     state = TrainState(
         spec, config.objective, config.optimizer, consistency=config.consistency, augmentation=config.augment,
-        seed=config.seed, device=device, precision=config.precision, contrastive=config.contrastive,
+        contrastive=config.contrastive, stability=config.stability, seed=config.seed, device=device,
+        precision=config.precision,
     )  # fmt: skip
     if start is not None:
         state.restore(start.step, start.model_tensors(), start.training_tensors())

@@ -28,12 +28,12 @@ SHORT_PATIENCE_S = 3.0  # likewise where it must go at once, and for a tracker t
 
 # By metric its group; what is in none, such as counts of labels by category, is not a curve.
 GROUPS = {
-    "loss": ("d_loss", "g_loss", "consistency_loss", "contrastive_loss"),
+    "loss": ("d_loss", "g_loss", "consistency_loss", "contrastive_loss", "r1_penalty"),
     "discriminator": ("d_accuracy", "d_real", "d_fake", "contrastive_accuracy"),
     "gradient": ("d_grad_norm", "g_grad_norm"),
     "bound": ("mi_bound", "mi_fraction"),
     "agreement": ("clustering_error", "clustering_acc_hungarian", "nmi", "ari"),
-    "sorting": ("q_score", "q_information", "q_consistency", "q_neighbours"),
+    "sorting": ("q_score", "q_information", "q_consistency", "q_neighbours", "restarted"),
     "speed": ("images_per_second",),
 }
 TAGS = {name: f"{group}/{name}" for group, names in GROUPS.items() for name in names}
@@ -45,12 +45,14 @@ DESCRIPTIONS = {
     "loss/consistency_loss": "How far Q is from saying the same of real images and their moved copies, in nats.",
     "loss/contrastive_loss": "Cross-entropy of which code a pair of made images shares, in nats; log K is chance.",
     "discriminator/contrastive_accuracy": "Share of pairs of made images whose shared code is named; 1/K is chance.",
+    "loss/r1_penalty": "The penalty on D's gradient at real images, as it enters D's loss.",
     "discriminator/d_accuracy": "Share of real and of made images of the batch that D judges rightly; 0.5 is chance.",
     "discriminator/d_real": "D's mean probability of 'real' for real images.",
     "discriminator/d_fake": "D's mean probability of 'real' for made images.",
     "bound/mi_fraction": "Mean over codes of the bound as a share of its ceiling, which compares priors; at most 1.",
     "agreement/clustering_error": "Test images whose category stands for another label; training never sees labels.",
     "sorting/q_score": "How Q sorts real images, without labels; at most 1.",
+    "sorting/restarted": "Categories that were dead on real images and began anew, per step.",
     "speed/images_per_second": "Real images that all workers together train on.",
     "achieved/swd": f"Sliced Wasserstein distance to the data; small is good. {LATEST}",
     **{f"achieved/{name}": LATEST for name in RESULTS if name != "swd"},

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,8 @@ from infogan_ray.objective import (
     information_bound,
     weighted_bound,
 )
+from infogan_ray.restarts import Restarts
+from infogan_ray.stability import StabilityConfig, r1_penalty, with_noise
 from infogan_ray.streams import seeded_generator
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -83,17 +86,32 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
+class Draws(NamedTuple):
+    """This rank's rows of what a step draws beside its images and latents; None for what is off."""
+
+    moves: Tensor | None = None
+    """(B, 2, 3) maps of the consistency term."""
+    pairs: Pairs | None = None
+    """Of the contrastive term."""
+    noise: Tensor | None = None
+    """(2B, C, H, W) on what D sees."""
+    signs: Tensor | None = None
+    """(B,) for R1."""
+
+
 class TrainState:
     """Both players, the averaged generator, both optimisers, and the number of steps made."""
 
     def __init__(
         self, spec: ModelSpec, objective: ObjectiveConfig, optimizer: OptimizerConfig, *,
-        consistency: ConsistencyConfig | None = None, augmentation: AugmentationConfig | None = None, seed: int = 0,
-        device: torch.device | str = "cpu", precision: str = "fp32", contrastive: ContrastiveConfig | None = None,
+        consistency: ConsistencyConfig | None = None, contrastive: ContrastiveConfig | None = None,
+        augmentation: AugmentationConfig | None = None, stability: StabilityConfig | None = None, seed: int = 0,
+        device: torch.device | str = "cpu", precision: str = "fp32",
     ) -> None:  # fmt: skip
         self.spec, self.seed, self.device = spec, seed, torch.device(device)
         self.optimizer, self.consistency = optimizer, consistency or ConsistencyConfig()
         self.augmentation = augmentation or AugmentationConfig()
+        self.stability = stability or StabilityConfig()
         self.lambdas = objective.weights(spec.latents)
         self.precision = resolve_precision(precision, self.device)
         self.step = 0
@@ -111,6 +129,10 @@ class TrainState:
         self.optimizers = {"opt_g": self.opt_g, "opt_d": self.opt_d}
         if self.contrast is not None:
             self.optimizers["opt_h"] = self.contrast.optimise(optimizer.lr_discriminator, betas)
+        self.restarts: Restarts | None = None
+        if self.stability.restart_every:
+            players = (self.generator, self.average, self.discriminator)
+            self.restarts = Restarts(spec.latents, self.stability, seed, players, (self.opt_g, self.opt_d))
         self.generate: nn.Module = self.generator
         self.discriminate: nn.Module = self.discriminator
 
@@ -151,6 +173,24 @@ class TrainState:
         draws = draw(batch_size, self.seed, self.step, self.device, rank, world_size)
         return augment(images, self.augmentation, draws)
 
+    def noise(self, batch_size: int, steps: int, rank: int = 0, world_size: int = 1) -> Tensor | None:
+        """Instance noise (2B, C, H, W) for this rank's real and drawn images; None where that is off or over."""
+        deviation = self.stability.noise_at(self.step, steps)
+        if not deviation:
+            return None
+        size, generator = self.spec.image_size, seeded_generator(self.seed, "noise", self.step, self.device)
+        shape = (2, batch_size, self.spec.channels, size, size)
+        draws = torch.randn(shape, generator=generator, device=self.device)
+        return deviation * draws[:, share(batch_size, rank, world_size)].flatten(0, 1)
+
+    def signs(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor | None:
+        """-1 or 1 for each of this rank's real images, (B,), for R1; None in a step without it."""
+        if not self.stability.penalises(self.step):
+            return None
+        generator = seeded_generator(self.seed, "signs", self.step, self.device)
+        coins = torch.randint(2, (batch_size,), generator=generator, device=self.device)
+        return 2.0 * coins[share(batch_size, rank, world_size)] - 1
+
     def set_learning_rates(self, steps: int) -> None:
         """Those of the next step of so many."""
         factor = self.optimizer.decay(self.step, steps)
@@ -158,6 +198,23 @@ class TrainState:
             rate = self.optimizer.lr_generator if name == "opt_g" else self.optimizer.lr_discriminator
             for group in adam.param_groups:
                 group["lr"] = rate * factor
+
+    def draws(self, batch_size: int, steps: int, rank: int = 0, world_size: int = 1) -> Draws:
+        """Of the next step of so many."""
+        return Draws(
+            self.moves(batch_size, rank, world_size), self.pairs(batch_size, rank, world_size),
+            self.noise(batch_size, steps, rank, world_size), self.signs(batch_size, rank, world_size),
+        )  # fmt: skip
+
+    @property
+    def asks_q(self) -> bool:
+        """Whether what Q says of real images is needed, even without the consistency term."""
+        return self.restarts is not None
+
+    def after_step(self, q: Tensor) -> dict[str, Tensor]:
+        """What follows both updates. ``q``: what Q said (B, P) of real images, without rows unless ``asks_q``."""
+        self.update_average()
+        return {} if self.restarts is None else {"restarted": self.restarts.after(self.step, q)}
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -199,7 +256,7 @@ class TrainState:
         for name, optimizer in self.optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{k}": v for k, v in moments.items()}
-        return tensors
+        return tensors | ({"restarts.usage": self.restarts.usage} if self.restarts else {})
 
     def restore(self, step: int, model: dict[str, Tensor], training: dict[str, Tensor]) -> None:
         """Go on from a checkpoint's tensors. Raises ValueError if they belong to another model.
@@ -220,6 +277,8 @@ class TrainState:
                 index, _, kind = key.partition(".")
                 moments.setdefault(int(index), {})[kind] = tensor
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        if self.restarts and "restarts.usage" in training:
+            self.restarts.usage.copy_(training["restarts.usage"])
         self.step = step
 
 
@@ -238,60 +297,58 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def train_step(
-    state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, moves: Tensor | None = None,
-    pairs: Pairs | None = None,
-) -> dict[str, Tensor]:  # fmt: skip
+    state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, draws: Draws | None = None
+) -> dict[str, Tensor]:
     """One update of D with Q, then one of G. ``images``: uint8 (B, C, H, W); ``latents``: (B, L). Nothing waits here.
 
     ``weight`` is B over the mean share of all ranks: where shares differ, it makes the mean of gradients that of rows.
-    ``moves``: maps (B, 2, 3) of the consistency term, or None where that is off. ``pairs``: of the contrastive term,
-    likewise.
+    ``draws``: what else the step draws, for terms that are on.
     Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
-    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>, consistency_loss,
-    contrastive_loss, contrastive_accuracy.
+    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>; and, where they are on,
+    consistency_loss, r1_penalty, contrastive_loss, contrastive_accuracy and restarted (categories).
     """
-    spec, count = state.spec.latents, len(images)
+    spec, count, stability = state.spec.latents, len(images), state.stability
+    moves, pairs, noise, signs = draws or Draws()
+    lambdas = stability.warmed(state.lambdas, state.step)
 
     # D's step: trunk, D head and Q head minimise the adversarial loss minus the weighted bound.
     with state.autocast():
         fakes, real = state.generate(latents), to_unit_range(images)
         if moves is not None:
             fakes, real = half_moved(fakes, moves), paired(real, moves)
-        both = torch.cat([real, fakes.detach()])
-        logits, q = state.discriminate(both, groups=2, q_from=count if moves is None else 0)
+        both = with_noise(torch.cat([real, fakes.detach()]), noise).requires_grad_(signs is not None)
+        q_from = 0 if moves is not None or state.asks_q else count
+        logits, q = state.discriminate(both, groups=2, q_from=q_from)
     real_logits, fake_logits = logits.chunk(2)
     bounds = information_bound(spec, latents, q[-count:])
-    d_loss = discriminator_loss(real_logits, fake_logits)
-    loss, extra = d_loss - weighted_bound(bounds, state.lambdas), {}
+    d_loss = discriminator_loss(real_logits, fake_logits, stability.label_smoothing)
+    loss, extra = d_loss - weighted_bound(bounds, lambdas), {}
     if moves is not None:
-        extra["consistency_loss"] = consistency_loss(spec, q[:count], state.consistency)
+        extra["consistency_loss"] = consistency_loss(spec, q[:-count], state.consistency)
         loss = loss + state.consistency.weight_at(state.step) * extra["consistency_loss"]
+    if stability.r1:
+        extra["r1_penalty"] = r1_penalty(stability, signs, real_logits, both)
+        loss = loss + extra["r1_penalty"]
     state.opt_d.zero_grad()
     (weight * loss).backward()
     d_norm = gradient_norm(state.discriminator)
     state.opt_d.step()
 
-    # H's step, where there are pairs: it learns to say which code the two images of a pair share.
-    if pairs is not None and state.contrast is not None:
-        with state.autocast():
-            stacked = pairs.images(state.generate)
-            extra |= state.contrast.learn(stacked, pairs.shared, weight)
-
-    # G's step: only G moves, on the same fakes, against the D and Q just made.
+    # G's step: only G moves, on the same fakes, against the D and Q just made; with pairs also against H, which learns.
     with frozen(state.discriminator), state.autocast():
-        logits, q = state.discriminator(fakes)
+        logits, fake_q = state.discriminator(with_noise(fakes, noise))
         g_loss = generator_loss(logits)
-        information = weighted_bound(information_bound(spec, latents, q), state.lambdas)
-        state.opt_g.zero_grad()
-        loss = g_loss - information
+        loss = g_loss - weighted_bound(information_bound(spec, latents, fake_q), lambdas)
         if pairs is not None and state.contrast is not None:
-            loss = loss + state.contrast.term(stacked, pairs.shared)
+            contrast, news = state.contrast.step(pairs, state.generate, weight)
+            loss, extra = loss + contrast, extra | news
+        state.opt_g.zero_grad()
         (weight * loss).backward()
     g_norm = gradient_norm(state.generator)
     state.opt_g.step()
 
     state.step += 1
-    state.update_average()
+    extra |= state.after_step(q[:-count])
     metrics = {"d_loss": d_loss, "g_loss": g_loss, "d_grad_norm": d_norm, "g_grad_norm": g_norm}
     metrics |= {"d_real": real_logits.sigmoid().mean(), "d_fake": fake_logits.sigmoid().mean()}
     metrics["d_accuracy"] = ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2
@@ -330,9 +387,8 @@ def train(
         weight = len(images) * world_size / feed.batch_size
         latents = state.latents(feed.batch_size, rank, world_size)
         state.set_learning_rates(steps)
-        moves = state.moves(feed.batch_size, rank, world_size)
-        pairs = state.pairs(feed.batch_size, rank, world_size)
-        window.append(train_step(state, images, latents, weight, moves, pairs))
+        draws = state.draws(feed.batch_size, steps, rank, world_size)
+        window.append(train_step(state, images, latents, weight, draws))
         step = state.step
         if step % log_every and step % checkpoint_every and step < steps:
             continue

@@ -150,7 +150,7 @@ def test_before_its_start_the_term_is_measured_and_moves_nothing() -> None:
     weights = []
     for balance in (0.0, 5.0):
         state = state_with(ConsistencyConfig(weight=1.0, balance=balance))
-        train_step(state, images, state.latents(16), 1.0, state.moves(16))
+        train_step(state, images, state.latents(16), draws=state.draws(16, 100))
         weights.append(torch.cat([parameter.detach().flatten() for parameter in state.discriminator.parameters()]))
     assert torch.equal(*weights)
 

@@ -23,7 +23,7 @@ from infogan_ray.data import ImageSet
 from infogan_ray.data.feed import InMemoryFeed, share
 from infogan_ray.latents import LatentSpec
 from infogan_ray.reproduction import train_command
-from infogan_ray.training import TrainState, checkpoint_bytes, train, train_step
+from infogan_ray.training import Draws, TrainState, checkpoint_bytes, train, train_step
 
 from .conftest import make_image_set, tiny_config
 from .test_training import run_alone
@@ -130,7 +130,7 @@ def test_the_term_reaches_g_and_leaves_d_and_h_alone() -> None:
     gradients = []
     for weight in (0.5, 2.0):
         state = state_with(dataclasses.replace(ON, weight=weight))
-        train_step(state, images, state.latents(16), pairs=state.pairs(16))
+        train_step(state, images, state.latents(16), draws=Draws(pairs=state.pairs(16)))
         assert state.contrast is not None
         modules = (state.generator, state.discriminator, state.contrast.discriminator)
         gradients.append([torch.cat([p.grad.flatten() for p in module.parameters()]) for module in modules])  # type: ignore[union-attr]

@@ -1,0 +1,174 @@
+"""What makes the worst of several seeds good: one measure at a time, beside the preset without it.
+
+    python -m benchmarks.stability --steps 1000 --seeds 10 --threads 1
+    python -m benchmarks.stability --only r1 spectral --presets mnist --seeds 3
+    python -m benchmarks.stability --list                          # the variants and their flags
+    python -m benchmarks.stability --cost                          # what each costs per step, nothing trained
+
+What stands after ``--`` goes to every ``infogan train``. Cut off, the same command goes on, as that of
+``benchmarks.quality``, which runs them and tells of them. docs/experiments.md says what was found.
+"""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from benchmarks.quality import Quality, _is, journal, run, tell
+
+PRESETS = ("mnist_robust", "mnist")
+TURN, ROUNDS = 8, 7  # of --cost: steps of an arm at a time, and how often
+# By name the flags, which stand between those of the preset and --steps. {half} is half of the steps.
+VARIANTS: dict[str, str] = {
+    "as it is": "",
+    "spectral norm": "--network.spectral-norm",
+    "R1 0.1": "--stability.r1 0.1",
+    "R1 1": "--stability.r1 1.0",
+    "R1 10": "--stability.r1 10.0",
+    "R1 1, every 16th": "--stability.r1 1.0 --stability.r1-every 16",
+    "noise 0.1": "--stability.instance-noise 0.1",
+    "noise 0.5": "--stability.instance-noise 0.5",
+    "smoothing 0.1": "--stability.label-smoothing 0.1",
+    "warm-up of lambda": "--stability.lambda-warmup {half}",
+    "lambda 0.5": "--objective.lambda-categorical 0.5",
+    "lambda 2": "--objective.lambda-categorical 2.0",
+    "EMA 0.99": "--optimizer.ema-decay 0.99",
+    "EMA 0.9999": "--optimizer.ema-decay 0.9999",
+    "constant rate": "--optimizer.lr-decay 0.0",
+    "decay over half": "--optimizer.lr-decay 0.5",
+    "decay over all": "--optimizer.lr-decay 1.0",
+    "batch 64": "--batch-size 64",
+    "batch 256": "--batch-size 256",
+    "sigma floor 0.03": "--network.sigma-min 0.03",
+    "sigma floor 0.3": "--network.sigma-min 0.3",
+    "sigma fixed 0.3": "--network.sigma-fixed 0.3",
+    "sigma fixed 1": "--network.sigma-fixed 1.0",
+    "restarts": "--stability.restart-every 100",
+    "restarts below 0.3": "--stability.restart-every 100 --stability.restart-below 0.3",
+}
+# Of the consistency term, which mnist_robust has and mnist has not.
+OF_THE_TERM: dict[str, str] = {
+    "no balance": "--consistency.balance 0.0",
+    "balance 3": "--consistency.balance 3.0",
+    "no entropy": "--consistency.entropy 0.0",
+    "consistency 0.3": "--consistency.weight 0.3",
+    "consistency 3": "--consistency.weight 3.0",
+}
+SAME = {"mnist_robust": "decay over half", "mnist": "constant rate"}  # what the preset is without any flag
+
+
+@dataclass
+class Stability:
+    """Train presets with one measure more each, with several seeds, and compare the worst."""
+
+    presets: tuple[Literal["mnist_robust", "mnist"], ...] = PRESETS
+    only: tuple[str, ...] = ()
+    """Variants whose name has one of these words in it, and 'as it is'."""
+    steps: int = 1000
+    seeds: int = 10
+    first_seed: int = 0
+    storage: Path = Path("runs/stability")
+    threads: int | None = None
+    """Per run. Two runs with one thread each make more steps than one with two: start the command twice, with seeds
+    that differ."""
+    list: bool = False
+    """Train nothing; the variants and their flags."""
+    only_tell: bool = False
+    """Train nothing; the table of what is finished."""
+    cost: bool = False
+    """Train nothing to its end; the time of a step with each measure, as a multiple of that without it."""
+
+
+def main(arguments: list[str]) -> int:
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    mine, more = arguments[:cut], arguments[cut + 1 :]
+    given = tyro.cli(Stability, args=mine)
+    chosen = [(preset, name, flags) for preset in given.presets for name, flags in variants(preset, given)]
+    if given.list:
+        for preset, name, flags in chosen:
+            print(f"{preset:13} {name:20} {shlex.join(flags)}")
+        return 0
+    if given.cost:
+        return tell_cost(given, chosen)
+    # Seed by seed, so that a command that is cut off leaves all variants with the same seeds.
+    for seed in range(given.first_seed, given.first_seed + given.seeds):
+        for preset, _, flags in chosen:
+            quality = Quality((preset,), storage=given.storage, threads=given.threads)
+            known = journal(given.storage)
+            if not given.only_tell and not any(_is(row, preset, seed, flags + more) for row in known):
+                run(quality, preset, seed, flags + more)
+    rows = journal(given.storage)
+    tell(
+        [
+            {**row, "preset": f"{preset}, {name}"}
+            for preset, name, flags in chosen
+            for row in rows
+            if row["preset"] == preset and row["flags"] == flags + more
+        ],
+        "variant",
+    )
+    return 0
+
+
+def variants(preset: str, given: Stability) -> list[tuple[str, list[str]]]:
+    """Names and flags, the steps included, of a preset's variants that are asked for."""
+    every = VARIANTS | (OF_THE_TERM if preset == "mnist_robust" else {})
+    wanted = [
+        name
+        for name in every
+        if name != SAME[preset]
+        and (name == "as it is" or not given.only or any(word.lower() in name.lower() for word in given.only))
+    ]
+    steps = ["--steps", str(given.steps)]
+    return [(name, [*shlex.split(every[name].format(half=given.steps // 2)), *steps]) for name in wanted]
+
+
+def tell_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int:
+    """Arms train by turns, a few steps each, so that what disturbs the machine disturbs them alike."""
+    import torch
+
+    from infogan_ray.commands import train_config
+    from infogan_ray.config import RunConfig
+    from infogan_ray.data import DataConfig, InMemoryFeed, load_images
+    from infogan_ray.training import TrainState, train
+
+    torch.set_num_threads(given.threads or torch.get_num_threads())
+    images = load_images("mnist", DataConfig())
+
+    class Arm:
+        def __init__(self, config: RunConfig) -> None:
+            spec = config.model_spec(images.image_size, images.channels)
+            self.state = TrainState(
+                spec, config.objective, config.optimizer, consistency=config.consistency, stability=config.stability,
+                precision=config.precision,
+            )  # fmt: skip
+            self.feed = InMemoryFeed(images.images, config.batch_size, 0)
+            self.seconds: list[float] = []
+
+        def turn(self) -> None:
+            start = time.perf_counter()
+            next(train(self.state, self.feed, steps=10**6, log_every=TURN, checkpoint_every=10**6))
+            self.seconds.append((time.perf_counter() - start) / TURN)
+
+    for preset in given.presets:
+        arms = {name: Arm(train_config(["--preset", preset, *flags])) for at, name, flags in chosen if at == preset}
+        for round_ in range(1 + ROUNDS):  # the first warms up
+            for name in [*arms][round_ % len(arms) :] + [*arms][: round_ % len(arms)]:
+                arms[name].turn()
+        print(f"| {preset} | time of a step |\n|---|---|")
+        base = arms["as it is"].seconds[1:]
+        for name, arm in arms.items():
+            ratio = statistics.median(mine / its for mine, its in zip(arm.seconds[1:], base, strict=True))
+            print(f"| {name} | {ratio:.2f} x |")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
