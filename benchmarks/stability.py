@@ -24,7 +24,7 @@ import tyro
 from benchmarks.quality import Quality, _is, journal, run, tell
 
 PRESETS = ("mnist_robust", "mnist")
-TURN, ROUNDS = 8, 7  # of --cost: steps of an arm at a time, and how often
+TURN, ROUNDS = 16, 5  # of --cost: steps of an arm at a time (a lazy penalty falls into each), and how often
 # By name the flags, which stand between those of the preset and --steps. {half} is half of the steps.
 VARIANTS: dict[str, str] = {
     "as it is": "",
