@@ -21,6 +21,7 @@ from infogan_ray.evaluation import EvaluationConfig
 from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.objective import ObjectiveConfig
+from infogan_ray.priors import PriorConfig
 from infogan_ray.tracking import check_addresses
 from infogan_ray.training import PRECISIONS, OptimizerConfig
 
@@ -137,6 +138,7 @@ class RunConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
     augment: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -174,6 +176,7 @@ class RunConfig:
                 f"needs 2; take {2 * most} or more"
             )
         self.objective.weights(self.latents)
+        self.prior.check(self.latents)
         _ = self.data_config  # refuses what is not valid
         check_addresses(self.mlflow, self.wandb)
         if self.name is not None:

@@ -125,7 +125,7 @@ def curves(metrics: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in metrics.items():
         tag = TAGS.get(name)
-        for prefix, group in (("mi/", "bound"), ("train_mi/", "train_bound")):
+        for prefix, group in (("mi/", "bound"), ("train_mi/", "train_bound"), ("prior/", "prior")):
             tag = f"{group}/{name.removeprefix(prefix)}" if name.startswith(prefix) else tag
         if tag and isinstance(value, (int, float)):
             found[tag] = float(value)

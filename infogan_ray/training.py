@@ -6,6 +6,7 @@ Shapes: B this rank's share of the global batch, (B, C, H, W) images, (B, L) lat
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from infogan_ray.consistency import ConsistencyConfig, affine, consistency_loss, half_moved, paired
 from infogan_ray.data.augmentation import AugmentationConfig, augment, draw
 from infogan_ray.data.feed import Feed, share, to_unit_range
+from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import BatchNorm, Generator, ModelSpec
 from infogan_ray.objective import (
     ObjectiveConfig,
@@ -27,6 +29,7 @@ from infogan_ray.objective import (
     information_bound,
     weighted_bound,
 )
+from infogan_ray.priors import LearnedPrior, PriorConfig
 from infogan_ray.streams import seeded_generator
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -87,12 +90,14 @@ class TrainState:
 
     def __init__(
         self, spec: ModelSpec, objective: ObjectiveConfig, optimizer: OptimizerConfig, *,
-        consistency: ConsistencyConfig | None = None, augmentation: AugmentationConfig | None = None, seed: int = 0,
-        device: torch.device | str = "cpu", precision: str = "fp32",
+        consistency: ConsistencyConfig | None = None, augmentation: AugmentationConfig | None = None,
+        prior: PriorConfig | None = None, seed: int = 0, device: torch.device | str = "cpu", precision: str = "fp32",
     ) -> None:  # fmt: skip
         self.spec, self.seed, self.device = spec, seed, torch.device(device)
         self.optimizer, self.consistency = optimizer, consistency or ConsistencyConfig()
         self.augmentation = augmentation or AugmentationConfig()
+        self.prior = LearnedPrior(prior or PriorConfig(), spec.latents, self.device)
+        self.use_prior(self.prior.first(spec.latents))
         self.lambdas = objective.weights(spec.latents)
         self.precision = resolve_precision(precision, self.device)
         self.step = 0
@@ -118,7 +123,9 @@ class TrainState:
     def latents(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """This rank's rows of the step's global draw, (B, L): ranks differ; their union is the same for any world."""
         generator = seeded_generator(self.seed, "latents", self.step, self.device)
-        return self.spec.latents.sample(batch_size, generator)[share(batch_size, rank, world_size)]
+        drawn = self.spec.latents.sample(batch_size, generator)
+        drawn = self.prior.relaxed(self.spec.latents, drawn, generator, self.step)
+        return drawn[share(batch_size, rank, world_size)]
 
     def moves(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor | None:
         """This rank's rows of the step's maps (B, 2, 3) for the consistency term; None where that is off."""
@@ -142,6 +149,11 @@ class TrainState:
         for adam, rate in ((self.opt_d, self.optimizer.lr_discriminator), (self.opt_g, self.optimizer.lr_generator)):
             for group in adam.param_groups:
                 group["lr"] = rate * factor
+
+    def use_prior(self, latents: LatentSpec) -> None:
+        """From here on latents are drawn, and all is measured, by this specification."""
+        if latents is not self.spec.latents:
+            self.spec = dataclasses.replace(self.spec, latents=latents)
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -181,7 +193,7 @@ class TrainState:
         for name, optimizer in (("opt_g", self.opt_g), ("opt_d", self.opt_d)):
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{k}": v for k, v in moments.items()}
-        return tensors
+        return tensors | {f"prior.{k}": v for k, v in self.prior.tensors().items()}
 
     def restore(self, step: int, model: dict[str, Tensor], training: dict[str, Tensor]) -> None:
         """Go on from a checkpoint's tensors. Raises ValueError if they belong to another model."""
@@ -197,6 +209,7 @@ class TrainState:
                 index, _, kind = key.partition(".")
                 moments.setdefault(int(index), {})[kind] = tensor
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        self.use_prior(self.prior.restore(_below("prior", training), self.spec.latents))
         self.step = step
 
 
@@ -229,7 +242,8 @@ def train_step(
     ``weight`` is B over the mean share of all ranks: where shares differ, it makes the mean of gradients that of rows.
     ``moves``: maps (B, 2, 3) of the consistency term, or None where that is off.
     Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
-    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>, consistency_loss.
+    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>, consistency_loss,
+    prior/<code>/... of a prior that is learned.
     """
     spec, count = state.spec.latents, len(images)
 
@@ -239,9 +253,10 @@ def train_step(
         if moves is not None:
             fakes, real = half_moved(fakes, moves), paired(real, moves)
         both = torch.cat([real, fakes.detach()])
-        logits, q = state.discriminate(both, groups=2, q_from=count if moves is None else 0)
+        logits, q = state.discriminate(both, groups=2, q_from=0 if moves is not None or state.prior.reads_real else count)
     real_logits, fake_logits = logits.chunk(2)
-    bounds = information_bound(spec, latents, q[-count:])
+    bounds = information_bound(spec, latents.detach(), q[-count:])
+    state.prior.see(spec, q[:-count], weight, state.step)
     d_loss = discriminator_loss(real_logits, fake_logits)
     loss, extra = d_loss - weighted_bound(bounds, state.lambdas), {}
     if moves is not None:
@@ -264,6 +279,8 @@ def train_step(
 
     state.step += 1
     state.update_average()
+    extra |= state.prior.metrics()  # of the prior that this step's latents had
+    state.use_prior(state.prior.renewed(spec, state.step))
     metrics = {"d_loss": d_loss, "g_loss": g_loss, "d_grad_norm": d_norm, "g_grad_norm": g_norm}
     metrics |= {"d_real": real_logits.sigmoid().mean(), "d_fake": fake_logits.sigmoid().mean()}
     metrics["d_accuracy"] = ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2

@@ -1,0 +1,209 @@
+"""Learned priors: what they learn, what follows them, and that they are off unless asked for.
+
+Run: pytest tests/test_priors.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from infogan_ray import checkpoints
+from infogan_ray.commands import train_config
+from infogan_ray.config import RunConfig
+from infogan_ray.consistency import prior_of
+from infogan_ray.data import ImageSet, InMemoryFeed
+from infogan_ray.latents import Categorical, LatentSpec
+from infogan_ray.model import load
+from infogan_ray.networks import ModelSpec
+from infogan_ray.objective import information_bound
+from infogan_ray.priors import GRAIN, LearnedPrior, PriorConfig, floored, rounded
+from infogan_ray.training import TrainState, train, train_step
+from infogan_ray.tracking import curves
+
+from .conftest import make_image_set, tiny_config, tiny_images
+from .test_training import run_alone
+
+EARLY: dict[str, Any] = {"learn": True, "start": 0, "every": 2, "rate": 0.2, "lr": 0.1}
+REAL, GUMBEL = PriorConfig(**EARLY), PriorConfig(**EARLY, method="gumbel")
+BOTH = pytest.mark.parametrize("prior", [REAL, GUMBEL], ids=["real", "gumbel"])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    """Two threads of a tiny model wait for each other more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def state_with(prior: PriorConfig | None, seed: int = 0) -> TrainState:
+    config = tiny_config()
+    return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, prior=prior, seed=seed)
+
+
+def probs(spec: LatentSpec, name: str = "cat0") -> tuple[float, ...]:
+    code = spec[name]
+    assert isinstance(code, Categorical) and code.probs is not None
+    return code.probs
+
+
+def step_once(state: TrainState) -> dict[str, torch.Tensor]:
+    return train_step(state, make_image_set().images[:16], state.latents(16))
+
+
+def test_probabilities_keep_the_floor_and_their_sum() -> None:
+    assert floored([0.5, 0.3, 0.2], 0.1) == pytest.approx([0.5, 0.3, 0.2]), "none is below: none is changed"
+    low = floored([1.0, 0.0, 0.0], 0.3)
+    assert low == pytest.approx([0.8, 0.1, 0.1]) and sum(low) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("k", [2, 3, 7, 10, 1000])
+def test_a_prior_outlives_its_text_to_the_last_digit(k: int) -> None:
+    """Checkpoints and models keep it as text: a resumed run must draw the same categories."""
+    p = rounded(np.random.default_rng(k).dirichlet(np.full(k, 0.1)).tolist())
+    assert round(sum(p) * GRAIN) == GRAIN and min(p) >= 1 / GRAIN
+    spec = LatentSpec(2, (Categorical(k, p),))
+    assert LatentSpec.parse(str(spec)) == spec
+    assert rounded(torch.tensor(p).tolist()) == p, "nor does float32 lose it"
+
+
+def test_the_average_is_that_of_q_on_real_images() -> None:
+    spec = LatentSpec.parse("noise=2 cat=2 uniform=1")
+    prior = LearnedPrior(dataclasses.replace(REAL, rate=0.5), spec)
+    q = torch.tensor([[math.log(9), 0, 5, 5], [math.log(4), 0, 5, 5]])
+    prior.see(spec, q, 1.0, step=0)
+    assert probs(prior.renewed(prior.first(spec), 2)) == pytest.approx(((0.5 + 0.85) / 2, (0.5 + 0.15) / 2), abs=1e-6)
+
+
+def test_gumbel_draws_have_the_prior_and_its_gradient() -> None:
+    """One-hot rows in the prior's proportions; a loss on one category lowers its probability."""
+    spec = LatentSpec.parse("noise=2 cat=3@0.7:0.2:0.1 uniform=1")
+    prior = LearnedPrior(dataclasses.replace(GUMBEL, every=1), spec)
+    generator = torch.Generator().manual_seed(0)
+    drawn = spec.sample(20_000, generator)
+    latents = prior.relaxed(spec, drawn, generator, step=0)
+    noise, codes = spec.split(latents)
+    assert torch.equal(noise, spec.split(drawn)[0]) and torch.equal(codes["uniform0"], spec.split(drawn)[1]["uniform0"])
+    category = codes["cat0"].detach()
+    assert torch.allclose(category.max(1).values, torch.ones(20_000)) and torch.allclose(category.sum(1), torch.ones(1))
+    assert category.mean(0).tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.015)
+    codes["cat0"][:, 0].mean().backward()
+    found = probs(prior.renewed(prior.first(spec), 1))
+    assert found[0] < 0.7 and found[1] > 0.2 and found[2] > 0.1
+
+
+@BOTH
+def test_off_is_bit_identical_and_a_learned_one_begins_where_codes_say(prior: PriorConfig) -> None:
+    off, plain = state_with(dataclasses.replace(prior, learn=False)), state_with(None)
+    for state in (off, plain):
+        metrics = [step_once(state) for _ in range(3)][-1]
+        assert not [name for name in metrics if name.startswith("prior")]
+    for name, tensor in plain.training_tensors().items():
+        assert torch.equal(tensor, off.training_tensors()[name]), name
+    assert off.training_tensors().keys() == plain.training_tensors().keys()
+    assert off.spec == plain.spec == tiny_config().model_spec(16, 1)
+    learned = state_with(dataclasses.replace(prior, start=100))
+    for _ in range(3):
+        step_once(learned)
+    assert probs(learned.spec.latents) == pytest.approx([1 / 3] * 3, abs=1e-6)
+
+
+@BOTH
+def test_all_that_is_measured_follows_the_prior(prior: PriorConfig) -> None:
+    state = state_with(prior)
+    for _ in range(2):
+        step_once(state)
+    spec = state.spec.latents
+    p = probs(spec)
+    assert p != pytest.approx([1 / 3] * 3, abs=1e-4), "it has moved"
+    entropy = -sum(one * math.log(one) for one in p)
+    assert prior_of(spec["cat0"]).tolist() == pytest.approx(p)
+    latents, q = state.latents(16).detach(), torch.randn(16, spec.q_dim, generator=torch.Generator().manual_seed(0))
+    likelihood = float(spec.log_likelihood(q, latents)["cat0"].mean())
+    assert float(information_bound(spec, latents, q)["cat0"]) == pytest.approx(entropy + likelihood, rel=1e-5)
+    metrics = {name: float(value) for name, value in step_once(state).items()}
+    assert metrics["prior/cat0/entropy"] == pytest.approx(entropy, rel=1e-4)
+    assert [metrics[f"prior/cat0/{category}"] for category in range(3)] == pytest.approx(p, abs=1e-6)
+    assert curves(metrics)["prior/cat0/entropy"] == metrics["prior/cat0/entropy"]
+
+
+def test_what_is_not_finite_does_not_become_a_prior() -> None:
+    state = state_with(REAL)
+    state.prior.average["cat0"].fill_(math.nan)
+    assert state.prior.renewed(state.spec.latents, 2) is state.spec.latents
+
+
+@BOTH
+def test_a_resumed_run_equals_an_uninterrupted_one(prior: PriorConfig, image_set: ImageSet, tmp_path: Path) -> None:
+    """Cut off at step 3, between two changes of the prior."""
+    whole, _ = run_alone(tiny_config(prior=prior), image_set, tmp_path / "whole")
+    half, _ = run_alone(tiny_config(prior=prior, steps=3), image_set, tmp_path / "half")
+    run_alone(tiny_config(prior=prior, steps=6), image_set, tmp_path / "half")
+    wanted = checkpoints.open_checkpoint(whole.checkpoints / "step_00000006")
+    found = checkpoints.open_checkpoint(half.checkpoints / "step_00000006")
+    assert wanted.state["model"] == found.state["model"]
+    assert "@" in wanted.state["model"]["codes"]
+    for mine, theirs in (
+        (wanted.model_tensors(), found.model_tensors()),
+        (wanted.training_tensors(), found.training_tensors()),
+    ):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert any(name.startswith("prior.") for name in wanted.training_tensors())
+
+    # What is published draws with the learned probabilities, those of the checkpoint that was chosen.
+    model = load(whole.model.uri)
+    best = whole.model.read_json("config.json")["step"] if hasattr(whole.model, "read_json") else None
+    assert best is None or best in (3, 6)
+    chosen = [
+        checkpoints.open_checkpoint(whole.checkpoints / f"step_{step:08}").state["model"] for step in (3, 6)
+    ]
+    assert model.spec in [ModelSpec.from_dict(one) for one in chosen]
+    p = probs(model.spec.latents)
+    category = model.spec.latents.split(model.latents(20_000))[1]["cat0"]
+    assert category.mean(0).tolist() == pytest.approx(p, abs=0.015)
+
+
+def test_a_checkpoint_of_another_method_is_refused() -> None:
+    state, other = state_with(REAL), state_with(GUMBEL)
+    with pytest.raises(ValueError, match="by another method than gumbel"):
+        other.restore(1, state.model_tensors(), state.training_tensors())
+
+
+def uneven() -> ImageSet:
+    """Bars at three heights, 6 : 1 : 1."""
+    images, labels = tiny_images(240)
+    kept = (labels == 0) | (np.arange(240) % 18 < 3)
+    return ImageSet("bars", torch.from_numpy(images[kept]).unsqueeze(1), torch.from_numpy(labels[kept]))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--prior.method", "guess"], "guess"),
+        (["--prior.floor", "0"], "prior.floor is 0.0; it must lie between 0 and 1"),
+        (["--prior.every", "0"], "prior.every is 0; it must be at least 1"),
+        (["--prior.temperature", "-1"], "prior.temperature is -1.0; it must be a positive number"),
+        (["--codes", "noise=2 uniform=1", "--prior.learn"], "codes has no categorical code"),
+    ],
+)
+def test_bad_values_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((ValueError, SystemExit)) as refused:
+        train_config(["--preset", "mnist", *words])
+    assert said in str(refused.value) + "".join(capsys.readouterr())
+
+
+def test_the_flags_and_the_saved_configuration() -> None:
+    config = train_config(["--preset", "mnist_robust", "--prior.learn", "--prior.method", "gumbel"])
+    assert config.prior == PriorConfig(learn=True, method="gumbel")
+    assert RunConfig().override(config.to_dict(), "saved") == config
+    older = {name: value for name, value in config.to_dict().items() if name != "prior"}
+    assert not RunConfig().override(older, "saved").prior.learn, "as before there was such a thing"
