@@ -87,13 +87,14 @@ class LearnedPrior:
         """By code, (k,): the probabilities of the specification in use."""
         self.average: dict[str, Tensor] = {}
         self.logits: dict[str, Tensor] = {}
+        self.gathered: dict[str, Tensor] = {}
+        """Sums of the logits' gradients since the prior last changed, over ranks and steps."""
         self.adam: torch.optim.Adam | None = None
         if config.method == "real":
             self.average = {name: p.clone() for name, p in self.in_use.items()}
         elif learned:
             self.logits = {name: self._inverse(p).requires_grad_() for name, p in self.in_use.items()}
-            for one in self.logits.values():
-                one.grad = torch.zeros_like(one)
+            self.gathered = {name: torch.zeros_like(p) for name, p in self.in_use.items()}
             self.adam = torch.optim.Adam(self.logits.values(), config.lr)
 
     def first(self, spec: LatentSpec) -> LatentSpec:
@@ -142,14 +143,18 @@ class LearnedPrior:
         What is not finite changes nothing; the losses tell of it.
         """
         about = self.config
+        for name, one in self.logits.items():
+            if one.grad is not None:  # from the start on
+                self.gathered[name] += over_ranks(one.grad)
+                one.grad = None
         if not self.in_use or step <= about.start or step % about.every:
             return spec
         if self.adam is not None:
-            for one in self.logits.values():
-                assert one.grad is not None
-                one.grad.copy_(over_ranks(one.grad) / about.every)
+            for name, one in self.logits.items():
+                one.grad = self.gathered[name] / about.every
+                self.gathered[name].zero_()
             self.adam.step()
-            self.adam.zero_grad(set_to_none=False)
+            self.adam.zero_grad()
         found = {name: self._probabilities(one) for name, one in self.logits.items()} or self.average
         rows = {name: p.tolist() for name, p in found.items()}
         if not all(math.isfinite(value) for row in rows.values() for value in row):
@@ -170,8 +175,8 @@ class LearnedPrior:
         found = {f"in_use.{name}": p for name, p in self.in_use.items()}
         found |= {f"average.{name}": p for name, p in self.average.items()}
         for index, (name, one) in enumerate(self.logits.items()):
-            assert self.adam is not None and one.grad is not None
-            found |= {f"logits.{name}": one.detach(), f"gradient.{name}": one.grad}
+            assert self.adam is not None
+            found |= {f"logits.{name}": one.detach(), f"gathered.{name}": self.gathered[name]}
             moments = self.adam.state_dict()["state"].get(index, {})
             found |= {f"adam.{name}.{kind}": tensor for kind, tensor in moments.items()}
         return {name: tensor.clone() for name, tensor in found.items()}
@@ -185,13 +190,11 @@ class LearnedPrior:
         if not tensors or not self.in_use:
             return spec
         try:
-            for kind, own in (("average", self.average), ("logits", self.logits)):
+            for kind, own in (("average", self.average), ("logits", self.logits), ("gathered", self.gathered)):
                 for name, tensor in own.items():
                     tensor.copy_(tensors[f"{kind}.{name}"])
             moments: dict[int, dict[str, Tensor]] = {}
-            for index, (name, one) in enumerate(self.logits.items()):
-                assert one.grad is not None
-                one.grad.copy_(tensors[f"gradient.{name}"])
+            for index, name in enumerate(self.logits):
                 start = f"adam.{name}."
                 found = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
                 moments |= {index: found} if found else {}
@@ -244,6 +247,17 @@ def rounded(p: list[float]) -> tuple[float, ...]:
         whole[i] += 1
     whole[whole.index(max(whole))] -= sum(whole) - GRAIN  # what those gained that would have been 0
     return tuple(one / GRAIN for one in whole)
+
+
+def as_measured(spec: LatentSpec, metrics: Mapping[str, object]) -> LatentSpec:
+    """``spec`` with the learned probabilities that a row of metrics tells, where it tells any."""
+    codes = list(spec.codes)
+    for place, (name, code) in enumerate(spec.items()):
+        told = [metrics.get(f"prior/{name}/{category}") for category in range(code.dim)]
+        numbers = [one for one in told if isinstance(one, float) and 0 < one <= 1]
+        if isinstance(code, Categorical) and len(numbers) == code.k:
+            codes[place] = Categorical(code.k, rounded(numbers))
+    return dataclasses.replace(spec, codes=tuple(codes))
 
 
 def over_ranks(mine: Tensor) -> Tensor:

@@ -153,6 +153,7 @@ def descriptions(config: RunConfig) -> dict[str, str]:
     }
     texts["bound/mi_bound"] = f"Sum of the bounds of all codes, in nats; at most {sum(ceilings.values()):.3f}."
     for name in latents.names:
+        texts[f"prior/{name}/entropy"] = "H(c) of the probabilities that are learned, in nats."
         texts[f"traversal/{name}"] = "What the code does while all else stands still, at each checkpoint."
     texts["samples"] = "The same noise and codes at each checkpoint."
     return DESCRIPTIONS | texts

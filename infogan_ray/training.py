@@ -253,7 +253,8 @@ def train_step(
         if moves is not None:
             fakes, real = half_moved(fakes, moves), paired(real, moves)
         both = torch.cat([real, fakes.detach()])
-        logits, q = state.discriminate(both, groups=2, q_from=0 if moves is not None or state.prior.reads_real else count)
+        q_from = count if moves is None and not state.prior.reads_real else 0
+        logits, q = state.discriminate(both, groups=2, q_from=q_from)
     real_logits, fake_logits = logits.chunk(2)
     bounds = information_bound(spec, latents.detach(), q[-count:])
     state.prior.see(spec, q[:-count], weight, state.step)

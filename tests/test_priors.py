@@ -6,26 +6,31 @@ Run: pytest tests/test_priors.py
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch.nn.parallel import DistributedDataParallel
 
 from infogan_ray import checkpoints
 from infogan_ray.commands import train_config
 from infogan_ray.config import RunConfig
 from infogan_ray.consistency import prior_of
 from infogan_ray.data import ImageSet, InMemoryFeed
-from infogan_ray.latents import Categorical, LatentSpec
+from infogan_ray.latents import Categorical, LatentSpec, Sigma
 from infogan_ray.model import load
-from infogan_ray.networks import ModelSpec
 from infogan_ray.objective import information_bound
-from infogan_ray.priors import GRAIN, LearnedPrior, PriorConfig, floored, rounded
-from infogan_ray.training import TrainState, train, train_step
+from infogan_ray.priors import GRAIN, LearnedPrior, PriorConfig, as_measured, floored, rounded
+from infogan_ray.reports.run import run_report
 from infogan_ray.tracking import curves
+from infogan_ray.training import TrainState, train, train_step
 
 from .conftest import make_image_set, tiny_config, tiny_images
 from .test_training import run_alone
@@ -159,17 +164,67 @@ def test_a_resumed_run_equals_an_uninterrupted_one(prior: PriorConfig, image_set
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert any(name.startswith("prior.") for name in wanted.training_tensors())
 
-    # What is published draws with the learned probabilities, those of the checkpoint that was chosen.
-    model = load(whole.model.uri)
-    best = whole.model.read_json("config.json")["step"] if hasattr(whole.model, "read_json") else None
-    assert best is None or best in (3, 6)
-    chosen = [
-        checkpoints.open_checkpoint(whole.checkpoints / f"step_{step:08}").state["model"] for step in (3, 6)
-    ]
-    assert model.spec in [ModelSpec.from_dict(one) for one in chosen]
+
+def test_what_is_published_draws_with_the_learned_probabilities(image_set: ImageSet, tmp_path: Path) -> None:
+    """Those of the checkpoint that was chosen, and not of the last step; the report tells them, too."""
+    prior = dataclasses.replace(REAL, rate=0.1)
+    config = dataclasses.replace(tiny_config(prior=prior), codes="noise=4 cat=3@0.8:0.15:0.05 uniform=1")
+    run, _ = run_alone(config, image_set, tmp_path / "run")
+    model, about = load(run.model.uri), json.loads(run.model.read("config.json"))
+    chosen = checkpoints.open_checkpoint(run.checkpoints / f"step_{about['step']:08}")
+    assert about["model"]["codes"] == chosen.state["model"]["codes"] and about["run"]["codes"] == config.codes
     p = probs(model.spec.latents)
+    assert 0.4 < max(p) < 0.79
     category = model.spec.latents.split(model.latents(20_000))[1]["cat0"]
     assert category.mean(0).tolist() == pytest.approx(p, abs=0.015)
+    entropy = model.spec.latents["cat0"].entropy()
+    measured = json.loads(run.model.read("metrics.json"))
+    shares = measured["mi/cat0"] / entropy, measured["mi/uniform0"] / model.spec.latents["uniform0"].ceiling(Sigma())
+    assert measured["mi_fraction"] == pytest.approx(sum(shares) / 2), "a share of the learned prior's entropy"
+    assert "cat=3@0." in run_report(run)
+
+
+def test_the_report_has_the_probabilities_that_were_measured() -> None:
+    spec = LatentSpec.parse("noise=2 cat=2 cat=3 uniform=1")
+    told = as_measured(spec, {"prior/cat1/0": 0.5, "prior/cat1/1": 0.3, "prior/cat1/2": 0.2, "mi_bound": 1.0})
+    assert str(told) == "noise=2 cat=2 cat=3@0.5:0.3:0.2 uniform=1" and as_measured(spec, {}) == spec
+
+
+def as_rank(rank: int, folder: str) -> list[dict[str, torch.Tensor]]:
+    """One of two ranks, with batch-norm statistics over both and shares of 8 and 7 rows; the prior of each method."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    found = []
+    for prior in (REAL, GUMBEL):
+        state = synchronised(prior)
+        state.distribute(lambda module: DistributedDataParallel(module, broadcast_buffers=False))
+        feed = InMemoryFeed(make_image_set().images, 15, 0, rank, 2)
+        list(train(state, feed, steps=3, log_every=3, checkpoint_every=3, rank=rank, world_size=2))
+        found.append(state.prior.tensors())
+        save_file(found[-1], f"{folder}/{prior.method}{rank}")
+    dist.destroy_process_group()
+    return found
+
+
+def synchronised(prior: PriorConfig) -> TrainState:
+    config = tiny_config().override({"network": {"sync_batchnorm": True}}, "test")
+    return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, prior=prior)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
+    """Also in the middle between two changes of the prior, where a checkpoint of rank 0 may be written."""
+    other = multiprocessing.get_context("spawn").Process(target=as_rank, args=(1, str(tmp_path)))
+    other.start()
+    mine = as_rank(0, str(tmp_path))
+    other.join()
+    for prior, found in zip((REAL, GUMBEL), mine, strict=True):
+        alone = synchronised(prior)
+        list(train(alone, InMemoryFeed(make_image_set().images, 15, 0), steps=3, log_every=3, checkpoint_every=3))
+        theirs = load_file(tmp_path / f"{prior.method}1")
+        for name, tensor in alone.prior.tensors().items():
+            assert torch.equal(found[name], theirs[name]), "ranks may not part"
+            assert torch.allclose(found[name], tensor, rtol=5e-3, atol=1e-5), (name, found[name], tensor)
 
 
 def test_a_checkpoint_of_another_method_is_refused() -> None:
@@ -183,6 +238,21 @@ def uneven() -> ImageSet:
     images, labels = tiny_images(240)
     kept = (labels == 0) | (np.arange(240) % 18 < 3)
     return ImageSet("bars", torch.from_numpy(images[kept]).unsqueeze(1), torch.from_numpy(labels[kept]))
+
+
+def test_the_prior_of_uneven_data_nears_their_frequencies() -> None:
+    config = tiny_config().override({"optimizer": {"lr_discriminator": 2e-3}}, "test")
+    prior = PriorConfig(learn=True, start=40, rate=0.05)
+    state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, prior=prior)
+    images = uneven()
+    list(train(state, InMemoryFeed(images.images, 16, 0), steps=200, log_every=200, checkpoint_every=200))
+    assert images.labels is not None
+    true = torch.bincount(images.labels) / images.count
+
+    def far(p: tuple[float, ...]) -> float:
+        return float((torch.tensor(sorted(p)) - true.sort().values).abs().sum()) / 2
+
+    assert far(probs(state.spec.latents)) < 0.85 * far((1 / 3, 1 / 3, 1 / 3))
 
 
 @pytest.mark.parametrize(
