@@ -19,6 +19,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks import imbalance
 from infogan_ray import checkpoints
 from infogan_ray.commands import train_config
 from infogan_ray.config import RunConfig
@@ -28,6 +29,7 @@ from infogan_ray.latents import Categorical, LatentSpec, Sigma
 from infogan_ray.model import load
 from infogan_ray.objective import information_bound
 from infogan_ray.priors import GRAIN, LearnedPrior, PriorConfig, as_measured, floored, rounded
+from infogan_ray.recipes import Recipe
 from infogan_ray.reports.run import run_report
 from infogan_ray.tracking import curves
 from infogan_ray.training import TrainState, train, train_step
@@ -277,3 +279,21 @@ def test_the_flags_and_the_saved_configuration() -> None:
     assert RunConfig().override(config.to_dict(), "saved") == config
     older = {name: value for name, value in config.to_dict().items() if name != "prior"}
     assert not RunConfig().override(older, "saved").prior.learn, "as before there was such a thing"
+
+
+def test_a_search_may_search_its_fields() -> None:
+    space = {"prior.floor": {"grid_search": [0.05, 0.2]}, "prior.method": {"grid_search": ["real", "gumbel"]}}
+    recipe = Recipe(space, 12_800, 1280, preset="mnist_robust", fixed={"prior.learn": True}, searcher="grid")
+    found = [recipe.config(trial).prior for trial in range(recipe.count)]
+    assert [(one.learn, one.floor, one.method) for one in found] == [
+        (True, 0.05, "real"), (True, 0.05, "gumbel"), (True, 0.2, "real"), (True, 0.2, "gumbel")
+    ]  # fmt: skip
+
+
+def test_the_benchmark_counts_rare_labels_as_much_as_frequent_ones() -> None:
+    labels = np.repeat(np.arange(10), 100)
+    counts = np.bincount(labels[imbalance.subset(labels, 10, seed=0)])
+    assert sorted(counts) == [10] * 5 + [100] * 5
+    table = np.array([[0, 90], [9, 10]])  # category 0 is label 1; 9 of 9 and 90 of 100 are right
+    assert imbalance.balanced_accuracy(table) == pytest.approx(0.95)
+    assert imbalance.prior_distance(table, np.array([0.8, 0.2]), np.array([0.1, 0.9])) == pytest.approx(0.1)
