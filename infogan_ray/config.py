@@ -22,6 +22,7 @@ from infogan_ray.evaluation import EvaluationConfig
 from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.objective import ObjectiveConfig
+from infogan_ray.priors import PriorConfig
 from infogan_ray.restarts import check_restarts
 from infogan_ray.stability import StabilityConfig
 from infogan_ray.tracking import check_addresses
@@ -141,6 +142,7 @@ class RunConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
     augment: AugmentationConfig = field(default_factory=AugmentationConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -181,6 +183,12 @@ class RunConfig:
         self.objective.weights(self.latents)
         self.contrastive.codes(self.latents)
         check_restarts(self.latents, self.stability)
+        if self.prior.learn and self.stability.restart_every:
+            raise ValueError(
+                "stability.restart_every and prior.learn are both on: the one revives the rare categories that the "
+                "other is to find; leave one of them off"
+            )
+        self.prior.check(self.latents)
         _ = self.data_config  # refuses what is not valid
         check_addresses(self.mlflow, self.wandb)
         if self.name is not None:

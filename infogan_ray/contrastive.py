@@ -149,7 +149,7 @@ class Contrast:
     """H, its Adam, and what a step does with them. H's weights come from torch's global generator."""
 
     def __init__(self, spec: ModelSpec, config: ContrastiveConfig, device: torch.device) -> None:
-        self.config, self.latents, self.codes = config, spec.latents, config.codes(spec.latents)
+        self.config, self.codes = config, config.codes(spec.latents)
         self.discriminator = PairDiscriminator(spec, len(self.codes)).to(device)
         self.compare: nn.Module = self.discriminator
         """H as it is trained: under several ranks, what averages its gradients."""
@@ -159,9 +159,9 @@ class Contrast:
         self.adam = torch.optim.Adam(self.discriminator.parameters(), rate, betas, fused=True)
         return self.adam
 
-    def draw(self, step: int, n: int, generator: torch.Generator) -> Pairs:
-        """``n`` pairs with the gap of the step after ``step`` steps."""
-        return draw_pairs(self.latents, self.codes, self.config.gap_at(step), n, generator)
+    def draw(self, spec: LatentSpec, step: int, n: int, generator: torch.Generator) -> Pairs:
+        """``n`` pairs with the gap of the step after ``step`` steps; ``spec`` has the priors in use."""
+        return draw_pairs(spec, self.codes, self.config.gap_at(step), n, generator)
 
     def step(self, pairs: Pairs, generate: nn.Module, weight: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         """H learns on pairs that G makes; then what G is to lower, against H as it is now, and ``learn``'s metrics."""

@@ -74,8 +74,8 @@ def run_worker(
     spec = config.model_spec(images.image_size, images.channels)
     state = TrainState(
         spec, config.objective, config.optimizer, consistency=config.consistency, augmentation=config.augment,
-        contrastive=config.contrastive, stability=config.stability, seed=config.seed, device=device,
-        precision=config.precision,
+        contrastive=config.contrastive, prior=config.prior, stability=config.stability, seed=config.seed,
+        device=device, precision=config.precision,
     )  # fmt: skip
     if start is not None:
         state.restore(start.step, start.model_tensors(), start.training_tensors())
@@ -295,7 +295,7 @@ class FirstRank:
         patient = self.run.patient(LAST_PATIENCE_S)
         chosen = checkpoints.choose(patient.checkpoints, "best", self.config.metric)
         full = chosen.metrics | evaluate_checkpoint(
-            chosen, self.state.spec, self.images, self.state.device, self._unless_stopped
+            chosen, ModelSpec.from_dict(chosen.state["model"]), self.images, self.state.device, self._unless_stopped
         )
         publish(chosen, self.config, patient.model, full)
         del full["categories"]

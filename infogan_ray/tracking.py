@@ -129,7 +129,7 @@ def curves(metrics: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in metrics.items():
         tag = TAGS.get(name)
-        for prefix, group in (("mi/", "bound"), ("train_mi/", "train_bound")):
+        for prefix, group in (("mi/", "bound"), ("train_mi/", "train_bound"), ("prior/", "prior")):
             tag = f"{group}/{name.removeprefix(prefix)}" if name.startswith(prefix) else tag
         if tag and isinstance(value, (int, float)):
             found[tag] = float(value)
@@ -157,6 +157,7 @@ def descriptions(config: RunConfig) -> dict[str, str]:
     }
     texts["bound/mi_bound"] = f"Sum of the bounds of all codes, in nats; at most {sum(ceilings.values()):.3f}."
     for name in latents.names:
+        texts[f"prior/{name}/entropy"] = "H(c) of the probabilities that are learned, in nats."
         texts[f"traversal/{name}"] = "What the code does while all else stands still, at each checkpoint."
     texts["samples"] = "The same noise and codes at each checkpoint."
     return DESCRIPTIONS | texts

@@ -6,6 +6,7 @@ Shapes: B this rank's share of the global batch, (B, C, H, W) images, (B, L) lat
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from infogan_ray.consistency import ConsistencyConfig, consistency_loss, half_mo
 from infogan_ray.contrastive import Contrast, ContrastiveConfig, PairDiscriminator, Pairs
 from infogan_ray.data.augmentation import AugmentationConfig, augment, draw
 from infogan_ray.data.feed import Feed, share, to_unit_range
+from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import BatchNorm, Generator, ModelSpec, frozen
 from infogan_ray.objective import (
     ObjectiveConfig,
@@ -29,6 +31,7 @@ from infogan_ray.objective import (
     information_bound,
     weighted_bound,
 )
+from infogan_ray.priors import LearnedPrior, PriorConfig
 from infogan_ray.restarts import Restarts
 from infogan_ray.stability import StabilityConfig, r1_penalty, with_noise
 from infogan_ray.streams import seeded_generator
@@ -105,13 +108,16 @@ class TrainState:
     def __init__(
         self, spec: ModelSpec, objective: ObjectiveConfig, optimizer: OptimizerConfig, *,
         consistency: ConsistencyConfig | None = None, contrastive: ContrastiveConfig | None = None,
-        augmentation: AugmentationConfig | None = None, stability: StabilityConfig | None = None, seed: int = 0,
-        device: torch.device | str = "cpu", precision: str = "fp32",
+        prior: PriorConfig | None = None, augmentation: AugmentationConfig | None = None,
+        stability: StabilityConfig | None = None, seed: int = 0, device: torch.device | str = "cpu",
+        precision: str = "fp32",
     ) -> None:  # fmt: skip
         self.spec, self.seed, self.device = spec, seed, torch.device(device)
         self.optimizer, self.consistency = optimizer, consistency or ConsistencyConfig()
         self.augmentation = augmentation or AugmentationConfig()
         self.stability = stability or StabilityConfig()
+        self.prior = LearnedPrior(prior or PriorConfig(), spec.latents, self.device)
+        self.use_prior(self.prior.first(spec.latents))
         self.lambdas = objective.weights(spec.latents)
         self.precision = resolve_precision(precision, self.device)
         self.step = 0
@@ -148,7 +154,9 @@ class TrainState:
     def latents(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """This rank's rows of the step's global draw, (B, L): ranks differ; their union is the same for any world."""
         generator = seeded_generator(self.seed, "latents", self.step, self.device)
-        return self.spec.latents.sample(batch_size, generator)[share(batch_size, rank, world_size)]
+        drawn = self.spec.latents.sample(batch_size, generator)
+        drawn = self.prior.relaxed(self.spec.latents, drawn, generator, self.step)
+        return drawn[share(batch_size, rank, world_size)]
 
     def moves(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor | None:
         """This rank's rows of the step's maps (B, 2, 3) for the consistency term; None where that is off."""
@@ -164,7 +172,9 @@ class TrainState:
         if self.contrast is None or self.step < self.contrast.config.start:
             return None
         generator = seeded_generator(self.seed, "pairs", self.step, self.device)
-        return self.contrast.draw(self.step, batch_size, generator).rows(share(batch_size, rank, world_size))
+        return self.contrast.draw(self.spec.latents, self.step, batch_size, generator).rows(
+            share(batch_size, rank, world_size)
+        )
 
     def augment(self, images: Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """This rank's uint8 images (B, C, H, W) as the step's draw changes them."""
@@ -209,12 +219,26 @@ class TrainState:
     @property
     def asks_q(self) -> bool:
         """Whether what Q says of real images is needed, even without the consistency term."""
-        return self.restarts is not None
+        return self.restarts is not None or self.prior.reads_real
 
-    def after_step(self, q: Tensor) -> dict[str, Tensor]:
-        """What follows both updates. ``q``: what Q said (B, P) of real images, without rows unless ``asks_q``."""
+    def after_step(self, q: Tensor, weight: float) -> dict[str, Tensor]:
+        """What follows both updates; returns its metrics.
+
+        ``q``: what Q said (B, P) of real images, without rows unless ``asks_q``; ``weight``: as in ``train_step``.
+        """
+        metrics = self.prior.metrics()  # of the prior that this step's latents had
+        self.prior.see(self.spec.latents, q, weight, self.step)
+        self.step += 1
         self.update_average()
-        return {} if self.restarts is None else {"restarted": self.restarts.after(self.step, q)}
+        if self.restarts is not None:
+            metrics["restarted"] = self.restarts.after(self.step, q)
+        self.use_prior(self.prior.renewed(self.spec.latents, self.step))
+        return metrics
+
+    def use_prior(self, latents: LatentSpec) -> None:
+        """From here on latents are drawn, and all is measured, by this specification."""
+        if latents is not self.spec.latents:
+            self.spec = dataclasses.replace(self.spec, latents=latents)
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -256,6 +280,7 @@ class TrainState:
         for name, optimizer in self.optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{k}": v for k, v in moments.items()}
+        tensors |= {f"prior.{k}": v for k, v in self.prior.tensors().items()}
         return tensors | ({"restarts.usage": self.restarts.usage} if self.restarts else {})
 
     def restore(self, step: int, model: dict[str, Tensor], training: dict[str, Tensor]) -> None:
@@ -279,6 +304,7 @@ class TrainState:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         if self.restarts and "restarts.usage" in training:
             self.restarts.usage.copy_(training["restarts.usage"])
+        self.use_prior(self.prior.restore(_below("prior", training), self.spec.latents))
         self.step = step
 
 
@@ -305,7 +331,8 @@ def train_step(
     ``draws``: what else the step draws, for terms that are on.
     Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
     of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>; and, where they are on,
-    consistency_loss, r1_penalty, contrastive_loss, contrastive_accuracy and restarted (categories).
+    consistency_loss, r1_penalty, contrastive_loss, contrastive_accuracy, restarted (categories), and prior/<code>/...
+    of a prior that is learned.
     """
     spec, count, stability = state.spec.latents, len(images), state.stability
     moves, pairs, noise, signs = draws or Draws()
@@ -320,7 +347,7 @@ def train_step(
         q_from = 0 if moves is not None or state.asks_q else count
         logits, q = state.discriminate(both, groups=2, q_from=q_from)
     real_logits, fake_logits = logits.chunk(2)
-    bounds = information_bound(spec, latents, q[-count:])
+    bounds = information_bound(spec, latents.detach(), q[-count:])
     d_loss = discriminator_loss(real_logits, fake_logits, stability.label_smoothing)
     loss, extra = d_loss - weighted_bound(bounds, lambdas), {}
     if moves is not None:
@@ -347,8 +374,7 @@ def train_step(
     g_norm = gradient_norm(state.generator)
     state.opt_g.step()
 
-    state.step += 1
-    extra |= state.after_step(q[:-count])
+    extra |= state.after_step(q[:-count], weight)
     metrics = {"d_loss": d_loss, "g_loss": g_loss, "d_grad_norm": d_norm, "g_grad_norm": g_norm}
     metrics |= {"d_real": real_logits.sigmoid().mean(), "d_fake": fake_logits.sigmoid().mean()}
     metrics["d_accuracy"] = ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2

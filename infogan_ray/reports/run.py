@@ -15,6 +15,7 @@ from typing import Any
 from infogan_ray.config import RunConfig
 from infogan_ray.latents import LatentSpec
 from infogan_ray.naming import read_names
+from infogan_ray.priors import as_measured
 from infogan_ray.publishing import METRICS, check_content
 from infogan_ray.reports.charts import SLOTS, Series, line_chart
 from infogan_ray.reports.markup import escape, is_number, shown
@@ -47,7 +48,8 @@ class Found:
 
     @property
     def latents(self) -> LatentSpec | None:
-        return self.config.latents if self.config else None
+        """The run's codes; a prior that is learned as it was at the latest measurement."""
+        return as_measured(self.config.latents, self.latest) if self.config else None
 
     @property
     def latest(self) -> dict[str, Any]:
@@ -210,6 +212,7 @@ def curves(found: Found) -> str:
         bounds.append(Series(called, found.curve(f"mi/{name}"), colour, note=_of(ceilings.get(name))))
     small = [
         ("Losses of discriminator and generator", [("d_loss", "D"), ("g_loss", "G")], "loss"),
+        ("Entropy of learned priors", [(f"prior/{n}/entropy", found.names.get(n, n)) for n in names[:SLOTS]], "nats"),
         ("Consistency of Q on real images", [("consistency_loss", "term")], "nats"),
         (
             "Which code the images of a pair share",

@@ -1,0 +1,170 @@
+"""Digits of which five are ten times as frequent as the others: a uniform prior against a learned one.
+
+    python -m benchmarks.imbalance --seeds 3
+    python -m benchmarks.imbalance --seeds 1 --settings uniform real -- --steps 1500 --network.width 16
+
+Writes the subset of MNIST's training images as a file images.npz, as anybody's own arrays, and trains the preset
+mnist_robust on it in this process, without Ray. What stands after ``--`` goes to every training. Cut off, the same
+command goes on: finished runs are in STORAGE/imbalance.jsonl, others are taken up at their last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+
+from infogan_ray.commands import train_config
+from infogan_ray.config import RunConfig
+from infogan_ray.data import load_images
+from infogan_ray.display import duration
+from infogan_ray.evaluation import assign
+from infogan_ray.latents import Categorical
+from infogan_ray.model import load
+from infogan_ray.priors import probabilities
+from infogan_ray.runs import RunDirectory
+from infogan_ray.session import run_worker
+from infogan_ray.storage import open_storage
+
+JOURNAL, IMAGES = "imbalance.jsonl", "images.npz"
+SETTINGS = {
+    "uniform": [],
+    "real": ["--prior.learn", "--prior.method", "real"],
+    "gumbel": ["--prior.learn", "--prior.method", "gumbel"],
+}
+
+
+@dataclass
+class Imbalance:
+    """Train on uneven digits with a uniform prior and with learned ones, and compare."""
+
+    settings: tuple[Literal["uniform", "real", "gumbel"], ...] = ("uniform", "real")
+    seeds: int = 1
+    first_seed: int = 0
+    ratio: int = 10
+    """How many times as frequent the frequent digits are."""
+    storage: Path = Path("runs/imbalance")
+    threads: int = 1
+    only_tell: bool = False
+    """Train nothing; the table of what is finished."""
+
+
+def main(arguments: list[str]) -> int:
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    given, more = tyro.cli(Imbalance, args=arguments[:cut]), arguments[cut + 1 :]
+    torch.set_num_threads(given.threads)
+    for seed in range(given.first_seed, given.first_seed + given.seeds):
+        for setting in given.settings:
+            if not given.only_tell and not any(_is(row, given, setting, seed, more) for row in journal(given.storage)):
+                train(given, setting, seed, more)
+    mine = [row for row in journal(given.storage) if row["flags"] == more and row["ratio"] == given.ratio]
+    tell([row for row in mine if row["setting"] in given.settings])
+    return 0
+
+
+def _is(row: dict[str, Any], given: Imbalance, setting: str, seed: int, flags: list[str]) -> bool:
+    return (row["setting"], row["seed"], row["ratio"], row["flags"]) == (setting, seed, given.ratio, flags)
+
+
+def journal(storage: Path) -> list[dict[str, Any]]:
+    file = storage / JOURNAL
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def subset(labels: np.ndarray, ratio: int, seed: int) -> np.ndarray:
+    """(N,) whether an image is kept: of five labels chosen by the seed all, of the others every ratio-th."""
+    rare = np.random.default_rng(seed).permutation(10)[5:]
+    kept = np.ones(len(labels), bool)
+    for label in rare:
+        at = np.flatnonzero(labels == label)
+        kept[at] = np.arange(len(at)) % ratio == 0
+    return kept
+
+
+def write(path: Path, ratio: int, seed: int) -> None:
+    """The uneven digits as an .npz; a file that is there is whole."""
+    if path.exists():
+        return
+    digits = load_images("mnist", RunConfig().data_config, say=lambda line: print(line, file=sys.stderr))
+    assert digits.labels is not None
+    kept = torch.from_numpy(subset(digits.labels.numpy(), ratio, seed))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, images=digits.images[kept].squeeze(1).numpy(), labels=digits.labels[kept].numpy())
+    part.rename(path)
+
+
+def train(given: Imbalance, setting: str, seed: int, flags: list[str]) -> None:
+    """One training, or the rest of one; its row of the journal."""
+    data = given.storage / f"ratio{given.ratio}-seed{seed}" / IMAGES
+    write(data, given.ratio, seed)
+    name = "-".join([setting, f"ratio{given.ratio}", *(flag.strip("-").replace("/", "_") for flag in flags), f"{seed}"])
+    words = ["--preset", "mnist_robust", "--data", str(data), "--seed", str(seed), "--name", name, "--device", "cpu"]
+    config = train_config([*words, *SETTINGS[setting], *flags])
+    images = load_images(str(data), config.data_config, say=lambda line: None)
+    folder = open_storage(given.storage / name)
+    run, resumed = RunDirectory(folder), bool(list(folder.entries()))
+    spec = config.model_spec(images.image_size, images.channels)
+    run.write_config({"model": spec.to_dict(), "run": replace(config, resume=resumed).to_dict()})
+    start, said = time.monotonic(), 0
+    for report in run_worker(config, images, run, device=torch.device("cpu")):
+        if (step := report.metrics.get("step", 0)) >= said + 100:
+            said = step
+            print(f"{name}: step {step:,}, {duration(time.monotonic() - start)}", file=sys.stderr)
+        final = report.metrics
+    assert images.labels is not None
+    counts = torch.bincount(images.labels, minlength=10).double()
+    row = {"setting": setting, "seed": seed, "ratio": given.ratio, "flags": flags, "name": name}
+    row |= {key: final[key] for key in ("clustering_error", "nmi", "ari", "mi_bound", "mi_fraction", "swd", "q_score")}
+    code = load(run.model.uri).spec.latents[final["clustering_code"]]
+    assert isinstance(code, Categorical)
+    table, p = np.array(final["confusion"]), np.array(probabilities(code))
+    row |= {"balanced_accuracy": balanced_accuracy(table), "prior": p.tolist()}
+    row |= {"prior_distance": prior_distance(table, p, (counts / counts.sum()).numpy()), "confusion": table.tolist()}
+    row["seconds"] = None if resumed else time.monotonic() - start
+    with open(given.storage / JOURNAL, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def matching(table: np.ndarray) -> np.ndarray:
+    """The label of each category, one to one, that explains most of a table (k, k) of categories and labels."""
+    return assign(table.max() - table.astype(np.float64))
+
+
+def balanced_accuracy(table: np.ndarray) -> float:
+    """Mean over labels of the share of its images in its own category: rare labels count as much as frequent ones."""
+    labels = matching(table)
+    return float(np.mean(table[np.arange(len(table)), labels] / table.sum(0)[labels]))
+
+
+def prior_distance(table: np.ndarray, prior: np.ndarray, frequencies: np.ndarray) -> float:
+    """Total variation, 0 ... 1, between the prior and how frequent the labels are that its categories match."""
+    return float(np.abs(prior - frequencies[matching(table)]).sum() / 2)
+
+
+def tell(rows: list[dict[str, Any]]) -> None:
+    print("| prior | seeds | clustering error | NMI | ARI | balanced accuracy | prior's distance | SWD | time |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        mine = [row for row in rows if row["setting"] == setting]
+        columns = ("clustering_error", "nmi", "ari", "balanced_accuracy", "prior_distance", "swd")
+        means = {name: statistics.fmean(row[name] for row in mine) for name in columns}
+        seconds = [row["seconds"] for row in mine if row["seconds"] is not None]
+        cells = [
+            setting, str(len(mine)), f"{means['clustering_error']:.2%}", f"{means['nmi']:.3f}", f"{means['ari']:.3f}",
+            f"{means['balanced_accuracy']:.1%}", f"{means['prior_distance']:.3f}", f"{means['swd']:.1f}",
+            duration(statistics.fmean(seconds)) if seconds else "-",
+        ]  # fmt: skip
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
