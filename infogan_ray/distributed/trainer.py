@@ -250,9 +250,10 @@ def launch(
 
 def _trainer(config: RunConfig, wanted: Resources, run: RunDirectory, board: Any, scratch: str) -> TorchTrainer:
     settings = with_absolute_paths(config).to_dict()
+    threads = {"threads": wanted.threads, "threads_from": wanted.threads_from}
     return TorchTrainer(
         _worker,
-        train_loop_config={"config": settings, "run": run.folder.uri, "wanted": wanted, "board": board},
+        train_loop_config={"config": settings, "run": run.folder.uri, "board": board, **threads},
         scaling_config=ScalingConfig(
             num_workers=wanted.workers,  # type: ignore[arg-type]  # a pair is elastic; the annotation is the older one's
             use_gpu=wanted.device == "cuda",
@@ -286,8 +287,7 @@ def _worker(settings: dict[str, Any]) -> None:
     """Runs on every rank."""
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    wanted: Resources = settings["wanted"]
-    line = use(wanted.threads, wanted.threads_from, asked=wanted.threads_from == ASKED)
+    line = use(settings["threads"], settings["threads_from"], asked=settings["threads_from"] == ASKED)
     config = RunConfig().override(settings["config"], "the driver")
     run = RunDirectory(open_storage(settings["run"]))
     board = settings["board"]
