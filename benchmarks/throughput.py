@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput                 # on the CPU: two threads, or --threads
     python -m benchmarks.throughput --device cuda --json throughput.json
+    python -m benchmarks.throughput --quick         # less than a minute, for CI: the ratios alone, roughly
 
 All arms train by turns, a few steps each, so that what disturbs the machine disturbs them alike; a ratio is the
 median over the rounds. ``benchmarks/plain.py`` is the usual loop.
@@ -10,7 +11,6 @@ median over the rounds. ``benchmarks/plain.py`` is the usual loop.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -25,9 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import plain
 from infogan_ray.config import preset
 from infogan_ray.data import DataConfig, InMemoryFeed, load_images
+from infogan_ray.threads import cores
 from infogan_ray.training import TrainState, resolve_precision, train_step
 
 PLAIN = "plain loop, fp32"
+QUICK_S = 30.0
 
 
 @dataclass
@@ -43,20 +45,27 @@ class Throughput:
     """Of each arm in each round."""
     loader_workers: int = 0
     """Of the plain loop's DataLoader."""
+    quick: bool = False
+    """A few rounds on noise of MNIST's shape, which costs as much; nothing is fetched, and no peak measured."""
     json: Path | None = None
 
 
 def main() -> int:
     given = tyro.cli(Throughput)
-    torch.set_num_threads(given.threads or os.cpu_count() or 1)
+    torch.set_num_threads(given.threads or cores())
     device = torch.device(given.device)
-    images = load_images("mnist", DataConfig()).images
+    if given.quick:
+        images = torch.randint(0, 256, (4096, 1, 28, 28), dtype=torch.uint8)
+    else:
+        images = load_images("mnist", DataConfig()).images
     arms: dict[str, Iterator[float]] = {
         PLAIN: plain.training(images[:, 0].numpy(), given.batch_size, device, given.loader_workers),
         "infogan_ray, fp32": ours(images, given.batch_size, device, "fp32"),
     }
     if resolve_precision("auto", device) == "bf16":
         arms["infogan_ray, bf16"] = ours(images, given.batch_size, device, "bf16")
+    if given.quick:
+        return quickly(arms, given.batch_size, device)
     flops = {name: flops_of(lambda arm=arm: next(arm)) for name, arm in arms.items()}  # also a warm-up
     for arm in arms.values():
         seconds_of(arm, given.steps, device)
@@ -81,6 +90,25 @@ def main() -> int:
         )
     if given.json is not None:
         given.json.write_text(json.dumps({"threads": threads, "peaks": peaks, "arms": rows}, indent=1))
+    return 0
+
+
+def quickly(arms: dict[str, Iterator[float]], batch: int, device: torch.device) -> int:
+    """One step of each by turns for QUICK_S seconds, and three rounds at least; the medians of ratios in one line."""
+    for arm in arms.values():
+        seconds_of(arm, 2, device)
+    took: dict[str, list[float]] = {name: [] for name in arms}
+    until = time.perf_counter() + QUICK_S
+    while len(took[PLAIN]) < 3 or (time.perf_counter() < until and len(took[PLAIN]) < 50):
+        for name, arm in arms.items():
+            took[name].append(seconds_of(arm, 1, device))
+    told = []
+    for name in [*arms][1:]:
+        ratios = sorted(p / s for p, s in zip(took[PLAIN], took[name], strict=True))
+        told.append(f"{name} {statistics.median(ratios):.2f} x of it ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    speed = batch / statistics.median(took[PLAIN])
+    print(f"speed, {where}, batch {batch}, {len(took[PLAIN])} rounds: {PLAIN} {speed:,.0f} images/s; {'; '.join(told)}")
     return 0
 
 
@@ -122,8 +150,9 @@ def flops_of(step: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+def peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of the best of several large matrix products: what the machine can do, not what its maker says."""
+    size = 2048 if device.type == "cpu" else 8192  # a GPU is done with a small one before it is launched
     one = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")
     for _ in range(12):

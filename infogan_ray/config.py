@@ -106,7 +106,7 @@ class RunConfig:
     workers: int | str | None = None
     """Data-parallel workers; by default one per GPU, or 1. 1:4 takes as many of 1 to 4 as there is room for."""
     threads: int | None = None
-    """CPU threads per worker; by default the machine's cores shared out."""
+    """CPU threads per worker; by default the machine's cores shared out, no more than OMP_NUM_THREADS says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpus_per_worker: float = 1.0
     """Share of a GPU for each worker: 0.5 puts two on one (for small models; they then speak through gloo)."""
@@ -131,6 +131,8 @@ class RunConfig:
     """Checkpoints in a row that may miss a storage that is away before the run fails."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
+    profile: bool = False
+    """Write a trace of a few steps of the first rank into the run's folder, and say how to open it."""
     metric: str = "mi_fraction"
     """What 'best' means: mi_fraction, mi_bound, clustering_error, clustering_acc_hungarian, nmi, ari,
     q_score (how Q sorts real images, without labels) or step (the last)."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infogan_ray.latents import Bernoulli, Categorical, Code, LatentSpec
+from infogan_ray.latents import Bernoulli, Categorical, Code, LatentSpec, constant
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def consistency_loss(spec: LatentSpec, q: Tensor, config: ConsistencyConfig) -> 
             agree = -(one * log_other).sum(1).mean()
             sure = -(one * log_one).sum(1).mean()
             mean = (one.mean(0) + log_other.exp().mean(0)) / 2
-            prior = prior_of(code).to(mean)
+            prior = prior_of(code, mean.device)
             balanced = (mean * (mean.clamp_min(1e-12).log() - prior.log())).sum()
             total = total + agree + config.entropy * sure + config.balance * balanced
         elif config.continuous:
@@ -141,9 +141,9 @@ def log_probabilities(code: Categorical | Bernoulli, q: Tensor) -> Tensor:
     return torch.cat([F.logsigmoid(-q), F.logsigmoid(q)], dim=1)
 
 
-def prior_of(code: Code) -> Tensor:
+def prior_of(code: Code, device: torch.device) -> Tensor:
     """(k,) the prior's probabilities of a discrete code."""
     if isinstance(code, Bernoulli):
-        return torch.tensor([1 - code.p, code.p])
+        return constant((1 - code.p, code.p), device)
     assert isinstance(code, Categorical)
-    return torch.full((code.k,), 1 / code.k) if code.probs is None else torch.tensor(code.probs)
+    return constant((1 / code.k,) * code.k if code.probs is None else code.probs, device)

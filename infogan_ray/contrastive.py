@@ -123,7 +123,7 @@ def apart(code: Code, gap: float, n: int, generator: torch.Generator) -> tuple[T
         one = (torch.rand(n, 1, generator=generator, device=generator.device) < 0.5).float()
         return one, 1 - one
     if isinstance(code, Categorical):
-        prior = prior_of(code).to(generator.device)
+        prior = prior_of(code, generator.device)
         both = torch.outer(prior, prior).fill_diagonal_(0).flatten()
         drawn = torch.multinomial(both, n, replacement=True, generator=generator)
         return F.one_hot(drawn // code.k, code.k).float(), F.one_hot(drawn % code.k, code.k).float()

@@ -87,6 +87,18 @@ def checkpoint_plan(config: RunConfig, steps: int, bytes_each: int, where: Stora
     )
 
 
+def wire_plan(gradients: dict[str, int], config: RunConfig, workers: int) -> str:
+    """What a step sends, from the bytes of each network's gradients. In a ring of W ranks, each sends 2 (W - 1) / W of
+    what is reduced, and receives as much."""
+    wire = config.optimizer.wire
+    each = ", ".join(f"{name} {size(count)}" for name, count in gradients.items())
+    if workers == 1:
+        return f"gradients in {wire}: {each}; one worker sends nothing"
+    sent = size(sum(gradients.values()) * 2 * (workers - 1) / workers)
+    more = ", and batch-norm statistics" if config.network.sync_batchnorm else ""
+    return f"gradients in {wire}: {each}; each of {workers} workers sends {sent} a step{more}"
+
+
 def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

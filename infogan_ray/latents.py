@@ -12,6 +12,7 @@ A specification has a text form, used by flags, configs and checkpoints alike::
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -23,6 +24,14 @@ from torch import Tensor
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 SPEC_EXAMPLE = "'noise=62 cat=10 uniform=2'"
+
+
+@functools.lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(n,) of these values on a device, not to be written to. Copied there once: a copy waits for all that a GPU has
+    still to do, and a training step must not."""
+    with torch.inference_mode(False):  # whoever asks first, autograd may need it later
+        return torch.tensor(values, device=device)
 
 
 @dataclass(frozen=True)
@@ -86,9 +95,10 @@ class Categorical:
         if self.probs is None:
             index = torch.randint(self.k, (n,), generator=generator, device=generator.device)
         else:
-            weights = torch.tensor(self.probs, device=generator.device)
+            weights = constant(self.probs, generator.device)
             index = torch.multinomial(weights, n, replacement=True, generator=generator)
-        return F.one_hot(index, self.k).float()
+        # F.one_hot would read the largest index, on all devices but CUDA.
+        return torch.zeros(n, self.k, device=index.device).scatter_(1, index.unsqueeze(1), 1.0)
 
     def log_likelihood(self, q: Tensor, code: Tensor, sigma: Sigma) -> Tensor:
         """log Q(c|x) per row: q holds logits (B, k), code is one-hot (B, k); returns (B,)."""

@@ -135,7 +135,7 @@ class BatchNorm(nn.Module):
         wide = x.float()
         # Two rounds, mean first: E[x^2] - E[x]^2 in one round would cancel digits for large means. The count goes
         # along, since ranks may have one row more or less.
-        count = wide.new_tensor([x.numel() // x.shape[1]])
+        count = wide.new_full((1,), x.numel() // x.shape[1])
         sums = all_reduce(torch.cat([wide.sum(axes), count]))
         total = sums[-1].detach()
         mean = sums[:-1] / total

@@ -50,8 +50,8 @@ class Restarts:
         self.inputs, self.average = _linear(generator.layers[0]), _linear(average.layers[0])
         self.recognition = _linear(discriminator.recognition[-1])
         self.opt_g, self.opt_d = optimizers
-        priors = [prior_of(code) for code in spec.codes if isinstance(code, Categorical)]
-        self.prior = torch.cat(priors).to(self.recognition.weight.device)
+        device = self.recognition.weight.device
+        self.prior = torch.cat([prior_of(code, device) for code in spec.codes if isinstance(code, Categorical)])
         self.usage = self.prior.clone()
 
     @torch.no_grad()

@@ -61,6 +61,11 @@ class RunDirectory:
         """Holds ``traversal_picture`` of every checkpoint and code."""
         return self.folder / "traversals"
 
+    @property
+    def profile(self) -> Storage:
+        """Holds the traces that --profile makes, gzipped JSON of Chrome's format."""
+        return self.folder / "profile"
+
     def patient(self, seconds: float) -> RunDirectory:
         """The same, with so many seconds of retries where storage is away."""
         return RunDirectory(self.folder.patient(seconds))

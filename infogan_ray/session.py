@@ -23,6 +23,7 @@ from infogan_ray.evaluation import measure_bound, measure_clustering
 from infogan_ray.model import InfoGAN
 from infogan_ray.networks import ModelSpec
 from infogan_ray.outbox import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
+from infogan_ray.profiling import Profile
 from infogan_ray.publishing import publish
 from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory, sample_picture, step_name, traversal_picture
@@ -147,6 +148,8 @@ class FirstRank:
         self.saved_at = state.step
         self.evaluated = start is None or "mi_bound" in start.metrics
         self.diverged: Diverged | None = None
+        self.profile = Profile(state.step, state.device) if config.profile else None
+        self.stepped = self.profile.step if self.profile is not None else None
         self._told = (False, 0)
 
     def lead(self, feed: Feed, loop: dict[str, Any], start: Checkpoint | None) -> Iterator[Report]:
@@ -154,7 +157,7 @@ class FirstRank:
         state, outbox, steps = self.state, self.outbox, loop["steps"]
         yield Report({"step": state.step}, say=self.greeting(start))
         try:
-            for metrics in train(state, feed, **loop, halt=self.must_halt):
+            for metrics in train(state, feed, **loop, halt=self.must_halt, stepped=self.stepped):
                 due = is_due(state, self.config, steps)
                 if due:
                     yield Report(metrics, phase="evaluating")
@@ -162,6 +165,7 @@ class FirstRank:
                 else:
                     self.log(metrics)
                 yield Report(metrics, due, say=self.news())
+                yield from self.traced(due)
             yield from self.finish(steps)
         except Diverged as error:
             yield Report(self.give_up_as_diverged(error), phase="diverged")
@@ -178,6 +182,8 @@ class FirstRank:
                 outbox.flush(LAST_WORDS_S)
             raise
         finally:
+            if self.profile is not None:
+                self.profile.close()
             self.tracking.close(state.step)
             outbox.close()
 
@@ -206,6 +212,11 @@ class FirstRank:
             return self.tracking.news()
         self._told = now
         return self.outbox.lag or f"storage is well again; step {self.outbox.stored:,} is stored"
+
+    def traced(self, due: bool) -> Iterator[Report]:
+        """Where the trace is, once."""
+        if self.profile is not None and (said := self.profile.deliver(self.run, again=due)):
+            yield Report({"step": self.state.step}, say=said)
 
     def checkpoint(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Evaluate, log and hand the checkpoint over; returns what was measured, nothing if asked to stop meanwhile."""
@@ -240,6 +251,10 @@ class FirstRank:
     def finish(self, steps: int) -> Iterator[Report]:
         """After the last step, or the halt: bring everything to storage and say how the run ended."""
         self.outbox.step = self.state.step
+        if not self.stop():  # else the seconds that are left belong to the last checkpoint
+            yield from self.traced(due=True)
+        if self.profile is not None and (said := self.profile.close()):
+            yield Report({"step": self.state.step}, say=said)
         if self.diverged is not None:
             raise self.diverged
         if self.outbox.failure is None and self.state.step > self.saved_at:  # halted between two checkpoints

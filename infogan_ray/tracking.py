@@ -61,7 +61,7 @@ DESCRIPTIONS = {
 PLACE = (
     "preset", "data_dir", "epochs", "threads", "device", "gpus_per_worker", "placement", "wait", "storage", "name",
     "resume", "checkpoint_every", "keep", "max_missed_checkpoints", "log_every", "metric", "mlflow", "wandb",
-    "evaluation", "labels", "max_bad",
+    "evaluation", "labels", "max_bad", "profile",
 )  # fmt: skip
 
 

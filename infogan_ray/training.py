@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from infogan_ray.consistency import ConsistencyConfig, consistency_loss, half_moved, moves, paired
 from infogan_ray.contrastive import Contrast, ContrastiveConfig, PairDiscriminator, Pairs
 from infogan_ray.data.augmentation import AugmentationConfig, augment, draw
-from infogan_ray.data.feed import Feed, share, to_unit_range
+from infogan_ray.data.feed import Feed, onto, share, to_unit_range
 from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import BatchNorm, Generator, ModelSpec, frozen
 from infogan_ray.objective import (
@@ -37,6 +37,7 @@ from infogan_ray.stability import StabilityConfig, r1_penalty, with_noise
 from infogan_ray.streams import seeded_generator
 
 PRECISIONS = ("auto", "fp32", "bf16")
+WIRES = ("fp32", "bf16")
 CALIBRATION_BATCHES = 16
 HALT_EVERY = 10
 
@@ -62,6 +63,9 @@ class OptimizerConfig:
     lr_decay: float = 0.0
     """Share of all steps, the last ones, over which both learning rates fall linearly to 0."""
 
+    wire: str = "fp32"
+    """What several workers send their gradients as: fp32, or bf16 for half the bytes at 8 significant bits."""
+
     def decay(self, step: int, steps: int) -> float:
         """What learning rates are multiplied by in the step after ``step`` of ``steps``."""
         falling = self.lr_decay * steps
@@ -73,6 +77,8 @@ class OptimizerConfig:
                 raise ValueError(
                     f"optimizer.{name} is {getattr(self, name)}; it must lie between 0 and 1, both excluded"
                 )
+        if self.wire not in WIRES:
+            raise ValueError(f"optimizer.wire is '{self.wire}'; valid are {', '.join(WIRES)}")
         if not 0 <= self.lr_decay <= 1:
             raise ValueError(f"optimizer.lr_decay is {self.lr_decay}; it must lie between 0 and 1")
         for name in ("beta1", "beta2", "ema_decay"):
@@ -395,11 +401,12 @@ def never() -> bool:
 def train(
     state: TrainState, feed: Feed, *, steps: int, log_every: int, checkpoint_every: int,
     rank: int = 0, world_size: int = 1, halt: Callable[[], bool] = never,
+    stepped: Callable[[], None] | None = None,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
     """Train up to ``steps``; yield means over all ranks every ``log_every`` steps and where a checkpoint is due.
 
     Ends early, on all ranks at the same step, when ``halt`` is true on any. Raises Diverged when a metric is not
-    finite. The device is waited for only where metrics are read.
+    finite. The device is waited for only where metrics are read. ``stepped`` is called after each step.
     """
     window: list[dict[str, Tensor]] = []
     started = time.monotonic()
@@ -408,13 +415,15 @@ def train(
     while state.step < steps:
         if state.step % agree_every == 0 and _any_rank(halt(), world_size, state.device):
             return
-        images = feed.batch(state.step).to(state.device)
+        images = onto(state.device, feed.batch(state.step))
         images = state.augment(images, feed.batch_size, rank, world_size)
         weight = len(images) * world_size / feed.batch_size
         latents = state.latents(feed.batch_size, rank, world_size)
         state.set_learning_rates(steps)
         draws = state.draws(feed.batch_size, steps, rank, world_size)
         window.append(train_step(state, images, latents, weight, draws))
+        if stepped is not None:
+            stepped()
         step = state.step
         if step % log_every and step % checkpoint_every and step < steps:
             continue
@@ -423,11 +432,12 @@ def train(
         if world_size > 1:
             dist.all_reduce(rows)  # so that all ranks see a divergence at the same step
             rows /= world_size
-        for row, at in zip(rows.tolist(), range(step - len(window) + 1, step + 1), strict=True):
+        *each, means = torch.cat([rows, rows.mean(0, keepdim=True)]).tolist()  # the one place that waits for the device
+        for row, at in zip(each, range(step - len(window) + 1, step + 1), strict=True):
             for name, value in zip(names, row, strict=True):
                 if not math.isfinite(value):
                     raise Diverged(at, name, value)
-        metrics: dict[str, float] = dict(zip(names, rows.mean(0).tolist(), strict=True))
+        metrics: dict[str, float] = dict(zip(names, means, strict=True))
         metrics |= {"step": step, "epoch": step / feed.steps_per_epoch}
         metrics["images_per_second"] = len(window) * feed.batch_size / (time.monotonic() - started)
         yield metrics

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 
 import pytest
+import torch
 
 from infogan_ray.config import RunConfig
-from infogan_ray.distributed.cluster import TooMuch, fit, resources, room
+from infogan_ray.distributed.cluster import ASKED, LIMITED, SHARED_OUT, TooMuch, fit, machines, resources, room
 from infogan_ray.distributed.network import interface_of
+from infogan_ray.threads import cores, limit, use
 
 CPU_ONLY = [{"CPU": 2.0}, {"CPU": 4.0}]
 GPUS = [{"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}]
@@ -42,6 +44,58 @@ def test_workers_follow_what_there_is() -> None:
     assert halves.of_a_worker == {"CPU": 1, "GPU": 0.5}
     assert fit(config(device="cpu", workers="1:4"), GPUS).of_a_worker == {"CPU": 1}
     assert fit(RunConfig(batch_size=12), CPU_ONLY).threads == 4, "no more than one machine has"
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "limit", "threads", "reason"),
+    [
+        ({}, [{"CPU": 8.0}], None, 8, SHARED_OUT),
+        ({"workers": 3}, [{"CPU": 8.0}], None, 2, SHARED_OUT),
+        ({"workers": 3}, [{"CPU": 8.0}], 1, 1, LIMITED),
+        ({"workers": 3}, [{"CPU": 8.0}], 8, 2, SHARED_OUT),  # a limit is no wish: there are no more cores than that
+        ({"workers": 2, "threads": 3}, [{"CPU": 8.0}], 1, 3, ASKED),
+        ({"workers": 4}, [{"CPU": 2.0}], None, None, ""),
+        ({"workers": 2}, [{"CPU": 2.0}, {"CPU": 6.0}], None, 3, SHARED_OUT),  # 4 each would have room for one only
+        ({"workers": 2, "placement": "strict_spread"}, [{"CPU": 2.0}, {"CPU": 6.0}], None, 2, SHARED_OUT),
+        ({}, GPUS, None, 4, SHARED_OUT),  # of three workers two are on one machine, which has 8
+        ({"workers": "1:4"}, [{"CPU": 8.0}], None, 2, SHARED_OUT),
+    ],
+)  # fmt: skip
+def test_threads_of_a_worker(
+    changes: dict, nodes: list[dict[str, float]], limit: int | None, threads: int | None, reason: str
+) -> None:
+    if threads is None:
+        with pytest.raises(TooMuch):
+            fit(RunConfig(batch_size=24, **changes), nodes, limit)
+        return
+    wanted = fit(RunConfig(batch_size=24, **changes), nodes, limit)
+    assert (wanted.threads, wanted.threads_from) == (threads, reason)
+
+
+def test_an_embedded_cluster_hears_of_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert resources(RunConfig(device="cpu")).threads == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert resources(RunConfig(device="cpu")).threads == machines()[0]["CPU"] <= cores()
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"), [("4", 4), (" 2", 2), ("4,2", 4), ("", None), ("0", None), ("many", None)]
+)
+def test_what_omp_num_threads_says(text: str, threads: int | None) -> None:
+    assert limit({"OMP_NUM_THREADS": text}) == threads and limit({}) is None
+
+
+def test_threads_are_set_and_said() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert use(1, SHARED_OUT).startswith("threads: 1 for each worker, the cores shared out; --threads sets it")
+        assert torch.get_num_threads() == 1
+        assert use(cores() + 1, SHARED_OUT).startswith(f"threads: {cores()} for each worker")
+        assert use(cores() + 1, ASKED, asked=True).startswith(f"threads: {cores() + 1} for each worker, as --threads")
+        assert torch.get_num_threads() == cores() + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

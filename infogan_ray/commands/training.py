@@ -17,6 +17,7 @@ from infogan_ray.cli import DIVERGED, DONE, FAILED, INTERRUPTED
 from infogan_ray.commands.parsing import START_OR_RESUME, Failed, parse, peek, scalars, take_flag, warn
 from infogan_ray.config import RunConfig, load_config, preset
 from infogan_ray.data.choosing import feed_line
+from infogan_ray.gradients import gradient_bytes
 from infogan_ray.reproduction import train_command
 from infogan_ray.runs import RunDirectory
 from infogan_ray.storage import StorageError, open_storage
@@ -136,7 +137,8 @@ def _dry_run(config: RunConfig, trainer: Any) -> int:
             config, steps, checkpoint_bytes(spec, config.contrastive), open_storage(config.storage) / str(config.name)
         )
     )
-    print(f"runs on: {wanted.text}")
+    print(display.wire_plan(gradient_bytes(spec, config.optimizer.wire), config, wanted.most))
+    print(f"runs on: {wanted.text}; threads: {wanted.threads_from}")
     return DONE
 
 

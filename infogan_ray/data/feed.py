@@ -26,6 +26,14 @@ def share(batch_size: int, rank: int, world_size: int) -> slice:
     return slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
 
 
+def onto(device: torch.device, tensor: Tensor) -> Tensor:
+    """A tensor on the device. Of pinned memory the copy to a GPU is put behind what is still to be done there, and the
+    host goes on; of other memory the host waits until it is made."""
+    if device.type != "cuda" or tensor.device.type == "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class Feed(Protocol):
     """Where a rank's images come from. All feeds of a run deal the same global batch at a step, each its share."""
 
@@ -56,7 +64,7 @@ class InMemoryFeed:
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             order = torch.randperm(len(self.images), generator=seeded_generator(self.seed, "shuffle", epoch))
-            self._epoch, self._order = epoch, order.to(self.images.device)
+            self._epoch, self._order = epoch, onto(self.images.device, order)
         start = position * self.batch_size
         return self.images[self._order[start : start + self.batch_size][self.share]]
 

@@ -15,12 +15,14 @@ from typing import Any
 import ray
 import ray.exceptions
 import torch
+from ray._private.utils import get_num_cpus
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infogan_ray.config import RunConfig
 from infogan_ray.display import duration
 from infogan_ray.storage import Storage
+from infogan_ray.threads import VARIABLE, cores, limit
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll (2 s by default)
@@ -36,6 +38,9 @@ POLL_S = 2.0  # while a cluster grows
 SAID_EVERY_S = 15.0
 
 
+ASKED, LIMITED, SHARED_OUT = "as --threads says", f"as {VARIABLE} says", "the cores shared out; --threads sets it"
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a run takes of the cluster: a fixed number of workers, or as many as there are between two."""
@@ -45,6 +50,13 @@ class Resources:
     device: str
     gpus_per_worker: float = 1.0
     placement: str = "pack"
+    threads_from: str = ASKED
+    """Why so many threads."""
+
+    @property
+    def most(self) -> int:
+        """The largest number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @property
     def text(self) -> str:
@@ -100,7 +112,8 @@ def resources(config: RunConfig, say: Callable[[str], None] = lambda line: None)
     try:
         while True:
             try:
-                return fit(config, machines())
+                # On a cluster the driver's variable says nothing of the workers, and in a job it is Ray's own doing.
+                return fit(config, machines(), None if ray.is_initialized() else limit(os.environ))
             except TooMuch as error:
                 left = deadline - time.monotonic()
                 if not ray.is_initialized():  # this machine alone, which does not grow
@@ -121,11 +134,15 @@ def machines() -> list[dict[str, float]]:
     """The CPUs and GPUs of each machine."""
     if ray.is_initialized():
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}]
+    # What an embedded Ray will find, which may be less than the machine has; less still where a scheduler pins us.
+    return [{"CPU": min(get_num_cpus(True), cores()), "GPU": torch.cuda.device_count()}]
 
 
-def fit(config: RunConfig, nodes: list[dict[str, float]]) -> Resources:
-    """What a configuration takes of machines with these resources. Raises TooMuch, and ValueError."""
+def fit(config: RunConfig, nodes: list[dict[str, float]], most_threads: int | None = None) -> Resources:
+    """What a configuration takes of machines with these resources. Raises TooMuch, and ValueError.
+
+    ``most_threads``: a limit on what each worker gets by default.
+    """
     gpus, cpus = (int(sum(node.get(name, 0) for node in nodes)) for name in ("GPU", "CPU"))
     if config.device == "cuda" and gpus == 0:
         raise TooMuch("device is 'cuda', and no GPU is to be seen; take --device cpu (or auto)")
@@ -139,10 +156,12 @@ def fit(config: RunConfig, nodes: list[dict[str, float]]) -> Resources:
         raise TooMuch(f"workers is {least}, more than the {available} {unit} there are; take 1 to {available}")
     if least == most and config.batch_size % most:
         raise ValueError(f"batch_size is {config.batch_size}, which {most} workers cannot share equally")
-    threads = config.threads or max(1, min(cpus // most, int(max(node.get("CPU", 0) for node in nodes))))
+    shared = _shared_out(cpus // most, most, {"GPU": share} if device == "cuda" else {}, nodes, config.placement)
+    threads = config.threads or min(shared, most_threads or shared)
+    reason = ASKED if config.threads else LIMITED if threads < shared else SHARED_OUT
     if threads * least > cpus:
         raise TooMuch(f"threads is {threads}: {least} workers would take {threads * least} of {cpus} CPUs")
-    wanted = Resources(least if least == most else (least, most), threads, device, share, config.placement)
+    wanted = Resources(least if least == most else (least, most), threads, device, share, config.placement, reason)
     places = room(wanted.of_a_worker, nodes, config.placement)
     if places < least:
         amounts = " and ".join(f"{amount:g} {name}" for name, amount in wanted.of_a_worker.items())
@@ -152,6 +171,17 @@ def fit(config: RunConfig, nodes: list[dict[str, float]]) -> Resources:
             f"{have} have room for {places}; take fewer workers or --threads, or another --placement"
         )
     return wanted
+
+
+def _shared_out(
+    most: int, workers: int, gpus: Mapping[str, float], nodes: list[dict[str, float]], placement: str
+) -> int:
+    """The most CPUs for each of so many workers that machines, which need not be alike, have room for."""
+    largest = int(max(node.get("CPU", 0) for node in nodes))
+    for threads in range(min(most, largest), 1, -1):
+        if room({"CPU": threads, **gpus}, nodes, placement) >= workers:
+            return threads
+    return 1
 
 
 def room(bundle: Mapping[str, float], nodes: Iterable[Mapping[str, float]], placement: str) -> int:

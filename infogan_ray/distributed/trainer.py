@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ import torch
 from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig  # ray.train types its own as the older class
-from torch.nn.parallel import DistributedDataParallel
 
 from infogan_ray import __version__
 from infogan_ray.config import LABEL_METRICS, RunConfig
@@ -40,14 +40,16 @@ from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.sampling import SAMPLE
 from infogan_ray.display import checkpoint_plan
 from infogan_ray.distributed.board import StopWatch, start_board
-from infogan_ray.distributed.cluster import Resources, check_files, connect, machines, resources
+from infogan_ray.distributed.cluster import ASKED, Resources, check_files, connect, machines, resources
 from infogan_ray.distributed.driver import ENDINGS, Driver, HeadLost, Listener, TrainingFailed
+from infogan_ray.gradients import distributed
 from infogan_ray.latents import Categorical
 from infogan_ray.networks import plan
 from infogan_ray.outbox import Overtaken, StorageFailed
 from infogan_ray.runs import RunDirectory
 from infogan_ray.session import run_worker
 from infogan_ray.storage import Storage, StorageError, open_storage
+from infogan_ray.threads import use
 from infogan_ray.tracking import check_packages, with_absolute_path
 from infogan_ray.training import Diverged, checkpoint_bytes
 
@@ -115,10 +117,9 @@ def kept_feed(config: RunConfig) -> str:
 
 def room_for_images(wanted: Resources) -> Room:
     """The least that any machine has free, and the most workers that one machine may get."""
-    most = wanted.workers if isinstance(wanted.workers, int) else wanted.workers[1]
     nodes = [node for node in machines() if node.get("CPU")]
     each = [min(node.get(name, 0) / amount for name, amount in wanted.of_a_worker.items() if amount) for node in nodes]
-    copies = max(1, min(most, int(max(each, default=1))))
+    copies = max(1, min(wanted.most, int(max(each, default=1))))
     free = [int(node["memory"]) for node in nodes if "memory" in node]  # as Ray found it on each machine
     return Room(min(free, default=free_memory()), copies)
 
@@ -249,9 +250,10 @@ def launch(
 
 def _trainer(config: RunConfig, wanted: Resources, run: RunDirectory, board: Any, scratch: str) -> TorchTrainer:
     settings = with_absolute_paths(config).to_dict()
+    threads = {"threads": wanted.threads, "threads_from": wanted.threads_from}
     return TorchTrainer(
         _worker,
-        train_loop_config={"config": settings, "run": run.folder.uri, "threads": wanted.threads, "board": board},
+        train_loop_config={"config": settings, "run": run.folder.uri, "board": board, **threads},
         scaling_config=ScalingConfig(
             num_workers=wanted.workers,  # type: ignore[arg-type]  # a pair is elastic; the annotation is the older one's
             use_gpu=wanted.device == "cuda",
@@ -285,18 +287,18 @@ def _worker(settings: dict[str, Any]) -> None:
     """Runs on every rank."""
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(settings["threads"])
+    line = use(settings["threads"], settings["threads_from"], asked=settings["threads_from"] == ASKED)
     config = RunConfig().override(settings["config"], "the driver")
     run = RunDirectory(open_storage(settings["run"]))
     board = settings["board"]
     assert config.data is not None
     sample = SAMPLE if rank == 0 else 0  # it is rank 0 that evaluates
     images = load_images(config.data, config.data_config, lambda line: None, feed=config.feed, sample=sample)
-    # Batch-norm buffers are each rank's own; weights and gradients are kept equal by DDP.
-    wrap = (lambda module: DistributedDataParallel(module, broadcast_buffers=False)) if world_size > 1 else None
+    wrap = partial(distributed, wire=config.optimizer.wire) if world_size > 1 else None
     first: dict[str, Any] = {}
     if rank == 0:
         first = {"stop": StopWatch(board), "restarts": ray.get(board.enter.remote())}
+        board.pin.remote({"phase": "starting workers", "say": line})
     ending: dict[str, Any] = {}
     pinned = None
     try:
