@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infogan_ray.consistency import prior_of
-from infogan_ray.latents import Bernoulli, Categorical, Code, LatentSpec
+from infogan_ray.latents import Bernoulli, Categorical, Code, LatentSpec, one_hot
 from infogan_ray.networks import ModelSpec, frozen, initialise, recognition_head, trunk
 
 
@@ -126,7 +126,7 @@ def apart(code: Code, gap: float, n: int, generator: torch.Generator) -> tuple[T
         prior = prior_of(code, generator.device)
         both = torch.outer(prior, prior).fill_diagonal_(0).flatten()
         drawn = torch.multinomial(both, n, replacement=True, generator=generator)
-        return F.one_hot(drawn // code.k, code.k).float(), F.one_hot(drawn % code.k, code.k).float()
+        return one_hot(drawn // code.k, code.k), one_hot(drawn % code.k, code.k)
     one, other = (1 - gap) * torch.rand(2, n, 1, generator=generator, device=generator.device)
     larger = one > other
     return code.quantile(one + gap * larger), code.quantile(other + gap * ~larger)

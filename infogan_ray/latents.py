@@ -34,6 +34,11 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, device=device)
 
 
+def one_hot(index: Tensor, k: int) -> Tensor:
+    """(n, k) of floats from indices (n,). F.one_hot would read the largest index, on all devices but CUDA."""
+    return torch.zeros(len(index), k, device=index.device).scatter_(1, index.unsqueeze(1), 1.0)
+
+
 @dataclass(frozen=True)
 class Sigma:
     """What Q may say of a continuous code's spread.
@@ -97,8 +102,7 @@ class Categorical:
         else:
             weights = constant(self.probs, generator.device)
             index = torch.multinomial(weights, n, replacement=True, generator=generator)
-        # F.one_hot would read the largest index, on all devices but CUDA.
-        return torch.zeros(n, self.k, device=index.device).scatter_(1, index.unsqueeze(1), 1.0)
+        return one_hot(index, self.k)
 
     def log_likelihood(self, q: Tensor, code: Tensor, sigma: Sigma) -> Tensor:
         """log Q(c|x) per row: q holds logits (B, k), code is one-hot (B, k); returns (B,)."""

@@ -25,10 +25,9 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
-from infogan_ray.latents import Categorical, LatentSpec
+from infogan_ray.latents import Categorical, LatentSpec, one_hot
 
 METHODS = ("real", "gumbel")
 GRAIN = 1_000_000  # probabilities are multiples of 1 / GRAIN: six digits, which the text form keeps to the last
@@ -120,7 +119,7 @@ class LearnedPrior:
             gumbel = -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log()
             perturbed = self._probabilities(logits).log() + gumbel
             soft = (perturbed / self.config.temperature).softmax(1)
-            hard = F.one_hot(perturbed.argmax(1), soft.shape[1]).to(soft)
+            hard = one_hot(perturbed.argmax(1), soft.shape[1])
             codes[name] = hard + soft - soft.detach()
         return torch.cat([noise, *codes.values()], dim=1)
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infogan_ray.consistency import prior_of
-from infogan_ray.latents import Categorical, LatentSpec
+from infogan_ray.latents import Categorical, LatentSpec, one_hot
 from infogan_ray.networks import Discriminator, Generator
 from infogan_ray.stability import StabilityConfig
 from infogan_ray.streams import seeded_generator
@@ -62,10 +61,10 @@ class Restarts:
         """
         parts = self.spec.split_q(q)
         counts = torch.cat(
-            [F.one_hot(parts[name].argmax(1), code.k).sum(0) for name, code in self.spec.items()
+            [one_hot(parts[name].argmax(1), code.k).sum(0) for name, code in self.spec.items()
              if isinstance(code, Categorical)]
-        ).float()  # fmt: skip
-        rows = counts.new_tensor([len(q)])
+        )  # fmt: skip
+        rows = counts.new_full((1,), len(q))
         if dist.is_initialized() and dist.get_world_size() > 1:
             both = torch.cat([counts, rows])
             dist.all_reduce(both)

@@ -43,7 +43,7 @@ def run_steps(config: RunConfig, rank: int = 0, world_size: int = 1) -> tuple[Tr
 
     def step() -> None:
         images, latents = feed.batch(state.step), state.latents(16, rank, world_size)
-        train_step(state, images, latents, 1.0, state.moves(16, rank, world_size))
+        train_step(state, images, latents, 1.0, state.draws(16, 100, rank, world_size))
 
     step()
     first = {name: tensor.clone() for name, tensor in state.training_tensors().items() if name.endswith("exp_avg")}

@@ -12,6 +12,7 @@ more than one sample, read nothing on CUDA is known from their sources; PyTorch 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from infogan_ray.config import RunConfig
+from infogan_ray.contrastive import Pairs
 from infogan_ray.data import ImageSet, InMemoryFeed
-from infogan_ray.training import TrainState, train, train_step
+from infogan_ray.training import Draws, TrainState, train, train_step
 
 from .conftest import tiny_config
 
@@ -35,9 +37,13 @@ INDEXING = ("aten::index.Tensor", "aten::index_put_", "aten::index_put")  # tagg
 EVERY_KIND = "noise=4 cat=3 cat=3@0.5:0.3:0.2 uniform=1 gaussian=1@0:2 bernoulli=1@0.3"
 EVERYTHING: dict[str, Any] = {
     "codes": EVERY_KIND,
-    "consistency": {"weight": 1.0, "continuous": 0.1, "start": 0, "full": 1},
+    "consistency": {"weight": 1.0, "continuous": 0.1, "start": 0, "full": 1, "flip": True},
+    "contrastive": {"weight": 1.0, "start": 0},
+    "stability": {"r1": 0.1, "instance_noise": 0.1, "label_smoothing": 0.1, "lambda_warmup": 50, "restart_every": 1},
     "augment": {"flip": True, "shift": 0.1, "degrees": 5.0, "scale": 0.1, "brightness": 0.1, "contrast": 0.1},
 }
+# A learned prior is read where it changes, and nowhere else.
+LEARNED: dict[str, Any] = {"prior": {"learn": True, "start": 0, "every": 1000}}
 
 
 class Watch(TorchDispatchMode):
@@ -91,7 +97,8 @@ class Reads(TorchFunctionMode):
 def make_state(config: RunConfig, device: str = "cpu", precision: str = "fp32") -> TrainState:
     return TrainState(
         config.model_spec(16, 1), config.objective, config.optimizer, consistency=config.consistency,
-        augmentation=config.augment, device=device, precision=precision,
+        contrastive=config.contrastive, prior=config.prior, augmentation=config.augment, stability=config.stability,
+        device=device, precision=precision,
     )  # fmt: skip
 
 
@@ -121,7 +128,7 @@ def test_the_watch_lets_pass_what_does_not() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("changes", [{}, EVERYTHING, {"network": {"sigma_fixed": 0.5}}])
+@pytest.mark.parametrize("changes", [{}, EVERYTHING, {"network": {"sigma_fixed": 0.5}}, LEARNED])
 def test_a_step_reads_nothing(changes: dict[str, Any], precision: str, image_set: ImageSet) -> None:
     """With all that ``train`` does for it: latents, moves, augmentation, learning rates."""
     state = make_state(tiny_config().override(changes, "test"), precision=precision)
@@ -130,7 +137,7 @@ def test_a_step_reads_nothing(changes: dict[str, Any], precision: str, image_set
     def step() -> None:
         images = state.augment(feed.batch(state.step), 16)
         state.set_learning_rates(10)
-        train_step(state, images, state.latents(16), 1.0, state.moves(16))
+        train_step(state, images, state.latents(16), draws=state.draws(16, 1000))
 
     step()  # constants are copied to the device and optimisers make their state once, in the first
     with Watch() as watch:
@@ -142,17 +149,24 @@ def test_a_step_reads_nothing(changes: dict[str, Any], precision: str, image_set
 def test_a_step_touches_nothing_of_the_host(changes: dict[str, Any]) -> None:
     """On ``meta``, whose tensors have no values, everything of the step is there, forward and backward."""
     config = tiny_config().override(changes, "test")
+    config = dataclasses.replace(config, stability=dataclasses.replace(config.stability, restart_every=0))
     state = make_state(config, "meta")
     state.autocast = contextlib.nullcontext  # type: ignore[method-assign]  # there is none for meta
-    # Fused Adam, one operator for all parameters, is not made for meta; the test above sees it.
+    # Fused Adam, one operator for all parameters, is not made for meta; the test above sees it, and restarts, which
+    # move Adam's moments.
     players = (state.discriminator, state.generator)
     state.opt_d, state.opt_g = (torch.optim.SGD(p.parameters(), 0.1) for p in players)  # type: ignore[assignment]
     images = torch.empty(16, 1, 16, 16, dtype=torch.uint8, device="meta")
     latents = torch.empty(16, state.spec.latents.dim, device="meta")
-    moves = torch.empty(16, 2, 3, device="meta") if config.consistency.weight else None
-    train_step(state, images, latents, 1.0, moves)
+    draws = Draws()
+    if state.contrast is not None:
+        state.contrast.adam = torch.optim.SGD(state.contrast.discriminator.parameters(), 0.1)  # type: ignore[assignment]
+        pairs = Pairs(latents, latents, torch.empty(16, dtype=torch.long, device="meta"))
+        moves, noise = (torch.empty(*shape, device="meta") for shape in ((16, 2, 3), (32, 1, 16, 16)))
+        draws = Draws(moves, pairs, noise, signs=torch.empty(16, device="meta"))
+    train_step(state, images, latents, draws=draws)
     with Watch("meta") as watch:
-        train_step(state, images, latents, 1.0, moves)
+        train_step(state, images, latents, draws=draws)
     assert not watch.found and watch.calls > 100
 
 
