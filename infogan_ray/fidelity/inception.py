@@ -24,7 +24,7 @@ from infogan_ray.display import duration
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 HOW = (
-    f"fetch {URL} (its SHA-256 begins with 6726825d), which is a pickle, and make a .safetensors file of it once: "
+    f"fetch {URL}, which is a pickle, and make a .safetensors file of it once: "
     f"python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('{FILE}', weights_only=True), "
     "'inception.safetensors')\""
 )
