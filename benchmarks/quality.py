@@ -25,7 +25,7 @@ import tyro
 from infogan_ray.display import duration
 
 JOURNAL = "quality.jsonl"
-COLUMNS = ("clustering_error", "nmi", "ari", "mi_fraction", "swd", "q_score", "seconds")
+COLUMNS = ("clustering_error", "nmi", "ari", "mi_fraction", "swd", "q_score", "frechet_distance", "seconds")
 
 
 @dataclass
@@ -39,6 +39,9 @@ class Quality:
     threads: int | None = None
     """Per run. Two runs with one thread each make more steps than one with two: start the command twice, with seeds
     that differ."""
+    frechet: bool = False
+    """Also the Fréchet distance of each run that is trained now (``infogan evaluate --quality``), after its time is
+    taken. Distances compare where ``quality.classifier`` in the journal is the same."""
     only_tell: bool = False
     """Train nothing; the table of what is finished."""
 
@@ -78,6 +81,9 @@ def run(given: Quality, preset: str, seed: int, flags: list[str]) -> None:
     if done.returncode == 0:
         row |= json.loads(done.stdout.splitlines()[-1])
         row["seconds"] = None if resumed else time.monotonic() - start
+        if given.frechet:
+            row["quality"] = fidelity(given, name)
+            row["frechet_distance"] = row["quality"]["frechet_distance"]
     elif done.returncode != 3:  # a run that diverged is a result; anything else is not
         raise SystemExit(f"{name} ended with exit code {done.returncode}; mend it, then give the command again")
     given.storage.mkdir(parents=True, exist_ok=True)
@@ -85,10 +91,21 @@ def run(given: Quality, preset: str, seed: int, flags: list[str]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def fidelity(given: Quality, name: str) -> dict[str, Any]:
+    """What ``infogan evaluate --quality`` says of a finished run's best checkpoint."""
+    command = [sys.executable, "-m", "infogan_ray", "evaluate", str(given.storage / name), "--quality", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} is trained and could not be evaluated (exit code {done.returncode}); "
+                         "give the command again, or without --frechet")  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["quality"]
+    return found
+
+
 def tell(rows: list[dict[str, Any]], heading: str = "preset") -> None:
     """The table by preset, or by whatever stands for it in the rows, and what would be picked without labels."""
-    print(f"| {heading} | seeds | error mean | worst | best | NMI | ARI | bound fraction | SWD | time |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| {heading} | seeds | error mean | worst | best | NMI | ARI | bound fraction | SWD | Fréchet | time |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for preset in dict.fromkeys(row["preset"] for row in rows):
         ended = [row for row in rows if row["preset"] == preset]
         good = [row for row in ended if row["code"] == 0]
@@ -102,6 +119,7 @@ def tell(rows: list[dict[str, Any]], heading: str = "preset") -> None:
             preset, f"{len(ended)}{diverged}", f"{means['clustering_error']:.2%}",
             f"{max(errors):.2%}", f"{min(errors):.2%}", f"{means['nmi']:.3f}", f"{means['ari']:.3f}",
             f"{means['mi_fraction']:.3f}", f"{means['swd']:.1f}",
+            f"{means['frechet_distance']:.2f}" if column(good, "frechet_distance") else "-",
             duration(means["seconds"]) if column(good, "seconds") else "-",
         ]  # fmt: skip
         print(f"| {' | '.join(cells)} |")

@@ -124,6 +124,28 @@ def quality_text(metrics: dict[str, Any]) -> str:
     return f"SWD {metrics['swd']:.1f} to the data (two halves of the data: {metrics['swd_data']:.1f}); small is good"
 
 
+def fidelity_lines(scores: dict[str, Any]) -> list[str]:
+    """The figures of ``fidelity.measure_fidelity``."""
+    return [
+        f"on the features of a classifier of these labels (right on {scores['classifier_accuracy']:.1%} of held-out "
+        f"images), {scores['images']:,} drawn images and as many real ones:",
+        f"  Fréchet distance {scores['frechet_distance']:.3f} (two halves of the data: "
+        f"{scores['frechet_distance_data']:.3f}), kernel distance {scores['kernel_distance']:.4f} "
+        f"({scores['kernel_distance_data']:.4f}); small is good",
+        f"  precision {scores['precision']:.3f} ({scores['precision_data']:.3f}), recall {scores['recall']:.3f} "
+        f"({scores['recall_data']:.3f}); large is good",
+    ]
+
+
+def fid_text(scores: dict[str, Any]) -> str:
+    """The figures of ``fidelity.measure_fid``."""
+    return (
+        f"FID {scores['fid']:.2f} (two halves of the data: {scores['fid_data']:.2f}), KID {scores['kid']:.5f} "
+        f"({scores['kid_data']:.5f}), {scores['images']:,} drawn images and as many real ones; Inception's weights "
+        f"have the SHA-256 {scores['weights_sha256'][:12]}; small is good"
+    )
+
+
 def sorting_text(metrics: dict[str, Any]) -> str:
     if "q_information" not in metrics:
         return "not measured: the model has no categorical code, or there are no images"

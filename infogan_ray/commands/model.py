@@ -25,6 +25,8 @@ from infogan_ray.data.reading import read_pictures, summary
 from infogan_ray.disentanglement import THOROUGH, DisentanglementConfig, of_model
 from infogan_ray.disentanglement import measure as measure_disentanglement
 from infogan_ray.evaluation import EvaluationConfig, measure_bound, measure_clustering
+from infogan_ray.fidelity import FidelityConfig, measure_fid, measure_fidelity
+from infogan_ray.fidelity.inception import open_inception
 from infogan_ray.model import InfoGAN, load
 from infogan_ray.publishing import name_codes
 from infogan_ray.quality import measure_quality
@@ -46,6 +48,13 @@ class Evaluate:
     """Also how far each code stands for one known factor: of shapes, or of dSprites' .npz file (its path)."""
     thorough: bool = False
     """With --disentanglement: as many boosted trees as published figures of DCI are made with; minutes more."""
+    quality: bool = False
+    """Also Fréchet and kernel distance, precision and recall of drawn images, on the features of a small classifier of
+    the data's labels, which is trained once and then kept."""
+    quality_samples: int = 10_000
+    """Images of each kind for --quality and --fid, or half of what the data has."""
+    fid: str | None = None
+    """Also FID and KID: the .safetensors file of Inception's weights. '--fid where' says where they are to be had."""
     json: bool = False
 
 
@@ -56,6 +65,9 @@ def evaluate(arguments: list[str]) -> int:
         with extra("eval", "--disentanglement"):
             import sklearn  # noqa: F401
         factors = open_factors(given.disentanglement)
+    fidelity = FidelityConfig(samples=given.quality_samples)
+    with extra("fid", "--fid"):
+        inception = open_inception(given.fid) if given.fid is not None else None
     model = load(given.model, warn)
     spec = model.spec.latents
     metrics: dict[str, Any] = measure_bound(
@@ -69,12 +81,18 @@ def evaluate(arguments: list[str]) -> int:
             given_there, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels
         )
         images = load_images(data, config, _say)
+        if given.quality:
+            metrics["quality"] = measure_fidelity(model, images, fidelity, say=_say)
+        if inception is not None:
+            metrics["fid"] = measure_fid(model, images.images, inception, fidelity, _say)
         metrics |= measure_quality(spec, model.generator, images.images)
         metrics |= measure_sorting(spec, model.discriminator, images.images).scores
         if images.labels is not None and images.test_images is not None and images.test_labels is not None:
             metrics |= measure_clustering(
                 spec, model.discriminator, images.images, images.labels, images.test_images, images.test_labels
             )
+    elif given.quality or inception is not None:
+        raise ValueError(f"{given.model} does not say which data it was trained on; name it with --data")
     if factors is not None:
         depth = THOROUGH if given.thorough else DisentanglementConfig()
         scores = measure_disentanglement(of_model(model), factors, depth, _say)
@@ -88,6 +106,10 @@ def evaluate(arguments: list[str]) -> int:
     print(f"clustering error: {display.clustering_text(metrics)}")
     print(f"image quality: {display.quality_text(metrics)}")
     print(f"real images, without labels: {display.sorting_text(metrics)}")
+    if given.quality:
+        print("\n".join(display.fidelity_lines(metrics["quality"])))
+    if inception is not None:
+        print(display.fid_text(metrics["fid"]))
     if factors is not None:
         _print_disentanglement(metrics["disentanglement"], factors.names)
     return DONE
