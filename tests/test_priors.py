@@ -132,7 +132,7 @@ def test_all_that_is_measured_follows_the_prior(prior: PriorConfig) -> None:
     p = probs(spec)
     assert p != pytest.approx([1 / 3] * 3, abs=1e-4), "it has moved"
     entropy = -sum(one * math.log(one) for one in p)
-    assert prior_of(spec["cat0"]).tolist() == pytest.approx(p)
+    assert prior_of(spec["cat0"], torch.device("cpu")).tolist() == pytest.approx(p)
     latents, q = state.latents(16).detach(), torch.randn(16, spec.q_dim, generator=torch.Generator().manual_seed(0))
     likelihood = float(spec.log_likelihood(q, latents)["cat0"].mean())
     assert float(information_bound(spec, latents, q)["cat0"]) == pytest.approx(entropy + likelihood, rel=1e-5)
