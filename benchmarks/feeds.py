@@ -33,8 +33,9 @@ from infogan_ray.data import ImageSet, load_images, make_feed
 from infogan_ray.data.feed import Feed
 from infogan_ray.data.shards import COLUMNS, ENCODED, MANIFEST, RAW, Shard, ShardSet
 from infogan_ray.data.streaming import StreamingFeed
+from infogan_ray.state import TrainState
 from infogan_ray.storage import open_storage
-from infogan_ray.training import TrainState, train
+from infogan_ray.training import train
 
 from .figures import publish
 

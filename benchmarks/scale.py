@@ -47,8 +47,9 @@ from infogan_ray.reports.search import write_search_report
 from infogan_ray.runs import MetricsLog, RunDirectory, step_name
 from infogan_ray.searches import SearchDirectory, remaining
 from infogan_ray.selection import IMAGES, agreement
+from infogan_ray.state import TrainState, checkpoint_bytes
 from infogan_ray.storage import open_storage
-from infogan_ray.training import TrainState, checkpoint_bytes, train
+from infogan_ray.training import train
 
 PARTS = ("halving", "journal", "board", "agreement", "run", "metrics", "draw", "link", "failures")
 ALL = Literal["halving", "journal", "board", "agreement", "run", "metrics", "draw", "link", "failures", "ray"]

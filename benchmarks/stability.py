@@ -137,7 +137,8 @@ def tell_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int
     from infogan_ray.commands import train_config
     from infogan_ray.config import RunConfig
     from infogan_ray.data import DataConfig, InMemoryFeed, load_images
-    from infogan_ray.training import TrainState, train
+    from infogan_ray.state import TrainState
+    from infogan_ray.training import train
 
     torch.set_num_threads(given.threads or torch.get_num_threads())
     images = load_images("mnist", DataConfig())

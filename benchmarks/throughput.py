@@ -25,8 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import plain
 from infogan_ray.config import preset
 from infogan_ray.data import DataConfig, InMemoryFeed, load_images
+from infogan_ray.state import TrainState, resolve_precision
 from infogan_ray.threads import cores
-from infogan_ray.training import TrainState, resolve_precision, train_step
+from infogan_ray.training import train_step
 
 PLAIN = "plain loop, fp32"
 QUICK_S = 30.0

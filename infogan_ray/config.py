@@ -25,8 +25,8 @@ from infogan_ray.objective import ObjectiveConfig
 from infogan_ray.priors import PriorConfig
 from infogan_ray.restarts import check_restarts
 from infogan_ray.stability import StabilityConfig
+from infogan_ray.state import PRECISIONS, OptimizerConfig
 from infogan_ray.tracking import check_addresses
-from infogan_ray.training import PRECISIONS, OptimizerConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mnist": {"data": "mnist", "codes": "noise=62 cat=10 uniform=2", "steps": 5000},

@@ -22,8 +22,8 @@ from infogan_ray.storage import Storage, StorageError
 
 # What a trial's scores depend on: a search is gone on with by the same code, or by an explicit wish.
 DECISIVE = (
-    "latents", "networks", "objective", "training", "streams", "evaluation", "quality", "selection", "halving",
-    "session", "traversal", "recipes", "consistency", "contrastive", "priors", "stability",
+    "latents", "networks", "objective", "state", "training", "streams", "evaluation", "quality", "selection", "halving",
+    "session", "traversal", "recipes", "consistency", "contrastive", "priors", "stability", "gradients",
     "restarts", "spectral", "data/feed", "data/streaming", "data/augmentation", "data/idx", "data/datasets",
     "distributed/proposals", "distributed/trials",
 )  # fmt: skip

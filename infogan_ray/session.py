@@ -28,10 +28,11 @@ from infogan_ray.publishing import publish
 from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory, sample_picture, step_name, traversal_picture
 from infogan_ray.selection import measure_sorting
+from infogan_ray.state import TrainState
 from infogan_ray.storage import StorageError
 from infogan_ray.tracking import LAST_PATIENCE_S as TRACKERS_PATIENCE_S
 from infogan_ray.tracking import Tracking
-from infogan_ray.training import Diverged, TrainState, never, train
+from infogan_ray.training import Diverged, never, train
 from infogan_ray.traversal import draw, png, tile, to_bytes, traverse
 
 START_PATIENCE_S = 120.0  # a restart may fall into an outage

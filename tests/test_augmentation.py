@@ -9,7 +9,8 @@ from infogan_ray.config import PRESETS, RunConfig, preset
 from infogan_ray.data import ImageSet, to_unit_range
 from infogan_ray.data.augmentation import DRAWS, MOST, AugmentationConfig, augment, draw
 from infogan_ray.data.feed import InMemoryFeed
-from infogan_ray.training import TrainState, train
+from infogan_ray.state import TrainState
+from infogan_ray.training import train
 
 from .conftest import tiny_config
 

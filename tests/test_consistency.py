@@ -16,7 +16,8 @@ from infogan_ray.consistency import ConsistencyConfig, affine, consistency_loss,
 from infogan_ray.data.feed import InMemoryFeed
 from infogan_ray.latents import LatentSpec
 from infogan_ray.reproduction import train_command
-from infogan_ray.training import OptimizerConfig, TrainState, train, train_step
+from infogan_ray.state import OptimizerConfig, TrainState
+from infogan_ray.training import train, train_step
 
 from .conftest import make_image_set, tiny_config
 

@@ -23,7 +23,8 @@ from infogan_ray.data import ImageSet
 from infogan_ray.data.feed import InMemoryFeed, share
 from infogan_ray.latents import LatentSpec
 from infogan_ray.reproduction import train_command
-from infogan_ray.training import Draws, TrainState, checkpoint_bytes, train, train_step
+from infogan_ray.state import Draws, TrainState, checkpoint_bytes
+from infogan_ray.training import train, train_step
 
 from .conftest import make_image_set, tiny_config
 from .test_training import run_alone

@@ -20,7 +20,8 @@ from infogan_ray.config import RunConfig
 from infogan_ray.data import InMemoryFeed
 from infogan_ray.display import wire_plan
 from infogan_ray.gradients import distributed, gradient_bytes
-from infogan_ray.training import OptimizerConfig, TrainState, train_step
+from infogan_ray.state import OptimizerConfig, TrainState
+from infogan_ray.training import train_step
 
 from .conftest import make_image_set, tiny_config
 

@@ -27,7 +27,8 @@ from infogan_ray.data import DataConfig, ImageSet, InMemoryFeed, idx, load_image
 from infogan_ray.data.datasets import HOLD_OUT
 from infogan_ray.data.layouts import Collection, Item, open_collection
 from infogan_ray.data.sources import Broken
-from infogan_ray.training import TrainState, train
+from infogan_ray.state import TrainState
+from infogan_ray.training import train
 
 from . import layouts
 from .layouts import COUNT, MAKERS, TESTS, Made, pixels, png

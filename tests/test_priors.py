@@ -31,8 +31,9 @@ from infogan_ray.objective import information_bound
 from infogan_ray.priors import GRAIN, LearnedPrior, PriorConfig, as_measured, floored, rounded
 from infogan_ray.recipes import Recipe
 from infogan_ray.reports.run import run_report
+from infogan_ray.state import TrainState
 from infogan_ray.tracking import curves
-from infogan_ray.training import TrainState, train, train_step
+from infogan_ray.training import train, train_step
 
 from .conftest import make_image_set, tiny_config, tiny_images
 from .test_training import run_alone

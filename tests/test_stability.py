@@ -31,7 +31,8 @@ from infogan_ray.reproduction import train_command
 from infogan_ray.restarts import chosen_donors
 from infogan_ray.spectral import SpectralNorm
 from infogan_ray.stability import StabilityConfig, r1_penalty, with_noise
-from infogan_ray.training import Draws, TrainState, train, train_step
+from infogan_ray.state import Draws, TrainState
+from infogan_ray.training import train, train_step
 
 from .conftest import make_image_set, tiny_config
 from .test_training import run_alone

@@ -133,7 +133,7 @@ def test_dry_run_shows_what_would_be_sent_and_asks_nobody(capsys: pytest.Capture
     assert main(["submit", "--cluster", REMOTE, "--dry-run", "--env", "A=b", "--", *TRAIN, "--name", "first"]) == DONE
     out = capsys.readouterr().out
     assert f"exec python -m infogan_ray {' '.join(TRAIN)} --name first" in out and "A=b" in out
-    assert re.search(r"\d+ files, 1\.\d MB", out)
+    assert re.search(r"\d+ files, [01]\.\d+ MB", out)
 
 
 # The door -------------------------------------------------------------------------------------------------------------

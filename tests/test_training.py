@@ -15,8 +15,9 @@ from infogan_ray.data.feed import share
 from infogan_ray.model import load
 from infogan_ray.runs import RunDirectory
 from infogan_ray.session import Report, run_worker
+from infogan_ray.state import TrainState, resolve_precision
 from infogan_ray.storage import open_storage
-from infogan_ray.training import Diverged, TrainState, resolve_precision, train, train_step
+from infogan_ray.training import Diverged, train, train_step
 from infogan_ray.traversal import to_bytes
 
 from .conftest import tiny_config

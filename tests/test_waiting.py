@@ -27,7 +27,8 @@ from torch.utils._pytree import tree_flatten
 from infogan_ray.config import RunConfig
 from infogan_ray.contrastive import Pairs
 from infogan_ray.data import ImageSet, InMemoryFeed
-from infogan_ray.training import Draws, TrainState, train, train_step
+from infogan_ray.state import Draws, TrainState
+from infogan_ray.training import train, train_step
 
 from .conftest import tiny_config
 

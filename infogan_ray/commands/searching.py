@@ -20,8 +20,8 @@ from infogan_ray.ranking import DEFAULT, RULES, Row, pareto, winner
 from infogan_ray.recipes import Recipe, load_recipe
 from infogan_ray.search_display import SearchDisplay
 from infogan_ray.searches import SearchDirectory
+from infogan_ray.state import checkpoint_bytes
 from infogan_ray.storage import open_storage
-from infogan_ray.training import checkpoint_bytes
 
 # Of a row of the board: left to --json and the report.
 IN_FULL_ONLY = ("values", "step", "nmi", "stopped_at", "q_information", "q_consistency", "q_neighbours")

@@ -20,8 +20,8 @@ from infogan_ray.data.choosing import feed_line
 from infogan_ray.gradients import gradient_bytes
 from infogan_ray.reproduction import train_command
 from infogan_ray.runs import RunDirectory
+from infogan_ray.state import checkpoint_bytes
 from infogan_ray.storage import StorageError, open_storage
-from infogan_ray.training import checkpoint_bytes
 
 
 def train(arguments: list[str]) -> int:

@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 
 from infogan_ray.data.fetch import FILES, SOURCES, cache_folder
+from infogan_ray.state import resolve_precision
 from infogan_ray.submission import SubmissionFailed
 from infogan_ray.submission.dashboard import TOKEN, TOKEN_PATH, WANTS_A_TOKEN, Dashboard, compare, find_token
-from infogan_ray.training import resolve_precision
 
 LEAST_DISK = 2 * 10**9
 

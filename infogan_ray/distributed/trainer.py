@@ -48,10 +48,11 @@ from infogan_ray.networks import plan
 from infogan_ray.outbox import Overtaken, StorageFailed
 from infogan_ray.runs import RunDirectory
 from infogan_ray.session import run_worker
+from infogan_ray.state import checkpoint_bytes
 from infogan_ray.storage import Storage, StorageError, open_storage
 from infogan_ray.threads import use
 from infogan_ray.tracking import check_packages, with_absolute_path
-from infogan_ray.training import Diverged, checkpoint_bytes
+from infogan_ray.training import Diverged
 
 WORKER_RESTARTS = 3  # of an attempt; another attempt follows if there is a new checkpoint since
 LAST_STATUS_S = 3.0
