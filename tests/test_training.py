@@ -205,3 +205,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(image_set: ImageSet, tmp_path
     ):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_run_goes_on_as_the_model_that_it_was_whatever_options_have_come_since(
+    image_set: ImageSet, tmp_path: Path
+) -> None:
+    from infogan_ray.distributed.trainer import write_config
+
+    run, config = RunDirectory(open_storage(tmp_path / "run")), tiny_config()
+    write_config(run, config, image_set)
+    saved = run.read_config()
+    known = saved["model"]["network"].pop("spectral_norm")
+    run.write_config(saved)
+    write_config(run, config, image_set)
+    assert known is False and run.read_config()["model"]["network"]["spectral_norm"] is False
+    with pytest.raises(ValueError, match=r"differs from this one \(network.width .*; its config is .*config.json"):
+        write_config(run, config.override({"network": {"width": 12}}, "test"), image_set)

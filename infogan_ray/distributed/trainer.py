@@ -44,9 +44,10 @@ from infogan_ray.distributed.cluster import ASKED, Resources, check_files, conne
 from infogan_ray.distributed.driver import ENDINGS, Driver, HeadLost, Listener, TrainingFailed
 from infogan_ray.gradients import distributed
 from infogan_ray.latents import Categorical
-from infogan_ray.networks import plan
+from infogan_ray.networks import ModelSpec, plan
 from infogan_ray.outbox import Overtaken, StorageFailed
 from infogan_ray.runs import RunDirectory
+from infogan_ray.searches import difference
 from infogan_ray.session import run_worker
 from infogan_ray.state import checkpoint_bytes
 from infogan_ray.storage import Storage, StorageError, open_storage
@@ -167,10 +168,14 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
 def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
     """Save the resolved configuration. Raises ValueError where a resumed run was another model or has other shards."""
     spec = config.model_spec(images.image_size, images.channels).to_dict()
-    if run.exists and run.read_config().get("model") != spec:
-        raise ValueError(
-            f"name '{run.name}' belongs to a model that differs from this one; its config is {run.folder}/{run.CONFIG}"
-        )
+    if run.exists:
+        # Read and written again: what did not exist yet when the run began has its default.
+        before = ModelSpec.from_dict(run.read_config().get("model", {})).to_dict()
+        if found := difference(before, spec):
+            raise ValueError(
+                f"name '{run.name}' belongs to a model that differs from this one ({found}); its config is "
+                f"{run.folder}/{run.CONFIG}"
+            )
     data = None if images.shards is None else {"manifest": images.shards.identity}
     if run.exists and run.read_config().get("data", data) != data:
         raise ValueError(
