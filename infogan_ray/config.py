@@ -185,6 +185,11 @@ class RunConfig:
         self.objective.weights(self.latents)
         self.contrastive.codes(self.latents)
         check_restarts(self.latents, self.stability)
+        if self.prior.learn and self.metric == "mi_bound":
+            raise ValueError(
+                "metric is 'mi_bound' and prior.learn is on: nats under different priors do not compare, and the prior "
+                "changes while it is learned; take mi_fraction"
+            )
         if self.prior.learn and self.stability.restart_every:
             raise ValueError(
                 "stability.restart_every and prior.learn are both on: the one revives the rare categories that the "

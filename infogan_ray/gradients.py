@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from infogan_ray.contrastive import ContrastiveConfig, PairDiscriminator
 from infogan_ray.networks import ModelSpec
 
 BYTES = {"fp32": 4, "bf16": 2}
@@ -38,8 +39,10 @@ def mean_in_bf16(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Ten
     return future.then(lambda done: gradients.copy_(done.value()[0]))
 
 
-def gradient_bytes(spec: ModelSpec, wire: str) -> dict[str, int]:
-    """Of all gradients of G, and of D with Q, as they are sent."""
+def gradient_bytes(spec: ModelSpec, wire: str, contrastive: ContrastiveConfig | None = None) -> dict[str, int]:
+    """Of all gradients of G, of D with Q and, where the contrastive term is on, of H, as they are sent."""
     with torch.device("meta"):
-        generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
-    return {"generator": generator * BYTES[wire], "discriminator with Q": discriminator * BYTES[wire]}
+        modules: dict[str, nn.Module] = dict(zip(("generator", "discriminator with Q"), spec.build(), strict=True))
+        if contrastive is not None and contrastive.weight:
+            modules["pair discriminator"] = PairDiscriminator(spec, len(contrastive.codes(spec.latents)))
+    return {name: BYTES[wire] * sum(p.numel() for p in module.parameters()) for name, module in modules.items()}

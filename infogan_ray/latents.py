@@ -34,6 +34,11 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, device=device)
 
 
+def written(number: float) -> str:
+    """A number in the fewest digits that give it back exactly: a specification is read again from its text."""
+    return repr(float(number)).removesuffix(".0")
+
+
 def one_hot(index: Tensor, k: int) -> Tensor:
     """(n, k) of floats from indices (n,). F.one_hot would read the largest index, on all devices but CUDA."""
     return torch.zeros(len(index), k, device=index.device).scatter_(1, index.unsqueeze(1), 1.0)
@@ -109,7 +114,7 @@ class Categorical:
         return (F.log_softmax(q, dim=1) * code).sum(1)
 
     def text(self) -> str:
-        return f"{self.k}" + ("" if self.probs is None else "@" + ":".join(f"{p:g}" for p in self.probs))
+        return f"{self.k}" + ("" if self.probs is None else "@" + ":".join(map(written, self.probs)))
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class Bernoulli:
         return -F.softplus(torch.where(code > 0.5, -q, q)).sum(1)
 
     def text(self) -> str:
-        return "1" if self.p == 0.5 else f"1@{self.p:g}"
+        return "1" if self.p == 0.5 else f"1@{written(self.p)}"
 
 
 class _Continuous:
@@ -201,7 +206,7 @@ class Uniform(_Continuous):
         return self.low + (self.high - self.low) * share
 
     def text(self) -> str:
-        return "1" if (self.low, self.high) == (-1.0, 1.0) else f"1@{self.low:g}:{self.high:g}"
+        return "1" if (self.low, self.high) == (-1.0, 1.0) else f"1@{written(self.low)}:{written(self.high)}"
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,7 @@ class Gaussian(_Continuous):
         return self.mean + self.std * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6))
 
     def text(self) -> str:
-        return "1" if (self.mean, self.std) == (0.0, 1.0) else f"1@{self.mean:g}:{self.std:g}"
+        return "1" if (self.mean, self.std) == (0.0, 1.0) else f"1@{written(self.mean)}:{written(self.std)}"
 
 
 Code = Categorical | Uniform | Gaussian | Bernoulli

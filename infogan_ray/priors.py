@@ -84,6 +84,7 @@ class LearnedPrior:
         first = {name: torch.tensor(rounded(probabilities(code))) for name, code in learned.items()}
         self.in_use = {name: p.to(self.device) for name, p in first.items()}
         """By code, (k,): the probabilities of the specification in use."""
+        self.entropy = {name: torch.special.entr(p).sum() for name, p in self.in_use.items()}
         self.average: dict[str, Tensor] = {}
         self.logits: dict[str, Tensor] = {}
         self.gathered: dict[str, Tensor] = {}
@@ -161,10 +162,14 @@ class LearnedPrior:
         return self._take({name: rounded(floored(row, about.floor)) for name, row in rows.items()}, spec)
 
     def metrics(self) -> dict[str, Tensor]:
-        """``prior/<code>/entropy`` in nats and, for up to SHOWN categories, ``prior/<code>/<category>``."""
+        """``prior/<code>/entropy`` in nats and, for up to SHOWN categories, ``prior/<code>/<category>``.
+
+        They change with the prior in use: a row of metrics, read after several steps, has no mean over them but the
+        prior as it is then, which a checkpoint of that step has as well.
+        """
         found: dict[str, Tensor] = {}
         for name, p in self.in_use.items():
-            found[f"prior/{name}/entropy"] = torch.special.entr(p).sum()
+            found[f"prior/{name}/entropy"] = self.entropy[name]
             if len(p) <= SHOWN:
                 found |= {f"prior/{name}/{category}": one for category, one in enumerate(p.unbind())}
         return found
@@ -186,7 +191,9 @@ class LearnedPrior:
 
         Raises ValueError if they belong to another model or method.
         """
-        if not tensors or not self.in_use:
+        if tensors and not self.in_use:
+            raise ValueError("the checkpoint's prior was learned, and prior.learn is off: give --prior.learn as before")
+        if not tensors:
             return spec
         try:
             for kind, own in (("average", self.average), ("logits", self.logits), ("gathered", self.gathered)):
@@ -211,6 +218,7 @@ class LearnedPrior:
             return spec
         for name, p in found.items():
             self.in_use[name].copy_(torch.tensor(p))
+            self.entropy[name].copy_(torch.special.entr(self.in_use[name]).sum())
         codes = (Categorical(code.dim, found[name]) if name in found else code for name, code in spec.items())
         return dataclasses.replace(spec, codes=tuple(codes))
 

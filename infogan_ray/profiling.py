@@ -65,13 +65,14 @@ class Profile:
             "https://ui.perfetto.dev (it stays on your machine there) or in chrome://tracing"
         )
 
-    def close(self) -> str:
+    def close(self, halted: bool = False) -> str:
         """End the recording; returns what is to be said where there is no trace, or none that is stored."""
         if self._seen < WARM_UP + RECORDED:
             self._profiler.stop()
             seen, self._seen = self._seen, WARM_UP + RECORDED
             self.trace = b""
-            return f"no trace was made: it takes {WARM_UP + RECORDED} steps, and {seen} were made; give --steps more"
+            advice = " before the run was stopped" if halted else "; give --steps more"
+            return f"no trace was made: it takes {WARM_UP + RECORDED} steps, and {seen} were made{advice}"
         return "the trace was not stored, and is lost" if self.trace else ""
 
     def _take(self, profiler: profile) -> None:

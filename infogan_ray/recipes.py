@@ -115,7 +115,26 @@ class Recipe:
                     "compare, since their ceilings differ (log k grows with k); take mi_fraction"
                 )
         for trial in range(self.count):
-            self.config(trial)
+            config = self.config(trial)
+            if self.metric == "mi_bound" and config.prior.learn:
+                raise ValueError(
+                    f"metric is 'mi_bound', and prior.learn is on in trial {trial}: each trial has a prior of its own "
+                    "then, and their nats do not compare; take mi_fraction"
+                )
+            if self.searcher == "population":
+                self._check_schedules(config)
+
+    @staticmethod
+    def _check_schedules(config: RunConfig) -> None:
+        """Each stage of a member is a run of its own steps: what falls over a share of them would rise again."""
+        falling = {"optimizer.lr_decay": config.optimizer.lr_decay}
+        falling["stability.instance_noise"] = config.stability.instance_noise
+        for name, value in falling.items():
+            if value:
+                raise ValueError(
+                    f"{name} is {value:g}, which falls over a run's steps, and a population trains in stages; "
+                    f"fix '{name}' at 0"
+                )
 
     @property
     def count(self) -> int:

@@ -252,9 +252,10 @@ class FirstRank:
     def finish(self, steps: int) -> Iterator[Report]:
         """After the last step, or the halt: bring everything to storage and say how the run ended."""
         self.outbox.step = self.state.step
-        if not self.stop():  # else the seconds that are left belong to the last checkpoint
+        halted = self.stop()
+        if not halted:  # else the seconds that are left belong to the last checkpoint
             yield from self.traced(due=True)
-        if self.profile is not None and (said := self.profile.close()):
+        if self.profile is not None and (said := self.profile.close(halted)):
             yield Report({"step": self.state.step}, say=said)
         if self.diverged is not None:
             raise self.diverged

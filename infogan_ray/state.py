@@ -214,7 +214,7 @@ class TrainState:
 
         ``q``: what Q said (B, P) of real images, without rows unless ``asks_q``; ``weight``: as in ``train_step``.
         """
-        metrics = self.prior.metrics()  # of the prior that this step's latents had
+        metrics = self.prior.metrics()
         self.prior.see(self.spec.latents, q, weight, self.step)
         self.step += 1
         self.update_average()

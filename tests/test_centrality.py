@@ -123,6 +123,8 @@ def test_the_command(
     assert f"the most central: {found['pick']}" in capsys.readouterr().out
     assert main(["compare", paths[0], paths[0], paths[1]]) == USAGE
     assert "models: 2; centrality needs three or more that are not the same" in capsys.readouterr().err
+    assert main(["compare", paths[0], f"{paths[0]}/", paths[1]]) == USAGE
+    assert f"{paths[0]}/ is named twice; it would agree with itself" in capsys.readouterr().err
 
 
 def test_of_a_search_the_finished_trials_are_compared(

@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from infogan_ray.cli import USAGE, main
 from infogan_ray.config import RunConfig
+from infogan_ray.contrastive import ContrastiveConfig, PairDiscriminator
 from infogan_ray.data import InMemoryFeed
 from infogan_ray.display import wire_plan
 from infogan_ray.gradients import distributed, gradient_bytes
@@ -137,3 +138,10 @@ def test_dry_run_says_it_and_another_wire_is_refused(npz: Path, capsys: pytest.C
     assert "optimizer.wire is 'fp8'; valid are fp32, bf16" in capsys.readouterr().err
     with pytest.raises(ValueError, match="optimizer.wire is 'int8'"):
         OptimizerConfig(wire="int8")
+
+
+def test_the_bytes_of_a_step_count_the_network_that_compares_pairs() -> None:
+    spec, on = tiny_config(codes="noise=4 uniform=2").model_spec(16, 1), ContrastiveConfig(weight=1.0)
+    counted = gradient_bytes(spec, "fp32", on)
+    h = sum(p.numel() for p in PairDiscriminator(spec, 2).parameters())
+    assert counted == gradient_bytes(spec, "fp32") | {"pair discriminator": 4 * h}

@@ -87,3 +87,15 @@ def test_samples_follow_their_priors() -> None:
 def test_a_bad_specification_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         LatentSpec.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cat=3@0.3333333:0.3333333:0.3333334", "cat=7@" + ":".join(["0.14285714"] * 6 + ["0.14285716"]),
+        "uniform=1@-0.123456789:2", "gaussian=1@0:1.23456789", "bernoulli=1@0.30000001", "cat=2@0.3:0.7",
+    ],
+)  # fmt: skip
+def test_a_specification_is_the_same_after_its_text_to_the_last_digit(text: str) -> None:
+    spec = LatentSpec.parse(f"noise=2 {text}")
+    assert str(spec) == f"noise=2 {text}" and LatentSpec.parse(str(spec)) == spec

@@ -265,6 +265,7 @@ def test_the_prior_of_uneven_data_nears_their_frequencies() -> None:
         (["--prior.floor", "0"], "prior.floor is 0.0; it must lie between 0 and 1"),
         (["--prior.every", "0"], "prior.every is 0; it must be at least 1"),
         (["--prior.temperature", "-1"], "prior.temperature is -1.0; it must be a positive number"),
+        (["--prior.learn", "--metric", "mi_bound"], "metric is 'mi_bound' and prior.learn is on"),
         (["--prior.learn", "--stability.restart-every", "50"], "stability.restart_every and prior.learn are both on"),
         (["--codes", "noise=2 uniform=1", "--prior.learn"], "codes has no categorical code"),
     ],
@@ -299,3 +300,20 @@ def test_the_benchmark_counts_rare_labels_as_much_as_frequent_ones() -> None:
     table = np.array([[0, 90], [9, 10]])  # category 0 is label 1; 9 of 9 and 90 of 100 are right
     assert imbalance.balanced_accuracy(table) == pytest.approx(0.95)
     assert imbalance.prior_distance(table, np.array([0.8, 0.2]), np.array([0.1, 0.9])) == pytest.approx(0.1)
+
+
+def test_what_was_learned_is_not_dropped_by_a_run_that_does_not_learn() -> None:
+    learning, plain = state_with(PriorConfig(learn=True)), state_with(None)
+    with pytest.raises(ValueError, match="prior was learned, and prior.learn is off: give --prior.learn as before"):
+        plain.restore(1, learning.model_tensors(), learning.training_tensors())
+
+
+def test_a_row_tells_the_prior_as_it_is_when_it_is_read() -> None:
+    prior = LearnedPrior(PriorConfig(learn=True, start=0, every=1, rate=0.5), LatentSpec.parse("noise=2 cat=2"))
+    row = prior.metrics()
+    spec = LatentSpec.parse("noise=2 cat=2")
+    prior.see(spec, torch.tensor([[3.0, 0.0]]), 1.0, step=0)
+    (code,) = prior.renewed(spec, 1).codes
+    assert isinstance(code, Categorical) and code.probs is not None and code.probs[0] > 0.6
+    assert [float(row[f"prior/cat0/{i}"]) for i in (0, 1)] == pytest.approx(code.probs)
+    assert float(row["prior/cat0/entropy"]) == pytest.approx(code.entropy(), rel=1e-5)

@@ -89,3 +89,6 @@ def test_a_population_changes_only_what_can_change_in_mid_run() -> None:
     for seed in range(20):
         changed = propose(recipe("population", space=integer.space, seed=seed), past)[0].values[CATEGORICAL]
         assert isinstance(changed, int) and 1 <= changed <= 4, "the upper end of randint is not among its values"
+    for fixed in ({"optimizer.lr_decay": 0.5}, {"stability.instance_noise": 0.1}):
+        with pytest.raises(ValueError, match=f"{next(iter(fixed))} is 0.*falls over a run's steps, and a population"):
+            recipe("population", fixed=fixed, grace=30_000, budget=90_000)

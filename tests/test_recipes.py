@@ -72,6 +72,10 @@ def test_a_grid_has_every_point_once() -> None:
         ({"metric": "mi_fractoin"}, "metric is 'mi_fractoin'; valid are mi_fraction, mi_bound, q_score"),
         ({"metric": "nmi"}, "needs labels that a search must not see"),
         (
+            {"metric": "mi_bound", "fixed": {"prior.learn": True}},
+            "prior.learn is on in trial 0: each trial has a prior of its own",
+        ),
+        (
             {"metric": "mi_bound", "space": {"codes": tune.choice(["noise=62 cat=5", "noise=62 cat=10"])}},
             "nats of different priors do not compare",
         ),

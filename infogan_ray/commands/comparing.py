@@ -41,6 +41,9 @@ def compare(arguments: list[str]) -> int:
         what = f"finished trials of {search.folder}" if search is not None and search.exists else "models"
         raise ValueError(f"{what}: {len(paths)}; centrality needs three or more that are not the same")
     models = [load(path, warn) for path in paths.values()]
+    for place, (path, model) in enumerate(zip(paths, models, strict=True)):
+        if str(model.source) in {str(earlier.source) for earlier in models[:place]}:
+            raise ValueError(f"{path} is named twice; it would agree with itself, and be picked for that")
     count = len(models)
     print(f"{count * (count - 1)} comparisons of {count} models", file=sys.stderr)
     scores = cross_scores(models)

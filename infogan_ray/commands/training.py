@@ -137,7 +137,7 @@ def _dry_run(config: RunConfig, trainer: Any) -> int:
             config, steps, checkpoint_bytes(spec, config.contrastive), open_storage(config.storage) / str(config.name)
         )
     )
-    print(display.wire_plan(gradient_bytes(spec, config.optimizer.wire), config, wanted.most))
+    print(display.wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.most))
     print(f"runs on: {wanted.text}; threads: {wanted.threads_from}")
     return DONE
 

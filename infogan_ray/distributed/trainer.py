@@ -176,6 +176,12 @@ def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None
                 f"name '{run.name}' belongs to a model that differs from this one ({found}); its config is "
                 f"{run.folder}/{run.CONFIG}"
             )
+        learned = run.read_config().get("run", {}).get("prior", {})
+        if learned.get("learn") and (not config.prior.learn or learned.get("method") != config.prior.method):
+            raise ValueError(
+                f"'{run.name}' learns its prior by prior.method {learned.get('method')}, which would be lost; give "
+                f"--prior.learn --prior.method {learned.get('method')}, or start a run of another --name"
+            )
     data = None if images.shards is None else {"manifest": images.shards.identity}
     if run.exists and run.read_config().get("data", data) != data:
         raise ValueError(
