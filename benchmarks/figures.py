@@ -13,3 +13,8 @@ def publish(figures: dict[str, Any], file: Path | None) -> None:
         print(f"| {name} | {value} |")
     if file is not None:
         file.write_text(json.dumps(figures, indent=1))
+
+
+def rows_of(journal: Path) -> list[dict[str, Any]]:
+    """What finished runs have left in a file of JSON lines; nothing where there is none yet."""
+    return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []

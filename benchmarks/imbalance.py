@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import tyro
 
+from benchmarks.figures import rows_of
 from infogan_ray.commands import train_config
 from infogan_ray.config import RunConfig
 from infogan_ray.data import load_images
@@ -75,8 +76,7 @@ def _is(row: dict[str, Any], given: Imbalance, setting: str, seed: int, flags: l
 
 
 def journal(storage: Path) -> list[dict[str, Any]]:
-    file = storage / JOURNAL
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return rows_of(storage / JOURNAL)
 
 
 def subset(labels: np.ndarray, ratio: int, seed: int) -> np.ndarray:

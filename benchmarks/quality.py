@@ -22,6 +22,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.figures import rows_of
 from infogan_ray.display import duration
 
 JOURNAL = "quality.jsonl"
@@ -63,8 +64,7 @@ def _is(row: dict[str, Any], preset: str, seed: int, flags: list[str]) -> bool:
 
 
 def journal(storage: Path) -> list[dict[str, Any]]:
-    file = storage / JOURNAL
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return rows_of(storage / JOURNAL)
 
 
 def run(given: Quality, preset: str, seed: int, flags: list[str]) -> None:

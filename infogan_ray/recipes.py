@@ -127,9 +127,8 @@ class Recipe:
     @staticmethod
     def _check_schedules(config: RunConfig) -> None:
         """Each stage of a member is a run of its own steps: what falls over a share of them would rise again."""
-        falling = {"optimizer.lr_decay": config.optimizer.lr_decay}
-        falling["stability.instance_noise"] = config.stability.instance_noise
-        for name, value in falling.items():
+        decay, noise = config.optimizer.lr_decay, config.stability.instance_noise
+        for name, value in (("optimizer.lr_decay", decay), ("stability.instance_noise", noise)):
             if value:
                 raise ValueError(
                     f"{name} is {value:g}, which falls over a run's steps, and a population trains in stages; "
