@@ -93,9 +93,9 @@ def ray_cluster() -> Iterator[None]:
     """One embedded local Ray for all tests that need it. Its workers have the S3 server's credentials."""
     import ray
 
-    from infogan_ray.distributed.cluster import ENVIRONMENT
+    from infogan_ray.distributed import cluster, embedded
 
-    os.environ.update(CREDENTIALS | ENVIRONMENT | ENVIRONMENT_OF_TESTS)
+    os.environ.update(CREDENTIALS | cluster.ENVIRONMENT | embedded.ENVIRONMENT | ENVIRONMENT_OF_TESTS)
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()

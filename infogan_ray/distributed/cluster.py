@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infogan_ray.config import RunConfig
 from infogan_ray.display import duration
+from infogan_ray.distributed import embedded
 from infogan_ray.storage import Storage
 from infogan_ray.threads import VARIABLE, cores, limit
 
@@ -79,11 +80,12 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
     ``dashboard``: of an embedded cluster. It costs a start of some seconds, and is needed only where Ray Train runs
     inside of Ray Tune: through it, what a killed trial's workers held is found and freed.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    joined = bool(os.environ.get("RAY_ADDRESS"))
+    variables = ENVIRONMENT if joined else ENVIRONMENT | embedded.ENVIRONMENT
+    os.environ.update({name: os.environ.get(name, value) for name, value in variables.items()})
     if not ray.is_initialized():
         # What the raylet says of dead workers would land on stdout, between the lines of --json.
         ray._private.worker._worker_logs_enabled = False
-        joined = bool(os.environ.get("RAY_ADDRESS"))
         try:
             ray.init(
                 log_to_driver=False,

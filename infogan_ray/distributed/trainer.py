@@ -42,6 +42,7 @@ from infogan_ray.display import checkpoint_plan
 from infogan_ray.distributed.board import StopWatch, start_board
 from infogan_ray.distributed.cluster import ASKED, Resources, check_files, connect, machines, resources
 from infogan_ray.distributed.driver import ENDINGS, Driver, HeadLost, Listener, TrainingFailed
+from infogan_ray.distributed.embedded import EmbeddedTrainer, is_embedded
 from infogan_ray.gradients import distributed
 from infogan_ray.latents import Categorical
 from infogan_ray.networks import ModelSpec, plan
@@ -229,7 +230,7 @@ def launch(
     try:
         while True:
             stored = run.get_status().get("stored", 0)
-            error = driver.follow(_trainer(config, wanted, run, board, scratch))
+            error = driver.follow(_trainer(config, wanted, run, board, scratch, guest=driver.is_guest))
             if error is None or driver.phase in ENDINGS:
                 break
             if run.get_status().get("stored", 0) == stored:
@@ -260,10 +261,13 @@ def launch(
     return RunResult(run, driver.phase, final, final.get("message", ""), driver.restarts)
 
 
-def _trainer(config: RunConfig, wanted: Resources, run: RunDirectory, board: Any, scratch: str) -> TorchTrainer:
+def _trainer(
+    config: RunConfig, wanted: Resources, run: RunDirectory, board: Any, scratch: str, guest: bool
+) -> TorchTrainer:
+    kind: Any = EmbeddedTrainer if is_embedded() and not guest else TorchTrainer
     settings = with_absolute_paths(config).to_dict()
     threads = {"threads": wanted.threads, "threads_from": wanted.threads_from}
-    return TorchTrainer(
+    trainer: TorchTrainer = kind(
         _worker,
         train_loop_config={"config": settings, "run": run.folder.uri, "board": board, **threads},
         scaling_config=ScalingConfig(
@@ -281,6 +285,7 @@ def _trainer(config: RunConfig, wanted: Resources, run: RunDirectory, board: Any
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=WORKER_RESTARTS),
         ),
     )
+    return trainer
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

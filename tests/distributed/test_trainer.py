@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -19,6 +21,24 @@ from infogan_ray.storage import open_storage
 from ..conftest import tiny_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
+
+
+def test_ray_train_starts_no_more_than_an_embedded_ray_needs(npz: Path, tmp_path: Path) -> None:
+    seen: set[str] = set()
+    config = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), workers=2)
+    train(config, lambda report: seen.update(names_of_processes()))
+    assert "RayTrainWorker" in seen
+    needless = ("_AutoscalingCoordinatorActor", "DatasetManager", "PlacementGroupCleaner", "PreemptionWatcher")
+    assert not seen.intersection(needless)
+
+
+def names_of_processes() -> set[str]:
+    """What Ray calls the processes that it runs for us."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.add(process.name().removeprefix("ray::").partition(".")[0])
+    return found
 
 
 def run(npz: Path, tmp_path: Path, **changes: Any) -> tuple[Any, list[dict[str, Any]]]:

@@ -1,0 +1,49 @@
+"""Ray Train on an embedded Ray, without what it starts for clusters.
+
+Of the processes that Ray Train starts before the first step, four serve what a Ray that lives and dies with the
+command has not: other jobs that ask for its resources (the autoscaling coordinator, for which the workers wait),
+datasets of Ray Data, placement groups that outlive their driver, and machines that are taken away. Each costs as much
+as importing Ray Train does. Three of them have no public switch, so this names private parts of Ray; its version is
+pinned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.torch.torch_trainer import TorchTrainer  # which ray.train.torch types as the older class
+
+# No machine is taken away from under it alone.
+ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+
+
+def is_embedded() -> bool:
+    """Whether this process has started the Ray that it is connected to, which ends with it."""
+    node = ray._private.worker._global_node
+    return node is not None and node.is_head()
+
+
+class EmbeddedTrainer(TorchTrainer):
+    """A TorchTrainer for ``is_embedded()`` that has no datasets of Ray Data."""
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        needless = (DatasetsCallback, PlacementGroupCleanerCallback)
+        parts["callbacks"] = [part for part in parts["callbacks"] if not isinstance(part, needless)]
+        policy = parts["scaling_policy"]
+        if isinstance(policy, FixedScalingPolicy):  # one for a range of workers asks what there is
+            parts["scaling_policy"] = Unannounced(scaling_config=policy.scaling_config)
+        return super()._initialize_and_run_controller(**parts)
+
+
+class Unannounced(FixedScalingPolicy):
+    """So many workers, of which no autoscaler needs to know."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
