@@ -8,8 +8,21 @@ import pytest
 import torch
 
 from infogan_ray.config import RunConfig
-from infogan_ray.distributed.cluster import ASKED, LIMITED, SHARED_OUT, TooMuch, fit, machines, resources, room
+from infogan_ray.distributed import trials
+from infogan_ray.distributed.cluster import (
+    ASKED,
+    LIMITED,
+    SHARED_OUT,
+    Resources,
+    TooMuch,
+    at_once,
+    fit,
+    machines,
+    resources,
+    room,
+)  # fmt: skip
 from infogan_ray.distributed.network import interface_of
+from infogan_ray.distributed.trials import Settings, _with_workers
 from infogan_ray.threads import cores, limit, use
 
 CPU_ONLY = [{"CPU": 2.0}, {"CPU": 4.0}]
@@ -34,6 +47,24 @@ def test_room(bundle: dict[str, float], placement: str, places: int) -> None:
 def test_room_for_parts_of_a_gpu() -> None:
     assert room({"CPU": 1, "GPU": 0.5}, GPUS, "pack") == 6
     assert room({"CPU": 1, "GPU": 0.1}, [{"CPU": 16.0, "GPU": 1.0}], "pack") == 10  # not 9, by rounding
+
+
+@pytest.mark.parametrize(
+    ("workers", "placement", "runs"),
+    [(2, "pack", 3), (2, "strict_pack", 3), (3, "strict_pack", 1), (2, "strict_spread", 2), (1, "strict_spread", 6),
+     (7, "pack", 1)],
+)  # fmt: skip
+def test_runs_at_once(workers: int, placement: str, runs: int) -> None:
+    assert at_once(Resources(workers, 1, "cpu", placement=placement), CPU_ONLY) == runs
+
+
+def test_a_trials_workers_get_the_share_and_the_place_that_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Resources] = []
+    monkeypatch.setattr(trials, "launch", lambda config, wanted, *rest, **more: asked.append(wanted))
+    given = config(gpus_per_worker=0.5, placement="strict_spread", workers=2)
+    settings = Settings([], "", "cuda", "mi_fraction", 2)
+    _with_workers(given, None, settings, None)  # type: ignore[arg-type]  # the run and the teller go to launch alone
+    assert (asked[0].of_a_worker, asked[0].placement) == ({"CPU": 1, "GPU": 0.5}, "strict_spread")
 
 
 def test_workers_follow_what_there_is() -> None:

@@ -188,10 +188,27 @@ def _shared_out(
 
 def room(bundle: Mapping[str, float], nodes: Iterable[Mapping[str, float]], placement: str) -> int:
     """How many workers of such a size machines have room for: one on each (strict_spread), all on one (strict_pack)."""
-    each = [int(min(node.get(name, 0) / amount + 1e-9 for name, amount in bundle.items())) for node in nodes]
+    each = _each(bundle, nodes)
     if placement == "strict_pack":
         return max(each, default=0)
     return sum(min(count, 1) for count in each) if placement == "strict_spread" else sum(each)
+
+
+def at_once(wanted: Resources, nodes: Iterable[Mapping[str, float]]) -> int:
+    """How many runs with these resources machines have room for beside one another; at least 1, as has been checked."""
+    each, workers = _each(wanted.of_a_worker, nodes), wanted.most
+    if wanted.placement == "strict_pack":
+        return max(1, sum(count // workers for count in each))
+    runs = sum(each) // workers
+    if wanted.placement == "strict_spread":  # a machine has one worker of each run at most
+        while runs > 1 and sum(min(count, runs) for count in each) < runs * workers:
+            runs -= 1
+    return max(1, runs)
+
+
+def _each(bundle: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> list[int]:
+    """How many such bundles each machine has room for."""
+    return [int(min(node.get(name, 0) / amount + 1e-9 for name, amount in bundle.items())) for node in nodes]
 
 
 def wish(config: RunConfig) -> list[dict[str, float]]:

@@ -26,7 +26,7 @@ from infogan_ray import checkpoints
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 from infogan_ray.data.choosing import AUTO, MEMORY, feed_line
-from infogan_ray.distributed.cluster import Resources, check_files, connect, machines, room
+from infogan_ray.distributed.cluster import Resources, at_once, check_files, connect, machines
 from infogan_ray.distributed.driver import POLL_S
 from infogan_ray.distributed.proposals import Past, propose
 from infogan_ray.distributed.trainer import (
@@ -215,7 +215,10 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(patient_trainable(trial), of_a_trial(wanted)),
         param_space={"trial": tune.grid_search(todo)},
-        tune_config=tune.TuneConfig(scheduler=rungs, reuse_actors=True, max_concurrent_trials=at_once(wanted)),
+        # More of them than there is room for would each hold a process that waits for workers which it cannot get.
+        tune_config=tune.TuneConfig(
+            scheduler=rungs, reuse_actors=True, max_concurrent_trials=at_once(wanted, machines())
+        ),
         run_config=tune.RunConfig(
             name=directory.name, storage_path=scratch, verbose=0,
             failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS), stop=StopAll(rungs),
@@ -243,12 +246,6 @@ def of_a_trial(wanted: Resources) -> dict[str, float]:
     if wanted.workers != 1:
         return {"memory": 1}
     return {name.lower(): amount for name, amount in wanted.of_a_worker.items()}
-
-
-def at_once(wanted: Resources) -> int:
-    """How many trials have room. More of them would each hold a process that waits for workers it cannot get."""
-    assert isinstance(wanted.workers, int)
-    return max(1, room(wanted.of_a_worker, machines(), "pack") // wanted.workers)
 
 
 def _in_a_thread(action: Callable[[], Any], before_the_end: Callable[[], None]) -> Any:

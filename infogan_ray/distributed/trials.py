@@ -143,7 +143,9 @@ def _with_workers(config: RunConfig, run: RunDirectory, settings: Settings, tell
             stopped.append(error)
             raise KeyboardInterrupt from None  # the driver's way to end a run with a last checkpoint
 
-    wanted = Resources(settings.workers, config.threads or 1, settings.device)
+    wanted = Resources(
+        settings.workers, config.threads or 1, settings.device, config.gpus_per_worker, config.placement
+    )  # fmt: skip
     try:
         launch(config, wanted, run, listen, patience=0.9 * HAND_OVER_S)
     except KeyboardInterrupt:
