@@ -25,7 +25,7 @@ from infogan_ray.networks import Discriminator
 from infogan_ray.streams import seeded_generator
 
 SCORES = {
-    "q_information": "what a category tells of a real image, as a share of log k",
+    "q_information": "what a category tells of a real image, as a share of the prior's entropy",
     "q_consistency": "real images that keep their category in a slightly turned, scaled and moved copy",
     "q_neighbours": "real images in the category of the image that looks most like them",
     "q_score": "the geometric mean of these three",
@@ -51,10 +51,11 @@ def measure_sorting(
 
     ``images``: uint8 (N, C, H, W) of the data; the same IMAGES of them for every model.
 
-    ``q_information``: I(x; c) by Q on real images over log k: H(mean of Q) - mean of H(Q), in nats (Bridle, Heading &
-    MacKay 1991). ``q_consistency``: share of images that keep their category in a slightly turned,
-    scaled and moved copy. ``q_neighbours``: share of images whose nearest other image has the same category; both are
-    corrected for what chance would give (Cohen's kappa), so that one category for all images scores nothing.
+    ``q_information``: I(x; c) by Q on real images, H(mean of Q) - mean of H(Q) in nats (Bridle, Heading & MacKay 1991),
+    over H(c), which is log k for a uniform prior; at most 1. ``q_consistency``: share of images that keep their
+    category in a slightly turned, scaled and moved copy. ``q_neighbours``: share of images whose nearest other image
+    has the same category; both are corrected for what chance would give (Cohen's kappa), so that one category for all
+    images scores nothing.
     ``q_score``: the geometric mean of the three, since each alone is fooled by something: information by a sure sorting
     by chance, the others by a few coarse categories.
     """
@@ -70,7 +71,7 @@ def measure_sorting(
     for name, code in codes:
         mine = logits[name].argmax(1)
         scores = {
-            "q_information": max(information(logits[name].softmax(1)), 0.0) / math.log(code.k),
+            "q_information": share_of_information(logits[name].softmax(1), code),
             "q_consistency": kappa(mine, moved[name].argmax(1), code.k),
             "q_neighbours": kappa(mine, mine[nearest], code.k),
         }
@@ -78,6 +79,11 @@ def measure_sorting(
         if not best or scores["q_score"] > best["q_score"]:
             best = scores
     return Sorting(best, {name: logits[name].argmax(1).tolist() for name, _ in codes})
+
+
+def share_of_information(q: Tensor, code: Categorical) -> float:
+    """``information`` of probabilities (N, k) over the entropy of the code's prior, 0 ... 1."""
+    return min(max(information(q), 0.0) / code.entropy(), 1.0)
 
 
 def information(q: Tensor) -> float:

@@ -20,11 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import imbalance
-from infogan_ray import checkpoints
+from infogan_ray import checkpoints, commands
 from infogan_ray.commands import train_config
 from infogan_ray.config import RunConfig
 from infogan_ray.consistency import prior_of
 from infogan_ray.data import ImageSet, InMemoryFeed
+from infogan_ray.distributed import trainer
 from infogan_ray.latents import Categorical, LatentSpec, Sigma
 from infogan_ray.model import load
 from infogan_ray.objective import information_bound
@@ -185,6 +186,19 @@ def test_what_is_published_draws_with_the_learned_probabilities(image_set: Image
     shares = measured["mi/cat0"] / entropy, measured["mi/uniform0"] / model.spec.latents["uniform0"].ceiling(Sigma())
     assert measured["mi_fraction"] == pytest.approx(sum(shares) / 2), "a share of the learned prior's entropy"
     assert "cat=3@0." in run_report(run)
+
+
+def test_the_end_of_a_run_tells_the_ceiling_of_what_was_learned(
+    image_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(tiny_config(prior=dataclasses.replace(REAL, rate=0.1)), codes="cat=3@0.8:0.15:0.05")
+    run, reports = run_alone(config, image_set, tmp_path / "run")
+    result = trainer.RunResult(run, "finished", reports[-1].metrics)
+    monkeypatch.setattr(trainer, "train", lambda *given: result)
+    words = ["--data", "mnist", "--codes", config.codes, "--storage", str(tmp_path), "--name", "other"]
+    assert commands.train([*words, "--prior.learn"]) == 0
+    entropy = load(run.model.uri).spec.latents["cat0"].entropy()
+    assert f" of {entropy:.3f}" in capsys.readouterr().out and entropy != pytest.approx(0.613, abs=1e-3)
 
 
 def test_the_report_has_the_probabilities_that_were_measured() -> None:

@@ -16,6 +16,7 @@ from infogan_ray import checkpoints
 from infogan_ray.config import preset
 from infogan_ray.halving import Halving
 from infogan_ray.ranking import DEFAULT, RULES, SCORE_OF
+from infogan_ray.reports import findings
 from infogan_ray.reports.charts import SLOTS, Point, Series, line_chart, scatter
 from infogan_ray.reports.decisions import decisions
 from infogan_ray.reports.markup import escape
@@ -45,6 +46,18 @@ def make_search(folder: Path | str, values: list[dict[str, Any]], **changes: Any
     search = SearchDirectory(open_storage(folder) / "s")
     search.folder.write(search.SEARCH, json.dumps({**about, **changes}).encode())
     return search
+
+
+def test_the_ceiling_of_a_learned_prior_is_that_of_what_was_learned(tmp_path: Path) -> None:
+    search = make_search(tmp_path, [{}, {}])
+    run_trial(search, 0, "training", {10: 0.5})
+    run_trial(search, 1, "training", {10: 0.5})
+    learned = {f"prior/cat0/{category}": 0.55 if category == 0 else 0.05 for category in range(10)}
+    run = search.trial(1)
+    run.folder.write(run.METRICS, run.folder.read(run.METRICS) + json.dumps({"step": 20, **learned}).encode() + b"\n")
+    uniform, other = findings.read(search).trials
+    assert uniform.ceilings["cat0"] == pytest.approx(math.log(10))
+    assert other.ceilings["cat0"] == pytest.approx(-0.55 * math.log(0.55) - 9 * 0.05 * math.log(0.05))
 
 
 def run_trial(search: SearchDirectory, number: int, state: str, bounds: dict[int, float], **final: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, normalized_mutual_info_score
 
-from infogan_ray.latents import LatentSpec
+from infogan_ray.latents import Categorical, LatentSpec
 from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.selection import (
     SCORES,
@@ -21,6 +21,7 @@ from infogan_ray.selection import (
     nearest_other,
     nmi,
     rank_correlation,
+    share_of_information,
     slightly_moved,
 )  # fmt: skip
 
@@ -49,6 +50,15 @@ SPEC = LatentSpec.parse("noise=4 cat=3")
 def scores(oracle: Oracle) -> dict[str, float]:
     images = torch.from_numpy(tiny_images(300)[0]).unsqueeze(1)
     return measure_sorting(SPEC, oracle, images).scores  # type: ignore[arg-type]
+
+
+def test_information_is_a_share_of_what_the_prior_can_tell() -> None:
+    """A sorting that is sure and uses categories as unevenly as the prior does has all of it, not a share of log k."""
+    even, uneven = torch.eye(4).repeat(25, 1), torch.eye(4)[[0] * 70 + [1] * 10 + [2] * 10 + [3] * 10]
+    assert share_of_information(even, Categorical(4)) == pytest.approx(1)
+    assert share_of_information(uneven, Categorical(4, (0.7, 0.1, 0.1, 0.1))) == pytest.approx(1)
+    assert share_of_information(uneven, Categorical(4)) == pytest.approx(0.678, abs=1e-3)
+    assert share_of_information(even, Categorical(4, (0.7, 0.1, 0.1, 0.1))) == 1.0, "more than the prior has is no gain"
 
 
 def test_a_model_that_sorts_by_what_is_in_the_images_scores_and_others_do_not() -> None:

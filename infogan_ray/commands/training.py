@@ -18,6 +18,7 @@ from infogan_ray.commands.parsing import START_OR_RESUME, Failed, parse, peek, s
 from infogan_ray.config import RunConfig, load_config, preset
 from infogan_ray.data.choosing import feed_line
 from infogan_ray.gradients import gradient_bytes
+from infogan_ray.priors import as_measured
 from infogan_ray.reproduction import train_command
 from infogan_ray.runs import RunDirectory
 from infogan_ray.state import checkpoint_bytes
@@ -64,7 +65,7 @@ def train(arguments: list[str]) -> int:
     if as_json:
         print(json.dumps({"run": result.run.folder.uri, "state": result.state, **scalars(result.metrics)}))
         return DONE
-    spec = config.latents
+    spec = as_measured(config.latents, result.metrics)
     ceilings = {name: code.ceiling(spec.sigma) for name, code in spec.items()}
     model = result.run.model
     took = display.duration(time.monotonic() - started)

@@ -12,6 +12,7 @@ from typing import Any
 
 from infogan_ray.config import RunConfig
 from infogan_ray.halving import Halving
+from infogan_ray.priors import as_measured
 from infogan_ray.ranking import DEFAULT, GATE, RULES, Row, pareto, winner
 from infogan_ray.reports.markup import is_number
 from infogan_ray.searches import SearchDirectory
@@ -35,6 +36,8 @@ class Trial:
     """By metric: (images seen, value), in order."""
     bounds: dict[str, float]
     """The last measured bound in nats, by code."""
+    priors: Mapping[str, float] = field(default_factory=dict)
+    """Of priors that are learned, what the last row of metrics tells: prior/<code>/<category>."""
 
     @property
     def label(self) -> str:
@@ -64,7 +67,7 @@ class Trial:
             latents = RunConfig().override(dict(self.config), "the search").latents
         except ValueError:
             return {}
-        return {name: code.ceiling(latents.sigma) for name, code in latents.items()}
+        return {name: code.ceiling(latents.sigma) for name, code in as_measured(latents, self.priors).items()}
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ def _trial(
     batch = config.get("batch_size") or 0
     curves: dict[str, list[tuple[float, float]]] = {name: [] for name in (metric, *CURVES)}
     bounds: dict[str, float] = {}
+    priors: dict[str, float] = {}
     if status:
         try:
             for line in search.trial(number).read_metrics():
@@ -184,6 +188,7 @@ def _trial(
                     if is_number(line.get(name)):
                         points.append((step * batch, line[name]))
                 bounds |= {key[3:]: line[key] for key in line if key.startswith("mi/") and is_number(line[key])}
+                priors |= {key: line[key] for key in line if key.startswith("prior/") and is_number(line[key])}
         except (ValueError, StorageError) as error:
             notes.append(f"the curves of trial {number} could not be read: {error}")
     for points in curves.values():
@@ -191,4 +196,4 @@ def _trial(
     images = max(int(row.get("images") or 0), int(status.get("step") or 0) * batch)
     if row["state"] == "unknown" and not images:  # its configuration alone has been written
         row = {**row, "state": NOT_BEGUN}
-    return Trial(number, row, images, config, curves, bounds)
+    return Trial(number, row, images, config, curves, bounds, priors)
