@@ -14,6 +14,7 @@ from infogan_ray.publishing import METRICS, name_codes
 from infogan_ray.reports.run import run_report
 from infogan_ray.runs import RunDirectory, sample_picture
 from infogan_ray.storage import open_storage
+from infogan_ray.tracking import GROUPS
 
 from .test_reports import labels, parsed, section, words
 
@@ -44,6 +45,16 @@ def test_a_finished_run_says_what_each_code_does_and_how_to_go_on(run: RunDirect
     shown = [words(figure) for figure in section(page, "time").iter("figcaption")]
     assert shown == ["step 3", f"step {STEPS}"]
     assert "--codes" in words(section(page, "again")) and "--resume" not in words(section(page, "again"))
+
+
+EACH_STEP = [*(name for group in ("loss", "discriminator", "gradient", "speed") for name in GROUPS[group]), "restarted"]
+
+
+@pytest.mark.parametrize("metric", EACH_STEP)
+def test_whatever_a_step_tells_has_a_curve(metric: str, run: RunDirectory) -> None:
+    run.folder.write(run.METRICS, b"".join(json.dumps({"step": n, metric: 0.5 + n}).encode() + b"\n" for n in (1, 2)))
+    charts = section(parsed(run_report(run)), "curves").iter(f"{SVG}svg")
+    assert len(list(charts)) == 2, "the bounds, without any, and this"
 
 
 def test_names_that_codes_were_given_stand_beside_them(run: RunDirectory) -> None:

@@ -214,6 +214,8 @@ def curves(found: Found) -> str:
         ("Losses of discriminator and generator", [("d_loss", "D"), ("g_loss", "G")], "loss"),
         ("Entropy of learned priors", [(f"prior/{n}/entropy", found.names.get(n, n)) for n in names[:SLOTS]], "nats"),
         ("Consistency of Q on real images", [("consistency_loss", "term")], "nats"),
+        ("Penalty on the discriminator's gradient at real images", [("r1_penalty", "R1")], "loss"),
+        ("Dead categories that began anew", [("restarted", "categories")], "a step"),
         (
             "Which code the images of a pair share",
             [("contrastive_loss", "loss"), ("contrastive_accuracy", "right")], "nats, share",
