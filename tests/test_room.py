@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 
 import pytest
+import ray
 import torch
 
 from infogan_ray.config import RunConfig
-from infogan_ray.distributed import trials
+from infogan_ray.distributed import cluster, embedded, trials
 from infogan_ray.distributed.cluster import (
     ASKED,
     LIMITED,
@@ -65,6 +66,20 @@ def test_a_trials_workers_get_the_share_and_the_place_that_the_recipe_says(monke
     settings = Settings([], "", "cuda", "mi_fraction", 2)
     _with_workers(given, None, settings, None)  # type: ignore[arg-type]  # the run and the teller go to launch alone
     assert (asked[0].of_a_worker, asked[0].placement) == ({"CPU": 1, "GPU": 0.5}, "strict_spread")
+
+
+def test_an_embedded_ray_is_one_of_its_own_whatever_runs_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked without an address, Ray joins the latest cluster of this machine, and waits for minutes if it has died."""
+    asked: list[str | None] = []
+    for name in cluster.ENVIRONMENT | embedded.ENVIRONMENT:
+        monkeypatch.setenv(name, "as it was")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address=None, **more: asked.append(address))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cluster.connect(None)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    cluster.connect(None)
+    assert asked == ["local", None]
 
 
 def test_workers_follow_what_there_is() -> None:

@@ -88,6 +88,8 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
         ray._private.worker._worker_logs_enabled = False
         try:
             ray.init(
+                # Without an address Ray would join any that somebody has started on this machine.
+                address=None if joined else "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 include_dashboard=None if joined else dashboard,
