@@ -1,0 +1,114 @@
+"""What a step costs as images, channels, categories, codes and batches grow: time, arithmetic, memory.
+
+    python -m benchmarks.sizes --threads 2
+    python -m benchmarks.sizes --groups categories codes --steps 5
+
+Each size trains in a process of its own, on noise, which costs as much as pictures do. Memory is the largest that the
+process took in training beyond what it had before the model was built. What grows faster than its arithmetic shows in
+the last column: GFLOP a second.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from infogan_ray.threads import cores
+
+CODES = "noise=62 cat=10 uniform=2"
+BASE = {"size": 28, "channels": 1, "codes": CODES, "batch": 32}
+GROUPS: dict[str, dict[str, dict[str, Any]]] = {
+    "size": {f"{size}x{size}": {"size": size} for size in (16, 28, 32, 48, 64, 96, 128)},
+    "channels": {f"64x64x{channels}": {"size": 64, "channels": channels} for channels in (1, 3)},
+    "categories": {f"k = {k:,}": {"codes": f"noise=62 cat={k} uniform=2"} for k in (2, 10, 100, 1000)},
+    "codes": {f"{n} x cat=10": {"codes": "noise=62 " + "cat=10 " * n} for n in (1, 2, 10, 50)},
+    "batch": {f"batch {batch}": {"batch": batch} for batch in (16, 32, 64, 128, 256)},
+}
+
+
+@dataclass
+class Sizes:
+    """Time steps of many sizes."""
+
+    groups: tuple[Literal["size", "channels", "categories", "codes", "batch"], ...] = tuple(GROUPS)  # type: ignore[assignment]
+    threads: int | None = None
+    steps: int = 10
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    json: Path | None = None
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(one(**json.loads(sys.argv[2]))))
+        return 0
+    given = tyro.cli(Sizes)
+    about = {"threads": given.threads or cores(), "steps": given.steps, "device": given.device}
+    about["precision"] = given.precision
+    found: dict[str, dict[str, Any]] = {}
+    for group in given.groups:
+        print(
+            f"\n| {group} | ms a step | GFLOP a step | parameters | memory | GFLOP/s |\n|---|---|---|---|---|---|",
+            flush=True,
+        )
+        for name, changes in GROUPS[group].items():
+            command = [sys.executable, "-m", "benchmarks.sizes", "--one", json.dumps(BASE | changes | about)]
+            row = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+            found[name] = row
+            speed = row["gflop"] / row["seconds"]
+            print(
+                f"| {name} | {1000 * row['seconds']:,.0f} | {row['gflop']:,.1f} | {row['parameters'] / 1e6:,.1f} million "
+                f"| {row['bytes'] / 1e6:,.0f} MB | {speed:,.0f} |", flush=True,
+            )  # fmt: skip
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1))
+    return 0
+
+
+def one(
+    size: int, channels: int, codes: str, batch: int, threads: int, steps: int, device: str, precision: str
+) -> dict[str, float]:
+    """The median time of a step, its arithmetic, and the memory it takes."""
+    import torch
+
+    from benchmarks.throughput import flops_of, settle
+    from infogan_ray.config import preset
+    from infogan_ray.data import InMemoryFeed
+    from infogan_ray.state import TrainState
+    from infogan_ray.training import train
+
+    torch.set_num_threads(threads)
+    where = torch.device(device)
+    config = preset("mnist").override({"codes": codes}, "the benchmark")
+    images = torch.randint(0, 256, (4 * batch, channels, size, size), dtype=torch.uint8, device=where)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    spec = config.model_spec(size, channels)
+    state = TrainState(spec, config.objective, config.optimizer, device=where, precision=precision)
+    loop = train(state, InMemoryFeed(images, batch, seed=0), steps=10**6, log_every=1, checkpoint_every=10**6)
+    gflop = flops_of(lambda: next(loop)) / 1e9
+    next(loop)
+    seconds = []
+    for _ in range(steps):
+        settle(where)
+        start = time.perf_counter()
+        next(loop)  # reads the metrics, and so waits for the device
+        seconds.append(time.perf_counter() - start)
+    if where.type == "cuda":
+        taken = torch.cuda.max_memory_allocated(where)
+    else:
+        taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    parameters = sum(p.numel() for module in (state.generator, state.discriminator) for p in module.parameters())
+    return {"seconds": statistics.median(seconds), "gflop": gflop, "parameters": parameters, "bytes": taken}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
