@@ -26,6 +26,10 @@ from benchmarks.figures import rows_of
 from infogan_ray.display import duration
 
 JOURNAL = "quality.jsonl"
+DISENTANGLEMENT = {
+    "mig": "MIG", "sap": "SAP", "dci_disentanglement": "DCI: D", "dci_completeness": "C",
+    "dci_informativeness": "I", "factor_vae": "FactorVAE", "beta_vae": "beta-VAE",
+}  # fmt: skip
 COLUMNS = ("clustering_error", "nmi", "ari", "mi_fraction", "swd", "q_score", "frechet_distance", "seconds")
 
 
@@ -43,6 +47,9 @@ class Quality:
     frechet: bool = False
     """Also the Fréchet distance of each run that is trained now (``infogan evaluate --quality``), after its time is
     taken. Distances compare where ``quality.classifier`` in the journal is the same."""
+    disentanglement: str | None = None
+    """Also the scores of disentanglement of each run that is trained now, on the known factors of this: ``shapes``, or
+    dSprites' file (``infogan evaluate --disentanglement``)."""
     only_tell: bool = False
     """Train nothing; the table of what is finished."""
 
@@ -82,8 +89,12 @@ def run(given: Quality, preset: str, seed: int, flags: list[str]) -> None:
         row |= json.loads(done.stdout.splitlines()[-1])
         row["seconds"] = None if resumed else time.monotonic() - start
         if given.frechet:
-            row["quality"] = fidelity(given, name)
+            row["quality"] = evaluated(given, name, "quality", "--quality")
             row["frechet_distance"] = row["quality"]["frechet_distance"]
+        if given.disentanglement:
+            row["disentanglement"] = evaluated(
+                given, name, "disentanglement", "--disentanglement", given.disentanglement
+            )
     elif done.returncode != 3:  # a run that diverged is a result; anything else is not
         raise SystemExit(f"{name} ended with exit code {done.returncode}; mend it, then give the command again")
     given.storage.mkdir(parents=True, exist_ok=True)
@@ -91,14 +102,14 @@ def run(given: Quality, preset: str, seed: int, flags: list[str]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def fidelity(given: Quality, name: str) -> dict[str, Any]:
-    """What ``infogan evaluate --quality`` says of a finished run's best checkpoint."""
-    command = [sys.executable, "-m", "infogan_ray", "evaluate", str(given.storage / name), "--quality", "--json"]
+def evaluated(given: Quality, name: str, part: str, *flags: str) -> dict[str, Any]:
+    """What ``infogan evaluate`` with these flags says in this part of a finished run's best checkpoint."""
+    command = [sys.executable, "-m", "infogan_ray", "evaluate", str(given.storage / name), *flags, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"{name} is trained and could not be evaluated (exit code {done.returncode}); "
-                         "give the command again, or without --frechet")  # fmt: skip
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["quality"]
+        raise SystemExit(f"{name} is trained and could not be evaluated (exit code {done.returncode}); mend it, then "
+                         "give the command again")  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])[part]
     return found
 
 
@@ -123,6 +134,7 @@ def tell(rows: list[dict[str, Any]], heading: str = "preset") -> None:
             duration(means["seconds"]) if column(good, "seconds") else "-",
         ]  # fmt: skip
         print(f"| {' | '.join(cells)} |")
+    tell_disentanglement([row for row in rows if "disentanglement" in row], heading)
     for preset in dict.fromkeys(row["preset"] for row in rows):
         good = [row for row in rows if row["preset"] == preset and row["code"] == 0 and row.get("q_score") is not None]
         if len(good) > 1:
@@ -131,6 +143,20 @@ def tell(rows: list[dict[str, Any]], heading: str = "preset") -> None:
                 f"\n{preset}: without labels (q_score) seed {pick['seed']} is picked, {pick['clustering_error']:.2%}; "
                 f"the best is seed {best['seed']}, {best['clustering_error']:.2%}"
             )
+
+
+def tell_disentanglement(rows: list[dict[str, Any]], heading: str) -> None:
+    """Means over seeds, and the least and the largest of each."""
+    if not rows:
+        return
+    print(f"\n| {heading} | seeds | {' | '.join(DISENTANGLEMENT.values())} |\n|---|---|{'---|' * len(DISENTANGLEMENT)}")
+    for preset in dict.fromkeys(row["preset"] for row in rows):
+        mine = [row["disentanglement"] for row in rows if row["preset"] == preset]
+        cells = []
+        for name in DISENTANGLEMENT:
+            values = column(mine, name)
+            cells.append(f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+        print(f"| {preset} | {len(mine)} | {' | '.join(cells)} |")
 
 
 def column(rows: Iterable[dict[str, Any]], name: str) -> list[float]:
