@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import statistics
 import subprocess
 import sys
@@ -138,12 +139,13 @@ def cluster(wanted: bool) -> Iterator[dict[str, str]]:
         yield {}
         return
     asks = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex()}
+    place = tempfile.mkdtemp(prefix="ray-")  # in the usual one Ray notes its address, where others would look for it
     ray = str(Path(sys.executable).parent / "ray")
     [port] = free_ports(1)
     head = subprocess.Popen(
         [ray, "start", "--head", f"--port={port}", f"--num-cpus={cores()}", "--include-dashboard=false", "--block",
          "--disable-usage-stats", "--dashboard-agent-listen-port=52370"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=os.environ | asks,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=os.environ | asks | {"RAY_TMPDIR": place},
     )  # fmt: skip
     try:
         time.sleep(10)
@@ -152,6 +154,7 @@ def cluster(wanted: bool) -> Iterator[dict[str, str]]:
         for process in [*psutil.Process(head.pid).children(recursive=True), head]:
             process.kill()
         head.wait()
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def tell(timings: dict[str, list[Timing]]) -> None:
