@@ -145,7 +145,8 @@ def cluster(wanted: bool) -> Iterator[dict[str, str]]:
     head = subprocess.Popen(
         [ray, "start", "--head", f"--port={port}", f"--num-cpus={cores()}", "--include-dashboard=false", "--block",
          "--disable-usage-stats", "--dashboard-agent-listen-port=52370"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=os.environ | asks | {"RAY_TMPDIR": place},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+        env=os.environ | asks | {"RAY_TMPDIR": place},
     )  # fmt: skip
     try:
         time.sleep(10)
