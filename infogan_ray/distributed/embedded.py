@@ -1,14 +1,16 @@
 """Ray Train on an embedded Ray, without what it starts for clusters.
 
-Of the processes that Ray Train starts before the first step, four serve what a Ray that lives and dies with the
-command has not: other jobs that ask for its resources (the autoscaling coordinator, for which the workers wait),
-datasets of Ray Data, placement groups that outlive their driver, and machines that are taken away. Each costs as much
-as importing Ray Train does. Three of them have no public switch, so this names private parts of Ray; its version is
-pinned.
+Of the processes that Ray Train starts before the first step, four are of no use where Ray lives and dies with the
+command: an autoscaler's coordinator, for which the workers wait; one for datasets of Ray Data; one that looks out for
+machines that are taken away; and the cleaner of placement groups, which asks a dashboard that an embedded Ray does not
+have. Each costs as much as importing Ray Train does. Three of them have no public switch, so this names private parts
+of Ray; its version is pinned. What the cleaner is for, ``freed`` does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -16,6 +18,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.torch.torch_trainer import TorchTrainer  # which ray.train.torch types as the older class
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 # No machine is taken away from under it alone.
 ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
@@ -25,6 +28,20 @@ def is_embedded() -> bool:
     """Whether this process has started the Ray that it is connected to, which ends with it."""
     node = ray._private.worker._global_node
     return node is not None and node.is_head()
+
+
+@contextmanager
+def freed() -> Iterator[None]:
+    """Frees in the end what was set aside for workers meanwhile and not given back: a controller that dies cannot, and
+    those who start again would wait for it in vain."""
+    before = set(_placement_groups())
+    yield
+    for name in set(_placement_groups()) - before:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
+
+
+def _placement_groups() -> list[str]:
+    return [name for name, about in placement_group_table().items() if about["state"] != "REMOVED"]
 
 
 class EmbeddedTrainer(TorchTrainer):

@@ -42,7 +42,7 @@ from infogan_ray.display import checkpoint_plan
 from infogan_ray.distributed.board import StopWatch, start_board
 from infogan_ray.distributed.cluster import ASKED, Resources, check_files, connect, machines, resources
 from infogan_ray.distributed.driver import ENDINGS, Driver, HeadLost, Listener, TrainingFailed
-from infogan_ray.distributed.embedded import EmbeddedTrainer, is_embedded
+from infogan_ray.distributed.embedded import EmbeddedTrainer, freed, is_embedded
 from infogan_ray.gradients import distributed
 from infogan_ray.latents import Categorical
 from infogan_ray.networks import ModelSpec, plan
@@ -230,7 +230,9 @@ def launch(
     try:
         while True:
             stored = run.get_status().get("stored", 0)
-            error = driver.follow(_trainer(config, wanted, run, board, scratch, guest=driver.is_guest))
+            kind: Any = EmbeddedTrainer if is_embedded() and not driver.is_guest else TorchTrainer
+            with freed() if kind is EmbeddedTrainer else contextlib.nullcontext():
+                error = driver.follow(_trainer(kind, config, wanted, run, board, scratch))
             if error is None or driver.phase in ENDINGS:
                 break
             if run.get_status().get("stored", 0) == stored:
@@ -254,17 +256,16 @@ def launch(
     if driver.phase == "failed":
         if not final.get("overtaken"):
             set_last_status(run, "failed", driver.step)
-        kind = TakenOver if final.get("overtaken") else TrainingFailed
-        raise kind(f"{final['message']}; the log is {log}")
+        failure = TakenOver if final.get("overtaken") else TrainingFailed
+        raise failure(f"{final['message']}; the log is {log}")
     if driver.phase not in ENDINGS:
         raise TrainingFailed(f"the workers ended at step {driver.step:,} without a word; the log is {log}")
     return RunResult(run, driver.phase, final, final.get("message", ""), driver.restarts)
 
 
 def _trainer(
-    config: RunConfig, wanted: Resources, run: RunDirectory, board: Any, scratch: str, guest: bool
+    kind: Any, config: RunConfig, wanted: Resources, run: RunDirectory, board: Any, scratch: str
 ) -> TorchTrainer:
-    kind: Any = EmbeddedTrainer if is_embedded() and not guest else TorchTrainer
     settings = with_absolute_paths(config).to_dict()
     threads = {"threads": wanted.threads, "threads_from": wanted.threads_from}
     trainer: TorchTrainer = kind(

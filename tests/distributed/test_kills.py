@@ -124,7 +124,8 @@ def test_a_frozen_worker_is_noticed_and_replaced(bars: Any) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_controller_is_started_again(bars: Any) -> None:
-    """Ray Train's own process, which an outage of its storage ends."""
+    """Ray Train's own process, which an outage of its storage ends. Its worker has most of the CPUs there are: what was set
+    aside for it must be free for that of the next."""
 
     def kill_controller() -> None:
         family = psutil.Process().children(recursive=True)
@@ -132,7 +133,7 @@ def test_a_killed_controller_is_started_again(bars: Any) -> None:
         controller.kill()
 
     harm = Harm({120: kill_controller})
-    result = train(bars(steps=300, checkpoint_every=50), harm)
+    result = train(bars(steps=300, checkpoint_every=50, workers=1, threads=3), harm)
     assert result.state == "finished" and result.restarts == 1
     assert "starting workers again" in [report["phase"] for report in harm.heard]
 
