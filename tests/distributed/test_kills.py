@@ -124,8 +124,8 @@ def test_a_frozen_worker_is_noticed_and_replaced(bars: Any) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_controller_is_started_again(bars: Any) -> None:
-    """Ray Train's own process, which an outage of its storage ends. Its worker has most of the CPUs there are: what was set
-    aside for it must be free for that of the next."""
+    """Ray Train's own process, which an outage of its storage ends. Its worker has most of the CPUs there are: what was
+    set aside for it must be free for the next."""
 
     def kill_controller() -> None:
         family = psutil.Process().children(recursive=True)
