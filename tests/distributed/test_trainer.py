@@ -24,18 +24,19 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures
 
 
 def test_ray_train_starts_no_more_than_an_embedded_ray_needs(npz: Path, tmp_path: Path) -> None:
+    before = set(psutil.Process().children(recursive=True))  # what other tests, of Ray Data and Tune, have left
     seen: set[str] = set()
     config = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), workers=2)
-    train(config, lambda report: seen.update(names_of_processes()))
+    train(config, lambda report: seen.update(names_of_processes(before)))
     assert "RayTrainWorker" in seen
     needless = ("_AutoscalingCoordinatorActor", "DatasetManager", "PlacementGroupCleaner", "PreemptionWatcher")
     assert not seen.intersection(needless)
 
 
-def names_of_processes() -> set[str]:
-    """What Ray calls the processes that it runs for us."""
+def names_of_processes(before: set[psutil.Process]) -> set[str]:
+    """What Ray calls the processes that it runs for us since then."""
     found = set()
-    for process in psutil.Process().children(recursive=True):
+    for process in set(psutil.Process().children(recursive=True)) - before:
         with contextlib.suppress(psutil.NoSuchProcess):
             found.add(process.name().removeprefix("ray::").partition(".")[0])
     return found
