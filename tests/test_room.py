@@ -82,6 +82,16 @@ def test_an_embedded_ray_is_one_of_its_own_whatever_runs_on_the_machine(monkeypa
     assert asked == ["local", None]
 
 
+def test_a_ray_that_a_stopped_run_has_ended_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked, Ray would start another cluster by itself."""
+    asked: list[str] = []
+    monkeypatch.setattr(embedded, "placement_group_table", lambda: asked.append("table") or {})
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with embedded.freed():
+        asked.clear()
+    assert not asked
+
+
 def test_workers_follow_what_there_is() -> None:
     assert fit(config(), CPU_ONLY).workers == 1
     wanted = fit(config(), GPUS)

@@ -36,6 +36,8 @@ def freed() -> Iterator[None]:
     those who start again would wait for it in vain."""
     before = set(_placement_groups())
     yield
+    if not ray.is_initialized():  # a run that was stopped may have ended it; to be asked, it would start anew
+        return
     for name in set(_placement_groups()) - before:
         remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
