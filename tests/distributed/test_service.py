@@ -112,7 +112,7 @@ def test_more_than_can_wait_is_refused_at_once(running: Service) -> None:
     while len(replicas := victims(running.process, "replica")) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)  # one that was killed above is being replaced: it must not answer meanwhile
     # Of those that Serve knows, some may be replicas that were killed last.
-    asked, least, answers, stop = 600, 600 - 256 - 4 * 64, Answers(), threading.Event()
+    asked, least, answers, stop = 664, 664 - 256 - 4 * 64, Answers(), threading.Event()
 
     def clients() -> None:
         asyncio.run(ask(running.url, running.token, "sample 1", asked, 3600, stop, each=1, answers=answers))
