@@ -24,6 +24,7 @@ from .servers import CREDENTIALS, free_ports
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent
 STARTS_WITHIN_S = 90
+STOPS_WITHIN_S = 30
 STORE = 100 * 1024**2
 
 
@@ -167,10 +168,17 @@ class Host:
         return [int(pid) for pid in found.split()]
 
     def kill(self) -> None:
-        """Every process on it."""
-        for pid in self.pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Every process on it; there is none left when this returns.
+
+        One that is killed is still there while the kernel takes it apart, and may just have started another.
+        """
+        deadline = time.monotonic() + STOPS_WITHIN_S
+        while pids := self.pids:
+            assert time.monotonic() < deadline, f"{self.name} still has the processes {pids}"
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
 
     def close(self) -> None:
         self.kill()

@@ -39,6 +39,8 @@ class Wire:
 
     head: Head
     machines: list[Host]
+    nodes: dict[str, Node]
+    """By the host's name: what was started on it last."""
     start: Callable[[Host], Node]
     kill: Callable[[Host], None]
     storage: str
@@ -77,7 +79,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
         for machine in machines:
             start(machine)
         endpoint = f"endpoint_override={NETWORK}.1:{s3.port}&scheme=http&region=us-east-1"
-        yield Wire(head, machines, start, kill, f"s3://{BUCKET}/hosts?{endpoint}", own)
+        yield Wire(head, machines, nodes, start, kill, f"s3://{BUCKET}/hosts?{endpoint}", own)
         for node in nodes.values():
             node.kill()
 
@@ -96,7 +98,13 @@ def second(wire: Wire) -> Iterator[Host]:
     machine = wire.machines[1]
     if not machine.pids:
         wire.start(machine)
-    until(lambda: machine.address in alive(wire.head))  # else a run of 1 to 2 workers may begin without it
+    node = wire.nodes[machine.name]
+
+    def joined() -> bool:
+        assert node.process.poll() is None, f"Ray ended on {machine.address}: {node.log.read_text()[-2000:]}"
+        return machine.address in alive(wire.head)
+
+    until(joined)  # else a run of 1 to 2 workers may begin without it
     yield machine
     machine.link(up=True)
     wire.kill(machine)
