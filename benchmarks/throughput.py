@@ -5,16 +5,20 @@
     python -m benchmarks.throughput --quick         # less than a minute, for CI: the ratios alone, roughly
 
 All arms train by turns, a few steps each, so that what disturbs the machine disturbs them alike; a ratio is the
-median over the rounds. ``benchmarks/plain.py`` is the usual loop.
+median over the rounds. Each is a process of its own, as in use: what one tells the C library is not the other's.
+``benchmarks/plain.py`` is the usual loop.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import plain
 from infogan_ray.config import preset
 from infogan_ray.data import DataConfig, InMemoryFeed, load_images
+from infogan_ray.heap import keep_freed_memory
 from infogan_ray.state import TrainState, resolve_precision
 from infogan_ray.threads import cores
 from infogan_ray.training import train_step
@@ -53,27 +58,76 @@ class Throughput:
 
 def main() -> int:
     given = tyro.cli(Throughput)
+    torch.set_num_threads(given.threads or cores())  # the peak is measured here
+    device = torch.device(given.device)
+    names = [PLAIN, "infogan_ray, fp32"]
+    if resolve_precision("auto", device) == "bf16":
+        names.append("infogan_ray, bf16")
+    with contextlib.ExitStack() as stack:
+        arms = {name: stack.enter_context(Arm(name, given)) for name in names}
+        return quickly(arms, given) if given.quick else measure(arms, given)
+
+
+class Arm:
+    """A training loop in a process of its own, which makes steps when it is asked to."""
+
+    def __init__(self, name: str, given: Throughput) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._line, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, name, given), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Arm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.close()
+        self._process.join()
+
+    def seconds(self, steps: int) -> float:
+        """What so many steps take, by its own clock."""
+        return self._ask(steps)
+
+    def flops(self) -> float:
+        """Of a step, which it makes for this."""
+        return self._ask(0)
+
+    def _ask(self, steps: int) -> float:
+        self._line.send(steps)
+        try:
+            return self._line.recv()
+        except EOFError:
+            raise SystemExit("a training loop has ended; what it said stands above") from None
+
+
+def serve(line: Connection, name: str, given: Throughput) -> None:
+    """The process of an arm: so many steps at each number, and the FLOP of one at 0."""
     torch.set_num_threads(given.threads or cores())
     device = torch.device(given.device)
     if given.quick:
         images = torch.randint(0, 256, (4096, 1, 28, 28), dtype=torch.uint8)
     else:
         images = load_images("mnist", DataConfig()).images
-    arms: dict[str, Iterator[float]] = {
-        PLAIN: plain.training(images[:, 0].numpy(), given.batch_size, device, given.loader_workers),
-        "infogan_ray, fp32": ours(images, given.batch_size, device, "fp32"),
-    }
-    if resolve_precision("auto", device) == "bf16":
-        arms["infogan_ray, bf16"] = ours(images, given.batch_size, device, "bf16")
-    if given.quick:
-        return quickly(arms, given.batch_size, device)
-    flops = {name: flops_of(lambda arm=arm: next(arm)) for name, arm in arms.items()}  # also a warm-up
+    if name == PLAIN:
+        arm = plain.training(images[:, 0].numpy(), given.batch_size, device, given.loader_workers)
+    else:
+        arm = ours(images, given.batch_size, device, name[-4:])
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            steps = line.recv()
+            line.send(seconds_of(arm, steps, device) if steps else flops_of(lambda: next(arm)))
+
+
+def measure(arms: dict[str, Arm], given: Throughput) -> int:
+    device = torch.device(given.device)
+    flops = {name: arm.flops() for name, arm in arms.items()}  # also a warm-up
     for arm in arms.values():
-        seconds_of(arm, given.steps, device)
+        arm.seconds(given.steps)
     took: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(given.rounds):
         for name in [*arms][number % len(arms) :] + [*arms][: number % len(arms)]:
-            took[name].append(seconds_of(arms[name], given.steps, device))
+            took[name].append(arms[name].seconds(given.steps))
     peaks = {"fp32": peak(device, torch.float32), "bf16": peak(device, torch.bfloat16)}
     rows = []
     for name, seconds in took.items():
@@ -81,8 +135,8 @@ def main() -> int:
         ratio = statistics.median(p / s for p, s in zip(took[PLAIN], seconds, strict=True))
         share = flops[name] * speed / given.batch_size / peaks[name[-4:]]
         rows.append({"arm": name, "images_per_second": speed, "ratio": ratio, "gflop": flops[name] / 1e9, "share": share})  # fmt: skip  # noqa: E501
-    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    print(f"MNIST network, batch {given.batch_size}, {threads}; matrix peak fp32 {peaks['fp32'] / 1e9:,.0f} GFLOP/s, bf16 {peaks['bf16'] / 1e9:,.0f}\n")  # fmt: skip  # noqa: E501
+    where = place(device)
+    print(f"MNIST network, batch {given.batch_size}, {where}; matrix peak fp32 {peaks['fp32'] / 1e9:,.0f} GFLOP/s, bf16 {peaks['bf16'] / 1e9:,.0f}\n")  # fmt: skip  # noqa: E501
     print("| step | images/s | of the plain loop | GFLOP a step | share of the matrix peak |\n|---|---|---|---|---|")
     for row in rows:
         print(
@@ -90,31 +144,36 @@ def main() -> int:
             f"| {row['share']:.0%} |"
         )
     if given.json is not None:
-        given.json.write_text(json.dumps({"threads": threads, "peaks": peaks, "arms": rows}, indent=1))
+        given.json.write_text(json.dumps({"threads": where, "peaks": peaks, "arms": rows}, indent=1))
     return 0
 
 
-def quickly(arms: dict[str, Iterator[float]], batch: int, device: torch.device) -> int:
+def quickly(arms: dict[str, Arm], given: Throughput) -> int:
     """One step of each by turns for QUICK_S seconds, and three rounds at least; the medians of ratios in one line."""
     for arm in arms.values():
-        seconds_of(arm, 2, device)
+        arm.seconds(2)
     took: dict[str, list[float]] = {name: [] for name in arms}
     until = time.perf_counter() + QUICK_S
     while len(took[PLAIN]) < 3 or (time.perf_counter() < until and len(took[PLAIN]) < 50):
         for name, arm in arms.items():
-            took[name].append(seconds_of(arm, 1, device))
+            took[name].append(arm.seconds(1))
     told = []
     for name in [*arms][1:]:
         ratios = sorted(p / s for p, s in zip(took[PLAIN], took[name], strict=True))
         told.append(f"{name} {statistics.median(ratios):.2f} x of it ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    speed = batch / statistics.median(took[PLAIN])
-    print(f"speed, {where}, batch {batch}, {len(took[PLAIN])} rounds: {PLAIN} {speed:,.0f} images/s; {'; '.join(told)}")
+    speed = given.batch_size / statistics.median(took[PLAIN])
+    about = f"{place(torch.device(given.device))}, batch {given.batch_size}, {len(took[PLAIN])} rounds"
+    print(f"speed, {about}: {PLAIN} {speed:,.0f} images/s; {'; '.join(told)}")
     return 0
 
 
+def place(device: torch.device) -> str:
+    return f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
 def ours(images: torch.Tensor, batch: int, device: torch.device, precision: str) -> Iterator[float]:
-    """What ``training.train`` does at each step, without Ray; metrics are read every tenth step, as by default."""
+    """What a worker does at each step, without Ray; metrics are read every tenth step, as by default."""
+    keep_freed_memory()
     config = preset("mnist")
     spec = config.model_spec(images.shape[-1], images.shape[1])
     state = TrainState(spec, config.objective, config.optimizer, device=device, precision=precision)

@@ -20,6 +20,7 @@ from infogan_ray.checkpoints import Checkpoint
 from infogan_ray.config import RunConfig
 from infogan_ray.data import Feed, ImageSet, make_feed
 from infogan_ray.evaluation import measure_bound, measure_clustering
+from infogan_ray.heap import keep_freed_memory
 from infogan_ray.model import InfoGAN
 from infogan_ray.networks import ModelSpec
 from infogan_ray.outbox import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
@@ -67,6 +68,7 @@ def run_worker(
     When ``stop`` becomes true on rank 0, all ranks end at the same step and a last checkpoint is written. Raises
     Diverged on every rank that sees it, StorageFailed on rank 0, and on other ranks what storage raises.
     """
+    keep_freed_memory()
     run = run.patient(START_PATIENCE_S)
     steps = config.total_steps(images.count)
     start, outbox, said = begin(config, run, steps, rank, world_size, device, restarts)
