@@ -5,7 +5,7 @@ Shapes: (N, C, H, W) images, (B, L) latents. Bounds are in nats. Everything runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from infogan_ray.data.feed import to_unit_range
 from infogan_ray.latents import Categorical, LatentSpec
-from infogan_ray.networks import Discriminator, Generator
+from infogan_ray.networks import Discriminator, Generator, calibrate
 from infogan_ray.objective import information_bound, mi_fraction
 from infogan_ray.streams import seeded_generator
 
 BATCH = 500
+STATISTICS_OF = 2000  # images
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,43 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             module.train(mode)
 
 
+@contextmanager
+def normalising_as(module: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, batch norm has the statistics of these batches of input; afterwards its own again."""
+    kept = [buffer.clone() for buffer in module.buffers()]
+    try:
+        calibrate(module, batches)
+        yield
+    finally:
+        for buffer, before in zip(module.buffers(), kept, strict=True):
+            buffer.copy_(before)
+
+
 @torch.inference_mode()
 def measure_bound(
     spec: LatentSpec, generator: Generator, discriminator: Discriminator, config: EvaluationConfig,
     each: Callable[[], None] = go_on,
 ) -> dict[str, float]:  # fmt: skip
-    """``mi/<code>`` and ``mi_bound`` (nats) and ``mi_fraction`` on fresh codes of a fixed seed."""
+    """``mi/<code>`` and ``mi_bound`` (nats) and ``mi_fraction`` on fresh codes of a fixed seed.
+
+    Batch norm normalises by statistics of what this generator draws, of other fresh codes. Those that D gathers in
+    training are of real and drawn images together, and where the two differ, Q, which reads drawn ones by themselves
+    when it learns, reads nothing right by them: on ``shapes`` a bound of 6.8 nats came out as -9.
+    """
     device = next(generator.parameters()).device
-    totals = dict.fromkeys(spec.names, 0.0)
-    with evaluating(generator, discriminator):
-        for index, start in enumerate(range(0, config.samples, BATCH)):
+
+    def codes(samples: int, stream: str) -> Iterator[Tensor]:
+        for index, start in enumerate(range(0, samples, BATCH)):
             each()
-            rows = min(BATCH, config.samples - start)
-            latents = spec.sample(rows, seeded_generator(config.seed, "evaluate", index, device))
+            yield spec.sample(min(BATCH, samples - start), seeded_generator(config.seed, stream, index, device))
+
+    totals = dict.fromkeys(spec.names, 0.0)
+    drawn = (generator(latents) for latents in codes(STATISTICS_OF, "statistics"))
+    with evaluating(generator, discriminator), normalising_as(discriminator, drawn):
+        for latents in codes(config.samples, "evaluate"):
             _, q = discriminator(generator(latents))
             for name, bound in information_bound(spec, latents, q).items():
-                totals[name] += float(bound) * rows
+                totals[name] += float(bound) * len(latents)
     bounds = {name: total / config.samples for name, total in totals.items()}
     return {
         "mi_bound": sum(bounds.values()),

@@ -7,7 +7,7 @@ the rule for every other size; ``Generator`` and ``Discriminator`` build whateve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -147,6 +147,21 @@ class BatchNorm(nn.Module):
             self.running_var.lerp_(variance * total / (total - 1).clamp(min=1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+@torch.no_grad()
+def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Make a module's batch-norm statistics the mean over these batches of its input; nothing else of it changes."""
+    norms = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
+    before = [(norm.training, norm.momentum, norm.synchronised) for norm in norms]
+    try:
+        for index, batch in enumerate(batches):
+            for norm in norms:
+                norm.training, norm.momentum, norm.synchronised = True, 1 / (index + 1), False
+            module(batch)
+    finally:
+        for norm, (training, momentum, synchronised) in zip(norms, before, strict=True):
+            norm.training, norm.momentum, norm.synchronised = training, momentum, synchronised
 
 
 class Stack(nn.Sequential):

@@ -20,7 +20,7 @@ from infogan_ray.contrastive import Contrast, ContrastiveConfig, PairDiscriminat
 from infogan_ray.data.augmentation import AugmentationConfig, augment, draw
 from infogan_ray.data.feed import share
 from infogan_ray.latents import LatentSpec
-from infogan_ray.networks import BatchNorm, Generator, ModelSpec
+from infogan_ray.networks import Generator, ModelSpec, calibrate
 from infogan_ray.objective import ObjectiveConfig
 from infogan_ray.priors import LearnedPrior, PriorConfig
 from infogan_ray.restarts import Restarts
@@ -239,17 +239,8 @@ class TrainState:
         Statistics gathered while training belong to the raw weights, which move fast; here they are the mean over
         fresh latents of a fixed seed, so that the result depends on the weights alone.
         """
-        norms = [module for module in self.average.modules() if isinstance(module, BatchNorm)]
-        momenta, synchronised = [norm.momentum for norm in norms], [norm.synchronised for norm in norms]
-        self.average.train()
-        with torch.no_grad():
-            for index in range(CALIBRATION_BATCHES):
-                for norm in norms:
-                    norm.momentum, norm.synchronised = 1 / (index + 1), False
-                draw = seeded_generator(self.seed, "calibrate", index, self.device)
-                self.average(self.spec.latents.sample(128, draw))
-        for norm, momentum, sync in zip(norms, momenta, synchronised, strict=True):
-            norm.momentum, norm.synchronised = momentum, sync
+        draws = (seeded_generator(self.seed, "calibrate", index, self.device) for index in range(CALIBRATION_BATCHES))
+        calibrate(self.average, (self.spec.latents.sample(128, draw) for draw in draws))
         return self.average.eval()
 
     def model_tensors(self) -> dict[str, Tensor]:

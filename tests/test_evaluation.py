@@ -80,6 +80,31 @@ def test_bound_is_repeatable_and_leaves_training_mode_alone() -> None:
     assert set(first) == {"mi_bound", "mi_fraction", "mi/cat0", "mi/uniform0", "mi/bernoulli0"}
 
 
+def test_the_bound_is_that_of_drawn_images_whatever_statistics_training_left_in_d() -> None:
+    spec, samples = small_model(), EvaluationConfig(samples=700)
+    generator, discriminator = spec.build()
+    with torch.no_grad():
+        for parameter in discriminator.recognition.parameters():
+            parameter.mul_(20)  # so that Q says something
+    discriminator(generator(spec.latents.sample(64, torch.Generator().manual_seed(0))))
+    first = measure_bound(spec.latents, generator, discriminator, samples)
+    for name, buffer in discriminator.named_buffers():
+        buffer.add_(3) if name.endswith("mean") else buffer.mul_(9)  # as real images may that look otherwise
+    left = {name: buffer.clone() for name, buffer in discriminator.named_buffers()}
+    assert measure_bound(spec.latents, generator, discriminator, samples) == first
+    calls: list[None] = []
+
+    def give_up() -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_bound(spec.latents, generator, discriminator, samples, each=give_up)
+    for name, buffer in discriminator.named_buffers():
+        assert torch.equal(buffer, left[name]), f"{name} is training's, and a checkpoint's"
+
+
 def test_walks_reach_twice_the_prior() -> None:
     values, inside = walk(Uniform(-1, 1))
     assert values[0] == -2 and values[-1] == 2
