@@ -15,7 +15,7 @@ assert sys.argv[1] == "as it is" or keep_freed_memory()
 for _ in range(5):  # until the heap is as large as it gets
     torch.zeros(2**24).add_(1)  # 64 MiB
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(30):
     torch.zeros(2**24).add_(1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -27,6 +27,6 @@ def test_what_a_step_frees_is_not_fetched_from_the_system_again() -> None:
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    ten_times = 10 * 2**26 // 4096
-    assert faults("as it is") > 0.9 * ten_times, "there is nothing to win here"
-    assert faults("kept") < 0.02 * ten_times
+    all_pages = 30 * 2**26 // 4096
+    assert faults("as it is") > 0.9 * all_pages, "there is nothing to win here"
+    assert faults("kept") < 0.2 * all_pages, "where an aligned block finds no room the heap grows, but not often"
