@@ -50,6 +50,7 @@ VARIANTS: dict[str, str] = {
     "sigma floor 0.3": "--network.sigma-min 0.3",
     "sigma fixed 0.3": "--network.sigma-fixed 0.3",
     "sigma fixed 1": "--network.sigma-fixed 1.0",
+    "mean bias": "--stability.mean-bias",
     "restarts": "--stability.restart-every 100",
     "restarts below 0.3": "--stability.restart-every 100 --stability.restart-below 0.3",
 }

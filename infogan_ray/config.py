@@ -63,6 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "channels": 1,
         "steps": 30_000,
         "objective": {"lambda_continuous": 1.0},
+        "stability": {"mean_bias": True},
     },
 }
 METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari", "q_score", "step")

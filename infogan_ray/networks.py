@@ -203,6 +203,13 @@ class Generator(nn.Module):
         self.layers = Stack(*layers)
         initialise(self)
 
+    @property
+    def output_bias(self) -> Tensor:
+        """(C,) in front of the tanh."""
+        last = self.layers[-2]
+        assert isinstance(last, nn.ConvTranspose2d) and last.bias is not None
+        return last.bias
+
     def forward(self, latents: Tensor) -> Tensor:
         return self.layers(latents)
 

@@ -24,7 +24,7 @@ from infogan_ray.networks import Generator, ModelSpec, calibrate
 from infogan_ray.objective import ObjectiveConfig
 from infogan_ray.priors import LearnedPrior, PriorConfig
 from infogan_ray.restarts import Restarts
-from infogan_ray.stability import StabilityConfig
+from infogan_ray.stability import StabilityConfig, mean_bias
 from infogan_ray.streams import seeded_generator
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -129,6 +129,12 @@ class TrainState:
             self.restarts = Restarts(spec.latents, self.stability, seed, players, (self.opt_g, self.opt_d))
         self.generate: nn.Module = self.generator
         self.discriminate: nn.Module = self.discriminator
+
+    def begin_as_bright_as(self, images: Tensor) -> None:
+        """Before the first step: G's images have the mean of these, uint8 (N, C, H, W) (``stability.mean_bias``)."""
+        bias = mean_bias(images).to(self.device)
+        for generator in (self.generator, self.average):
+            generator.output_bias.data.copy_(bias)
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Train through ``wrap(module)``, which averages gradients over ranks (DistributedDataParallel)."""

@@ -30,7 +30,7 @@ from infogan_ray.objective import discriminator_loss, generator_loss, informatio
 from infogan_ray.reproduction import train_command
 from infogan_ray.restarts import chosen_donors
 from infogan_ray.spectral import SpectralNorm
-from infogan_ray.stability import StabilityConfig, r1_penalty, with_noise
+from infogan_ray.stability import StabilityConfig, mean_bias, r1_penalty, with_noise
 from infogan_ray.state import Draws, TrainState
 from infogan_ray.training import train, train_step
 
@@ -41,7 +41,7 @@ EVERYTHING: dict[str, Any] = {
     "network": {"spectral_norm": True},
     "stability": {
         "r1": 1.0, "r1_every": 2, "instance_noise": 0.2, "instance_noise_share": 1.0, "label_smoothing": 0.1,
-        "lambda_warmup": 8, "restart_every": 2, "restart_below": 0.99,
+        "lambda_warmup": 8, "restart_every": 2, "restart_below": 0.99, "mean_bias": True,
     },
 }  # fmt: skip
 
@@ -97,8 +97,8 @@ def test_off_is_the_papers_step_to_the_bit(image_set: ImageSet) -> None:
     assert "restarts.usage" not in state.training_tensors()
 
 
-def test_it_is_off_in_every_preset_and_older_runs_are_read() -> None:
-    assert all(preset(name).stability == StabilityConfig() for name in PRESETS)
+def test_presets_of_the_paper_have_none_of_it_and_older_runs_are_read() -> None:
+    assert all(preset(name).stability == StabilityConfig(mean_bias=name == "shapes") for name in PRESETS)
     saved = RunConfig().to_dict()
     del saved["stability"], saved["network"]["spectral_norm"]
     assert RunConfig().override(saved, "an older run") == RunConfig()
@@ -387,6 +387,38 @@ def test_a_restart_depends_on_seed_and_step() -> None:
 
 
 # All at once
+
+
+@pytest.mark.parametrize(("shade", "drawn"), [(10, 10 / 127.5 - 1), (0, -0.95), (200, 200 / 127.5 - 1)])
+def test_the_first_images_are_as_bright_as_those_given(shade: int, drawn: float) -> None:
+    state = with_options(mean_bias=True)
+    images = torch.full((6, 1, 16, 16), shade, dtype=torch.uint8)
+    state.begin_as_bright_as(images)
+    for generator in (state.generator, state.average):
+        mean = generator(state.latents(64)).mean().item()
+        assert mean == pytest.approx(drawn, abs=0.02)
+    plain = with_options()
+    assert plain.generator(plain.latents(64)).mean().item() == pytest.approx(0, abs=0.02)
+
+
+def test_brightness_is_taken_by_channel() -> None:
+    images = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
+    images[:, 0], images[:2, 1], images[:, 2] = 51, 255, 204
+    assert mean_bias(images).tanh().tolist() == pytest.approx([-0.6, 1 / 3, 0.6], abs=1e-6)
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_a_run_begins_as_bright_as_its_images_where_that_is_asked_for(
+    image_set: ImageSet, tmp_path: Path, on: bool
+) -> None:
+    """Adam moves a bias by its rate, 0.001, in each of three steps."""
+    config = tiny_config().override({"stability": {"mean_bias": on}, "steps": 3}, "test")
+    run, _ = run_alone(config, image_set, tmp_path / "run")
+    tensors = checkpoints.open_checkpoint(run.checkpoints / "step_00000003").training_tensors()
+    [bias] = [v for k, v in tensors.items() if k.startswith("generator.") and k.endswith(".bias") and v.shape == (1,)]
+    start = mean_bias(image_set.images) if on else torch.zeros(1)
+    assert abs(float(mean_bias(image_set.images))) > 0.1
+    assert bias.item() == pytest.approx(start.item(), abs=0.01)
 
 
 def test_a_resumed_run_with_everything_on_is_exact_and_its_model_is_loaded(image_set: ImageSet, tmp_path: Path) -> None:
