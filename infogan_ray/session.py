@@ -83,8 +83,8 @@ def run_worker(
     )  # fmt: skip
     if start is not None:
         state.restore(start.step, start.model_tensors(), start.training_tensors())
-    elif config.stability.mean_bias:
-        state.begin_as_bright_as(images.images)  # of streamed ones each rank has a sample; DDP starts all as rank 0
+    elif config.stability.mean_bias and len(images.images):  # streamed, ranks but the first have no sample
+        state.begin_as_bright_as(images.images)
     if wrap is not None:
         state.distribute(wrap)
     loop: dict[str, Any] = {

@@ -181,7 +181,8 @@ class Host:
             time.sleep(0.05)
 
     def close(self) -> None:
-        self.kill()
+        with contextlib.suppress(subprocess.CalledProcessError, AssertionError):  # the others are to be closed, too
+            self.kill()
         with contextlib.suppress(subprocess.CalledProcessError):
             ip("netns", "delete", self.name)
 

@@ -401,6 +401,23 @@ def test_the_first_images_are_as_bright_as_those_given(shade: int, drawn: float)
     assert plain.generator(plain.latents(64)).mean().item() == pytest.approx(0, abs=0.02)
 
 
+def test_the_average_begins_as_the_generator_that_all_ranks_share() -> None:
+    """DDP gives every rank the first one's weights; where images are streamed, only that one has any to look at."""
+
+    def first_ranks(module: nn.Module) -> nn.Module:
+        if module is state.generator:
+            state.generator.output_bias.data.fill_(-1)
+        return module
+
+    state = with_options(mean_bias=True)
+    state.distribute(first_ranks)
+    assert state.average.output_bias.item() == -1
+    state.step = 7  # a resumed run: its average is behind its generator
+    state.generator.output_bias.data.fill_(0.5)
+    state.distribute(lambda module: module)
+    assert state.average.output_bias.item() == -1
+
+
 def test_brightness_is_taken_by_channel() -> None:
     images = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
     images[:, 0], images[:2, 1], images[:, 2] = 51, 255, 204

@@ -210,7 +210,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(image_set: ImageSet, tmp_path
 def test_a_run_goes_on_as_the_model_that_it_was_whatever_options_have_come_since(
     image_set: ImageSet, tmp_path: Path
 ) -> None:
-    from infogan_ray.distributed.trainer import write_config
+    from infogan_ray.distributed.trainer import as_begun, write_config
 
     run, config = RunDirectory(open_storage(tmp_path / "run")), tiny_config()
     write_config(run, config, image_set)
@@ -219,5 +219,12 @@ def test_a_run_goes_on_as_the_model_that_it_was_whatever_options_have_come_since
     run.write_config(saved)
     write_config(run, config, image_set)
     assert known is False and run.read_config()["model"]["network"]["spectral_norm"] is False
+    assert as_begun(config, RunDirectory(open_storage(tmp_path / "new"))) == config
+    del saved["run"]["stability"]["mean_bias"]
+    run.write_config(saved)
+    brighter = config.override({"stability": {"mean_bias": True}}, "test")
+    assert as_begun(brighter, run) == config, "it began from grey, and its record goes on saying so"
+    write_config(run, brighter, image_set)
+    assert as_begun(config, run) == brighter
     with pytest.raises(ValueError, match=r"differs from this one \(network.width .*; its config is .*config.json"):
         write_config(run, config.override({"network": {"width": 12}}, "test"), image_set)

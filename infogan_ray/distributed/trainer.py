@@ -155,6 +155,7 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
         raise ValueError(
             f"steps is {steps:,}, and {run.name} is at step {before['stored']:,} already; give --steps more"
         )
+    config = as_begun(config, run)
     write_config(run, config, images)
     spec = config.model_spec(images.image_size, images.channels)
     del images  # the workers have copies of their own
@@ -164,6 +165,14 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
         "say": checkpoint_plan(config, steps, checkpoint_bytes(spec, config.contrastive), run.folder),
     })  # fmt: skip
     return launch(config, wanted, run, listen)
+
+
+def as_begun(config: RunConfig, run: RunDirectory) -> RunConfig:
+    """Of a run that is resumed, what decides nothing but its beginning, as that was."""
+    if not run.exists:
+        return config
+    begun = run.read_config()["run"].get("stability", {})
+    return config.override({"stability": {"mean_bias": begun.get("mean_bias", False)}}, "the run")
 
 
 def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
