@@ -51,6 +51,7 @@ VARIANTS: dict[str, str] = {
     "sigma fixed 0.3": "--network.sigma-fixed 0.3",
     "sigma fixed 1": "--network.sigma-fixed 1.0",
     "mean bias": "--stability.mean-bias",
+    "joint batch norm": "--network.joint-batchnorm",
     "restarts": "--stability.restart-every 100",
     "restarts below 0.3": "--stability.restart-every 100 --stability.restart-below 0.3",
 }

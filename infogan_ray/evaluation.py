@@ -6,7 +6,7 @@ Shapes: (N, C, H, W) images, (B, L) latents. Bounds are in nats. Everything runs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,7 @@ def measure_bound(
     training are of real and drawn images together, and where the two differ, Q, which reads drawn ones by themselves
     when it learns, reads them wrongly by these: on ``shapes`` a bound of 6.8 nats came out as -9. Real images are still
     read by D's own: with statistics of real images alone, clustering errors and scores of disentanglement of the models
-    that were looked at differed by less than seeds do.
+    that were looked at differed by less than seeds do. With ``network.joint_batchnorm`` Q learns by D's own.
     """
     device = next(generator.parameters()).device
 
@@ -93,7 +93,8 @@ def measure_bound(
 
     totals = dict.fromkeys(spec.names, 0.0)
     drawn = (generator(latents) for latents in codes(STATISTICS_OF, "statistics"))
-    with evaluating(generator, discriminator), normalising_as(discriminator, drawn):
+    as_trained = nullcontext() if discriminator.joint_batchnorm else normalising_as(discriminator, drawn)
+    with evaluating(generator, discriminator), as_trained:
         for latents in codes(config.samples, "evaluate"):
             _, q = discriminator(generator(latents))
             for name, bound in information_bound(spec, latents, q).items():

@@ -32,6 +32,9 @@ class NetworkConfig:
     leaky_slope: float = 0.1
     sync_batchnorm: bool = False
     """Batch-norm statistics over all workers instead of each worker's own share of the batch."""
+    joint_batchnorm: bool = False
+    """D's and Q's batch-norm statistics over real and drawn images together, in G's step too, instead of each apart:
+    apart, what all drawn images have in common, such as their brightness, is taken out before D judges them."""
     sigma_min: float = 0.1
     """Floor of the standard deviation that Q learns for continuous codes."""
     sigma_fixed: float | None = None
@@ -254,6 +257,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, q_dim: int, image_size: int, channels: int, config: NetworkConfig) -> None:
         super().__init__()
+        self.joint_batchnorm = config.joint_batchnorm
         self.trunk, features = trunk(image_size, channels, config)
         self.head = nn.Linear(features, 1)
         self.recognition = recognition_head(features, q_dim, config)

@@ -44,6 +44,7 @@ def train_step(
     of a prior that is learned.
     """
     spec, count, stability = state.spec.latents, len(images), state.stability
+    joint = state.discriminator.joint_batchnorm
     moves, pairs, noise, signs = draws or Draws()
     lambdas = stability.warmed(state.lambdas, state.step)
 
@@ -54,7 +55,7 @@ def train_step(
             fakes, real = half_moved(fakes, moves), paired(real, moves)
         both = with_noise(torch.cat([real, fakes.detach()]), noise).requires_grad_(signs is not None)
         q_from = 0 if moves is not None or state.asks_q else count
-        logits, q = state.discriminate(both, groups=2, q_from=q_from)
+        logits, q = state.discriminate(both, groups=1 if joint else 2, q_from=q_from)
     real_logits, fake_logits = logits.chunk(2)
     bounds = information_bound(spec, latents.detach(), q[-count:])
     d_loss = discriminator_loss(real_logits, fake_logits, stability.label_smoothing)
@@ -72,9 +73,10 @@ def train_step(
 
     # G's step: only G moves, on the same fakes, against the D and Q just made; with pairs also against H, which learns.
     with frozen(state.discriminator), state.autocast():
-        logits, fake_q = state.discriminator(with_noise(fakes, noise))
-        g_loss = generator_loss(logits)
-        loss = g_loss - weighted_bound(information_bound(spec, latents, fake_q), lambdas)
+        judged, q_from = (torch.cat([real, fakes]), q_from) if joint else (fakes, 0)
+        logits, fake_q = state.discriminator(with_noise(judged, noise), q_from=q_from)
+        g_loss = generator_loss(logits[-count:])
+        loss = g_loss - weighted_bound(information_bound(spec, latents, fake_q[-count:]), lambdas)
         if pairs is not None and state.contrast is not None:
             contrast, news = state.contrast.step(pairs, state.generate, weight)
             loss, extra = loss + contrast, extra | news

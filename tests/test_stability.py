@@ -67,9 +67,10 @@ def weights_of(*modules: nn.Module) -> Tensor:
 # Off
 
 
-def test_off_is_the_papers_step_to_the_bit(image_set: ImageSet) -> None:
-    """Three steps, written out plainly, leave the same bits."""
-    config = tiny_config()
+@pytest.mark.parametrize("joint", [False, True])
+def test_off_is_the_papers_step_to_the_bit(image_set: ImageSet, joint: bool) -> None:
+    """Three steps, written out plainly, leave the same bits; with joint statistics, D always sees both halves."""
+    config = tiny_config().override({"network": {"joint_batchnorm": joint}}, "test")
     state, plain = state_of(config), state_of(config)
     feed = InMemoryFeed(image_set.images, 16, 0)
     rows = list(train(state, feed, steps=3, log_every=1, checkpoint_every=3))
@@ -78,14 +79,15 @@ def test_off_is_the_papers_step_to_the_bit(image_set: ImageSet) -> None:
         plain.step = step
         latents = plain.latents(16)
         fakes = plain.generator(latents)
-        both = torch.cat([to_unit_range(feed.batch(step)), fakes.detach()])
-        logits, q = plain.discriminator(both, groups=2, q_from=16)
+        real = to_unit_range(feed.batch(step))
+        logits, q = plain.discriminator(torch.cat([real, fakes.detach()]), groups=1 if joint else 2, q_from=16)
         bounds = information_bound(plain.spec.latents, latents, q)
         plain.opt_d.zero_grad()
         (discriminator_loss(*logits.chunk(2)) - weighted_bound(bounds, plain.lambdas)).backward()
         plain.opt_d.step()
         plain.discriminator.requires_grad_(False)
-        logits, q = plain.discriminator(fakes)
+        logits, q = plain.discriminator(torch.cat([real, fakes]), q_from=16) if joint else plain.discriminator(fakes)
+        logits = logits[-16:]
         plain.opt_g.zero_grad()
         information = weighted_bound(information_bound(plain.spec.latents, latents, q), plain.lambdas)
         (generator_loss(logits) - information).backward()
@@ -466,10 +468,10 @@ def test_a_resumed_run_with_everything_on_is_exact_and_its_model_is_loaded(image
     )
 
 
-def one_rank(rank: int, world_size: int, folder: str) -> None:
+def one_rank(rank: int, world_size: int, folder: str, joint: bool) -> None:
     """Two steps with everything on; the first rank leaves what it has."""
     torch.set_num_threads(1)
-    config = everything().override({"network": {"sync_batchnorm": True}}, "test")
+    config = everything().override({"network": {"sync_batchnorm": True, "joint_batchnorm": joint}}, "test")
     state = state_of(config, consistency=None)
     if world_size > 1:
         dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
@@ -490,12 +492,13 @@ def one_rank(rank: int, world_size: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def test_two_ranks_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("joint", [False, True])
+def test_two_ranks_equal_one(tmp_path: Path, joint: bool) -> None:
     """Synchronised statistics, so that only the order of sums differs: R1's double backward goes over ranks as well."""
     from safetensors.torch import load_file
 
-    one_rank(0, 1, str(tmp_path))
-    mp.spawn(one_rank, (2, str(tmp_path)), nprocs=2)
+    one_rank(0, 1, str(tmp_path), joint)
+    mp.spawn(one_rank, (2, str(tmp_path), joint), nprocs=2)
     one, two = (load_file(tmp_path / f"{world}.safetensors") for world in (1, 2))
     assert one.keys() == two.keys() and one["restarted"] > 0 and one["r1_penalty"] > 0
     assert torch.equal(one["restarts.usage"], two["restarts.usage"]), "counted in whole numbers"
