@@ -388,7 +388,7 @@ def test_a_restart_depends_on_seed_and_step() -> None:
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
 
 
-# All at once
+# G's first bias
 
 
 @pytest.mark.parametrize(("shade", "drawn"), [(10, 10 / 127.5 - 1), (0, -0.95), (200, 200 / 127.5 - 1)])
@@ -438,6 +438,9 @@ def test_a_run_begins_as_bright_as_its_images_where_that_is_asked_for(
     start = mean_bias(image_set.images) if on else torch.zeros(1)
     assert abs(float(mean_bias(image_set.images))) > 0.1
     assert bias.item() == pytest.approx(start.item(), abs=0.01)
+
+
+# All at once
 
 
 def test_a_resumed_run_with_everything_on_is_exact_and_its_model_is_loaded(image_set: ImageSet, tmp_path: Path) -> None:
