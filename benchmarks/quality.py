@@ -2,9 +2,11 @@
 
     python -m benchmarks.quality mnist_robust --seeds 10 --threads 1
     python -m benchmarks.quality mnist mnist_robust fashion_mnist --seeds 5 -- --steps 2000
+    python -m benchmarks.quality --search runs/seeds    # the same table of what a search has trained
 
 What stands after ``--`` goes to every ``infogan train``. Cut off, the same command goes on: finished runs are in
-STORAGE/quality.jsonl, and a run that had begun is taken up at its last checkpoint.
+STORAGE/quality.jsonl, and a run that had begun is taken up at its last checkpoint. On a cluster the seeds are trained
+side by side by ``infogan search tuning/seeds.py``; any search will do whose space has ``seed``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ from typing import Any
 import tyro
 
 from benchmarks.figures import rows_of
+from infogan_ray import checkpoints
 from infogan_ray.display import duration
+from infogan_ray.publishing import METRICS
+from infogan_ray.searches import SearchDirectory
+from infogan_ray.storage import StorageError, open_storage
 
 JOURNAL = "quality.jsonl"
 DISENTANGLEMENT = {
@@ -37,7 +43,7 @@ COLUMNS = ("clustering_error", "nmi", "ari", "mi_fraction", "swd", "q_score", "f
 class Quality:
     """Train presets with several seeds and compare what came of them."""
 
-    presets: tyro.conf.Positional[tuple[str, ...]]
+    presets: tyro.conf.Positional[tuple[str, ...]] = ()
     seeds: int = 5
     first_seed: int = 0
     storage: Path = Path("runs/quality")
@@ -52,18 +58,48 @@ class Quality:
     dSprites' file (``infogan evaluate --disentanglement``)."""
     only_tell: bool = False
     """Train nothing; the table of what is finished."""
+    search: str | None = None
+    """STORAGE/SEARCH: train nothing; the table of this search's trials, by what differs between them but the seed."""
 
 
 def main(arguments: list[str]) -> int:
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     mine, more = arguments[:cut], arguments[cut + 1 :]
     given = tyro.cli(Quality, args=mine)
+    if given.search:
+        rows = trials(SearchDirectory(open_storage(given.search)))
+        tell(rows, "values")
+        return 0 if rows else 1
+    if not given.presets:
+        raise SystemExit("presets are not given; name one or more (mnist_robust, ...), or a search by --search")
     for preset in given.presets:
         for seed in range(given.first_seed, given.first_seed + given.seeds):
             if not given.only_tell and not any(_is(row, preset, seed, more) for row in journal(given.storage)):
                 run(given, preset, seed, more)
     tell([row for row in journal(given.storage) if row["preset"] in given.presets and row["flags"] == more])
     return 0
+
+
+def trials(search: SearchDirectory) -> list[dict[str, Any]]:
+    """A row for each trial that came to an end, and a line for each that did not."""
+    if not search.exists:
+        raise SystemExit(f"search {search.folder} does not exist; name STORAGE/SEARCH as `infogan runs` lists them")
+    rows, about = [], search.description()
+    for number, (config, values) in enumerate(zip(about["trials"], about["values"], strict=True)):
+        one = search.trial(number)
+        state = one.get_status()["state"]
+        heading = ", ".join(f"{path} {value}" for path, value in values.items() if path != "seed") or search.name
+        row = {"preset": heading, "seed": config["seed"], "code": 3 if state == "diverged" else 0}
+        if state == "finished":
+            try:
+                row |= checkpoints.Manifest.of(one.model, required=(METRICS,)).read_json(METRICS)
+            except (ValueError, StorageError) as error:
+                state = f"finished, and its model cannot be read ({error})"
+        if state in ("finished", "diverged"):
+            rows.append(row)
+        else:
+            print(f"trial {number} ({heading}, seed {row['seed']}) is left out: {state}", file=sys.stderr)
+    return rows
 
 
 def _is(row: dict[str, Any], preset: str, seed: int, flags: list[str]) -> bool:
