@@ -4,6 +4,9 @@ D's gradients are averaged in D's step and G's in G's, each once: G's step passe
 frozen then, and not through what wraps it. All reductions of a bucket run while backward goes on to the next one.
 """
 
+import inspect
+from typing import Any
+
 import torch  # without annotations from __future__: DDP looks at those of its hooks, which must be classes
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -13,16 +16,20 @@ from infogan_ray.contrastive import ContrastiveConfig, PairDiscriminator
 from infogan_ray.networks import ModelSpec
 
 BYTES = {"fp32": 4, "bf16": 2}
+# PyTorch 2.13 gave the switch another name.
+NAMES = inspect.signature(DistributedDataParallel).parameters
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in NAMES else "broadcast_buffers"
+BUFFERS_APART: dict[str, Any] = {SYNC_BUFFERS: False}
 
 
 def distributed(module: nn.Module, wire: str = "fp32") -> DistributedDataParallel:
     """A module whose gradients are means over all ranks, sent as ``wire`` (fp32 or bf16). A process group is needed.
 
-    Weights are made equal here, once. Batch-norm buffers are each rank's own: training does not read them. Every
-    parameter gets a gradient in every step, so DDP need not look for those that do not, and ``static_graph`` would have
-    nothing to save. Gradients lie in the buckets that are sent, and are not copied there.
+    Weights are made equal here, once. Batch-norm buffers are each rank's own from then on: training does not read
+    them. Every parameter gets a gradient in every step, so DDP need not look for those that do not, and
+    ``static_graph`` would have nothing to save. Gradients lie in the buckets that are sent, and are not copied there.
     """
-    wrapped = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+    wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True, **BUFFERS_APART)
     if wire == "bf16":
         wrapped.register_comm_hook(None, mean_in_bf16)
     return wrapped
