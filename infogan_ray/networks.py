@@ -98,6 +98,25 @@ def halves(size: int, times: int | None = None) -> list[int]:
     return sizes
 
 
+class SumOverRanks(torch.autograd.Function):
+    """The sum of every rank's tensor. What each rank gives counts in all ranks' losses, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:
+        total = mine.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return sum_over_ranks(gradient)  # which can be differentiated again: R1 does
+
+
+def sum_over_ranks(mine: Tensor) -> Tensor:
+    total: Tensor = SumOverRanks.apply(mine)
+    return total
+
+
 class BatchNorm(nn.Module):
     """Batch norm over (B, F) or (B, F, H, W) with two liberties that torch's own does not take.
 
@@ -132,19 +151,17 @@ class BatchNorm(nn.Module):
         )
 
     def _over_ranks(self, x: Tensor) -> Tensor:
-        from torch.distributed.nn.functional import all_reduce  # differentiable: its backward sums gradients over ranks
-
         axes = [axis for axis in range(x.dim()) if axis != 1]
         wide = x.float()
         # Two rounds, mean first: E[x^2] - E[x]^2 in one round would cancel digits for large means. The count goes
         # along, since ranks may have one row more or less.
         count = wide.new_full((1,), x.numel() // x.shape[1])
-        sums = all_reduce(torch.cat([wide.sum(axes), count]))
+        sums = sum_over_ranks(torch.cat([wide.sum(axes), count]))
         total = sums[-1].detach()
         mean = sums[:-1] / total
         shape = [1, -1] + [1] * (x.dim() - 2)
         centred = wide - mean.view(shape)
-        variance = all_reduce((centred**2).sum(axes)) / total
+        variance = sum_over_ranks((centred**2).sum(axes)) / total
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * total / (total - 1).clamp(min=1), self.momentum)

@@ -21,6 +21,7 @@ from infogan_ray.config import RunConfig
 from infogan_ray.contrastive import ContrastiveConfig, Pairs, draw_pairs
 from infogan_ray.data import ImageSet
 from infogan_ray.data.feed import InMemoryFeed, share
+from infogan_ray.gradients import distributed
 from infogan_ray.latents import LatentSpec
 from infogan_ray.reproduction import train_command
 from infogan_ray.state import Draws, TrainState, checkpoint_bytes
@@ -200,7 +201,7 @@ def test_it_trains_through_ddp(tmp_path: Path) -> None:
         for wrapped in (False, True):
             state = state_with(ON)
             if wrapped:
-                state.distribute(lambda module: DistributedDataParallel(module, broadcast_buffers=False))
+                state.distribute(distributed)
             list(train(state, feed, steps=2, log_every=1, checkpoint_every=9))
             assert state.contrast is not None
             assert isinstance(state.contrast.compare, DistributedDataParallel) == wrapped

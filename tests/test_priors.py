@@ -17,7 +17,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import imbalance
 from infogan_ray import checkpoints, commands
@@ -26,6 +25,7 @@ from infogan_ray.config import RunConfig
 from infogan_ray.consistency import prior_of
 from infogan_ray.data import ImageSet, InMemoryFeed
 from infogan_ray.distributed import trainer
+from infogan_ray.gradients import distributed
 from infogan_ray.latents import Categorical, LatentSpec, Sigma
 from infogan_ray.model import load
 from infogan_ray.objective import information_bound
@@ -214,7 +214,7 @@ def as_rank(rank: int, folder: str) -> list[dict[str, torch.Tensor]]:
     found = []
     for prior in (REAL, GUMBEL):
         state = synchronised(prior)
-        state.distribute(lambda module: DistributedDataParallel(module, broadcast_buffers=False))
+        state.distribute(distributed)
         feed = InMemoryFeed(make_image_set().images, 15, 0, rank, 2)
         list(train(state, feed, steps=3, log_every=3, checkpoint_every=3, rank=rank, world_size=2))
         found.append(state.prior.tensors())
@@ -228,7 +228,6 @@ def synchronised(prior: PriorConfig) -> TrainState:
     return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, prior=prior)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
     """Also in the middle between two changes of the prior, where a checkpoint of rank 0 may be written."""
     other = multiprocessing.get_context("spawn").Process(target=as_rank, args=(1, str(tmp_path)))

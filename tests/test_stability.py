@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from infogan_ray import checkpoints
 from infogan_ray.commands import train_config
 from infogan_ray.config import PRESETS, RunConfig, preset
 from infogan_ray.data import ImageSet
 from infogan_ray.data.feed import InMemoryFeed, to_unit_range
+from infogan_ray.gradients import distributed
 from infogan_ray.latents import LatentSpec
 from infogan_ray.model import load
 from infogan_ray.objective import discriminator_loss, generator_loss, information_bound, weighted_bound
@@ -478,7 +478,7 @@ def one_rank(rank: int, world_size: int, folder: str, joint: bool) -> None:
     state = state_of(config, consistency=None)
     if world_size > 1:
         dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
-        state.distribute(lambda module: DistributedDataParallel(module, broadcast_buffers=False))
+        state.distribute(distributed)
     feed = InMemoryFeed(make_image_set().images, 16, 0, rank, world_size)
     [row] = train(
         state, feed, steps=2, log_every=2, checkpoint_every=2, rank=rank, world_size=world_size

@@ -1,0 +1,119 @@
+"""What it costs to train with several workers: weak scaling on one machine, a thread each, without Ray.
+
+    python -m benchmarks.ranks                      # on a machine that does nothing else
+    python -m benchmarks.ranks --ranks 4 --json ranks.json
+
+All arms make steps by turns in the same processes: one rank alone, which is what the others are held against; as many
+as there are, each for itself, which is what the machine's memory and caches leave of that; and with gradients averaged
+over gloo. Each rank has the whole batch of the one alone. Figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import tyro
+
+from infogan_ray.config import preset
+from infogan_ray.gradients import distributed
+from infogan_ray.heap import keep_freed_memory
+from infogan_ray.state import TrainState
+from infogan_ray.training import train_step
+
+ALONE, APART = "one rank alone", "each for itself"
+WIRED = {
+    "gradients averaged, fp32": ("fp32", False),
+    "gradients averaged, bf16 on the wire": ("bf16", False),
+    "the same in fp32, batch-norm statistics over all": ("fp32", True),
+}
+
+
+@dataclass
+class Ranks:
+    """Time steps of one rank and of several."""
+
+    ranks: int = 2
+    batch_size: int = 128
+    """Of each rank."""
+    precision: str = "auto"
+    rounds: int = 12
+    steps: int = 4
+    """Of each arm in each round."""
+    json: Path | None = None
+
+
+def main() -> int:
+    given = tyro.cli(Ranks)
+    with tempfile.TemporaryDirectory(prefix="infogan-ranks-") as folder:
+        torch.multiprocessing.spawn(work, args=(given, folder), nprocs=given.ranks)
+    return 0
+
+
+def work(rank: int, given: Ranks, folder: str) -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=given.ranks)
+    states = {ALONE: make(given), APART: make(given)}
+    states |= {arm: make(given, *how) for arm, how in WIRED.items()}
+    took: dict[str, list[float]] = {arm: [] for arm in states}
+    for number in range(-1, given.rounds):
+        arms = [*states]
+        for arm in arms[number % len(arms) :] + arms[: number % len(arms)]:
+            seconds = timed(states[arm], given, rank, arm)
+            if number >= 0:  # the first round is a warm-up
+                took[arm].append(seconds)
+    dist.destroy_process_group()
+    if rank == 0:
+        tell(took, states[ALONE].precision, given)
+
+
+def make(given: Ranks, wire: str = "", sync: bool = False) -> TrainState:
+    config = preset("mnist").override({"network": {"sync_batchnorm": sync}}, "the benchmark")
+    spec = config.model_spec(28, 1)
+    state = TrainState(spec, config.objective, config.optimizer, precision=given.precision)
+    if wire:
+        state.distribute(partial(distributed, wire=wire))
+    return state
+
+
+def timed(state: TrainState, given: Ranks, rank: int, arm: str) -> float:
+    """Seconds until the last rank has made its steps; noise for images, which costs as much."""
+    images = torch.randint(0, 256, (given.batch_size, 1, 28, 28), dtype=torch.uint8)
+    dist.barrier()
+    start = time.perf_counter()
+    if arm != ALONE or rank == 0:
+        for _ in range(given.steps):
+            train_step(state, images, state.latents(given.batch_size))
+    mine = torch.tensor(time.perf_counter() - start if arm != ALONE or rank == 0 else 0.0)
+    dist.all_reduce(mine, dist.ReduceOp.MAX)
+    return float(mine)
+
+
+def tell(took: dict[str, list[float]], precision: str, given: Ranks) -> None:
+    print(f"MNIST network, {precision}, batch {given.batch_size} a rank, {given.ranks} ranks of 1 thread\n")
+    print("| | images/s of all | weak scaling | of each for itself |\n|---|---|---|---|")
+    rows = []
+    for arm, seconds in took.items():
+        count = given.steps * given.batch_size * (1 if arm == ALONE else given.ranks)
+        speed = count / statistics.median(seconds)
+        weak, apart = ratio(took[ALONE], seconds), ratio(took[APART], seconds)
+        rows.append({"arm": arm, "images_per_second": speed, "weak_scaling": weak, "of_each_for_itself": apart})
+        print(f"| {arm} | {speed:,.0f} {'| | |' if arm == ALONE else f'| {weak:.1%} | {apart:.1%} |'}")
+    if given.json is not None:
+        given.json.write_text(json.dumps(rows, indent=1))
+
+
+def ratio(over: list[float], seconds: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(over, seconds, strict=True))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
