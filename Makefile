@@ -24,7 +24,7 @@ check: setup
 	$(BIN)/mypy
 
 test: setup
-	$(BIN)/pytest -m 'not ray and not s3 and not browser'
+	$(BIN)/pytest -n logical -m 'not ray and not s3 and not browser'
 	$(BIN)/pytest -m 's3 and not ray'
 	$(BIN)/pytest -m browser
 	$(BIN)/pytest -m ray

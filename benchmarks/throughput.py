@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -71,10 +71,10 @@ def main() -> int:
 class Arm:
     """A training loop in a process of its own, which makes steps when it is asked to."""
 
-    def __init__(self, name: str, given: Throughput) -> None:
+    def __init__(self, name: str, given: Any, steps: Callable[[str, Any], Iterator[float]] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._line, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, name, given))
+        self._process = context.Process(target=serve, args=(theirs, name, given, steps or steps_of))
         self._process.start()
         theirs.close()
 
@@ -102,34 +102,34 @@ class Arm:
             raise SystemExit("a training loop has ended; what it said stands above") from None
 
 
-def serve(line: Connection, name: str, given: Throughput) -> None:
+def serve(line: Connection, name: str, given: Any, steps_of: Callable[[str, Any], Iterator[float]]) -> None:
     """The process of an arm: so many steps at each number, and the FLOP of one at 0."""
     torch.set_num_threads(given.threads or cores())
     device = torch.device(given.device)
-    if given.quick:
-        images = torch.randint(0, 256, (4096, 1, 28, 28), dtype=torch.uint8)
-    else:
-        images = load_images("mnist", DataConfig()).images
-    if name == PLAIN:
-        arm = plain.training(images[:, 0].numpy(), given.batch_size, device, given.loader_workers)
-    else:
-        arm = ours(images, given.batch_size, device, name[-4:])
+    arm = steps_of(name, given)
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             steps = line.recv()
             line.send(seconds_of(arm, steps, device) if steps else flops_of(lambda: next(arm)))
 
 
+def steps_of(name: str, given: Throughput) -> Iterator[float]:
+    """A step of the arm of this name each time."""
+    device = torch.device(given.device)
+    if given.quick:
+        images = torch.randint(0, 256, (4096, 1, 28, 28), dtype=torch.uint8)
+    else:
+        images = load_images("mnist", DataConfig()).images
+    if name == PLAIN:
+        return plain.training(images[:, 0].numpy(), given.batch_size, device, given.loader_workers)
+    return ours(images, given.batch_size, device, name[-4:])
+
+
 def measure(arms: dict[str, Arm], given: Throughput) -> int:
     device = torch.device(given.device)
     peaks = {"fp32": peak(device, torch.float32), "bf16": peak(device, torch.bfloat16)}
     flops = {name: arm.flops() for name, arm in arms.items()}  # also a warm-up
-    for arm in arms.values():
-        arm.seconds(given.steps)
-    took: dict[str, list[float]] = {name: [] for name in arms}
-    for number in range(given.rounds):
-        for name in [*arms][number % len(arms) :] + [*arms][: number % len(arms)]:
-            took[name].append(arms[name].seconds(given.steps))
+    took = by_turns(arms, given.rounds, given.steps)
     # Again: other guests of a machine can halve one such measurement.
     peaks = {
         "fp32": max(peaks["fp32"], peak(device, torch.float32)),
@@ -152,6 +152,17 @@ def measure(arms: dict[str, Arm], given: Throughput) -> int:
     if given.json is not None:
         given.json.write_text(json.dumps({"threads": where, "peaks": peaks, "arms": rows}, indent=1))
     return 0
+
+
+def by_turns(arms: dict[str, Arm], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds that so many steps of each took in each round, after a warm-up; rounds do not begin with the same one."""
+    for arm in arms.values():
+        arm.seconds(steps)
+    took: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds):
+        for name in [*arms][number % len(arms) :] + [*arms][: number % len(arms)]:
+            took[name].append(arms[name].seconds(steps))
+    return took
 
 
 def quickly(arms: dict[str, Arm], given: Throughput) -> int:
@@ -177,19 +188,29 @@ def place(device: torch.device) -> str:
     return f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
-def ours(images: torch.Tensor, batch: int, device: torch.device, precision: str) -> Iterator[float]:
-    """What a worker does at each step, without Ray; metrics are read every tenth step, as by default."""
-    keep_freed_memory()
+def ours(
+    images: torch.Tensor, batch: int, device: torch.device, precision: str,
+    change: Callable[[TrainState], None] | None = None, keep: bool = True, read_every: int | None = None,
+) -> Iterator[float]:  # fmt: skip
+    """What a worker does at each step, without Ray; metrics are read every tenth step, as by default.
+
+    ``change``: done to the state before the first step. ``keep``: freed memory, as a worker does.
+    """
+    if keep:
+        keep_freed_memory()
     config = preset("mnist")
     spec = config.model_spec(images.shape[-1], images.shape[1])
     state = TrainState(spec, config.objective, config.optimizer, device=device, precision=precision)
+    if change is not None:
+        change(state)
+    read_every = read_every or config.log_every
     feed = InMemoryFeed(images.to(device), batch, seed=0)
     window = []
     while True:
         batch_images = feed.batch(state.step)
         state.set_learning_rates(config.steps or 1)
         window.append(train_step(state, batch_images, state.latents(batch), draws=state.draws(batch, 10**6)))
-        if state.step % config.log_every == 0:
+        if state.step % read_every == 0:
             torch.stack([torch.stack(list(row.values())) for row in window]).tolist()
             window.clear()
         yield 0.0

@@ -17,7 +17,8 @@ from infogan_ray.data import ImageSet
 
 from .servers import CREDENTIALS, Proxy, S3Server, s3_server
 
-torch.set_num_threads(2)
+# Side by side (pytest -n) one thread each: with more, threads that wait for others take cores from those that work.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 # A frozen worker is noticed after this many seconds; a minute in earnest.
 ENVIRONMENT_OF_TESTS = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "10"}
 

@@ -1,0 +1,107 @@
+"""What each thing that makes a training step quick is worth: the product's step with one of them undone.
+
+    python -m benchmarks.changes --precision fp32   # on a machine that does nothing else
+    python -m benchmarks.changes --precision bf16 --json changes.json
+
+All arms train by turns, each in a process of its own (``benchmarks.throughput``). The last column is the median over
+the rounds of how much longer a step takes when the change is undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from benchmarks.throughput import Arm, by_turns, ours
+from infogan_ray import training
+from infogan_ray.state import TrainState
+
+AS_IT_IS = "as it is"
+
+
+@dataclass
+class Changes:
+    """Time the training step with one change undone at a time."""
+
+    precision: Literal["fp32", "bf16"] = "bf16"
+    device: Literal["cpu", "cuda"] = "cpu"
+    batch_size: int = 128
+    threads: int | None = None
+    """On the CPU; by default all cores."""
+    rounds: int = 12
+    steps: int = 4
+    """Of each arm in each round."""
+    json: Path | None = None
+
+
+def not_frozen(state: TrainState) -> None:
+    """G's step computes gradients of D's and Q's weights, too, which nobody reads."""
+    training.frozen = contextlib.nullcontext  # type: ignore[assignment]
+
+
+def adam(**how: bool) -> Callable[[TrainState], None]:
+    def change(state: TrainState) -> None:
+        for name, optimizer in state.optimizers.items():
+            (group,) = optimizer.param_groups
+            other = torch.optim.Adam(group["params"], group["lr"], group["betas"], **how)
+            state.optimizers[name] = other
+            setattr(state, name, other)
+
+    return change
+
+
+def two_passes(state: TrainState) -> None:
+    """D sees real and drawn images one after the other."""
+
+    def discriminate(both: Tensor, groups: int, q_from: int) -> tuple[Tensor, Tensor]:
+        (logits, _), (fake_logits, q) = (state.discriminator(part) for part in both.chunk(2))
+        return torch.cat([logits, fake_logits]), q
+
+    state.discriminate = discriminate  # type: ignore[assignment]
+
+
+UNDONE: dict[str, dict[str, object]] = {
+    AS_IT_IS: {},
+    "D frozen in G's step": {"change": not_frozen},
+    "one pass of D for real and drawn": {"change": two_passes},
+    "fused Adam; PyTorch's default (foreach)": {"change": adam()},
+    "fused Adam; one tensor at a time": {"change": adam(foreach=False)},
+    "freed memory kept": {"keep": False},
+    "metrics read every tenth step; every step": {"read_every": 1},
+}
+
+
+def steps_of(name: str, given: Changes) -> Iterator[float]:
+    images = torch.randint(0, 256, (4096, 1, 28, 28), dtype=torch.uint8)
+    return ours(images, given.batch_size, torch.device(given.device), given.precision, **UNDONE[name])  # type: ignore[arg-type]
+
+
+def main() -> int:
+    given = tyro.cli(Changes)
+    with contextlib.ExitStack() as stack:
+        took = by_turns(
+            {name: stack.enter_context(Arm(name, given, steps_of)) for name in UNDONE}, given.rounds, given.steps
+        )
+    rows = []
+    print(f"MNIST network, {given.precision}, batch {given.batch_size}\n")
+    print("| undone | ms a step | a step takes |\n|---|---|---|")
+    for name, seconds in took.items():
+        longer = statistics.median(mine / whole for mine, whole in zip(seconds, took[AS_IT_IS], strict=True))
+        rows.append({"undone": name, "ms": 1000 * statistics.median(seconds) / given.steps, "longer": longer})
+        print(f"| {name} | {rows[-1]['ms']:.0f} | {longer:.2f} x |")
+    if given.json is not None:
+        given.json.write_text(json.dumps({"precision": given.precision, "arms": rows}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
