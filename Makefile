@@ -16,7 +16,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/infogan train --preset mnist_robust --steps $(DEMO_STEPS) --checkpoint-every 500 --storage runs --name $(DEMO_NAME)
+	$(BIN)/infogan train --preset mnist_robust --steps $(DEMO_STEPS) --optimizer.lr-decay 0.2 \
+		--checkpoint-every 500 --storage runs --name $(DEMO_NAME)
 
 check: setup
 	$(BIN)/ruff check .
