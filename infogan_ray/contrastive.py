@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from infogan_ray.adam import Adam
 from infogan_ray.consistency import prior_of
 from infogan_ray.latents import Bernoulli, Categorical, Code, LatentSpec, one_hot
 from infogan_ray.networks import ModelSpec, frozen, initialise, recognition_head, trunk
@@ -154,9 +155,9 @@ class Contrast:
         self.compare: nn.Module = self.discriminator
         """H as it is trained: under several ranks, what averages its gradients."""
 
-    def optimise(self, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    def optimise(self, rate: float, betas: tuple[float, float]) -> Adam:
         """H's own Adam, which ``learn`` uses."""
-        self.adam = torch.optim.Adam(self.discriminator.parameters(), rate, betas, fused=True)
+        self.adam = Adam(self.discriminator.parameters(), rate, betas)
         return self.adam
 
     def draw(self, spec: LatentSpec, step: int, n: int, generator: torch.Generator) -> Pairs:

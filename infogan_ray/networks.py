@@ -306,7 +306,8 @@ def frozen(module: nn.Module) -> Iterator[None]:
 def initialise(module: nn.Module) -> None:
     """Weights from N(0, 0.02), as DCGAN (arXiv:1511.06434, section 3) has them; biases 0."""
     for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        # Modules on meta are built to be counted; to draw nothing there would load PyTorch's compiler, for two seconds.
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not layer.weight.is_meta:
             nn.init.normal_(layer.weight, 0.0, 0.02)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

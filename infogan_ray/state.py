@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from infogan_ray.adam import Adam
 from infogan_ray.consistency import ConsistencyConfig, moves
 from infogan_ray.contrastive import Contrast, ContrastiveConfig, PairDiscriminator, Pairs
 from infogan_ray.data.augmentation import AugmentationConfig, augment, draw
@@ -118,8 +119,8 @@ class TrainState:
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.ema_decay = optimizer.ema_decay
         betas = (optimizer.beta1, optimizer.beta2)
-        self.opt_g = torch.optim.Adam(self.generator.parameters(), optimizer.lr_generator, betas, fused=True)
-        self.opt_d = torch.optim.Adam(self.discriminator.parameters(), optimizer.lr_discriminator, betas, fused=True)
+        self.opt_g = Adam(self.generator.parameters(), optimizer.lr_generator, betas)
+        self.opt_d = Adam(self.discriminator.parameters(), optimizer.lr_discriminator, betas)
         self.optimizers = {"opt_g": self.opt_g, "opt_d": self.opt_d}
         if self.contrast is not None:
             self.optimizers["opt_h"] = self.contrast.optimise(optimizer.lr_discriminator, betas)

@@ -86,15 +86,17 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
     if not ray.is_initialized():
         # What the raylet says of dead workers would land on stdout, between the lines of --json.
         ray._private.worker._worker_logs_enabled = False
+        lean = contextlib.nullcontext() if joined or dashboard else embedded.without_services()
         try:
-            ray.init(
-                # Without an address Ray would join any that somebody has started on this machine.
-                address=None if joined else "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=None if joined else dashboard,
-                runtime_env={"worker_process_setup_hook": SETUP} if joined else None,
-            )
+            with lean:
+                ray.init(
+                    # Without an address Ray would join any that somebody has started on this machine.
+                    address=None if joined else "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=None if joined else dashboard,
+                    runtime_env={"worker_process_setup_hook": SETUP} if joined else None,
+                )
         except ConnectionError as error:
             raise ValueError(
                 f"RAY_ADDRESS is '{os.environ.get('RAY_ADDRESS')}', and no Ray cluster answers there ({error}); "

@@ -9,16 +9,19 @@ of Ray; its version is pinned. What the cleaner is for, ``freed`` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private.node import Node
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.torch.torch_trainer import TorchTrainer  # which ray.train.torch types as the older class
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+from infogan_ray.distributed.light import Unannounced
 
 # No machine is taken away from under it alone.
 ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
@@ -28,6 +31,30 @@ def is_embedded() -> bool:
     """Whether this process has started the Ray that it is connected to, which ends with it."""
     node = ray._private.worker._global_node
     return node is not None and node.is_head()
+
+
+@contextmanager
+def without_services() -> Iterator[None]:
+    """A Ray that is started inside has no autoscaler, nobody who passes logs on, and next to nothing of a dashboard."""
+    replaced: dict[tuple[Any, str], Callable[..., Any]] = {
+        (Node, "start_monitor"): _nothing,
+        (Node, "start_log_monitor"): _nothing,
+        (Node, "start_api_server"): _nothing,
+        # As where the dashboard's packages are not installed, its agent gathers nothing.
+        (ray._private.utils, "get_dashboard_dependency_error"): ImportError,
+    }
+    before = {place: getattr(*place) for place in replaced}
+    try:
+        for place, function in replaced.items():
+            setattr(*place, function)
+        yield
+    finally:
+        for place, function in before.items():
+            setattr(*place, function)
+
+
+def _nothing(node: Node, **about: Any) -> None:
+    pass
 
 
 @contextmanager
@@ -56,13 +83,3 @@ class EmbeddedTrainer(TorchTrainer):
         if isinstance(policy, FixedScalingPolicy):  # one for a range of workers asks what there is
             parts["scaling_policy"] = Unannounced(scaling_config=policy.scaling_config)
         return super()._initialize_and_run_controller(**parts)
-
-
-class Unannounced(FixedScalingPolicy):
-    """So many workers, of which no autoscaler needs to know."""
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        pass
-
-    def _maybe_send_resource_request(self) -> None:
-        pass

@@ -43,6 +43,7 @@ from infogan_ray.distributed.board import StopWatch, start_board
 from infogan_ray.distributed.cluster import ASKED, Resources, check_files, connect, machines, resources
 from infogan_ray.distributed.driver import ENDINGS, Driver, HeadLost, Listener, TrainingFailed
 from infogan_ray.distributed.embedded import EmbeddedTrainer, freed, is_embedded
+from infogan_ray.distributed.light import OneWorker
 from infogan_ray.gradients import distributed
 from infogan_ray.latents import Categorical
 from infogan_ray.networks import ModelSpec, plan
@@ -277,6 +278,10 @@ def _trainer(
 ) -> TorchTrainer:
     settings = with_absolute_paths(config).to_dict()
     threads = {"threads": wanted.threads, "threads_from": wanted.threads_from}
+    # NCCL does not let two ranks share a GPU; gloo does.
+    torch_config: Any = TorchConfig(backend="gloo" if wanted.gpus_per_worker < 1 else None)
+    if wanted.workers == 1:
+        torch_config = OneWorker()
     trainer: TorchTrainer = kind(
         _worker,
         train_loop_config={"config": settings, "run": run.folder.uri, "board": board, **threads},
@@ -286,8 +291,7 @@ def _trainer(
             resources_per_worker=wanted.of_a_worker,
             placement_strategy=wanted.placement.upper(),
         ),
-        # NCCL does not let two ranks share a GPU; gloo does.
-        torch_config=TorchConfig(backend="gloo" if wanted.gpus_per_worker < 1 else None),
+        torch_config=torch_config,
         # A name of its own for each attempt: Ray would take up a run of the same name silently, even a finished one.
         run_config=ray.train.RunConfig(
             name=f"attempt-{uuid.uuid4().hex[:8]}",
