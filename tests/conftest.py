@@ -97,7 +97,8 @@ def ray_cluster() -> Iterator[None]:
     from infogan_ray.distributed import cluster, embedded
 
     os.environ.update(CREDENTIALS | cluster.ENVIRONMENT | embedded.ENVIRONMENT | ENVIRONMENT_OF_TESTS)
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with embedded.without_services():
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

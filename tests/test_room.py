@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 import ray
@@ -197,3 +199,9 @@ def test_the_interface_of_an_address() -> None:
     assert interface_of("127.0.0.1") == "lo"
     assert interface_of("198.51.100.1") == ""
     assert {name for _, name in socket.if_nameindex()} >= {"lo"}
+
+
+def test_the_controllers_part_needs_no_torch() -> None:
+    """Ray Train's controller imports it, and the workers wait for that."""
+    look = "import sys, infogan_ray.distributed.light; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout.split() == ["False"]

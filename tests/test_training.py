@@ -14,7 +14,7 @@ from infogan_ray.data import ImageSet, InMemoryFeed, to_unit_range
 from infogan_ray.data.feed import share
 from infogan_ray.model import load
 from infogan_ray.runs import RunDirectory
-from infogan_ray.session import Report, run_worker
+from infogan_ray.session import Report, evaluate_state, run_worker
 from infogan_ray.state import TrainState, resolve_precision
 from infogan_ray.storage import open_storage
 from infogan_ray.training import Diverged, train, train_step
@@ -163,6 +163,19 @@ def test_average_forgets_its_start_and_is_calibrated_for_its_own_weights(image_s
 def test_precision_is_resolved_for_the_machine() -> None:
     assert resolve_precision("fp32", torch.device("cpu")) == "fp32"
     assert resolve_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+
+
+def test_checkpoints_are_measured_in_the_precision_of_training(image_set: ImageSet) -> None:
+    """In fp32 that takes three times as long; what is measured is the same to three digits."""
+    config, measured = tiny_config(), []
+    for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, precision=precision)
+        kinds = set()
+        state.discriminator.trunk[0].register_forward_hook(lambda *call, seen=kinds: seen.add(call[2].dtype))
+        measured.append(evaluate_state(state, image_set, config, lambda: None))
+        assert kinds == {kind}
+    assert measured[0].keys() == measured[1].keys() and "clustering_error" in measured[0]
+    assert measured[0]["mi_bound"] == pytest.approx(measured[1]["mi_bound"], abs=2e-3)
 
 
 def test_bf16_trains(image_set: ImageSet) -> None:

@@ -84,6 +84,17 @@ def test_divergence_ends_the_run_without_a_restart(npz: Path, tmp_path: Path) ->
     assert not [report for report in heard if report.get("say", "").startswith("resumed")]
 
 
+def starts_only_what_it_needs(family: list[psutil.Process]) -> None:
+    """Each of Ray's services costs a second before the first step and cores after it; torch is half of a start."""
+    commands = {process.pid: " ".join(process.cmdline()) for process in family}
+    services = ("autoscaler/_private/monitor.py", "log_monitor.py", "dashboard/dashboard.py")
+    assert not [command for command in commands.values() for service in services if service in command]
+    with_torch = {
+        command for pid, command in commands.items() if "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+    }
+    assert len(with_torch) == 1 and "RayTrainWorker" in with_torch.pop()
+
+
 @pytest.mark.parametrize("notice", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path, tmp_path: Path) -> None:
     """In a process of its own, with an embedded Ray of its own, as a user's."""
@@ -99,6 +110,7 @@ def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path,
         for line in process.stderr:
             if line.startswith("training: step"):
                 break
+        starts_only_what_it_needs(psutil.Process(process.pid).children(recursive=True))
         process.send_signal(notice)
         said = process.stderr.read()
         assert process.wait(timeout=60) == 130, said
