@@ -1,4 +1,4 @@
-"""Fused Adam that leaves PyTorch's compiler unloaded.
+"""Adam that leaves PyTorch's compiler unloaded.
 
 PyTorch's optimisers import the compiler only to tell it to pass over them: two seconds on a slow core, in every worker
 of every run and trial, for code that is never compiled. The functions underneath are the same, so all numbers are.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 
 import torch
+from torch.optim.optimizer import ParamsT
 
 
 class Adam(torch.optim.Adam):
-    """``torch.optim.Adam(..., fused=True)``, which must not be compiled."""
+    """``torch.optim.Adam``, fused unless told otherwise, which must not be compiled."""
 
     add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
     zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
@@ -20,5 +21,7 @@ class Adam(torch.optim.Adam):
     load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
-    def __init__(self, params: torch.optim.optimizer.ParamsT, lr: float, betas: tuple[float, float]) -> None:
-        super().__init__(params, lr, betas, fused=True)
+    def __init__(
+        self, params: ParamsT, lr: float, betas: tuple[float, float] = (0.9, 0.999), fused: bool = True
+    ) -> None:
+        super().__init__(params, lr, betas, fused=fused)

@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from infogan_ray.adam import Adam
 from infogan_ray.latents import Categorical, LatentSpec, one_hot
 
 METHODS = ("real", "gumbel")
@@ -89,13 +90,13 @@ class LearnedPrior:
         self.logits: dict[str, Tensor] = {}
         self.gathered: dict[str, Tensor] = {}
         """Sums of the logits' gradients since the prior last changed, over ranks and steps."""
-        self.adam: torch.optim.Adam | None = None
+        self.adam: Adam | None = None
         if config.method == "real":
             self.average = {name: p.clone() for name, p in self.in_use.items()}
         elif learned:
             self.logits = {name: self._inverse(p).requires_grad_() for name, p in self.in_use.items()}
             self.gathered = {name: torch.zeros_like(p) for name, p in self.in_use.items()}
-            self.adam = torch.optim.Adam(self.logits.values(), config.lr)
+            self.adam = Adam(self.logits.values(), config.lr, fused=False)
 
     def first(self, spec: LatentSpec) -> LatentSpec:
         """The specification to begin with: that of ``spec``, with every probability that is learned written out."""

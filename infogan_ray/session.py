@@ -316,8 +316,9 @@ class FirstRank:
         patient = self.run.patient(LAST_PATIENCE_S)
         chosen = checkpoints.choose(patient.checkpoints, "best", self.config.metric)
         full = chosen.metrics | evaluate_checkpoint(
-            chosen, ModelSpec.from_dict(chosen.state["model"]), self.images, self.state.device, self._unless_stopped
-        )
+            chosen, ModelSpec.from_dict(chosen.state["model"]), self.images, self.config, self.state.device,
+            self._unless_stopped,
+        )  # fmt: skip
         publish(chosen, self.config, patient.model, full)
         del full["categories"]
         return {**full, "step": chosen.step}
@@ -346,7 +347,7 @@ def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each:
     How Q sorts real images, too, where that decides something (``evaluation.sorting``).
     """
     latents, generator = state.spec.latents, state.averaged_generator()
-    with state.autocast():  # a third of the time with bf16; the best checkpoint is measured in fp32 in the end
+    with state.autocast():  # a third of the time with bf16; the best checkpoint is measured again in the end, in fp32
         metrics: dict[str, Any] = measure_bound(latents, generator, state.discriminator, config.evaluation, each)
         if config.evaluation.sorting or config.metric == "q_score":
             metrics |= measure_sorting(latents, state.discriminator, images.images, each).scores
@@ -360,19 +361,23 @@ def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each:
 
 
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, spec: ModelSpec, images: ImageSet, device: torch.device, each: Callable[[], None]
-) -> dict[str, Any]:
-    """Image quality of a saved checkpoint, its sorting of real images, and agreement with all labels if there are any.
+    checkpoint: Checkpoint, spec: ModelSpec, images: ImageSet, config: RunConfig, device: torch.device,
+    each: Callable[[], None],
+) -> dict[str, Any]:  # fmt: skip
+    """In fp32, as ``infogan evaluate`` does: a saved checkpoint's bound, image quality, sorting of real images, and
+    agreement with all labels if there are any.
 
     ``categories``: what the sorting of a fixed choice of real images is, by code; models are compared by it.
     """
     model = InfoGAN.from_tensors(spec, checkpoint.model_tensors(), checkpoint.folder)
-    metrics: dict[str, Any] = measure_quality(spec.latents, model.generator.to(device), images.images, each)
-    sorting = measure_sorting(spec.latents, model.discriminator.to(device), images.images, each)
+    generator, discriminator = model.generator.to(device), model.discriminator.to(device)
+    metrics: dict[str, Any] = measure_bound(spec.latents, generator, discriminator, config.evaluation, each)
+    metrics |= measure_quality(spec.latents, generator, images.images, each)
+    sorting = measure_sorting(spec.latents, discriminator, images.images, each)
     metrics |= {**sorting.scores, "categories": sorting.categories}
     if images.labels is not None and images.test_images is not None and images.test_labels is not None:
         metrics |= measure_clustering(
-            spec.latents, model.discriminator,
+            spec.latents, discriminator,
             images.images, images.labels, images.test_images, images.test_labels, each,
         )  # fmt: skip
     return metrics

@@ -27,9 +27,12 @@ class SpectralNorm(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         matrix = weight.detach().flatten(1)
-        u = F.normalize(torch.randn(len(matrix), device=weight.device), dim=0)
-        for _ in range(FIRST_ITERATIONS):
-            u = F.normalize(matrix @ F.normalize(matrix.mT @ u, dim=0), dim=0)
+        if weight.is_meta:  # built to be counted; to draw nothing would load PyTorch's compiler (see ``initialise``)
+            u = matrix.new_empty(len(matrix))
+        else:
+            u = F.normalize(torch.randn(len(matrix), device=weight.device), dim=0)
+            for _ in range(FIRST_ITERATIONS):
+                u = F.normalize(matrix @ F.normalize(matrix.mT @ u, dim=0), dim=0)
         self.register_buffer("u", u)
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -38,13 +38,16 @@ from infogan_ray.config import RunConfig
 from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.objective import ObjectiveConfig
+from infogan_ray.priors import PriorConfig
 from infogan_ray.state import OptimizerConfig, TrainState, checkpoint_bytes
 from infogan_ray.consistency import ConsistencyConfig
 from infogan_ray.contrastive import ContrastiveConfig
 from infogan_ray.training import train_step
 
-spec = ModelSpec(LatentSpec.parse("noise=4 cat=10 uniform=2"), 28, 1, NetworkConfig(width=4))
+network = NetworkConfig(width=4, spectral_norm=True)
+spec = ModelSpec(LatentSpec.parse("noise=4 cat=10 uniform=2"), 28, 1, network)
 terms = {"consistency": ConsistencyConfig(weight=1.0), "contrastive": ContrastiveConfig(weight=1.0)}
+terms |= {"prior": PriorConfig(learn=True, method="gumbel", every=1)}
 checkpoint_bytes(spec)
 state = TrainState(spec, ObjectiveConfig(), OptimizerConfig(lr_decay=0.5), **terms)
 for _ in range(2):

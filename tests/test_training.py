@@ -166,16 +166,19 @@ def test_precision_is_resolved_for_the_machine() -> None:
 
 
 def test_checkpoints_are_measured_in_the_precision_of_training(image_set: ImageSet) -> None:
-    """In fp32 that takes three times as long; what is measured is the same to three digits."""
+    """In fp32 that takes three times as long; what is measured is nearly the same, and D is left as it was."""
     config, measured = tiny_config(), []
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, precision=precision)
-        kinds = set()
+        for _ in range(10):
+            step_once(state, image_set)
+        kinds, before = set(), {name: tensor.clone() for name, tensor in state.discriminator.state_dict().items()}
         state.discriminator.trunk[0].register_forward_hook(lambda *call, seen=kinds: seen.add(call[2].dtype))
         measured.append(evaluate_state(state, image_set, config, lambda: None))
         assert kinds == {kind}
+        assert all(torch.equal(tensor, before[name]) for name, tensor in state.discriminator.state_dict().items())
     assert measured[0].keys() == measured[1].keys() and "clustering_error" in measured[0]
-    assert measured[0]["mi_bound"] == pytest.approx(measured[1]["mi_bound"], abs=2e-3)
+    assert measured[0]["mi_bound"] == pytest.approx(measured[1]["mi_bound"], abs=1e-2)
 
 
 def test_bf16_trains(image_set: ImageSet) -> None:

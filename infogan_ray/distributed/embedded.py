@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray._private.node import Node
+from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -23,6 +24,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from infogan_ray.distributed.light import Unannounced
 
+NOWHERE = b"127.0.0.1:9"  # RFC 863: discarded
 # No machine is taken away from under it alone.
 ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
@@ -35,12 +37,12 @@ def is_embedded() -> bool:
 
 @contextmanager
 def without_services() -> Iterator[None]:
-    """A Ray that is started inside has no autoscaler, nobody who passes logs on, and next to nothing of a dashboard."""
+    """A Ray that is started inside has no autoscaler, nobody who passes logs on, and no dashboard."""
     replaced: dict[tuple[Any, str], Callable[..., Any]] = {
         (Node, "start_monitor"): _nothing,
         (Node, "start_log_monitor"): _nothing,
-        (Node, "start_api_server"): _nothing,
-        # As where the dashboard's packages are not installed, its agent gathers nothing.
+        (Node, "start_api_server"): _no_dashboard,
+        # As where the dashboard's packages are not installed, its agent starts without a server of its own.
         (ray._private.utils, "get_dashboard_dependency_error"): ImportError,
     }
     before = {place: getattr(*place) for place in replaced}
@@ -53,8 +55,13 @@ def without_services() -> Iterator[None]:
             setattr(*place, function)
 
 
-def _nothing(node: Node, **about: Any) -> None:
+def _nothing(node: Node) -> None:
     pass
+
+
+def _no_dashboard(node: Node, **about: Any) -> None:
+    """Its agent asks for an address each second, with a traceback in its log, until there is one."""
+    node.get_gcs_client().internal_kv_put(DASHBOARD_ADDRESS.encode(), NOWHERE, True, KV_NAMESPACE_DASHBOARD)
 
 
 @contextmanager

@@ -9,6 +9,12 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 
+class Alone(Backend):
+    """Nothing to set up. As with torch's own, CUDA_VISIBLE_DEVICES is set even where Ray is told to leave it alone."""
+
+    share_cuda_visible_devices = True
+
+
 class OneWorker(BackendConfig):
     """In place of a TorchConfig where there is nobody to talk to: no process group."""
 
@@ -16,7 +22,7 @@ class OneWorker(BackendConfig):
 
     @property
     def backend_cls(self) -> type[Backend]:
-        return Backend
+        return Alone
 
     @property
     def train_func_context(self) -> Any:

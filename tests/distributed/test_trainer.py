@@ -86,12 +86,16 @@ def test_divergence_ends_the_run_without_a_restart(npz: Path, tmp_path: Path) ->
 
 def starts_only_what_it_needs(family: list[psutil.Process]) -> None:
     """Each of Ray's services costs a second before the first step and cores after it; torch is half of a start."""
-    commands = {process.pid: " ".join(process.cmdline()) for process in family}
+    commands, maps = {}, {}
+    for process in family:
+        with contextlib.suppress(
+            psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError
+        ):  # one that ends meanwhile
+            commands[process.pid] = " ".join(process.cmdline())
+            maps[process.pid] = Path(f"/proc/{process.pid}/maps").read_text()
     services = ("autoscaler/_private/monitor.py", "log_monitor.py", "dashboard/dashboard.py")
     assert not [command for command in commands.values() for service in services if service in command]
-    with_torch = {
-        command for pid, command in commands.items() if "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
-    }
+    with_torch = {commands[pid] for pid, files in maps.items() if "libtorch_cpu" in files}
     assert len(with_torch) == 1 and "RayTrainWorker" in with_torch.pop()
 
 
