@@ -51,8 +51,9 @@ def train_step(
     # D's step: trunk, D head and Q head minimise the adversarial loss minus the weighted bound.
     with state.autocast():
         fakes, real = state.generate(latents), to_unit_range(images)
-        if moves is not None:
-            fakes, real = half_moved(fakes, moves), paired(real, moves)
+    if moves is not None:  # in fp32
+        fakes, real = half_moved(fakes, moves), paired(real, moves)
+    with state.autocast():
         both = with_noise(torch.cat([real, fakes.detach()]), noise).requires_grad_(signs is not None)
         q_from = 0 if moves is not None or state.asks_q else count
         logits, q = state.discriminate(both, groups=1 if joint else 2, q_from=q_from)

@@ -197,3 +197,21 @@ def test_the_flag(words: list[str]) -> None:
 def test_bad_values_are_refused(values: dict[str, float], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ConsistencyConfig(**values)  # type: ignore[arg-type]
+
+
+def test_moves_are_computed_in_fp32_in_a_step_of_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 they would be off by a tenth of a pixel."""
+    config = tiny_config().override({"consistency": {"weight": 1.0}}, "test")
+    state = TrainState(
+        config.model_spec(16, 1), config.objective, config.optimizer, consistency=config.consistency, precision="bf16"
+    )
+    seen: list[tuple[bool, torch.dtype]] = []
+    grid = torch.nn.functional.affine_grid
+
+    def watched(maps: torch.Tensor, *more: object, **options: object) -> torch.Tensor:
+        seen.append((torch.is_autocast_enabled("cpu"), maps.dtype))
+        return grid(maps, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.nn.functional, "affine_grid", watched)
+    train_step(state, make_image_set().images[:16], state.latents(16), draws=state.draws(16, 10))
+    assert seen == [(False, torch.float32)] * 2

@@ -121,3 +121,10 @@ def test_a_model_without_categories_has_no_scores() -> None:
     images = torch.from_numpy(tiny_images()[0]).unsqueeze(1)
     found = measure_sorting(spec, discriminator, images)
     assert found.scores == {} and found.categories == {}
+
+
+def test_moved_copies_are_alike_under_an_autocast() -> None:
+    images = torch.randint(0, 256, (16, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = slightly_moved(images)
+    assert torch.equal(inside, slightly_moved(images))
