@@ -16,8 +16,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/infogan train --preset mnist_robust --steps $(DEMO_STEPS) --optimizer.lr-decay 0.2 \
-		--checkpoint-every 500 --storage runs --name $(DEMO_NAME)
+	$(BIN)/infogan train --preset mnist_robust --steps $(DEMO_STEPS) --optimizer.lr-decay 0.2 --network.sigma-fixed 0.3 \
+		--consistency.start 100 --consistency.full 400 --checkpoint-every 500 --storage runs --name $(DEMO_NAME)
 
 check: setup
 	$(BIN)/ruff check .
