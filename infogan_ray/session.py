@@ -347,7 +347,7 @@ def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each:
     How Q sorts real images, too, where that decides something (``evaluation.sorting``).
     """
     latents, generator = state.spec.latents, state.averaged_generator()
-    with state.autocast():  # a third of the time with bf16; the best checkpoint is measured again in the end, in fp32
+    with state.autocast():  # half of the time with bf16; the best checkpoint is measured again in the end, in fp32
         metrics: dict[str, Any] = measure_bound(latents, generator, state.discriminator, config.evaluation, each)
         if config.evaluation.sorting or config.metric == "q_score":
             metrics |= measure_sorting(latents, state.discriminator, images.images, each).scores

@@ -166,7 +166,7 @@ def test_precision_is_resolved_for_the_machine() -> None:
 
 
 def test_checkpoints_are_measured_in_the_precision_of_training(image_set: ImageSet) -> None:
-    """In fp32 that takes three times as long; what is measured is nearly the same, and D is left as it was."""
+    """In fp32 that takes twice as long; what is measured is nearly the same, and D is left as it was."""
     config, measured = tiny_config(), []
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, precision=precision)

@@ -279,9 +279,8 @@ def _trainer(
     settings = with_absolute_paths(config).to_dict()
     threads = {"threads": wanted.threads, "threads_from": wanted.threads_from}
     # NCCL does not let two ranks share a GPU; gloo does.
-    torch_config: Any = TorchConfig(backend="gloo" if wanted.gpus_per_worker < 1 else None)
-    if wanted.workers == 1:
-        torch_config = OneWorker()
+    several = TorchConfig(backend="gloo" if wanted.gpus_per_worker < 1 else None)
+    group: Any = OneWorker() if wanted.workers == 1 else several
     trainer: TorchTrainer = kind(
         _worker,
         train_loop_config={"config": settings, "run": run.folder.uri, "board": board, **threads},
@@ -291,7 +290,7 @@ def _trainer(
             resources_per_worker=wanted.of_a_worker,
             placement_strategy=wanted.placement.upper(),
         ),
-        torch_config=torch_config,
+        torch_config=group,
         # A name of its own for each attempt: Ray would take up a run of the same name silently, even a finished one.
         run_config=ray.train.RunConfig(
             name=f"attempt-{uuid.uuid4().hex[:8]}",
