@@ -43,6 +43,10 @@ class ConsistencyConfig:
     """Sizes from 1 - scale to 1 + scale."""
     shift: float = 0.06
     """Shifts of up to so many image widths."""
+    shear: float = 0.0
+    """Slants of up to so many widths to the right or left per height, as between upright and slanted handwriting."""
+    stretch: float = 0.0
+    """Widths from 1 - stretch to 1 + stretch, of the same height."""
     flip: bool = False
     """Half of them mirrored besides: for clothes, of which left and right make no difference, but not for digits."""
 
@@ -55,14 +59,14 @@ class ConsistencyConfig:
             raise ValueError(
                 f"consistency.start is {self.start} and consistency.full is {self.full}; 0 <= start < full must hold"
             )
-        for name, most in (("degrees", 180.0), ("scale", 0.9), ("shift", 0.5)):
+        for name, most in (("degrees", 180.0), ("scale", 0.9), ("shift", 0.5), ("shear", 1.0), ("stretch", 0.9)):
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"consistency.{name} is {getattr(self, name)}; it must lie between 0 and {most:g}")
 
     @property
     def draws(self) -> int:
         """How many numbers the moves of an image take."""
-        return 5 if self.flip else 4
+        return 4 + self.flip + (2 if self.shear or self.stretch else 0)
 
     def weight_at(self, step: int) -> float:
         """The term's weight in the step after ``step`` steps."""
@@ -78,8 +82,16 @@ def affine(draws: Tensor, degrees: float, scale: float, shift: float) -> Tensor:
 
 
 def moves(draws: Tensor, config: ConsistencyConfig) -> Tensor:
-    """(N, 2, 3) maps from ``config.draws`` rows of draws (4 or 5, N) in [-1, 1]: the fifth mirrors where negative."""
+    """(N, 2, 3) maps from draws (``config.draws``, N) in [-1, 1].
+
+    Four of ``affine``; with ``flip`` a fifth, which mirrors where it is negative; with ``shear`` or ``stretch`` two
+    more, the last: the width and the slant.
+    """
     maps = affine(draws[:4], config.degrees, config.scale, config.shift)
+    if config.shear or config.stretch:
+        width, slant = draws[-2:, :, None]
+        maps[:, :, 1] += config.shear * slant * maps[:, :, 0]
+        maps[:, :, 0] *= 1 + config.stretch * width
     if config.flip:
         maps[:, :, 0] *= draws[4].sign()[:, None]
     return maps

@@ -116,6 +116,30 @@ def test_a_mirrored_copy_is_the_moved_image_from_right_to_left() -> None:
     assert config.draws == 5 and ON.draws == 4
 
 
+def test_a_slant_leans_to_the_side_and_a_stretch_widens() -> None:
+    """A vertical bar through the middle: its ends go apart by the slant times the height, its middle and rows stay."""
+    config = dataclasses.replace(ON, shear=0.5, stretch=0.5)
+    bar = torch.zeros(1, 1, 33, 33)
+    bar[..., 8:25, 16] = 1.0
+    still = [[0.0]] * 4
+    slanted = moved(bar, moves(torch.tensor([*still, [0], [1]]), config))[0, 0]
+    assert slanted[8].argmax() == 20 and slanted[16].argmax() == 16 and slanted[24].argmax() == 12
+    assert torch.allclose(slanted.sum(1), bar[0, 0].sum(1), atol=1e-4), "each row keeps its ink"
+    dot = torch.zeros(1, 1, 33, 33)
+    dot[..., 10, 22] = 1.0
+    narrow = moved(dot, moves(torch.tensor([*still, [0.5], [0]]), config))[0, 0]
+    assert narrow[10].argmax() == 21 and narrow[10].sum() == narrow.sum(), "6 of 1.25 pixels are 4.8; heights stay"
+    assert config.draws == 6 and dataclasses.replace(config, flip=True).draws == 7
+
+
+def test_slant_and_stretch_come_before_all_else() -> None:
+    """Turned by a quarter, a slant to the side is one up and down; a mirror in between stays the fifth draw."""
+    config = dataclasses.replace(ON, shear=0.5, degrees=90.0, flip=True)
+    both = moves(torch.tensor([[1.0], [0], [0], [0], [1], [0], [1]]), config)
+    quarter = affine(torch.tensor([[1.0], [0], [0], [0]]), 90.0, 0.1, 0.06)[0, :, :2]
+    assert torch.allclose(both[0, :, :2], quarter @ torch.tensor([[1.0, 0.5], [0.0, 1.0]]), atol=1e-6)
+
+
 def test_half_of_the_real_batch_is_copies_of_the_other_half() -> None:
     real = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 4, 4)
     maps = affine(torch.zeros(4, 5), 10, 0.1, 0.06)
