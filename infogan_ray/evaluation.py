@@ -6,7 +6,7 @@ Shapes: (N, C, H, W) images, (B, L) latents. Bounds are in nats. Everything runs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,17 +122,21 @@ def recognise(discriminator: Discriminator, images: Tensor, each: Callable[[], N
 def measure_clustering(
     spec: LatentSpec, discriminator: Discriminator,
     images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor, each: Callable[[], None] = go_on,
+    naming: AbstractContextManager[Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Agreement of each categorical code with labels; the figures of the code that errs least on the training set.
 
     ``clustering_error``: each category stands for the label that most of its training images have; counted on the
     test set. ``clustering_acc_hungarian``: each label gets at most one category. ``nmi``, ``ari`` on the test set.
     ``code_usage``: entropy of the categories' use in nats. Empty without a categorical code.
+    ``naming``: entered while training images are read. They decide no more than what each category stands for, by
+    majority, and there are many: an autocast will do for them.
     """
     codes = [name for name, code in spec.items() if isinstance(code, Categorical)]
     if not codes:
         return {}
-    train_q = spec.split_q(recognise(discriminator, images, each))
+    with naming or nullcontext():
+        train_q = spec.split_q(recognise(discriminator, images, each))
     test_q = spec.split_q(recognise(discriminator, test_images, each))
     truth, test_truth = labels.numpy(), test_labels.numpy()
     classes = int(max(truth.max(), test_truth.max())) + 1

@@ -16,25 +16,21 @@ import torch.distributed as dist
 from torch import nn
 
 from infogan_ray import checkpoints
+from infogan_ray.appraisal import draw_pictures, evaluate_checkpoint, evaluate_state
 from infogan_ray.checkpoints import Checkpoint
 from infogan_ray.config import RunConfig
 from infogan_ray.data import Feed, ImageSet, make_feed
-from infogan_ray.evaluation import measure_bound, measure_clustering
 from infogan_ray.heap import keep_freed_memory
-from infogan_ray.model import InfoGAN
 from infogan_ray.networks import ModelSpec
 from infogan_ray.outbox import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
 from infogan_ray.profiling import Profile
 from infogan_ray.publishing import publish
-from infogan_ray.quality import measure_quality
-from infogan_ray.runs import RunDirectory, sample_picture, step_name, traversal_picture
-from infogan_ray.selection import measure_sorting
+from infogan_ray.runs import RunDirectory, step_name
 from infogan_ray.state import TrainState
 from infogan_ray.storage import StorageError
 from infogan_ray.tracking import LAST_PATIENCE_S as TRACKERS_PATIENCE_S
 from infogan_ray.tracking import Tracking
 from infogan_ray.training import Diverged, never, train
-from infogan_ray.traversal import draw, png, tile, to_bytes, traverse
 
 START_PATIENCE_S = 120.0  # a restart may fall into an outage
 LAST_WORDS_S = 7.0  # what a machine that is about to go leaves for the last checkpoint: ten seconds in all
@@ -339,58 +335,3 @@ class FirstRank:
     def _unless_stopped(self) -> None:
         if self.stop():
             raise Halted
-
-
-def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each: Callable[[], None]) -> dict[str, Any]:
-    """The bound on fresh codes, and agreement with the first ``evaluation.labelled`` labels where there are any.
-
-    How Q sorts real images, too, where that decides something (``evaluation.sorting``).
-    """
-    latents, generator = state.spec.latents, state.averaged_generator()
-    with state.autocast():  # half of the time with bf16; the best checkpoint is measured again in the end, in fp32
-        metrics: dict[str, Any] = measure_bound(latents, generator, state.discriminator, config.evaluation, each)
-        if config.evaluation.sorting or config.metric == "q_score":
-            metrics |= measure_sorting(latents, state.discriminator, images.images, each).scores
-        if images.labels is not None and images.test_images is not None and images.test_labels is not None:
-            some = config.evaluation.labelled
-            metrics |= measure_clustering(
-                latents, state.discriminator,
-                images.images[:some], images.labels[:some], images.test_images, images.test_labels, each,
-            )  # fmt: skip
-    return metrics
-
-
-def evaluate_checkpoint(
-    checkpoint: Checkpoint, spec: ModelSpec, images: ImageSet, config: RunConfig, device: torch.device,
-    each: Callable[[], None],
-) -> dict[str, Any]:  # fmt: skip
-    """In fp32, as ``infogan evaluate`` does: a saved checkpoint's bound, image quality, sorting of real images, and
-    agreement with all labels if there are any.
-
-    ``categories``: what the sorting of a fixed choice of real images is, by code; models are compared by it.
-    """
-    model = InfoGAN.from_tensors(spec, checkpoint.model_tensors(), checkpoint.folder)
-    generator, discriminator = model.generator.to(device), model.discriminator.to(device)
-    metrics: dict[str, Any] = measure_bound(spec.latents, generator, discriminator, config.evaluation, each)
-    metrics |= measure_quality(spec.latents, generator, images.images, each)
-    sorting = measure_sorting(spec.latents, discriminator, images.images, each)
-    metrics |= {**sorting.scores, "categories": sorting.categories}
-    if images.labels is not None and images.test_images is not None and images.test_labels is not None:
-        metrics |= measure_clustering(
-            spec.latents, discriminator,
-            images.images, images.labels, images.test_images, images.test_labels, each,
-        )  # fmt: skip
-    return metrics
-
-
-def draw_pictures(state: TrainState, run: RunDirectory) -> dict[tuple[str, str], bytes]:
-    """PNG files by folder and file name: samples, and one traversal per code."""
-    generator, latents = state.averaged_generator(), state.spec.latents
-    with torch.inference_mode():
-        draws = latents.sample(64, torch.Generator(state.device).manual_seed(0))
-        samples = tile(to_bytes(generator(draws)).cpu(), columns=8, scale=2)
-    pictures = {(run.samples.name, sample_picture(state.step)): png(samples)}
-    for name in latents.names:
-        picture = draw(traverse(latents, generator, name))
-        pictures[run.traversals.name, traversal_picture(state.step, name)] = png(picture)
-    return pictures

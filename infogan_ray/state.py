@@ -78,6 +78,11 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """What a forward pass in so resolved a precision runs inside."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 class Draws(NamedTuple):
     """This rank's rows of what a step draws beside its images and latents; None for what is off."""
 
@@ -146,7 +151,7 @@ class TrainState:
             self.contrast.compare = wrap(self.contrast.discriminator)
 
     def autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return autocast(self.device, self.precision)
 
     def latents(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """This rank's rows of the step's global draw, (B, L): ranks differ; their union is the same for any world."""

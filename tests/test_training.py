@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,13 @@ import pytest
 import torch
 
 from infogan_ray import checkpoints
+from infogan_ray.appraisal import evaluate_checkpoint, evaluate_state
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet, InMemoryFeed, to_unit_range
 from infogan_ray.data.feed import share
 from infogan_ray.model import load
 from infogan_ray.runs import RunDirectory
-from infogan_ray.session import Report, evaluate_state, run_worker
+from infogan_ray.session import Report, run_worker
 from infogan_ray.state import TrainState, resolve_precision
 from infogan_ray.storage import open_storage
 from infogan_ray.training import Diverged, train, train_step
@@ -179,6 +182,43 @@ def test_checkpoints_are_measured_in_the_precision_of_training(image_set: ImageS
         assert all(torch.equal(tensor, before[name]) for name, tensor in state.discriminator.state_dict().items())
     assert measured[0].keys() == measured[1].keys() and "clustering_error" in measured[0]
     assert measured[0]["mi_bound"] == pytest.approx(measured[1]["mi_bound"], abs=1e-2)
+
+
+def test_the_best_checkpoint_is_measured_in_fp32_and_its_categories_named_as_it_was_trained(
+    image_set: ImageSet, tmp_path: Path
+) -> None:
+    """Test images and drawn ones are seen in fp32 whatever the training had; of its own images all are read."""
+    outcomes = []
+    for precision in ("fp32", "bf16"):
+        config = tiny_config(steps=10, checkpoint_every=10, precision=precision)
+        run_alone(config, image_set, tmp_path / precision)
+        chosen = checkpoints.choose(RunDirectory(open_storage(tmp_path / precision)).checkpoints, "best", "step")
+        seen: list[tuple[int, torch.dtype]] = []
+        with record_outputs(seen):
+            outcomes.append(
+                evaluate_checkpoint(
+                    chosen, config.model_spec(16, 1), image_set, config, torch.device("cpu"), lambda: None
+                )
+            )
+        by_kind = {kind: sum(count for count, of in seen if of == kind) for _, kind in seen}
+        quick = by_kind.pop(torch.bfloat16, 0)
+        assert quick == (len(image_set.images) if precision == "bf16" else 0) and by_kind.keys() == {torch.float32}
+    assert outcomes[0].keys() == outcomes[1].keys() and "clustering_error" in outcomes[0]
+
+
+@contextlib.contextmanager
+def record_outputs(seen: list[tuple[int, torch.dtype]]) -> Iterator[None]:
+    """Rows and kind of number of whatever a first convolution of D or Q gives while inside."""
+
+    def note(layer: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+        if isinstance(layer, torch.nn.Conv2d) and layer.in_channels == 1:
+            seen.append((len(output), output.dtype))
+
+    handle = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def test_bf16_trains(image_set: ImageSet) -> None:
