@@ -123,6 +123,7 @@ class TrainState:
         self.generator, self.discriminator = generator.to(self.device), discriminator.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.ema_decay = optimizer.ema_decay
+        self._calibrated = -1
         betas = (optimizer.beta1, optimizer.beta2)
         self.opt_g = Adam(self.generator.parameters(), optimizer.lr_generator, betas)
         self.opt_d = Adam(self.discriminator.parameters(), optimizer.lr_discriminator, betas)
@@ -139,8 +140,9 @@ class TrainState:
     def begin_as_bright_as(self, images: Tensor) -> None:
         """Before the first step: G's images have the mean of these, uint8 (N, C, H, W) (``stability.mean_bias``)."""
         bias = mean_bias(images).to(self.device)
-        for generator in (self.generator, self.average):
-            generator.output_bias.data.copy_(bias)
+        with torch.no_grad():
+            for generator in (self.generator, self.average):
+                generator.output_bias.copy_(bias)
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Train through ``wrap(module)``, which averages gradients over ranks (DistributedDataParallel)."""
@@ -251,10 +253,15 @@ class TrainState:
         """The averaged generator in evaluation mode, with batch-norm statistics measured for its own weights.
 
         Statistics gathered while training belong to the raw weights, which move fast; here they are the mean over
-        fresh latents of a fixed seed, so that the result depends on the weights alone.
+        fresh latents of a fixed seed, so that the result depends on the weights alone. Measured once while they stay:
+        a checkpoint asks three times.
         """
+        writes = sum(weight._version for weight in self.average.parameters())
+        if writes == self._calibrated:
+            return self.average.eval()
         draws = (seeded_generator(self.seed, "calibrate", index, self.device) for index in range(CALIBRATION_BATCHES))
         calibrate(self.average, (self.spec.latents.sample(128, draw) for draw in draws))
+        self._calibrated = writes
         return self.average.eval()
 
     def model_tensors(self) -> dict[str, Tensor]:

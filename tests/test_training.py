@@ -163,6 +163,27 @@ def test_average_forgets_its_start_and_is_calibrated_for_its_own_weights(image_s
     assert (still - live).abs().mean() < 0.05, "statistics of evaluation and training mode agree"
 
 
+def test_statistics_of_the_average_are_measured_once_while_its_weights_stay(
+    image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infogan_ray import state as module
+
+    calls = []
+    calibrate = module.calibrate
+    monkeypatch.setattr(module, "calibrate", lambda *given: (calls.append(1), calibrate(*given)))
+    state = make_state()
+    step_once(state, image_set)
+    model, training = ({k: v.clone() for k, v in t.items()} for t in (state.model_tensors(), state.training_tensors()))
+    state.averaged_generator()
+    assert len(calls) == 1
+    step_once(state, image_set)
+    name = "layers.1.running_mean"
+    assert not torch.equal(state.averaged_generator().state_dict()[name], model[f"generator.{name}"])
+    assert len(calls) == 2
+    state.restore(1, model, training)
+    assert torch.equal(state.averaged_generator().state_dict()[name], model[f"generator.{name}"]) and len(calls) == 3
+
+
 def test_precision_is_resolved_for_the_machine() -> None:
     assert resolve_precision("fp32", torch.device("cpu")) == "fp32"
     assert resolve_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
