@@ -10,13 +10,16 @@ either (``without_services``).
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial, partialmethod
 from typing import Any
 
 import ray
+from ray._private import services
 from ray._private.node import Node
-from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD_AGENT
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -25,7 +28,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from infogan_ray.distributed.light import Unannounced
 
-NOWHERE = b"127.0.0.1:9"  # RFC 863: discarded
+WAIT = "while kill -0 $PPID 2>/dev/null; do sleep 1; done"
 # No machine is taken away from under it alone.
 ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
@@ -38,31 +41,49 @@ def is_embedded() -> bool:
 
 @contextmanager
 def without_services() -> Iterator[None]:
-    """A Ray that is started inside has no autoscaler, nobody who passes logs on, and no dashboard."""
-    replaced: dict[tuple[Any, str], Callable[..., Any]] = {
-        (Node, "start_monitor"): _nothing,
-        (Node, "start_log_monitor"): _nothing,
-        (Node, "start_api_server"): _no_dashboard,
-        # As where the dashboard's packages are not installed, its agent starts without a server of its own.
-        (ray._private.utils, "get_dashboard_dependency_error"): ImportError,
-    }
-    before = {place: getattr(*place) for place in replaced}
-    try:
-        for place, function in replaced.items():
-            setattr(*place, function)
-        yield
-    finally:
-        for place, function in before.items():
-            setattr(*place, function)
+    """A Ray that is started inside has no autoscaler, nobody who passes logs on, no dashboard, and no agent of it.
+
+    The raylet, and with it all workers, would wait for the ports of two agents, each of which imports Ray first.
+    """
+    with socket.socket() as held:  # not listening: the agent that is told of its port can bind it, and nobody else
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("", 0))
+        replaced: dict[tuple[Any, str], Any] = {
+            (Node, "start_monitor"): _nothing,
+            (Node, "start_log_monitor"): _nothing,
+            (Node, "start_api_server"): _nothing,
+            (Node, "start_raylet"): partialmethod(_with_known_ports, Node.start_raylet, held.getsockname()[1]),
+            (services, "_build_python_executable_command_memory_profileable"): partial(
+                _command, services._build_python_executable_command_memory_profileable
+            ),
+        }
+        before = {place: getattr(*place) for place in replaced}
+        try:
+            for place, function in replaced.items():
+                setattr(*place, function)
+            yield
+        finally:
+            for place, function in before.items():
+                setattr(*place, function)
 
 
-def _nothing(node: Node) -> None:
+def _nothing(node: Node, **about: Any) -> None:
     pass
 
 
-def _no_dashboard(node: Node, **about: Any) -> None:
-    """Its agent asks for an address each second, with a traceback in its log, until there is one."""
-    node.get_gcs_client().internal_kv_put(DASHBOARD_ADDRESS.encode(), NOWHERE, True, KV_NAMESPACE_DASHBOARD)
+def _with_known_ports(node: Node, start: Callable[..., None], environments: int, *given: Any, **named: Any) -> None:
+    """As the agents would leave word: -1 for what is not there, as where the dashboard's packages are missing."""
+    compiled: Any = ray._raylet
+    for service in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN"):
+        compiled.persist_port(node._session_dir, node._node_id, getattr(compiled, f"{service}_PORT_NAME"), -1)
+    node._ray_params.runtime_env_agent_port = environments
+    start(node, *given, **named)
+
+
+def _command(build: Callable[..., list[str]], component: str, *given: Any, **named: Any) -> list[str]:
+    """How to run a part of Ray; the dashboard's agent, without which no raylet runs, is a shell that waits for its
+    end. What follows in the command are arguments that the shell leaves alone."""
+    return ["sh", "-c", WAIT] if component == PROCESS_TYPE_DASHBOARD_AGENT else build(component, *given, **named)
 
 
 @contextmanager

@@ -93,8 +93,9 @@ def starts_only_what_it_needs(family: list[psutil.Process]) -> None:
         ):  # one that ends meanwhile
             commands[process.pid] = " ".join(process.cmdline())
             maps[process.pid] = Path(f"/proc/{process.pid}/maps").read_text()
-    services = ("autoscaler/_private/monitor.py", "log_monitor.py", "dashboard/dashboard.py")
-    assert not [command for command in commands.values() for service in services if service in command]
+    services = ("autoscaler/_private/monitor.py", "log_monitor.py", "dashboard/dashboard.py", "dashboard/agent.py")
+    python = [command for command in commands.values() if not command.startswith("sh ") and "/raylet/" not in command]
+    assert not [command for command in python for service in services if service in command]
     with_torch = {commands[pid] for pid, files in maps.items() if "libtorch_cpu" in files}
     assert len(with_torch) == 1 and "RayTrainWorker" in with_torch.pop()
 
@@ -114,10 +115,12 @@ def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path,
         for line in process.stderr:
             if line.startswith("training: step"):
                 break
-        starts_only_what_it_needs(psutil.Process(process.pid).children(recursive=True))
+        family = psutil.Process(process.pid).children(recursive=True)
+        starts_only_what_it_needs(family)
         process.send_signal(notice)
         said = process.stderr.read()
         assert process.wait(timeout=60) == 130, said
+        assert not psutil.wait_procs(family, timeout=10)[1], "all that it has started ends with it"
     finally:
         process.kill()
     told = re.search(r"infogan: interrupted: stopped at step ([\d,]+), which is stored; go on with: (.+)", said)
