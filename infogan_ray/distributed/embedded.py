@@ -10,11 +10,14 @@ either (``without_services``).
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, partialmethod
 from typing import Any
+from unittest import mock
 
 import ray
 from ray._private import services
@@ -43,7 +46,9 @@ def is_embedded() -> bool:
 def without_services() -> Iterator[None]:
     """A Ray that is started inside has no autoscaler, nobody who passes logs on, no dashboard, and no agent of it.
 
-    The raylet, and with it all workers, would wait for the ports of two agents, each of which imports Ray first.
+    The raylet, and with it all workers, would wait for the ports of two agents, each of which imports Ray first. Then
+    this process would wait until two workers have done so, of which neither becomes the controller or a trainer, since
+    these have an environment of their own.
     """
     with socket.socket() as held:  # not listening: the agent that is told of its port can bind it, and nobody else
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,15 +61,13 @@ def without_services() -> Iterator[None]:
             (services, "_build_python_executable_command_memory_profileable"): partial(
                 _command, services._build_python_executable_command_memory_profileable
             ),
+            (ray._private.utils, "get_dashboard_dependency_error"): ImportError,  # it would import the dashboard's
         }
-        before = {place: getattr(*place) for place in replaced}
-        try:
-            for place, function in replaced.items():
-                setattr(*place, function)
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(mock.patch.dict(os.environ, {"RAY_prestart_worker_first_driver": "0"}))
+            for (place, name), function in replaced.items():
+                undo.enter_context(mock.patch.object(place, name, function))
             yield
-        finally:
-            for place, function in before.items():
-                setattr(*place, function)
 
 
 def _nothing(node: Node, **about: Any) -> None:
