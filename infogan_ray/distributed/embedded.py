@@ -4,7 +4,7 @@ Of the processes that Ray Train starts before the first step, four are of no use
 command: an autoscaler's coordinator, for which the workers wait; one for datasets of Ray Data; one that looks out for
 machines that are taken away; and the cleaner of placement groups, which asks a dashboard that an embedded Ray does not
 have. Each costs as much as importing Ray Train does. Three of them have no public switch, so this names private parts
-of Ray; its version is pinned. What the cleaner is for, ``freed`` does. Of Ray's own services three are of no use there
+of Ray; its version is pinned. What the cleaner is for, ``freed`` does. Of Ray's own services four are of no use there
 either (``without_services``).
 """
 
