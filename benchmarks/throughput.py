@@ -24,11 +24,13 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
 from infogan_ray.config import preset
 from infogan_ray.data import DataConfig, InMemoryFeed, load_images
+from infogan_ray.graphs import GraphedStep
 from infogan_ray.heap import keep_freed_memory
 from infogan_ray.state import TrainState, resolve_precision
 from infogan_ray.threads import cores
@@ -63,6 +65,8 @@ def main() -> int:
     names = [PLAIN, "infogan_ray, fp32"]
     if resolve_precision("auto", device) == "bf16":
         names.append("infogan_ray, bf16")
+    if given.device == "cuda":
+        names += [f"infogan_ray, CUDA graph, {name[-4:]}" for name in names[1:]]
     with contextlib.ExitStack() as stack:
         arms = {name: stack.enter_context(Arm(name, given)) for name in names}
         return quickly(arms, given) if given.quick else measure(arms, given)
@@ -94,6 +98,10 @@ class Arm:
         """Of a step, which it makes for this."""
         return self._ask(0)
 
+    def busy(self) -> float:
+        """The share of time in which the GPU computes."""
+        return self._ask(-1)
+
     def _ask(self, steps: int) -> float:
         try:
             self._line.send(steps)
@@ -103,14 +111,17 @@ class Arm:
 
 
 def serve(line: Connection, name: str, given: Any, steps_of: Callable[[str, Any], Iterator[float]]) -> None:
-    """The process of an arm: so many steps at each number, and the FLOP of one at 0."""
+    """The process of an arm: so many steps at each number, the FLOP of one at 0, and how busy the GPU is below."""
     torch.set_num_threads(given.threads or cores())
     device = torch.device(given.device)
     arm = steps_of(name, given)
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             steps = line.recv()
-            line.send(seconds_of(arm, steps, device) if steps else flops_of(lambda: next(arm)))
+            if steps > 0:
+                line.send(seconds_of(arm, steps, device))
+            else:
+                line.send(flops_of(lambda: next(arm)) if steps == 0 else busy_share(arm))
 
 
 def steps_of(name: str, given: Throughput) -> Iterator[float]:
@@ -122,7 +133,7 @@ def steps_of(name: str, given: Throughput) -> Iterator[float]:
         images = load_images("mnist", DataConfig()).images
     if name == PLAIN:
         return plain.training(images[:, 0].numpy(), given.batch_size, device, given.loader_workers)
-    return ours(images, given.batch_size, device, name[-4:])
+    return ours(images, given.batch_size, device, name[-4:], graph="graph" in name)
 
 
 def measure(arms: dict[str, Arm], given: Throughput) -> int:
@@ -141,13 +152,19 @@ def measure(arms: dict[str, Arm], given: Throughput) -> int:
         ratio = statistics.median(p / s for p, s in zip(took[PLAIN], seconds, strict=True))
         share = flops[name] * speed / given.batch_size / peaks[name[-4:]]
         rows.append({"arm": name, "images_per_second": speed, "ratio": ratio, "gflop": flops[name] / 1e9, "share": share})  # fmt: skip  # noqa: E501
+        if device.type == "cuda":
+            rows[-1]["busy"] = arms[name].busy()
     where = place(device)
     print(f"MNIST network, batch {given.batch_size}, {where}; matrix peak fp32 {peaks['fp32'] / 1e9:,.0f} GFLOP/s, bf16 {peaks['bf16'] / 1e9:,.0f}\n")  # fmt: skip  # noqa: E501
-    print("| step | images/s | of the plain loop | GFLOP a step | share of the matrix peak |\n|---|---|---|---|---|")
+    more = (" GPU busy |", "---|") if device.type == "cuda" else ("", "")
+    print(
+        f"| step | images/s | of the plain loop | GFLOP a step | share of the matrix peak |{more[0]}\n"
+        f"|---|---|---|---|---|{more[1]}"
+    )
     for row in rows:
         print(
             f"| {row['arm']} | {row['images_per_second']:,.0f} | {row['ratio']:.2f} x | {row['gflop']:.1f} "
-            f"| {row['share']:.0%} |"
+            f"| {row['share']:.0%} |" + (f" {row['busy']:.0%} |" if "busy" in row else "")
         )
     if given.json is not None:
         given.json.write_text(json.dumps({"threads": where, "peaks": peaks, "arms": rows}, indent=1))
@@ -191,6 +208,7 @@ def place(device: torch.device) -> str:
 def ours(
     images: torch.Tensor, batch: int, device: torch.device, precision: str,
     change: Callable[[TrainState], None] | None = None, keep: bool = True, read_every: int | None = None,
+    graph: bool = False,
 ) -> Iterator[float]:  # fmt: skip
     """What a worker does at each step, without Ray; metrics are read every tenth step, as by default.
 
@@ -206,10 +224,11 @@ def ours(
     read_every = read_every or config.log_every
     feed = InMemoryFeed(images.to(device), batch, seed=0)
     window = []
+    make_step = GraphedStep(state) if graph else train_step
     while True:
         batch_images = feed.batch(state.step)
         state.set_learning_rates(config.steps or 1)
-        window.append(train_step(state, batch_images, state.latents(batch), draws=state.draws(batch, 10**6)))
+        window.append(make_step(state, batch_images, state.latents(batch), draws=state.draws(batch, 10**6)))
         if state.step % read_every == 0:
             torch.stack([torch.stack(list(row.values())) for row in window]).tolist()
             window.clear()
@@ -223,6 +242,24 @@ def seconds_of(arm: Iterator[float], steps: int, device: torch.device) -> float:
         next(arm)
     settle(device)
     return time.perf_counter() - start
+
+
+def busy_share(arm: Iterator[float], steps: int = 50) -> float:
+    """Of so many steps: the time in which a kernel runs on the GPU, over all of it. Under a profiler, which slows what
+    launches kernels from Python."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(steps):
+            next(arm)
+        torch.cuda.synchronize()
+    spans = sorted(
+        (event.time_range.start, event.time_range.end) for event in profiler.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )  # fmt: skip
+    busy, until = 0.0, spans[0][0]
+    for start, end in spans:
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return busy / (until - spans[0][0])
 
 
 def settle(device: torch.device) -> None:

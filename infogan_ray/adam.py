@@ -7,9 +7,10 @@ of every run and trial, for code that is never compiled. The functions underneat
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 
 import torch
-from torch.optim.optimizer import ParamsT
+from torch import Tensor
 
 
 class Adam(torch.optim.Adam):
@@ -21,7 +22,25 @@ class Adam(torch.optim.Adam):
     load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
+    # On a GPU the learning rate is a tensor there and all is ``capturable``, so that a recorded step (``graphs.py``)
+    # reads what is written between replays; steps that are not recorded give the same numbers, and no warning.
+    _warned_capturable_if_run_uncaptured = True
+
     def __init__(
-        self, params: ParamsT, lr: float, betas: tuple[float, float] = (0.9, 0.999), fused: bool = True
+        self, params: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999), fused: bool = True
     ) -> None:
-        super().__init__(params, lr, betas, fused=fused)
+        parameters = list(params)
+        on_gpu = parameters[0].is_cuda
+        rate = torch.tensor(lr, device=parameters[0].device) if on_gpu else lr
+        super().__init__(parameters, rate, betas, fused=fused, capturable=on_gpu)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """From the next step on."""
+        for group in self.param_groups:
+            if not isinstance(group["lr"], Tensor):
+                group["lr"] = rate
+            elif rate != self._written:
+                group["lr"].fill_(rate)
+        self._written = rate
+
+    _written: float | None = None

@@ -117,6 +117,8 @@ class RunConfig:
     """Seconds that an autoscaling cluster is given to grow; without, what it does not have is refused at once."""
     precision: str = "auto"
     """auto, fp32 or bf16; auto is bf16 where the hardware multiplies it natively."""
+    cuda_graph: bool = True
+    """One worker on a GPU: record the step once and let the GPU play it, instead of launching kernel after kernel."""
     storage: str = "runs"
     """Where the runs are kept: a folder, s3://bucket/prefix or gs://bucket/prefix."""
     name: str | None = None

@@ -8,6 +8,7 @@ lambda keeps its meaning when the number of codes changes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -69,7 +70,7 @@ def information_bound(spec: LatentSpec, latents: Tensor, q: Tensor) -> dict[str,
     return {name: code.entropy() + likelihood[name].mean() for name, code in spec.items()}
 
 
-def weighted_bound(bounds: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+def weighted_bound(bounds: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> Tensor:
     """sum_j lambda_j L_I(c_j)."""
     return torch.stack([weights[name] * bound for name, bound in bounds.items()]).sum()
 

@@ -20,6 +20,7 @@ from infogan_ray.appraisal import draw_pictures, evaluate_checkpoint, evaluate_s
 from infogan_ray.checkpoints import Checkpoint
 from infogan_ray.config import RunConfig
 from infogan_ray.data import Feed, ImageSet, make_feed
+from infogan_ray.graphs import GraphedStep
 from infogan_ray.heap import keep_freed_memory
 from infogan_ray.networks import ModelSpec
 from infogan_ray.outbox import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
@@ -30,7 +31,7 @@ from infogan_ray.state import TrainState
 from infogan_ray.storage import StorageError
 from infogan_ray.tracking import LAST_PATIENCE_S as TRACKERS_PATIENCE_S
 from infogan_ray.tracking import Tracking
-from infogan_ray.training import Diverged, never, train
+from infogan_ray.training import Diverged, never, train, train_step
 
 START_PATIENCE_S = 120.0  # a restart may fall into an outage
 LAST_WORDS_S = 7.0  # what a machine that is about to go leaves for the last checkpoint: ten seconds in all
@@ -151,11 +152,13 @@ class FirstRank:
         self.diverged: Diverged | None = None
         self.profile = Profile(state.step, state.device) if config.profile else None
         self.stepped = self.profile.step if self.profile is not None else None
+        self.graphed = GraphedStep(state) if config.cuda_graph and GraphedStep.fits(state, world_size) else None
         self._told = (False, 0)
 
     def lead(self, feed: Feed, loop: dict[str, Any], start: Checkpoint | None) -> Iterator[Report]:
         """Train with all that rank 0 does beside it, from the greeting to the last word."""
         state, outbox, steps = self.state, self.outbox, loop["steps"]
+        loop = loop | {"make_step": self.graphed or train_step}
         yield Report({"step": state.step}, say=self.greeting(start))
         try:
             for metrics in train(state, feed, **loop, halt=self.must_halt, stepped=self.stepped):
@@ -207,10 +210,11 @@ class FirstRank:
         self.tracking.log(metrics)
 
     def news(self) -> str:
-        """What changed about storage since it was last told; else what went wrong with a tracker."""
+        """What changed about storage since it was last told; else of the step's recording, or of a tracker."""
         now = (bool(self.outbox.trouble), self.outbox.missed)
         if now == self._told:
-            return self.tracking.news()
+            recorded = self.graphed.news() if self.graphed is not None else ""
+            return recorded or self.tracking.news()
         self._told = now
         return self.outbox.lag or f"storage is well again; step {self.outbox.stored:,} is stored"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -94,6 +94,15 @@ class Draws(NamedTuple):
     """(2B, C, H, W) on what D sees."""
     signs: Tensor | None = None
     """(B,) for R1."""
+
+
+class Course(NamedTuple):
+    """The weights of a step that follow a schedule: Python's numbers, or scalars on the device."""
+
+    lambdas: Mapping[str, float | Tensor]
+    """Of the bound, by code name."""
+    consistency: float | Tensor
+    """Of the consistency term."""
 
 
 class TrainState:
@@ -205,13 +214,16 @@ class TrainState:
         coins = torch.randint(2, (batch_size,), generator=generator, device=self.device)
         return 2.0 * coins[share(batch_size, rank, world_size)] - 1
 
+    def course(self) -> Course:
+        """Of the next step."""
+        return Course(self.stability.warmed(self.lambdas, self.step), self.consistency.weight_at(self.step))
+
     def set_learning_rates(self, steps: int) -> None:
         """Those of the next step of so many."""
         factor = self.optimizer.decay(self.step, steps)
         for name, adam in self.optimizers.items():
             rate = self.optimizer.lr_generator if name == "opt_g" else self.optimizer.lr_discriminator
-            for group in adam.param_groups:
-                group["lr"] = rate * factor
+            adam.set_learning_rate(rate * factor)
 
     def draws(self, batch_size: int, steps: int, rank: int = 0, world_size: int = 1) -> Draws:
         """Of the next step of so many."""

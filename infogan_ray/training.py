@@ -18,7 +18,7 @@ from infogan_ray.data.feed import Feed, onto, to_unit_range
 from infogan_ray.networks import frozen
 from infogan_ray.objective import discriminator_loss, generator_loss, information_bound, weighted_bound
 from infogan_ray.stability import r1_penalty, with_noise
-from infogan_ray.state import Draws, TrainState
+from infogan_ray.state import Course, Draws, TrainState
 
 HALT_EVERY = 10
 
@@ -34,19 +34,32 @@ class Diverged(Exception):
 def train_step(
     state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, draws: Draws | None = None
 ) -> dict[str, Tensor]:
-    """One update of D with Q, then one of G. ``images``: uint8 (B, C, H, W); ``latents``: (B, L). Nothing waits here.
+    """One update of D with Q, one of G, and what follows both: a step. Nothing waits here.
 
+    As ``play``, whose metrics it returns with those of ``TrainState.after_step``: restarted (categories), and
+    prior/<code>/... of a prior that is learned.
+    """
+    metrics, q = play(state, images, latents, state.course(), weight, draws or Draws())
+    return metrics | state.after_step(q, weight)
+
+
+def play(
+    state: TrainState, images: Tensor, latents: Tensor, course: Course, weight: float, draws: Draws
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Both updates. ``images``: uint8 (B, C, H, W); ``latents``: (B, L).
+
+    All that differs from step to step is handed in, so that a GPU can play it again as it was recorded (``graphs.py``):
+    ``course``, and ``draws``, what else the step draws, for terms that are on.
     ``weight`` is B over the mean share of all ranks: where shares differ, it makes the mean of gradients that of rows.
-    ``draws``: what else the step draws, for terms that are on.
-    Returns detached scalars: d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
-    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>; and, where they are on,
-    consistency_loss, r1_penalty, contrastive_loss, contrastive_accuracy, restarted (categories), and prior/<code>/...
-    of a prior that is learned.
+    Returns detached scalars, d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
+    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>, and, where they are on,
+    consistency_loss, r1_penalty, contrastive_loss, contrastive_accuracy; and what Q says of real images, (B, P) or no
+    rows (``TrainState.asks_q``).
     """
     spec, count, stability = state.spec.latents, len(images), state.stability
     joint = state.discriminator.joint_batchnorm
-    moves, pairs, noise, signs = draws or Draws()
-    lambdas = stability.warmed(state.lambdas, state.step)
+    moves, pairs, noise, signs = draws
+    lambdas = course.lambdas
 
     # D's step: trunk, D head and Q head minimise the adversarial loss minus the weighted bound.
     with state.autocast():
@@ -63,7 +76,7 @@ def train_step(
     loss, extra = d_loss - weighted_bound(bounds, lambdas), {}
     if moves is not None:
         extra["consistency_loss"] = consistency_loss(spec, q[:-count], state.consistency)
-        loss = loss + state.consistency.weight_at(state.step) * extra["consistency_loss"]
+        loss = loss + course.consistency * extra["consistency_loss"]
     if stability.r1:
         extra["r1_penalty"] = r1_penalty(stability, signs, real_logits, both)
         loss = loss + extra["r1_penalty"]
@@ -86,12 +99,11 @@ def train_step(
     g_norm = gradient_norm(state.generator)
     state.opt_g.step()
 
-    extra |= state.after_step(q[:-count], weight)
     metrics = {"d_loss": d_loss, "g_loss": g_loss, "d_grad_norm": d_norm, "g_grad_norm": g_norm}
     metrics |= {"d_real": real_logits.sigmoid().mean(), "d_fake": fake_logits.sigmoid().mean()}
     metrics["d_accuracy"] = ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2
     metrics |= extra | {f"train_mi/{name}": bound for name, bound in bounds.items()}
-    return {name: value.detach() for name, value in metrics.items()}
+    return {name: value.detach() for name, value in metrics.items()}, q[:-count].detach()
 
 
 def gradient_norm(module: nn.Module) -> Tensor:
@@ -107,12 +119,13 @@ def never() -> bool:
 def train(
     state: TrainState, feed: Feed, *, steps: int, log_every: int, checkpoint_every: int,
     rank: int = 0, world_size: int = 1, halt: Callable[[], bool] = never,
-    stepped: Callable[[], None] | None = None,
+    stepped: Callable[[], None] | None = None, make_step: Callable[..., dict[str, Tensor]] = train_step,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
     """Train up to ``steps``; yield means over all ranks every ``log_every`` steps and where a checkpoint is due.
 
     Ends early, on all ranks at the same step, when ``halt`` is true on any. Raises Diverged when a metric is not
-    finite. The device is waited for only where metrics are read. ``stepped`` is called after each step.
+    finite. The device is waited for only where metrics are read. ``stepped`` is called after each step, which
+    ``make_step`` makes.
     """
     window: list[dict[str, Tensor]] = []
     started = time.monotonic()
@@ -127,7 +140,7 @@ def train(
         latents = state.latents(feed.batch_size, rank, world_size)
         state.set_learning_rates(steps)
         draws = state.draws(feed.batch_size, steps, rank, world_size)
-        window.append(train_step(state, images, latents, weight, draws))
+        window.append(make_step(state, images, latents, weight, draws))
         if stepped is not None:
             stepped()
         step = state.step

@@ -1,0 +1,147 @@
+"""A recorded step is the plain one. Run: pytest tests/test_graphs.py
+
+CUDA graphs need a GPU. Without one a stand-in for the recorder, which computes the steps anew at each replay from the
+tensors that the recording reads, shows that all that differs between steps goes through those tensors; with one, the
+same tests take the real recorder, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from infogan_ray.data import ImageSet, InMemoryFeed
+from infogan_ray.graphs import WARM_UP, GraphedStep, Played, Recorder, cuda_graph
+from infogan_ray.state import TrainState
+from infogan_ray.training import train, train_step
+
+from .conftest import tiny_config
+from .test_waiting import EVERYTHING, LEARNED, make_state
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+SCHEDULES: dict[str, Any] = {  # all that can follow one: the bound's weights, the term's, rates, noise, R1's turns
+    "consistency": {"weight": 1.0, "start": 2, "full": 9},
+    "optimizer": {"lr_decay": 0.8},
+    "stability": {"r1": 1.0, "r1_every": 3, "instance_noise": 0.1, "lambda_warmup": 12, "restart_every": 4},
+    "contrastive": {"weight": 1.0, "start": 5},
+}
+STEPS = 24
+
+
+class Replays:
+    """The stand-in: what a replay writes is where the first one wrote it."""
+
+    def __init__(self) -> None:
+        self.recorded = self.played = 0
+
+    def __call__(self, steps: Callable[[], Played]) -> tuple[Callable[[], None], Played]:
+        self.recorded += 1
+        made: list[Any] = [["?"], torch.zeros(64), torch.zeros(0)]
+
+        def replay() -> None:
+            self.played += 1
+            made[0], values, q = steps()
+            made[1] = made[1].resize_(values.shape).copy_(values)
+            made[2] = made[2].resize_(q.shape).copy_(q)
+
+        return replay, made  # type: ignore[return-value]
+
+
+def trained(state: TrainState, images: Tensor, make_step: Any, steps: int = STEPS) -> list[dict[str, float]]:
+    rows = train(state, InMemoryFeed(images, 16, 0), steps=steps, log_every=1, checkpoint_every=8, make_step=make_step)
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=GPU)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    yield request.param
+    torch.backends.cudnn.deterministic = before
+
+
+def recorder(device: str) -> Recorder:
+    return Replays() if device == "cpu" else cuda_graph
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING, SCHEDULES, {"network": {"spectral_norm": True}}])
+def test_a_recorded_step_is_the_plain_one(changes: dict[str, Any], device: str, image_set: ImageSet) -> None:
+    """Metrics of each step, and weights, averages, moments and statistics in the end."""
+    config = tiny_config().override(changes, "test")
+    plain, graphed = (make_state(config, device) for _ in range(2))
+    images = image_set.images.to(device)
+    step = GraphedStep(graphed, recorder(device))
+    for one, other in zip(trained(plain, images, train_step), trained(graphed, images, step), strict=True):
+        assert one == pytest.approx(other, rel=1e-3 if device == "cuda" else 1e-5, abs=1e-5)
+    assert "CUDA graph" in step.news() and not step.refused
+    tolerance = {"rtol": 1e-2, "atol": 1e-3} if device == "cuda" else {"rtol": 1e-5, "atol": 1e-6}
+    for tensors in ("model_tensors", "training_tensors"):
+        wanted, found = (getattr(state, tensors)() for state in (plain, graphed))
+        assert wanted.keys() == found.keys()
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_each_kind_of_step_is_recorded_once(image_set: ImageSet) -> None:
+    config = tiny_config().override({"stability": {"r1": 1.0, "r1_every": 2}}, "test")
+    state, replays = make_state(config), Replays()
+    step = GraphedStep(state, replays)
+    trained(state, image_set.images, step)
+    assert replays.recorded == 2 and replays.played == STEPS - 2 * WARM_UP
+
+
+def test_metrics_of_a_step_are_not_overwritten_by_the_next(image_set: ImageSet) -> None:
+    state = make_state(tiny_config())
+    step, feed = GraphedStep(state, Replays()), InMemoryFeed(image_set.images, 16, 0)
+    rows = [step(state, feed.batch(state.step), state.latents(16)) for _ in range(WARM_UP + 3)]
+    assert len({row["d_loss"].item() for row in rows}) == len(rows)
+
+
+def test_a_step_that_cannot_be_recorded_goes_on_plainly(image_set: ImageSet) -> None:
+    def refuse(steps: Callable[[], Played]) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    plain, graphed = make_state(tiny_config()), make_state(tiny_config())
+    step = GraphedStep(graphed, refuse)
+    assert trained(plain, image_set.images, train_step) == trained(graphed, image_set.images, step)
+    assert "not permitted when stream is capturing" in step.news() and not step.news()
+
+
+@GPU
+def test_a_step_that_waits_cannot_be_recorded_and_harms_nothing(image_set: ImageSet) -> None:
+    state = make_state(tiny_config(), "cuda")
+    autocast = state.autocast
+    state.autocast = lambda: (torch.ones(1, device="cuda").item(), autocast())[1]  # type: ignore[method-assign]
+    step = GraphedStep(state)
+    rows = trained(state, image_set.images.cuda(), step)
+    assert step.refused and "CUDA graph" in step.news() and len(rows) == STEPS
+
+
+def test_where_steps_are_recorded() -> None:
+    assert not GraphedStep.fits(make_state(tiny_config()), 1), "on a CPU"
+    state = make_state(tiny_config())
+    state.device = torch.device("cuda")
+    assert GraphedStep.fits(state, 1) and not GraphedStep.fits(state, 2)
+    learned = make_state(tiny_config().override(LEARNED, "test"))
+    learned.device = torch.device("cuda")
+    assert not GraphedStep.fits(learned, 1), "its prior changes the bound's constants"
+
+
+@GPU
+def test_no_replay_waits(image_set: ImageSet) -> None:
+    state = make_state(tiny_config().override(SCHEDULES, "test"), "cuda", precision="bf16")
+    step, images = GraphedStep(state), image_set.images.cuda()
+
+    def watch() -> None:  # recording waits, and so do the first steps; none that follows
+        torch.cuda.set_sync_debug_mode("error" if state.step >= 24 and state.step % 10 else "default")
+
+    feed = InMemoryFeed(images, 16, 0)
+    try:
+        rows = train(state, feed, steps=60, log_every=10, checkpoint_every=60, stepped=watch, make_step=step)
+        assert len(list(rows)) == 6
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
