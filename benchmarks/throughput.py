@@ -34,7 +34,7 @@ from infogan_ray.graphs import GraphedStep
 from infogan_ray.heap import keep_freed_memory
 from infogan_ray.state import TrainState, resolve_precision
 from infogan_ray.threads import cores
-from infogan_ray.training import train_step
+from infogan_ray.training import make_step
 
 PLAIN = "plain loop, fp32"
 QUICK_S = 30.0
@@ -224,11 +224,9 @@ def ours(
     read_every = read_every or config.log_every
     feed = InMemoryFeed(images.to(device), batch, seed=0)
     window = []
-    make_step = GraphedStep(state) if graph else train_step
+    step_with = GraphedStep(state) if graph else make_step
     while True:
-        batch_images = feed.batch(state.step)
-        state.set_learning_rates(config.steps or 1)
-        window.append(make_step(state, batch_images, state.latents(batch), draws=state.draws(batch, 10**6)))
+        window.append(step_with(state, feed.batch(state.step), batch, config.steps or 1))
         if state.step % read_every == 0:
             torch.stack([torch.stack(list(row.values())) for row in window]).tolist()
             window.clear()

@@ -101,7 +101,9 @@ class Pairs(NamedTuple):
         return torch.cat(generate(torch.cat([self.first, self.second])).chunk(2), 1)
 
 
-def draw_pairs(spec: LatentSpec, codes: tuple[str, ...], gap: float, n: int, generator: torch.Generator) -> Pairs:
+def draw_pairs(
+    spec: LatentSpec, codes: tuple[str, ...], gap: float | Tensor, n: int, generator: torch.Generator
+) -> Pairs:
     """``n`` pairs that share one of ``codes`` each, and besides it the noise and all codes that take no part."""
     shared = torch.randint(len(codes), (n,), generator=generator, device=generator.device)
     first = [spec.sample_noise(n, generator)]
@@ -114,7 +116,7 @@ def draw_pairs(spec: LatentSpec, codes: tuple[str, ...], gap: float, n: int, gen
     return Pairs(torch.cat(first, 1), torch.cat(second, 1), shared)
 
 
-def apart(code: Code, gap: float, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def apart(code: Code, gap: float | Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Two values of a code, (n, dim) each, drawn alike: with at least the gap between them, or of two categories.
 
     Continuous: two draws from a prior that is shorter by the gap, of which the larger one is then moved up by it, as in
@@ -160,9 +162,9 @@ class Contrast:
         self.adam = Adam(self.discriminator.parameters(), rate, betas)
         return self.adam
 
-    def draw(self, spec: LatentSpec, step: int, n: int, generator: torch.Generator) -> Pairs:
-        """``n`` pairs with the gap of the step after ``step`` steps; ``spec`` has the priors in use."""
-        return draw_pairs(spec, self.codes, self.config.gap_at(step), n, generator)
+    def draw(self, spec: LatentSpec, gap: float | Tensor, n: int, generator: torch.Generator) -> Pairs:
+        """``n`` pairs; ``spec`` has the priors in use."""
+        return draw_pairs(spec, self.codes, gap, n, generator)
 
     def step(self, pairs: Pairs, generate: nn.Module, weight: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         """H learns on pairs that G makes; then what G is to lower, against H as it is now, and ``learn``'s metrics."""

@@ -1,9 +1,10 @@
 """The training step as a CUDA graph: recorded once, and from then on played by the GPU, with no Python in between.
 
 A step of a small network is some hundred kernels of a few microseconds each, and to launch them from Python takes
-longer than to run them. What differs from step to step (images, latents, draws, the schedule's weights) is copied into
-tensors that stay where they are; the recording reads those, and changes weights and moments in place. What follows both
-updates, the averaged generator above all, is left out: it decides by the number of the step.
+longer than to run them. What differs from step to step (images, the schedule's weights) is copied into tensors that
+stay where they are; what is drawn comes from generators that stay, too, and are seeded for the step; the recording
+reads those, and changes weights and moments in place. What follows both updates, the averaged generator above all, is
+left out: it decides by the number of the step.
 
 One rank on one GPU. Gradients of several ranks go through DistributedDataParallel, whose reductions are not recorded
 here; a learned prior changes the bound's constants.
@@ -14,72 +15,82 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from infogan_ray.state import Course, Draws, TrainState
-from infogan_ray.training import play
+from infogan_ray.state import Course, Number, TrainState
+from infogan_ray.streams import LastingStreams
+from infogan_ray.training import draw_and_play
 
 WARM_UP = 3
 """Steps of a kind that are made plainly first: libraries choose kernels and optimisers make their state in them."""
 
 Played = tuple[list[str], Tensor, Tensor]
 """The metrics' names, their values (M,), and what Q said of real images."""
-Recorder = Callable[[Callable[[], Played]], tuple[Callable[[], None], Played]]
+Recorder = Callable[[Callable[[], Played], LastingStreams], tuple[Callable[[], None], Played]]
 
 
-def cuda_graph(steps: Callable[[], Played]) -> tuple[Callable[[], None], Played]:
+def cuda_graph(steps: Callable[[], Played], streams: LastingStreams) -> tuple[Callable[[], None], Played]:
     """What plays ``steps`` again, and the tensors that every replay writes. Nothing is computed yet.
 
     Other threads may use the GPU meanwhile: checkpoints are on their way to storage.
     """
     graph = torch.cuda.CUDAGraph()
+    for generator in streams.generators.values():
+        graph.register_generator_state(generator)
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         made = steps()
     return graph.replay, made
 
 
-class Inputs(NamedTuple):
-    images: Tensor
-    latents: Tensor
-    draws: Draws
-
-
 class Recording:
-    """Of one kind of step: tensors that it reads, and what plays it."""
+    """Of one kind of step: the tensors that it reads, and what plays it."""
 
-    def __init__(self, state: TrainState, given: Inputs, weight: float, record: Recorder) -> None:
-        self._inputs: Inputs = cloned(given)
-        self._names = [*state.course().lambdas]
-        self._numbers = [torch.zeros((), device=state.device) for _ in range(len(self._names) + 1)]
-        self._written: list[float | None] = [None] * len(self._numbers)
-        *lambdas, consistency = self._numbers
-        course = Course(dict(zip(self._names, lambdas, strict=True)), consistency)
+    def __init__(self, state: TrainState, images: Tensor, course: Course, batch_size: int, record: Recorder) -> None:
+        self._images, self._streams = images.clone(), LastingStreams(state.streams)
+        self._numbers = [torch.zeros((), device=state.device) for _ in numbers_of(course)]
+        self._written: list[Number | None] = [None] * len(self._numbers)
+        scalars = iter(self._numbers)
+        own = Course(
+            {name: next(scalars) for name in course.lambdas}, next(scalars),
+            None if course.noise is None else next(scalars), None if course.gap is None else next(scalars),
+            course.penalised,
+        )  # fmt: skip
 
         def steps() -> Played:
-            metrics, q = play(state, self._inputs.images, self._inputs.latents, course, weight, self._inputs.draws)
+            before, state.streams = state.streams, self._streams
+            try:
+                metrics, q = draw_and_play(state, self._images, own, batch_size)
+            finally:
+                state.streams = before
             return list(metrics), torch.stack([value.float() for value in metrics.values()]), q
 
-        self._replay, self._made = record(steps)
+        self._replay, self._made = record(steps, self._streams)
 
-    def play(self, given: Inputs, course: Course) -> tuple[dict[str, Tensor], Tensor]:
+    def play(self, images: Tensor, course: Course, step: int) -> tuple[dict[str, Tensor], Tensor]:
         """As ``training.play``; what Q said is overwritten by the next replay."""
-        fill(self._inputs, given)
-        for index, number in enumerate((*course.lambdas.values(), course.consistency)):
+        self._images.copy_(images, non_blocking=True)
+        self._streams.seek(step)
+        for index, number in enumerate(numbers_of(course)):
             if number != self._written[index]:
                 self._numbers[index].fill_(number)
-                self._written[index] = float(number)
+                self._written[index] = number
         self._replay()
         names, values, q = self._made
         return dict(zip(names, values.clone().unbind(), strict=True)), q
 
 
-class GraphedStep:
-    """``train_step`` of a state, recorded once it has been made a few times.
+def numbers_of(course: Course) -> list[Number]:
+    """All of a course that a recording reads anew at each replay."""
+    return [*course.lambdas.values(), *(part for part in course[1:4] if part is not None)]
 
-    Steps of another kind, as one with R1 beside those without, get a recording of their own. Where a step cannot be
+
+class GraphedStep:
+    """``make_step`` of a state, recorded once it has been made a few times.
+
+    Steps of another kind, as those with R1 beside those without, get a recording of their own. Where a step cannot be
     recorded, all go on plainly, and ``news`` says why.
     """
 
@@ -96,42 +107,43 @@ class GraphedStep:
         return state.device.type == "cuda" and world_size == 1 and not state.prior.in_use
 
     def __call__(
-        self, state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, draws: Draws | None = None
+        self, state: TrainState, images: Tensor, batch_size: int, steps: int, rank: int = 0, world_size: int = 1
     ) -> dict[str, Tensor]:
-        """As ``train_step``."""
-        assert state is self.state
-        given = Inputs(images, latents, draws or Draws())
-        kind = (images.shape, weight, *(part is None for part in given.draws))
+        """As ``make_step``."""
+        assert state is self.state and world_size == 1
+        state.set_learning_rates(steps)
+        course = state.course(steps)
+        kind = (images.shape, *(part is None for part in course), course.penalised)
         if not self.refused and kind not in self._recordings and self._plain[kind] >= WARM_UP:
-            self._take(kind, given, weight)
+            self._take(kind, images, course, batch_size)
         if kind in self._recordings:
-            metrics, q = self._recordings[kind].play(given, state.course())
+            metrics, q = self._recordings[kind].play(images, course, state.step)
         else:
             self._plain[kind] += 1
-            metrics, q = self._plainly(given, weight)
-        return metrics | state.after_step(q, weight)
+            metrics, q = self._plainly(images, course, batch_size)
+        return metrics | state.after_step(q, 1.0)
 
     def news(self) -> str:
         """What is to be said of recordings since this was last asked; empty if nothing is."""
         news, self._news = "; ".join(self._news), []
         return news
 
-    def _plainly(self, given: Inputs, weight: float) -> tuple[dict[str, Tensor], Tensor]:
+    def _plainly(self, images: Tensor, course: Course, batch_size: int) -> tuple[dict[str, Tensor], Tensor]:
         if self.state.device.type != "cuda":
-            return play(self.state, given.images, given.latents, self.state.course(), weight, given.draws)
+            return draw_and_play(self.state, images, course, batch_size)
         # On a stream of its own, as the recording will be: where a weight's gradient is added up is decided by the
         # stream of its first use.
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
-            made = play(self.state, given.images, given.latents, self.state.course(), weight, given.draws)
+            made = draw_and_play(self.state, images, course, batch_size)
         here.wait_stream(aside)
         return made
 
-    def _take(self, kind: Any, given: Inputs, weight: float) -> None:
+    def _take(self, kind: Any, images: Tensor, course: Course, batch_size: int) -> None:
         begun = time.monotonic()
         try:
-            recording = Recording(self.state, given, weight, self._record)
+            recording = Recording(self.state, images, course, batch_size, self._record)
         except RuntimeError as error:  # CUDA's own too; nothing was computed, and nothing is lost but speed
             self.refused = True
             self._recordings.clear()
@@ -145,19 +157,3 @@ class GraphedStep:
                 f"the step plays as a CUDA graph, recorded in {took:.2f} s after {WARM_UP} steps (--no-cuda-graph: "
                 "without)"
             )
-
-
-def cloned(value: Any) -> Any:
-    """Tensors in tuples, in memory of their own."""
-    if isinstance(value, tuple):
-        return type(value)(*map(cloned, value))
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def fill(own: Any, given: Any) -> None:
-    """Write tensors in tuples into those of another of the same form."""
-    if isinstance(own, tuple):
-        for one, other in zip(own, given, strict=True):
-            fill(one, other)
-    elif isinstance(own, Tensor):
-        own.copy_(given, non_blocking=True)

@@ -31,7 +31,7 @@ from infogan_ray.state import TrainState
 from infogan_ray.storage import StorageError
 from infogan_ray.tracking import LAST_PATIENCE_S as TRACKERS_PATIENCE_S
 from infogan_ray.tracking import Tracking
-from infogan_ray.training import Diverged, never, train, train_step
+from infogan_ray.training import Diverged, make_step, never, train
 
 START_PATIENCE_S = 120.0  # a restart may fall into an outage
 LAST_WORDS_S = 7.0  # what a machine that is about to go leaves for the last checkpoint: ten seconds in all
@@ -158,7 +158,7 @@ class FirstRank:
     def lead(self, feed: Feed, loop: dict[str, Any], start: Checkpoint | None) -> Iterator[Report]:
         """Train with all that rank 0 does beside it, from the greeting to the last word."""
         state, outbox, steps = self.state, self.outbox, loop["steps"]
-        loop = loop | {"make_step": self.graphed or train_step}
+        loop = loop | {"step_with": self.graphed or make_step}
         yield Report({"step": state.step}, say=self.greeting(start))
         try:
             for metrics in train(state, feed, **loop, halt=self.must_halt, stepped=self.stepped):

@@ -26,7 +26,7 @@ from infogan_ray.objective import ObjectiveConfig
 from infogan_ray.priors import LearnedPrior, PriorConfig
 from infogan_ray.restarts import Restarts
 from infogan_ray.stability import StabilityConfig, mean_bias
-from infogan_ray.streams import seeded_generator
+from infogan_ray.streams import Streams, seeded_generator
 
 PRECISIONS = ("auto", "fp32", "bf16")
 WIRES = ("fp32", "bf16")
@@ -96,13 +96,22 @@ class Draws(NamedTuple):
     """(B,) for R1."""
 
 
-class Course(NamedTuple):
-    """The weights of a step that follow a schedule: Python's numbers, or scalars on the device."""
+Number = float | Tensor  # Python's, or a scalar on the device
 
-    lambdas: Mapping[str, float | Tensor]
-    """Of the bound, by code name."""
-    consistency: float | Tensor
-    """Of the consistency term."""
+
+class Course(NamedTuple):
+    """What follows a schedule at a step; None for what is off."""
+
+    lambdas: Mapping[str, Number]
+    """Weights of the bound by code name."""
+    consistency: Number
+    """Weight of the consistency term."""
+    noise: Number | None = None
+    """Standard deviation of instance noise."""
+    gap: Number | None = None
+    """Of the contrastive term's pairs."""
+    penalised: bool = False
+    """Whether R1 is taken."""
 
 
 class TrainState:
@@ -116,6 +125,7 @@ class TrainState:
         precision: str = "fp32",
     ) -> None:  # fmt: skip
         self.spec, self.seed, self.device = spec, seed, torch.device(device)
+        self.streams = Streams(seed, self.device)
         self.optimizer, self.consistency = optimizer, consistency or ConsistencyConfig()
         self.augmentation = augmentation or AugmentationConfig()
         self.stability = stability or StabilityConfig()
@@ -132,7 +142,7 @@ class TrainState:
         self.generator, self.discriminator = generator.to(self.device), discriminator.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.ema_decay = optimizer.ema_decay
-        self._calibrated = -1
+        self._calibrated: list[float] = []
         betas = (optimizer.beta1, optimizer.beta2)
         self.opt_g = Adam(self.generator.parameters(), optimizer.lr_generator, betas)
         self.opt_d = Adam(self.discriminator.parameters(), optimizer.lr_discriminator, betas)
@@ -166,7 +176,7 @@ class TrainState:
 
     def latents(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """This rank's rows of the step's global draw, (B, L): ranks differ; their union is the same for any world."""
-        generator = seeded_generator(self.seed, "latents", self.step, self.device)
+        generator = self.streams.at("latents", self.step)
         drawn = self.spec.latents.sample(batch_size, generator)
         drawn = self.prior.relaxed(self.spec.latents, drawn, generator, self.step)
         return drawn[share(batch_size, rank, world_size)]
@@ -176,16 +186,19 @@ class TrainState:
         about = self.consistency
         if not about.weight:
             return None
-        generator = seeded_generator(self.seed, "moves", self.step, self.device)
+        generator = self.streams.at("moves", self.step)
         draws = torch.rand(about.draws, batch_size, generator=generator, device=self.device) * 2 - 1
         return moves(draws[:, share(batch_size, rank, world_size)], about)
 
-    def pairs(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Pairs | None:
+    def pairs(
+        self, batch_size: int, rank: int = 0, world_size: int = 1, course: Course | None = None
+    ) -> Pairs | None:  # fmt: skip
         """This rank's rows of the step's pairs for the contrastive term; None where that is off or has not begun."""
-        if self.contrast is None or self.step < self.contrast.config.start:
+        gap = (course or self.course()).gap
+        if self.contrast is None or gap is None:
             return None
-        generator = seeded_generator(self.seed, "pairs", self.step, self.device)
-        return self.contrast.draw(self.spec.latents, self.step, batch_size, generator).rows(
+        generator = self.streams.at("pairs", self.step)
+        return self.contrast.draw(self.spec.latents, gap, batch_size, generator).rows(
             share(batch_size, rank, world_size)
         )
 
@@ -193,15 +206,17 @@ class TrainState:
         """This rank's uint8 images (B, C, H, W) as the step's draw changes them."""
         if not self.augmentation.on:
             return images
-        draws = draw(batch_size, self.seed, self.step, self.device, rank, world_size)
+        draws = draw(batch_size, self.streams.at("augment", self.step), rank, world_size)
         return augment(images, self.augmentation, draws)
 
-    def noise(self, batch_size: int, steps: int, rank: int = 0, world_size: int = 1) -> Tensor | None:
+    def noise(
+        self, batch_size: int, steps: int, rank: int = 0, world_size: int = 1, course: Course | None = None
+    ) -> Tensor | None:  # fmt: skip
         """Instance noise (2B, C, H, W) for this rank's real and drawn images; None where that is off or over."""
-        deviation = self.stability.noise_at(self.step, steps)
-        if not deviation:
+        deviation = (course or self.course(steps)).noise
+        if deviation is None:
             return None
-        size, generator = self.spec.image_size, seeded_generator(self.seed, "noise", self.step, self.device)
+        size, generator = self.spec.image_size, self.streams.at("noise", self.step)
         shape = (2, batch_size, self.spec.channels, size, size)
         draws = torch.randn(shape, generator=generator, device=self.device)
         return deviation * draws[:, share(batch_size, rank, world_size)].flatten(0, 1)
@@ -210,13 +225,19 @@ class TrainState:
         """-1 or 1 for each of this rank's real images, (B,), for R1; None in a step without it."""
         if not self.stability.penalises(self.step):
             return None
-        generator = seeded_generator(self.seed, "signs", self.step, self.device)
+        generator = self.streams.at("signs", self.step)
         coins = torch.randint(2, (batch_size,), generator=generator, device=self.device)
         return 2.0 * coins[share(batch_size, rank, world_size)] - 1
 
-    def course(self) -> Course:
-        """Of the next step."""
-        return Course(self.stability.warmed(self.lambdas, self.step), self.consistency.weight_at(self.step))
+    def course(self, steps: int | None = None) -> Course:
+        """Of the next step of so many; without their number, without instance noise."""
+        stability, pairs = self.stability, self.contrast.config if self.contrast is not None else None
+        return Course(
+            stability.warmed(self.lambdas, self.step), self.consistency.weight_at(self.step),
+            noise=stability.noise_at(self.step, steps) or None if steps is not None else None,
+            gap=pairs.gap_at(self.step) if pairs is not None and self.step >= pairs.start else None,
+            penalised=stability.penalises(self.step),
+        )  # fmt: skip
 
     def set_learning_rates(self, steps: int) -> None:
         """Those of the next step of so many."""
@@ -225,11 +246,14 @@ class TrainState:
             rate = self.optimizer.lr_generator if name == "opt_g" else self.optimizer.lr_discriminator
             adam.set_learning_rate(rate * factor)
 
-    def draws(self, batch_size: int, steps: int, rank: int = 0, world_size: int = 1) -> Draws:
-        """Of the next step of so many."""
+    def draws(
+        self, batch_size: int, steps: int, rank: int = 0, world_size: int = 1, course: Course | None = None
+    ) -> Draws:  # fmt: skip
+        """Of the next step of so many, by its course."""
+        course = course or self.course(steps)
         return Draws(
-            self.moves(batch_size, rank, world_size), self.pairs(batch_size, rank, world_size),
-            self.noise(batch_size, steps, rank, world_size), self.signs(batch_size, rank, world_size),
+            self.moves(batch_size, rank, world_size), self.pairs(batch_size, rank, world_size, course),
+            self.noise(batch_size, steps, rank, world_size, course), self.signs(batch_size, rank, world_size),
         )  # fmt: skip
 
     @property
@@ -268,12 +292,14 @@ class TrainState:
         fresh latents of a fixed seed, so that the result depends on the weights alone. Measured once while they stay:
         a checkpoint asks three times.
         """
-        writes = sum(weight._version for weight in self.average.parameters())
-        if writes == self._calibrated:
+        weights: list[Tensor] = list(self.average.parameters())
+        # Of the weights themselves: PyTorch's count of writes misses some on a GPU.
+        marks: list[float] = torch.stack([*torch._foreach_norm(weights, 1), *torch._foreach_norm(weights)]).tolist()
+        if marks == self._calibrated:
             return self.average.eval()
         draws = (seeded_generator(self.seed, "calibrate", index, self.device) for index in range(CALIBRATION_BATCHES))
         calibrate(self.average, (self.spec.latents.sample(128, draw) for draw in draws))
-        self._calibrated = writes
+        self._calibrated = marks
         return self.average.eval()
 
     def model_tensors(self) -> dict[str, Tensor]:

@@ -11,7 +11,42 @@ import hashlib
 import torch
 
 
-def seeded_generator(seed: int, stream: str, index: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for one purpose at one moment. Streams of different names or indices are unrelated (SHA-256)."""
+def number_of(seed: int, stream: str, index: int = 0) -> int:
+    """What a generator for one purpose at one moment is seeded with. Of different names or indices, they are unrelated
+    (SHA-256)."""
     digest = hashlib.sha256(f"{seed}/{stream}/{index}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def seeded_generator(seed: int, stream: str, index: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one purpose at one moment."""
+    return torch.Generator(device).manual_seed(number_of(seed, stream, index))
+
+
+class Streams:
+    """The streams that training steps draw from on their device: each a generator for the step."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed, self.device = seed, device
+        self.used: set[str] = set()
+
+    def at(self, stream: str, step: int) -> torch.Generator:
+        self.used.add(stream)
+        return seeded_generator(self.seed, stream, step, self.device)
+
+
+class LastingStreams(Streams):
+    """The same numbers from generators that stay the same objects, as a recorded step needs them (``graphs.py``)."""
+
+    def __init__(self, like: Streams) -> None:
+        super().__init__(like.seed, like.device)
+        self.generators = {name: torch.Generator(like.device) for name in sorted(like.used)}
+
+    def at(self, stream: str, step: int) -> torch.Generator:
+        """As ``seek`` has left it: while a step is recorded, no generator can be seeded."""
+        return self.generators[stream]
+
+    def seek(self, step: int) -> None:
+        """To where a step finds them."""
+        for name, generator in self.generators.items():
+            generator.manual_seed(number_of(self.seed, name, step))

@@ -31,14 +31,33 @@ class Diverged(Exception):
         self.step, self.quantity = step, quantity
 
 
+def make_step(
+    state: TrainState, images: Tensor, batch_size: int, steps: int, rank: int = 0, world_size: int = 1
+) -> dict[str, Tensor]:
+    """A step of so many, from this rank's uint8 images (B, C, H, W) of the global batch: all that follows from them.
+
+    Returns detached scalars, those of ``play`` and of ``TrainState.after_step``: restarted (categories), and
+    prior/<code>/... of a prior that is learned. Nothing waits for the device.
+    """
+    state.set_learning_rates(steps)
+    metrics, q = draw_and_play(state, images, state.course(steps), batch_size, rank, world_size)
+    return metrics | state.after_step(q, len(images) * world_size / batch_size)
+
+
+def draw_and_play(
+    state: TrainState, images: Tensor, course: Course, batch_size: int, rank: int = 0, world_size: int = 1
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What the step draws, and both updates; as ``play``."""
+    images = state.augment(images, batch_size, rank, world_size)
+    latents = state.latents(batch_size, rank, world_size)
+    draws = state.draws(batch_size, 0, rank, world_size, course)
+    return play(state, images, latents, course, len(images) * world_size / batch_size, draws)
+
+
 def train_step(
     state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, draws: Draws | None = None
 ) -> dict[str, Tensor]:
-    """One update of D with Q, one of G, and what follows both: a step. Nothing waits here.
-
-    As ``play``, whose metrics it returns with those of ``TrainState.after_step``: restarted (categories), and
-    prior/<code>/... of a prior that is learned.
-    """
+    """A step with draws that are given."""
     metrics, q = play(state, images, latents, state.course(), weight, draws or Draws())
     return metrics | state.after_step(q, weight)
 
@@ -46,10 +65,9 @@ def train_step(
 def play(
     state: TrainState, images: Tensor, latents: Tensor, course: Course, weight: float, draws: Draws
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Both updates. ``images``: uint8 (B, C, H, W); ``latents``: (B, L).
+    """One update of D with Q, then one of G. ``images``: uint8 (B, C, H, W); ``latents``: (B, L).
 
-    All that differs from step to step is handed in, so that a GPU can play it again as it was recorded (``graphs.py``):
-    ``course``, and ``draws``, what else the step draws, for terms that are on.
+    All that differs from step to step is handed in, so that a GPU can play it again as it was recorded (``graphs.py``).
     ``weight`` is B over the mean share of all ranks: where shares differ, it makes the mean of gradients that of rows.
     Returns detached scalars, d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
     of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>, and, where they are on,
@@ -119,13 +137,13 @@ def never() -> bool:
 def train(
     state: TrainState, feed: Feed, *, steps: int, log_every: int, checkpoint_every: int,
     rank: int = 0, world_size: int = 1, halt: Callable[[], bool] = never,
-    stepped: Callable[[], None] | None = None, make_step: Callable[..., dict[str, Tensor]] = train_step,
+    stepped: Callable[[], None] | None = None, step_with: Callable[..., dict[str, Tensor]] = make_step,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
     """Train up to ``steps``; yield means over all ranks every ``log_every`` steps and where a checkpoint is due.
 
     Ends early, on all ranks at the same step, when ``halt`` is true on any. Raises Diverged when a metric is not
     finite. The device is waited for only where metrics are read. ``stepped`` is called after each step, which
-    ``make_step`` makes.
+    ``step_with`` makes: as ``make_step``.
     """
     window: list[dict[str, Tensor]] = []
     started = time.monotonic()
@@ -135,12 +153,8 @@ def train(
         if state.step % agree_every == 0 and _any_rank(halt(), world_size, state.device):
             return
         images = onto(state.device, feed.batch(state.step))
-        images = state.augment(images, feed.batch_size, rank, world_size)
         weight = len(images) * world_size / feed.batch_size
-        latents = state.latents(feed.batch_size, rank, world_size)
-        state.set_learning_rates(steps)
-        draws = state.draws(feed.batch_size, steps, rank, world_size)
-        window.append(make_step(state, images, latents, weight, draws))
+        window.append(step_with(state, images, feed.batch_size, steps, rank, world_size))
         if stepped is not None:
             stepped()
         step = state.step

@@ -10,11 +10,11 @@ from infogan_ray.data import ImageSet, to_unit_range
 from infogan_ray.data.augmentation import DRAWS, MOST, AugmentationConfig, augment, draw
 from infogan_ray.data.feed import InMemoryFeed
 from infogan_ray.state import TrainState
+from infogan_ray.streams import seeded_generator
 from infogan_ray.training import train
 
 from .conftest import tiny_config
 
-CPU = torch.device("cpu")
 EXTREMES = [{"flip": True}, *({name: most} for name, most in MOST.items()), {"flip": True, **MOST}]
 
 
@@ -25,7 +25,7 @@ def noise(count: int = 64) -> torch.Tensor:
 @pytest.mark.parametrize("options", EXTREMES, ids=lambda options: "+".join(options))
 def test_the_range_holds_at_every_extreme(options: dict[str, float]) -> None:
     images = torch.cat([noise(), torch.zeros(4, 3, 16, 16).byte(), torch.full((4, 3, 16, 16), 255).byte()])
-    draws = draw(len(images), 0, 0, CPU)
+    draws = draw(len(images), seeded_generator(0, "augment"))
     for chosen in (draws, draws.sign(), torch.ones_like(draws), -torch.ones_like(draws)):
         changed = augment(images, AugmentationConfig(**options), chosen)  # type: ignore[arg-type]
         assert changed.dtype == torch.uint8 and changed.shape == images.shape
@@ -61,22 +61,24 @@ def test_each_option_does_what_it_says() -> None:
 
 def test_half_of_the_images_are_mirrored() -> None:
     images = torch.arange(4, dtype=torch.uint8).view(1, 1, 1, 4).expand(2000, 1, 1, 4)
-    changed = augment(images, AugmentationConfig(flip=True), draw(2000, 7, 0, CPU))
+    changed = augment(images, AugmentationConfig(flip=True), draw(2000, seeded_generator(7, "augment")))
     assert 900 < int((changed[:, 0, 0, 0] == 3).sum()) < 1100
 
 
 def test_the_draw_is_that_of_the_global_batch_and_of_the_step() -> None:
+    def drawn(seed: int, step: int, *place: int) -> torch.Tensor:
+        return draw(16, seeded_generator(seed, "augment", step), *place)
+
     images, options = noise(16), AugmentationConfig(flip=True, **MOST)
-    whole = augment(images, options, draw(16, 1, 5, CPU))
+    whole = augment(images, options, drawn(1, 5))
     for world in (2, 3):
         bounds = [16 * rank // world for rank in range(world + 1)]
         parts = [
-            augment(images[bounds[rank] : bounds[rank + 1]], options, draw(16, 1, 5, CPU, rank, world))
-            for rank in range(world)
+            augment(images[bounds[rank] : bounds[rank + 1]], options, drawn(1, 5, rank, world)) for rank in range(world)
         ]
         assert torch.equal(torch.cat(parts), whole)
     for seed, step in ((1, 6), (2, 5)):
-        assert not torch.equal(augment(images, options, draw(16, seed, step, CPU)), whole)
+        assert not torch.equal(augment(images, options, drawn(seed, step)), whole)
 
 
 def test_training_sees_changed_images_and_is_the_same_without(image_set: ImageSet) -> None:

@@ -117,7 +117,7 @@ def test_h_tells_codes_that_are_seen_apart_and_no_others(entangled: bool) -> Non
     contrast.optimise(5e-3, (0.5, 0.999))
     measured = []
     for step in range(100):
-        pairs = contrast.draw(state.spec.latents, 0, 64, torch.Generator().manual_seed(step))
+        pairs = contrast.draw(state.spec.latents, ON.gap, 64, torch.Generator().manual_seed(step))
         measured.append(contrast.learn(images_of(pairs, entangled), pairs.shared))
     accuracy = sum(float(row["contrastive_accuracy"]) for row in measured[-20:]) / 20
     loss = sum(float(row["contrastive_loss"].detach()) for row in measured[-20:]) / 20

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from infogan_ray.consistency import affine, moved
 from infogan_ray.data.feed import share
-from infogan_ray.streams import seeded_generator
 
 DRAWS = 7  # numbers per image: turn, size, right, down; mirror; brightness; contrast
 MOST = {"shift": 0.5, "degrees": 180.0, "scale": 0.9, "brightness": 1.0, "contrast": 1.0}
@@ -49,10 +48,9 @@ class AugmentationConfig:
         return any(getattr(self, field.name) for field in fields(self))
 
 
-def draw(batch_size: int, seed: int, step: int, device: torch.device, rank: int = 0, world_size: int = 1) -> Tensor:
+def draw(batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1) -> Tensor:
     """(DRAWS, B) numbers in [-1, 1]: a rank's rows of the step's global draw, the same for any world size."""
-    generator = seeded_generator(seed, "augment", step, device)
-    draws = torch.rand(DRAWS, batch_size, generator=generator, device=device) * 2 - 1
+    draws = torch.rand(DRAWS, batch_size, generator=generator, device=generator.device) * 2 - 1
     return draws[:, share(batch_size, rank, world_size)]
 
 
