@@ -40,7 +40,8 @@ def cuda_graph(steps: Callable[[], Played], streams: LastingStreams) -> tuple[Ca
     graph = torch.cuda.CUDAGraph()
     for generator in streams.generators.values():
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # On a stream of its own: matrix products have scratch memory by stream, and recordings may play at the same time.
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
         made = steps()
     return graph.replay, made
 
