@@ -165,7 +165,7 @@ def tell(rows: list[dict[str, Any]], heading: str = "preset") -> None:
         cells = [
             preset, f"{len(ended)}{diverged}", f"{means['clustering_error']:.2%}",
             f"{max(errors):.2%}", f"{min(errors):.2%}", f"{means['nmi']:.3f}", f"{means['ari']:.3f}",
-            f"{means['mi_fraction']:.3f}", f"{means['swd']:.1f}",
+            f"{means['mi_fraction']:.3f}", f"{means['swd']:.1f}" if column(good, "swd") else "-",
             f"{means['frechet_distance']:.2f}" if column(good, "frechet_distance") else "-",
             duration(means["seconds"]) if column(good, "seconds") else "-",
         ]  # fmt: skip

@@ -42,6 +42,7 @@ VARIANTS: dict[str, str] = {
     "EMA 0.99": "--optimizer.ema-decay 0.99",
     "EMA 0.9999": "--optimizer.ema-decay 0.9999",
     "constant rate": "--optimizer.lr-decay 0.0",
+    "decay over the last fifth": "--optimizer.lr-decay 0.2",
     "decay over half": "--optimizer.lr-decay 0.5",
     "decay over all": "--optimizer.lr-decay 1.0",
     "batch 64": "--batch-size 64",
@@ -57,6 +58,7 @@ VARIANTS: dict[str, str] = {
 }
 # Of the consistency term, which mnist_robust has and mnist has not.
 OF_THE_TERM: dict[str, str] = {
+    "slant and stretch": "--consistency.shear 0.3 --consistency.stretch 0.2",
     "no balance": "--consistency.balance 0.0",
     "balance 3": "--consistency.balance 3.0",
     "no entropy": "--consistency.entropy 0.0",

@@ -22,7 +22,7 @@ class Adam(torch.optim.Adam):
     load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
-    # On a GPU the learning rate is a tensor there and all is ``capturable``, so that a recorded step (``graphs.py``)
+    # Fused and on a GPU, the learning rate is a tensor there and all is ``capturable``, so that a recorded step (``graphs.py``)
     # reads what is written between replays; steps that are not recorded give the same numbers, and no warning.
     _warned_capturable_if_run_uncaptured = True
 
@@ -30,7 +30,7 @@ class Adam(torch.optim.Adam):
         self, params: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999), fused: bool = True
     ) -> None:
         parameters = list(params)
-        on_gpu = parameters[0].is_cuda
+        on_gpu = fused and parameters[0].is_cuda
         rate = torch.tensor(lr, device=parameters[0].device) if on_gpu else lr
         super().__init__(parameters, rate, betas, fused=fused, capturable=on_gpu)
 

@@ -1,0 +1,166 @@
+"""Many runs on one GPU at the same time, in one process: what a measure brings over many seeds, in minutes.
+
+    python -m benchmarks.population mnist_robust --seeds 10 --lanes 10
+    python -m benchmarks.population mnist_robust --seeds 10 --lanes 12 -- --steps 2000 --batch-size 256
+    python -m benchmarks.population mnist_robust --seeds 10 --variants r1 batch smoothing -- --steps 2000
+
+A small network leaves most of a GPU idle. Each run's step is recorded as a CUDA graph, and the recordings play on
+streams of their own, so that kernels of several runs are at work at once; without a GPU, runs take turns. No Ray, no
+checkpoints: the last step is measured, as ``infogan train`` measures it but for the pictures. Cut off, the same command
+goes on with the runs that are not in STORAGE/quality.jsonl. ``--variants`` are those of ``benchmarks.stability``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from benchmarks.quality import JOURNAL, _is, journal, tell
+from benchmarks.stability import OF_THE_TERM, VARIANTS
+from infogan_ray.commands import train_config
+from infogan_ray.config import RunConfig
+from infogan_ray.data import ImageSet, InMemoryFeed, load_images
+from infogan_ray.evaluation import measure_bound, measure_clustering
+from infogan_ray.graphs import GraphedStep
+from infogan_ray.selection import measure_sorting
+from infogan_ray.state import TrainState
+from infogan_ray.training import make_step
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass
+class Population:
+    """Train a preset with several seeds, several at a time, and compare what came of them."""
+
+    preset: tyro.conf.Positional[str]
+    seeds: int = 10
+    first_seed: int = 0
+    lanes: int = 8
+    """Runs at a time."""
+    variants: tuple[str, ...] = ()
+    """Also variants of benchmarks.stability whose name has one of these words in it, seed by seed."""
+    storage: Path = Path("runs/population")
+
+
+class Lane:
+    """A run, a step at a time."""
+
+    def __init__(self, preset: str, seed: int, flags: list[str]) -> None:
+        self.row: dict[str, Any] = {"preset": preset, "seed": seed, "flags": flags}
+        self.config = config = train_config(["--preset", preset, *flags, "--seed", str(seed)])
+        self.images, on_device = images_of(config)
+        self.steps, self.began = config.total_steps(self.images.count), time.monotonic()
+        self.feed = InMemoryFeed(on_device, config.batch_size, config.seed)
+        self.stream = torch.cuda.Stream() if DEVICE.type == "cuda" else None
+        self.state = TrainState(
+            config.model_spec(self.images.image_size, self.images.channels), config.objective, config.optimizer,
+            consistency=config.consistency, augmentation=config.augment, contrastive=config.contrastive,
+            prior=config.prior, stability=config.stability, seed=config.seed, device=DEVICE, precision=config.precision,
+        )  # fmt: skip
+        if config.stability.mean_bias:
+            self.state.begin_as_bright_as(self.images.images)
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream())
+        self.make_step = GraphedStep(self.state) if GraphedStep.fits(self.state, 1) else make_step
+
+    def step(self) -> bool:
+        """Make one; whether it was the last."""
+        with self.place():
+            images = self.feed.batch(self.state.step)
+            self.last = self.make_step(self.state, images, self.config.batch_size, self.steps)
+        return self.state.step == self.steps
+
+    def measured(self) -> dict[str, Any]:
+        """The row of the finished run, as ``benchmarks.quality`` has them."""
+        latents, discriminator, images = self.state.spec.latents, self.state.discriminator, self.images
+        row = self.row | {"seconds": time.monotonic() - self.began, "code": 0}
+        with self.place():
+            if not all(math.isfinite(value) for value in self.last.values()):
+                return row | {"code": 3}
+            row |= measure_bound(latents, self.state.averaged_generator(), discriminator, self.config.evaluation)
+            row |= measure_sorting(latents, discriminator, images.images).scores
+            if images.labels is not None and images.test_images is not None and images.test_labels is not None:
+                found = measure_clustering(
+                    latents, discriminator, images.images, images.labels, images.test_images, images.test_labels,
+                    naming=self.state.autocast(),
+                )  # fmt: skip
+                row |= {name: value for name, value in found.items() if isinstance(value, float)}
+        return row
+
+    def place(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+
+def images_of(config: RunConfig) -> tuple[ImageSet, torch.Tensor]:
+    """The data, and its images on the device."""
+    return _loaded(config.data, config.data_config)
+
+
+@lru_cache(maxsize=2)
+def _loaded(data: Any, config: Any) -> tuple[ImageSet, torch.Tensor]:
+    images = load_images(data, config)
+    on_device = images.images.to(DEVICE)
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()  # streams of lanes do not wait for this one
+    return images, on_device
+
+
+def main(arguments: list[str]) -> int:
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    mine, more = arguments[:cut], arguments[cut + 1 :]
+    given = tyro.cli(Population, args=mine)
+    half = train_config(["--preset", given.preset, *more]).total_steps(10**9) // 2
+    every = {name: shlex.split(flags.format(half=half)) for name, flags in (VARIANTS | OF_THE_TERM).items()}
+    chosen = {"as it is": more} | {
+        name: [*flags, *more] for name, flags in every.items() if any(word in name.lower() for word in given.variants)
+    }
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    known = journal(given.storage)
+    waiting = [
+        (seed, flags) for seed in seeds for flags in chosen.values()
+        if not any(_is(row, given.preset, seed, flags) for row in known)
+    ]  # fmt: skip
+    given.storage.mkdir(parents=True, exist_ok=True)
+    lanes: list[Lane] = []
+    made, began = 0, time.monotonic()
+    while waiting or lanes:
+        while waiting and len(lanes) < given.lanes:
+            lanes.append(Lane(given.preset, *waiting.pop(0)))
+        for lane in list(lanes):
+            made += 1
+            if lane.step():
+                lanes.remove(lane)
+                row = lane.measured()
+                with open(given.storage / JOURNAL, "a") as file:
+                    file.write(json.dumps(row) + "\n")
+                error = f", error {row['clustering_error']:.2%}" if "clustering_error" in row else ""
+                print(f"seed {row['seed']} {shlex.join(row['flags'])}: {row['seconds']:.0f} s{error}", file=sys.stderr)
+    if made:
+        rate = made / (time.monotonic() - began)
+        print(f"{made:,} steps of all runs, {rate:,.0f} a second, up to {given.lanes} at a time", file=sys.stderr)
+    tell(
+        [
+            {**row, "preset": f"{given.preset}, {name}"}
+            for name, flags in chosen.items()
+            for row in journal(given.storage)
+            if row["preset"] == given.preset and row["flags"] == flags and row["seed"] in seeds
+        ],
+        "variant",
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
