@@ -22,8 +22,8 @@ class Adam(torch.optim.Adam):
     load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
-    # Fused and on a GPU, the learning rate is a tensor there and all is ``capturable``, so that a recorded step (``graphs.py``)
-    # reads what is written between replays; steps that are not recorded give the same numbers, and no warning.
+    # Fused and on a GPU, the learning rate is a tensor there and all is ``capturable``, so that a recorded step
+    # (``graphs.py``) reads what is written between replays; others give the same numbers, and no warning.
     _warned_capturable_if_run_uncaptured = True
 
     def __init__(
