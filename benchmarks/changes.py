@@ -48,11 +48,19 @@ def not_frozen(state: TrainState) -> None:
     training.frozen = contextlib.nullcontext  # type: ignore[assignment]
 
 
+class Usual(torch.optim.Adam):
+    """PyTorch's own, asked for the rate as ours is."""
+
+    def set_learning_rate(self, rate: float) -> None:
+        for group in self.param_groups:
+            group["lr"] = rate
+
+
 def adam(**how: bool) -> Callable[[TrainState], None]:
     def change(state: TrainState) -> None:
         for name, optimizer in state.optimizers.items():
             (group,) = optimizer.param_groups
-            other = torch.optim.Adam(group["params"], group["lr"], group["betas"], **how)
+            other = Usual(group["params"], float(group["lr"]), group["betas"], **how)
             state.optimizers[name] = other
             setattr(state, name, other)
 

@@ -48,7 +48,7 @@ class Population:
     seeds: int = 10
     first_seed: int = 0
     lanes: int = 8
-    """Runs at a time."""
+    """Runs at a time, 31 at most."""
     variants: tuple[str, ...] = ()
     """Also variants of benchmarks.stability whose name has one of these words in it, seed by seed."""
     storage: Path = Path("runs/population")
@@ -63,7 +63,6 @@ class Lane:
         self.images, on_device = images_of(config)
         self.steps, self.began = config.total_steps(self.images.count), time.monotonic()
         self.feed = InMemoryFeed(on_device, config.batch_size, config.seed)
-        self.stream = torch.cuda.Stream() if DEVICE.type == "cuda" else None
         self.state = TrainState(
             config.model_spec(self.images.image_size, self.images.channels), config.objective, config.optimizer,
             consistency=config.consistency, augmentation=config.augment, contrastive=config.contrastive,
@@ -71,15 +70,16 @@ class Lane:
         )  # fmt: skip
         if config.stability.mean_bias:
             self.state.begin_as_bright_as(self.images.images)
+        self.graphed = GraphedStep(self.state) if GraphedStep.fits(self.state, 1) else None
+        self.stream = self.graphed.stream if self.graphed is not None else None  # one for all that the lane does
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream())
-        self.make_step = GraphedStep(self.state) if GraphedStep.fits(self.state, 1) else make_step
 
     def step(self) -> bool:
         """Make one; whether it was the last."""
         with self.place():
             images = self.feed.batch(self.state.step)
-            self.last = self.make_step(self.state, images, self.config.batch_size, self.steps)
+            self.last = (self.graphed or make_step)(self.state, images, self.config.batch_size, self.steps)
         return self.state.step == self.steps
 
     def measured(self) -> dict[str, Any]:
@@ -124,8 +124,12 @@ def main(arguments: list[str]) -> int:
     half = train_config(["--preset", given.preset, *more]).total_steps(10**9) // 2
     every = {name: shlex.split(flags.format(half=half)) for name, flags in (VARIANTS | OF_THE_TERM).items()}
     chosen = {"as it is": more} | {
-        name: [*flags, *more] for name, flags in every.items() if any(word in name.lower() for word in given.variants)
+        name: [*flags, *more]
+        for name, flags in every.items()
+        if any(word.lower() in name.lower() for word in given.variants)
     }
+    if given.variants and len(chosen) == 1:
+        raise SystemExit(f"no variant is named so: {' '.join(given.variants)}; benchmarks.stability --list has them")
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     known = journal(given.storage)
     waiting = [

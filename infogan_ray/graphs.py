@@ -13,6 +13,7 @@ here; a learned prior changes the bound's constants.
 from __future__ import annotations
 
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -29,27 +30,51 @@ WARM_UP = 3
 
 Played = tuple[list[str], Tensor, Tensor]
 """The metrics' names, their values (M,), and what Q said of real images."""
-Recorder = Callable[[Callable[[], Played], LastingStreams], tuple[Callable[[], None], Played]]
+Recorder = Callable[
+    [Callable[[], Played], LastingStreams, "torch.cuda.Stream | None"], tuple[Callable[[], None], Played]
+]
+LIVE: weakref.WeakSet[GraphedStep] = weakref.WeakSet()
 
 
-def cuda_graph(steps: Callable[[], Played], streams: LastingStreams) -> tuple[Callable[[], None], Played]:
+def cuda_graph(
+    steps: Callable[[], Played], streams: LastingStreams, stream: torch.cuda.Stream | None
+) -> tuple[Callable[[], None], Played]:
     """What plays ``steps`` again, and the tensors that every replay writes. Nothing is computed yet.
 
     Other threads may use the GPU meanwhile: checkpoints are on their way to storage.
     """
-    graph = torch.cuda.CUDAGraph()
+    graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     for generator in streams.generators.values():
         graph.register_generator_state(generator)
-    # On a stream of its own: matrix products have scratch memory by stream, and recordings may play at the same time.
-    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
-        made = steps()
+    try:
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            made = steps()
+    finally:
+        torch.cuda.set_stream(here)  # a recording that fails leaves another one current
     return graph.replay, made
+
+
+def own_stream() -> torch.cuda.Stream:
+    """One that no other graphed step of this process has.
+
+    PyTorch deals out 32, by turns. Matrix products have their scratch memory by stream, and a recording keeps that of
+    the stream that it was made on: two that play at the same time must not have been made on the same one.
+    """
+    taken = {step.stream.cuda_stream for step in LIVE if step.stream is not None}
+    for _ in range(32):
+        stream = torch.cuda.Stream()
+        if stream.cuda_stream not in taken:
+            return stream
+    raise RuntimeError("more than 31 steps are recorded in this process; PyTorch has no stream left for another")
 
 
 class Recording:
     """Of one kind of step: the tensors that it reads, and what plays it."""
 
-    def __init__(self, state: TrainState, images: Tensor, course: Course, batch_size: int, record: Recorder) -> None:
+    def __init__(
+        self, state: TrainState, images: Tensor, course: Course, batch_size: int, record: Recorder,
+        stream: torch.cuda.Stream | None,
+    ) -> None:  # fmt: skip
         self._images, self._streams = images.clone(), LastingStreams(state.streams)
         self._numbers = [torch.zeros((), device=state.device) for _ in numbers_of(course)]
         self._written: list[Number | None] = [None] * len(self._numbers)
@@ -68,7 +93,7 @@ class Recording:
                 state.streams = before
             return list(metrics), torch.stack([value.float() for value in metrics.values()]), q
 
-        self._replay, self._made = record(steps, self._streams)
+        self._replay, self._made = record(steps, self._streams, stream)
 
     def play(self, images: Tensor, course: Course, step: int) -> tuple[dict[str, Tensor], Tensor]:
         """As ``training.play``; what Q said is overwritten by the next replay."""
@@ -91,16 +116,22 @@ def numbers_of(course: Course) -> list[Number]:
 class GraphedStep:
     """``make_step`` of a state, recorded once it has been made a few times.
 
-    Steps of another kind, as those with R1 beside those without, get a recording of their own. Where a step cannot be
-    recorded, all go on plainly, and ``news`` says why.
+    Steps of another kind, as those with R1 beside those without, get a recording of their own. Where one cannot be
+    recorded, steps of its kind go on plainly, no other recording is tried, and ``news`` says why.
     """
+
+    stream: torch.cuda.Stream | None
+    """On which steps are made plainly and recorded. They may be played on any."""
 
     def __init__(self, state: TrainState, record: Recorder = cuda_graph) -> None:
         self.state, self._record = state, record
         self._recordings: dict[Any, Recording] = {}
-        self._plain: Counter[Any] = Counter()
+        self.plain: Counter[Any] = Counter()
+        """How many steps of each kind were made without a recording."""
         self._news: list[str] = []
         self.refused = False
+        self.stream = own_stream() if state.device.type == "cuda" else None
+        LIVE.add(self)
 
     @staticmethod
     def fits(state: TrainState, world_size: int) -> bool:
@@ -115,12 +146,12 @@ class GraphedStep:
         state.set_learning_rates(steps)
         course = state.course(steps)
         kind = (images.shape, *(part is None for part in course), course.penalised)
-        if not self.refused and kind not in self._recordings and self._plain[kind] >= WARM_UP:
+        if not self.refused and kind not in self._recordings and self.plain[kind] >= WARM_UP:
             self._take(kind, images, course, batch_size)
         if kind in self._recordings:
             metrics, q = self._recordings[kind].play(images, course, state.step)
         else:
-            self._plain[kind] += 1
+            self.plain[kind] += 1
             metrics, q = self._plainly(images, course, batch_size)
         return metrics | state.after_step(q, 1.0)
 
@@ -130,24 +161,23 @@ class GraphedStep:
         return news
 
     def _plainly(self, images: Tensor, course: Course, batch_size: int) -> tuple[dict[str, Tensor], Tensor]:
-        if self.state.device.type != "cuda":
+        if self.stream is None or self.refused:
             return draw_and_play(self.state, images, course, batch_size)
-        # On a stream of its own, as the recording will be: where a weight's gradient is added up is decided by the
-        # stream of its first use.
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
+        # On the stream of the recording: where a weight's gradient is added up is decided by the stream of its first
+        # use. What is made here is used up on the other stream before this one goes on, since it waits for that first.
+        here = torch.cuda.current_stream()
+        self.stream.wait_stream(here)
+        with torch.cuda.stream(self.stream):
             made = draw_and_play(self.state, images, course, batch_size)
-        here.wait_stream(aside)
+        here.wait_stream(self.stream)
         return made
 
     def _take(self, kind: Any, images: Tensor, course: Course, batch_size: int) -> None:
         begun = time.monotonic()
         try:
-            recording = Recording(self.state, images, course, batch_size, self._record)
-        except RuntimeError as error:  # CUDA's own too; nothing was computed, and nothing is lost but speed
+            recording = Recording(self.state, images, course, batch_size, self._record, self.stream)
+        except RuntimeError as error:  # CUDA's own too: nothing was computed
             self.refused = True
-            self._recordings.clear()
             why = " ".join(str(error).split())[:200]
             self._news.append(f"the step cannot be recorded as a CUDA graph, and runs without one, slower: {why}")
             return

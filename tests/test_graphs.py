@@ -33,18 +33,23 @@ STEPS = 24
 
 
 class Replays:
-    """The stand-in: what a replay writes is where the first one wrote it."""
+    """The stand-in: what a replay writes is where the first one wrote it, and Python's numbers are those of the
+    recording, the number of the step among them."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: TrainState) -> None:
+        self.state = state
         self.recorded = self.played = 0
 
-    def __call__(self, steps: Callable[[], Played], streams: object) -> tuple[Callable[[], None], Played]:
+    def __call__(self, steps: Callable[[], Played], *_: object) -> tuple[Callable[[], None], Played]:
         self.recorded += 1
         made: list[Any] = [["?"], torch.zeros(64), torch.zeros(0)]
+        recorded_at = self.state.step
 
         def replay() -> None:
             self.played += 1
+            now, self.state.step = self.state.step, recorded_at
             made[0], values, q = steps()
+            self.state.step = now
             made[1] = made[1].resize_(values.shape).copy_(values)
             made[2] = made[2].resize_(q.shape).copy_(q)
 
@@ -82,7 +87,7 @@ def test_a_recorded_step_is_the_plain_one(changes: dict[str, Any], device: str, 
     """Each step by itself, from the same state: over many, this small net magnifies the last bit of a number."""
     config = tiny_config().override(changes, "test")
     plain, graphed = (make_state(config, device) for _ in range(2))
-    step = GraphedStep(graphed, Replays() if device == "cpu" else cuda_graph)
+    step = GraphedStep(graphed, Replays(graphed) if device == "cpu" else cuda_graph)
     feed = InMemoryFeed(image_set.images.to(device), 16, 0)
     for number in range(STEPS):
         wanted = make_step(plain, feed.batch(number), 16, STEPS)
@@ -98,7 +103,8 @@ def test_a_recorded_step_is_the_plain_one(changes: dict[str, Any], device: str, 
 
 def test_each_kind_of_step_is_recorded_once(image_set: ImageSet) -> None:
     config = tiny_config().override({"stability": {"r1": 1.0, "r1_every": 2}}, "test")
-    state, replays = make_state(config), Replays()
+    state = make_state(config)
+    replays = Replays(state)
     step = GraphedStep(state, replays)
     trained(state, image_set.images, step)
     assert replays.recorded == 2 and replays.played == STEPS - 2 * WARM_UP
@@ -106,7 +112,7 @@ def test_each_kind_of_step_is_recorded_once(image_set: ImageSet) -> None:
 
 def test_metrics_of_a_step_are_not_overwritten_by_the_next(image_set: ImageSet) -> None:
     state = make_state(tiny_config())
-    step, feed = GraphedStep(state, Replays()), InMemoryFeed(image_set.images, 16, 0)
+    step, feed = GraphedStep(state, Replays(state)), InMemoryFeed(image_set.images, 16, 0)
     rows = [step(state, feed.batch(state.step), 16, 100) for _ in range(WARM_UP + 3)]
     assert len({row["d_loss"].item() for row in rows}) == len(rows)
 
@@ -124,11 +130,12 @@ def test_a_step_that_cannot_be_recorded_goes_on_plainly(image_set: ImageSet) -> 
 @GPU
 def test_a_step_that_waits_cannot_be_recorded_and_harms_nothing(image_set: ImageSet) -> None:
     state = make_state(tiny_config(), "cuda")
-    autocast = state.autocast
+    autocast, here = state.autocast, torch.cuda.current_stream()
     state.autocast = lambda: (torch.ones(1, device="cuda").item(), autocast())[1]  # type: ignore[method-assign]
     step = GraphedStep(state)
     rows = trained(state, image_set.images.cuda(), step)
     assert step.refused and "CUDA graph" in step.news() and len(rows) == STEPS
+    assert torch.cuda.current_stream() == here
 
 
 def test_where_steps_are_recorded() -> None:
@@ -146,13 +153,14 @@ def test_no_replay_waits(image_set: ImageSet) -> None:
     state = make_state(tiny_config().override(SCHEDULES, "test"), "cuda", precision="bf16")
     step, images = GraphedStep(state), image_set.images.cuda()
 
-    def watch() -> None:  # recording waits, and so do the first steps; none that follows
-        torch.cuda.set_sync_debug_mode("error" if state.step >= 24 and state.step % 10 else "default")
+    def watch() -> None:  # noise ends at step 30, and by 50 both kinds that follow are recorded, which waits
+        torch.cuda.set_sync_debug_mode("error" if state.step >= 50 and state.step % 10 else "default")
 
     feed = InMemoryFeed(images, 16, 0)
     try:
         rows = train(state, feed, steps=60, log_every=10, checkpoint_every=60, stepped=watch, step_with=step)
-        assert len(list(rows)) == 6
+        assert len(list(rows)) == 6 and not step.refused
+        assert max(step.plain.values()) == WARM_UP, "all others were played"
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
