@@ -24,9 +24,9 @@ from .test_waiting import EVERYTHING, LEARNED, make_state
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SCHEDULES: dict[str, Any] = {  # all that can follow one: the bound's weights, the term's, rates, noise, R1's turns
-    "consistency": {"weight": 1.0, "start": 2, "full": 9},
+    "consistency": {"weight": 1.0, "start": 2, "full": 30},
     "optimizer": {"lr_decay": 0.8},
-    "stability": {"r1": 1.0, "r1_every": 3, "instance_noise": 0.1, "lambda_warmup": 12, "restart_every": 4},
+    "stability": {"r1": 1.0, "r1_every": 3, "instance_noise": 0.1, "lambda_warmup": 30, "restart_every": 4},
     "contrastive": {"weight": 1.0, "start": 5},
 }
 STEPS = 24
