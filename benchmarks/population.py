@@ -27,10 +27,9 @@ import torch
 import tyro
 
 from benchmarks.quality import JOURNAL, _is, journal, tell
-from benchmarks.stability import OF_THE_TERM, VARIANTS
+from benchmarks.stability import OF_THE_TERM, SAME, VARIANTS
 from infogan_ray.commands import train_config
-from infogan_ray.config import RunConfig
-from infogan_ray.data import ImageSet, InMemoryFeed, load_images
+from infogan_ray.data import DataConfig, ImageSet, InMemoryFeed, load_images
 from infogan_ray.evaluation import measure_bound, measure_clustering
 from infogan_ray.graphs import GraphedStep
 from infogan_ray.selection import measure_sorting
@@ -38,6 +37,7 @@ from infogan_ray.state import TrainState
 from infogan_ray.training import make_step
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+MOST = 31  # streams of a process, one for each
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Population:
     seeds: int = 10
     first_seed: int = 0
     lanes: int = 8
-    """Runs at a time, 31 at most."""
+    """Runs at a time, at most 31."""
     variants: tuple[str, ...] = ()
     """Also variants of benchmarks.stability whose name has one of these words in it, seed by seed."""
     storage: Path = Path("runs/population")
@@ -60,7 +60,8 @@ class Lane:
     def __init__(self, preset: str, seed: int, flags: list[str]) -> None:
         self.row: dict[str, Any] = {"preset": preset, "seed": seed, "flags": flags}
         self.config = config = train_config(["--preset", preset, *flags, "--seed", str(seed)])
-        self.images, on_device = images_of(config)
+        assert config.data is not None
+        self.images, on_device = images_of(config.data, config.data_config)
         self.steps, self.began = config.total_steps(self.images.count), time.monotonic()
         self.feed = InMemoryFeed(on_device, config.batch_size, config.seed)
         self.state = TrainState(
@@ -103,13 +104,9 @@ class Lane:
         return contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 
-def images_of(config: RunConfig) -> tuple[ImageSet, torch.Tensor]:
-    """The data, and its images on the device."""
-    return _loaded(config.data, config.data_config)
-
-
 @lru_cache(maxsize=2)
-def _loaded(data: Any, config: Any) -> tuple[ImageSet, torch.Tensor]:
+def images_of(data: str, config: DataConfig) -> tuple[ImageSet, torch.Tensor]:
+    """The data, and its images on the device."""
     images = load_images(data, config)
     on_device = images.images.to(DEVICE)
     if DEVICE.type == "cuda":
@@ -121,12 +118,14 @@ def main(arguments: list[str]) -> int:
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     mine, more = arguments[:cut], arguments[cut + 1 :]
     given = tyro.cli(Population, args=mine)
-    half = train_config(["--preset", given.preset, *more]).total_steps(10**9) // 2
-    every = {name: shlex.split(flags.format(half=half)) for name, flags in (VARIANTS | OF_THE_TERM).items()}
+    if not 1 <= given.lanes <= MOST:
+        raise SystemExit(f"lanes is {given.lanes}; it must lie between 1 and {MOST}")
+    config = train_config(["--preset", given.preset, *more])
+    half = config.total_steps(10**9) // 2
     chosen = {"as it is": more} | {
-        name: [*flags, *more]
-        for name, flags in every.items()
-        if any(word.lower() in name.lower() for word in given.variants)
+        name: [*shlex.split(flags.format(half=half)), *more]
+        for name, flags in (VARIANTS | (OF_THE_TERM if config.consistency.weight else {})).items()
+        if name != SAME.get(given.preset) and any(word.lower() in name.lower() for word in given.variants)
     }
     if given.variants and len(chosen) == 1:
         raise SystemExit(f"no variant is named so: {' '.join(given.variants)}; benchmarks.stability --list has them")

@@ -26,9 +26,7 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 SPEC_EXAMPLE = "'noise=62 cat=10 uniform=2'"
 
 
-@functools.lru_cache(
-    maxsize=1024
-)  # far more than a run has: a recorded step (``graphs.py``) reads its own where they lie
+@functools.lru_cache(maxsize=1024)  # far more than a run has: a recorded step reads its own where they lie
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """(n,) of these values on a device, not to be written to. Copied there once: a copy waits for all that a GPU has
     still to do, and a training step must not."""

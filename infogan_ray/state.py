@@ -221,9 +221,11 @@ class TrainState:
         draws = torch.randn(shape, generator=generator, device=self.device)
         return deviation * draws[:, share(batch_size, rank, world_size)].flatten(0, 1)
 
-    def signs(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor | None:
+    def signs(
+        self, batch_size: int, rank: int = 0, world_size: int = 1, course: Course | None = None
+    ) -> Tensor | None:  # fmt: skip
         """-1 or 1 for each of this rank's real images, (B,), for R1; None in a step without it."""
-        if not self.stability.penalises(self.step):
+        if not (course or self.course()).penalised:
             return None
         generator = self.streams.at("signs", self.step)
         coins = torch.randint(2, (batch_size,), generator=generator, device=self.device)
@@ -253,7 +255,7 @@ class TrainState:
         course = course or self.course(steps)
         return Draws(
             self.moves(batch_size, rank, world_size), self.pairs(batch_size, rank, world_size, course),
-            self.noise(batch_size, steps, rank, world_size, course), self.signs(batch_size, rank, world_size),
+            self.noise(batch_size, steps, rank, world_size, course), self.signs(batch_size, rank, world_size, course),
         )  # fmt: skip
 
     @property
