@@ -14,7 +14,7 @@ __all__ = ["InfoGAN", "Recipe", "RunConfig", "__version__", "load", "search", "t
 if TYPE_CHECKING:
     from infogan_ray.config import RunConfig
     from infogan_ray.distributed.search import search
-    from infogan_ray.distributed.trainer import train
+    from infogan_ray.launching import train
     from infogan_ray.model import InfoGAN, load
     from infogan_ray.recipes import Recipe
 
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     homes = {
-        "InfoGAN": "model", "load": "model", "RunConfig": "config", "train": "distributed.trainer",
+        "InfoGAN": "model", "load": "model", "RunConfig": "config", "train": "launching",
         "Recipe": "recipes", "search": "distributed.search",
     }  # fmt: skip
     if name not in homes:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "train": "train an InfoGAN under Ray Train",
+    "train": "train an InfoGAN: one worker here, or many under Ray Train",
     "search": "search λ and the priors under Ray Tune",
     "submit": "hand a run or a search to a cluster, and close the lid",
     "jobs": "what was submitted: list, status, logs, stop",
@@ -71,6 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    from infogan_ray.solo import process
+
+    if name == "train":
+        process.warm_for(arguments)  # its imports take as long as ours, and can be made at the same time
+    try:
+        return _run_command(name, arguments)
+    finally:
+        process.discard()
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
     from infogan_ray import commands
     from infogan_ray.checkpoints import BadCheckpoint
     from infogan_ray.storage import StorageError

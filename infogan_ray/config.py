@@ -113,6 +113,9 @@ class RunConfig:
     """Share of a GPU for each worker: 0.5 puts two on one (for small models; they then speak through gloo)."""
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
     """Workers on as few machines as they fit on, or on as many as there are; strict: on one machine, or one on each."""
+    ray: Literal["auto", "always"] = "auto"
+    """auto: where there is no cluster ($RAY_ADDRESS), one worker is a plain process of this machine, which starts
+    sooner and has its cores to itself; all else is run by Ray Train. always: under Ray Train in any case."""
     wait: float = 0.0
     """Seconds that an autoscaling cluster is given to grow; without, what it does not have is refused at once."""
     precision: str = "auto"
@@ -168,6 +171,7 @@ class RunConfig:
         _one_of("feed", self.feed, ("auto", "memory", "stream"))
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
         _one_of("placement", self.placement, PLACEMENTS)
+        _one_of("ray", self.ray, ("auto", "always"))
         if not 0 < self.gpus_per_worker <= 1:
             raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be above 0 and at most 1")
         if not 0 <= self.wait < float("inf"):

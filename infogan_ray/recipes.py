@@ -31,7 +31,19 @@ RULE = ("metric", "budget", "grace", "reduction", "early_stopping", "searcher", 
 # What the bound's ceiling depends on.
 PRIORS = ("codes", "network.sigma_min", "network.sigma_fixed")
 # What a search itself decides for every trial.
-DECIDED = ("preset", "steps", "epochs", "storage", "name", "resume", "checkpoint_every", "metric", "workers", "threads")
+DECIDED = (
+    "preset",
+    "steps",
+    "epochs",
+    "storage",
+    "name",
+    "resume",
+    "checkpoint_every",
+    "metric",
+    "workers",
+    "threads",
+    "ray",
+)
 # What would make trials incomparable if it differed between them.
 ALIKE = (
     "data", "data_dir", "image_size", "channels", "labels", "max_bad", "feed", "evaluation", "device", "keep",

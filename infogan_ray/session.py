@@ -47,6 +47,11 @@ class Report:
     phase: str = "training"
     say: str = ""
 
+    def told(self, restarts: int, world_size: int) -> dict[str, Any]:
+        """As a driver's listener hears it."""
+        about = {"phase": self.phase, "say": self.say, "restarts": restarts, "world_size": world_size}
+        return {**about, **self.metrics}
+
 
 NOT_BEGUN = object()
 

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 
 import torch
 
+from infogan_ray.control_groups import cpu_quota
+
 VARIABLE = "OMP_NUM_THREADS"
 
 
 def cores() -> int:
-    """Those that this process may use: a scheduler or taskset may have given it fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those that this process may use: a scheduler, taskset or a container may give it fewer than the machine has."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(seen, int(cpu_quota() or seen)))
 
 
 def limit(environment: Mapping[str, str]) -> int | None:

@@ -1,13 +1,32 @@
-"""What kills have in common: which processes are the workers, and whether two runs ended in the same bits."""
+"""What kills have in common: when they come, which processes are the workers, and whether two runs ended in the same
+bits."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import psutil
 
 from infogan_ray import checkpoints
 from infogan_ray.runs import RunDirectory, step_name
+
+
+class Harm:
+    """A listener that does something to a run at given steps, once each, and remembers what it heard."""
+
+    def __init__(self, at: dict[int, Callable[[], None]]) -> None:
+        self.at, self.heard = at, list[dict[str, Any]]()
+
+    def __call__(self, report: dict[str, Any]) -> None:
+        self.heard.append(report)
+        for step in [step for step in self.at if report.get("step", 0) >= step]:
+            self.at.pop(step)()
+
+    @property
+    def said(self) -> list[str]:
+        return [report["say"] for report in self.heard if report.get("say")]
 
 
 def workers_of(pid: int) -> list[psutil.Process]:

@@ -10,7 +10,7 @@ import torch
 
 from infogan_ray.cli import main
 from infogan_ray.data import DataConfig, ImageSet, InMemoryFeed, load_images, make_feed
-from infogan_ray.data.choosing import Room, choose, feed_line, free_memory
+from infogan_ray.data.choosing import Room, choose, feed_line
 from infogan_ray.data.sampling import read_rows
 from infogan_ray.data.streaming import StreamingFeed
 from infogan_ray.runs import RunDirectory
@@ -102,28 +102,8 @@ def test_size_of_the_data_is_that_of_the_shards_not_of_the_sample(tmp_path: Path
         tiny_config(data="s", batch_size=64).total_steps(images.count)
 
 
-def test_free_memory_is_the_least_of_machine_and_control_groups(tmp_path: Path) -> None:
-    def write(path: str, text: str) -> None:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-
-    write("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
-    assert free_memory(tmp_path) == 8000 * 1024
-    write("proc/self/cgroup", "0::/job/step\n")
-    write("sys/fs/cgroup/job/memory.max", "5000000\n")
-    write("sys/fs/cgroup/job/memory.current", "3000000\n")
-    write("sys/fs/cgroup/job/memory.stat", "anon 1\ninactive_file 500000\n")
-    write("sys/fs/cgroup/job/step/memory.max", "max\n")
-    assert free_memory(tmp_path) == 2_500_000, "file caches are given back when they are needed"
-    write("sys/fs/cgroup/memory/memory.limit_in_bytes", "1000\n")
-    write("sys/fs/cgroup/memory/memory.usage_in_bytes", "400\n")
-    write("sys/fs/cgroup/memory/memory.stat", "total_inactive_file 0\n")
-    assert free_memory(tmp_path) == 600
-    assert free_memory() > 10**6
-
-
 def test_a_resumed_run_keeps_its_feed(image_set: ImageSet, tmp_path: Path) -> None:
-    from infogan_ray.distributed.trainer import kept_feed
+    from infogan_ray.beginning import kept_feed
 
     saved = tiny_config(feed="stream", storage=str(tmp_path))
     RunDirectory(open_storage(tmp_path / "tiny")).write_config({"run": saved.to_dict()})

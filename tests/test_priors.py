@@ -19,12 +19,12 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from benchmarks import imbalance
-from infogan_ray import checkpoints, commands
+from infogan_ray import checkpoints, commands, launching
 from infogan_ray.commands import train_config
 from infogan_ray.config import RunConfig
 from infogan_ray.consistency import prior_of
 from infogan_ray.data import ImageSet, InMemoryFeed
-from infogan_ray.distributed import trainer
+from infogan_ray.endings import RunResult
 from infogan_ray.gradients import distributed
 from infogan_ray.latents import Categorical, LatentSpec, Sigma
 from infogan_ray.model import load
@@ -193,8 +193,8 @@ def test_the_end_of_a_run_tells_the_ceiling_of_what_was_learned(
 ) -> None:
     config = dataclasses.replace(tiny_config(prior=dataclasses.replace(REAL, rate=0.1)), codes="cat=3@0.8:0.15:0.05")
     run, reports = run_alone(config, image_set, tmp_path / "run")
-    result = trainer.RunResult(run, "finished", reports[-1].metrics)
-    monkeypatch.setattr(trainer, "train", lambda *given: result)
+    result = RunResult(run, "finished", reports[-1].metrics)
+    monkeypatch.setattr(launching, "train", lambda *given: result)
     words = ["--data", "mnist", "--codes", config.codes, "--storage", str(tmp_path), "--name", "other"]
     assert commands.train([*words, "--prior.learn"]) == 0
     entropy = load(run.model.uri).spec.latents["cat0"].entropy()

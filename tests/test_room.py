@@ -12,20 +12,10 @@ import torch
 
 from infogan_ray.config import RunConfig
 from infogan_ray.distributed import cluster, embedded, trials
-from infogan_ray.distributed.cluster import (
-    ASKED,
-    LIMITED,
-    SHARED_OUT,
-    Resources,
-    TooMuch,
-    at_once,
-    fit,
-    machines,
-    resources,
-    room,
-)  # fmt: skip
+from infogan_ray.distributed.cluster import machines, resources
 from infogan_ray.distributed.network import interface_of
 from infogan_ray.distributed.trials import Settings, _with_workers
+from infogan_ray.resources import ASKED, LIMITED, SHARED_OUT, Resources, TooMuch, at_once, fit, room
 from infogan_ray.threads import cores, limit, use
 
 CPU_ONLY = [{"CPU": 2.0}, {"CPU": 4.0}]

@@ -254,7 +254,7 @@ def test_labels_from_a_csv(photos: Path) -> None:
 
 
 def test_workers_find_the_labels_from_their_own_folder(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from infogan_ray.distributed.trainer import with_absolute_paths
+    from infogan_ray.beginning import with_absolute_paths
 
     monkeypatch.chdir(photos.parent)
     config = with_absolute_paths(train_config(["--data", "photos", "--labels", "labels.csv", "--image-size", "16"]))

@@ -287,7 +287,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(image_set: ImageSet, tmp_path
 def test_a_run_goes_on_as_the_model_that_it_was_whatever_options_have_come_since(
     image_set: ImageSet, tmp_path: Path
 ) -> None:
-    from infogan_ray.distributed.trainer import as_begun, write_config
+    from infogan_ray.beginning import as_begun, write_config
 
     run, config = RunDirectory(open_storage(tmp_path / "run")), tiny_config()
     write_config(run, config, image_set)

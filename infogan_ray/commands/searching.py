@@ -122,7 +122,7 @@ def explain(rows: list[Row], metric: str) -> list[str]:
 def _dry_run(recipe: Recipe, given: Search, name: str, searching: Any) -> int:
     here: dict[str, Any] = {"data_dir": given.data_dir, "threads": given.threads}
     configs = [dataclasses.replace(recipe.config(n), **here) for n in range(recipe.count)]
-    _, images = searching.check_all(configs, lambda line: print(line, file=sys.stderr))
+    images = searching.check_all(configs, lambda line: print(line, file=sys.stderr)).images
     if recipe.adaptive:
         searching.propose(recipe, [])  # says what is missing for it
     bytes_all = 0

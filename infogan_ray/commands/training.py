@@ -10,13 +10,14 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from infogan_ray import display
+from infogan_ray import display, launching
+from infogan_ray.beginning import kept_feed
 from infogan_ray.cli import DIVERGED, DONE, FAILED, INTERRUPTED
 from infogan_ray.commands.parsing import START_OR_RESUME, Failed, parse, peek, scalars, take_flag, warn
 from infogan_ray.config import RunConfig, load_config, preset
 from infogan_ray.data.choosing import feed_line
+from infogan_ray.endings import HeadLost, TrainingFailed
 from infogan_ray.gradients import gradient_bytes
 from infogan_ray.priors import as_measured
 from infogan_ray.reproduction import train_command
@@ -36,19 +37,17 @@ def train(arguments: list[str]) -> int:
     config = dataclasses.replace(config, name=name)
     if either and not dry_run:
         config = dataclasses.replace(config, resume=RunDirectory.has_begun(open_storage(config.storage), name))
-    from infogan_ray.distributed import trainer
-
     if dry_run:
-        return _dry_run(config, trainer)
+        return _dry_run(config)
     RunDirectory.free(open_storage(config.storage), name, config.resume)  # before anything is fetched
     started = time.monotonic()
     try:
         with display.TrainDisplay(config.steps) as shown:
-            result = trainer.train(config, shown)
-    except trainer.HeadLost as error:
+            result = launching.train(config, shown)
+    except HeadLost as error:
         warn(f"{error}. Go on with: {_resume_command(config)}")
         os._exit(FAILED)  # an orderly end would wait for the dead head, and then print Ray's own traces
-    except trainer.TrainingFailed as error:
+    except TrainingFailed as error:
         raise Failed(f"{error}. Go on with: {_resume_command(config)}") from None
     except KeyboardInterrupt:
         with contextlib.suppress(StorageError):
@@ -123,14 +122,16 @@ def train_config(arguments: list[str]) -> RunConfig:
     )  # fmt: skip
 
 
-def _dry_run(config: RunConfig, trainer: Any) -> int:
-    wanted, images = trainer.check(config, say=lambda line: print(line, file=sys.stderr), sample=0)
+def _dry_run(config: RunConfig) -> int:
+    launcher = launching.launcher(config)
+    found = launcher.check(config, say=lambda line: print(line, file=sys.stderr), sample=0)
+    wanted, images = found.wanted, found.images
     steps = config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
     generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
     print(json.dumps(config.to_dict(), indent=1))
     print(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
-    print(feed_line(trainer.kept_feed(config), images, trainer.room_for_images(wanted)))
+    print(feed_line(kept_feed(config), images, found.room))
     print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
     print(f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / images.count:.1f} epochs")
     print(
@@ -139,7 +140,7 @@ def _dry_run(config: RunConfig, trainer: Any) -> int:
         )
     )
     print(display.wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.most))
-    print(f"runs on: {wanted.text}; threads: {wanted.threads_from}")
+    print(f"runs on: {wanted.text}, in {launcher.UNDER}; threads: {wanted.threads_from}")
     return DONE
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -78,53 +75,3 @@ def make_feed(
     if device is not None and device.type == "cuda" and Room(torch.cuda.mem_get_info(device)[0]).fits(tensor.nbytes):
         tensor = tensor.to(device)
     return InMemoryFeed(tensor, batch_size, seed, rank, world_size)
-
-
-def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still take: what the machine has, or less where a control group (a container, a
-    scheduler's job) says so. File caches count as free."""
-    free = [_meminfo(root)]
-    for group in _groups(root):
-        free += _left(group, "memory.max", "memory.current", "inactive_file")
-        free += _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    return max(0, min(free))
-
-
-def _meminfo(root: Path) -> int:
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    if found:
-        return 1024 * int(found[1])
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a system that has no /proc
-
-
-def _groups(root: Path) -> list[Path]:
-    """The folders of this process's control groups that may limit its memory, each with those above it."""
-    mount = root / "sys/fs/cgroup"
-    folders = [mount, mount / "memory"]
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top = mount / "memory" if controllers else mount
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        folders += [top.joinpath(*parts[: depth + 1]) for depth in range(len(parts))]
-    return folders
-
-
-def _left(group: Path, limit: str, used: str, cached: str) -> list[int]:
-    try:
-        most = (group / limit).read_text().strip()
-        if not most.isdigit():  # "max"
-            return []
-        found = re.search(rf"^{cached} (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
-        return [int(most) - int((group / used).read_text()) + (int(found[1]) if found else 0)]
-    except (OSError, ValueError):
-        return []

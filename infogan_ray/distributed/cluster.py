@@ -7,14 +7,12 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
-import torch
 from ray._private.utils import get_num_cpus
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -22,8 +20,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from infogan_ray.config import RunConfig
 from infogan_ray.display import duration
 from infogan_ray.distributed import embedded
+from infogan_ray.resources import Resources, TooMuch, fit, this_machine
 from infogan_ray.storage import Storage
-from infogan_ray.threads import VARIABLE, cores, limit
+from infogan_ray.threads import limit
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll (2 s by default)
@@ -37,41 +36,6 @@ SETUP = "infogan_ray.distributed.network.choose_interface"
 PROBE_S = 30.0  # for the other machines to say what they see
 POLL_S = 2.0  # while a cluster grows
 SAID_EVERY_S = 15.0
-
-
-ASKED, LIMITED, SHARED_OUT = "as --threads says", f"as {VARIABLE} says", "the cores shared out; --threads sets it"
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a run takes of the cluster: a fixed number of workers, or as many as there are between two."""
-
-    workers: int | tuple[int, int]
-    threads: int
-    device: str
-    gpus_per_worker: float = 1.0
-    placement: str = "pack"
-    threads_from: str = ASKED
-    """Why so many threads."""
-
-    @property
-    def most(self) -> int:
-        """The largest number of workers."""
-        return self.workers if isinstance(self.workers, int) else self.workers[1]
-
-    @property
-    def text(self) -> str:
-        count = self.workers if isinstance(self.workers, int) else f"{self.workers[0]} to {self.workers[1]}"
-        gpus = f" ({self.gpus_per_worker:g} GPU each)" if self.device == "cuda" and self.gpus_per_worker != 1 else ""
-        return f"{count} worker(s) with {self.threads} thread(s) each on {self.device}{gpus}"
-
-    @property
-    def of_a_worker(self) -> dict[str, float]:
-        return {"CPU": self.threads} | ({"GPU": self.gpus_per_worker} if self.device == "cuda" else {})
-
-
-class TooMuch(ValueError):
-    """More than there is; a cluster that grows may have it later."""
 
 
 def connect(log: Path | None, dashboard: bool = False) -> None:
@@ -141,78 +105,8 @@ def machines() -> list[dict[str, float]]:
     if ray.is_initialized():
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
     # What an embedded Ray will find, which may be less than the machine has; less still where a scheduler pins us.
-    return [{"CPU": min(get_num_cpus(True), cores()), "GPU": torch.cuda.device_count()}]
-
-
-def fit(config: RunConfig, nodes: list[dict[str, float]], most_threads: int | None = None) -> Resources:
-    """What a configuration takes of machines with these resources. Raises TooMuch, and ValueError.
-
-    ``most_threads``: a limit on what each worker gets by default.
-    """
-    gpus, cpus = (int(sum(node.get(name, 0) for node in nodes)) for name in ("GPU", "CPU"))
-    if config.device == "cuda" and gpus == 0:
-        raise TooMuch("device is 'cuda', and no GPU is to be seen; take --device cpu (or auto)")
-    device = "cuda" if gpus and config.device != "cpu" else "cpu"
-    default = gpus if device == "cuda" else 1
-    least, most = config.worker_range or (default, default)
-    share = config.gpus_per_worker
-    available = int(gpus / share) if device == "cuda" else cpus
-    if least > available:
-        unit = "CPUs" if device == "cpu" else "GPUs" if share == 1 else f"workers with {share:g} GPU"
-        raise TooMuch(f"workers is {least}, more than the {available} {unit} there are; take 1 to {available}")
-    if least == most and config.batch_size % most:
-        raise ValueError(f"batch_size is {config.batch_size}, which {most} workers cannot share equally")
-    shared = _shared_out(cpus // most, most, {"GPU": share} if device == "cuda" else {}, nodes, config.placement)
-    threads = config.threads or min(shared, most_threads or shared)
-    reason = ASKED if config.threads else LIMITED if threads < shared else SHARED_OUT
-    if threads * least > cpus:
-        raise TooMuch(f"threads is {threads}: {least} workers would take {threads * least} of {cpus} CPUs")
-    wanted = Resources(least if least == most else (least, most), threads, device, share, config.placement, reason)
-    places = room(wanted.of_a_worker, nodes, config.placement)
-    if places < least:
-        amounts = " and ".join(f"{amount:g} {name}" for name, amount in wanted.of_a_worker.items())
-        have = ", ".join(sorted(_text(node) for node in nodes))
-        raise TooMuch(
-            f"workers is {least} with {amounts} each, placement '{config.placement}': {len(nodes)} machine(s) with "
-            f"{have} have room for {places}; take fewer workers or --threads, or another --placement"
-        )
-    return wanted
-
-
-def _shared_out(
-    most: int, workers: int, gpus: Mapping[str, float], nodes: list[dict[str, float]], placement: str
-) -> int:
-    """The most CPUs for each of so many workers that machines, which need not be alike, have room for."""
-    largest = int(max(node.get("CPU", 0) for node in nodes))
-    for threads in range(min(most, largest), 1, -1):
-        if room({"CPU": threads, **gpus}, nodes, placement) >= workers:
-            return threads
-    return 1
-
-
-def room(bundle: Mapping[str, float], nodes: Iterable[Mapping[str, float]], placement: str) -> int:
-    """How many workers of such a size machines have room for: one on each (strict_spread), all on one (strict_pack)."""
-    each = _each(bundle, nodes)
-    if placement == "strict_pack":
-        return max(each, default=0)
-    return sum(min(count, 1) for count in each) if placement == "strict_spread" else sum(each)
-
-
-def at_once(wanted: Resources, nodes: Iterable[Mapping[str, float]]) -> int:
-    """How many runs with these resources machines have room for beside one another; at least 1, as has been checked."""
-    each, workers = _each(wanted.of_a_worker, nodes), wanted.most
-    if wanted.placement == "strict_pack":
-        return max(1, sum(count // workers for count in each))
-    runs = sum(each) // workers
-    if wanted.placement == "strict_spread":  # a machine has one worker of each run at most
-        while runs > 1 and sum(min(count, runs) for count in each) < runs * workers:
-            runs -= 1
-    return max(1, runs)
-
-
-def _each(bundle: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> list[int]:
-    """How many such bundles each machine has room for."""
-    return [int(min(node.get(name, 0) / amount + 1e-9 for name, amount in bundle.items())) for node in nodes]
+    here = this_machine()
+    return [here | {"CPU": min(get_num_cpus(True), here["CPU"])}]
 
 
 def wish(config: RunConfig) -> list[dict[str, float]]:
@@ -283,11 +177,6 @@ def _answer(asked: Any, machine: str) -> list[bool]:
 def _count(lacking: list[str], all_others: Mapping[str, Any]) -> str:
     named = ", ".join(lacking[:3]) + (" and others" if len(lacking) > 3 else "")
     return f"{len(lacking)} of the {len(all_others)} other machine(s) ({named}) do{'es' if len(lacking) == 1 else ''}"
-
-
-def _text(node: Mapping[str, float]) -> str:
-    gpus = f" + {node['GPU']:g} GPUs" if node.get("GPU") else ""
-    return f"{node.get('CPU', 0):g} CPUs{gpus}"
 
 
 def _after(waited: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -13,20 +12,10 @@ import ray.exceptions
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from infogan_ray.endings import ENDINGS, LAST_WORDS_S, HeadLost, Listener
+
 POLL_S = 0.3
 HEAD_POLL_S, HEAD_SILENT_S = 2.0, 45.0
-LAST_WORDS_S = 10.0  # how long the driver waits, after a notice, for the workers' last checkpoint
-ENDINGS = ("finished", "interrupted", "failed", "diverged")
-
-Listener = Callable[[dict[str, Any]], None]
-
-
-class TrainingFailed(Exception):
-    """The workers failed more often than they are restarted, or storage did; the message has the cause and the log."""
-
-
-class HeadLost(TrainingFailed):
-    """Ray's head has died. Nothing can be asked of Ray in this process any more, not even to shut down."""
 
 
 class Driver:

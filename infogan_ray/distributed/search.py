@@ -23,25 +23,21 @@ import ray.exceptions
 from ray import tune
 
 from infogan_ray import checkpoints
+from infogan_ray.beginning import Checked, log_path, with_absolute_paths, write_config
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 from infogan_ray.data.choosing import AUTO, MEMORY, feed_line
-from infogan_ray.distributed.cluster import Resources, at_once, check_files, connect, machines
+from infogan_ray.distributed.cluster import check_files, connect, machines
 from infogan_ray.distributed.driver import POLL_S
 from infogan_ray.distributed.proposals import Past, propose
-from infogan_ray.distributed.trainer import (
-    check,
-    log_path,
-    room_for_images,
-    set_last_status,
-    with_absolute_paths,
-    write_config,
-)
+from infogan_ray.distributed.trainer import check
 from infogan_ray.distributed.trials import News, Rungs, Settings, StopAll, last_line, patient_trainable, run_trial
+from infogan_ray.endings import set_last_status
 from infogan_ray.halving import Halving, Verdict
 from infogan_ray.ranking import DEFAULT, Row, winner
 from infogan_ray.recipes import TRACKERS, Recipe, without_trackers
 from infogan_ray.reports.search import write_search_report
+from infogan_ray.resources import Resources, at_once
 from infogan_ray.searches import SearchDirectory, remaining
 from infogan_ray.storage import Storage, open_storage
 
@@ -81,11 +77,12 @@ def search(
     recipe = with_feed(recipe, kept_feed(recipe, SearchDirectory(storage / name) if resume else None))
     here: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
     here |= {field: getattr(recipe.config(0), field) for field in TRACKERS}
-    wanted, images = check_all(
+    found = check_all(
         [dataclasses.replace(recipe.config(n), **here) for n in range(recipe.count)],
         lambda line: listen({"event": "data", "say": line}),
     )
-    listen({"event": "data", "say": feed_line(recipe.config(0).feed, images, room_for_images(wanted))})
+    wanted, images = found.wanted, found.images
+    listen({"event": "data", "say": feed_line(recipe.config(0).feed, images, found.room)})
     recipe = with_feed(recipe, images.feed)  # the same for all trials, and for whoever resumes the search
     if recipe.adaptive:
         propose(recipe, [])  # what is missing for it is said now
@@ -181,20 +178,18 @@ def prepare(directory: SearchDirectory, number: int, parent: int | None, config:
         write_config(run, config, images)
 
 
-def check_all(configs: list[RunConfig], say: Callable[[str], None]) -> tuple[Resources, ImageSet]:
+def check_all(configs: list[RunConfig], say: Callable[[str], None]) -> Checked:
     """Refuse what can be refused before a trial starts, with the trial's number. Raises ValueError."""
-    images: ImageSet | None = None
-    wanted: Resources | None = None
+    found: Checked | None = None
     for number, config in enumerate(configs):
         try:
-            if images is None:
-                wanted, images = check(config, say)
-            config.total_steps(images.count)
-            config.model_spec(images.image_size, images.channels)
+            found = found or check(config, say)
+            config.total_steps(found.images.count)
+            config.model_spec(found.images.image_size, found.images.channels)
         except ValueError as error:
             raise ValueError(f"trial {number}: {error}") from None
-    assert images is not None and wanted is not None
-    return wanted, images
+    assert found is not None
+    return found
 
 
 def run_trials(

@@ -23,12 +23,12 @@ from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_functi
 
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
-from infogan_ray.distributed.cluster import Resources
-from infogan_ray.distributed.driver import TrainingFailed
-from infogan_ray.distributed.trainer import TakenOver, launch, set_last_status
+from infogan_ray.distributed.trainer import launch
+from infogan_ray.endings import TakenOver, TrainingFailed, set_last_status
 from infogan_ray.halving import Halving, Verdict
 from infogan_ray.outbox import LAST_PATIENCE_S, Overtaken, StorageFailed
 from infogan_ray.recipes import Recipe
+from infogan_ray.resources import Resources
 from infogan_ray.runs import RunDirectory
 from infogan_ray.searches import SearchDirectory
 from infogan_ray.session import run_worker

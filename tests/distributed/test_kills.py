@@ -21,12 +21,12 @@ import torch
 from infogan_ray import checkpoints, train
 from infogan_ray.config import RunConfig
 from infogan_ray.data import DataConfig, load_images
-from infogan_ray.distributed.driver import TrainingFailed
+from infogan_ray.endings import TrainingFailed
 from infogan_ray.runs import RunDirectory
 from infogan_ray.storage import open_storage
 
 from ..conftest import tiny_config
-from ..harm import digest, workers_of
+from ..harm import Harm, digest, workers_of
 from ..servers import Proxy
 from ..test_tracking import shown
 from ..test_tracking import steps as shown_steps
@@ -36,22 +36,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 STEPS, EVERY = 500, 50
 LONG: dict[str, Any] = {"steps": STEPS, "checkpoint_every": EVERY, "keep": 20}
-
-
-class Harm:
-    """A listener that does something to a run at given steps, once each, and remembers what it heard."""
-
-    def __init__(self, at: dict[int, Callable[[], None]]) -> None:
-        self.at, self.heard = at, list[dict[str, Any]]()
-
-    def __call__(self, report: dict[str, Any]) -> None:
-        self.heard.append(report)
-        for step in [step for step in self.at if report.get("step", 0) >= step]:
-            self.at.pop(step)()
-
-    @property
-    def said(self) -> list[str]:
-        return [report["say"] for report in self.heard if report.get("say")]
 
 
 def kill(count: int | None = None, how: signal.Signals = signal.SIGKILL) -> None:
@@ -161,7 +145,7 @@ def test_a_killed_driver_and_a_killed_head_are_resumed_to_the_same_bits(npz: Pat
     command += ["--data", str(npz), "--storage", str(tmp_path), "--name", "run", "--steps", str(steps)]
     command += ["--codes", "noise=4 cat=3 uniform=1", "--batch-size", "16", "--checkpoint-every", str(EVERY)]
     command += ["--threads", "1", "--network.width", "8", "--evaluation.samples", "200", "--keep", "40"]
-    command += ["--device", "cpu", "--precision", "fp32", "--log-every", "2"]
+    command += ["--device", "cpu", "--precision", "fp32", "--log-every", "2", "--ray", "always"]
     run = RunDirectory(open_storage(tmp_path / "run"))
 
     def after_a_checkpoint(more: list[str], harm: Callable[[psutil.Process], None]) -> tuple[int, str, str]:

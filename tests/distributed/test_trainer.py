@@ -105,6 +105,7 @@ def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path,
     """In a process of its own, with an embedded Ray of its own, as a user's."""
     words = ["--data", str(npz), "--steps", "1000000", "--batch-size", "16", "--threads", "1", "--network.width", "8"]
     words += ["--codes", "noise=4 cat=3 uniform=1", "--storage", str(tmp_path / "runs"), "--name", "long"]
+    words += ["--ray", "always"]
     command = [sys.executable, "-c", "from infogan_ray.cli import main; raise SystemExit(main())", "train", *words]
     # Tests that are themselves a background job have SIGINT ignored, and what they start would inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

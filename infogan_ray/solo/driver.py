@@ -1,0 +1,184 @@
+"""The driver's side of a run of one worker without Ray: starts the worker, passes on what it says, replaces it.
+
+What is promised is what Ray Train keeps with several: a worker that dies or freezes is replaced, as long as there are
+new checkpoints; an interrupt or a notice (SIGTERM) leaves a last checkpoint; nothing outlives the driver for long.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from infogan_ray.beginning import Checked, begin, check_data, log_path
+from infogan_ray.config import RunConfig
+from infogan_ray.data.sampling import SAMPLE
+from infogan_ray.endings import (
+    ENDINGS,
+    LAST_WORDS_S,
+    WORKER_RESTARTS,
+    Listener,
+    RunResult,
+    TrainingFailed,
+    conclude,
+    set_last_status,
+)
+from infogan_ray.resources import Resources, TooMuch, fit, room_for_images, this_machine
+from infogan_ray.runs import RunDirectory
+from infogan_ray.solo import process
+from infogan_ray.solo.process import WorkerProcess
+from infogan_ray.storage import StorageError
+from infogan_ray.threads import limit
+from infogan_ray.tracking import check_packages
+
+UNDER = "a process of its own"
+POLL_S = 0.3
+SILENT_S = 60.0  # without a sign of life a worker is frozen
+
+
+def fits(config: RunConfig) -> bool:
+    """Whether a run is for one worker on this machine, with no cluster given and Ray not asked for.
+
+    Raises ValueError for more than this machine has.
+    """
+    if config.ray == "always" or os.environ.get("RAY_ADDRESS") or _is_joined():
+        return False
+    return _wanted(config).workers == 1
+
+
+def _is_joined() -> bool:
+    """Whether this process is connected to a Ray already; Ray is not imported to ask."""
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def _wanted(config: RunConfig) -> Resources:
+    try:
+        return fit(config, [this_machine()], limit(os.environ))
+    except TooMuch as error:
+        raise ValueError(str(error)) from None
+
+
+def check(config: RunConfig, say: Callable[[str], None] = print, sample: int = SAMPLE) -> Checked:
+    """All that can be refused before the worker starts. Raises ValueError, in one line; see ``check_data``."""
+    check_packages(config.mlflow, config.wandb)
+    wanted = _wanted(config)
+    room = room_for_images(wanted, [this_machine()])
+    return Checked(wanted, room, check_data(config, room, say, sample))
+
+
+def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
+    """Run a training job to its end in a process of its own.
+
+    Raises ValueError for what can be refused before work starts, TrainingFailed for a worker that keeps failing and for
+    storage that does, and KeyboardInterrupt if the worker did not say its last words in time after an interrupt.
+    """
+    listen = listen or (lambda report: None)
+    found = check(config, say=lambda line: listen({"phase": line}), sample=0)
+    config, run = begin(config, found.images, found.room, listen)
+    wanted = found.wanted
+    del found  # with its images, of which the worker has its own
+    log = log_path(run.folder, "worker.log")
+    job = {
+        "config": config.to_dict(), "run": run.folder.uri, "device": wanted.device, "log": str(log),
+        "threads": wanted.threads, "threads_from": wanted.threads_from,
+    }  # fmt: skip
+    driver = Driver(run, job, listen, log)
+    try:
+        with notices():
+            driver.follow()
+    except StorageError as error:
+        raise TrainingFailed(f"{error}; the log is {log}") from None
+    except KeyboardInterrupt:
+        set_last_status(run, "interrupted", driver.step)
+        raise
+    return conclude(run, driver.final, log)
+
+
+@contextmanager
+def notices() -> Iterator[None]:
+    """Inside, a spot machine's notice (SIGTERM) ends a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Driver:
+    """Waits for the worker, passes on what it says, replaces it, and brings it to a stop on a notice."""
+
+    def __init__(self, run: RunDirectory, job: dict[str, Any], listen: Listener, log: Path) -> None:
+        self.run, self.job, self.listen, self.log = run, job, listen, log
+        self.final: dict[str, Any] = {}
+        self.cause = ""
+
+    @property
+    def step(self) -> int:
+        return self.final.get("step", 0)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.final.get("phase") in ENDINGS
+
+    def follow(self) -> None:
+        """To the end of the run. Raises TrainingFailed, and KeyboardInterrupt if a last checkpoint took too long."""
+        restarts, in_vain = 0, 0
+        stored = self.run.get_status().get("stored", 0)
+        while True:
+            worker = process.take()
+            try:
+                worker.begin(self.job | {"restarts": restarts})
+                is_stopped = self._listen_to(worker)
+            finally:
+                if not worker.ended:
+                    worker.kill()
+                worker.close()
+            if self.has_ended:
+                return
+            if is_stopped:  # and has died meanwhile: nothing is started again
+                raise KeyboardInterrupt
+            before, stored = stored, self.run.get_status().get("stored", 0)
+            in_vain = 1 if stored > before else in_vain + 1
+            if in_vain > WORKER_RESTARTS:
+                set_last_status(self.run, "failed", self.step)
+                raise TrainingFailed(f"{self.cause}; the log is {self.log}")
+            restarts += 1
+            self.listen({"phase": "starting workers again", "step": self.step, "say": self.cause})
+
+    def _listen_to(self, worker: WorkerProcess) -> bool:
+        """Until the worker ends, or is silent for too long; returns whether it was told to stop."""
+        self.cause = ""
+        try:
+            self._pass_on(worker, SILENT_S)
+            return False
+        except KeyboardInterrupt:
+            self.listen({"phase": "stopping", "step": self.step, "say": "stopping; once more to stop at once"})
+            worker.stop()
+            self._pass_on(worker, SILENT_S, LAST_WORDS_S)
+            return True
+
+    def _pass_on(self, worker: WorkerProcess, silence: float, seconds: float = float("inf")) -> None:
+        deadline = time.monotonic() + seconds
+        while not worker.ended and worker.silent < silence and time.monotonic() < deadline:
+            for report in worker.reports(POLL_S):
+                if "error" in report:
+                    self.cause = report["error"]
+                else:
+                    self.final.update(report)
+                    self.listen(report)
+            if self.has_ended:  # there is nothing more to be said, and the worker ends by itself
+                deadline = min(deadline, time.monotonic() + LAST_WORDS_S)
+        if worker.ended:
+            self.cause = self.cause or worker.cause()
+        elif worker.silent >= silence:
+            self.cause = f"the worker has given no sign of life for {silence:.0f} s"

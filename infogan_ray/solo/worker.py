@@ -1,0 +1,93 @@
+"""The worker's side: reads its job from stdin, trains, and reports through a pipe, a line of JSON each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infogan_ray.config import RunConfig
+from infogan_ray.data import load_images
+from infogan_ray.data.sampling import SAMPLE
+from infogan_ray.endings import LAST_WORDS_S, failed
+from infogan_ray.outbox import StorageFailed
+from infogan_ray.resources import ASKED
+from infogan_ray.runs import RunDirectory
+from infogan_ray.session import run_worker
+from infogan_ray.solo.process import STOP
+from infogan_ray.solo.reports import Reports
+from infogan_ray.storage import open_storage
+from infogan_ray.threads import use
+from infogan_ray.training import Diverged
+
+
+def main(told: Reports) -> None:
+    """Wait for a job and do it."""
+    given = sys.stdin.readline()
+    if not given:  # the driver has no use for this worker, or is gone
+        return
+    job = json.loads(given)
+    say_to(Path(job["log"]))
+    stop = Stop()
+    signal.signal(signal.SIGTERM, lambda *_: stop.now())
+    threading.Thread(target=stop.listen, name="driver-watch", daemon=True).start()
+    try:
+        work(job, told, stop)
+    except BaseException as error:
+        # The driver starts another worker, and names this if that does not help; the traceback goes to the log.
+        told.write({"error": f"{type(error).__name__}: {error}"})
+        raise
+
+
+def work(job: dict[str, Any], told: Reports, stop: Stop) -> None:
+    """Train as the job says, to the end or until told to stop."""
+    line = use(job["threads"], job["threads_from"], asked=job["threads_from"] == ASKED)
+    told.write({"phase": "starting workers", "say": line})
+    config = RunConfig().override(job["config"], "the driver")
+    assert config.data is not None
+    images = load_images(config.data, config.data_config, lambda line: None, feed=config.feed, sample=SAMPLE)
+    run, restarts = RunDirectory(open_storage(job["run"])), job["restarts"]
+    device = torch.device(job["device"])
+    try:
+        for report in run_worker(config, images, run, device=device, stop=stop, restarts=restarts):
+            told.write(report.told(restarts, world_size=1))
+    except Diverged:  # which has been reported; to start again would end the same way
+        pass
+    except StorageFailed as error:
+        told.write(failed(error))
+
+
+class Stop:
+    """Whether it is time to stop: the driver says so, or a scheduler does (SIGTERM), or the driver is gone."""
+
+    def __init__(self) -> None:
+        self._stopping = False
+
+    def __call__(self) -> bool:
+        return self._stopping
+
+    def now(self) -> None:
+        self._stopping = True
+
+    def listen(self) -> None:
+        for line in sys.stdin:
+            if line.strip() == STOP:
+                self.now()
+        # Nobody is there any more to end this process if it hangs; a last checkpoint has as long as with a driver.
+        self.now()
+        threading.Event().wait(LAST_WORDS_S)
+        os._exit(1)
+
+
+def say_to(log: Path) -> None:
+    """Whatever this process prints from now on goes there."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)

@@ -1,0 +1,262 @@
+"""One worker without Ray: kills, freezes and notices for real. Run: pytest tests/test_solo.py"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+
+from infogan_ray import checkpoints, train
+from infogan_ray.config import RunConfig
+from infogan_ray.data import DataConfig, load_images
+from infogan_ray.distributed import trainer
+from infogan_ray.endings import TrainingFailed
+from infogan_ray.launching import launcher
+from infogan_ray.runs import RunDirectory
+from infogan_ray.solo import driver as solo
+from infogan_ray.solo import process
+from infogan_ray.storage import open_storage
+
+from .conftest import tiny_config
+from .harm import Harm, digest
+from .test_training import run_alone
+
+pytestmark = pytest.mark.timeout(120)
+
+WITHOUT_RAY = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "ray":
+            raise ImportError("ray is blocked")
+sys.meta_path.insert(0, Block())
+from infogan_ray.cli import main
+raise SystemExit(main())
+"""
+LONG: dict[str, Any] = {"steps": 300, "checkpoint_every": 50, "keep": 20}
+
+
+def worker_of(pid: int) -> psutil.Process:
+    (worker,) = [p for p in psutil.Process(pid).children() if "infogan_ray.solo.worker" in " ".join(p.cmdline())]
+    return worker
+
+
+def signalled(how: signal.Signals) -> Callable[[], None]:
+    return lambda: worker_of(os.getpid()).send_signal(how)
+
+
+@pytest.fixture
+def bars(npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    return lambda **changes: tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **changes)
+
+
+def undisturbed(npz: Path, folder: Path, **changes: Any) -> RunDirectory:
+    """The same run in this process, with the one thread that workers of these tests have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run_alone(tiny_config(**changes), load_images(str(npz), DataConfig()), folder)[0]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def words(npz: Path, storage: Path, *more: str) -> list[str]:
+    given = ["train", "--data", str(npz), "--codes", "noise=4 cat=3 uniform=1", "--batch-size", "16", "--threads", "1"]
+    given += ["--network.width", "8", "--evaluation.samples", "200", "--device", "cpu", "--precision", "fp32"]
+    return [*given, "--log-every", "2", "--storage", str(storage), "--name", "tiny", *more]
+
+
+@contextmanager
+def command(given: list[str], program: str = WITHOUT_RAY) -> Iterator[subprocess.Popen[str]]:
+    """``infogan`` as a user's shell starts it. Ends with all that it has started."""
+    # Tests that are themselves a background job have SIGINT ignored, and what they start would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    started = subprocess.Popen(
+        [sys.executable, "-P", "-c", program, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
+    try:
+        yield started
+    finally:
+        family = psutil.Process(started.pid).children(recursive=True) if started.poll() is None else []
+        for one in (*family, started):
+            one.kill()
+        started.communicate()
+
+
+def until(started: subprocess.Popen[str], beginning: str) -> None:
+    assert started.stderr is not None
+    seen = []
+    for line in started.stderr:
+        seen.append(line)
+        if line.startswith(beginning):
+            return
+    raise AssertionError("".join(seen))
+
+
+@pytest.mark.parametrize(
+    ("changes", "address", "alone"),
+    [({}, None, True), ({"workers": 1}, None, True), ({"ray": "always"}, None, False), ({"workers": 2}, None, False),
+     ({"workers": "1:2"}, None, False), ({}, "head:6379", False)],
+)  # fmt: skip
+def test_one_worker_without_a_cluster_needs_no_ray(
+    changes: dict[str, Any], address: str | None, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(solo, "this_machine", lambda: {"CPU": 4, "GPU": 0})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert launcher(tiny_config(**changes)) is (solo if alone else trainer)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    assert launcher(tiny_config(**changes)) is trainer, "whoever has joined a cluster wants it"
+
+
+def test_a_gpu_each_is_a_worker_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for gpus, module in ((1, solo), (2, trainer)):
+        monkeypatch.setattr(solo, "this_machine", lambda gpus=gpus: {"CPU": 4, "GPU": gpus})
+        assert launcher(RunConfig()) is module
+    with pytest.raises(ValueError, match="workers is 3, more than the 2 GPUs there are") as error:
+        launcher(RunConfig(workers=3, batch_size=24))
+    assert type(error.value) is ValueError, "others are bugs of ours to the command line"
+
+
+def test_it_trains_publishes_and_leaves_nothing_behind(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "json.py").write_text("raise SystemExit('a file of the user, and not Python\\'s json')")
+    monkeypatch.chdir(tmp_path / "beside")
+    with command(words(npz, tmp_path, "--steps", "6", "--checkpoint-every", "3", "--json")) as started:
+        out, said = started.communicate()
+    assert started.returncode == 0, said
+    report = json.loads(out)
+    assert (report["state"], report["step"]) == ("finished", 6)
+    assert "threads: 1 for each worker" in said and "feed: in memory" in said
+    run = RunDirectory(open_storage(tmp_path / "tiny"))
+    assert run.get_status()["state"] == "finished" and run.model.is_file(checkpoints.MANIFEST)
+    assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
+    assert digest(run, 6) == digest(undisturbed(npz, tmp_path / "alone"), 6)
+
+
+def test_killed_workers_are_replaced_and_the_bits_are_those_of_an_undisturbed_run(
+    bars: Any, npz: Path, tmp_path: Path
+) -> None:
+    harm = Harm({80: signalled(signal.SIGKILL), 210: signalled(signal.SIGKILL)})
+    result = train(bars(**LONG), harm)
+    assert (result.state, result.restarts, result.run.get_status()["restarts"]) == ("finished", 2, 2)
+    assert "the worker was ended by SIGKILL (the kernel does so where memory runs out)" in harm.said
+    assert [line for line in harm.said if line.startswith("resumed from step") and "restart 2 of" in line]
+    calm = undisturbed(npz, tmp_path / "calm", **LONG)
+    assert digest(result.run, 300) == digest(calm, 300)
+    assert [row["step"] for row in result.run.read_metrics()] == [row["step"] for row in calm.read_metrics()]
+
+
+def test_a_frozen_worker_is_noticed_and_replaced(bars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solo, "SILENT_S", 10.0)  # a minute in earnest
+    harm = Harm({120: signalled(signal.SIGSTOP)})
+    result = train(bars(**LONG), harm)
+    assert (result.state, result.restarts) == ("finished", 1)
+    assert "the worker has given no sign of life for 10 s" in harm.said
+
+
+def test_a_worker_that_cannot_begin_is_not_started_for_ever(
+    bars: Any, npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solo, "WORKER_RESTARTS", 1)
+    heard: list[dict[str, Any]] = []
+
+    def spoil(report: dict[str, Any]) -> None:
+        heard.append(report)
+        npz.unlink(missing_ok=True)  # it has been read for the checks, and not yet by the worker
+
+    with pytest.raises(TrainingFailed, match=r"ValueError: data .*bars.npz.*; the log is .*worker.log"):
+        train(bars(), spoil)
+    assert [report["phase"] for report in heard].count("starting workers again") == 1
+    run = RunDirectory(open_storage(bars().storage) / "tiny")
+    assert run.get_status()["state"] == "failed"
+    assert b"Traceback" in run.folder.read("worker.log")
+
+
+def test_divergence_ends_the_run_without_a_restart(bars: Any) -> None:
+    harm = Harm({})
+    result = train(bars(steps=400).override({"objective": {"lambda_continuous": 1e38}}, "test"), harm)
+    assert result.state == "diverged" and "at step" in result.message and not result.restarts
+    assert not [line for line in harm.said if line.startswith("resumed")]
+
+
+def test_a_notice_to_the_worker_alone_ends_the_run_as_interrupted(bars: Any) -> None:
+    result = train(bars(steps=100_000), Harm({50: signalled(signal.SIGTERM)}))
+    assert result.state == "interrupted" and "which is stored" in result.message
+
+
+@pytest.mark.parametrize("notice", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path, tmp_path: Path) -> None:
+    with command(words(npz, tmp_path, "--steps", "1000000")) as started:
+        until(started, "training: step")
+        worker = worker_of(started.pid)
+        os.killpg(started.pid, notice)  # as a terminal does, and Slurm
+        said = started.communicate()[1]
+    assert started.returncode == 130, said
+    assert not worker.is_running()
+    told = re.search(r"infogan: interrupted: stopped at step ([\d,]+), which is stored; go on with: (.+)", said)
+    assert told and told[2].startswith("infogan train") and told[2].endswith("--resume"), said
+    run = RunDirectory(open_storage(tmp_path / "tiny"))
+    last = checkpoints.last_whole(run.checkpoints, warn=print)
+    assert last is not None and last.step == int(told[1].replace(",", "")) > 0
+    assert run.get_status()["state"] == "interrupted"
+
+
+def test_a_worker_that_does_not_stop_is_ended(npz: Path, tmp_path: Path) -> None:
+    impatient = "from infogan_ray.solo import driver; driver.LAST_WORDS_S = 1.0  # ten in earnest" + WITHOUT_RAY
+    with command(words(npz, tmp_path, "--steps", "1000000"), impatient) as started:
+        until(started, "training: step")
+        worker = worker_of(started.pid)
+        worker.suspend()
+        started.send_signal(signal.SIGINT)
+        said = started.communicate()[1]
+    assert started.returncode == 130 and "infogan: interrupted; go on with: infogan train" in said, said
+    assert not worker.is_running()
+    assert RunDirectory(open_storage(tmp_path / "tiny")).get_status()["state"] == "interrupted"
+
+
+def test_a_killed_driver_takes_its_worker_along_and_is_resumed_to_the_same_bits(npz: Path, tmp_path: Path) -> None:
+    run = RunDirectory(open_storage(tmp_path / "tiny"))
+    some = ("--steps", "800", "--checkpoint-every", "50", "--keep", "40")
+    with command(words(npz, tmp_path, *some)) as started:
+        until(started, "evaluating: step 50")
+        worker = worker_of(started.pid)
+        started.kill()
+        assert worker.wait(timeout=30) is None or not worker.is_running()
+    left = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    assert left is not None and 50 <= left.step < 800, "the worker has stored what it had, and gone"
+    with command(words(npz, tmp_path, *some, "--resume")) as started:
+        said = started.communicate()[1]
+    assert started.returncode == 0 and f"resumed from step {left.step:,}" in said, said
+    calm = undisturbed(npz, tmp_path / "calm", steps=800, checkpoint_every=50, keep=40)
+    assert digest(run, 800) == digest(calm, 800)
+
+
+def test_a_process_that_was_started_in_vain_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    process.warm_for(["--preset", "mnist", "--workers", "2"])
+    assert not psutil.Process().children(), "Ray will be needed"
+    process.warm_for(["--preset", "mnist"])
+    started = worker_of(os.getpid())
+    process.discard()
+    assert not started.is_running()
