@@ -29,10 +29,13 @@ from infogan_ray.state import TrainState
 from infogan_ray.training import train_step
 
 ALONE, APART = "one rank alone", "each for itself"
+PARTS = 4
+ACCUMULATED = f"fp32, {PARTS} batches a step, sent once"
 WIRED = {
     "gradients averaged, fp32": ("fp32", False),
     "gradients averaged, bf16 on the wire": ("bf16", False),
     "the same in fp32, batch-norm statistics over all": ("fp32", True),
+    ACCUMULATED: ("fp32", False, PARTS),
 }
 
 
@@ -42,16 +45,18 @@ class Ranks:
 
     ranks: int = 2
     batch_size: int = 128
-    """Of each rank."""
+    """Of each rank. With several batches a step (optimizer.accumulate) there are as many fewer steps."""
     precision: str = "auto"
     rounds: int = 12
-    steps: int = 4
-    """Of each arm in each round."""
+    steps: int = PARTS
+    """Of each arm in each round; a multiple of 4."""
     json: Path | None = None
 
 
 def main() -> int:
     given = tyro.cli(Ranks)
+    if given.steps % PARTS:
+        raise SystemExit(f"steps is {given.steps}; it must be a multiple of {PARTS}")
     with tempfile.TemporaryDirectory(prefix="infogan-ranks-") as folder:
         torch.multiprocessing.spawn(work, args=(given, folder), nprocs=given.ranks)
     return 0
@@ -75,8 +80,9 @@ def work(rank: int, given: Ranks, folder: str) -> None:
         tell(took, states[ALONE].precision, given)
 
 
-def make(given: Ranks, wire: str = "", sync: bool = False) -> TrainState:
-    config = preset("mnist").override({"network": {"sync_batchnorm": sync}}, "the benchmark")
+def make(given: Ranks, wire: str = "", sync: bool = False, parts: int = 1) -> TrainState:
+    changes = {"network": {"sync_batchnorm": sync}, "optimizer": {"accumulate": parts}}
+    config = preset("mnist").override(changes, "the benchmark")
     spec = config.model_spec(28, 1)
     state = TrainState(spec, config.objective, config.optimizer, precision=given.precision)
     if wire:
@@ -86,12 +92,13 @@ def make(given: Ranks, wire: str = "", sync: bool = False) -> TrainState:
 
 def timed(state: TrainState, given: Ranks, rank: int, arm: str) -> float:
     """Seconds until the last rank has made its steps; noise for images, which costs as much."""
-    images = torch.randint(0, 256, (given.batch_size, 1, 28, 28), dtype=torch.uint8)
+    parts = state.optimizer.accumulate
+    images = torch.randint(0, 256, (given.batch_size * parts, 1, 28, 28), dtype=torch.uint8)
     dist.barrier()
     start = time.perf_counter()
     if arm != ALONE or rank == 0:
-        for _ in range(given.steps):
-            train_step(state, images, state.latents(given.batch_size))
+        for _ in range(given.steps // parts):
+            train_step(state, images, state.latents(len(images)))
     mine = torch.tensor(time.perf_counter() - start if arm != ALONE or rank == 0 else 0.0)
     dist.all_reduce(mine, dist.ReduceOp.MAX)
     return float(mine)

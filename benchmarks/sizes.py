@@ -32,6 +32,10 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "categories": {f"k = {k:,}": {"codes": f"noise=62 cat={k} uniform=2"} for k in (2, 10, 100, 1000)},
     "codes": {f"{n} x cat=10": {"codes": "noise=62 " + "cat=10 " * n} for n in (1, 2, 10, 50)},
     "batch": {f"batch {batch}": {"batch": batch} for batch in (16, 32, 64, 128, 256)},
+    "parts": {
+        f"64x64x3, batch 128 in {n} part(s)": {"size": 64, "channels": 3, "batch": 128, "accumulate": n}
+        for n in (1, 2, 4, 8)
+    },
 }
 
 
@@ -39,7 +43,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
 class Sizes:
     """Time steps of many sizes."""
 
-    groups: tuple[Literal["size", "channels", "categories", "codes", "batch"], ...] = tuple(GROUPS)  # type: ignore[assignment]
+    groups: tuple[Literal["size", "channels", "categories", "codes", "batch", "parts"], ...] = tuple(GROUPS)  # type: ignore[assignment]
     threads: int | None = None
     steps: int = 10
     device: Literal["cpu", "cuda"] = "cpu"
@@ -76,8 +80,9 @@ def main() -> int:
 
 
 def one(
-    size: int, channels: int, codes: str, batch: int, threads: int, steps: int, device: str, precision: str
-) -> dict[str, float]:
+    size: int, channels: int, codes: str, batch: int, threads: int, steps: int, device: str, precision: str,
+    accumulate: int = 1,
+) -> dict[str, float]:  # fmt: skip
     """The median time of a step, its arithmetic, and the memory it takes."""
     import torch
 
@@ -89,7 +94,7 @@ def one(
 
     torch.set_num_threads(threads)
     where = torch.device(device)
-    config = preset("mnist").override({"codes": codes}, "the benchmark")
+    config = preset("mnist").override({"codes": codes, "optimizer": {"accumulate": accumulate}}, "the benchmark")
     images = torch.randint(0, 256, (4 * batch, channels, size, size), dtype=torch.uint8, device=where)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     spec = config.model_spec(size, channels)

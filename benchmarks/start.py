@@ -3,9 +3,9 @@
     python -m benchmarks.start                      # on a machine that does nothing else, without another Ray
     python -m benchmarks.start --rounds 5 --json start.json
 
-The same training by ``infogan train`` on an embedded Ray, on a local cluster that runs already, and in a process
-without Ray, by turns; figures are medians over the rounds. Scaling is weak: twice the workers, twice the batch, one
-thread each.
+The same training by ``infogan train`` as it is, on an embedded Ray, on a local cluster that runs already, and what its
+worker does without a driver, by turns; figures are medians over the rounds. Scaling is weak: twice the workers, twice
+the batch, one thread each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from tests.servers import free_ports
 BATCH = 128
 INFOGAN = [sys.executable, "-m", "infogan_ray", "train"]
 ALONE = [sys.executable, "-m", "benchmarks.start", "--alone"]
-WITHOUT, EMBEDDED, WARM = "without Ray", "embedded Ray", "running cluster"
+WITHOUT, PLAIN = "the worker alone", "a process of its own"
+EMBEDDED, WARM = "embedded Ray", "running cluster"
 ONE, TWO = "embedded Ray, 1 worker of 1 thread", "embedded Ray, 2 workers of 1 thread, twice the batch"
 
 
@@ -44,7 +45,7 @@ class Start:
 
     rounds: int = 3
     steps: int = 120
-    arms: tuple[str, ...] = (WITHOUT, EMBEDDED, WARM, ONE, TWO)
+    arms: tuple[str, ...] = (WITHOUT, PLAIN, EMBEDDED, WARM, ONE, TWO)
     json: Path | None = None
 
 
@@ -83,6 +84,7 @@ def run(arm: str, steps: int, folder: Path, environment: dict[str, str]) -> Timi
     words = ["--preset", "mnist", "--steps", str(steps), "--log-every", "20", "--checkpoint-every", str(steps)]
     words += ["--batch-size", str(BATCH * workers), "--workers", str(workers), "--threads", str(threads)]
     words += ["--device", "cpu", "--storage", str(folder), "--name", "run"]
+    words += ["--ray", "always"] if arm in (EMBEDDED, ONE) else []
     start = time.monotonic()
     process = subprocess.Popen(
         [*(ALONE if arm == WITHOUT else INFOGAN), *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -167,8 +169,9 @@ def tell(timings: dict[str, list[Timing]]) -> None:
     for arm, found in middle.items():
         print(f"| {arm} | {found['first_step']:.1f} s | {found['rate']:,.0f} | {found['end']:.1f} s |")
     for of, over, factor, what in (
-        (EMBEDDED, WITHOUT, 1, "steady images/s on an embedded Ray, of those without Ray"),
-        (WARM, WITHOUT, 1, "steady images/s on a cluster, of those without Ray"),
+        (PLAIN, WITHOUT, 1, "steady images/s of a process of its own, of those of the worker alone"),
+        (EMBEDDED, WITHOUT, 1, "steady images/s on an embedded Ray, of those of the worker alone"),
+        (WARM, WITHOUT, 1, "steady images/s on a cluster, of those of the worker alone"),
         (TWO, ONE, 2, "weak scaling of 2 workers of 1 thread"),
     ):
         if of in timings and over in timings:

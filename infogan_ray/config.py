@@ -189,6 +189,22 @@ class RunConfig:
                 f"batch_size is {self.batch_size}: {most} workers would get one image each, and batch norm "
                 f"needs 2; take {2 * most} or more"
             )
+        parts = most * self.optimizer.accumulate
+        if self.batch_size // parts < 2:
+            raise ValueError(
+                f"optimizer.accumulate is {self.optimizer.accumulate}: of batch_size {self.batch_size} a part would "
+                f"have one image, and batch norm needs 2; take {self.batch_size // (2 * most)} or less"
+            )
+        if self.optimizer.accumulate > 1:
+            for named, on in (
+                ("contrastive.weight", self.contrastive.weight),
+                ("prior.method gumbel", self.prior.learn and self.prior.method == "gumbel"),
+            ):
+                if on:
+                    raise ValueError(
+                        f"optimizer.accumulate is {self.optimizer.accumulate}, and {named} is on, which learns from "
+                        "all images of a step at once; leave one of them out"
+                    )
         self.objective.weights(self.latents)
         self.contrastive.codes(self.latents)
         check_restarts(self.latents, self.stability)

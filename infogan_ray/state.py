@@ -49,6 +49,10 @@ class OptimizerConfig:
     wire: str = "fp32"
     """What several workers send their gradients as: fp32, or bf16 for half the bytes at 8 significant bits."""
 
+    accumulate: int = 1
+    """Parts in which a worker computes its images of a step, one after another, with batch-norm statistics of its own
+    for each: less memory, and gradients are sent once for all. Each part is like another worker's share."""
+
     def decay(self, step: int, steps: int) -> float:
         """What learning rates are multiplied by in the step after ``step`` of ``steps``."""
         falling = self.lr_decay * steps
@@ -60,6 +64,8 @@ class OptimizerConfig:
                 raise ValueError(
                     f"optimizer.{name} is {getattr(self, name)}; it must lie between 0 and 1, both excluded"
                 )
+        if self.accumulate < 1:
+            raise ValueError(f"optimizer.accumulate is {self.accumulate}; it must be at least 1")
         if self.wire not in WIRES:
             raise ValueError(f"optimizer.wire is '{self.wire}'; valid are {', '.join(WIRES)}")
         if not 0 <= self.lr_decay <= 1:
@@ -94,6 +100,15 @@ class Draws(NamedTuple):
     """(2B, C, H, W) on what D sees."""
     signs: Tensor | None = None
     """(B,) for R1."""
+
+    def rows(self, some: slice) -> Draws:
+        """Those of some of the B rows."""
+        moves, pairs, noise, signs = self
+        return Draws(
+            None if moves is None else moves[some], None if pairs is None else pairs.rows(some),
+            None if noise is None else noise.unflatten(0, (2, -1))[:, some].flatten(0, 1),
+            None if signs is None else signs[some],
+        )  # fmt: skip
 
 
 Number = float | Tensor  # Python's, or a scalar on the device

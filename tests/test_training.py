@@ -305,3 +305,35 @@ def test_a_run_goes_on_as_the_model_that_it_was_whatever_options_have_come_since
     assert as_begun(config, run) == brighter
     with pytest.raises(ValueError, match=r"differs from this one \(network.width .*; its config is .*config.json"):
         write_config(run, config.override({"network": {"width": 12}}, "test"), image_set)
+
+
+def test_parts_are_computed_one_after_another(image_set: ImageSet) -> None:
+    """No layer sees more than a part of the images, real and drawn, and the metrics are those of all of them."""
+    config = tiny_config().override({"optimizer": {"accumulate": 3}}, "test")
+    state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer)
+    seen = set()
+    for module in (state.generator, state.discriminator):
+        module.register_forward_pre_hook(lambda module, given: seen.add((type(module).__name__, len(given[0]))))
+    metrics = step_once(state, image_set)
+    assert seen == {
+        ("Generator", 5), ("Generator", 6), ("Discriminator", 10), ("Discriminator", 12), ("Discriminator", 5),
+        ("Discriminator", 6),
+    }  # fmt: skip
+    whole = step_once(make_state(), image_set)
+    assert list(metrics) == list(whole) and state.step == 1
+    assert 0 < (metrics["d_loss"] - whole["d_loss"]).abs() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": {"accumulate": 0}}, "optimizer.accumulate is 0; it must be at least 1"),
+        ({"optimizer": {"accumulate": 9}}, "of batch_size 16 a part would have one image.*take 8 or less"),
+        ({"optimizer": {"accumulate": 5}, "workers": 2}, "take 4 or less"),
+        ({"optimizer": {"accumulate": 2}, "contrastive": {"weight": 1.0}}, "contrastive.weight is on"),
+        ({"optimizer": {"accumulate": 2}, "prior": {"learn": True, "method": "gumbel"}}, "prior.method gumbel is on"),
+    ],
+)  # fmt: skip
+def test_parts_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_config().override(changes, "test")

@@ -96,7 +96,9 @@ def _cluster() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return Finding(
-            "ok", "Ray cluster", "RAY_ADDRESS is not set: an embedded cluster of one is started for each run"
+            "ok",
+            "Ray cluster",
+            "RAY_ADDRESS is not set: a run of one worker needs no Ray, others start their own",
         )
     import ray
 
