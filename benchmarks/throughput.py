@@ -32,7 +32,8 @@ from infogan_ray.config import preset
 from infogan_ray.data import DataConfig, InMemoryFeed, load_images
 from infogan_ray.graphs import GraphedStep
 from infogan_ray.heap import keep_freed_memory
-from infogan_ray.state import TrainState, resolve_precision
+from infogan_ray.precision import resolve_precision
+from infogan_ray.state import TrainState
 from infogan_ray.threads import cores
 from infogan_ray.training import make_step
 

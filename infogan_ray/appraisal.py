@@ -13,10 +13,11 @@ from infogan_ray.data import ImageSet
 from infogan_ray.evaluation import measure_bound, measure_clustering
 from infogan_ray.model import InfoGAN
 from infogan_ray.networks import ModelSpec
+from infogan_ray.precision import autocast, resolve_precision
 from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory, sample_picture, traversal_picture
 from infogan_ray.selection import measure_sorting
-from infogan_ray.state import TrainState, autocast, resolve_precision
+from infogan_ray.state import TrainState
 from infogan_ray.traversal import draw, png, tile, to_bytes, traverse
 
 

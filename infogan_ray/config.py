@@ -22,10 +22,11 @@ from infogan_ray.evaluation import EvaluationConfig
 from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.objective import ObjectiveConfig
+from infogan_ray.precision import PRECISIONS
 from infogan_ray.priors import PriorConfig
 from infogan_ray.restarts import check_restarts
 from infogan_ray.stability import StabilityConfig
-from infogan_ray.state import PRECISIONS, OptimizerConfig
+from infogan_ray.state import OptimizerConfig
 from infogan_ray.tracking import check_addresses
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -119,7 +120,8 @@ class RunConfig:
     wait: float = 0.0
     """Seconds that an autoscaling cluster is given to grow; without, what it does not have is refused at once."""
     precision: str = "auto"
-    """auto, fp32 or bf16; auto is bf16 where the hardware multiplies it natively."""
+    """auto, fp32, tf32 (on a GPU: matrix products in TF32, as convolutions are with fp32 too) or bf16; auto is bf16
+    where the hardware multiplies it natively."""
     cuda_graph: bool = True
     """One worker on a GPU: record the step once and let the GPU play it, instead of launching kernel after kernel."""
     storage: str = "runs"

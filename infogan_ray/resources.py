@@ -64,6 +64,8 @@ def fit(config: RunConfig, nodes: list[dict[str, float]], most_threads: int | No
     if config.device == "cuda" and gpus == 0:
         raise TooMuch("device is 'cuda', and no GPU is to be seen; take --device cpu (or auto)")
     device = "cuda" if gpus and config.device != "cpu" else "cpu"
+    if config.precision == "tf32" and device == "cpu":
+        raise ValueError("precision is 'tf32', which only GPUs have, and device is 'cpu'; take auto, fp32 or bf16")
     default = gpus if device == "cuda" else 1
     least, most = config.worker_range or (default, default)
     share = config.gpus_per_worker

@@ -24,6 +24,7 @@ from infogan_ray.graphs import GraphedStep
 from infogan_ray.heap import keep_freed_memory
 from infogan_ray.networks import ModelSpec
 from infogan_ray.outbox import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
+from infogan_ray.precision import set_matrix_products
 from infogan_ray.profiling import Profile
 from infogan_ray.publishing import publish
 from infogan_ray.runs import RunDirectory, step_name
@@ -71,6 +72,7 @@ def run_worker(
     Diverged on every rank that sees it, StorageFailed on rank 0, and on other ranks what storage raises.
     """
     keep_freed_memory()
+    set_matrix_products(config.precision)
     run = run.patient(START_PATIENCE_S)
     steps = config.total_steps(images.count)
     start, outbox, said = begin(config, run, steps, rank, world_size, device, restarts)

@@ -23,12 +23,12 @@ from infogan_ray.data.feed import share
 from infogan_ray.latents import LatentSpec
 from infogan_ray.networks import Generator, ModelSpec, calibrate
 from infogan_ray.objective import ObjectiveConfig
+from infogan_ray.precision import autocast, resolve_precision
 from infogan_ray.priors import LearnedPrior, PriorConfig
 from infogan_ray.restarts import Restarts
 from infogan_ray.stability import StabilityConfig, mean_bias
 from infogan_ray.streams import Streams, seeded_generator
 
-PRECISIONS = ("auto", "fp32", "bf16")
 WIRES = ("fp32", "bf16")
 CALIBRATION_BATCHES = 16
 
@@ -73,20 +73,6 @@ class OptimizerConfig:
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and less than 1")
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` is bf16 where the hardware multiplies it natively: CPUs with AMX, GPUs from Ampere on."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """What a forward pass in so resolved a precision runs inside."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 class Draws(NamedTuple):

@@ -55,7 +55,7 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--name a/b", "name is 'a/b'; use letters"),
         ("--steps 0", "steps is 0; it must be at least 1"),
         ("--steps 5 --epochs 5", "give one of them"),
-        ("--precision fp8", "precision is 'fp8'; valid are auto, fp32, bf16"),
+        ("--precision fp8", "precision is 'fp8'; valid are auto, fp32, tf32, bf16"),
         ("--network.widht 8", "Unrecognized options: --network.widht"),
         ("--network.width 2", "network.width is 2"),
         ("--optimizer.lr-generator 2", "optimizer.lr_generator is 2.0"),

@@ -16,9 +16,11 @@ from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet, InMemoryFeed, to_unit_range
 from infogan_ray.data.feed import share
 from infogan_ray.model import load
+from infogan_ray.precision import resolve_precision, set_matrix_products
+from infogan_ray.resources import fit
 from infogan_ray.runs import RunDirectory
 from infogan_ray.session import Report, run_worker
-from infogan_ray.state import TrainState, resolve_precision
+from infogan_ray.state import TrainState
 from infogan_ray.storage import open_storage
 from infogan_ray.training import Diverged, train, train_step
 from infogan_ray.traversal import to_bytes
@@ -337,3 +339,16 @@ def test_parts_are_computed_one_after_another(image_set: ImageSet) -> None:
 def test_parts_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_config().override(changes, "test")
+
+
+def test_tf32_is_for_gpus_and_for_as_long_as_it_is_asked_for() -> None:
+    """The switch alone: what it changes takes a GPU."""
+    matmul = torch.backends.cuda.matmul
+    for precision, products in (("tf32", "tf32"), ("bf16", "ieee"), ("fp32", "ieee")):
+        set_matrix_products(precision)
+        assert matmul.fp32_precision == products
+    gpu = [{"CPU": 4.0, "GPU": 1.0}]
+    assert fit(tiny_config(precision="tf32", device="auto"), gpu).device == "cuda"
+    for changes, machine in (({"device": "cpu"}, gpu[0]), ({"device": "auto"}, {"CPU": 4.0})):
+        with pytest.raises(ValueError, match="precision is 'tf32', which only GPUs have"):
+            fit(tiny_config(precision="tf32", **changes), [machine])

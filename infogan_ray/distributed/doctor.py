@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from infogan_ray.data.fetch import FILES, SOURCES, cache_folder
-from infogan_ray.state import resolve_precision
+from infogan_ray.precision import resolve_precision
 from infogan_ray.submission import SubmissionFailed
 from infogan_ray.submission.dashboard import TOKEN, TOKEN_PATH, WANTS_A_TOKEN, Dashboard, compare, find_token
 
