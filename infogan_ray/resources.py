@@ -20,7 +20,7 @@ ASKED, LIMITED, SHARED_OUT = "as --threads says", f"as {VARIABLE} says", "the co
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run takes of the cluster: a fixed number of workers, or as many as there are between two."""
+    """What a run takes of the machines there are: a fixed number of workers, or as many as there are between two."""
 
     workers: int | tuple[int, int]
     threads: int

@@ -1,6 +1,6 @@
 """One worker's part of a run: build or resume, train, evaluate, hand checkpoints to the outbox, publish. No Ray.
 
-The same generator runs under Ray Train on every rank and alone in tests. Rank 0 owns all files.
+The same generator runs under Ray Train on every rank, and in a process of its own without Ray. Rank 0 owns all files.
 """
 
 from __future__ import annotations

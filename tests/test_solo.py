@@ -35,16 +35,7 @@ from .test_training import run_alone
 
 pytestmark = pytest.mark.timeout(120)
 
-WITHOUT_RAY = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "ray":
-            raise ImportError("ray is blocked")
-sys.meta_path.insert(0, Block())
-from infogan_ray.cli import main
-raise SystemExit(main())
-"""
+PROGRAM = "from infogan_ray.cli import main; raise SystemExit(main())"
 LONG: dict[str, Any] = {"steps": 300, "checkpoint_every": 50, "keep": 20}
 
 
@@ -78,14 +69,21 @@ def words(npz: Path, storage: Path, *more: str) -> list[str]:
     return [*given, "--log-every", "2", "--storage", str(storage), "--name", "tiny", *more]
 
 
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever tests before these have joined."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
 @contextmanager
-def command(given: list[str], program: str = WITHOUT_RAY) -> Iterator[subprocess.Popen[str]]:
+def command(given: list[str], program: str = PROGRAM, **more: Any) -> Iterator[subprocess.Popen[str]]:
     """``infogan`` as a user's shell starts it. Ends with all that it has started."""
     # Tests that are themselves a background job have SIGINT ignored, and what they start would inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     started = subprocess.Popen(
         [sys.executable, "-P", "-c", program, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, **more,
     )  # fmt: skip
     signal.signal(signal.SIGINT, before)
     try:
@@ -115,9 +113,7 @@ def until(started: subprocess.Popen[str], beginning: str) -> None:
 def test_one_worker_without_a_cluster_needs_no_ray(
     changes: dict[str, Any], address: str | None, alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(solo, "this_machine", lambda: {"CPU": 4, "GPU": 0})
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
     assert launcher(tiny_config(**changes)) is (solo if alone else trainer)
@@ -126,8 +122,6 @@ def test_one_worker_without_a_cluster_needs_no_ray(
 
 
 def test_a_gpu_each_is_a_worker_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for gpus, module in ((1, solo), (2, trainer)):
         monkeypatch.setattr(solo, "this_machine", lambda gpus=gpus: {"CPU": 4, "GPU": gpus})
         assert launcher(RunConfig()) is module
@@ -136,13 +130,16 @@ def test_a_gpu_each_is_a_worker_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(error.value) is ValueError, "others are bugs of ours to the command line"
 
 
-def test_it_trains_publishes_and_leaves_nothing_behind(
-    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_trains_and_publishes_without_ray(npz: Path, tmp_path: Path) -> None:
+    """Neither driver nor worker, whose paths lead to a Ray that cannot be imported; nor do they take a file of the user
+    that is called like a module of Python's."""
+    (tmp_path / "blocked" / "ray").mkdir(parents=True)
+    (tmp_path / "blocked" / "ray" / "__init__.py").write_text("raise ImportError('ray is blocked')")
     (tmp_path / "beside").mkdir()
-    (tmp_path / "beside" / "json.py").write_text("raise SystemExit('a file of the user, and not Python\\'s json')")
-    monkeypatch.chdir(tmp_path / "beside")
-    with command(words(npz, tmp_path, "--steps", "6", "--checkpoint-every", "3", "--json")) as started:
+    (tmp_path / "beside" / "json.py").write_text("raise ImportError('a file of the user')")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'blocked'}:{os.environ.get('PYTHONPATH', '')}"}
+    given = words(npz, tmp_path, "--steps", "6", "--checkpoint-every", "3", "--json")
+    with command(given, env=environment, cwd=tmp_path / "beside") as started:
         out, said = started.communicate()
     assert started.returncode == 0, said
     report = json.loads(out)
@@ -152,6 +149,19 @@ def test_it_trains_publishes_and_leaves_nothing_behind(
     assert run.get_status()["state"] == "finished" and run.model.is_file(checkpoints.MANIFEST)
     assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
     assert digest(run, 6) == digest(undisturbed(npz, tmp_path / "alone"), 6)
+    assert not run.folder.read("worker.log")
+
+
+def test_a_worker_gets_absolute_paths_and_no_standard_streams_are_needed(npz: Path, tmp_path: Path) -> None:
+    """MLflow's file is named from where the user stands."""
+    pytest.importorskip("mlflow")
+    given = words(npz, tmp_path, "--steps", "6", "--checkpoint-every", "3", "--mlflow", "sqlite:///ml.db")
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-c", PROGRAM, *given], stderr=subprocess.PIPE,
+        text=True, cwd=tmp_path, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0 and (tmp_path / "ml.db").exists(), done.stderr
+    assert "MLflow" not in done.stderr, done.stderr
 
 
 def test_killed_workers_are_replaced_and_the_bits_are_those_of_an_undisturbed_run(
@@ -205,12 +215,23 @@ def test_a_notice_to_the_worker_alone_ends_the_run_as_interrupted(bars: Any) -> 
     assert result.state == "interrupted" and "which is stored" in result.message
 
 
-@pytest.mark.parametrize("notice", [signal.SIGINT, signal.SIGTERM])
+def test_a_listener_that_fails_loses_nothing(bars: Any) -> None:
+    def give_up(report: dict[str, Any]) -> None:
+        if report.get("step", 0) >= 50:
+            raise OSError("the terminal is gone")
+
+    with pytest.raises(OSError, match="the terminal is gone"):
+        train(bars(steps=100_000), give_up)
+    run = RunDirectory(open_storage(bars().storage) / "tiny")
+    assert run.get_status()["state"] == "interrupted" and run.get_status()["stored"] >= 50
+
+
+@pytest.mark.parametrize("notice", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path, tmp_path: Path) -> None:
     with command(words(npz, tmp_path, "--steps", "1000000")) as started:
         until(started, "training: step")
         worker = worker_of(started.pid)
-        os.killpg(started.pid, notice)  # as a terminal does, and Slurm
+        os.killpg(started.pid, notice)  # as a terminal does, also when it is closed, and Slurm
         said = started.communicate()[1]
     assert started.returncode == 130, said
     assert not worker.is_running()
@@ -223,7 +244,7 @@ def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path,
 
 
 def test_a_worker_that_does_not_stop_is_ended(npz: Path, tmp_path: Path) -> None:
-    impatient = "from infogan_ray.solo import driver; driver.LAST_WORDS_S = 1.0  # ten in earnest" + WITHOUT_RAY
+    impatient = "from infogan_ray.solo import driver; driver.LAST_WORDS_S = 1.0; " + PROGRAM  # ten in earnest
     with command(words(npz, tmp_path, "--steps", "1000000"), impatient) as started:
         until(started, "training: step")
         worker = worker_of(started.pid)
@@ -252,11 +273,26 @@ def test_a_killed_driver_takes_its_worker_along_and_is_resumed_to_the_same_bits(
     assert digest(run, 800) == digest(calm, 800)
 
 
-def test_a_process_that_was_started_in_vain_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_a_process_that_was_started_in_vain_is_ended() -> None:
     process.warm_for(["--preset", "mnist", "--workers", "2"])
-    assert not psutil.Process().children(), "Ray will be needed"
+    assert process._warmed is None, "Ray will be needed"
     process.warm_for(["--preset", "mnist"])
     started = worker_of(os.getpid())
     process.discard()
     assert not started.is_running()
+
+
+def test_a_worker_that_cannot_even_import_says_why_in_a_line(monkeypatch: pytest.MonkeyPatch, bars: Any) -> None:
+    monkeypatch.setattr(solo, "WORKER_RESTARTS", 0)
+    broken = process.PROGRAM.replace("from infogan_ray.solo.worker", "raise RuntimeError('of two\\nlines')\n    from x")
+    monkeypatch.setattr(process, "PROGRAM", broken)
+    with pytest.raises(TrainingFailed, match="RuntimeError: of two lines; the log is"):
+        train(bars())
+
+
+def test_a_worker_that_hangs_at_its_end_is_ended(monkeypatch: pytest.MonkeyPatch, bars: Any) -> None:
+    monkeypatch.setattr(solo, "LAST_WORDS_S", 1.0)
+    hangs = process.PROGRAM.replace("    main(told)", "    main(told)\n    import threading; threading.Event().wait()")
+    monkeypatch.setattr(process, "PROGRAM", hangs)
+    assert train(bars()).state == "finished"
+    assert not [p for p in psutil.Process().children() if "solo.worker" in " ".join(p.cmdline())]

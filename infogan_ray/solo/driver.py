@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from infogan_ray.beginning import Checked, begin, check_data, log_path
+from infogan_ray.beginning import Checked, begin, check_data, log_path, with_absolute_paths
 from infogan_ray.config import RunConfig
 from infogan_ray.data.sampling import SAMPLE
 from infogan_ray.endings import (
@@ -86,10 +86,16 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
     del found  # with its images, of which the worker has its own
     log = log_path(run.folder, "worker.log")
     job = {
-        "config": config.to_dict(), "run": run.folder.uri, "device": wanted.device, "log": str(log),
-        "threads": wanted.threads, "threads_from": wanted.threads_from,
+        "config": with_absolute_paths(config).to_dict(), "run": run.folder.uri, "log": str(log),
+        "device": wanted.device, "threads": wanted.threads, "threads_from": wanted.threads_from,
     }  # fmt: skip
     driver = Driver(run, job, listen, log)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    except OSError as error:
+        set_last_status(run, "failed", 0)
+        raise TrainingFailed(f"the log {log} cannot be written: {error.strerror}") from None
     try:
         with notices():
             driver.follow()
@@ -103,15 +109,20 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """Inside, a spot machine's notice (SIGTERM) ends a run as Ctrl-C does."""
+    """Inside, a spot machine's notice (SIGTERM) and the end of a terminal (SIGHUP) end a run as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    kept = {notice: signal.getsignal(notice) for notice in (signal.SIGTERM, signal.SIGHUP)}
+    kept = {notice: handler for notice, handler in kept.items() if handler is not None}  # one that C code has set
+    for notice, handler in kept.items():
+        if (notice, handler) != (signal.SIGHUP, signal.SIG_IGN):  # as nohup has it
+            signal.signal(notice, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for notice, handler in kept.items():
+            signal.signal(notice, handler)
 
 
 class Driver:
@@ -139,9 +150,13 @@ class Driver:
             try:
                 worker.begin(self.job | {"restarts": restarts})
                 is_stopped = self._listen_to(worker)
-            finally:
+            except KeyboardInterrupt:
+                worker.kill()
+                raise
+            else:
                 if not worker.ended:
                     worker.kill()
+            finally:  # where a listener has raised, the worker stores what it has
                 worker.close()
             if self.has_ended:
                 return
@@ -176,7 +191,7 @@ class Driver:
                 else:
                     self.final.update(report)
                     self.listen(report)
-            if self.has_ended:  # there is nothing more to be said, and the worker ends by itself
+            if self.has_ended or self.cause:  # there is nothing more to be said, and the worker ends by itself
                 deadline = min(deadline, time.monotonic() + LAST_WORDS_S)
         if worker.ended:
             self.cause = self.cause or worker.cause()

@@ -6,6 +6,7 @@ It can be started before there is a job for it: its imports, of which torch is m
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -13,24 +14,32 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 STOP = "stop"
 # Of these arguments each needs no worker, or may need Ray.
 OTHERWISE = ("-h", "--help", "--dry-run", "--workers", "--ray")
-# -P: a file beside the user that is called like a module of ours, or of Python's, is not imported. From the start an
-# interrupt from the keyboard, which goes to all processes of a terminal, is the driver's to pass on.
+# It finds what its driver does, in the same places. An interrupt from the keyboard and the end of a terminal go to all
+# processes that belong to it: from the start they are the driver's to pass on.
 PROGRAM = """
-import signal, sys
+import json, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-sys.path.append(sys.argv[1])
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+sys.path[:] = json.loads(sys.argv[1])
 from infogan_ray.solo.reports import Reports
 told = Reports(int(sys.argv[2]))
-from infogan_ray.solo.worker import main
-main(told)
+try:
+    from infogan_ray.solo.worker import main
+    main(told)
+except BaseException as error:
+    told.fail(error)
+    raise
+finally:
+    told.close()
 """
-PACKAGES = Path(__file__).parents[2]
+END_S = 10.0  # for a process that has said its last word to end
 
 _warmed: WorkerProcess | None = None
 
@@ -39,19 +48,27 @@ class WorkerProcess:
     """A worker that waits for its job. It ends by itself when it is done, told to stop, or left by its driver."""
 
     def __init__(self) -> None:
-        self._reports, out = os.pipe()
+        # Above 2, which a driver without standard streams may have free, and the worker needs for its own.
+        pipe = os.pipe()
+        self._reports, out = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in pipe)
+        for end in pipe:
+            os.close(end)
+        places = json.dumps([place or os.getcwd() for place in sys.path])
         try:
             self._process = subprocess.Popen(  # what it prints before it has a job, and so a log, goes to stderr
-                [sys.executable, "-P", "-c", PROGRAM, str(PACKAGES), str(out)],
+                [sys.executable, "-P", "-c", PROGRAM, places, str(out)],
                 stdin=subprocess.PIPE, stdout=2, pass_fds=(out,),
             )  # fmt: skip
+        except BaseException:
+            os.close(self._reports)
+            raise
         finally:
             os.close(out)
         os.set_blocking(self._reports, False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._reports, selectors.EVENT_READ)
-        self._rest, self.silent = b"", 0.0
-        self.ended = False
+        self._rest, self._unread = b"", deque[bytes]()
+        self.silent, self.ended = 0.0, False
 
     @property
     def pid(self) -> int:
@@ -71,32 +88,44 @@ class WorkerProcess:
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
 
-    def reports(self, seconds: float) -> list[dict[str, Any]]:
+    def reports(self, seconds: float) -> Iterator[dict[str, Any]]:
         """What it has reported, waited for so long; ``ended`` is true when there will be no more.
 
         ``silent`` is for how many seconds of waiting it has given no sign of life. A driver that was suspended itself
-        has not waited meanwhile.
+        has not waited meanwhile. What is left unread, by an interrupt, is there the next time.
         """
+        if not self._unread:
+            self._read(seconds)
+        while self._unread:
+            yield json.loads(self._unread.popleft())
+
+    def _read(self, seconds: float) -> None:
         began = time.monotonic()
         if not self._selector.select(seconds):
             self.silent += min(time.monotonic() - began, 2 * seconds)
-            return []
+            return
         self.silent = 0.0
-        try:
+        with contextlib.suppress(BlockingIOError):
             read = os.read(self._reports, 1 << 20)
-        except BlockingIOError:
-            return []
-        self.ended = not read
-        *lines, self._rest = (self._rest + read).split(b"\n")
-        return [json.loads(line) for line in lines if line]
+            self.ended = not read
+            *lines, self._rest = (self._rest + read).split(b"\n")
+            self._unread.extend(line for line in lines if line)
 
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
 
+    def _wait(self) -> int:
+        """For its end; it has closed its pipe, or is to be ended anyway."""
+        try:
+            return self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.wait()
+
     def cause(self) -> str:
         """What ended it, in a line; waits for the end."""
-        code = self._process.wait()
+        code = self._wait()
         if code < 0:
             name = signal.Signals(-code).name
             why = " (the kernel does so where memory runs out)" if name == "SIGKILL" else ""
@@ -108,7 +137,7 @@ class WorkerProcess:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        self._process.wait()
+        self._wait()
         self._selector.close()
         os.close(self._reports)
 

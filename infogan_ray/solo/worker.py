@@ -28,7 +28,7 @@ from infogan_ray.training import Diverged
 
 
 def main(told: Reports) -> None:
-    """Wait for a job and do it."""
+    """Wait for a job and do it. Of what it raises the driver hears (``process.PROGRAM``), and starts another worker."""
     given = sys.stdin.readline()
     if not given:  # the driver has no use for this worker, or is gone
         return
@@ -37,12 +37,7 @@ def main(told: Reports) -> None:
     stop = Stop()
     signal.signal(signal.SIGTERM, lambda *_: stop.now())
     threading.Thread(target=stop.listen, name="driver-watch", daemon=True).start()
-    try:
-        work(job, told, stop)
-    except BaseException as error:
-        # The driver starts another worker, and names this if that does not help; the traceback goes to the log.
-        told.write({"error": f"{type(error).__name__}: {error}"})
-        raise
+    work(job, told, stop)
 
 
 def work(job: dict[str, Any], told: Reports, stop: Stop) -> None:
