@@ -3,7 +3,9 @@ bits."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +31,19 @@ class Harm:
         return [report["say"] for report in self.heard if report.get("say")]
 
 
+def processes_of(pid: int, pattern: str) -> list[psutil.Process]:
+    """What a process has started, and what that has, if the pattern is found in its command."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # Ray's come and go
+            if re.search(pattern, " ".join(process.cmdline())):
+                found.append(process)
+    return found
+
+
 def workers_of(pid: int) -> list[psutil.Process]:
     """The training workers of the Ray that a process has started."""
-    return [p for p in psutil.Process(pid).children(recursive=True) if "RayTrainWorker" in p.name()]
+    return processes_of(pid, "RayTrainWorker")
 
 
 def digest(run: RunDirectory, step: int) -> str:

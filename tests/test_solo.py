@@ -30,7 +30,7 @@ from infogan_ray.solo import process
 from infogan_ray.storage import open_storage
 
 from .conftest import tiny_config
-from .harm import Harm, digest
+from .harm import Harm, digest, processes_of
 from .test_training import run_alone
 
 pytestmark = pytest.mark.timeout(120)
@@ -40,7 +40,7 @@ LONG: dict[str, Any] = {"steps": 300, "checkpoint_every": 50, "keep": 20}
 
 
 def worker_of(pid: int) -> psutil.Process:
-    (worker,) = [p for p in psutil.Process(pid).children() if "infogan_ray.solo.worker" in " ".join(p.cmdline())]
+    (worker,) = processes_of(pid, "infogan_ray.solo.worker")
     return worker
 
 
@@ -295,4 +295,4 @@ def test_a_worker_that_hangs_at_its_end_is_ended(monkeypatch: pytest.MonkeyPatch
     hangs = process.PROGRAM.replace("    main(told)", "    main(told)\n    import threading; threading.Event().wait()")
     monkeypatch.setattr(process, "PROGRAM", hangs)
     assert train(bars()).state == "finished"
-    assert not [p for p in psutil.Process().children() if "solo.worker" in " ".join(p.cmdline())]
+    assert not processes_of(os.getpid(), "infogan_ray.solo.worker")

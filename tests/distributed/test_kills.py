@@ -26,7 +26,7 @@ from infogan_ray.runs import RunDirectory
 from infogan_ray.storage import open_storage
 
 from ..conftest import tiny_config
-from ..harm import Harm, digest, workers_of
+from ..harm import Harm, digest, processes_of, workers_of
 from ..servers import Proxy
 from ..test_tracking import shown
 from ..test_tracking import steps as shown_steps
@@ -112,8 +112,7 @@ def test_a_killed_controller_is_started_again(bars: Any) -> None:
     set aside for it must be free for the next."""
 
     def kill_controller() -> None:
-        family = psutil.Process().children(recursive=True)
-        (controller,) = [p for p in family if "TrainController" in " ".join(p.cmdline())]
+        (controller,) = processes_of(os.getpid(), "TrainController")
         controller.kill()
 
     harm = Harm({120: kill_controller})

@@ -30,6 +30,7 @@ from infogan_ray.recipes import Recipe, load_recipe
 from infogan_ray.searches import SearchDirectory
 from infogan_ray.storage import open_storage
 
+from ..harm import processes_of
 from ..test_tracking import hparams_of, shown, steps
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
@@ -60,7 +61,7 @@ def recipe_file(npz: Path, tmp_path: Path) -> Path:
 
 def processes_of_trials() -> list[psutil.Process]:
     """Ray names a process by the class that Tune made of the trial."""
-    return [p for p in psutil.Process().children(recursive=True) if re.search("ray::.*(Trial|Trainable)", p.name())]
+    return processes_of(os.getpid(), "ray::.*(Trial|Trainable)")
 
 
 def held() -> set[str]:
