@@ -33,7 +33,6 @@ from infogan_ray.data import DataConfig, ImageSet, InMemoryFeed, load_images
 from infogan_ray.evaluation import measure_bound, measure_clustering
 from infogan_ray.graphs import GraphedStep
 from infogan_ray.selection import measure_sorting
-from infogan_ray.state import TrainState
 from infogan_ray.training import make_step
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -64,11 +63,7 @@ class Lane:
         self.images, on_device = images_of(config.data, config.data_config)
         self.steps, self.began = config.total_steps(self.images.count), time.monotonic()
         self.feed = InMemoryFeed(on_device, config.batch_size, config.seed)
-        self.state = TrainState(
-            config.model_spec(self.images.image_size, self.images.channels), config.objective, config.optimizer,
-            consistency=config.consistency, augmentation=config.augment, contrastive=config.contrastive,
-            prior=config.prior, stability=config.stability, seed=config.seed, device=DEVICE, precision=config.precision,
-        )  # fmt: skip
+        self.state = config.new_state(self.images.image_size, self.images.channels, DEVICE)
         if config.stability.mean_bias:
             self.state.begin_as_bright_as(self.images.images)
         self.graphed = GraphedStep(self.state) if GraphedStep.fits(self.state, 1) else None

@@ -141,7 +141,6 @@ def tell_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int
     from infogan_ray.commands import train_config
     from infogan_ray.config import RunConfig
     from infogan_ray.data import DataConfig, InMemoryFeed, load_images
-    from infogan_ray.state import TrainState
     from infogan_ray.training import train
 
     torch.set_num_threads(given.threads or torch.get_num_threads())
@@ -149,11 +148,7 @@ def tell_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int
 
     class Arm:
         def __init__(self, config: RunConfig) -> None:
-            spec = config.model_spec(images.image_size, images.channels)
-            self.state = TrainState(
-                spec, config.objective, config.optimizer, consistency=config.consistency, stability=config.stability,
-                precision=config.precision,
-            )  # fmt: skip
+            self.state = config.new_state(images.image_size, images.channels)
             self.feed = InMemoryFeed(images.images, config.batch_size, 0)
             self.seconds: list[float] = []
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from infogan_ray.consistency import ConsistencyConfig
 from infogan_ray.contrastive import ContrastiveConfig
 from infogan_ray.data.augmentation import AugmentationConfig
@@ -26,7 +28,7 @@ from infogan_ray.precision import PRECISIONS
 from infogan_ray.priors import PriorConfig
 from infogan_ray.restarts import check_restarts
 from infogan_ray.stability import StabilityConfig
-from infogan_ray.state import OptimizerConfig
+from infogan_ray.state import OptimizerConfig, TrainState
 from infogan_ray.tracking import check_addresses
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -249,6 +251,14 @@ class RunConfig:
 
     def model_spec(self, image_size: int, channels: int) -> ModelSpec:
         return ModelSpec(self.latents, image_size, channels, self.network)
+
+    def new_state(self, image_size: int, channels: int, device: torch.device | str = "cpu") -> TrainState:
+        """Both players before the first step, and all that training them takes of this configuration."""
+        return TrainState(
+            self.model_spec(image_size, channels), self.objective, self.optimizer, consistency=self.consistency,
+            contrastive=self.contrastive, prior=self.prior, augmentation=self.augment, stability=self.stability,
+            seed=self.seed, device=device, precision=self.precision,
+        )  # fmt: skip
 
     def total_steps(self, images: int) -> int:
         """Steps of the run for a number of training images. Raises ValueError if there is less than one batch."""

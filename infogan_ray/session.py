@@ -79,12 +79,7 @@ def run_worker(
     if start is NOT_BEGUN:
         return
     assert start is None or isinstance(start, Checkpoint)
-    spec = config.model_spec(images.image_size, images.channels)
-    state = TrainState(
-        spec, config.objective, config.optimizer, consistency=config.consistency, augmentation=config.augment,
-        contrastive=config.contrastive, prior=config.prior, stability=config.stability, seed=config.seed,
-        device=device, precision=config.precision,
-    )  # fmt: skip
+    state = config.new_state(images.image_size, images.channels, device)
     if start is not None:
         state.restore(start.step, start.model_tensors(), start.training_tensors())
     elif config.stability.mean_bias and len(images.images):  # streamed, ranks but the first have no sample

@@ -79,13 +79,14 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def command(given: list[str], program: str = PROGRAM, **more: Any) -> Iterator[subprocess.Popen[str]]:
     """``infogan`` as a user's shell starts it. Ends with all that it has started."""
-    # Tests that are themselves a background job have SIGINT ignored, and what they start would inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Tests that are themselves a background job, or under nohup, have these ignored, and what they start inherits that.
+    before = {notice: signal.signal(notice, signal.SIG_DFL) for notice in (signal.SIGINT, signal.SIGHUP)}
     started = subprocess.Popen(
         [sys.executable, "-P", "-c", program, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, **more,
     )  # fmt: skip
-    signal.signal(signal.SIGINT, before)
+    for notice, handler in before.items():
+        signal.signal(notice, handler)
     try:
         yield started
     finally:
@@ -243,6 +244,20 @@ def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path,
     last = checkpoints.last_whole(run.checkpoints, warn=print)
     assert last is not None and last.step == int(told[1].replace(",", "")) > 0
     assert run.get_status()["state"] == "interrupted"
+
+
+def test_a_closed_terminal_is_no_notice_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with solo.notices():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with solo.notices():
+            assert signal.getsignal(signal.SIGHUP) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_worker_that_does_not_stop_is_ended(npz: Path, tmp_path: Path) -> None:

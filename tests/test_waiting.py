@@ -96,11 +96,7 @@ class Reads(TorchFunctionMode):
 
 
 def make_state(config: RunConfig, device: str = "cpu", precision: str = "fp32") -> TrainState:
-    return TrainState(
-        config.model_spec(16, 1), config.objective, config.optimizer, consistency=config.consistency,
-        contrastive=config.contrastive, prior=config.prior, augmentation=config.augment, stability=config.stability,
-        device=device, precision=precision,
-    )  # fmt: skip
+    return dataclasses.replace(config, precision=precision).new_state(16, 1, device)
 
 
 @pytest.mark.parametrize(
