@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_STEPS ?= 1500
+DEMO_STEPS ?= 2500
 DEMO_NAME := demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: setup demo check test test-ray image clean
@@ -16,8 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/infogan train --preset mnist_robust --steps $(DEMO_STEPS) --optimizer.lr-decay 0.2 --network.sigma-fixed 0.3 \
-		--consistency.start 100 --consistency.full 400 --checkpoint-every 500 --storage runs --name $(DEMO_NAME)
+	$(BIN)/infogan train --preset mnist_robust --steps $(DEMO_STEPS) --checkpoint-every 500 --storage runs --name $(DEMO_NAME)
 
 check: setup
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +187,10 @@ def test_commands_in_the_readme_exist() -> None:
         assert words[0] in COMMANDS
         if words[0] == "train":
             train_config(words[1:])
+
+
+def test_the_demo_is_a_command_that_is_understood() -> None:
+    said = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (words,) = [shlex.split(line) for line in said.splitlines() if "infogan train" in line]
+    config = train_config(words[2:])
+    assert config.preset == "mnist_robust" and config.name and config.name.startswith("demo-")
