@@ -326,6 +326,29 @@ def test_parts_are_computed_one_after_another(image_set: ImageSet) -> None:
     assert 0 < (metrics["d_loss"] - whole["d_loss"]).abs() < 0.1
 
 
+def test_a_row_counts_the_same_in_parts_of_any_size(image_set: ImageSet) -> None:
+    """16 rows in three parts: D's gradient and loss are the means over rows of what the parts have by themselves."""
+
+    def moments(state: TrainState) -> torch.Tensor:
+        tensors = state.training_tensors()
+        return torch.cat(
+            [tensors[n].flatten() for n in sorted(tensors) if n.startswith("opt_d.") and n.endswith("exp_avg")]
+        )
+
+    config = tiny_config().override({"optimizer": {"accumulate": 3}}, "test")
+    together, images = config.new_state(16, 1), image_set.images[:16]
+    latents = together.latents(16)
+    metrics = train_step(together, images, latents)
+    gradient, loss = torch.zeros_like(moments(together)), torch.zeros(())
+    for rows in (slice(0, 5), slice(5, 10), slice(10, 16)):
+        alone = tiny_config().new_state(16, 1)
+        found = train_step(alone, images[rows], latents[rows])
+        gradient += len(latents[rows]) / 16 * moments(alone)
+        loss += len(latents[rows]) / 16 * found["d_loss"]
+    assert torch.allclose(moments(together), gradient, atol=1e-5) and gradient.abs().max() > 1e-3
+    assert torch.allclose(metrics["d_loss"], loss, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
