@@ -27,6 +27,7 @@ from infogan_ray.launching import launcher
 from infogan_ray.runs import RunDirectory
 from infogan_ray.solo import driver as solo
 from infogan_ray.solo import process
+from infogan_ray.solo.reports import Reports
 from infogan_ray.storage import open_storage
 
 from .conftest import tiny_config
@@ -313,3 +314,23 @@ def test_a_worker_that_hangs_at_its_end_is_ended(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(process, "PROGRAM", hangs)
     assert train(bars()).state == "finished"
     assert not processes_of(os.getpid(), "infogan_ray.solo.worker")
+
+
+def test_training_does_not_wait_for_a_driver_that_does_not_read() -> None:
+    """As one that is suspended: a pipe takes 64 kB."""
+    end, out = os.pipe()
+    told = Reports(out)
+    for step in range(1000):
+        told.write({"step": step, "say": "x" * 1000})
+    with os.fdopen(end) as read:
+        steps = [json.loads(next(line for line in read if line.strip()))["step"] for _ in range(1000)]
+    assert steps == list(range(1000)), "and nothing is lost when it reads again"
+
+
+def test_a_log_that_cannot_be_written_is_said_before_a_worker_starts(
+    monkeypatch: pytest.MonkeyPatch, bars: Any, npz: Path
+) -> None:
+    monkeypatch.setattr(solo, "log_path", lambda folder, name: npz / "logs" / name)
+    monkeypatch.setattr(process, "take", lambda: pytest.fail("a worker was started"))
+    with pytest.raises(TrainingFailed, match=r"the log .*bars.npz/logs/worker.log cannot be written: "):
+        train(bars())
