@@ -67,21 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"valid are {', '.join(COMMANDS)}"
         return _error(f"unknown command '{name}'; {hint}", USAGE)
-    return _run(name, arguments[1:])
+    if name != "train":
+        return _run(name, arguments[1:])
+    from infogan_ray.solo.process import warmed_for
+
+    with warmed_for(arguments[1:]):  # its imports take as long as ours, and can be made at the same time
+        return _run(name, arguments[1:])
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    from infogan_ray.solo import process
-
-    if name == "train":
-        process.warm_for(arguments)  # its imports take as long as ours, and can be made at the same time
-    try:
-        return _run_command(name, arguments)
-    finally:
-        process.discard()
-
-
-def _run_command(name: str, arguments: list[str]) -> int:
     from infogan_ray import commands
     from infogan_ray.checkpoints import BadCheckpoint
     from infogan_ray.storage import StorageError

@@ -117,8 +117,9 @@ def play(state: TrainState, parts: Sequence[Part], course: Course) -> tuple[dict
     g_norm = gradient_norm(state.generator)
     state.opt_g.step()
 
-    metrics = {"d_loss": d_norm, "g_loss": g_norm, "d_grad_norm": d_norm, "g_grad_norm": g_norm}
-    return metrics | mean_of(judged, parts) | mean_of(pleased, parts), torch.cat(answers)
+    of_d, of_g = mean_of(judged, parts), mean_of(pleased, parts)
+    metrics = {"d_loss": of_d["d_loss"], "g_loss": of_g["g_loss"], "d_grad_norm": d_norm, "g_grad_norm": g_norm}
+    return metrics | of_d | of_g, torch.cat(answers) if several else answers[0]
 
 
 def images_of(state: TrainState, part: Part) -> tuple[Tensor, Tensor]:

@@ -34,10 +34,6 @@ class Driver:
         return self.final.get("step", 0)
 
     @property
-    def restarts(self) -> int:
-        return self.final.get("restarts", 0)
-
-    @property
     def phase(self) -> str:
         return self.final.get("phase", "")
 

@@ -174,17 +174,17 @@ class Driver:
         """Until the worker ends, or is silent for too long; returns whether it was told to stop."""
         self.cause = ""
         try:
-            self._pass_on(worker, SILENT_S)
+            self._pass_on(worker)
             return False
         except KeyboardInterrupt:
             self.listen({"phase": "stopping", "step": self.step, "say": "stopping; once more to stop at once"})
             worker.stop()
-            self._pass_on(worker, SILENT_S, LAST_WORDS_S)
+            self._pass_on(worker, LAST_WORDS_S)
             return True
 
-    def _pass_on(self, worker: WorkerProcess, silence: float, seconds: float = float("inf")) -> None:
+    def _pass_on(self, worker: WorkerProcess, seconds: float = float("inf")) -> None:
         deadline = time.monotonic() + seconds
-        while not worker.ended and worker.silent < silence and time.monotonic() < deadline:
+        while not worker.ended and worker.silent < SILENT_S and time.monotonic() < deadline:
             for report in worker.reports(POLL_S):
                 if "error" in report:
                     self.cause = report["error"]
@@ -195,5 +195,5 @@ class Driver:
                 deadline = min(deadline, time.monotonic() + LAST_WORDS_S)
         if worker.ended:
             self.cause = self.cause or worker.cause()
-        elif worker.silent >= silence:
-            self.cause = f"the worker has given no sign of life for {silence:.0f} s"
+        elif worker.silent >= SILENT_S:
+            self.cause = f"the worker has given no sign of life for {SILENT_S:.0f} s"

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 STOP = "stop"
@@ -69,10 +70,6 @@ class WorkerProcess:
         self._selector.register(self._reports, selectors.EVENT_READ)
         self._rest, self._unread = b"", deque[bytes]()
         self.silent, self.ended = 0.0, False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def begin(self, job: dict[str, Any]) -> None:
         """Give it its job."""
@@ -142,8 +139,19 @@ class WorkerProcess:
         os.close(self._reports)
 
 
+@contextmanager
+def warmed_for(arguments: list[str]) -> Iterator[None]:
+    """Start a worker's process now if the arguments of ``infogan train`` look as if there will be a job for it. It ends
+    with the block if there has been none."""
+    warm_for(arguments)
+    try:
+        yield
+    finally:
+        discard()
+
+
 def warm_for(arguments: list[str]) -> None:
-    """Start a worker's process now if the arguments of ``infogan train`` look as if there will be a job for it."""
+    """As ``warmed_for``, for whoever calls ``take`` or ``discard``."""
     global _warmed
     if not os.environ.get("RAY_ADDRESS") and not any(word.startswith(OTHERWISE) for word in arguments):
         _warmed = WorkerProcess()
