@@ -35,6 +35,7 @@ ENVIRONMENT = {
 SETUP = "infogan_ray.distributed.network.choose_interface"
 PROBE_S = 30.0  # for the other machines to say what they see
 POLL_S = 2.0  # while a cluster grows
+COUNT_S = 5.0  # for Ray's coordinator, which counts in milliseconds
 SAID_EVERY_S = 15.0
 
 
@@ -107,6 +108,16 @@ def machines() -> list[dict[str, float]]:
     # What an embedded Ray will find, which may be less than the machine has; less still where a scheduler pins us.
     here = this_machine()
     return [here | {"CPU": min(get_num_cpus(True), here["CPU"])}]
+
+
+def count_machines_again() -> None:
+    """Have Ray's coordinator look at the machines now: how many workers an elastic run begins with is its last count,
+    of up to 20 s ago, and a machine that has come since would be left out. It outlives jobs; a new one has just looked.
+    """
+    # ValueError: there is none yet. AttributeError: another Ray, whose coordinator's own business this is.
+    with contextlib.suppress(ray.exceptions.RayError, ValueError, AttributeError):
+        coordinator = ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
+        ray.get(coordinator._tick.remote(), timeout=COUNT_S)
 
 
 def wish(config: RunConfig) -> list[dict[str, float]]:

@@ -31,7 +31,7 @@ from infogan_ray.config import RunConfig
 from infogan_ray.data import load_images
 from infogan_ray.data.sampling import SAMPLE
 from infogan_ray.distributed.board import StopWatch, start_board
-from infogan_ray.distributed.cluster import check_files, connect, machines, resources
+from infogan_ray.distributed.cluster import check_files, connect, count_machines_again, machines, resources
 from infogan_ray.distributed.driver import Driver
 from infogan_ray.distributed.embedded import EmbeddedTrainer, freed, is_embedded
 from infogan_ray.distributed.light import OneWorker
@@ -108,6 +108,8 @@ def launch(
     try:
         while True:
             stored = run.get_status().get("stored", 0)
+            if isinstance(wanted.workers, tuple):
+                count_machines_again()
             kind: Any = EmbeddedTrainer if is_embedded() and not driver.is_guest else TorchTrainer
             with freed() if kind is EmbeddedTrainer else contextlib.nullcontext():
                 error = driver.follow(_trainer(kind, config, wanted, run, board, scratch))
