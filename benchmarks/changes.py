@@ -26,6 +26,7 @@ from infogan_ray import training
 from infogan_ray.state import TrainState
 
 AS_IT_IS = "as it is"
+HUGE = "memory in huge pages"
 
 
 @dataclass
@@ -84,6 +85,7 @@ UNDONE: dict[str, dict[str, object]] = {
     "fused Adam; PyTorch's default (foreach)": {"change": adam()},
     "fused Adam; one tensor at a time": {"change": adam(foreach=False)},
     "freed memory kept": {"keep": False},
+    HUGE: {},
     "metrics read every tenth step; every step": {"read_every": 1},
 }
 
@@ -97,7 +99,9 @@ def main() -> int:
     given = tyro.cli(Changes)
     with contextlib.ExitStack() as stack:
         took = by_turns(
-            {name: stack.enter_context(Arm(name, given, steps_of)) for name in UNDONE}, given.rounds, given.steps
+            {name: stack.enter_context(Arm(name, given, steps_of, huge=name != HUGE)) for name in UNDONE},
+            given.rounds,
+            given.steps,
         )
     rows = []
     print(f"MNIST network, {given.precision}, batch {given.batch_size}\n")

@@ -11,6 +11,7 @@ over gloo. Each rank has the whole batch of the one alone. Figures are medians o
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -24,7 +25,7 @@ import tyro
 
 from infogan_ray.config import preset
 from infogan_ray.gradients import distributed
-from infogan_ray.heap import keep_freed_memory
+from infogan_ray.heap import keep_freed_memory, with_huge_pages
 from infogan_ray.state import TrainState
 from infogan_ray.training import train_step
 
@@ -58,6 +59,7 @@ def main() -> int:
     if given.steps % PARTS:
         raise SystemExit(f"steps is {given.steps}; it must be a multiple of {PARTS}")
     with tempfile.TemporaryDirectory(prefix="infogan-ranks-") as folder:
+        os.environ |= with_huge_pages(os.environ)  # which the ranks inherit
         torch.multiprocessing.spawn(work, args=(given, folder), nprocs=given.ranks)
     return 0
 

@@ -28,6 +28,7 @@ import psutil
 import tyro
 
 from benchmarks.figures import rows_of
+from infogan_ray.heap import with_huge_pages
 from infogan_ray.threads import cores
 from tests.servers import free_ports
 
@@ -70,6 +71,7 @@ def main() -> int:
             for arm in given.arms:
                 print(f"round {round_ + 1}: {arm}", file=sys.stderr)
                 environment = os.environ | joined if arm == WARM else dict(os.environ)
+                environment = with_huge_pages(environment) if arm == WITHOUT else environment  # others do so
                 if arm == WARM and not warmed:  # its second job is what is asked for
                     warmed = bool(run(arm, given.steps, Path(folder) / "first", environment))
                 timings[arm].append(run(arm, given.steps, Path(folder) / f"{arm}-{round_}", environment))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import torch
 import tyro
@@ -31,7 +33,7 @@ from benchmarks import plain
 from infogan_ray.config import preset
 from infogan_ray.data import DataConfig, InMemoryFeed, load_images
 from infogan_ray.graphs import GraphedStep
-from infogan_ray.heap import keep_freed_memory
+from infogan_ray.heap import keep_freed_memory, with_huge_pages
 from infogan_ray.precision import resolve_precision
 from infogan_ray.state import TrainState
 from infogan_ray.threads import cores
@@ -69,18 +71,22 @@ def main() -> int:
     if given.device == "cuda":
         names += [f"infogan_ray, CUDA graph, {name[-4:]}" for name in names[1:]]
     with contextlib.ExitStack() as stack:
-        arms = {name: stack.enter_context(Arm(name, given)) for name in names}
+        arms = {name: stack.enter_context(Arm(name, given, huge=name != PLAIN)) for name in names}
         return quickly(arms, given) if given.quick else measure(arms, given)
 
 
 class Arm:
     """A training loop in a process of its own, which makes steps when it is asked to."""
 
-    def __init__(self, name: str, given: Any, steps: Callable[[str, Any], Iterator[float]] | None = None) -> None:
+    def __init__(
+        self, name: str, given: Any, steps: Callable[[str, Any], Iterator[float]] | None = None, huge: bool = True
+    ) -> None:
+        """``huge``: its memory lies in huge pages, as a worker's does."""
         context = multiprocessing.get_context("spawn")
         self._line, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, name, given, steps or steps_of))
-        self._process.start()
+        with mock.patch.dict(os.environ, with_huge_pages(os.environ) if huge else {}):
+            self._process.start()
         theirs.close()
 
     def __enter__(self) -> Arm:

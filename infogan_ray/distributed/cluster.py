@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from infogan_ray.config import RunConfig
 from infogan_ray.display import duration
 from infogan_ray.distributed import embedded
+from infogan_ray.heap import TUNABLES, with_huge_pages
 from infogan_ray.resources import Resources, TooMuch, fit, this_machine
 from infogan_ray.storage import Storage
 from infogan_ray.threads import limit
@@ -46,7 +47,7 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
     inside of Ray Tune: through it, what a killed trial's workers held is found and freed.
     """
     joined = bool(os.environ.get("RAY_ADDRESS"))
-    variables = ENVIRONMENT if joined else ENVIRONMENT | embedded.ENVIRONMENT
+    variables = ENVIRONMENT if joined else with_huge_pages(ENVIRONMENT | embedded.ENVIRONMENT)
     os.environ.update({name: os.environ.get(name, value) for name, value in variables.items()})
     if not ray.is_initialized():
         # What the raylet says of dead workers would land on stdout, between the lines of --json.
@@ -60,7 +61,7 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     include_dashboard=None if joined else dashboard,
-                    runtime_env={"worker_process_setup_hook": SETUP} if joined else None,
+                    runtime_env=_environment_of_workers() if joined else None,
                 )
         except ConnectionError as error:
             raise ValueError(
@@ -72,6 +73,12 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
         for name in ("ray", "ray.train", "ray.tune"):
             logger = logging.getLogger(name)
             logger.handlers, logger.propagate = [logging.FileHandler(log)], False
+
+
+def _environment_of_workers() -> dict[str, Any]:
+    """On a cluster, where they do not inherit this process's."""
+    variables = {} if TUNABLES in os.environ else with_huge_pages({})  # a job's own Ray has given to them already
+    return {"worker_process_setup_hook": SETUP, "env_vars": variables}
 
 
 def resources(config: RunConfig, say: Callable[[str], None] = lambda line: None) -> Resources:

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from infogan_ray.heap import with_huge_pages
+
 STOP = "stop"
 # Of these arguments each needs no worker, or may need Ray.
 OTHERWISE = ("-h", "--help", "--dry-run", "--workers", "--ray")
@@ -58,7 +60,7 @@ class WorkerProcess:
         try:
             self._process = subprocess.Popen(  # what it prints before it has a job, and so a log, goes to stderr
                 [sys.executable, "-P", "-c", PROGRAM, places, str(out)],
-                stdin=subprocess.PIPE, stdout=2, pass_fds=(out,),
+                stdin=subprocess.PIPE, stdout=2, pass_fds=(out,), env=with_huge_pages(os.environ),
             )  # fmt: skip
         except BaseException:
             os.close(self._reports)
