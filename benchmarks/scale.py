@@ -542,7 +542,7 @@ def on_ray(given: Scale, folder: Path) -> Figures:
     from ray import tune
 
     from infogan_ray.distributed.board import start_board
-    from infogan_ray.distributed.cluster import connect
+    from infogan_ray.distributed.joining import connect
 
     connect(folder / "ray.log")
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"], os.environ["RAY_AIR_NEW_OUTPUT"] = "1", "0"

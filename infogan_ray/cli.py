@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that ``infogan --help`` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
@@ -69,9 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _error(f"unknown command '{name}'; {hint}", USAGE)
     if name != "train":
         return _run(name, arguments[1:])
-    from infogan_ray.solo.process import warmed_for
+    from infogan_ray.warming import warmed_for
 
-    with warmed_for(arguments[1:]):  # its imports take as long as ours, and can be made at the same time
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(warmed_for(arguments[1:]))
+        except ValueError as error:
+            return _error(str(error), USAGE)
         return _run(name, arguments[1:])
 
 

@@ -52,7 +52,7 @@ def set_last_status(run: RunDirectory, state: str, step: int, **about: Any) -> N
         run.set_status(state, step, **known, **about)
 
 
-def conclude(run: RunDirectory, final: dict[str, Any], log: Path) -> RunResult:
+def conclude(run: RunDirectory, final: dict[str, Any], log: Path | str) -> RunResult:
     """What the first rank's last words amount to. Raises TrainingFailed where they are a failure, or no ending."""
     phase, step = final.get("phase", ""), final.get("step", 0)
     if phase == "failed":

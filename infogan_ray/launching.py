@@ -1,4 +1,4 @@
-"""Where a run is started: one worker on this machine in a process of its own, everything else under Ray Train."""
+"""Where a run is started: one worker in a process of its own, here or on a cluster, several under Ray Train."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ from typing import Any
 
 from infogan_ray.config import RunConfig
 from infogan_ray.endings import Listener, RunResult
+from infogan_ray.resources import Resources
 from infogan_ray.solo import driver as solo
-from infogan_ray.solo import process
+from infogan_ray.warming import discard
 
 
 def launcher(config: RunConfig) -> Any:
-    """The module that runs it: with ``check``, ``train``, and ``UNDER`` what it does so. Raises ValueError."""
+    """The module that runs it, with ``check`` and ``train``. Raises ValueError."""
     if solo.fits(config):
         return solo
-    process.discard()
+    if solo.has_cluster() and config.ray == "auto" and config.worker_range in (None, (1, 1)):
+        from infogan_ray.distributed import remote
+
+        return remote
+    discard()
     from infogan_ray.distributed import trainer
 
     return trainer
 
 
+def under(config: RunConfig, wanted: Resources) -> str:
+    """What a run's workers are."""
+    return "a process of its own" if config.ray == "auto" and wanted.workers == 1 else "processes of Ray Train"
+
+
 def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
-    """Run a training job to its end: under Ray Train on the cluster of $RAY_ADDRESS, on the one that this process has
-    joined, or on an embedded one; one worker without a cluster in a process of its own, unless ``config.ray`` forbids.
+    """Run a training job to its end on the cluster of $RAY_ADDRESS, on the one that this process has joined, or on this
+    machine: one worker in a process of its own, unless ``config.ray`` forbids, and several under Ray Train.
 
     Raises ValueError for what can be refused before work starts and TrainingFailed for workers that keep failing and
     for storage that does. ``listen`` hears every report of rank 0: {"phase": ..., "step": ..., metrics}.

@@ -167,6 +167,11 @@ class Host:
         found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout
         return [int(pid) for pid in found.split()]
 
+    def runs(self, what: str) -> bool:
+        """Whether a command with this in it runs on it."""
+        found = [psutil.Process(pid) for pid in self.pids]
+        return any(what in word for process in found for word in process.cmdline())
+
     def kill(self) -> None:
         """Every process on it; there is none left when this returns.
 

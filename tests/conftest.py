@@ -94,9 +94,9 @@ def ray_cluster() -> Iterator[None]:
     """One embedded local Ray for all tests that need it. Its workers have the S3 server's credentials."""
     import ray
 
-    from infogan_ray.distributed import cluster, embedded
+    from infogan_ray.distributed import embedded, joining
 
-    os.environ.update(CREDENTIALS | cluster.ENVIRONMENT | embedded.ENVIRONMENT | ENVIRONMENT_OF_TESTS)
+    os.environ.update(CREDENTIALS | joining.ENVIRONMENT | embedded.ENVIRONMENT | ENVIRONMENT_OF_TESTS)
     with embedded.without_services():
         ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield

@@ -11,10 +11,11 @@ import ray
 import torch
 
 from infogan_ray.config import RunConfig
-from infogan_ray.distributed import cluster, embedded, trials
+from infogan_ray.distributed import embedded, joining, trials
 from infogan_ray.distributed.cluster import machines, resources
 from infogan_ray.distributed.network import interface_of
 from infogan_ray.distributed.trials import Settings, _with_workers
+from infogan_ray.heap import TUNABLES
 from infogan_ray.resources import ASKED, LIMITED, SHARED_OUT, Resources, TooMuch, at_once, fit, room
 from infogan_ray.threads import cores, limit, use
 
@@ -63,14 +64,14 @@ def test_a_trials_workers_get_the_share_and_the_place_that_the_recipe_says(monke
 def test_an_embedded_ray_is_one_of_its_own_whatever_runs_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked without an address, Ray joins the latest cluster of this machine, and waits for minutes if it has died."""
     asked: list[str | None] = []
-    for name in cluster.ENVIRONMENT | embedded.ENVIRONMENT:
+    for name in [*(joining.ENVIRONMENT | embedded.ENVIRONMENT), TUNABLES]:
         monkeypatch.setenv(name, "as it was")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda address=None, **more: asked.append(address))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    cluster.connect(None)
+    joining.connect(None)
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    cluster.connect(None)
+    joining.connect(None)
     assert asked == ["local", None]
 
 

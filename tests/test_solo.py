@@ -21,7 +21,7 @@ import torch
 from infogan_ray import checkpoints, train
 from infogan_ray.config import RunConfig
 from infogan_ray.data import DataConfig, load_images
-from infogan_ray.distributed import trainer
+from infogan_ray.distributed import remote, trainer
 from infogan_ray.endings import TrainingFailed
 from infogan_ray.launching import launcher
 from infogan_ray.runs import RunDirectory
@@ -29,6 +29,7 @@ from infogan_ray.solo import driver as solo
 from infogan_ray.solo import process
 from infogan_ray.solo.reports import Reports
 from infogan_ray.storage import open_storage
+from infogan_ray.warming import warmed_for
 
 from .conftest import tiny_config
 from .harm import Harm, digest, processes_of
@@ -108,19 +109,20 @@ def until(started: subprocess.Popen[str], beginning: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "address", "alone"),
-    [({}, None, True), ({"workers": 1}, None, True), ({"ray": "always"}, None, False), ({"workers": 2}, None, False),
-     ({"workers": "1:2"}, None, False), ({}, "head:6379", False)],
+    ("changes", "here", "on_a_cluster"),
+    [({}, solo, remote), ({"workers": 1}, solo, remote), ({"ray": "always"}, trainer, trainer),
+     ({"workers": 2}, trainer, trainer), ({"workers": "1:2"}, trainer, trainer)],
 )  # fmt: skip
-def test_one_worker_without_a_cluster_needs_no_ray(
-    changes: dict[str, Any], address: str | None, alone: bool, monkeypatch: pytest.MonkeyPatch
+def test_one_worker_needs_no_ray_train_and_without_a_cluster_no_ray(
+    changes: dict[str, Any], here: Any, on_a_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(solo, "this_machine", lambda: {"CPU": 4, "GPU": 0})
-    if address:
-        monkeypatch.setenv("RAY_ADDRESS", address)
-    assert launcher(tiny_config(**changes)) is (solo if alone else trainer)
+    assert launcher(tiny_config(**changes)) is here
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert launcher(tiny_config(**changes)) is on_a_cluster
+    monkeypatch.delenv("RAY_ADDRESS")
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    assert launcher(tiny_config(**changes)) is trainer, "whoever has joined a cluster wants it"
+    assert launcher(tiny_config(**changes)) is on_a_cluster, "whoever has joined a cluster wants it"
 
 
 def test_a_gpu_each_is_a_worker_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,12 +294,15 @@ def test_a_killed_driver_takes_its_worker_along_and_is_resumed_to_the_same_bits(
 
 
 def test_a_process_that_was_started_in_vain_is_ended() -> None:
-    process.warm_for(["--preset", "mnist", "--workers", "2"])
-    assert process._warmed is None, "Ray will be needed"
-    process.warm_for(["--preset", "mnist"])
-    started = worker_of(os.getpid())
-    process.discard()
+    with warmed_for(["--preset", "mnist", "--workers", "2"]):
+        assert process._warmed is None, "Ray Train will be needed"
+    with warmed_for(["--preset", "mnist"]):
+        started = worker_of(os.getpid())
     assert not started.is_running()
+    with warmed_for(["mine.yaml"]):
+        started = worker_of(os.getpid())
+        assert launcher(tiny_config(ray="always")) is trainer
+        assert not started.is_running(), "it has cores and memory that another needs"
 
 
 def test_a_worker_that_cannot_even_import_says_why_in_a_line(monkeypatch: pytest.MonkeyPatch, bars: Any) -> None:

@@ -140,7 +140,7 @@ def _dry_run(config: RunConfig) -> int:
         )
     )
     print(display.wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.most))
-    print(f"runs on: {wanted.text}, in {launcher.UNDER}; threads: {wanted.threads_from}")
+    print(f"runs on: {wanted.text}, in {launching.under(config, wanted)}; threads: {wanted.threads_from}")
     return DONE
 
 

@@ -1,9 +1,8 @@
-"""The Ray cluster that work runs on: joining it, what it has room for, and whether its machines see the same files."""
+"""The Ray cluster that work runs on: what it has room for, and whether its machines see the same files."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 import uuid
@@ -17,68 +16,19 @@ from ray._private.utils import get_num_cpus
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from infogan_ray.beginning import Checked, check_data
 from infogan_ray.config import RunConfig
+from infogan_ray.data.sampling import SAMPLE
 from infogan_ray.display import duration
-from infogan_ray.distributed import embedded
-from infogan_ray.heap import TUNABLES, with_huge_pages
-from infogan_ray.resources import Resources, TooMuch, fit, this_machine
+from infogan_ray.resources import Resources, TooMuch, fit, room_for_images, this_machine
 from infogan_ray.storage import Storage
 from infogan_ray.threads import limit
+from infogan_ray.tracking import check_packages
 
-ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll (2 s by default)
-    # Of room for as many workers as before: where a machine has died, Ray learns late that there is less.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a frozen worker would be waited for for ten minutes
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # of dead or frozen workers it would be waited for for 30 s
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-}
-SETUP = "infogan_ray.distributed.network.choose_interface"
 PROBE_S = 30.0  # for the other machines to say what they see
 POLL_S = 2.0  # while a cluster grows
 COUNT_S = 5.0  # for Ray's coordinator, which counts in milliseconds
 SAID_EVERY_S = 15.0
-
-
-def connect(log: Path | None, dashboard: bool = False) -> None:
-    """Join the cluster of $RAY_ADDRESS, or start an embedded one. Ray's own messages go to ``log``.
-
-    ``dashboard``: of an embedded cluster. It costs a start of some seconds, and is needed only where Ray Train runs
-    inside of Ray Tune: through it, what a killed trial's workers held is found and freed.
-    """
-    joined = bool(os.environ.get("RAY_ADDRESS"))
-    variables = ENVIRONMENT if joined else with_huge_pages(ENVIRONMENT | embedded.ENVIRONMENT)
-    os.environ.update({name: os.environ.get(name, value) for name, value in variables.items()})
-    if not ray.is_initialized():
-        # What the raylet says of dead workers would land on stdout, between the lines of --json.
-        ray._private.worker._worker_logs_enabled = False
-        lean = contextlib.nullcontext() if joined or dashboard else embedded.without_services()
-        try:
-            with lean:
-                ray.init(
-                    # Without an address Ray would join any that somebody has started on this machine.
-                    address=None if joined else "local",
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    include_dashboard=None if joined else dashboard,
-                    runtime_env=_environment_of_workers() if joined else None,
-                )
-        except ConnectionError as error:
-            raise ValueError(
-                f"RAY_ADDRESS is '{os.environ.get('RAY_ADDRESS')}', and no Ray cluster answers there ({error}); "
-                "start one, or unset RAY_ADDRESS to use an embedded one"
-            ) from None
-    if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        for name in ("ray", "ray.train", "ray.tune"):
-            logger = logging.getLogger(name)
-            logger.handlers, logger.propagate = [logging.FileHandler(log)], False
-
-
-def _environment_of_workers() -> dict[str, Any]:
-    """On a cluster, where they do not inherit this process's."""
-    variables = {} if TUNABLES in os.environ else with_huge_pages({})  # a job's own Ray has given to them already
-    return {"worker_process_setup_hook": SETUP, "env_vars": variables}
 
 
 def resources(config: RunConfig, say: Callable[[str], None] = lambda line: None) -> Resources:
@@ -132,6 +82,19 @@ def wish(config: RunConfig) -> list[dict[str, float]]:
     least, _ = config.worker_range or (1, 1)
     gpus = {"GPU": config.gpus_per_worker} if config.device == "cuda" else {}
     return [{"CPU": config.threads or 1, **gpus}] * least
+
+
+def check(config: RunConfig, say: Callable[[str], None] = print, sample: int = SAMPLE) -> Checked:
+    """All that can be refused before a worker starts. Raises ValueError, in one line; see ``check_data``."""
+    check_packages(config.mlflow, config.wandb)
+    wanted = resources(config, say)
+    return check_images(config, wanted, say, sample)
+
+
+def check_images(config: RunConfig, wanted: Resources, say: Callable[[str], None], sample: int) -> Checked:
+    """What is left to be refused of a run for which there is room."""
+    room = room_for_images(wanted, machines())
+    return Checked(wanted, room, check_data(config, room, say, sample))
 
 
 def check_files(config: RunConfig, storage: Storage) -> None:

@@ -102,7 +102,7 @@ def _cluster() -> Finding:
         )
     import ray
 
-    from infogan_ray.distributed.cluster import connect
+    from infogan_ray.distributed.joining import connect
 
     try:
         connect(None)

@@ -12,10 +12,10 @@ import ray.exceptions
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from infogan_ray.endings import ENDINGS, LAST_WORDS_S, HeadLost, Listener
+from infogan_ray.distributed import heads
+from infogan_ray.endings import ENDINGS, LAST_WORDS_S, Listener
 
 POLL_S = 0.3
-HEAD_POLL_S, HEAD_SILENT_S = 2.0, 45.0
 
 
 class Driver:
@@ -27,7 +27,7 @@ class Driver:
         self.board, self.listen = board, listen
         self.is_guest, self.patience = patience is not None, LAST_WORDS_S if patience is None else patience
         self.final: dict[str, Any] = {}
-        self.head = HeadWatch()
+        self.head = heads.HeadWatch()
 
     @property
     def step(self) -> int:
@@ -60,9 +60,7 @@ class Driver:
             return fitting.error
         died = isinstance(fitting.error, ray.exceptions.RayError)  # Ray Train's controller, or all of Ray with it
         if (died or self.head.lost) and not self.head.answers():
-            raise HeadLost(
-                f"Ray's head has not answered for {HEAD_SILENT_S:.0f} s, at step {self.step:,}; what is stored is whole"
-            )
+            raise self.head.error(self.step)
         if fitting.error is None or died or isinstance(fitting.error, ray.train.TrainingFailedError):
             return fitting.error
         raise fitting.error
@@ -71,7 +69,7 @@ class Driver:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and (not self.head.lost or self.head.answers()):
             ended = fitting.ended.wait(POLL_S)
-            patience = min(HEAD_SILENT_S, max(deadline - time.monotonic(), POLL_S))
+            patience = min(heads.HEAD_SILENT_S, max(deadline - time.monotonic(), POLL_S))
             with contextlib.suppress(ray.exceptions.RayError):  # the head watch knows whether that is the end
                 for report in ray.get(self.board.drain.remote(), timeout=patience):
                     self.final.update(report)
@@ -99,32 +97,3 @@ class Fitting(threading.Thread):
             self.error = error
         finally:
             self.ended.set()
-
-
-class HeadWatch:
-    """Notices that Ray's head has died, before Ray itself ends this process without a readable word (60 s)."""
-
-    def __init__(self) -> None:
-        self._heard, self._closed = time.monotonic(), False
-        threading.Thread(target=self._look, name="head-watch", daemon=True).start()
-
-    @property
-    def lost(self) -> bool:
-        return time.monotonic() - self._heard > HEAD_SILENT_S
-
-    def answers(self) -> bool:
-        """Wait for its next answer; false if it is lost. A process that was suspended asks again before it says so."""
-        since = time.monotonic()
-        while self._heard < since and (not self.lost or time.monotonic() < since + 3 * HEAD_POLL_S):
-            time.sleep(POLL_S)
-        return self._heard >= since
-
-    def close(self) -> None:
-        self._closed = True
-
-    def _look(self) -> None:
-        while ray.is_initialized() and not self._closed:
-            with contextlib.suppress(Exception):  # whatever it is, the head did not answer
-                ray.nodes()
-                self._heard = time.monotonic()
-            time.sleep(HEAD_POLL_S)

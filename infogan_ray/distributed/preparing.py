@@ -28,7 +28,8 @@ from infogan_ray.data.filling import Record, fill
 from infogan_ray.data.ledger import Ledger
 from infogan_ray.data.reading import name_some
 from infogan_ray.data.shards import ShardSet
-from infogan_ray.distributed.cluster import check_files, connect, machines
+from infogan_ray.distributed.cluster import check_files, machines
+from infogan_ray.distributed.joining import connect
 from infogan_ray.storage import Storage, StorageError, open_storage
 
 UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)

@@ -27,8 +27,9 @@ from infogan_ray.beginning import Checked, log_path, with_absolute_paths, write_
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 from infogan_ray.data.choosing import AUTO, MEMORY, feed_line
-from infogan_ray.distributed.cluster import check_files, connect, machines
+from infogan_ray.distributed.cluster import check_files, machines
 from infogan_ray.distributed.driver import POLL_S
+from infogan_ray.distributed.joining import connect
 from infogan_ray.distributed.proposals import Past, propose
 from infogan_ray.distributed.trainer import check
 from infogan_ray.distributed.trials import News, Rungs, Settings, StopAll, last_line, patient_trainable, run_trial

@@ -19,7 +19,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from infogan_ray.distributed.cluster import connect
+from infogan_ray.distributed.joining import connect
 from infogan_ray.endpoints import Endpoints
 from infogan_ray.front import (
     APPLICATION,

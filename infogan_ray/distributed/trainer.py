@@ -15,7 +15,6 @@ import signal
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,17 +23,20 @@ import ray.exceptions
 import ray.train
 from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.config import FailureConfig  # ray.train types its own as the older class
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.config import RunConfig as TrainConfig  # ray.train types its own as the older classes
 
-from infogan_ray.beginning import Checked, begin, check_data, log_path, with_absolute_paths
+from infogan_ray.beginning import begin, log_path, with_absolute_paths
 from infogan_ray.config import RunConfig
 from infogan_ray.data import load_images
 from infogan_ray.data.sampling import SAMPLE
 from infogan_ray.distributed.board import StopWatch, start_board
-from infogan_ray.distributed.cluster import check_files, connect, count_machines_again, machines, resources
+from infogan_ray.distributed.cluster import check, check_files, count_machines_again
 from infogan_ray.distributed.driver import Driver
 from infogan_ray.distributed.embedded import EmbeddedTrainer, freed, is_embedded
+from infogan_ray.distributed.joining import connect
 from infogan_ray.distributed.light import OneWorker
+from infogan_ray.distributed.network import BetweenMachines
 from infogan_ray.endings import (
     ENDINGS,
     WORKER_RESTARTS,
@@ -47,24 +49,14 @@ from infogan_ray.endings import (
     set_last_status,
 )
 from infogan_ray.gradients import distributed
+from infogan_ray.heap import HUGE_PAGES, TUNABLES
 from infogan_ray.outbox import StorageFailed
-from infogan_ray.resources import ASKED, Resources, room_for_images
+from infogan_ray.resources import ASKED, Resources
 from infogan_ray.runs import RunDirectory
 from infogan_ray.session import run_worker
 from infogan_ray.storage import StorageError, open_storage
 from infogan_ray.threads import use
-from infogan_ray.tracking import check_packages
 from infogan_ray.training import Diverged
-
-UNDER = "processes of Ray Train"
-
-
-def check(config: RunConfig, say: Callable[[str], None] = print, sample: int = SAMPLE) -> Checked:
-    """All that can be refused before a worker starts. Raises ValueError, in one line; see ``check_data``."""
-    check_packages(config.mlflow, config.wandb)
-    wanted = resources(config, say)
-    room = room_for_images(wanted, machines())
-    return Checked(wanted, room, check_data(config, room, say, sample))
 
 
 def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
@@ -141,7 +133,8 @@ def _trainer(
     settings = with_absolute_paths(config).to_dict()
     threads = {"threads": wanted.threads, "threads_from": wanted.threads_from}
     # NCCL does not let two ranks share a GPU; gloo does.
-    several = TorchConfig(backend="gloo" if wanted.gpus_per_worker < 1 else None)
+    backend = "gloo" if wanted.gpus_per_worker < 1 else None
+    several = TorchConfig(backend) if is_embedded() else BetweenMachines(backend)
     group: Any = OneWorker() if wanted.workers == 1 else several
     trainer: TorchTrainer = kind(
         _worker,
@@ -154,9 +147,10 @@ def _trainer(
         ),
         torch_config=group,
         # A name of its own for each attempt: Ray would take up a run of the same name silently, even a finished one.
-        run_config=ray.train.RunConfig(
+        run_config=TrainConfig(
             name=f"attempt-{uuid.uuid4().hex[:8]}",
             storage_path=scratch,
+            worker_runtime_env={"env_vars": {TUNABLES: os.environ.get(TUNABLES, HUGE_PAGES)}},
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=WORKER_RESTARTS),
         ),
     )

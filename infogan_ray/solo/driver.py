@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from infogan_ray.beginning import Checked, begin, check_data, log_path, with_absolute_paths
@@ -37,7 +36,6 @@ from infogan_ray.storage import StorageError
 from infogan_ray.threads import limit
 from infogan_ray.tracking import check_packages
 
-UNDER = "a process of its own"
 POLL_S = 0.3
 SILENT_S = 60.0  # without a sign of life a worker is frozen
 
@@ -47,15 +45,15 @@ def fits(config: RunConfig) -> bool:
 
     Raises ValueError for more than this machine has.
     """
-    if config.ray == "always" or os.environ.get("RAY_ADDRESS") or _is_joined():
+    if config.ray == "always" or has_cluster():
         return False
     return _wanted(config).workers == 1
 
 
-def _is_joined() -> bool:
-    """Whether this process is connected to a Ray already; Ray is not imported to ask."""
+def has_cluster() -> bool:
+    """Whether a cluster is named, or this process is connected to one already; Ray is not imported to ask."""
     ray: Any = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
+    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
 
 
 def _wanted(config: RunConfig) -> Resources:
@@ -85,26 +83,35 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
     wanted = found.wanted
     del found  # with its images, of which the worker has its own
     log = log_path(run.folder, "worker.log")
-    job = {
-        "config": with_absolute_paths(config).to_dict(), "run": run.folder.uri, "log": str(log),
-        "device": wanted.device, "threads": wanted.threads, "threads_from": wanted.threads_from,
-    }  # fmt: skip
-    driver = Driver(run, job, listen, log)
+    driver = Driver(run, job_of(config, run, wanted), listen, str(log))
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
     except OSError as error:
         set_last_status(run, "failed", 0)
         raise TrainingFailed(f"the log {log} cannot be written: {error.strerror}") from None
+    return conclude_after(driver)
+
+
+def job_of(config: RunConfig, run: RunDirectory, wanted: Resources) -> dict[str, Any]:
+    """What the worker of a run that has begun is told."""
+    return {
+        "config": with_absolute_paths(config).to_dict(), "run": run.folder.uri,
+        "device": wanted.device, "threads": wanted.threads, "threads_from": wanted.threads_from,
+    }  # fmt: skip
+
+
+def conclude_after(driver: Driver) -> RunResult:
+    """Follow a run to its end, and say how it was."""
     try:
         with notices():
             driver.follow()
     except StorageError as error:
-        raise TrainingFailed(f"{error}; the log is {log}") from None
+        raise TrainingFailed(f"{error}; the log is {driver.log}") from None
     except KeyboardInterrupt:
-        set_last_status(run, "interrupted", driver.step)
+        set_last_status(driver.run, "interrupted", driver.step)
         raise
-    return conclude(run, driver.final, log)
+    return conclude(driver.run, driver.final, driver.log)
 
 
 @contextmanager
@@ -128,8 +135,11 @@ def notices() -> Iterator[None]:
 class Driver:
     """Waits for the worker, passes on what it says, replaces it, and brings it to a stop on a notice."""
 
-    def __init__(self, run: RunDirectory, job: dict[str, Any], listen: Listener, log: Path) -> None:
-        self.run, self.job, self.listen, self.log = run, job, listen, log
+    def __init__(
+        self, run: RunDirectory, job: dict[str, Any], listen: Listener, log: str, take: Callable[[], Any] = process.take
+    ) -> None:
+        """``log``: where it lies, for people. ``take``: gives a worker, as ``WorkerProcess`` is one."""
+        self.run, self.job, self.listen, self.log, self.take = run, job, listen, log, take
         self.final: dict[str, Any] = {}
         self.cause = ""
 
@@ -146,7 +156,7 @@ class Driver:
         restarts, in_vain = 0, 0
         stored = self.run.get_status().get("stored", 0)
         while True:
-            worker = process.take()
+            worker = self.take()
             try:
                 worker.begin(self.job | {"restarts": restarts})
                 is_stopped = self._listen_to(worker)

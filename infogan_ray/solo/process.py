@@ -16,14 +16,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from infogan_ray.heap import with_huge_pages
 
 STOP = "stop"
-# Of these arguments each needs no worker, or may need Ray.
-OTHERWISE = ("-h", "--help", "--dry-run", "--workers", "--ray")
 # It finds what its driver does, in the same places. An interrupt from the keyboard and the end of a terminal go to all
 # processes that belong to it: from the start they are the driver's to pass on.
 PROGRAM = """
@@ -141,22 +138,10 @@ class WorkerProcess:
         os.close(self._reports)
 
 
-@contextmanager
-def warmed_for(arguments: list[str]) -> Iterator[None]:
-    """Start a worker's process now if the arguments of ``infogan train`` look as if there will be a job for it. It ends
-    with the block if there has been none."""
-    warm_for(arguments)
-    try:
-        yield
-    finally:
-        discard()
-
-
-def warm_for(arguments: list[str]) -> None:
-    """As ``warmed_for``, for whoever calls ``take`` or ``discard``."""
+def warm(arguments: list[str]) -> None:
+    """Start a worker's process now, for whoever calls ``take`` or ``discard``; these need not be known."""
     global _warmed
-    if not os.environ.get("RAY_ADDRESS") and not any(word.startswith(OTHERWISE) for word in arguments):
-        _warmed = WorkerProcess()
+    _warmed = WorkerProcess()
 
 
 def take() -> WorkerProcess:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from infogan_ray.beginning import log_path
 from infogan_ray.config import RunConfig
 from infogan_ray.data import load_images
 from infogan_ray.data.sampling import SAMPLE
@@ -33,7 +34,7 @@ def main(told: Reports) -> None:
     if not given:  # the driver has no use for this worker, or is gone
         return
     job = json.loads(given)
-    say_to(Path(job["log"]))
+    say_to(log_path(open_storage(job["run"]), "worker.log"))
     stop = Stop()
     signal.signal(signal.SIGTERM, lambda *_: stop.now())
     threading.Thread(target=stop.listen, name="driver-watch", daemon=True).start()

@@ -158,6 +158,38 @@ def test_a_run_over_two_machines_outlives_one_of_them(wire: Wire, second: Host, 
     assert "world size 1, before 2" in resumed
 
 
+@pytest.mark.parametrize("how", ["killed", "cut off"])
+def test_one_worker_goes_on_on_another_machine(wire: Wire, second: Host, npz: Path, how: str) -> None:
+    """Without Ray Train, and whichever machine Ray gave it."""
+    name = f"one-{how.replace(' ', '-')}"
+    run = RunDirectory(open_storage(wire.storage) / name)
+    steps = 1500
+    words = submit(wire, npz, name, "--steps", str(steps), "--checkpoint-every", str(EVERY), "--keep", "100")
+    id = wire.head.infogan("submit", "--", *words).stdout.strip()
+    until(lambda: run.get_status().get("stored", 0) >= 2 * EVERY)
+    [place] = [machine for machine in wire.machines if machine.runs("infogan_ray.solo.worker")]
+    try:
+        if how == "killed":
+            wire.kill(place)
+        else:
+            place.link(up=False)
+        ended = wire.head.infogan("jobs", "logs", id, "--follow", timeout=400)
+        assert ended.returncode == 0, ended.stdout
+        status = run.get_status()
+        assert status["state"] == "finished" and status["restarts"] == 1
+        assert checkpoints.choose(run.checkpoints, "last", "step").step == steps
+        rows = list(run.read_metrics())
+        assert [row["step"] for row in rows] == sorted({row["step"] for row in rows}), "every step once, in order"
+        assert ("is gone, or Ray's process on it" if how == "killed" else "no sign of life for 60 s") in ended.stdout
+    finally:
+        place.link(up=True)
+        wire.kill(place)
+        if place is not second:
+            until(lambda: place.address not in alive(wire.head))
+            wire.start(place)
+            until(lambda: place.address in alive(wire.head))
+
+
 def test_a_machine_that_comes_later_is_waited_for(wire: Wire, second: Host, npz: Path) -> None:
     """One of the two is gone, and two workers have room only when it is back."""
     wire.kill(second)

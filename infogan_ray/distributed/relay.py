@@ -1,0 +1,186 @@
+"""A worker's process on a machine of a cluster that has room for it, and the small actor there that it reports through.
+
+Imports no torch: a command may ask for the machine before it knows what is to be done there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from infogan_ray.distributed.joining import connect
+from infogan_ray.solo.process import WorkerProcess
+
+ANSWERS_S = 1.0  # a relay's answer may take so much longer than the time it was given to wait
+LETS_GO_S = 15.0
+SAYS_SO_S = 10.0  # after so long without a place on the cluster
+GONE = "the worker's machine is gone, or Ray's process on it"
+
+_warmed: RemoteWorker | None = None
+
+
+class Relay:
+    """An actor on the worker's machine. It holds what the worker takes there, and is all of Ray that the worker has."""
+
+    def __init__(self) -> None:
+        self._worker = WorkerProcess()
+
+    def begin(self, job: dict[str, Any]) -> None:
+        self._worker.begin(job)
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def reports(self, seconds: float) -> tuple[list[dict[str, Any]], float, bool]:
+        """What the worker has reported, waited for so long; for how long it has been silent; whether it has ended."""
+        told = list(self._worker.reports(seconds))
+        return told, self._worker.silent, self._worker.ended
+
+    def cause(self) -> str:
+        return self._worker.cause()
+
+    def kill(self) -> None:
+        self._worker.kill()
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class RemoteWorker:
+    """``WorkerProcess`` on whichever machine of the cluster has room for it."""
+
+    head: Any
+    """A HeadWatch; set before its reports are read, as is ``listen``."""
+    listen: Callable[[dict[str, Any]], None]
+
+    def __init__(self, takes: Mapping[str, float]) -> None:
+        self.takes = takes
+        options = {"num_cpus": takes["CPU"], "num_gpus": takes.get("GPU", 0)}
+        self._relay: Any = ray.remote(Relay).options(**options).remote()
+        self._asked: Any = None
+        self._unread, self._gone = deque[dict[str, Any]](), ""
+        self._placed = self._said = False
+        self.silent, self.ended = 0.0, False
+
+    def begin(self, job: dict[str, Any]) -> None:
+        """Give it its job."""
+        self._began = time.monotonic()
+        self._relay.begin.remote(job)
+
+    def stop(self) -> None:
+        """Ask for a last checkpoint and the end; of one that has no machine yet, for the end alone."""
+        if self._placed:
+            self._relay.stop.remote()
+        else:
+            self.kill()
+
+    def reports(self, seconds: float) -> Iterator[dict[str, Any]]:
+        """As those of ``WorkerProcess``. Raises HeadLost."""
+        if not self._unread:
+            self._read(seconds)
+        while self._unread:
+            yield self._unread.popleft()
+
+    def _read(self, seconds: float) -> None:
+        began = time.monotonic()
+        if self._asked is None:
+            self._asked = self._relay.reports.remote(seconds)
+        ready, _ = ray.wait([self._asked], timeout=seconds + ANSWERS_S)
+        if self.head.lost and not self.head.answers():
+            raise self.head.error()
+        if not ready:
+            if self._placed:  # its machine does not answer: Ray may find that it is gone
+                self.silent += min(time.monotonic() - began, 2 * (seconds + ANSWERS_S))
+            elif not self._said and time.monotonic() > self._began + SAYS_SO_S:
+                self._said = True
+                self.listen({"phase": "waiting for room on the cluster"})
+            return
+        try:
+            told, self.silent, self.ended = ray.get(self._asked)
+        except ray.exceptions.RayError as error:
+            self._gone, self.ended = _in_a_line(error), True
+        else:
+            self._placed = True
+            self._unread.extend(told)
+        self._asked = None  # last: a notice in between has it read again
+
+    def kill(self) -> None:
+        """At once."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(self._relay)
+        self._gone, self.ended = self._gone or GONE, True
+
+    def cause(self) -> str:
+        """What ended it, in a line."""
+        if self._gone:
+            return self._gone
+        try:
+            cause: str = ray.get(self._relay.cause.remote(), timeout=LETS_GO_S)
+        except ray.exceptions.RayError as error:
+            return _in_a_line(error)
+        return cause
+
+    def close(self) -> None:
+        """Wait for its end, which is near, and give its machine back."""
+        if self.head.lost:  # nobody answers, and whoever asks waits
+            return
+        with contextlib.suppress(ray.exceptions.RayError):
+            if not self._gone:
+                ray.get(self._relay.close.remote(), timeout=LETS_GO_S)
+            ray.kill(self._relay)
+
+
+def _in_a_line(error: BaseException) -> str:
+    """The line of an actor's trace that names an error of ours; else that it is gone, which Ray tells at length."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+    return named[-1] if named else GONE
+
+
+def warm(arguments: list[str]) -> None:
+    """Join the cluster and ask for a worker there, of the size that these arguments of ``infogan train`` most likely
+    mean; ``take`` looks again. Raises ValueError where no cluster answers."""
+    global _warmed
+    connect(None)
+    takes = _guess(arguments, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    _warmed = RemoteWorker(takes) if takes else None
+
+
+def _guess(arguments: list[str], nodes: list[dict[str, float]]) -> dict[str, float]:
+    """What one worker would take by default (``resources.fit``): the largest machine's CPUs, or those beside the only
+    GPU. Empty where nothing is likely."""
+    words = dict(pairwise(arguments))
+    on_cpu = words.get("--device") == "cpu" or not any(node.get("GPU") for node in nodes)
+    places = nodes if on_cpu else [node for node in nodes if node.get("GPU")]
+    threads = int(max((node.get("CPU", 0) for node in places), default=0))
+    asked = words.get("--threads", "")
+    threads = min(int(asked), threads) if asked.isdecimal() else threads
+    if not threads or (not on_cpu and sum(node["GPU"] for node in places) != 1):
+        return {}
+    return {"CPU": threads} | ({} if on_cpu else {"GPU": 1.0})
+
+
+def take(takes: Mapping[str, float], head: Any, listen: Callable[[dict[str, Any]], None]) -> RemoteWorker:
+    """The worker that was asked for before, if it is of this size, or a new one. ``head``: a HeadWatch."""
+    global _warmed
+    if _warmed is not None and _warmed.takes != takes:
+        discard()
+    taken, _warmed = _warmed or RemoteWorker(takes), None
+    taken.head, taken.listen = head, listen
+    return taken
+
+
+def discard() -> None:
+    """Give back what was asked for and not taken."""
+    global _warmed
+    if _warmed is not None:
+        _warmed.kill()
+    _warmed = None

@@ -1,0 +1,59 @@
+"""One worker on a cluster: the plain process that it is on a laptop, beside a small actor that passes its reports on.
+
+There is nobody it would have to agree with, so that nothing of Ray Train is needed; Ray finds it a machine and keeps
+its CPUs and GPUs for it. What is promised is what ``solo.driver`` promises, for machines that die as well.
+"""
+
+from __future__ import annotations
+
+from infogan_ray.beginning import begin, log_path
+from infogan_ray.config import RunConfig
+from infogan_ray.distributed import heads, relay
+from infogan_ray.distributed.cluster import check, check_files, check_images, resources
+from infogan_ray.distributed.joining import connect
+from infogan_ray.endings import HeadLost, Listener, RunResult, set_last_status
+from infogan_ray.solo import driver as solo
+from infogan_ray.storage import open_storage
+from infogan_ray.tracking import check_packages
+
+__all__ = ["check", "train"]  # what ``launching.launcher`` asks for
+
+
+def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
+    """Run a training job to its end on the connected cluster: one for several workers, which the cluster may decide
+    where the configuration does not, under Ray Train.
+
+    Raises what ``solo.driver.train`` does, and HeadLost when the cluster's head has died.
+    """
+    listen = listen or (lambda report: None)
+    check_packages(config.mlflow, config.wandb)
+    connect(None)
+    wanted = resources(config, lambda line: listen({"phase": line}))
+    if wanted.workers != 1:
+        relay.discard()
+        from infogan_ray.distributed import trainer
+
+        return trainer.train(config, listen)
+    head = heads.HeadWatch()
+    first = [relay.take(wanted.of_a_worker, head, listen)]  # its imports take as long as what is done here meanwhile
+
+    def take() -> relay.RemoteWorker:
+        return first.pop() if first else relay.take(wanted.of_a_worker, head, listen)
+
+    try:
+        found = check_images(config, wanted, lambda line: listen({"phase": line}), sample=0)
+        check_files(config, open_storage(config.storage))
+        config, run = begin(config, found.images, found.room, listen)
+        del found  # with its images, of which the worker has its own
+        log = log_path(run.folder, "worker.log")
+        place = str(log) if run.folder.is_local else f"{log} on the worker's machine"
+        driver = solo.Driver(run, solo.job_of(config, run, wanted), listen, place, take)
+        try:
+            return solo.conclude_after(driver)
+        except HeadLost:
+            set_last_status(run, "failed", driver.step)
+            raise HeadLost(f"{head.error(driver.step)}; the log is {place}") from None
+    finally:
+        head.close()
+        for worker in first:
+            worker.kill()

@@ -1,0 +1,137 @@
+"""One worker on a cluster, without Ray Train: what dies is replaced, and who waits says so. Run: make test-ray"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from infogan_ray import train
+from infogan_ray.config import RunConfig
+from infogan_ray.distributed import relay
+from infogan_ray.endings import TrainingFailed
+from infogan_ray.solo import driver as solo
+
+from ..conftest import tiny_config
+from ..harm import Harm, digest, processes_of
+from ..test_solo import undisturbed
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
+
+LONG: dict[str, Any] = {"steps": 300, "checkpoint_every": 50, "keep": 20, "threads": 1}
+WORKER, RELAY = r"infogan_ray\.solo\.worker", "ray::Relay"
+
+
+def found(pattern: str) -> psutil.Process:
+    (process,) = processes_of(os.getpid(), pattern)
+    return process
+
+
+def signalled(pattern: str, how: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
+    return lambda: found(pattern).send_signal(how)
+
+
+@pytest.fixture
+def bars(npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    return lambda **changes: tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **LONG | changes)
+
+
+def test_a_killed_worker_and_a_killed_relay_are_replaced_with_the_same_bits(
+    bars: Any, npz: Path, tmp_path: Path
+) -> None:
+    seen: list[psutil.Process] = []
+
+    def kill_relay() -> None:
+        seen.append(found(WORKER))
+        found(RELAY).kill()
+
+    harm = Harm({80: signalled(WORKER), 200: kill_relay})
+    result = train(bars(name="disturbed"), harm)
+    assert result.state == "finished" and result.restarts == 2
+    assert not seen[0].is_running(), "its relay's end is its own"
+    assert digest(result.run, 300) == digest(undisturbed(npz, tmp_path / "calm", **LONG), 300)
+    steps = [row["step"] for row in result.run.read_metrics()]
+    assert steps == sorted(set(steps)), "every step once, in order"
+    assert [line for line in harm.said if "ended by SIGKILL" in line] and relay.GONE in harm.said
+    assert not processes_of(os.getpid(), f"{WORKER}|{RELAY}"), "nothing is left"
+
+
+def test_a_frozen_worker_is_noticed_and_replaced(bars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solo, "SILENT_S", 6.0)
+    frozen: list[psutil.Process] = []
+
+    def freeze(pattern: str) -> None:
+        frozen.append(found(pattern))
+        frozen[-1].suspend()
+
+    harm = Harm({80: lambda: freeze(WORKER), 200: lambda: freeze(RELAY)})
+    result = train(bars(), harm)
+    assert result.state == "finished" and result.restarts == 2
+    _, left = psutil.wait_procs(frozen, timeout=30)
+    assert len(frozen) == 2 and not left, "Ray gives a process that it ends some seconds for it"
+
+
+def test_who_has_to_wait_for_a_place_says_so(bars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "SAYS_SO_S", 1.0)
+
+    class Other:
+        def here(self) -> bool:
+            return True
+
+    other = ray.remote(Other).options(num_cpus=4).remote()
+    assert ray.get(other.here.remote())
+    phases: list[str] = []
+
+    def listen(report: dict[str, Any]) -> None:
+        phases.append(report["phase"])
+        if report["phase"] == "waiting for room on the cluster":
+            ray.kill(other)
+
+    assert train(bars(steps=6, checkpoint_every=6), listen).state == "finished"
+    assert phases.count("waiting for room on the cluster") == 1
+
+
+def test_a_worker_that_cannot_begin_says_why_in_a_line(bars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(relay.Relay):
+        def __init__(self) -> None:
+            raise ModuleNotFoundError("No module named 'infogan_ray'")
+
+    monkeypatch.setattr(relay, "Relay", Broken)
+    monkeypatch.setattr(solo, "WORKER_RESTARTS", 1)
+    with pytest.raises(TrainingFailed, match=r"^ModuleNotFoundError: No module named 'infogan_ray'; the log is "):
+        train(bars())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nodes", "takes"),
+    [
+        ([], [{"CPU": 4}, {"CPU": 8}, {"CPU": 0}], {"CPU": 8}),
+        (["--threads", "3"], [{"CPU": 4}], {"CPU": 3}),
+        ([], [{"CPU": 16}, {"CPU": 8, "GPU": 1}], {"CPU": 8, "GPU": 1.0}),
+        (["--device", "cpu"], [{"CPU": 16}, {"CPU": 8, "GPU": 1}], {"CPU": 16}),
+        ([], [{"CPU": 8, "GPU": 2}], {}),  # two workers, by default
+        ([], [{"CPU": 0}], {}),
+        ([], [], {}),
+    ],
+)
+def test_what_is_asked_for_before_the_configuration_is_known(
+    arguments: list[str], nodes: list[dict[str, float]], takes: dict[str, float]
+) -> None:
+    assert relay._guess(arguments, nodes) == takes
+
+
+def test_a_wrong_guess_is_given_back(bars: Any) -> None:
+    relay.warm([])
+    guessed = relay._warmed
+    assert guessed is not None and guessed.takes == {"CPU": 4}
+    result = train(bars(steps=6, checkpoint_every=6))
+    assert result.state == "finished" and guessed.ended and relay._warmed is None
+    relay.warm([])
+    relay.discard()
+    assert train(bars(name="two", steps=6, checkpoint_every=6, workers=2)).state == "finished"
