@@ -117,8 +117,9 @@ class RunConfig:
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
     """Workers on as few machines as they fit on, or on as many as there are; strict: on one machine, or one on each."""
     ray: Literal["auto", "always"] = "auto"
-    """auto: where there is no cluster ($RAY_ADDRESS), one worker is a plain process of this machine, which starts
-    sooner and has its cores to itself; all else is run by Ray Train. always: under Ray Train in any case."""
+    """auto: one worker is a plain process, of this machine or, where there is a cluster ($RAY_ADDRESS), of one that has
+    room for it, which starts sooner and has its cores to itself; several are run by Ray Train. always: Ray Train in any
+    case."""
     wait: float = 0.0
     """Seconds that an autoscaling cluster is given to grow; without, what it does not have is refused at once."""
     precision: str = "auto"

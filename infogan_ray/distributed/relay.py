@@ -20,7 +20,7 @@ from infogan_ray.distributed.joining import connect
 from infogan_ray.solo.process import WorkerProcess
 
 ANSWERS_S = 1.0  # a relay's answer may take so much longer than the time it was given to wait
-LETS_GO_S = 15.0
+ENDS_S, LETS_GO_S = 2.0, 15.0
 SAYS_SO_S = 10.0  # after so long without a place on the cluster
 GONE = "the worker's machine is gone, or Ray's process on it"
 
@@ -115,6 +115,9 @@ class RemoteWorker:
     def kill(self) -> None:
         """At once."""
         with contextlib.suppress(ray.exceptions.RayError):
+            if self._placed and not self._gone:  # by its own hand: what Ray ends may leave behind what it has started
+                with contextlib.suppress(ray.exceptions.GetTimeoutError):
+                    ray.get(self._relay.kill.remote(), timeout=ENDS_S)
             ray.kill(self._relay)
         self._gone, self.ended = self._gone or GONE, True
 
