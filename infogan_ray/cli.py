@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "train": "train an InfoGAN: one worker here, or many under Ray Train",
+    "train": "train an InfoGAN: one worker here or on a cluster, or many",
     "search": "search λ and the priors under Ray Tune",
     "submit": "hand a run or a search to a cluster, and close the lid",
     "jobs": "what was submitted: list, status, logs, stop",
@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stack.enter_context(warmed_for(arguments[1:]))
         except ValueError as error:
             return _error(str(error), USAGE)
+        except KeyboardInterrupt:
+            return _error("interrupted", INTERRUPTED)
         return _run(name, arguments[1:])
 
 

@@ -14,11 +14,18 @@ POLL_S = 0.3
 HEAD_POLL_S, HEAD_SILENT_S = 2.0, 45.0
 
 
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 class HeadWatch:
-    """Notices that Ray's head has died, before Ray itself ends this process without a readable word (60 s)."""
+    """Notices that Ray's head has died, before Ray itself ends this process without a readable word (60 s).
+
+    ``nodes`` is what the machines have that it last knew of."""
 
     def __init__(self) -> None:
         self._heard, self._closed = time.monotonic(), False
+        self.nodes: list[dict[str, float]] = _nodes()
         threading.Thread(target=self._look, name="head-watch", daemon=True).start()
 
     @property
@@ -44,6 +51,6 @@ class HeadWatch:
     def _look(self) -> None:
         while ray.is_initialized() and not self._closed:
             with contextlib.suppress(Exception):  # whatever it is, the head did not answer
-                ray.nodes()
+                self.nodes = _nodes()
                 self._heard = time.monotonic()
             time.sleep(HEAD_POLL_S)

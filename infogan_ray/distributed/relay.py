@@ -6,6 +6,7 @@ Imports no torch: a command may ask for the machine before it knows what is to b
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from collections import deque
@@ -22,6 +23,10 @@ from infogan_ray.solo.process import WorkerProcess
 ANSWERS_S = 1.0  # a relay's answer may take so much longer than the time it was given to wait
 ENDS_S, LETS_GO_S = 2.0, 15.0
 SAYS_SO_S = 10.0  # after so long without a place on the cluster
+WITH_A_CAUSE = (
+    ray.exceptions.OutOfMemoryError, ray.exceptions.RuntimeEnvSetupError, ray.exceptions.ActorUnschedulableError,
+)  # fmt: skip
+MOST_LETTERS = 400
 GONE = "the worker's machine is gone, or Ray's process on it"
 
 _warmed: RemoteWorker | None = None
@@ -31,7 +36,10 @@ class Relay:
     """An actor on the worker's machine. It holds what the worker takes there, and is all of Ray that the worker has."""
 
     def __init__(self) -> None:
+        if gpus := ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)  # also where Ray is told to leave it alone
         self._worker = WorkerProcess()
+        self._number, self._kept = 0, list[dict[str, Any]]()
 
     def begin(self, job: dict[str, Any]) -> None:
         self._worker.begin(job)
@@ -39,10 +47,18 @@ class Relay:
     def stop(self) -> None:
         self._worker.stop()
 
-    def reports(self, seconds: float) -> tuple[list[dict[str, Any]], float, bool]:
-        """What the worker has reported, waited for so long; for how long it has been silent; whether it has ended."""
-        told = list(self._worker.reports(seconds))
-        return told, self._worker.silent, self._worker.ended
+    def reports(self, seconds: float, seen: int) -> tuple[int, list[dict[str, Any]], float, bool]:
+        """The number of this answer; what the worker has reported, waited for so long; for how long it has been silent;
+        whether it has ended.
+
+        ``seen``: the last answer that was read. What is in a later one is told again: a notice may have come between
+        the question and the answer."""
+        if seen == self._number:
+            self._kept.clear()
+        if not self._kept:
+            self._kept.extend(self._worker.reports(seconds))
+        self._number += 1
+        return self._number, list(self._kept), self._worker.silent, self._worker.ended
 
     def cause(self) -> str:
         return self._worker.cause()
@@ -66,6 +82,7 @@ class RemoteWorker:
         options = {"num_cpus": takes["CPU"], "num_gpus": takes.get("GPU", 0)}
         self._relay: Any = ray.remote(Relay).options(**options).remote()
         self._asked: Any = None
+        self._seen = 0
         self._unread, self._gone = deque[dict[str, Any]](), ""
         self._placed = self._said = False
         self.silent, self.ended = 0.0, False
@@ -92,25 +109,38 @@ class RemoteWorker:
     def _read(self, seconds: float) -> None:
         began = time.monotonic()
         if self._asked is None:
-            self._asked = self._relay.reports.remote(seconds)
+            self._asked = self._relay.reports.remote(seconds, self._seen)
         ready, _ = ray.wait([self._asked], timeout=seconds + ANSWERS_S)
         if self.head.lost and not self.head.answers():
             raise self.head.error()
         if not ready:
             if self._placed:  # its machine does not answer: Ray may find that it is gone
                 self.silent += min(time.monotonic() - began, 2 * (seconds + ANSWERS_S))
-            elif not self._said and time.monotonic() > self._began + SAYS_SO_S:
-                self._said = True
-                self.listen({"phase": "waiting for room on the cluster"})
+            elif time.monotonic() > self._began + SAYS_SO_S:
+                self._wait_for_room()
             return
         try:
-            told, self.silent, self.ended = ray.get(self._asked)
+            number, told, self.silent, self.ended = ray.get(self._asked)
         except ray.exceptions.RayError as error:
+            if not self.head.answers():  # else another worker would be asked of nobody
+                raise self.head.error() from None
             self._gone, self.ended = _in_a_line(error), True
         else:
             self._placed = True
-            self._unread.extend(told)
+            if number > self._seen:
+                self._unread.extend(told)
+            self._seen = number
         self._asked = None  # last: a notice in between has it read again
+
+    def _wait_for_room(self) -> None:
+        """Others may have it; machines that would be large enough may have died since it was asked for."""
+        if not self._said:
+            self._said = True
+            self.listen({"phase": "waiting for room on the cluster"})
+        if not any(all(node.get(what, 0) >= amount for what, amount in self.takes.items()) for node in self.head.nodes):
+            self.kill()
+            amounts = " and ".join(f"{amount:g} {what}" for what, amount in self.takes.items())
+            self._gone = f"no machine of the cluster has {amounts} any more"
 
     def kill(self) -> None:
         """At once."""
@@ -136,13 +166,17 @@ class RemoteWorker:
         if self.head.lost:  # nobody answers, and whoever asks waits
             return
         with contextlib.suppress(ray.exceptions.RayError):
-            if not self._gone:
+            if self._placed and not self._gone:
                 ray.get(self._relay.close.remote(), timeout=LETS_GO_S)
+        with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(self._relay)
 
 
 def _in_a_line(error: BaseException) -> str:
-    """The line of an actor's trace that names an error of ours; else that it is gone, which Ray tells at length."""
+    """The line of an actor's trace that names an error of ours; else what Ray has to say or, where it says at length
+    that it is gone, that."""
+    if isinstance(error, WITH_A_CAUSE):
+        return " ".join(str(error).split())[:MOST_LETTERS]
     lines = [line.strip() for line in str(error).splitlines()]
     named = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
     return named[-1] if named else GONE

@@ -11,7 +11,7 @@ from infogan_ray.config import RunConfig
 from infogan_ray.distributed import heads, relay
 from infogan_ray.distributed.cluster import check, check_files, check_images, resources
 from infogan_ray.distributed.joining import connect
-from infogan_ray.endings import HeadLost, Listener, RunResult, set_last_status
+from infogan_ray.endings import HeadLost, Listener, RunResult, TrainingFailed, set_last_status
 from infogan_ray.solo import driver as solo
 from infogan_ray.storage import open_storage
 from infogan_ray.tracking import check_packages
@@ -38,7 +38,15 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
     first = [relay.take(wanted.of_a_worker, head, listen)]  # its imports take as long as what is done here meanwhile
 
     def take() -> relay.RemoteWorker:
-        return first.pop() if first else relay.take(wanted.of_a_worker, head, listen)
+        if first:
+            return first.pop()
+        try:  # the machine that it had may have died, and with it the room for so many threads
+            now = resources(config, lambda line: listen({"phase": line}))
+        except ValueError as error:
+            set_last_status(run, "failed", driver.step)
+            raise TrainingFailed(f"{error}; the log is {place}") from None
+        driver.job |= solo.job_of(config, run, now)
+        return relay.take(now.of_a_worker, head, listen)
 
     try:
         found = check_images(config, wanted, lambda line: listen({"phase": line}), sample=0)

@@ -150,6 +150,7 @@ def _trainer(
         run_config=TrainConfig(
             name=f"attempt-{uuid.uuid4().hex[:8]}",
             storage_path=scratch,
+            # A cluster's workers do not inherit it: there the driver's stands for what the operator says.
             worker_runtime_env={"env_vars": {TUNABLES: os.environ.get(TUNABLES, HUGE_PAGES)}},
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS, controller_failure_limit=WORKER_RESTARTS),
         ),

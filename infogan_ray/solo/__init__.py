@@ -1,1 +1,1 @@
-"""One worker on this machine, in a process of its own, without Ray: what a run of one worker needs of a cluster."""
+"""One worker in a process of its own, without Ray Train: all that a run of one worker needs, here or on a cluster."""

@@ -1,4 +1,4 @@
-"""The driver's side of a run of one worker without Ray: starts the worker, passes on what it says, replaces it.
+"""The driver's side of a run of one worker, without Ray Train: starts the worker, passes on what it says, replaces it.
 
 What is promised is what Ray Train keeps with several: a worker that dies or freezes is replaced, as long as there are
 new checkpoints; an interrupt or a notice (SIGTERM) leaves a last checkpoint; nothing outlives the driver for long.

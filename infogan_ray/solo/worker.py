@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -34,7 +35,8 @@ def main(told: Reports) -> None:
     if not given:  # the driver has no use for this worker, or is gone
         return
     job = json.loads(given)
-    say_to(log_path(open_storage(job["run"]), "worker.log"))
+    with contextlib.suppress(OSError):  # the driver has looked at its own; a cluster's machine may have no home
+        say_to(log_path(open_storage(job["run"]), "worker.log"))
     stop = Stop()
     signal.signal(signal.SIGTERM, lambda *_: stop.now())
     threading.Thread(target=stop.listen, name="driver-watch", daemon=True).start()

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -14,8 +14,9 @@ import ray
 
 from infogan_ray import train
 from infogan_ray.config import RunConfig
-from infogan_ray.distributed import relay
+from infogan_ray.distributed import relay, remote
 from infogan_ray.endings import TrainingFailed
+from infogan_ray.resources import Resources, TooMuch
 from infogan_ray.solo import driver as solo
 
 from ..conftest import tiny_config
@@ -97,6 +98,53 @@ def test_who_has_to_wait_for_a_place_says_so(bars: Any, monkeypatch: pytest.Monk
     assert phases.count("waiting for room on the cluster") == 1
 
 
+def test_a_size_that_no_machine_has_any_more_is_not_waited_for(bars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after the death of the largest machine; the second worker asks for what there is by then."""
+    monkeypatch.setattr(relay, "SAYS_SO_S", 1.0)
+    sizes = [Resources(1, 64, "cpu"), Resources(1, 1, "cpu")]
+    monkeypatch.setattr(remote, "resources", lambda config, say: sizes.pop(0))
+    harm = Harm({})
+    result = train(bars(steps=6, checkpoint_every=6), harm)
+    assert result.state == "finished" and result.restarts == 1
+    assert "no machine of the cluster has 64 CPU any more" in harm.said
+
+    def nothing(config: RunConfig, say: Any) -> Resources:
+        raise TooMuch("threads is 4, and all machines are gone")
+
+    def harmed() -> None:
+        monkeypatch.setattr(remote, "resources", nothing)
+        found(WORKER).kill()
+
+    sizes.append(Resources(1, 1, "cpu"))
+    with pytest.raises(TrainingFailed, match="threads is 4, and all machines are gone; the log is"):
+        train(bars(name="gone"), Harm({80: harmed}))
+    assert not processes_of(os.getpid(), f"{WORKER}|{RELAY}")
+
+
+def test_an_answer_that_nobody_has_read_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notice may come when the answer is on its way."""
+
+    class Worker:
+        silent, ended = 0.0, False
+        told: ClassVar = [[{"step": 1}], [{"step": 2}], []]
+
+        def reports(self, seconds: float) -> list[dict[str, Any]]:
+            return self.told.pop(0)
+
+    monkeypatch.setattr(relay, "WorkerProcess", Worker)
+    one = relay.Relay()
+    assert one.reports(0, 0)[:2] == (1, [{"step": 1}])
+    assert one.reports(0, 0)[:2] == (2, [{"step": 1}]), "the first was not seen"
+    assert one.reports(0, 2)[:2] == (3, [{"step": 2}])
+    assert one.reports(0, 3)[:2] == (4, [])
+
+
+def test_what_ray_says_of_its_own_is_passed_on() -> None:
+    error = ray.exceptions.RuntimeEnvSetupError("Failed to set up working_dir:\n no space left")
+    assert "no space left" in relay._in_a_line(error)
+    assert relay._in_a_line(ray.exceptions.ActorDiedError()) == relay.GONE
+
+
 def test_a_worker_that_cannot_begin_says_why_in_a_line(bars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(relay.Relay):
         def __init__(self) -> None:
@@ -133,5 +181,4 @@ def test_a_wrong_guess_is_given_back(bars: Any) -> None:
     result = train(bars(steps=6, checkpoint_every=6))
     assert result.state == "finished" and guessed.ended and relay._warmed is None
     relay.warm([])
-    relay.discard()
     assert train(bars(name="two", steps=6, checkpoint_every=6, workers=2)).state == "finished"
