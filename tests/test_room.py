@@ -10,14 +10,17 @@ import pytest
 import ray
 import torch
 
+from infogan_ray.cli import INTERRUPTED, main
 from infogan_ray.config import RunConfig
-from infogan_ray.distributed import embedded, joining, trials
+from infogan_ray.distributed import embedded, joining, relay, trials
 from infogan_ray.distributed.cluster import machines, resources
 from infogan_ray.distributed.network import interface_of
 from infogan_ray.distributed.trials import Settings, _with_workers
 from infogan_ray.heap import TUNABLES
 from infogan_ray.resources import ASKED, LIMITED, SHARED_OUT, Resources, TooMuch, at_once, fit, room
 from infogan_ray.threads import cores, limit, use
+
+from .servers import free_ports
 
 CPU_ONLY = [{"CPU": 2.0}, {"CPU": 4.0}]
 GPUS = [{"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}]
@@ -70,9 +73,34 @@ def test_an_embedded_ray_is_one_of_its_own_whatever_runs_on_the_machine(monkeypa
     monkeypatch.setattr(ray, "init", lambda address=None, **more: asked.append(address))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     joining.connect(None)
-    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    joining.connect(None)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
+        joining.connect(None)
     assert asked == ["local", None]
+
+
+def test_a_cluster_that_does_not_answer_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray itself tries for two minutes, and writes of its parts meanwhile."""
+    for name in joining.ENVIRONMENT:
+        monkeypatch.setenv(name, "as it was")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **given: pytest.fail("nobody is there"))
+    monkeypatch.setattr(joining, "ANSWERS_WITHIN_S", 1.0)
+    [port] = free_ports(1)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    assert main(["train", "--preset", "mnist", "--name", "nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"infogan: RAY_ADDRESS is '127.0.0.1:{port}', and no Ray cluster answers there (")
+    assert said.count("\n") == 1
+
+    def interrupted(log: None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(relay, "connect", interrupted)
+    assert main(["train", "--preset", "mnist", "--name", "nowhere"]) == INTERRUPTED
+    assert capsys.readouterr().err == "infogan: interrupted\n"
 
 
 def test_a_ray_that_a_stopped_run_has_ended_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,9 @@ from infogan_ray.config import RunConfig
 from infogan_ray.distributed import relay, remote
 from infogan_ray.endings import TrainingFailed
 from infogan_ray.resources import Resources, TooMuch
+from infogan_ray.runs import RunDirectory
 from infogan_ray.solo import driver as solo
+from infogan_ray.storage import open_storage
 
 from ..conftest import tiny_config
 from ..harm import Harm, digest, processes_of
@@ -78,15 +81,22 @@ def test_a_frozen_worker_is_noticed_and_replaced(bars: Any, monkeypatch: pytest.
     assert len(frozen) == 2 and not left, "Ray gives a process that it ends some seconds for it"
 
 
-def test_who_has_to_wait_for_a_place_says_so(bars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Somebody who has all CPUs of the cluster."""
     monkeypatch.setattr(relay, "SAYS_SO_S", 1.0)
 
     class Other:
         def here(self) -> bool:
             return True
 
-    other = ray.remote(Other).options(num_cpus=4).remote()
-    assert ray.get(other.here.remote())
+    there = ray.remote(Other).options(num_cpus=4).remote()
+    assert ray.get(there.here.remote())
+    yield there
+    ray.kill(there)
+
+
+def test_who_has_to_wait_for_a_place_says_so(bars: Any, other: Any) -> None:
     phases: list[str] = []
 
     def listen(report: dict[str, Any]) -> None:
@@ -96,6 +106,24 @@ def test_who_has_to_wait_for_a_place_says_so(bars: Any, monkeypatch: pytest.Monk
 
     assert train(bars(steps=6, checkpoint_every=6), listen).state == "finished"
     assert phases.count("waiting for room on the cluster") == 1
+
+
+def test_who_is_interrupted_while_waiting_leaves_nobody_in_the_queue(bars: Any, other: Any) -> None:
+    def listen(report: dict[str, Any]) -> None:
+        if report["phase"] == "waiting for room on the cluster":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(bars(name="waits"), listen)
+    run = RunDirectory(open_storage(bars().storage) / "waits")
+    assert run.get_status()["state"] == "interrupted"
+    ray.kill(other)
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU", 0) < 4:
+        assert time.monotonic() < deadline, "somebody has taken a place"
+        time.sleep(0.2)
+    time.sleep(2)
+    assert ray.available_resources()["CPU"] == 4 and not processes_of(os.getpid(), RELAY)
 
 
 def test_a_size_that_no_machine_has_any_more_is_not_waited_for(bars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
