@@ -41,6 +41,12 @@ def signalled(pattern: str, how: signal.Signals = signal.SIGKILL) -> Callable[[]
     return lambda: found(pattern).send_signal(how)
 
 
+def all_have_ended() -> None:
+    """Soon: Ray does not wait for the end of what it ends."""
+    _, left = psutil.wait_procs(processes_of(os.getpid(), f"{WORKER}|{RELAY}"), timeout=20)
+    assert not left
+
+
 @pytest.fixture
 def bars(npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     return lambda **changes: tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **LONG | changes)
@@ -63,7 +69,7 @@ def test_a_killed_worker_and_a_killed_relay_are_replaced_with_the_same_bits(
     steps = [row["step"] for row in result.run.read_metrics()]
     assert steps == sorted(set(steps)), "every step once, in order"
     assert [line for line in harm.said if "ended by SIGKILL" in line] and relay.GONE in harm.said
-    assert not processes_of(os.getpid(), f"{WORKER}|{RELAY}"), "nothing is left"
+    all_have_ended()
 
 
 def test_a_frozen_worker_is_noticed_and_replaced(bars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +152,7 @@ def test_a_size_that_no_machine_has_any_more_is_not_waited_for(bars: Any, monkey
     sizes.append(Resources(1, 1, "cpu"))
     with pytest.raises(TrainingFailed, match="threads is 4, and all machines are gone; the log is"):
         train(bars(name="gone"), Harm({80: harmed}))
-    assert not processes_of(os.getpid(), f"{WORKER}|{RELAY}")
+    all_have_ended()
 
 
 def test_an_answer_that_nobody_has_read_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
