@@ -20,6 +20,7 @@ from infogan_ray.beginning import Checked, check_data
 from infogan_ray.config import RunConfig
 from infogan_ray.data.sampling import SAMPLE
 from infogan_ray.display import duration
+from infogan_ray.distributed.joining import machines_of_the_cluster
 from infogan_ray.resources import Resources, TooMuch, fit, room_for_images, this_machine
 from infogan_ray.storage import Storage
 from infogan_ray.threads import limit
@@ -61,7 +62,7 @@ def resources(config: RunConfig, say: Callable[[str], None] = lambda line: None)
 def machines() -> list[dict[str, float]]:
     """The CPUs and GPUs of each machine."""
     if ray.is_initialized():
-        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return machines_of_the_cluster()
     # What an embedded Ray will find, which may be less than the machine has; less still where a scheduler pins us.
     here = this_machine()
     return [here | {"CPU": min(get_num_cpus(True), here["CPU"])}]

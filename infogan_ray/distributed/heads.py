@@ -8,14 +8,11 @@ import time
 
 import ray
 
+from infogan_ray.distributed.joining import machines_of_the_cluster
 from infogan_ray.endings import HeadLost
 
 POLL_S = 0.3
 HEAD_POLL_S, HEAD_SILENT_S = 2.0, 45.0
-
-
-def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 class HeadWatch:
@@ -25,7 +22,7 @@ class HeadWatch:
 
     def __init__(self) -> None:
         self._heard, self._closed = time.monotonic(), False
-        self.nodes: list[dict[str, float]] = _nodes()
+        self.nodes: list[dict[str, float]] = machines_of_the_cluster()
         threading.Thread(target=self._look, name="head-watch", daemon=True).start()
 
     @property
@@ -51,6 +48,6 @@ class HeadWatch:
     def _look(self) -> None:
         while ray.is_initialized() and not self._closed:
             with contextlib.suppress(Exception):  # whatever it is, the head did not answer
-                self.nodes = _nodes()
+                self.nodes = machines_of_the_cluster()
                 self._heard = time.monotonic()
             time.sleep(HEAD_POLL_S)

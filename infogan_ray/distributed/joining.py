@@ -61,6 +61,11 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
             logger.handlers, logger.propagate = [logging.FileHandler(log)], False
 
 
+def machines_of_the_cluster() -> list[dict[str, float]]:
+    """What each machine that is alive has, by Ray's names."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def _see_that_somebody_is_there(address: str) -> None:
     """Ray itself would try for minutes, without a word that people understand. Raises ValueError."""
     host, _, port = address.rpartition(":")

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from infogan_ray.distributed.joining import connect
+from infogan_ray.distributed.joining import connect, machines_of_the_cluster
 from infogan_ray.solo.process import WorkerProcess
 
 ANSWERS_S = 1.0  # a relay's answer may take so much longer than the time it was given to wait
@@ -187,7 +187,7 @@ def warm(arguments: list[str]) -> None:
     mean; ``take`` looks again. Raises ValueError where no cluster answers."""
     global _warmed
     connect(None)
-    takes = _guess(arguments, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    takes = _guess(arguments, machines_of_the_cluster())
     _warmed = RemoteWorker(takes) if takes else None
 
 

@@ -127,6 +127,25 @@ def test_a_folder_that_one_machine_has_alone_is_refused_before_training(wire: Wi
     assert wire.head.infogan("submit", "--follow", "--", *words).returncode == 2
 
 
+def lose(wire: Wire, machine: Host, how: str) -> None:
+    if how == "killed":
+        wire.kill(machine)
+    else:
+        machine.link(up=False)
+
+
+def finished(wire: Wire, id: str, run: RunDirectory, steps: int) -> str:
+    """Follow a job that has lost a machine to its end, which is whole; what it has said."""
+    ended = wire.head.infogan("jobs", "logs", id, "--follow", timeout=400)
+    assert ended.returncode == 0, ended.stdout
+    status = run.get_status()
+    assert status["state"] == "finished" and status["restarts"] >= 1
+    assert checkpoints.choose(run.checkpoints, "last", "step").step == steps
+    rows = [row["step"] for row in run.read_metrics()]
+    assert rows == sorted(set(rows)), "every step once, in order"
+    return ended.stdout
+
+
 @pytest.mark.parametrize("how", ["killed", "cut off"])
 def test_a_run_over_two_machines_outlives_one_of_them(wire: Wire, second: Host, npz: Path, how: str) -> None:
     name = how.replace(" ", "-")
@@ -141,18 +160,9 @@ def test_a_run_over_two_machines_outlives_one_of_them(wire: Wire, second: Host, 
     id = submitted.stdout.strip()
     until(lambda: run.get_status().get("stored", 0) >= 2 * EVERY)
     reached = run.get_status()["step"]
-    if how == "killed":
-        wire.kill(second)
-    else:
-        second.link(up=False)
-    ended = wire.head.infogan("jobs", "logs", id, "--follow", timeout=400)
-    assert ended.returncode == 0, ended.stdout
-    status = run.get_status()
-    assert status["state"] == "finished" and status["restarts"] >= 1
-    assert checkpoints.choose(run.checkpoints, "last", "step").step == steps
-    rows = list(run.read_metrics())
-    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows}), "every step once, in order"
-    [resumed] = [line for line in ended.stdout.splitlines() if "resumed from step" in line]
+    lose(wire, second, how)
+    said = finished(wire, id, run, steps)
+    [resumed] = [line for line in said.splitlines() if "resumed from step" in line]
     went_on_at = int(resumed.partition("resumed from step")[2].split()[0].strip(",.:;").replace(",", ""))
     assert reached - EVERY <= went_on_at, resumed
     assert "world size 1, before 2" in resumed
@@ -169,19 +179,11 @@ def test_one_worker_goes_on_on_another_machine(wire: Wire, second: Host, npz: Pa
     until(lambda: run.get_status().get("stored", 0) >= 2 * EVERY)
     [place] = [machine for machine in wire.machines if machine.runs("infogan_ray.solo.worker")]
     try:
-        if how == "killed":
-            wire.kill(place)
-        else:
-            place.link(up=False)
-        ended = wire.head.infogan("jobs", "logs", id, "--follow", timeout=400)
-        assert ended.returncode == 0, ended.stdout
-        status = run.get_status()
-        assert status["state"] == "finished" and status["restarts"] == 1
-        assert checkpoints.choose(run.checkpoints, "last", "step").step == steps
-        rows = list(run.read_metrics())
-        assert [row["step"] for row in rows] == sorted({row["step"] for row in rows}), "every step once, in order"
+        lose(wire, place, how)
+        said = finished(wire, id, run, steps)
+        assert run.get_status()["restarts"] == 1
         gone = "is gone, or Ray's process on it"  # cut off, it is what comes first: silence, or Ray finds out
-        assert gone in ended.stdout or (how == "cut off" and "no sign of life for 60 s" in ended.stdout)
+        assert gone in said or (how == "cut off" and "no sign of life for 60 s" in said)
     finally:
         place.link(up=True)
         wire.kill(place)
