@@ -114,15 +114,23 @@ def check_files(config: RunConfig, storage: Storage) -> None:
     paths = [str(Path(path).expanduser().absolute()) for path in data]
     try:
         asked = {
-            sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                [*paths, *([f"{storage.path}/{probe}"] if storage.is_local else [])]
-            ): node["NodeManagerAddress"]
+            node["NodeID"]: sees.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote([*paths, *([f"{storage.path}/{probe}"] if storage.is_local else [])])
             for node in others
         }
-        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=PROBE_S)
-        if late:
-            raise ValueError(f"machine {asked[late[0]]} does not say within {PROBE_S:.0f} s which files it sees")
-        answers = {asked[answer]: _answer(answer, asked[answer]) for answer in ready}
+        _, late = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PROBE_S)
+        answers = {}
+        for node in others:
+            id, machine = node["NodeID"], node["NodeManagerAddress"]
+            try:
+                if asked[id] in late:
+                    raise ValueError(f"machine {machine} does not say within {PROBE_S:.0f} s which files it sees")
+                answers[machine] = _answer(asked[id], machine)
+            except ValueError:
+                if any(other["NodeID"] == id and other["Alive"] for other in ray.nodes()):
+                    raise
+                # It has died, before the question or since: no worker will be there.
     finally:
         if storage.is_local:
             with contextlib.suppress(FileNotFoundError):
