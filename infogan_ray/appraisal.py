@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 
-from infogan_ray.checkpoints import Checkpoint
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 from infogan_ray.evaluation import measure_bound, measure_clustering
 from infogan_ray.model import InfoGAN
-from infogan_ray.networks import ModelSpec
 from infogan_ray.precision import autocast, resolve_precision
 from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory, sample_picture, traversal_picture
@@ -41,8 +39,7 @@ def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each:
 
 
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, spec: ModelSpec, images: ImageSet, config: RunConfig, device: torch.device,
-    each: Callable[[], None],
+    model: InfoGAN, images: ImageSet, config: RunConfig, device: torch.device, each: Callable[[], None]
 ) -> dict[str, Any]:  # fmt: skip
     """In fp32, as ``infogan evaluate`` does: a saved checkpoint's bound, image quality, sorting of real images, and
     agreement with all labels if there are any. Training images, which name the categories, are read in the precision
@@ -50,15 +47,14 @@ def evaluate_checkpoint(
 
     ``categories``: what the sorting of a fixed choice of real images is, by code; models are compared by it.
     """
-    model = InfoGAN.from_tensors(spec, checkpoint.model_tensors(), checkpoint.folder)
-    generator, discriminator = model.generator.to(device), model.discriminator.to(device)
-    metrics: dict[str, Any] = measure_bound(spec.latents, generator, discriminator, config.evaluation, each)
-    metrics |= measure_quality(spec.latents, generator, images.images, each)
-    sorting = measure_sorting(spec.latents, discriminator, images.images, each)
+    latents, generator, discriminator = model.spec.latents, model.generator.to(device), model.discriminator.to(device)
+    metrics: dict[str, Any] = measure_bound(latents, generator, discriminator, config.evaluation, each)
+    metrics |= measure_quality(latents, generator, images.images, each)
+    sorting = measure_sorting(latents, discriminator, images.images, each)
     metrics |= {**sorting.scores, "categories": sorting.categories}
     if images.labels is not None and images.test_images is not None and images.test_labels is not None:
         metrics |= measure_clustering(
-            spec.latents, discriminator, images.images, images.labels, images.test_images, images.test_labels, each,
+            latents, discriminator, images.images, images.labels, images.test_images, images.test_labels, each,
             naming=autocast(device, resolve_precision(config.precision, device)),
         )  # fmt: skip
     return metrics

@@ -54,6 +54,12 @@ def cuda_graph(
     return graph.replay, made
 
 
+def this_threads_stream() -> torch.cuda.Stream | None:
+    """The stream that this thread has been given, as those that share a process are (``distributed/packing.py``)."""
+    here = torch.cuda.current_stream()
+    return None if here == torch.cuda.default_stream() else here
+
+
 def own_stream() -> torch.cuda.Stream:
     """One that no other graphed step of this process has.
 
@@ -130,7 +136,7 @@ class GraphedStep:
         """How many steps of each kind were made without a recording."""
         self._news: list[str] = []
         self.refused = False
-        self.stream = own_stream() if state.device.type == "cuda" else None
+        self.stream = this_threads_stream() or own_stream() if state.device.type == "cuda" else None
         LIVE.add(self)
 
     @staticmethod

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from infogan_ray import checkpoints
 from infogan_ray.appraisal import draw_pictures, evaluate_checkpoint, evaluate_state
@@ -22,6 +23,7 @@ from infogan_ray.config import RunConfig
 from infogan_ray.data import Feed, ImageSet, make_feed
 from infogan_ray.graphs import GraphedStep
 from infogan_ray.heap import keep_freed_memory
+from infogan_ray.model import InfoGAN
 from infogan_ray.networks import ModelSpec
 from infogan_ray.outbox import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
 from infogan_ray.precision import set_matrix_products
@@ -65,11 +67,14 @@ def run_worker(
     config: RunConfig, images: ImageSet, run: RunDirectory, *,
     device: torch.device, rank: int = 0, world_size: int = 1, wrap: Callable[[nn.Module], nn.Module] | None = None,
     stop: Callable[[], bool] = never, restarts: int = 0,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext, resident: Tensor | None = None,
 ) -> Generator[Report, None, None]:  # fmt: skip
     """Train to the configured step, from the last whole checkpoint if the run has one.
 
-    When ``stop`` becomes true on rank 0, all ranks end at the same step and a last checkpoint is written. Raises
-    Diverged on every rank that sees it, StorageFailed on rank 0, and on other ranks what storage raises.
+    When ``stop`` becomes true on rank 0, all ranks end at the same step and a last checkpoint is written. Of several
+    runs that share a process, each with one rank, the one that has its ``turn`` computes. ``resident``: the images, on
+    the device already. Raises Diverged on every rank that sees it, StorageFailed on rank 0, and on other ranks what
+    storage raises.
     """
     keep_freed_memory()
     set_matrix_products(config.precision)
@@ -79,9 +84,11 @@ def run_worker(
     if start is NOT_BEGUN:
         return
     assert start is None or isinstance(start, Checkpoint)
-    state = config.new_state(images.image_size, images.channels, device)
-    if start is not None:
-        state.restore(start.step, start.model_tensors(), start.training_tensors())
+    kept = None if start is None else (start.step, start.model_tensors(), start.training_tensors())
+    with turn():
+        state = config.new_state(images.image_size, images.channels, device)
+    if kept is not None:
+        state.restore(*kept)
     elif config.stability.mean_bias and len(images.images):  # streamed, ranks but the first have no sample
         state.begin_as_bright_as(images.images)
     if wrap is not None:
@@ -90,14 +97,16 @@ def run_worker(
         "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every,
         "rank": rank, "world_size": world_size,
     }  # fmt: skip
-    with contextlib.closing(make_feed(images, config.batch_size, config.seed, rank, world_size, device)) as feed:
+    with contextlib.closing(
+        make_feed(images, config.batch_size, config.seed, rank, world_size, device, resident)
+    ) as feed:
         if outbox is None:
             for metrics in train(state, feed, **loop):
                 yield Report(metrics, due=is_due(state, config, steps))
             return
         for line in said:
             yield Report({"step": state.step}, phase="resuming", say=line)
-        first = FirstRank(config, images, run, state, start, outbox, stop, world_size)
+        first = FirstRank(config, images, run, state, start, outbox, stop, world_size, turn)
         yield from first.lead(feed, loop, start)
 
 
@@ -143,10 +152,10 @@ class FirstRank:
 
     def __init__(
         self, config: RunConfig, images: ImageSet, run: RunDirectory, state: TrainState, start: Checkpoint | None,
-        outbox: Outbox, stop: Callable[[], bool], world_size: int,
+        outbox: Outbox, stop: Callable[[], bool], world_size: int, turn: Callable[[], AbstractContextManager[None]],
     ) -> None:  # fmt: skip
         self.config, self.images, self.run, self.state = config, images, run, state
-        self.outbox, self.stop, self.world_size = outbox, stop, world_size
+        self.outbox, self.stop, self.world_size, self.turn = outbox, stop, world_size, turn
         self.tracking = Tracking(config, run, state.step)
         outbox.before_each = self.tracking.settle
         self.saved_at = state.step
@@ -160,7 +169,7 @@ class FirstRank:
     def lead(self, feed: Feed, loop: dict[str, Any], start: Checkpoint | None) -> Iterator[Report]:
         """Train with all that rank 0 does beside it, from the greeting to the last word."""
         state, outbox, steps = self.state, self.outbox, loop["steps"]
-        loop = loop | {"step_with": self.graphed or make_step}
+        loop = loop | {"step_with": self.step}
         yield Report({"step": state.step}, say=self.greeting(start))
         try:
             for metrics in train(state, feed, **loop, halt=self.must_halt, stepped=self.stepped):
@@ -192,6 +201,11 @@ class FirstRank:
                 self.profile.close()
             self.tracking.close(state.step)
             outbox.close()
+
+    def step(self, *about: Any) -> dict[str, Tensor]:
+        """As ``make_step``."""
+        with self.turn():
+            return (self.graphed or make_step)(*about)
 
     def greeting(self, start: Checkpoint | None) -> str:
         restarts = self.outbox.restarts
@@ -236,7 +250,7 @@ class FirstRank:
 
     def _measure(self) -> dict[str, Any]:
         measured: dict[str, Any] = {}
-        with contextlib.suppress(Halted):
+        with contextlib.suppress(Halted), self.turn():
             measured = evaluate_state(self.state, self.images, self.config, self._unless_stopped)
         for name, value in measured.items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -249,8 +263,9 @@ class FirstRank:
         about = {
             "model": state.spec.to_dict(), "metrics": metrics, "seed": self.config.seed, "world_size": self.world_size
         }  # fmt: skip
-        files = checkpoints.pack(state.step, state.model_tensors(), state.training_tensors(), about)
-        pictures = {} if self.stop() else draw_pictures(state, self.run)
+        with self.turn():
+            files = checkpoints.pack(state.step, state.model_tensors(), state.training_tensors(), about)
+            pictures = {} if self.stop() else draw_pictures(state, self.run)
         self.tracking.show(state.step, pictures)
         self.outbox.put(Parcel(state.step, files, pictures), hurry=self.stop)
         self.saved_at = state.step
@@ -317,10 +332,12 @@ class FirstRank:
     def _publish_best(self) -> dict[str, Any]:
         patient = self.run.patient(LAST_PATIENCE_S)
         chosen = checkpoints.choose(patient.checkpoints, "best", self.config.metric)
-        full = chosen.metrics | evaluate_checkpoint(
-            chosen, ModelSpec.from_dict(chosen.state["model"]), self.images, self.config, self.state.device,
-            self._unless_stopped,
-        )  # fmt: skip
+        spec = ModelSpec.from_dict(chosen.state["model"])
+        model = InfoGAN.from_tensors(spec, chosen.model_tensors(), chosen.folder)
+        with self.turn():
+            full = chosen.metrics | evaluate_checkpoint(
+                model, self.images, self.config, self.state.device, self._unless_stopped
+            )
         publish(chosen, self.config, patient.model, full)
         del full["categories"]
         return {**full, "step": chosen.step}

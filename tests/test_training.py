@@ -15,7 +15,7 @@ from infogan_ray.appraisal import evaluate_checkpoint, evaluate_state
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet, InMemoryFeed, to_unit_range
 from infogan_ray.data.feed import share
-from infogan_ray.model import load
+from infogan_ray.model import InfoGAN, load
 from infogan_ray.precision import resolve_precision, set_matrix_products
 from infogan_ray.resources import fit
 from infogan_ray.runs import RunDirectory
@@ -218,11 +218,8 @@ def test_the_best_checkpoint_is_measured_in_fp32_and_its_categories_named_as_it_
         chosen = checkpoints.choose(RunDirectory(open_storage(tmp_path / precision)).checkpoints, "best", "step")
         seen: list[tuple[int, torch.dtype]] = []
         with record_outputs(seen):
-            outcomes.append(
-                evaluate_checkpoint(
-                    chosen, config.model_spec(16, 1), image_set, config, torch.device("cpu"), lambda: None
-                )
-            )
+            model = InfoGAN.from_tensors(config.model_spec(16, 1), chosen.model_tensors(), chosen.folder)
+            outcomes.append(evaluate_checkpoint(model, image_set, config, torch.device("cpu"), lambda: None))
         by_kind = {kind: sum(count for count, of in seen if of == kind) for _, kind in seen}
         quick = by_kind.pop(torch.bfloat16, 0)
         assert quick == (len(image_set.images) if precision == "bf16" else 0) and by_kind.keys() == {torch.float32}

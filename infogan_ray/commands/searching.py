@@ -47,6 +47,9 @@ class Search:
     """With --resume: go on although the recipe or the code is another now; trials not yet begun follow the new one."""
     threads: int = 1
     """CPU threads of each worker; as many trials run at once as there are CPUs (and GPUs) for."""
+    per_process: int = 1
+    """Trials to a process, which take turns at its threads and are on its GPU at the same time: for networks that leave
+    most of a GPU idle. Each process takes what a trial takes without."""
     data: str | None = None
     """Instead of the recipe's: a named dataset, a folder or archive of images or an .npz file."""
     data_dir: str | None = None
@@ -80,7 +83,7 @@ def search(arguments: list[str]) -> int:
         with SearchDisplay(recipe.count, recipe.budget, recipe.rungs) as shown:
             result = searching.search(
                 recipe, open_storage(given.storage), name, resume=given.resume, accept_changes=given.accept_changes,
-                threads=given.threads, data_dir=given.data_dir, listen=shown,
+                threads=given.threads, per_process=given.per_process, data_dir=given.data_dir, listen=shown,
             )  # fmt: skip
     except searching.SearchFailed as error:
         raise Failed(str(error)) from None
@@ -122,7 +125,9 @@ def explain(rows: list[Row], metric: str) -> list[str]:
 def _dry_run(recipe: Recipe, given: Search, name: str, searching: Any) -> int:
     here: dict[str, Any] = {"data_dir": given.data_dir, "threads": given.threads}
     configs = [dataclasses.replace(recipe.config(n), **here) for n in range(recipe.count)]
-    images = searching.check_all(configs, lambda line: print(line, file=sys.stderr)).images
+    found = searching.check_all(configs, lambda line: print(line, file=sys.stderr))
+    searching.check_packed(configs, found.wanted, given.per_process)
+    images = found.images
     if recipe.adaptive:
         searching.propose(recipe, [])  # says what is missing for it
     bytes_all = 0
@@ -142,6 +147,7 @@ def _dry_run(recipe: Recipe, given: Search, name: str, searching: Any) -> int:
         then = f"the best 1/{recipe.reduction} goes on" if stops else "all go on"
         print(f"rungs: {rungs} images of {recipe.budget:,}; {then}, by {recipe.metric}")
         each = f"{recipe.workers} worker(s) with {given.threads} thread(s) each"
+        each += f", {given.per_process} trials to a process" if given.per_process > 1 else ""
         print(f"cost: {recipe.count} trials, {steps:,} steps if none is stopped; {each}")
         print(f"checkpoints: {display.size(bytes_all)} at most, in {open_storage(given.storage) / name}")
     return DONE
@@ -150,8 +156,8 @@ def _dry_run(recipe: Recipe, given: Search, name: str, searching: Any) -> int:
 def _resume_command(given: Search, name: str) -> str:
     words = ["infogan", "search", given.recipe, "--storage", given.storage, "--name", name]
     for flag, value, default in (
-        ("--trials", given.trials, None), ("--threads", given.threads, 1), ("--data", given.data, None),
-        ("--data-dir", given.data_dir, None),
+        ("--trials", given.trials, None), ("--threads", given.threads, 1), ("--per-process", given.per_process, 1),
+        ("--data", given.data, None), ("--data-dir", given.data_dir, None),
     ):  # fmt: skip
         words += [flag, str(value)] if value != default else []
     words += [] if given.early_stopping else ["--no-early-stopping"]

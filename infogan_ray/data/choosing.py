@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from infogan_ray.data.feed import Feed, InMemoryFeed
 from infogan_ray.data.streaming import StreamingFeed
@@ -65,13 +66,19 @@ def feed_line(asked: str, images: ImageSet, room: Room) -> str:
 
 def make_feed(
     images: ImageSet, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
-    device: torch.device | None = None,
+    device: torch.device | None = None, resident: Tensor | None = None,
 ) -> Feed:  # fmt: skip
     """The feed of a rank. Images in memory lie on the device if they fit into half of what it has free, else beside it:
-    what is dealt is the same."""
+    what is dealt is the same. ``resident``: those that lie there already, for several runs."""
     if images.shards is not None:
         return StreamingFeed(images.shards, images.image_size, images.channels, batch_size, seed, rank, world_size)
+    if resident is None:
+        resident = images.images if device is None else make_resident(images, device)
+    return InMemoryFeed(resident, batch_size, seed, rank, world_size)
+
+
+def make_resident(images: ImageSet, device: torch.device) -> Tensor:
+    """Images in memory, on the device if they fit there."""
     tensor = images.images
-    if device is not None and device.type == "cuda" and Room(torch.cuda.mem_get_info(device)[0]).fits(tensor.nbytes):
-        tensor = tensor.to(device)
-    return InMemoryFeed(tensor, batch_size, seed, rank, world_size)
+    fits = device.type == "cuda" and Room(torch.cuda.mem_get_info(device)[0]).fits(tensor.nbytes)
+    return tensor.to(device) if fits else tensor

@@ -30,6 +30,7 @@ from infogan_ray.data.choosing import AUTO, MEMORY, feed_line
 from infogan_ray.distributed.cluster import check_files, machines
 from infogan_ray.distributed.driver import POLL_S
 from infogan_ray.distributed.joining import connect
+from infogan_ray.distributed.packing import check_packed, close_packs, open_packs
 from infogan_ray.distributed.proposals import Past, propose
 from infogan_ray.distributed.trainer import check
 from infogan_ray.distributed.trials import News, Rungs, Settings, StopAll, last_line, patient_trainable, run_trial
@@ -63,13 +64,14 @@ class SearchResult:
 
 def search(
     recipe: Recipe, storage: Storage | str = "runs", name: str | None = None, *, resume: bool = False,
-    accept_changes: bool = False, threads: int = 1, data_dir: str | None = None,
+    accept_changes: bool = False, threads: int = 1, per_process: int = 1, data_dir: str | None = None,
     listen: Listener = lambda news: None,
 ) -> SearchResult:  # fmt: skip
     """Run all trials of a recipe on the connected Ray cluster, or on an embedded one, ``threads`` CPUs for each worker.
 
-    ``listen`` hears of every trial at every rung, and every few seconds how far it is. Raises ValueError for what can
-    be refused before work starts, and SearchFailed.
+    ``per_process``: trials to a process, which has the CPUs and the share of a GPU of one of them. ``listen`` hears of
+    every trial at every rung, and every few seconds how far it is. Raises ValueError for what can be refused before
+    work starts, and SearchFailed.
     """
     storage = storage if isinstance(storage, Storage) else open_storage(storage)
     name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -78,10 +80,9 @@ def search(
     recipe = with_feed(recipe, kept_feed(recipe, SearchDirectory(storage / name) if resume else None))
     here: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
     here |= {field: getattr(recipe.config(0), field) for field in TRACKERS}
-    found = check_all(
-        [dataclasses.replace(recipe.config(n), **here) for n in range(recipe.count)],
-        lambda line: listen({"event": "data", "say": line}),
-    )
+    configs = [dataclasses.replace(recipe.config(n), **here) for n in range(recipe.count)]
+    found = check_all(configs, lambda line: listen({"event": "data", "say": line}))
+    check_packed(configs, found.wanted, per_process)
     wanted, images = found.wanted, found.images
     listen({"event": "data", "say": feed_line(recipe.config(0).feed, images, found.room)})
     recipe = with_feed(recipe, images.feed)  # the same for all trials, and for whoever resumes the search
@@ -104,7 +105,7 @@ def search(
         for number in todo:
             prepare(directory, number, about["parents"][number], configs[number], images)
         if todo:
-            cause = run_trials(directory, recipe, configs, images, halving, todo, wanted, listen) or cause
+            cause = run_trials(directory, recipe, configs, images, halving, todo, wanted, per_process, listen) or cause
         if not todo or remaining(directory, halving, len(configs)) == todo:  # Tune has let them fall, and would again
             break
     end_what_is_over(directory, halving, len(configs), todo)
@@ -195,7 +196,7 @@ def check_all(configs: list[RunConfig], say: Callable[[str], None]) -> Checked:
 
 def run_trials(
     directory: SearchDirectory, recipe: Recipe, configs: list[RunConfig], images: ImageSet, halving: Halving,
-    todo: list[int], wanted: Resources, listen: Listener,
+    todo: list[int], wanted: Resources, per_process: int, listen: Listener,
 ) -> str:  # fmt: skip
     """Run the trials that are left; the error of the first that failed for good, or nothing. Raises SearchFailed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
@@ -204,16 +205,19 @@ def run_trials(
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a spot machine's notice, as in a single run
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
     rungs = Rungs(directory, halving, recipe, listen)
+    places = at_once(wanted, machines())
+    packs = open_packs(images, wanted, min(places, len(todo)), per_process) if per_process > 1 else []
     settings = Settings(
-        [config.to_dict() for config in configs], directory.folder.uri, wanted.device, recipe.metric, recipe.workers
-    )
-    trial = tune.with_parameters(run_trial, images=images, settings=settings)
+        [config.to_dict() for config in configs], directory.folder.uri, wanted.device, recipe.metric, recipe.workers,
+        packs,
+    )  # fmt: skip
+    trial = tune.with_parameters(run_trial, images=None if packs else images, settings=settings)
     tuner = tune.Tuner(
-        tune.with_resources(patient_trainable(trial), of_a_trial(wanted)),
+        tune.with_resources(patient_trainable(trial), of_a_trial(wanted, bool(packs))),
         param_space={"trial": tune.grid_search(todo)},
         # More of them than there is room for would each hold a process that waits for workers which it cannot get.
         tune_config=tune.TuneConfig(
-            scheduler=rungs, reuse_actors=True, max_concurrent_trials=at_once(wanted, machines())
+            scheduler=rungs, reuse_actors=True, max_concurrent_trials=places * per_process
         ),
         run_config=tune.RunConfig(
             name=directory.name, storage_path=scratch, verbose=0,
@@ -225,6 +229,7 @@ def run_trials(
     except (tune.TuneError, ray.exceptions.RayError) as error:
         raise SearchFailed(f"{last_line(error)}; the log is {log_path(directory.folder)}") from None
     finally:
+        close_packs(packs)
         shutil.rmtree(scratch, ignore_errors=True)
     if rungs.closed:
         raise SearchFailed(f"{directory.folder}: another attempt has taken this search over")
@@ -236,10 +241,11 @@ def run_trials(
     return last_line(errors[min(errors)]) if errors else ""
 
 
-def of_a_trial(wanted: Resources) -> dict[str, float]:
-    """What Tune sets aside for a trial's own process. With workers of its own it only waits: one byte of memory, since
-    Ray refuses a trial that asks for nothing, and any share of a CPU might be the one that a worker then lacks."""
-    if wanted.workers != 1:
+def of_a_trial(wanted: Resources, is_packed: bool) -> dict[str, float]:
+    """What Tune sets aside for a trial's own process. With workers of its own, or packed with others, it only waits:
+    one byte of memory, since Ray refuses a trial that asks for nothing, and any share of a CPU might be the one that a
+    worker then lacks."""
+    if wanted.workers != 1 or is_packed:
         return {"memory": 1}
     return {name.lower(): amount for name, amount in wanted.of_a_worker.items()}
 

@@ -1,8 +1,9 @@
 """The trials of a search under Ray Tune: how one runs, and how Tune is told which go on.
 
-A trial with one worker runs in the process that Tune gives it, and that process is given to the next trial. A trial
-with several workers starts them through Ray Train, and its own process only waits; a stopped one asks its workers for
-their last checkpoint and waits until Ray Train has given them back, so that nothing is left to be cleared away.
+A trial with one worker runs in the process that Tune gives it, and that process is given to the next trial; where
+trials are packed, in one that several share (``packing.py``). A trial with several workers starts them through Ray
+Train, and its own process only waits; a stopped one asks its workers for their last checkpoint and waits until Ray
+Train has given them back, so that nothing is left to be cleared away.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_functi
 
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
+from infogan_ray.distributed import packing
 from infogan_ray.distributed.trainer import launch
 from infogan_ray.endings import TakenOver, TrainingFailed, set_last_status
 from infogan_ray.halving import Halving, Verdict
@@ -56,9 +58,11 @@ class Settings:
     device: str
     metric: str
     workers: int
+    packs: list[Any]
+    """The processes that trials share, if they do."""
 
 
-def run_trial(chosen: dict[str, Any], *, images: ImageSet, settings: Settings) -> None:
+def run_trial(chosen: dict[str, Any], *, images: ImageSet | None, settings: Settings) -> None:
     """One trial, in a process that has perhaps run others before: from its own last checkpoint, if it has one."""
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(int(HAND_OVER_S))
     number = chosen["trial"]
@@ -71,7 +75,12 @@ def run_trial(chosen: dict[str, Any], *, images: ImageSet, settings: Settings) -
             tell(seen // config.batch_size, {settings.metric: score})
         if settings.workers > 1:
             _with_workers(config, run, settings, tell)
+        elif settings.packs:
+            packing.follow(
+                settings.packs, number, settings.configs[number], run, settings.metric, tell, 0.9 * HAND_OVER_S
+            )  # fmt: skip
         else:
+            assert images is not None
             _alone(config, images, run, settings, tell)
     except Diverged:
         pass  # its status says so, and its end tells the others not to wait

@@ -215,6 +215,54 @@ def test_trials_of_two_workers_each_give_back_what_they_had(
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_trials_that_share_a_process_come_to_what_they_come_to_alone(npz: Path, tmp_path: Path) -> None:
+    """Though that process is killed, and a trial's own."""
+    recipe, before = small(npz, trials=5, reduction=2, budget=640), held()
+    alone = search(recipe, open_storage(tmp_path), "alone")
+    heard, killed = list[str](), dict[str, psutil.Process]()
+
+    def listen(news: News) -> None:
+        heard.append(news.get("say", ""))
+        for kind, since in (("ray::Pack", 1), ("ray::.*Trial", 3)):
+            if kind not in killed and sum(" images, " in line for line in heard) >= since:
+                killed[kind] = processes_of(os.getpid(), kind)[0]
+                killed[kind].kill()
+
+    packed = search(recipe, open_storage(tmp_path), "packed", per_process=3, listen=listen)
+    assert len(killed) == 2 and any(line.endswith("its process died; it is started again") for line in heard)
+    assert decisions(packed.search, recipe) == decisions(alone.search, recipe)
+    assert any(row["state"] == "stopped" for row in packed.rows) and packed.best["state"] == "finished"
+    assert packed.best == alone.best, "to the last figure"
+    assert not left_since(before)
+
+
+def test_what_cannot_share_a_process_is_refused(npz: Path, tmp_path: Path) -> None:
+    space = {**small(npz).space, "precision": tune.choice(["fp32", "bf16"])}
+    fixed = {path: value for path, value in small(npz).fixed.items() if path != "precision"}
+    for recipe, pack, why in (
+        (small(npz), 0, "per_process is 0; it must lie between 1 and 31"),
+        (
+            small(npz, workers=2),
+            2,
+            "per_process is 2, and trials have 2 workers; drop --per-process, or take workers=1",
+        ),
+        (
+            small(npz, trials=12, space=space, fixed=fixed),
+            2,
+            "per_process is 2, and trials differ in precision (bf16, fp32); drop",
+        ),
+        (
+            small(npz, fixed={**small(npz).fixed, "profile": True}),
+            2,
+            "per_process is 2, and a trace is of one trial alone",
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(why)):
+            search(recipe, open_storage(tmp_path), "refused", per_process=pack)
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("searcher", ["optuna", "population"])
 def test_a_searcher_that_learns_proposes_the_same_trials_after_a_loss(npz: Path, tmp_path: Path, searcher: str) -> None:
     recipe = small(npz, searcher=searcher, generation=2, trials=4, budget=320)
