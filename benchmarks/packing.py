@@ -30,7 +30,7 @@ from infogan_ray.recipes import Recipe
 
 recipe = Recipe(
     preset={preset!r}, space={{"objective.lambda_categorical": tune.uniform(0.5, 1.5)}}, early_stopping=False,
-    fixed={{"gpus_per_worker": {share}, "evaluation.samples": 2000}}, trials={trials}, grace={images}, budget={images},
+    fixed={{"gpus_per_worker": {share}, "evaluation.samples": 2000}}, trials={trials}, grace={grace}, budget={budget},
 )
 """
 
@@ -75,11 +75,15 @@ def timed(folder: Path, given: Packing, steps: int, share: float, packed: list[s
     """Seconds of a search. Raises subprocess.CalledProcessError and TimeoutExpired."""
     name = f"search-{time.time_ns()}"
     path = folder / f"{name}.py"
-    path.write_text(RECIPE.format(preset=given.preset, share=share, trials=given.trials, images=BATCH * steps))
+    path.write_text(
+        RECIPE.format(
+            preset=given.preset, share=share, trials=given.trials, grace=BATCH * (steps // 2), budget=BATCH * steps
+        )
+    )
     command = [str(Path(sys.executable).with_name("infogan")), "search", str(path), "--storage", str(folder)]
     command += ["--name", name, *(["--per-process", *packed] if packed else [])]
     started = time.monotonic()
-    subprocess.run(command, check=True, timeout=LIMIT_S, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    subprocess.run(command, check=True, timeout=LIMIT_S, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
 
 

@@ -25,11 +25,6 @@ METRICS, CARD, CONFIG = "metrics.json", "README.md", "config.json"
 CATEGORIES = "categories.json"
 
 
-def publish(checkpoint: Checkpoint, config: RunConfig, destination: Storage, metrics: dict[str, Any]) -> None:
-    """Make the model folder of a checkpoint; one that is there is replaced, and is unfinished in between."""
-    checkpoints.seal(destination, model_files(checkpoint, config, metrics))
-
-
 def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, Any]) -> dict[str, bytes]:
     """The files of a model folder by name: the same bytes for the same checkpoint, metrics and names of codes."""
     spec = ModelSpec.from_dict(checkpoint.state["model"])

@@ -28,7 +28,7 @@ from infogan_ray.networks import ModelSpec
 from infogan_ray.outbox import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
 from infogan_ray.precision import set_matrix_products
 from infogan_ray.profiling import Profile
-from infogan_ray.publishing import publish
+from infogan_ray.publishing import model_files
 from infogan_ray.runs import RunDirectory, step_name
 from infogan_ray.state import TrainState
 from infogan_ray.storage import StorageError
@@ -84,22 +84,25 @@ def run_worker(
     if start is NOT_BEGUN:
         return
     assert start is None or isinstance(start, Checkpoint)
-    kept = None if start is None else (start.step, start.model_tensors(), start.training_tensors())
-    with turn():
-        state = config.new_state(images.image_size, images.channels, device)
-    if kept is not None:
-        state.restore(*kept)
-    elif config.stability.mean_bias and len(images.images):  # streamed, ranks but the first have no sample
-        state.begin_as_bright_as(images.images)
-    if wrap is not None:
-        state.distribute(wrap)
-    loop: dict[str, Any] = {
-        "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every,
-        "rank": rank, "world_size": world_size,
-    }  # fmt: skip
-    with contextlib.closing(
-        make_feed(images, config.batch_size, config.seed, rank, world_size, device, resident)
-    ) as feed:
+    with contextlib.ExitStack() as over:
+        if outbox is not None:
+            over.callback(outbox.close)
+        tensors = None if start is None else (start.model_tensors(), start.training_tensors())
+        with turn():
+            state = config.new_state(images.image_size, images.channels, device)
+        if start is not None and tensors is not None:
+            state.restore(start.step, *tensors)
+        elif config.stability.mean_bias and len(images.images):  # streamed, ranks but the first have no sample
+            state.begin_as_bright_as(images.images)
+        del tensors
+        if wrap is not None:
+            state.distribute(wrap)
+        loop: dict[str, Any] = {
+            "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every,
+            "rank": rank, "world_size": world_size,
+        }  # fmt: skip
+        feed = make_feed(images, config.batch_size, config.seed, rank, world_size, device, resident)
+        over.enter_context(contextlib.closing(feed))
         if outbox is None:
             for metrics in train(state, feed, **loop):
                 yield Report(metrics, due=is_due(state, config, steps))
@@ -201,6 +204,8 @@ class FirstRank:
                 self.profile.close()
             self.tracking.close(state.step)
             outbox.close()
+            with self.turn():  # nobody records meanwhile
+                self.graphed = None
 
     def step(self, *about: Any) -> dict[str, Tensor]:
         """As ``make_step``."""
@@ -332,13 +337,14 @@ class FirstRank:
     def _publish_best(self) -> dict[str, Any]:
         patient = self.run.patient(LAST_PATIENCE_S)
         chosen = checkpoints.choose(patient.checkpoints, "best", self.config.metric)
-        spec = ModelSpec.from_dict(chosen.state["model"])
-        model = InfoGAN.from_tensors(spec, chosen.model_tensors(), chosen.folder)
-        with self.turn():
+        spec, tensors = ModelSpec.from_dict(chosen.state["model"]), chosen.model_tensors()
+        with self.turn():  # to build a model draws from torch's one generator, and another run may be about to begin
+            model = InfoGAN.from_tensors(spec, tensors, chosen.folder)
             full = chosen.metrics | evaluate_checkpoint(
                 model, self.images, self.config, self.state.device, self._unless_stopped
             )
-        publish(chosen, self.config, patient.model, full)
+            files = model_files(chosen, self.config, full)
+        checkpoints.seal(patient.model, files)  # one that is there is replaced, and is unfinished in between
         del full["categories"]
         return {**full, "step": chosen.step}
 

@@ -16,7 +16,7 @@ from infogan_ray.config import RunConfig
 from infogan_ray.latents import LatentSpec
 from infogan_ray.model import load
 from infogan_ray.networks import ModelSpec, NetworkConfig
-from infogan_ray.publishing import publish
+from infogan_ray.publishing import model_files
 from infogan_ray.reproduction import train_command
 from infogan_ray.runs import step_name
 from infogan_ray.storage import Storage, open_storage
@@ -179,7 +179,7 @@ def test_a_model_folder_stands_alone(tmp_path: Path) -> None:
     metrics = {"mi/cat0": 0.5, "mi/uniform0": -0.1, "mi_bound": 0.4, "mi_fraction": 0.2}
     checkpoint = write(tmp_path / "run", 7, **metrics)
     config = tiny_config(data="mnist")
-    publish(checkpoint, config, open_storage(tmp_path / "model"), checkpoint.metrics)
+    checkpoints.seal(open_storage(tmp_path / "model"), model_files(checkpoint, config, checkpoint.metrics))
     shutil.rmtree(tmp_path / "run")
     model = load(tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()

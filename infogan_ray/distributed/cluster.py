@@ -98,15 +98,17 @@ def check_images(config: RunConfig, wanted: Resources, say: Callable[[str], None
     return Checked(wanted, room, check_data(config, room, say, sample))
 
 
-def check_files(config: RunConfig, storage: Storage) -> None:
+def check_files(config: RunConfig, storage: Storage) -> bool:
     """See that all machines that may get a worker see the same folders as this one. Raises ValueError for those that do
-    not, before any training: each would otherwise write to, or miss, a folder of its own."""
+    not, before any training: each would otherwise write to, or miss, a folder of its own.
+
+    Returns whether all were there to be asked: Ray counts a machine that has just died for some seconds more."""
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != here]
     given = (config.data, config.data_dir, config.labels)
     data = [path for path in given if path and Path(path).expanduser().exists()]
     if not others or not (storage.is_local or data):
-        return
+        return True
     sees = ray.remote(num_cpus=0, max_retries=0)(_sees)
     probe = f"probe-{uuid.uuid4().hex[:8]}"
     if storage.is_local:
@@ -146,6 +148,7 @@ def check_files(config: RunConfig, storage: Storage) -> None:
             f"storage is '{storage}', and {_count(lacking, answers)} not see it; give --storage s3://bucket/prefix, "
             "or a folder that all machines share (NFS)"
         )
+    return len(answers) == len(others)
 
 
 def _sees(paths: list[str]) -> list[bool]:

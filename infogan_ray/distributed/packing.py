@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import threading
 import time
 from collections import deque
@@ -36,6 +37,7 @@ HEARS_S = 5.0  # a question waits so long for something to be said
 LISTENS_EVERY_S = 5.0
 DEAF_S = 60.0  # nobody has listened for so long: the trial's own process has died
 TRIES_EVERY_S = 0.5
+RESTARTS = 20  # of a process
 ENDED, DIVERGED, OVERTAKEN, FAILED = "ended", "diverged", "overtaken", "failed"
 
 Said = tuple[int, int, dict[str, Any]]
@@ -117,8 +119,9 @@ class Pack:
             before = self._lanes.get(trial)
             if not free or (before is not None and not before.has_ended):
                 return False
-            lane = self._lanes[trial] = Lane(free[0], metric)
-        threading.Thread(target=self._train, args=(lane, config, uri), name=f"trial-{trial}", daemon=True).start()
+            lane = Lane(free[0], metric)
+            threading.Thread(target=self._train, args=(lane, config, uri), name=f"trial-{trial}", daemon=True).start()
+            self._lanes[trial] = lane
         return True
 
     def busy(self) -> int:
@@ -148,10 +151,10 @@ class Pack:
             end = (OVERTAKEN, str(error))
         except Exception as error:
             end = (FAILED, f"{type(error).__name__}: {error}")
-        with self.turns.turn():  # while nobody records
-            gc.collect()  # its own recordings, and with them what they hold of the GPU
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        try:
+            self._clear()
+        except Exception:  # CUDA's: nothing can be computed in this process any more, and Ray starts another
+            os._exit(1)
         lane.ends(*end)
 
     def _follow(self, lane: Lane, config: RunConfig, run: RunDirectory) -> None:
@@ -161,7 +164,17 @@ class Pack:
         with contextlib.closing(worker) as reports:
             for report in reports:
                 if not lane.say(report):
+                    if not lane.stopped:
+                        raise TimeoutError(f"nobody has listened to the trial for {DEAF_S:.0f} s")
                     return
+
+    def _clear(self) -> None:
+        """What a trial has held of the GPU is there for the next one."""
+        with self.turns.turn():  # nobody records meanwhile
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
 
 
 def close_packs(packs: list[Any]) -> None:
@@ -171,11 +184,11 @@ def close_packs(packs: list[Any]) -> None:
 
 
 def open_packs(images: ImageSet, wanted: Resources, places: int, most: int) -> list[Any]:
-    """So many actors, each with room for so many trials. Those whose process dies are started again."""
+    """So many actors, each with room for so many trials. One whose process dies is started again."""
     takes = wanted.of_a_worker
     shared = ray.put(images)
     # Questions wait inside: one for each trial, and one beside it that is answered at once.
-    options = {"num_cpus": takes["CPU"], "num_gpus": takes.get("GPU", 0), "max_restarts": -1}
+    options = {"num_cpus": takes["CPU"], "num_gpus": takes.get("GPU", 0), "max_restarts": RESTARTS}
     actor = ray.remote(Pack).options(**options, max_concurrency=4 * most)
     return [actor.remote(shared, wanted.device, wanted.threads, most) for _ in range(places)]
 
@@ -206,9 +219,27 @@ def follow(
     """Run a trial in one of these processes to its end, and ``tell`` of every report.
 
     Raises Overtaken, and RuntimeError for whatever else ends it but divergence. What ``tell`` raises stops the trial,
-    which gets so many seconds to store its last checkpoint.
+    which gets so many seconds to store its last checkpoint. A process that dies was perhaps another trial's doing: this
+    one goes on in a new one, as long as it comes further.
     """
-    pack = _seat(packs, trial, (config, run.folder.uri, metric), patience)
+    reached, before = 0, -1
+
+    def heard(step: int, metrics: dict[str, Any]) -> None:
+        nonlocal reached
+        reached = max(reached, step)
+        tell(step, metrics)
+
+    while True:
+        pack = _seat(packs, trial, (config, run.folder.uri, metric), patience)
+        try:
+            return _hear_out(pack, trial, heard, patience)
+        except ray.exceptions.RayError as error:  # one that was started again knows of no trial
+            if reached <= before:
+                raise RuntimeError(f"the process that trials share has died: {_in_a_line(error)}") from None
+            before = reached
+
+
+def _hear_out(pack: Any, trial: int, tell: Callable[[int, dict[str, Any]], None], patience: float) -> None:
     read, end, over = 0, ("", ""), threading.Event()
     threading.Thread(target=_listen, args=(pack, trial, over), name="listens", daemon=True).start()
     try:
@@ -217,8 +248,6 @@ def follow(
             for number, step, metrics in told:
                 tell(step, metrics)
                 read = number
-    except ray.exceptions.RayError as error:  # started again, it knows of no trial
-        raise RuntimeError(f"the process that trials share has died: {str(error).splitlines()[0]}") from None
     finally:
         over.set()
         if not end[0]:
@@ -231,26 +260,27 @@ def follow(
 
 
 def _seat(packs: list[Any], trial: int, job: tuple[dict[str, Any], str, str], patience: float) -> Any:
-    """The process that has taken the trial, the one with the fewest. What an attempt of it has left is stopped."""
-    _answering(packs, lambda pack: pack.stop.remote(trial, patience), patience)
+    """The process that has taken the trial, the one with the fewest. Raises RuntimeError if none of them can start."""
     while True:
-        counts = _answering(packs, lambda pack: pack.busy.remote(), TRIES_EVERY_S + HEARS_S)
-        for _, place in sorted((count, place) for place, count in counts.items()):
-            with contextlib.suppress(ray.exceptions.RayError):
+        asked = {pack.busy.remote(): place for place, pack in enumerate(packs)}
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=HEARS_S)
+        busy, dead = list[tuple[int, int]](), list[str]()
+        for answer in ready:
+            try:
+                busy.append((ray.get(answer), asked[answer]))
+            except ray.exceptions.ActorDiedError as error:  # for good; one that is being started again is unavailable
+                dead.append(_in_a_line(error))
+            except ray.exceptions.RayError:
+                pass
+        if len(dead) == len(packs):
+            raise RuntimeError(f"no process that trials could share starts: {dead[0]}")
+        with contextlib.suppress(ray.exceptions.RayError):
+            # What an attempt of this trial has left comes to its end first: of two, the later one has the run.
+            stops = [packs[place].stop.remote(trial, patience) for _, place in busy]
+            for _, place in sorted(busy) if all(ray.get(stops)) else []:
                 if ray.get(packs[place].begin.remote(trial, *job)):
                     return packs[place]
         time.sleep(TRIES_EVERY_S)
-
-
-def _answering(packs: list[Any], ask: Callable[[Any], Any], seconds: float) -> dict[int, Any]:
-    """The answers of those that give one in time, by their place."""
-    asked = {ask(pack): place for place, pack in enumerate(packs)}
-    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
-    answers = {}
-    for answer in ready:
-        with contextlib.suppress(ray.exceptions.RayError):
-            answers[asked[answer]] = ray.get(answer)
-    return answers
 
 
 def _listen(pack: Any, trial: int, over: threading.Event) -> None:
@@ -258,3 +288,8 @@ def _listen(pack: Any, trial: int, over: threading.Event) -> None:
     while not over.wait(LISTENS_EVERY_S):
         with contextlib.suppress(ray.exceptions.RayError):
             pack.listens.remote(trial)
+
+
+def _in_a_line(error: Exception) -> str:
+    """The last line that says something: of an error in the process itself, that error."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

@@ -98,6 +98,7 @@ def search(
         configs = [dataclasses.replace(RunConfig().override(saved, name), **here) for saved in about["trials"]]
         configs = [with_absolute_paths(config) for config in configs]
         todo = remaining(directory, halving, len(configs))
+        check_packed([configs[number] for number in todo], wanted, per_process)  # some may have begun otherwise
         end_what_is_over(directory, halving, len(configs), todo)
         if not todo and len(configs) < recipe.count:
             add_generation(directory, recipe, halving)
@@ -205,26 +206,27 @@ def run_trials(
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a spot machine's notice, as in a single run
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
     rungs = Rungs(directory, halving, recipe, listen)
-    places = at_once(wanted, machines())
-    packs = open_packs(images, wanted, min(places, len(todo)), per_process) if per_process > 1 else []
-    settings = Settings(
-        [config.to_dict() for config in configs], directory.folder.uri, wanted.device, recipe.metric, recipe.workers,
-        packs,
-    )  # fmt: skip
-    trial = tune.with_parameters(run_trial, images=None if packs else images, settings=settings)
-    tuner = tune.Tuner(
-        tune.with_resources(patient_trainable(trial), of_a_trial(wanted, bool(packs))),
-        param_space={"trial": tune.grid_search(todo)},
-        # More of them than there is room for would each hold a process that waits for workers which it cannot get.
-        tune_config=tune.TuneConfig(
-            scheduler=rungs, reuse_actors=True, max_concurrent_trials=places * per_process
-        ),
-        run_config=tune.RunConfig(
-            name=directory.name, storage_path=scratch, verbose=0,
-            failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS), stop=StopAll(rungs),
-        ),
-    )  # fmt: skip
+    packs: list[Any] = []
     try:
+        places = at_once(wanted, machines())
+        packs = open_packs(images, wanted, min(places, len(todo)), per_process) if per_process > 1 else []
+        settings = Settings(
+            [config.to_dict() for config in configs], directory.folder.uri, wanted.device, recipe.metric,
+            recipe.workers, packs,
+        )  # fmt: skip
+        trial = tune.with_parameters(run_trial, images=None if packs else images, settings=settings)
+        tuner = tune.Tuner(
+            tune.with_resources(patient_trainable(trial), of_a_trial(wanted, bool(packs))),
+            param_space={"trial": tune.grid_search(todo)},
+            # More of them than there is room for would each hold a process that waits for workers which it cannot get.
+            tune_config=tune.TuneConfig(
+                scheduler=rungs, reuse_actors=True, max_concurrent_trials=places * per_process
+            ),
+            run_config=tune.RunConfig(
+                name=directory.name, storage_path=scratch, verbose=0,
+                failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS), stop=StopAll(rungs),
+            ),
+        )  # fmt: skip
         results = _in_a_thread(tuner.fit, before_the_end=rungs.close)
     except (tune.TuneError, ray.exceptions.RayError) as error:
         raise SearchFailed(f"{last_line(error)}; the log is {log_path(directory.folder)}") from None

@@ -31,7 +31,7 @@ from infogan_ray.config import RunConfig
 from infogan_ray.data import load_images
 from infogan_ray.data.sampling import SAMPLE
 from infogan_ray.distributed.board import StopWatch, start_board
-from infogan_ray.distributed.cluster import check, check_files, count_machines_again
+from infogan_ray.distributed.cluster import check, check_files, count_machines_again, resources
 from infogan_ray.distributed.driver import Driver
 from infogan_ray.distributed.embedded import EmbeddedTrainer, freed, is_embedded
 from infogan_ray.distributed.joining import connect
@@ -69,10 +69,10 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
         connect(None)
     listen = listen or (lambda report: None)
     found = check(config, say=lambda line: listen({"phase": line}), sample=0)
-    if ray.is_initialized():
-        check_files(config, open_storage(config.storage))
-    config, run = begin(config, found.images, found.room, listen)
     wanted = found.wanted
+    if ray.is_initialized() and not check_files(config, open_storage(config.storage)):
+        wanted = resources(config, lambda line: listen({"phase": line}))  # of the machines that are left
+    config, run = begin(config, found.images, found.room, listen)
     del found  # with its images, of which the workers have copies of their own
     return launch(config, wanted, run, listen)
 

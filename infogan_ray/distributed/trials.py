@@ -87,7 +87,8 @@ def run_trial(chosen: dict[str, Any], *, images: ImageSet | None, settings: Sett
     except (Overtaken, TakenOver):
         tune.report({"overtaken": True})
     except (StorageFailed, TrainingFailed, RuntimeError, MemoryError) as error:
-        if not NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+        # Of packed trials another may have had the memory, and the same again is not the same.
+        if settings.packs or not NO_MEMORY.search(f"{type(error).__name__}: {error}"):
             raise RuntimeError(str(error)) from None
         # Not an error in Tune's eyes, which would try the same again.
         set_last_status(run, "failed", tell.step, message=f"{out_of_memory(config)} ({last_line(error)})")
@@ -110,7 +111,7 @@ def patient_trainable(function: Callable[[dict[str, Any]], None]) -> type[Functi
 def out_of_memory(config: RunConfig) -> str:
     return (
         f"out of memory with batch_size {config.batch_size} and network.width {config.network.width}; let the recipe "
-        "search smaller ones, or run fewer trials at once with more --threads"
+        "search smaller ones, or run fewer trials at once with more --threads or a smaller --per-process"
     )
 
 
