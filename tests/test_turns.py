@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -63,6 +64,22 @@ def test_a_turn_that_ends_in_an_error_is_over() -> None:
         raise ValueError("broken")
     with turns.turn():
         pass
+
+
+def test_nothing_draws_from_the_one_generator_outside_of_a_turn(image_set: ImageSet, tmp_path: Path) -> None:
+    """A run that begins seeds it and draws its weights from it; one that ends builds its best model meanwhile."""
+    left = [torch.get_rng_state()]
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        assert torch.equal(torch.get_rng_state(), left[-1])
+        yield
+        torch.rand(1)  # as if another run had drawn meanwhile
+        left.append(torch.get_rng_state())
+
+    run_alone(tiny_config(), image_set, tmp_path / "run", turn=turn)
+    run_alone(tiny_config(steps=9, resume=True), image_set, tmp_path / "run", turn=turn)
+    assert torch.equal(torch.get_rng_state(), left[-1]) and len(left) > 20
 
 
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -62,7 +62,7 @@ class Lane:
         step = report.metrics.get("step", 0)
         with self._changed:
             self._count += 1
-            self._said.append((self._count, step, report.metrics))
+            self._said.append((self._count, step, dict(report.metrics)))  # a copy: the run adds to its own
             self._changed.notify_all()
             while self.metric in report.metrics and self._read < self._count and self._goes_on():
                 self._changed.wait(LISTENS_EVERY_S)
@@ -213,7 +213,7 @@ def check_packed(configs: list[RunConfig], wanted: Resources, most: int) -> None
 
 
 def follow(
-    packs: list[Any], trial: int, config: dict[str, Any], run: RunDirectory, metric: str,
+    packs: Sequence[Any], trial: int, config: dict[str, Any], run: RunDirectory, metric: str,
     tell: Callable[[int, dict[str, Any]], None], patience: float,
 ) -> None:  # fmt: skip
     """Run a trial in one of these processes to its end, and ``tell`` of every report.
@@ -259,7 +259,7 @@ def _hear_out(pack: Any, trial: int, tell: Callable[[int, dict[str, Any]], None]
         raise RuntimeError(end[1])
 
 
-def _seat(packs: list[Any], trial: int, job: tuple[dict[str, Any], str, str], patience: float) -> Any:
+def _seat(packs: Sequence[Any], trial: int, job: tuple[dict[str, Any], str, str], patience: float) -> Any:
     """The process that has taken the trial, the one with the fewest. Raises RuntimeError if none of them can start."""
     while True:
         asked = {pack.busy.remote(): place for place, pack in enumerate(packs)}

@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ class Settings:
     device: str
     metric: str
     workers: int
-    packs: list[Any]
+    packs: Sequence[Any] = ()
     """The processes that trials share, if they do."""
 
 
