@@ -45,8 +45,9 @@ def wait_for(trials: list[int], pack: Pack) -> None:
 
 
 @pytest.fixture
-def pack(image_set: ImageSet) -> Pack:
-    return Pack(image_set, "cpu", threads=1, most=2)
+def pack(image_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> Pack:
+    monkeypatch.setattr(packing.ray, "get", lambda kept: kept)  # the only thing of Ray in it
+    return Pack([image_set], "cpu", threads=1, most=2)
 
 
 def test_there_is_room_for_so_many_and_again_when_one_has_ended(pack: Pack, tmp_path: Path) -> None:

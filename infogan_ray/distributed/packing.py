@@ -102,7 +102,9 @@ class Lane:
 class Pack:
     """An actor: a process with the CPUs and the share of a GPU of one trial, and room for several."""
 
-    def __init__(self, images: ImageSet, device: str, threads: int, most: int) -> None:
+    def __init__(self, shared: list[Any], device: str, threads: int, most: int) -> None:
+        """``shared``: a reference to the images, which Ray is not to look up: it would warn of starting this again."""
+        images: ImageSet = ray.get(shared[0])
         self.images, self.device, self.threads, self.most = images, torch.device(device), threads, most
         self.resident = make_resident(images, self.device) if images.shards is None else None
         on_gpu = self.device.type == "cuda"
@@ -183,14 +185,15 @@ def close_packs(packs: list[Any]) -> None:
             ray.kill(pack)
 
 
-def open_packs(images: ImageSet, wanted: Resources, places: int, most: int) -> list[Any]:
-    """So many actors, each with room for so many trials. One whose process dies is started again."""
+def open_packs(shared: Any, wanted: Resources, places: int, most: int) -> list[Any]:
+    """So many actors, each with room for so many trials. One whose process dies is started again.
+
+    ``shared``: a reference to the images, to be kept for as long as that may be."""
     takes = wanted.of_a_worker
-    shared = ray.put(images)
     # Questions wait inside: one for each trial, and one beside it that is answered at once.
     options = {"num_cpus": takes["CPU"], "num_gpus": takes.get("GPU", 0), "max_restarts": RESTARTS}
     actor = ray.remote(Pack).options(**options, max_concurrency=4 * most)
-    return [actor.remote(shared, wanted.device, wanted.threads, most) for _ in range(places)]
+    return [actor.remote([shared], wanted.device, wanted.threads, most) for _ in range(places)]
 
 
 def check_packed(configs: list[RunConfig], wanted: Resources, most: int) -> None:

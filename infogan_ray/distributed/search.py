@@ -83,6 +83,8 @@ def search(
     configs = [dataclasses.replace(recipe.config(n), **here) for n in range(recipe.count)]
     found = check_all(configs, lambda line: listen({"event": "data", "say": line}))
     check_packed(configs, found.wanted, per_process)
+    if per_process > 1 and found.wanted.device == "cpu":
+        listen({"event": "data", "say": f"per_process is {per_process}: on a CPU trials gain nothing by sharing one"})
     wanted, images = found.wanted, found.images
     listen({"event": "data", "say": feed_line(recipe.config(0).feed, images, found.room)})
     recipe = with_feed(recipe, images.feed)  # the same for all trials, and for whoever resumes the search
@@ -209,7 +211,9 @@ def run_trials(
     packs: list[Any] = []
     try:
         places = at_once(wanted, machines())
-        packs = open_packs(images, wanted, min(places, len(todo)), per_process) if per_process > 1 else []
+        if per_process > 1:
+            shared = ray.put(images)
+            packs = open_packs(shared, wanted, min(places, len(todo)), per_process)
         settings = Settings(
             [config.to_dict() for config in configs], directory.folder.uri, wanted.device, recipe.metric,
             recipe.workers, packs,

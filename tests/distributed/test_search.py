@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -30,6 +31,7 @@ from infogan_ray.recipes import Recipe, load_recipe
 from infogan_ray.searches import SearchDirectory
 from infogan_ray.storage import open_storage
 
+from ..conftest import tiny_images
 from ..harm import processes_of
 from ..test_tracking import hparams_of, shown, steps
 
@@ -217,6 +219,8 @@ def test_trials_of_two_workers_each_give_back_what_they_had(
 @pytest.mark.usefixtures("ray_cluster")
 def test_trials_that_share_a_process_come_to_what_they_come_to_alone(npz: Path, tmp_path: Path) -> None:
     """Though that process is killed, and a trial's own."""
+    images, labels = tiny_images(600)  # more than Ray would send along with a call
+    np.savez(npz, images=images, labels=labels)
     recipe, before = small(npz, trials=5, reduction=2, budget=640), held()
     alone = search(recipe, open_storage(tmp_path), "alone")
     heard, killed = list[str](), dict[str, psutil.Process]()
