@@ -68,3 +68,9 @@ def conclude(run: RunDirectory, final: dict[str, Any], log: Path | str) -> RunRe
 def failed(error: StorageFailed) -> dict[str, Any]:
     """A worker's last words where storage has failed it."""
     return {"phase": "failed", "message": str(error), "overtaken": isinstance(error, Overtaken)}
+
+
+def last_line(error: BaseException) -> str:
+    """Of what an error says: where it quotes a trace, the error in it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()

@@ -23,7 +23,7 @@ import torch
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 from infogan_ray.data.choosing import make_resident
-from infogan_ray.endings import TakenOver
+from infogan_ray.endings import TakenOver, last_line
 from infogan_ray.outbox import Overtaken
 from infogan_ray.resources import Resources
 from infogan_ray.runs import RunDirectory
@@ -238,7 +238,7 @@ def follow(
             return _hear_out(pack, trial, heard, patience)
         except ray.exceptions.RayError as error:  # one that was started again knows of no trial
             if reached <= before:
-                raise RuntimeError(f"the process that trials share has died: {_in_a_line(error)}") from None
+                raise RuntimeError(f"the process that trials share has died: {last_line(error)}") from None
             before = reached
 
 
@@ -272,7 +272,7 @@ def _seat(packs: Sequence[Any], trial: int, job: tuple[dict[str, Any], str, str]
             try:
                 busy.append((ray.get(answer), asked[answer]))
             except ray.exceptions.ActorDiedError as error:  # for good; one that is being started again is unavailable
-                dead.append(_in_a_line(error))
+                dead.append(last_line(error))
             except ray.exceptions.RayError:
                 pass
         if len(dead) == len(packs):
@@ -291,8 +291,3 @@ def _listen(pack: Any, trial: int, over: threading.Event) -> None:
     while not over.wait(LISTENS_EVERY_S):
         with contextlib.suppress(ray.exceptions.RayError):
             pack.listens.remote(trial)
-
-
-def _in_a_line(error: Exception) -> str:
-    """The last line that says something: of an error in the process itself, that error."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

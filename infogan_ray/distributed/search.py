@@ -33,8 +33,8 @@ from infogan_ray.distributed.joining import connect
 from infogan_ray.distributed.packing import check_packed, close_packs, open_packs
 from infogan_ray.distributed.proposals import Past, propose
 from infogan_ray.distributed.trainer import check
-from infogan_ray.distributed.trials import News, Rungs, Settings, StopAll, last_line, patient_trainable, run_trial
-from infogan_ray.endings import set_last_status
+from infogan_ray.distributed.trials import News, Rungs, Settings, StopAll, patient_trainable, run_trial
+from infogan_ray.endings import last_line, set_last_status
 from infogan_ray.halving import Halving, Verdict
 from infogan_ray.ranking import DEFAULT, Row, winner
 from infogan_ray.recipes import TRACKERS, Recipe, without_trackers

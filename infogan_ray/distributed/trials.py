@@ -26,7 +26,7 @@ from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
 from infogan_ray.distributed import packing
 from infogan_ray.distributed.trainer import launch
-from infogan_ray.endings import TakenOver, TrainingFailed, set_last_status
+from infogan_ray.endings import TakenOver, TrainingFailed, last_line, set_last_status
 from infogan_ray.halving import Halving, Verdict
 from infogan_ray.outbox import LAST_PATIENCE_S, Overtaken, StorageFailed
 from infogan_ray.recipes import Recipe
@@ -259,8 +259,3 @@ class Rungs(FIFOScheduler):
         words = {Verdict.CONTINUE: "goes on", Verdict.STOP: "is stopped", Verdict.WAIT: "goes on until others report"}
         score = f", {self.recipe.metric} {result['score']:.3f}" if "score" in result else ""
         return f"trial {number}: {result['images']:,} images{score}{where}: {words[verdict]}"
-
-
-def last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip()
