@@ -47,6 +47,10 @@ class Relay:
     def stop(self) -> None:
         self._worker.stop()
 
+    def address(self) -> str:
+        """Of its machine."""
+        return ray.util.get_node_ip_address()
+
     def reports(self, seconds: float, seen: int) -> tuple[int, list[dict[str, Any]], float, bool]:
         """The number of this answer; what the worker has reported, waited for so long; for how long it has been silent;
         whether it has ended.
@@ -76,6 +80,8 @@ class RemoteWorker:
     head: Any
     """A HeadWatch; set before its reports are read, as is ``listen``."""
     listen: Callable[[dict[str, Any]], None]
+    address = ""
+    """Of its machine, once it has one."""
 
     def __init__(self, takes: Mapping[str, float]) -> None:
         self.takes = takes
@@ -91,6 +97,7 @@ class RemoteWorker:
         """Give it its job."""
         self._began = time.monotonic()
         self._relay.begin.remote(job)
+        self._address = self._relay.address.remote()
 
     def stop(self) -> None:
         """Ask for a last checkpoint and the end; of one that has no machine yet, for the end alone."""
@@ -126,6 +133,9 @@ class RemoteWorker:
                 raise self.head.error() from None
             self._gone, self.ended = _in_a_line(error), True
         else:
+            if not self._placed:
+                with contextlib.suppress(ray.exceptions.RayError):
+                    self.address = ray.get(self._address, timeout=ANSWERS_S)  # it came before what was told
             self._placed = True
             if number > self._seen:
                 self._unread.extend(told)

@@ -36,31 +36,37 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
         return trainer.train(config, listen)
     head = heads.HeadWatch()
     first = [relay.take(wanted.of_a_worker, head, listen)]  # its imports take as long as what is done here meanwhile
+    last = first[0]
+
+    def place() -> str:
+        """Of the log. In a folder that all machines share it is where the run is."""
+        log = log_path(run.folder, "worker.log")
+        return str(log) if run.folder.is_local else f"{log} on {last.address or 'the machine of the worker'}"
 
     def take() -> relay.RemoteWorker:
+        nonlocal last
         if first:
             return first.pop()
         try:  # the machine that it had may have died, and with it the room for so many threads
             now = resources(config, lambda line: listen({"phase": line}))
         except ValueError as error:
             set_last_status(run, "failed", driver.step)
-            raise TrainingFailed(f"{error}; the log is {place}") from None
+            raise TrainingFailed(f"{error}; the log is {place()}") from None
         driver.job |= solo.job_of(config, run, now)
-        return relay.take(now.of_a_worker, head, listen)
+        last = relay.take(now.of_a_worker, head, listen)
+        return last
 
     try:
         found = check_images(config, wanted, lambda line: listen({"phase": line}), sample=0)
         check_files(config, open_storage(config.storage))
         config, run = begin(config, found.images, found.room, listen)
         del found  # with its images, of which the worker has its own
-        log = log_path(run.folder, "worker.log")
-        place = str(log) if run.folder.is_local else f"{log} on the worker's machine"
         driver = solo.Driver(run, solo.job_of(config, run, wanted), listen, place, take)
         try:
             return solo.conclude_after(driver)
         except HeadLost:
             set_last_status(run, "failed", driver.step)
-            raise HeadLost(f"{head.error(driver.step)}; the log is {place}") from None
+            raise HeadLost(f"{head.error(driver.step)}; the log is {place()}") from None
     finally:
         head.close()
         for worker in first:

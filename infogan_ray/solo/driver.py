@@ -83,7 +83,7 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
     wanted = found.wanted
     del found  # with its images, of which the worker has its own
     log = log_path(run.folder, "worker.log")
-    driver = Driver(run, job_of(config, run, wanted), listen, str(log))
+    driver = Driver(run, job_of(config, run, wanted), listen, lambda: str(log))
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
@@ -107,11 +107,11 @@ def conclude_after(driver: Driver) -> RunResult:
         with notices():
             driver.follow()
     except StorageError as error:
-        raise TrainingFailed(f"{error}; the log is {driver.log}") from None
+        raise TrainingFailed(f"{error}; the log is {driver.log()}") from None
     except KeyboardInterrupt:
         set_last_status(driver.run, "interrupted", driver.step)
         raise
-    return conclude(driver.run, driver.final, driver.log)
+    return conclude(driver.run, driver.final, driver.log())
 
 
 @contextmanager
@@ -136,9 +136,10 @@ class Driver:
     """Waits for the worker, passes on what it says, replaces it, and brings it to a stop on a notice."""
 
     def __init__(
-        self, run: RunDirectory, job: dict[str, Any], listen: Listener, log: str, take: Callable[[], Any] = process.take
-    ) -> None:
-        """``log``: where it lies, for people. ``take``: gives a worker, as ``WorkerProcess`` is one."""
+        self, run: RunDirectory, job: dict[str, Any], listen: Listener, log: Callable[[], str],
+        take: Callable[[], Any] = process.take,
+    ) -> None:  # fmt: skip
+        """``log``: says where it lies, for people. ``take``: gives a worker, as ``WorkerProcess`` is one."""
         self.run, self.job, self.listen, self.log, self.take = run, job, listen, log, take
         self.final: dict[str, Any] = {}
         self.cause = ""
@@ -176,7 +177,7 @@ class Driver:
             in_vain = 1 if stored > before else in_vain + 1
             if in_vain > WORKER_RESTARTS:
                 set_last_status(self.run, "failed", self.step)
-                raise TrainingFailed(f"{self.cause}; the log is {self.log}")
+                raise TrainingFailed(f"{self.cause}; the log is {self.log()}")
             restarts += 1
             self.listen({"phase": "starting workers again", "step": self.step, "say": self.cause})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
@@ -24,6 +25,7 @@ from infogan_ray.storage import open_storage
 
 from ..conftest import tiny_config
 from ..harm import Harm, digest, processes_of
+from ..servers import Proxy
 from ..test_solo import undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
@@ -188,6 +190,23 @@ def test_a_worker_that_cannot_begin_says_why_in_a_line(bars: Any, monkeypatch: p
     monkeypatch.setattr(solo, "WORKER_RESTARTS", 1)
     with pytest.raises(TrainingFailed, match=r"^ModuleNotFoundError: No module named 'infogan_ray'; the log is "):
         train(bars())
+
+
+def test_of_a_run_in_a_bucket_the_machine_is_named_that_has_the_log(
+    bars: Any, monkeypatch: pytest.MonkeyPatch, proxy: Proxy
+) -> None:
+    monkeypatch.setattr(solo, "WORKER_RESTARTS", 0)
+    config = dataclasses.replace(bars(checkpoint_every=250), storage=proxy.uri("named"))
+    said: list[str] = []
+
+    def listen(report: dict[str, Any]) -> None:
+        if report.get("step", 0) >= 1 and not said:
+            said.append("killed")
+            found(WORKER).kill()
+
+    with pytest.raises(TrainingFailed) as failed:
+        train(config, listen)
+    assert str(failed.value).endswith(f"{config.name}.log on {ray.util.get_node_ip_address()}")
 
 
 @pytest.mark.parametrize(
