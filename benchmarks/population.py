@@ -27,7 +27,7 @@ import torch
 import tyro
 
 from benchmarks.quality import JOURNAL, _is, journal, tell
-from benchmarks.stability import OF_THE_TERM, SAME, VARIANTS
+from benchmarks.stability import OF_THE_TERM, SAME, VARIANTS, is_meant
 from infogan_ray.commands import train_config
 from infogan_ray.data import DataConfig, ImageSet, InMemoryFeed, load_images
 from infogan_ray.evaluation import measure_bound, measure_clustering
@@ -49,7 +49,7 @@ class Population:
     lanes: int = 8
     """Runs at a time, at most 31."""
     variants: tuple[str, ...] = ()
-    """Also variants of benchmarks.stability whose name has one of these words in it, seed by seed."""
+    """Also variants of benchmarks.stability, as its --only takes them, seed by seed."""
     storage: Path = Path("runs/population")
 
 
@@ -117,10 +117,11 @@ def main(arguments: list[str]) -> int:
         raise SystemExit(f"lanes is {given.lanes}; it must lie between 1 and {MOST}")
     config = train_config(["--preset", given.preset, *more])
     half = config.total_steps(10**9) // 2
+    every = VARIANTS | (OF_THE_TERM if config.consistency.weight else {})
     chosen = {"as it is": more} | {
         name: [*shlex.split(flags.format(half=half)), *more]
-        for name, flags in (VARIANTS | (OF_THE_TERM if config.consistency.weight else {})).items()
-        if name != SAME.get(given.preset) and any(word.lower() in name.lower() for word in given.variants)
+        for name, flags in every.items()
+        if name != SAME.get(given.preset) and is_meant(name, given.variants, every)
     }
     if given.variants and len(chosen) == 1:
         raise SystemExit(f"no variant is named so: {' '.join(given.variants)}; benchmarks.stability --list has them")

@@ -15,6 +15,7 @@ import shlex
 import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,7 +75,7 @@ class Stability:
 
     presets: tuple[Literal["mnist_robust", "mnist"], ...] = PRESETS
     only: tuple[str, ...] = ()
-    """Variants whose name has one of these words in it, and 'as it is'."""
+    """Variants whose name this is or, where it is none, has one of these words in it; and 'as it is'."""
     steps: int = 1000
     seeds: int = 10
     first_seed: int = 0
@@ -127,11 +128,16 @@ def variants(preset: str, given: Stability) -> list[tuple[str, list[str]]]:
     wanted = [
         name
         for name in every
-        if name != SAME[preset]
-        and (name == "as it is" or not given.only or any(word.lower() in name.lower() for word in given.only))
+        if name != SAME[preset] and (name == "as it is" or not given.only or is_meant(name, given.only, every))
     ]
     steps = ["--steps", str(given.steps)]
     return [(name, [*shlex.split(every[name].format(half=given.steps // 2)), *steps]) for name in wanted]
+
+
+def is_meant(name: str, words: Sequence[str], every: Mapping[str, str]) -> bool:
+    """Whether one of these words is the variant's name or, where it is no variant's name, is in it."""
+    names = {one.lower() for one in every}
+    return any(word == name.lower() or (word not in names and word in name.lower()) for word in map(str.lower, words))
 
 
 def tell_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,15 @@ def processes_of(pid: int, pattern: str) -> list[psutil.Process]:
             if re.search(pattern, " ".join(process.cmdline())):
                 found.append(process)
     return found
+
+
+def process_of(pid: int, pattern: str) -> psutil.Process:
+    """The only one. One that has just been started may not have its command yet."""
+    deadline = time.monotonic() + 10
+    while not (found := processes_of(pid, pattern)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (process,) = found
+    return process
 
 
 def workers_of(pid: int) -> list[psutil.Process]:

@@ -32,7 +32,7 @@ from infogan_ray.storage import open_storage
 from infogan_ray.warming import warmed_for
 
 from .conftest import tiny_config
-from .harm import Harm, digest, processes_of
+from .harm import Harm, digest, process_of, processes_of
 from .test_training import run_alone
 
 pytestmark = pytest.mark.timeout(120)
@@ -42,8 +42,7 @@ LONG: dict[str, Any] = {"steps": 300, "checkpoint_every": 50, "keep": 20}
 
 
 def worker_of(pid: int) -> psutil.Process:
-    (worker,) = processes_of(pid, "infogan_ray.solo.worker")
-    return worker
+    return process_of(pid, "infogan_ray.solo.worker")
 
 
 def signalled(how: signal.Signals) -> Callable[[], None]:

@@ -24,7 +24,7 @@ from infogan_ray.solo import driver as solo
 from infogan_ray.storage import open_storage
 
 from ..conftest import tiny_config
-from ..harm import Harm, digest, processes_of
+from ..harm import Harm, digest, process_of, processes_of
 from ..servers import Proxy
 from ..test_solo import undisturbed
 
@@ -35,8 +35,7 @@ WORKER, RELAY = r"infogan_ray\.solo\.worker", "ray::Relay"
 
 
 def found(pattern: str) -> psutil.Process:
-    (process,) = processes_of(os.getpid(), pattern)
-    return process
+    return process_of(os.getpid(), pattern)
 
 
 def signalled(pattern: str, how: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
