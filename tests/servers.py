@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -152,12 +153,14 @@ class Proxy:
 
 
 def free_ports(count: int) -> list[int]:
-    """Below 50,000, since the server's gRPC ports are these plus 10,000."""
+    """Of those that neither the system nor Ray deals out, so that nobody has taken them when they are used.
+
+    The S3 server's gRPC ports are these plus 10,000, which the system does not deal out, either."""
     ports: list[int] = []
     while len(ports) < count:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port < 50_000 and port not in ports:
-            ports.append(port)
+        port = random.randrange(20_000, 22_700)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in ports:
+                ports.append(port)
     return ports

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from infogan_ray.distributed.joining import connect
+from infogan_ray.endings import last_line
 from infogan_ray.endpoints import Endpoints
 from infogan_ray.front import (
     APPLICATION,
@@ -100,7 +101,7 @@ def serving(model: str, host: str, port: int, replicas: int, open_to_all: bool) 
         deployment: Any = Model
         serve.run(deployment.options(num_replicas=replicas).bind(open_to_all), name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
-        reason = _reason() or str(error)
+        reason = _reason() or last_line(error)
         _end()
         raise RuntimeError(reason) from None
     try:

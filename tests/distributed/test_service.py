@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -149,13 +150,24 @@ def test_ctrl_c_ends_it_and_leaves_nothing(running: Service) -> None:
         running.ask("/health")
 
 
-def test_a_model_that_no_replica_can_load_is_named_in_one_line(tmp_path: Path) -> None:
+def refused(model: Path, port: int) -> str:
     code = (
         "from infogan_ray.distributed.service import serving\n"
-        f"with serving({str(tmp_path / 'gone')!r}, '127.0.0.1', {free_ports(1)[0]}, 1, True): pass"
+        "try:\n"
+        f"    with serving({str(model)!r}, '127.0.0.1', {port}, 1, True): pass\n"
+        "except RuntimeError as error: raise SystemExit(repr(error))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and last.startswith(f"RuntimeError: model {tmp_path / 'gone'} does not exist"), (
-        done.stderr
-    )
+    assert done.returncode == 1
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_a_model_that_no_replica_can_load_is_named_in_one_line(tmp_path: Path) -> None:
+    said = refused(tmp_path / "gone", free_ports(1)[0])
+    assert said.startswith(f"RuntimeError('model {tmp_path / 'gone'} does not exist"), said
+
+
+def test_a_port_that_somebody_has_is_named_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        said = refused(tmp_path, port := other.getsockname()[1])
+    assert "Failed to bind to address" in said and str(port) in said and "\\n" not in said, said
