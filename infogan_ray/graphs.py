@@ -136,7 +136,7 @@ class GraphedStep:
         """How many steps of each kind were made without a recording."""
         self._news: list[str] = []
         self.refused = False
-        self.stream = this_threads_stream() or own_stream() if state.device.type == "cuda" else None
+        self.stream = (this_threads_stream() or own_stream()) if state.device.type == "cuda" else None
         LIVE.add(self)
 
     @staticmethod
