@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -54,6 +54,23 @@ def process_of(pid: int, pattern: str) -> psutil.Process:
 def workers_of(pid: int) -> list[psutil.Process]:
     """The training workers of the Ray that a process has started."""
     return processes_of(pid, "RayTrainWorker")
+
+
+@contextlib.contextmanager
+def all_cpus_taken() -> Iterator[Any]:
+    """By somebody else, of the cluster that the tests share."""
+    import ray
+
+    class Other:
+        def here(self) -> bool:
+            return True
+
+    there = ray.remote(Other).options(num_cpus=int(ray.cluster_resources()["CPU"])).remote()
+    assert ray.get(there.here.remote())
+    try:
+        yield there
+    finally:
+        ray.kill(there)
 
 
 def digest(run: RunDirectory, step: int) -> str:

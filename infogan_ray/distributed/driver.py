@@ -13,9 +13,11 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from infogan_ray.distributed import heads
+from infogan_ray.distributed.relay import SAYS_SO_S, WAITS
 from infogan_ray.endings import ENDINGS, LAST_WORDS_S, Listener
 
 POLL_S = 0.3
+NO_GROUP_S = 30.0  # an elastic run asks for no places before there are enough; who starts slowly has not asked yet
 
 
 class Driver:
@@ -28,6 +30,7 @@ class Driver:
         self.is_guest, self.patience = patience is not None, LAST_WORDS_S if patience is None else patience
         self.final: dict[str, Any] = {}
         self.head = heads.HeadWatch()
+        self._waits = False  # for room, and has said so
 
     @property
     def step(self) -> int:
@@ -49,7 +52,7 @@ class Driver:
             self.listen({"phase": "stopping", "step": self.step, "say": "stopping; once more to stop at once"})
             self.board.stop.remote()
             try:
-                self._listen_to(fitting, seconds=self.patience)
+                self._listen_to(fitting, seconds=0 if self._waits and not self.is_guest else self.patience)
             finally:
                 done = fitting.ended.is_set() or self.is_guest
                 if not done and not self.head.lost:  # of a dead head it would wait for the answer
@@ -66,16 +69,29 @@ class Driver:
         raise fitting.error
 
     def _listen_to(self, fitting: Fitting, seconds: float = float("inf")) -> None:
-        deadline = time.monotonic() + seconds
+        deadline, heard = time.monotonic() + seconds, time.monotonic()
         while time.monotonic() < deadline and (not self.head.lost or self.head.answers()):
             ended = fitting.ended.wait(POLL_S)
             patience = min(heads.HEAD_SILENT_S, max(deadline - time.monotonic(), POLL_S))
             with contextlib.suppress(ray.exceptions.RayError):  # the head watch knows whether that is the end
                 for report in ray.get(self.board.drain.remote(), timeout=patience):
                     self.final.update(report)
+                    heard, self._waits = time.monotonic(), False
                     self.listen(report)
+            if seconds == float("inf"):
+                self._look_for_places(time.monotonic() - heard)
             if ended or (seconds < float("inf") and self.phase == "interrupted" and not self.is_guest):
                 return
+
+    def _look_for_places(self, silent: float) -> None:
+        """After so many seconds of silence: others may have the room, and Ray Train waits for it without a word."""
+        self.head.looks_for_places = silent > SAYS_SO_S and not self.is_guest  # of its job there are other trials
+        if not self.head.looks_for_places or self._waits:
+            return
+        places = self.head.places
+        if places & {"PENDING", "RESCHEDULING"} or (not places and silent > NO_GROUP_S):
+            self._waits = True
+            self.listen({"phase": WAITS, "step": self.step})
 
 
 class Fitting(threading.Thread):

@@ -1,4 +1,4 @@
-"""Whether the cluster's head is alive, which a driver has to find out by itself."""
+"""Whether the cluster's head is alive, and a job's workers have places, which a driver has to find out by itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 
 import ray
+from ray.util.placement_group import placement_group_table
 
 from infogan_ray.distributed.joining import machines_of_the_cluster
 from infogan_ray.endings import HeadLost
@@ -18,9 +19,11 @@ HEAD_POLL_S, HEAD_SILENT_S = 2.0, 45.0
 class HeadWatch:
     """Notices that Ray's head has died, before Ray itself ends this process without a readable word (60 s).
 
-    ``nodes`` is what the machines have that it last knew of."""
+    ``nodes`` is what the machines have that it last knew of. With ``looks_for_places`` set it also finds out what has
+    become of the places that this job has asked for: ``places``, Ray's words for the state of each."""
 
     def __init__(self) -> None:
+        self.looks_for_places, self.places = False, set[str]()
         self._heard, self._closed = time.monotonic(), False
         self.nodes: list[dict[str, float]] = machines_of_the_cluster()
         threading.Thread(target=self._look, name="head-watch", daemon=True).start()
@@ -50,4 +53,11 @@ class HeadWatch:
             with contextlib.suppress(Exception):  # whatever it is, the head did not answer
                 self.nodes = machines_of_the_cluster()
                 self._heard = time.monotonic()
+                self.places = _places() if self.looks_for_places else set()
             time.sleep(HEAD_POLL_S)
+
+
+def _places() -> set[str]:
+    """The states of this job's placement groups; an id ends with that of the job."""
+    job = ray.get_runtime_context().get_job_id()
+    return {group["state"] for id, group in placement_group_table().items() if id.endswith(job)} - {"REMOVED"}

@@ -23,6 +23,7 @@ from infogan_ray.solo.process import WorkerProcess
 ANSWERS_S = 1.0  # a relay's answer may take so much longer than the time it was given to wait
 ENDS_S, LETS_GO_S = 2.0, 15.0
 SAYS_SO_S = 10.0  # after so long without a place on the cluster
+WAITS = "waiting for room on the cluster"  # the phase of a run whose room others have
 WITH_A_CAUSE = (
     ray.exceptions.OutOfMemoryError, ray.exceptions.RuntimeEnvSetupError, ray.exceptions.ActorUnschedulableError,
 )  # fmt: skip
@@ -146,7 +147,7 @@ class RemoteWorker:
         """Others may have it; machines that would be large enough may have died since it was asked for."""
         if not self._said:
             self._said = True
-            self.listen({"phase": "waiting for room on the cluster"})
+            self.listen({"phase": WAITS})
         if not any(all(node.get(what, 0) >= amount for what, amount in self.takes.items()) for node in self.head.nodes):
             self.kill()
             amounts = " and ".join(f"{amount:g} {what}" for what, amount in self.takes.items())

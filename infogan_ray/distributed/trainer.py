@@ -23,6 +23,7 @@ import ray.exceptions
 import ray.train
 from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.config import RunConfig as TrainConfig  # ray.train types its own as the older classes
 
@@ -31,7 +32,7 @@ from infogan_ray.config import RunConfig
 from infogan_ray.data import load_images
 from infogan_ray.data.sampling import SAMPLE
 from infogan_ray.distributed.board import StopWatch, start_board
-from infogan_ray.distributed.cluster import check, check_files, count_machines_again, resources
+from infogan_ray.distributed.cluster import check, check_files, count_machines_again, machines, resources
 from infogan_ray.distributed.driver import Driver
 from infogan_ray.distributed.embedded import EmbeddedTrainer, freed, is_embedded
 from infogan_ray.distributed.joining import connect
@@ -51,7 +52,7 @@ from infogan_ray.endings import (
 from infogan_ray.gradients import distributed
 from infogan_ray.heap import HUGE_PAGES, TUNABLES
 from infogan_ray.outbox import StorageFailed
-from infogan_ray.resources import ASKED, Resources
+from infogan_ray.resources import ASKED, Resources, room
 from infogan_ray.runs import RunDirectory
 from infogan_ray.session import run_worker
 from infogan_ray.storage import StorageError, open_storage
@@ -84,8 +85,9 @@ def launch(
 
     ``patience``: see Driver; inside a trial of a search.
 
-    Workers that fail are restarted from the last whole checkpoint, for as long as there are new ones. Raises
-    TrainingFailed, and KeyboardInterrupt if a stop was asked for and the workers did not say their last words in time.
+    Workers that fail are restarted from the last whole checkpoint, for as long as there are new ones. Room that others
+    have is waited for, as long as there are machines enough. Raises TrainingFailed, and KeyboardInterrupt if a stop was
+    asked for and the workers did not say their last words in time.
     """
     log = log_path(run.folder)
     connect(log)
@@ -107,6 +109,13 @@ def launch(
                 error = driver.follow(_trainer(kind, config, wanted, run, board, scratch))
             if error is None or driver.phase in ENDINGS:
                 break
+            if _found_no_place(error):  # in a minute; others have it, or machines have died
+                try:
+                    wanted = _wanted_now(config, wanted, driver)
+                except ValueError as too_few:
+                    set_last_status(run, "failed", driver.step)
+                    raise TrainingFailed(f"{too_few}; the log is {log}") from None
+                continue
             if run.get_status().get("stored", 0) == stored:
                 set_last_status(run, "failed", driver.step)
                 raise TrainingFailed(f"{_cause(error)}; the log is {log}")
@@ -125,6 +134,20 @@ def launch(
         if ray.is_initialized() and not driver.head.lost:
             ray.kill(board)
     return conclude(run, driver.final, log)
+
+
+def _found_no_place(error: BaseException) -> bool:
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
+def _wanted_now(config: RunConfig, wanted: Resources, driver: Driver) -> Resources:
+    """What to wait for of the machines there are now. Raises ValueError where they are too few."""
+    if not driver.is_guest:
+        return resources(config, lambda line: driver.listen({"phase": line}))
+    nodes = machines()  # a trial's resources are the search's to decide
+    if (places := room(wanted.of_a_worker, nodes, wanted.placement)) < wanted.most:
+        raise ValueError(f"the cluster's {len(nodes)} machine(s) have room for {places} of {wanted.most} workers")
+    return wanted
 
 
 def _trainer(

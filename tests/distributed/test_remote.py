@@ -24,7 +24,7 @@ from infogan_ray.solo import driver as solo
 from infogan_ray.storage import open_storage
 
 from ..conftest import tiny_config
-from ..harm import Harm, digest, process_of, processes_of
+from ..harm import Harm, all_cpus_taken, digest, process_of, processes_of
 from ..servers import Proxy
 from ..test_solo import undisturbed
 
@@ -93,14 +93,8 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Somebody who has all CPUs of the cluster."""
     monkeypatch.setattr(relay, "SAYS_SO_S", 1.0)
 
-    class Other:
-        def here(self) -> bool:
-            return True
-
-    there = ray.remote(Other).options(num_cpus=4).remote()
-    assert ray.get(there.here.remote())
-    yield there
-    ray.kill(there)
+    with all_cpus_taken() as there:
+        yield there
 
 
 def test_who_has_to_wait_for_a_place_says_so(bars: Any, other: Any) -> None:

@@ -7,18 +7,25 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import ray
 import torch
 
 from infogan_ray import checkpoints, train
+from infogan_ray.distributed import driver, trainer
+from infogan_ray.distributed.relay import WAITS
+from infogan_ray.endings import TrainingFailed
+from infogan_ray.resources import Resources, TooMuch
 from infogan_ray.runs import RunDirectory, RunExists
 from infogan_ray.storage import open_storage
 
 from ..conftest import tiny_config
+from ..harm import all_cpus_taken
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 
@@ -82,6 +89,54 @@ def test_divergence_ends_the_run_without_a_restart(npz: Path, tmp_path: Path) ->
     result = train(config, heard.append)
     assert result.state == "diverged" and "at step" in result.message
     assert not [report for report in heard if report.get("say", "").startswith("resumed")]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], list[int]]:
+    """Ray Train looks for room four times for a second, not for 15, and the driver says so after one. Who calls this
+    gets the list of how many workers have been asked for, and is called back when they are for the second time."""
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    monkeypatch.setattr(driver, "SAYS_SO_S", 1.0)
+    make = trainer._trainer
+
+    def ask(again: Callable[[], None]) -> list[int]:
+        numbers: list[int] = []
+
+        def counted(kind: Any, config: Any, wanted: Resources, *more: Any) -> Any:
+            numbers.append(wanted.most)
+            if len(numbers) == 2:
+                again()
+            return make(kind, config, wanted, *more)
+
+        monkeypatch.setattr(trainer, "_trainer", counted)
+        return numbers
+
+    return ask
+
+
+def test_several_workers_wait_for_the_room_that_others_have_and_say_so(asked: Any, npz: Path, tmp_path: Path) -> None:
+    """For longer than Ray Train does by itself."""
+    with all_cpus_taken() as others:
+        numbers = asked(lambda: ray.kill(others))
+        result, heard = run(npz, tmp_path, workers=2)
+    assert result.state == "finished" and result.restarts == 0 and numbers == [2, 2]
+    assert [report["phase"] for report in heard].count(WAITS) == 1
+
+
+def test_room_that_the_machines_have_no_more_is_not_waited_for(
+    asked: Any, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the death of one: the second time the workers are fitted to what is left."""
+
+    def fewer(config: Any, say: Any) -> Resources:
+        raise TooMuch("workers is 2, and one machine is left")
+
+    numbers = asked(lambda: monkeypatch.setattr(trainer, "resources", fewer))
+    monkeypatch.setattr(trainer, "resources", lambda config, say: Resources(3, 1, "cpu"))
+    with all_cpus_taken(), pytest.raises(TrainingFailed, match="workers is 2, and one machine is left; the log is"):
+        run(npz, tmp_path, workers=2)
+    assert numbers == [2, 3]
+    assert RunDirectory(open_storage(tmp_path / "runs/tiny")).get_status()["state"] == "failed"
 
 
 def starts_only_what_it_needs(family: list[psutil.Process]) -> None:
