@@ -13,11 +13,10 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from infogan_ray.distributed import heads
-from infogan_ray.distributed.relay import SAYS_SO_S, WAITS
+from infogan_ray.distributed.relay import WAITS
 from infogan_ray.endings import ENDINGS, LAST_WORDS_S, Listener
 
 POLL_S = 0.3
-NO_GROUP_S = 30.0  # an elastic run asks for no places before there are enough; who starts slowly has not asked yet
 
 
 class Driver:
@@ -79,19 +78,13 @@ class Driver:
                     heard, self._waits = time.monotonic(), False
                     self.listen(report)
             if seconds == float("inf"):
-                self._look_for_places(time.monotonic() - heard)
+                # Of a guest's job there are other trials.
+                waits = not self.is_guest and self.head.is_waited_for_room(time.monotonic() - heard)
+                if waits and not self._waits:
+                    self.listen({"phase": WAITS, "step": self.step})
+                self._waits |= waits  # until it is over; between two attempts nobody asks
             if ended or (seconds < float("inf") and self.phase == "interrupted" and not self.is_guest):
                 return
-
-    def _look_for_places(self, silent: float) -> None:
-        """After so many seconds of silence: others may have the room, and Ray Train waits for it without a word."""
-        self.head.looks_for_places = silent > SAYS_SO_S and not self.is_guest  # of its job there are other trials
-        if not self.head.looks_for_places or self._waits:
-            return
-        places = self.head.places
-        if places & {"PENDING", "RESCHEDULING"} or (not places and silent > NO_GROUP_S):
-            self._waits = True
-            self.listen({"phase": WAITS, "step": self.step})
 
 
 class Fitting(threading.Thread):

@@ -14,16 +14,17 @@ from infogan_ray.endings import HeadLost
 
 POLL_S = 0.3
 HEAD_POLL_S, HEAD_SILENT_S = 2.0, 45.0
+SAYS_SO_S = 10.0  # of silence, after which somebody may be waiting for a place on the cluster
+NO_GROUP_S = 30.0  # an elastic run asks for no places before there are enough; who starts slowly has not asked yet
 
 
 class HeadWatch:
     """Notices that Ray's head has died, before Ray itself ends this process without a readable word (60 s).
 
-    ``nodes`` is what the machines have that it last knew of. With ``looks_for_places`` set it also finds out what has
-    become of the places that this job has asked for: ``places``, Ray's words for the state of each."""
+    ``nodes`` is what the machines have that it last knew of."""
 
     def __init__(self) -> None:
-        self.looks_for_places, self.places = False, set[str]()
+        self._looks_for_places, self._places = False, set[str]()
         self._heard, self._closed = time.monotonic(), False
         self.nodes: list[dict[str, float]] = machines_of_the_cluster()
         threading.Thread(target=self._look, name="head-watch", daemon=True).start()
@@ -45,6 +46,14 @@ class HeadWatch:
             f"Ray's head has not answered for {HEAD_SILENT_S:.0f} s, at step {step:,}; what is stored is whole"
         )
 
+    def is_waited_for_room(self, silent: float) -> bool:
+        """Of this job, after so many seconds without a word from its workers: whether others have the room, for which
+        Ray waits without one."""
+        self._looks_for_places = silent > SAYS_SO_S
+        if not self._places:
+            return silent > NO_GROUP_S
+        return self._looks_for_places and "CREATED" not in self._places
+
     def close(self) -> None:
         self._closed = True
 
@@ -53,11 +62,13 @@ class HeadWatch:
             with contextlib.suppress(Exception):  # whatever it is, the head did not answer
                 self.nodes = machines_of_the_cluster()
                 self._heard = time.monotonic()
-                self.places = _places() if self.looks_for_places else set()
+                self._places = places() if self._looks_for_places else set()
             time.sleep(HEAD_POLL_S)
 
 
-def _places() -> set[str]:
-    """The states of this job's placement groups; an id ends with that of the job."""
+def places() -> set[str]:
+    """Ray's words for the states of the placement groups of this job, whose id is the end of theirs. A trial's own that
+    only waits for workers holds no CPU."""
     job = ray.get_runtime_context().get_job_id()
-    return {group["state"] for id, group in placement_group_table().items() if id.endswith(job)} - {"REMOVED"}
+    groups = [group for id, group in placement_group_table().items() if id.endswith(job)]
+    return {group["state"] for group in groups if group["bundles"].get(0, {}).get("CPU")} - {"REMOVED"}

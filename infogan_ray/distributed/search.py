@@ -29,9 +29,11 @@ from infogan_ray.data import ImageSet
 from infogan_ray.data.choosing import AUTO, MEMORY, feed_line
 from infogan_ray.distributed.cluster import check_files, machines
 from infogan_ray.distributed.driver import POLL_S
+from infogan_ray.distributed.heads import HeadWatch
 from infogan_ray.distributed.joining import connect
 from infogan_ray.distributed.packing import check_packed, close_packs, open_packs
 from infogan_ray.distributed.proposals import Past, propose
+from infogan_ray.distributed.relay import WAITS
 from infogan_ray.distributed.trainer import check
 from infogan_ray.distributed.trials import News, Rungs, Settings, StopAll, patient_trainable, run_trial
 from infogan_ray.endings import last_line, set_last_status
@@ -207,7 +209,8 @@ def run_trials(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a spot machine's notice, as in a single run
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
-    rungs = Rungs(directory, halving, recipe, listen)
+    patience = Patience(listen, packed=per_process > 1)
+    rungs = Rungs(directory, halving, recipe, patience.hear)
     packs: list[Any] = []
     try:
         places = at_once(wanted, machines())
@@ -231,10 +234,11 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS), stop=StopAll(rungs),
             ),
         )  # fmt: skip
-        results = _in_a_thread(tuner.fit, before_the_end=rungs.close)
+        results = _in_a_thread(tuner.fit, patience.look, before_the_end=rungs.close)
     except (tune.TuneError, ray.exceptions.RayError) as error:
         raise SearchFailed(f"{last_line(error)}; the log is {log_path(directory.folder)}") from None
     finally:
+        patience.close()
         close_packs(packs)
         shutil.rmtree(scratch, ignore_errors=True)
     if rungs.closed:
@@ -256,7 +260,28 @@ def of_a_trial(wanted: Resources, is_packed: bool) -> dict[str, float]:
     return {name.lower(): amount for name, amount in wanted.of_a_worker.items()}
 
 
-def _in_a_thread(action: Callable[[], Any], before_the_end: Callable[[], None]) -> Any:
+class Patience:
+    """Says so, once, when all trials wait for room on the cluster that others have: Tune waits without a word."""
+
+    def __init__(self, listen: Listener, packed: bool) -> None:
+        self._listen, self._packed = listen, packed  # packed ones have no places of Tune's
+        self._heard, self._said = time.monotonic(), False
+        self._head = HeadWatch()
+
+    def hear(self, news: News) -> None:
+        self._heard, self._said = time.monotonic(), False
+        self._listen(news)
+
+    def look(self) -> None:
+        if not self._packed and not self._said and self._head.is_waited_for_room(time.monotonic() - self._heard):
+            self._said = True
+            self._listen({"event": "data", "say": WAITS})
+
+    def close(self) -> None:
+        self._head.close()
+
+
+def _in_a_thread(action: Callable[[], Any], meanwhile: Callable[[], None], before_the_end: Callable[[], None]) -> Any:
     """Tune would take SIGINT over in the main thread. Raises what the action raises; on a signal, ends Ray's job."""
     box: dict[str, Any] = {}
 
@@ -271,6 +296,7 @@ def _in_a_thread(action: Callable[[], Any], before_the_end: Callable[[], None]) 
     try:
         while thread.is_alive():
             thread.join(POLL_S)
+            meanwhile()
     except BaseException:
         before_the_end()
         ray.shutdown()

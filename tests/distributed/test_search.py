@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from ray import tune
 
 from infogan_ray import checkpoints
 from infogan_ray.cli import DONE, USAGE, main
+from infogan_ray.distributed import heads
+from infogan_ray.distributed.relay import WAITS
 from infogan_ray.distributed.search import SearchFailed, search
 from infogan_ray.distributed.trials import News
 from infogan_ray.halving import Verdict
@@ -32,7 +35,7 @@ from infogan_ray.searches import SearchDirectory
 from infogan_ray.storage import open_storage
 
 from ..conftest import tiny_images
-from ..harm import processes_of
+from ..harm import all_cpus_taken, processes_of
 from ..test_tracking import hparams_of, shown, steps
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
@@ -88,6 +91,25 @@ def left_since(before: set[str]) -> set[str]:
 def decisions(directory: SearchDirectory, recipe: Recipe) -> list[int | None]:
     halving = directory.halving()
     return [halving.stopped_at(trial) for trial in range(recipe.count)]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_trials_whose_room_others_have_wait_for_it_and_the_search_says_so(
+    workers: int, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "SAYS_SO_S", 1.0)
+    recipe = dataclasses.replace(load_recipe(recipe_file), trials=1, workers=workers)
+    with all_cpus_taken() as others:
+        heard: list[str] = []
+
+        def listen(news: News) -> None:
+            heard.append(news.get("say", ""))
+            if heard[-1] == WAITS:
+                ray.kill(others)
+
+        result = search(recipe, open_storage(tmp_path / "runs"), "waits", listen=listen)
+    assert heard.count(WAITS) == 1 and result.best["state"] == "finished"
 
 
 @pytest.mark.usefixtures("ray_cluster")

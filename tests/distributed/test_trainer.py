@@ -17,7 +17,7 @@ import ray
 import torch
 
 from infogan_ray import checkpoints, train
-from infogan_ray.distributed import driver, trainer
+from infogan_ray.distributed import heads, trainer
 from infogan_ray.distributed.relay import WAITS
 from infogan_ray.endings import TrainingFailed
 from infogan_ray.resources import Resources, TooMuch
@@ -96,7 +96,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], lis
     """Ray Train looks for room four times for a second, not for 15, and the driver says so after one. Who calls this
     gets the list of how many workers have been asked for, and is called back when they are for the second time."""
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
-    monkeypatch.setattr(driver, "SAYS_SO_S", 1.0)
+    monkeypatch.setattr(heads, "SAYS_SO_S", 1.0)
     make = trainer._trainer
 
     def ask(again: Callable[[], None]) -> list[int]:
