@@ -76,6 +76,8 @@ class Head:
     token: str
     environment: dict[str, str]
     """For a client of it."""
+    gcs: int
+    """The port by which drivers join."""
 
     def infogan(self, *words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -84,14 +86,14 @@ class Head:
         )  # fmt: skip
 
 
-def make_head(url: str, folder: Path) -> tuple[Head, Path]:
+def make_head(url: str, folder: Path, gcs: int) -> tuple[Head, Path]:
     """A client's view of a head that is yet to be started, and the file with its token."""
     path = folder / "token"
     path.write_text(secrets.token_hex(32))
     path.chmod(0o600)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_API_SERVER_ADDRESS": url, "RAY_AUTH_TOKEN_PATH": str(path)}
-    return Head(url, path.read_text(), environment), path
+    return Head(url, path.read_text(), environment, gcs), path
 
 
 @contextlib.contextmanager
@@ -105,7 +107,7 @@ def short_folder() -> Iterator[Path]:
 @contextlib.contextmanager
 def head_on_loopback(folder: Path) -> Iterator[Head]:
     gcs, door, agent, client = free_ports(4)
-    head, token = make_head(f"http://127.0.0.1:{door}", folder)
+    head, token = make_head(f"http://127.0.0.1:{door}", folder, gcs)
     node = Node(
         ["--head", "--num-cpus=2", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={door}",
          f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}", f"--temp-dir={folder}/ray"],

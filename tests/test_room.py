@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 import ray
 import torch
 
 from infogan_ray.cli import INTERRUPTED, main
 from infogan_ray.config import RunConfig
-from infogan_ray.distributed import embedded, joining, relay, trials
+from infogan_ray.distributed import door, embedded, joining, relay, trials
 from infogan_ray.distributed.cluster import machines, resources
 from infogan_ray.distributed.network import interface_of
 from infogan_ray.distributed.trials import Settings, _with_workers
@@ -73,10 +77,23 @@ def test_an_embedded_ray_is_one_of_its_own_whatever_runs_on_the_machine(monkeypa
     monkeypatch.setattr(ray, "init", lambda address=None, **more: asked.append(address))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     joining.connect(None)
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
+    with answering_as_a_head() as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
         joining.connect(None)
     assert asked == ["local", None]
+
+
+@contextlib.contextmanager
+def answering_as_a_head() -> Iterator[str]:
+    """Its address; of all that is asked of a head, one thing is answered."""
+    answer = grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+    service, _, method = door.ASKS.strip("/").partition("/")
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: answer})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
 
 
 def test_a_cluster_that_does_not_answer_is_said_in_a_line(
@@ -87,7 +104,7 @@ def test_a_cluster_that_does_not_answer_is_said_in_a_line(
         monkeypatch.setenv(name, "as it was")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **given: pytest.fail("nobody is there"))
-    monkeypatch.setattr(joining, "ANSWERS_WITHIN_S", 1.0)
+    monkeypatch.setattr(door, "ANSWERS_WITHIN_S", 1.0)
     [port] = free_ports(1)
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     assert main(["train", "--preset", "mnist", "--name", "nowhere"]) == 2

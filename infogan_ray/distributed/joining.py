@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
-import time
 from pathlib import Path
 
 import ray
 
+from infogan_ray.distributed.door import nobody, see_that_we_get_in
 from infogan_ray.heap import with_huge_pages
 
 ENVIRONMENT = {
@@ -21,7 +20,6 @@ ENVIRONMENT = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # of dead or frozen workers it would be waited for for 30 s
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
-ANSWERS_WITHIN_S, TRIES_EVERY_S = 10.0, 1.0  # a head
 
 
 def connect(log: Path | None, dashboard: bool = False) -> None:
@@ -39,7 +37,7 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in variables.items()})
     if not ray.is_initialized():
         if joined:
-            _see_that_somebody_is_there(os.environ["RAY_ADDRESS"])
+            see_that_we_get_in(os.environ["RAY_ADDRESS"])
         # What the raylet says of dead workers would land on stdout, between the lines of --json.
         ray._private.worker._worker_logs_enabled = False
         lean = contextlib.nullcontext() if joined or dashboard else embedded.without_services()
@@ -53,7 +51,7 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
                     include_dashboard=None if joined else dashboard,
                 )
         except ConnectionError as error:
-            raise ValueError(_nobody(os.environ.get("RAY_ADDRESS"), error)) from None
+            raise ValueError(nobody(os.environ.get("RAY_ADDRESS"), error)) from None
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         for name in ("ray", "ray.train", "ray.tune"):
@@ -64,26 +62,3 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
 def machines_of_the_cluster() -> list[dict[str, float]]:
     """What each machine that is alive has, by Ray's names."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _see_that_somebody_is_there(address: str) -> None:
-    """Ray itself would try for minutes, without a word that people understand. Raises ValueError."""
-    host, _, port = address.rpartition(":")
-    if "/" in address or not port.isdecimal():  # "auto", or Ray's client, which knows what to say
-        return
-    deadline = time.monotonic() + ANSWERS_WITHIN_S
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN_S).close()
-            return
-        except (OSError, OverflowError) as error:
-            if time.monotonic() + TRIES_EVERY_S > deadline:
-                raise ValueError(_nobody(address, error)) from None
-        time.sleep(TRIES_EVERY_S)  # a head may be about to start
-
-
-def _nobody(address: str | None, error: Exception) -> str:
-    return (
-        f"RAY_ADDRESS is '{address}', and no Ray cluster answers there ({error}); start one, or unset RAY_ADDRESS to "
-        "do without"
-    )

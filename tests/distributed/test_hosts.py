@@ -58,7 +58,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
             patch.setenv(name, value)
         disk = folder / "ray"  # Ray's files: each machine sweeps its own, and would sweep another's away
         disk.mkdir()
-        head, token = make_head(f"http://{first.address}:8265", folder)
+        head, token = make_head(f"http://{first.address}:8265", folder, GCS)
 
         nodes: dict[str, Node] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -53,6 +54,23 @@ def test_strangers_get_in_nowhere(head: Head) -> None:
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(request, timeout=10)
             assert refused.value.code == code, (method, path)
+
+
+def test_a_driver_that_is_not_let_in_says_what_is_missing(head: Head, tmp_path: Path) -> None:
+    """Before Ray, which would try for 20 s and say that it failed. It sends no token unless its mode is set."""
+    address = f"127.0.0.1:{head.gcs}"
+    nowhere = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}
+    for more, said in {
+        (): f"RAY_ADDRESS is '{address}', and the cluster there asks for a token: export RAY_AUTH_MODE=token, and give",
+        (("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", "a" * 64)): f"RAY_ADDRESS is '{address}', and the cluster "
+        "there does not take our token; give its own by",
+        (("RAY_AUTH_MODE", "token"), *nowhere.items()): f"RAY_AUTH_TOKEN_PATH is '{tmp_path}/none', which cannot be",
+    }.items():
+        known = dataclasses.replace(head, environment=head.environment | {"RAY_ADDRESS": address} | dict(more))
+        for command in (["train"], ["train", "--workers", "2"], ["search", "tuning/quick.py"]):
+            answer = known.infogan(*command, "--storage", str(tmp_path / "runs"))
+            assert answer.returncode == 2 and answer.stderr.startswith(f"infogan: {said}"), answer.stderr
+            assert answer.stderr.count("\n") == 1
 
 
 def test_a_job_is_followed_stopped_with_a_checkpoint_and_gone_on_with(head: Head, npz: Path, tmp_path: Path) -> None:
