@@ -24,7 +24,8 @@ class HeadWatch:
     ``nodes`` is what the machines have that it last knew of."""
 
     def __init__(self) -> None:
-        self._looks_for_places, self._places = False, set[str]()
+        self._looks_for_places = False
+        self._places: set[str] | None = None  # as yet, it has not looked
         self._heard, self._closed = time.monotonic(), False
         self.nodes: list[dict[str, float]] = machines_of_the_cluster()
         threading.Thread(target=self._look, name="head-watch", daemon=True).start()
@@ -50,9 +51,9 @@ class HeadWatch:
         """Of this job, after so many seconds without a word from its workers: whether others have the room, for which
         Ray waits without one."""
         self._looks_for_places = silent > SAYS_SO_S
-        if not self._places:
-            return silent > NO_GROUP_S
-        return self._looks_for_places and "CREATED" not in self._places
+        if self._places is None or not self._looks_for_places:
+            return False
+        return "CREATED" not in self._places if self._places else silent > NO_GROUP_S
 
     def close(self) -> None:
         self._closed = True
@@ -62,7 +63,7 @@ class HeadWatch:
             with contextlib.suppress(Exception):  # whatever it is, the head did not answer
                 self.nodes = machines_of_the_cluster()
                 self._heard = time.monotonic()
-                self._places = places() if self._looks_for_places else set()
+                self._places = places() if self._looks_for_places else None
             time.sleep(HEAD_POLL_S)
 
 
