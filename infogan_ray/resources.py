@@ -69,7 +69,7 @@ def fit(config: RunConfig, nodes: list[dict[str, float]], most_threads: int | No
     default = gpus if device == "cuda" else 1
     least, most = config.worker_range or (default, default)
     share = config.gpus_per_worker
-    available = int(gpus / share) if device == "cuda" else cpus
+    available = _fold({"GPU": gpus}, "GPU", share) if device == "cuda" else cpus
     if least > available:
         unit = "CPUs" if device == "cpu" else "GPUs" if share == 1 else f"workers with {share:g} GPU"
         raise TooMuch(f"workers is {least}, more than the {available} {unit} there are; take 1 to {available}")
@@ -125,7 +125,14 @@ def at_once(wanted: Resources, nodes: Iterable[Mapping[str, float]]) -> int:
 
 def _each(bundle: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> list[int]:
     """How many such bundles each machine has room for."""
-    return [int(min(node.get(name, 0) / amount + 1e-9 for name, amount in bundle.items())) for node in nodes]
+    return [min(_fold(node, name, amount) for name, amount in bundle.items()) for node in nodes]
+
+
+def _fold(node: Mapping[str, float], name: str, amount: float) -> int:
+    """How often so much of it is there. A share of a GPU is one of a single GPU: three of 0.6 take three."""
+    if name == "GPU" and amount < 1:
+        return int(node.get(name, 0)) * int(1 / amount + 1e-9)
+    return int(node.get(name, 0) / amount + 1e-9)
 
 
 def room_for_images(wanted: Resources, machines: Iterable[Machine]) -> Room:

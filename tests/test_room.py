@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -16,9 +17,13 @@ import torch
 
 from infogan_ray.cli import INTERRUPTED, main
 from infogan_ray.config import RunConfig
-from infogan_ray.distributed import door, embedded, joining, relay, trials
+from infogan_ray.distributed import cluster, door, embedded, joining, relay, trials
 from infogan_ray.distributed.cluster import machines, resources
+from infogan_ray.distributed.driver import Driver
+from infogan_ray.distributed.heads import HeadWatch
 from infogan_ray.distributed.network import interface_of
+from infogan_ray.distributed.relay import WAITS
+from infogan_ray.distributed.trainer import _wanted_now
 from infogan_ray.distributed.trials import Settings, _with_workers
 from infogan_ray.heap import TUNABLES
 from infogan_ray.resources import ASKED, LIMITED, SHARED_OUT, Resources, TooMuch, at_once, fit, room
@@ -48,6 +53,44 @@ def test_room(bundle: dict[str, float], placement: str, places: int) -> None:
 def test_room_for_parts_of_a_gpu() -> None:
     assert room({"CPU": 1, "GPU": 0.5}, GPUS, "pack") == 6
     assert room({"CPU": 1, "GPU": 0.1}, [{"CPU": 16.0, "GPU": 1.0}], "pack") == 10  # not 9, by rounding
+
+
+def test_a_share_of_a_gpu_is_one_of_a_single_gpu() -> None:
+    """Of two GPUs, two workers have 0.6 each; a third would be waited for for ever."""
+    assert room({"CPU": 1, "GPU": 0.6}, [{"CPU": 16.0, "GPU": 2.0}], "pack") == 2
+    with pytest.raises(TooMuch, match="workers is 4, more than the 3 workers with 0.6 GPU there are"):
+        fit(config(workers=4, gpus_per_worker=0.6), GPUS)
+
+
+def test_what_has_begun_on_a_gpu_does_not_go_on_without_one() -> None:
+    """Asked again for its workers' resources, when the machine with the GPUs has died."""
+    begun = Resources(2, 1, "cuda")
+    heard: list[dict[str, object]] = []
+    there = SimpleNamespace(is_guest=False, listen=heard.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "machines", lambda: CPU_ONLY)
+        patch.setattr(ray, "is_initialized", lambda: True)
+        with pytest.raises(ValueError, match="device is 'cuda', and no GPU is to be seen"):
+            _wanted_now(config(workers=2), begun, there)  # type: ignore[arg-type]  # all that it asks of a driver
+
+
+def test_who_waits_for_room_says_so_until_there_is_some() -> None:
+    """Between two attempts of Ray Train nobody asks for room; an elastic run does not ask before there is enough."""
+
+    def said(*seen: tuple[float, set[str] | None], elastic: bool = False) -> list[str]:
+        head = HeadWatch.__new__(HeadWatch)
+        driver, phases = Driver.__new__(Driver), list[str]()
+        driver.head, driver.is_guest, driver.final, driver._waits = head, False, {}, False
+        driver.listen = lambda report: phases.append(report["phase"])
+        for silent, head.places in seen:
+            driver._say_who_waits(silent, elastic)
+        return phases
+
+    assert said((5, None), (12, None), (40, None)) == [], "nobody has looked, or the head does not answer"
+    assert said((12, {"CREATED"}), (400, {"CREATED"})) == [], "workers that are busy"
+    assert said((12, {"PENDING"}), (14, set()), (16, {"PENDING"}), (18, {"CREATED"})) == [WAITS, "starting workers"]
+    assert said((12, set()), (400, set())) == [], "a slow start"
+    assert said((12, set()), (40, set()), (50, {"PENDING"}), elastic=True) == [WAITS]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import time
 
 import grpc  # which ray[default] brings
 from ray._private.grpc_utils import init_grpc_channel
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled
+from ray.exceptions import AuthenticationError
 
 from infogan_ray.submission.dashboard import TOKEN, TOKEN_PATH, find_token
 
@@ -29,7 +31,7 @@ def see_that_we_get_in(address: str) -> None:
     if int(port) >= 2**16:
         raise ValueError(nobody(address, "ports end at 65535"))
     has_token = os.environ.get(MODE, "").lower() == "token"
-    if has_token and find_token() is None:
+    if has_token and find_token() is None and not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
         raise ValueError(f"{MODE} is 'token', and there is none; give it by {PLACES}")
     deadline = time.monotonic() + ANSWERS_WITHIN_S
     while (error := _ask(address)) is not None:
@@ -42,6 +44,8 @@ def see_that_we_get_in(address: str) -> None:
                 else f"RAY_ADDRESS is '{address}', and the cluster there asks for a token: export {MODE}=token, and "
                 f"give it by {PLACES}"
             )
+        if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:  # somebody is there, and slow: Ray may know more
+            return
         if time.monotonic() + TRIES_EVERY_S > deadline:
             raise ValueError(nobody(address, error.details() or error.code().name))
         time.sleep(TRIES_EVERY_S)
@@ -62,6 +66,8 @@ def _ask(address: str) -> grpc.Call | None:
             channel.unary_unary(ASKS)(b"", timeout=ANSWERS_WITHIN_S)
     except grpc.RpcError as error:
         return error
+    except AuthenticationError as error:  # of a token that Ray does not find where we do
+        raise ValueError(f"{MODE} is 'token': {' '.join(str(error).split())}") from None
     except (OSError, RuntimeError) as error:  # certificates
         raise ValueError(f"RAY_USE_TLS is set: {error}") from None
     return None

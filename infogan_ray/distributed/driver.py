@@ -78,13 +78,21 @@ class Driver:
                     heard, self._waits = time.monotonic(), False
                     self.listen(report)
             if seconds == float("inf"):
-                # Of a guest's job there are other trials.
-                waits = not self.is_guest and self.head.is_waited_for_room(time.monotonic() - heard)
-                if waits and not self._waits:
-                    self.listen({"phase": WAITS, "step": self.step})
-                self._waits |= waits  # until it is over; between two attempts nobody asks
+                self._say_who_waits(time.monotonic() - heard, fitting.elastic)
             if ended or (seconds < float("inf") and self.phase == "interrupted" and not self.is_guest):
                 return
+
+    def _say_who_waits(self, silent: float, elastic: bool) -> None:
+        """For room that others have, until there is some; between two attempts of Ray Train nobody asks for it."""
+        if self.is_guest:  # of its job there are other trials
+            return
+        waits = self.head.is_waited_for_room(silent, elastic)
+        if waits and not self._waits:
+            self.listen({"phase": WAITS, "step": self.step})
+        elif self._waits and "CREATED" in (self.head.places or ()):
+            self.listen({"phase": "starting workers", "step": self.step})
+            waits = self._waits = False
+        self._waits |= waits
 
 
 class Fitting(threading.Thread):
@@ -96,6 +104,7 @@ class Fitting(threading.Thread):
     def __init__(self, trainer: TorchTrainer) -> None:
         super().__init__(name="ray-train", daemon=True)
         self.trainer, self.ended = trainer, threading.Event()
+        self.elastic = not isinstance(trainer.scaling_config.num_workers, int)
         self.error: BaseException | None = None
         self.start()
 

@@ -7,7 +7,6 @@ import threading
 import time
 
 import ray
-from ray.util.placement_group import placement_group_table
 
 from infogan_ray.distributed.joining import machines_of_the_cluster
 from infogan_ray.endings import HeadLost
@@ -15,17 +14,18 @@ from infogan_ray.endings import HeadLost
 POLL_S = 0.3
 HEAD_POLL_S, HEAD_SILENT_S = 2.0, 45.0
 SAYS_SO_S = 10.0  # of silence, after which somebody may be waiting for a place on the cluster
-NO_GROUP_S = 30.0  # an elastic run asks for no places before there are enough; who starts slowly has not asked yet
+NO_GROUP_S = 30.0  # who starts slowly has not asked yet
 
 
 class HeadWatch:
     """Notices that Ray's head has died, before Ray itself ends this process without a readable word (60 s).
 
-    ``nodes`` is what the machines have that it last knew of."""
+    ``nodes`` is what the machines have that it last knew of. ``places``: Ray's words for the states of this job's
+    placement groups, or None where it has not looked, which it does where workers are silent."""
 
     def __init__(self) -> None:
-        self._looks_for_places = False
-        self._places: set[str] | None = None  # as yet, it has not looked
+        self._job, self._looks_for_places = ray.get_runtime_context().get_job_id(), False
+        self.places: set[str] | None = None
         self._heard, self._closed = time.monotonic(), False
         self.nodes: list[dict[str, float]] = machines_of_the_cluster()
         threading.Thread(target=self._look, name="head-watch", daemon=True).start()
@@ -47,13 +47,13 @@ class HeadWatch:
             f"Ray's head has not answered for {HEAD_SILENT_S:.0f} s, at step {step:,}; what is stored is whole"
         )
 
-    def is_waited_for_room(self, silent: float) -> bool:
+    def is_waited_for_room(self, silent: float, elastic: bool = False) -> bool:
         """Of this job, after so many seconds without a word from its workers: whether others have the room, for which
-        Ray waits without one."""
+        Ray waits without one. An elastic run asks for no places before there are enough."""
         self._looks_for_places = silent > SAYS_SO_S
-        if self._places is None or not self._looks_for_places:
+        if self.places is None or not self._looks_for_places:
             return False
-        return "CREATED" not in self._places if self._places else silent > NO_GROUP_S
+        return "CREATED" not in self.places if self.places else elastic and silent > NO_GROUP_S
 
     def close(self) -> None:
         self._closed = True
@@ -63,13 +63,12 @@ class HeadWatch:
             with contextlib.suppress(Exception):  # whatever it is, the head did not answer
                 self.nodes = machines_of_the_cluster()
                 self._heard = time.monotonic()
-                self._places = places() if self._looks_for_places else None
+                self.places = self._look_for_places() if self._looks_for_places else None
             time.sleep(HEAD_POLL_S)
 
-
-def places() -> set[str]:
-    """Ray's words for the states of the placement groups of this job, whose id is the end of theirs. A trial's own that
-    only waits for workers holds no CPU."""
-    job = ray.get_runtime_context().get_job_id()
-    groups = [group for id, group in placement_group_table().items() if id.endswith(job)]
-    return {group["state"] for group in groups if group["bundles"].get(0, {}).get("CPU")} - {"REMOVED"}
+    def _look_for_places(self) -> set[str]:
+        """A group's id ends with that of its job. A trial's own that only waits for workers holds no CPU. By Ray's
+        private name, since the public one would start another Ray where this one has just been shut down."""
+        groups = ray._private.state.state.placement_group_table().items()
+        mine = [group for id, group in groups if id.endswith(self._job)]
+        return {group["state"] for group in mine if group["bundles"].get(0, {}).get("CPU")} - {"REMOVED"}

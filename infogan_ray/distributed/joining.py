@@ -9,7 +9,6 @@ from pathlib import Path
 
 import ray
 
-from infogan_ray.distributed.door import nobody, see_that_we_get_in
 from infogan_ray.heap import with_huge_pages
 
 ENVIRONMENT = {
@@ -37,7 +36,9 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in variables.items()})
     if not ray.is_initialized():
         if joined:
-            see_that_we_get_in(os.environ["RAY_ADDRESS"])
+            from infogan_ray.distributed import door  # and with it gRPC, which an embedded Ray does without
+
+            door.see_that_we_get_in(os.environ["RAY_ADDRESS"])
         # What the raylet says of dead workers would land on stdout, between the lines of --json.
         ray._private.worker._worker_logs_enabled = False
         lean = contextlib.nullcontext() if joined or dashboard else embedded.without_services()
@@ -51,7 +52,8 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
                     include_dashboard=None if joined else dashboard,
                 )
         except ConnectionError as error:
-            raise ValueError(nobody(os.environ.get("RAY_ADDRESS"), error)) from None
+            address = os.environ.get("RAY_ADDRESS")
+            raise ValueError(door.nobody(address, error) if joined else str(error)) from None
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         for name in ("ray", "ray.train", "ray.tune"):

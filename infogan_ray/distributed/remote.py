@@ -48,7 +48,9 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
         if first:
             return first.pop()
         try:  # the machine that it had may have died, and with it the room for so many threads
-            now = resources(config, lambda line: listen({"phase": line}))
+            # On the device that it has begun on: what had a GPU does not go on without one.
+            here = config.override({"device": wanted.device}, "the run")
+            now = resources(here, lambda line: listen({"phase": line}))
         except ValueError as error:
             set_last_status(run, "failed", driver.step)
             raise TrainingFailed(f"{error}; the log is {place()}") from None

@@ -109,16 +109,16 @@ def launch(
                 error = driver.follow(_trainer(kind, config, wanted, run, board, scratch))
             if error is None or driver.phase in ENDINGS:
                 break
+            cause = _cause(error)
             if _found_no_place(error):  # in a minute; others have it, or machines have died
                 try:
                     wanted = _wanted_now(config, wanted, driver)
+                    continue
                 except ValueError as too_few:
-                    set_last_status(run, "failed", driver.step)
-                    raise TrainingFailed(f"{too_few}; the log is {log}") from None
-                continue
+                    cause = str(too_few)
             if run.get_status().get("stored", 0) == stored:
                 set_last_status(run, "failed", driver.step)
-                raise TrainingFailed(f"{_cause(error)}; the log is {log}")
+                raise TrainingFailed(f"{cause}; the log is {log}")
             listen({"phase": "starting workers again", "step": driver.step})
     except HeadLost as error:
         set_last_status(run, "failed", driver.step)
@@ -143,6 +143,8 @@ def _found_no_place(error: BaseException) -> bool:
 def _wanted_now(config: RunConfig, wanted: Resources, driver: Driver) -> Resources:
     """What to wait for of the machines there are now. Raises ValueError where they are too few."""
     if not driver.is_guest:
+        # On the device that it was found to have: what began on GPUs does not go on without them.
+        config = config.override({"device": wanted.device}, "the run")
         return resources(config, lambda line: driver.listen({"phase": line}))
     nodes = machines()  # a trial's resources are the search's to decide
     if (places := room(wanted.of_a_worker, nodes, wanted.placement)) < wanted.most:
