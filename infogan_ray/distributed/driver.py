@@ -86,13 +86,13 @@ class Driver:
         """For room that others have, until there is some; between two attempts of Ray Train nobody asks for it."""
         if self.is_guest:  # of its job there are other trials
             return
-        waits = self.head.is_waited_for_room(silent, elastic)
-        if waits and not self._waits:
+        if self._waits:
+            if "CREATED" in (self.head.places or ()):
+                self._waits = False
+                self.listen({"phase": "starting workers", "step": self.step})
+        elif self.head.is_waited_for_room(silent, elastic):
+            self._waits = True
             self.listen({"phase": WAITS, "step": self.step})
-        elif self._waits and "CREATED" in (self.head.places or ()):
-            self.listen({"phase": "starting workers", "step": self.step})
-            waits = self._waits = False
-        self._waits |= waits
 
 
 class Fitting(threading.Thread):
