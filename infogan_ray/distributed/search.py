@@ -29,7 +29,7 @@ from infogan_ray.data import ImageSet
 from infogan_ray.data.choosing import AUTO, MEMORY, feed_line
 from infogan_ray.distributed.cluster import check_files, machines
 from infogan_ray.distributed.driver import POLL_S
-from infogan_ray.distributed.heads import HeadWatch
+from infogan_ray.distributed.heads import NO_GROUP_S, HeadWatch
 from infogan_ray.distributed.joining import connect
 from infogan_ray.distributed.packing import check_packed, close_packs, open_packs
 from infogan_ray.distributed.proposals import Past, propose
@@ -209,7 +209,7 @@ def run_trials(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a spot machine's notice, as in a single run
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
-    patience = Patience(listen, packed=per_process > 1)
+    patience = Patience(listen)
     rungs = Rungs(directory, halving, recipe, patience.hear)
     packs: list[Any] = []
     try:
@@ -217,6 +217,7 @@ def run_trials(
         if per_process > 1:
             shared = ray.put(images)
             packs = open_packs(shared, wanted, min(places, len(todo)), per_process)
+            patience.begin_with(packs)
         settings = Settings(
             [config.to_dict() for config in configs], directory.folder.uri, wanted.device, recipe.metric,
             recipe.workers, packs,
@@ -263,19 +264,28 @@ def of_a_trial(wanted: Resources, is_packed: bool) -> dict[str, float]:
 class Patience:
     """Says so, once, when all trials wait for room on the cluster that others have: Tune waits without a word."""
 
-    def __init__(self, listen: Listener, packed: bool) -> None:
-        self._listen, self._packed = listen, packed  # packed ones have no places of Tune's
+    def __init__(self, listen: Listener) -> None:
+        self._listen, self._answers = listen, list[Any]()
         self._heard, self._said = time.monotonic(), False
         self._head = HeadWatch()
+
+    def begin_with(self, packs: list[Any]) -> None:
+        """Packed trials have no places of Tune's: it is the processes that they share that wait."""
+        self._answers = [pack.busy.remote() for pack in packs]
 
     def hear(self, news: News) -> None:
         self._heard, self._said = time.monotonic(), False
         self._listen(news)
 
     def look(self) -> None:
-        if not self._packed and not self._said and self._head.is_waited_for_room(time.monotonic() - self._heard):
+        if not self._said and self._all_wait(time.monotonic() - self._heard):
             self._said = True
             self._listen({"event": "data", "say": WAITS})
+
+    def _all_wait(self, silent: float) -> bool:
+        if not self._answers:
+            return self._head.is_waited_for_room(silent)
+        return silent > NO_GROUP_S and not ray.wait(self._answers, timeout=0)[0]
 
     def close(self) -> None:
         self._head.close()

@@ -100,11 +100,12 @@ def decisions(directory: SearchDirectory, recipe: Recipe) -> list[int | None]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "packed"), [(1, 1), (2, 1), (1, 2)])
 def test_trials_whose_room_others_have_wait_for_it_and_the_search_says_so(
-    workers: int, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int, packed: int, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heads, "SAYS_SO_S", 1.0)
+    monkeypatch.setattr("infogan_ray.distributed.search.NO_GROUP_S", 3.0)
     recipe = dataclasses.replace(load_recipe(recipe_file), trials=1, workers=workers)
     with all_cpus_taken() as others:
         heard: list[str] = []
@@ -114,7 +115,7 @@ def test_trials_whose_room_others_have_wait_for_it_and_the_search_says_so(
             if heard[-1] == WAITS:
                 ray.kill(others)
 
-        result = search(recipe, open_storage(tmp_path / "runs"), "waits", listen=listen)
+        result = search(recipe, open_storage(tmp_path / "runs"), "waits", per_process=packed, listen=listen)
     assert heard.count(WAITS) == 1 and result.best["state"] == "finished"
     no_trial_stays()
 
