@@ -43,6 +43,15 @@ def is_embedded() -> bool:
 
 
 @contextmanager
+def out_of_the_terminal() -> Iterator[None]:
+    """Ctrl-C in a terminal goes to all processes of its foreground group at once. It is for this one, which has the
+    others end their work in order: Ray's own and its workers would die of it, and this one with them."""
+    apart = partial(services.ConsolePopen, start_new_session=True)
+    with mock.patch.object(services, "ConsolePopen", apart):
+        yield
+
+
+@contextmanager
 def without_services() -> Iterator[None]:
     """A Ray that is started inside has no autoscaler, nobody who passes logs on, no dashboard, and no agent of it.
 

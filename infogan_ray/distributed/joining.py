@@ -41,9 +41,13 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
             door.see_that_we_get_in(os.environ["RAY_ADDRESS"])
         # What the raylet says of dead workers would land on stdout, between the lines of --json.
         ray._private.worker._worker_logs_enabled = False
-        lean = contextlib.nullcontext() if joined or dashboard else embedded.without_services()
+        started = contextlib.ExitStack()
+        if not joined:
+            started.enter_context(embedded.out_of_the_terminal())
+            if not dashboard:
+                started.enter_context(embedded.without_services())
         try:
-            with lean:
+            with started:
                 ray.init(
                     # Without an address Ray would join any that somebody has started on this machine.
                     address=None if joined else "local",

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from ..servers import Proxy
 from ..test_tracking import shown
 from ..test_tracking import steps as shown_steps
 from ..test_training import run_alone
+from .test_search import RECIPE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
@@ -190,3 +192,37 @@ def test_a_killed_driver_and_a_killed_head_are_resumed_to_the_same_bits(npz: Pat
     finally:
         torch.set_num_threads(2)
     assert digest(run, steps) == digest(calm, steps)
+
+
+@pytest.mark.parametrize("command", ["train", "search"])
+def test_ctrl_c_in_a_terminal_ends_an_embedded_ray_in_order(command: str, npz: Path, tmp_path: Path) -> None:
+    """A terminal sends it to the whole foreground group: Ray's processes and the workers must not die of it first."""
+    (recipe := tmp_path / "bars.py").write_text(RECIPE.format(data=str(npz)))
+    flags = [str(recipe)]
+    if command == "train":
+        flags = ["--data", str(npz), "--codes", "noise=4 cat=3", "--batch-size", "16", "--steps", "100000"]
+        flags += ["--workers", "2", "--threads", "1", "--network.width", "8", "--evaluation.samples", "200"]
+        flags += ["--checkpoint-every", "20"]
+    words = [sys.executable, "-c", "from infogan_ray.cli import main; raise SystemExit(main())", command, *flags]
+    words += ["--storage", str(tmp_path / "runs"), "--name", "stopped"]
+    with psutil.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        known: list[psutil.Process] = []
+        try:
+            said = ""
+            for line in process.stderr:
+                said += line
+                if re.search("training: step [1-9]|trial .* images, ", said):
+                    known = process.children(recursive=True)
+                    os.killpg(process.pid, signal.SIGINT)
+                    break
+            said += process.stderr.read()
+            assert process.wait(timeout=60) == 130, said
+            assert f"go on with: infogan {command} " in said and "its process died" not in said
+            assert not psutil.wait_procs(known, timeout=30)[1]
+        finally:
+            for survivor in known:
+                if survivor.is_running():
+                    survivor.kill()
+    if command == "train":
+        status = RunDirectory(open_storage(tmp_path / "runs" / "stopped")).get_status()
+        assert status["state"] == "interrupted" and status["stored"] == status["step"] > 0, "its last step is stored"
