@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -54,7 +55,21 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    _write_what_the_terminal_can()
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # also while torch is imported
+        return _error("interrupted", INTERRUPTED)
+
+
+def _write_what_the_terminal_can() -> None:
+    """Where the output is not UTF-8 what it lacks becomes a question mark, and not the end of the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text())
         return DONE if arguments else USAGE
@@ -77,8 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             stack.enter_context(warmed_for(arguments[1:]))
         except ValueError as error:
             return _error(str(error), USAGE)
-        except KeyboardInterrupt:
-            return _error("interrupted", INTERRUPTED)
         return _run(name, arguments[1:])
 
 
@@ -97,11 +110,14 @@ def _run(name: str, arguments: list[str]) -> int:
         if type(error) is not ValueError and not isinstance(error, commands.USER_ERRORS):
             raise  # a bug of ours: its traceback is wanted
         return _error(str(error), USAGE)
-    except KeyboardInterrupt:
-        return _error("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:  # a full disk, a folder that may not be read or written
+        if error.strerror is None:
+            raise
+        about = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return _error(about + error.strerror, FAILED)
 
 
 def _error(message: str, code: int) -> int:

@@ -77,14 +77,19 @@ def export(model: InfoGAN, folder: Path, format: str = "onnx") -> float:
         images = drawing(latents)
         codes = reading(images)
     ending = FORMATS[format]
-    drawn = _write(drawing, latents, folder / f"generator{ending}", "latents", ["images"])
-    read = _write(reading, images, folder / f"recognition{ending}", "images", output_names(spec))
-    pairs = zip([images, *codes], [*drawn, *read], strict=True)
-    worst = max(float((expected - found).abs().max()) for expected, found in pairs)
-    if not worst <= TOLERANCE:
-        raise ExportFailed(f"{folder}: a graph differs from the model by {worst:.2g}, more than {TOLERANCE:g}")
-    (folder / "codes.json").write_text(json.dumps(describe(spec), indent=1) + "\n")
-    (folder / "example.py").write_text(example(format))
+    try:
+        drawn = _write(drawing, latents, folder / f"generator{ending}", "latents", ["images"])
+        read = _write(reading, images, folder / f"recognition{ending}", "images", output_names(spec))
+        pairs = zip([images, *codes], [*drawn, *read], strict=True)
+        worst = max(float((expected - found).abs().max()) for expected, found in pairs)
+        if not worst <= TOLERANCE:
+            raise ExportFailed(f"{folder}: a graph differs from the model by {worst:.2g}, more than {TOLERANCE:g}")
+        (folder / "codes.json").write_text(json.dumps(describe(spec), indent=1) + "\n")
+        (folder / "example.py").write_text(example(format))
+    except BaseException:  # what is not whole, or not the model, is of no use, and would be in the way of the next one
+        for name in (f"generator{ending}", f"recognition{ending}", "codes.json", "example.py"):
+            (folder / name).unlink(missing_ok=True)
+        raise
     return worst
 
 
@@ -125,7 +130,9 @@ def _write(module: nn.Module, given: Tensor, path: Path, input_name: str, output
         if path.suffix == FORMATS["torch"]:
             program = torch.export.export(module, (given[:2],), dynamic_shapes=rows)
             program.example_inputs = None  # would be pickled
-            torch.export.save(program, path)
+            content = io.BytesIO()  # torch ends the process where it cannot write a file
+            torch.export.save(program, content)
+            path.write_bytes(content.getvalue())
             with torch.no_grad():
                 found = torch.export.load(path).module()(given)
             return [found] if isinstance(found, Tensor) else list(found)

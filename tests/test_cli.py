@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +197,54 @@ def test_the_demo_is_a_command_that_is_understood() -> None:
     (words,) = [shlex.split(line) for line in said.splitlines() if "infogan train" in line]
     config = train_config(words[2:])
     assert config.preset == "mnist_robust" and config.name and config.name.startswith("demo-")
+
+
+def test_what_cannot_be_written_is_one_line_and_leaves_what_was_there(trained: Path, tmp_path: Path) -> None:
+    """A file size limit stands for a full disk, which ends a write halfway as well."""
+    (there := tmp_path / "samples.png").write_bytes(b"mine")
+    commands = [
+        ["sample", str(trained), "-o", str(there)],
+        ["traverse", str(trained), "-o", str(tmp_path / "t.png")],
+        ["encode", str(trained), str(tmp_path / "bars.npz"), "-o", str(tmp_path / "codes.parquet")],
+        ["data", "inspect", str(tmp_path / "bars.npz"), "-o", str(tmp_path / "contact.png")],
+        ["export", str(trained), "--format", "torch", "-o", str(tmp_path / "graphs")],
+    ]
+    before = sorted(tmp_path.iterdir())
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, -1)); from infogan_ray.cli import main; "
+    )
+    program += f"print([main(words) for words in {commands}])"
+    done = subprocess.run([sys.executable, "-B", "-c", program], capture_output=True, text=True, timeout=300)
+    errors = [line for line in done.stderr.splitlines() if "File too large" in line]
+    assert "[1, 1, 1, 1, 1]" in done.stdout and len(errors) == 5 and "Traceback" not in done.stderr, done.stderr
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "graphs"]) and there.read_bytes() == b"mine"
+    assert not [*(tmp_path / "graphs").iterdir()]
+
+
+def test_an_output_that_is_not_utf8_gets_question_marks(trained: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    (folder := tmp_path / "größe").mkdir()
+    shutil.copy(tmp_path / "bars.npz", folder / "bars.npz")
+    for words in (["--help"], ["data", "inspect", str(folder / "bars.npz")], ["runs", str(trained.parent)]):
+        program = f"from infogan_ray.cli import main; raise SystemExit(main({words}))"
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120
+        )
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (
+        "search ? and the priors"
+        in subprocess.run(
+            [sys.executable, "-m", "infogan_ray", "--help"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=120,
+        ).stdout
+    )
+
+
+def test_ctrl_c_while_a_command_is_still_imported_is_one_line() -> None:
+    program = "import signal; from infogan_ray import cli; signal.setitimer(signal.ITIMER_REAL, 0.3); "
+    program += "signal.signal(signal.SIGALRM, signal.default_int_handler); raise SystemExit(cli.main(['runs', '.']))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (130, "infogan: interrupted\n")

@@ -12,7 +12,7 @@ import tyro
 
 from infogan_ray import display
 from infogan_ray.cli import DONE, FAILED
-from infogan_ray.commands.parsing import output_path, parse, warn
+from infogan_ray.commands.parsing import PICTURES, output_path, parse, warn, write_picture
 from infogan_ray.data import DataConfig
 from infogan_ray.data.sources import describe, printable
 from infogan_ray.traversal import tile
@@ -30,8 +30,8 @@ class Inspect:
     """1 (grey) or 3 (RGB); by default 1 only if no image has colour."""
     labels: str | None = None
     """A CSV file with the columns file and label; else class folders or the dataset's own, if any."""
-    output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "contact.png"
-    """The contact sheet: up to 64 images as training would see them."""
+    output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
+    """A picture to write, the contact sheet: up to 64 images as training would see them. None is written by default."""
     json: bool = False
 
 
@@ -43,7 +43,7 @@ def inspect(arguments: list[str]) -> int:
     path = Path(given.path).expanduser()
     if not path.exists():
         raise ValueError(f"path is '{given.path}', which does not exist")
-    output = output_path(given.output, (".png", ".jpg", ".webp"))
+    output = None if given.output is None else output_path(given.output, PICTURES)
     from infogan_ray.data.inspection import Survey
     from infogan_ray.data.inspection import inspect as look
 
@@ -51,9 +51,9 @@ def inspect(arguments: list[str]) -> int:
     survey = look(path, config, say=lambda line: print(line, file=sys.stderr))
     found = survey.to_dict()
     sheet = None
-    if len(survey.sheet):
+    if output is not None and len(survey.sheet):
         size = survey.sheet.shape[-1]
-        tile(survey.sheet, columns=8, scale=max(1, round(56 / size))).save(output)
+        write_picture(output, tile(survey.sheet, columns=8, scale=max(1, round(56 / size))))
         sheet = str(output)
     if given.json:
         print(json.dumps({**found, "contact_sheet": sheet}))

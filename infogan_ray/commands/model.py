@@ -15,7 +15,17 @@ import tyro
 
 from infogan_ray import display
 from infogan_ray.cli import DONE
-from infogan_ray.commands.parsing import Failed, config_of, extra, output_path, parse, warn
+from infogan_ray.commands.parsing import (
+    PICTURES,
+    Failed,
+    config_of,
+    extra,
+    output_path,
+    parse,
+    warn,
+    write_output,
+    write_picture,
+)
 from infogan_ray.config import RunConfig
 from infogan_ray.data import DataConfig, load_images
 from infogan_ray.data.datasets import NAMES
@@ -150,7 +160,7 @@ def traverse(arguments: list[str]) -> int:
     output = _picture_path(given.output)
     for name in [given.code] if given.code else list(model.codes):
         path = output if given.code else output.with_name(f"{output.stem}_{name}{output.suffix}")
-        draw(model.traverse(name, given.seed)).save(path)
+        write_picture(path, draw(model.traverse(name, given.seed)))
         print(path)
     return DONE
 
@@ -181,9 +191,10 @@ def sample(arguments: list[str]) -> int:
     if output.suffix == ".npz":
         import numpy as np
 
-        np.savez_compressed(output, images=images.permute(0, 2, 3, 1).numpy())
+        write_output(output, lambda file: np.savez_compressed(file, images=images.permute(0, 2, 3, 1).numpy()))
     else:
-        tile(images, columns=min(given.n, 8), scale=max(1, round(56 / model.spec.image_size))).save(output)
+        scale = max(1, round(56 / model.spec.image_size))
+        write_picture(output, tile(images, columns=min(given.n, 8), scale=scale))
     print(output)
     return DONE
 
@@ -229,7 +240,7 @@ def encode(arguments: list[str]) -> int:
         name: pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1]) if values.ndim == 2 else values
         for name, values in model.encode(images).items()
     }
-    pq.write_table(pa.table({"image": names, **columns}), output)
+    write_output(output, lambda file: pq.write_table(pa.table({"image": names, **columns}), file))
     print(f"{output}: {len(names):,} images")
     return DONE
 
@@ -293,4 +304,4 @@ def _say(line: str) -> None:
 
 
 def _picture_path(text: str, *others: str) -> Path:
-    return output_path(text, (".png", ".jpg", ".webp", *others))
+    return output_path(text, (*PICTURES, *others))

@@ -8,19 +8,22 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import tyro
+from PIL import Image
 
 from infogan_ray import display
 from infogan_ray.cli import FAILED
 from infogan_ray.config import RunConfig, from_saved
 from infogan_ray.runs import RunDirectory, RunExists
+from infogan_ray.storage import open_storage
 
 USER_ERRORS = (RunExists,)  # ValueErrors of a type of their own that are the user's to mend
 START_OR_RESUME = "--start-or-resume"
+PICTURES = (".png", ".jpg", ".webp")  # endings that a picture may be written by
 T = TypeVar("T")
 
 
@@ -118,3 +121,16 @@ def output_path(text: str, valid: tuple[str, ...]) -> Path:
     if not path.absolute().parent.is_dir():
         raise ValueError(f"output is '{text}', and the folder {path.absolute().parent} does not exist")
     return path
+
+
+def write_output(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """What ``fill`` writes, whole: what stands there already is replaced in the end, or stays. Raises StorageError."""
+    content = io.BytesIO()
+    fill(content)
+    open_storage(str(path.absolute().parent)).patient(0).write(path.name, content.getvalue())
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """As the ending says. Raises StorageError."""
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    write_output(path, lambda file: picture.save(file, kind))
