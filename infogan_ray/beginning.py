@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +30,8 @@ from infogan_ray.searches import difference
 from infogan_ray.state import checkpoint_bytes
 from infogan_ray.storage import Storage, open_storage
 from infogan_ray.tracking import with_absolute_path
+
+SAMPLED = 1000  # images that a run's data is known again by
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,11 @@ def begin(config: RunConfig, images: ImageSet, room: Room, listen: Listener) -> 
             f"steps is {steps:,}, and {run.name} is at step {before['stored']:,} already; give --steps more"
         )
     config = as_begun(config, run)
+    sample = (run.read_config().get("data") or {}).get("sample") if run.exists else None
     write_config(run, config, images)
+    if sample not in (None, identity(images).get("sample")):
+        say = f"the images of {config.data} are as many as when {run.name} began, but they are not the same"
+        listen({"phase": "resuming", "step": before["step"], "say": say})
     size = checkpoint_bytes(config.model_spec(images.image_size, images.channels), config.contrastive)
     for say in (line, checkpoint_plan(config, steps, size, run.folder)):
         listen({"phase": "starting workers", "step": 0, "say": say})
@@ -133,13 +141,32 @@ def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None
                 f"'{run.name}' learns its prior by prior.method {learned.get('method')}, which would be lost; give "
                 f"--prior.learn --prior.method {learned.get('method')}, or start a run of another --name"
             )
-    data = None if images.shards is None else {"manifest": images.shards.identity}
-    if run.exists and run.read_config().get("data", data) != data:
+    data = identity(images)
+    begun = (run.read_config().get("data") if run.exists else None) or data
+    if {**begun, "sample": ""} != {**data, "sample": ""}:
+        how = "is not what it was when"
+        if "manifest" in begun and "manifest" in data:
+            how = "has been prepared anew since"
+        counts = (
+            f" ({begun['images']:,} images, and {data['images']:,} now)"
+            if "images" in begun and "images" in data
+            else ""
+        )
         raise ValueError(
-            f"data is {config.data}, which has been prepared anew since '{run.name}' began: its images would come in "
-            "another order; prepare them as they were, or start a run of another --name"
+            f"data is {config.data}, which {how} '{run.name}' began{counts}: its images would come in another order; "
+            "give it the data that it had, or start a run of another --name"
         )
     run.write_config({"model": spec, "run": config.to_dict(), "data": data, "environment": environment()})
+
+
+def identity(images: ImageSet) -> dict[str, Any]:
+    """What a run's data was, to know it again by. ``sample``: SHA-256 over some of the pixels, which another version of
+    a library may decode otherwise."""
+    if images.shards is not None:
+        return {"manifest": images.shards.identity}
+    some = images.images[:: max(1, images.count // SAMPLED)].contiguous()
+    tests = 0 if images.test_images is None else len(images.test_images)
+    return {"images": images.count, "test_images": tests, "sample": hashlib.sha256(some.numpy().data).hexdigest()}
 
 
 def environment() -> dict[str, str]:

@@ -26,7 +26,7 @@ class ObjectiveConfig:
     lambda_continuous: float = 0.1
     lambda_bernoulli: float = 1.0
     lambda_code: dict[str, float] = field(default_factory=dict)
-    """Overrides by code name, for example {"uniform1": 0.5}."""
+    """Weights by code name instead, for example --objective.lambda-code uniform1 0.5, or {uniform1: 0.5} in a file."""
 
     def __post_init__(self) -> None:
         weights = {

@@ -114,17 +114,13 @@ class Storage:
                 yield chunk
 
     def entries(self) -> list[Entry]:
-        """What lies in this folder, by name; nothing if it does not exist. Symbolic links are passed over."""
+        """What lies in this folder, by name; nothing if it does not exist. Passed over are symbolic links, and names
+        that are not UTF-8: nothing of ours has one."""
         selector = pafs.FileSelector(self.path, allow_not_found=True)
         found = self._try(self.path, lambda: self.filesystem.get_file_info(selector))
-        return sorted(
-            (
-                Entry(info.base_name, info.type == pafs.FileType.Directory, info.size or 0)
-                for info in found
-                if info.base_name and not (self.is_local and os.path.islink(info.path))
-            ),
-            key=lambda entry: entry.name,
-        )
+        entries = [entry for entry in map(_entry, found) if entry is not None]
+        named = [entry for entry in entries if not (self.is_local and os.path.islink(f"{self.path}/{entry.name}"))]
+        return sorted(named, key=lambda entry: entry.name)
 
     def exists(self, name: str) -> bool:
         path = self._at(name)
@@ -204,6 +200,14 @@ class Storage:
 
     def _shown(self, path: str) -> str:
         return path if self.is_local else f"{self.scheme}://{path}"
+
+
+def _entry(info: pafs.FileInfo) -> Entry | None:
+    try:
+        name = info.base_name
+    except UnicodeDecodeError:
+        return None
+    return Entry(name, info.type == pafs.FileType.Directory, info.size or 0) if name else None
 
 
 def guarded(where: str, action: Callable[[], T]) -> T:

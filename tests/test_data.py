@@ -110,6 +110,17 @@ def test_class_folders_give_labels_and_a_broken_image_is_named(tmp_path: Path) -
         load_images(str(tmp_path / "photos"), DataConfig(image_size=16))
 
 
+def test_an_array_in_pytorchs_order_or_of_floats_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    for name, array, way_out in (
+        ("chw", np.zeros((90, 3, 32, 32), np.uint8), r"save images\.transpose\(0, 2, 3, 1\)"),
+        ("grey", np.zeros((90, 1, 32, 32), np.uint8), r"looks like \(N, C, H, W\)"),
+        ("floats", np.zeros((90, 32, 32), np.float32), r"\(255 \* x\)\.round\(\)\.astype\('uint8'\) makes bytes"),
+    ):
+        np.savez(tmp_path / f"{name}.npz", images=array)
+        with pytest.raises(ValueError, match=way_out):
+            load_images(str(tmp_path / f"{name}.npz"))
+
+
 def test_images_are_brought_to_size_and_channels(npz: Path) -> None:
     images = load_images(str(npz), DataConfig(image_size=32, channels=3))
     assert images.images.shape[1:] == (3, 32, 32) and images.images.dtype == torch.uint8

@@ -312,8 +312,11 @@ def test_inspect_as_json_and_of_grey_content(tmp_path: Path, capsys: pytest.Capt
 
 def test_inspect_refuses_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_bytes(b"")
+    (prepared := tmp_path / "prepared").mkdir()
+    (prepared / "MANIFEST.json").write_text("{}")
     for words, code, message in (
         ("nowhere", USAGE, "path is 'nowhere', which does not exist"),
+        (str(prepared), USAGE, "which infogan data prepare has written: train and evaluate take it"),
         (f"{tmp_path}/a.png --image-size 17", USAGE, "image size is 17; valid sizes"),
         (f"{tmp_path} -o {tmp_path}/no.txt", USAGE, "valid endings are .png"),
         (f"{tmp_path} -o {tmp_path}/c.png", FAILED, "not one image of"),

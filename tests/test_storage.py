@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,9 @@ def test_errors_that_may_pass_are_tried_again_and_others_are_not(tmp_path: Path)
     with pytest.raises(FileNotFoundError):
         open_storage(tmp_path).read("absent")
     assert open_storage(tmp_path / "absent").entries() == []
+
+
+def test_a_name_that_is_not_utf8_is_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff d.png")).write_bytes(b"")
+    assert [entry.name for entry in open_storage(tmp_path).entries()] == ["run"]

@@ -15,6 +15,7 @@ from infogan_ray.data.collection import Pixels, Say, numbered
 from infogan_ray.data.records import DAMAGED, Member, Records, damaged
 
 NPZ = ".npz file"
+CHANNELS = (1, 3)
 DSPRITES_SHAPES = ["square", "ellipse", "heart"]  # column 1 of latents_classes, in the order of its README
 IDX_NAME = re.compile(r"(?P<part>.*)(?P<dash>[-.])images(?P<dot>[-.])idx3-ubyte(?P<gz>\.gz)?", re.DOTALL)
 CIFAR_SIDE, CIFAR_PIXELS = 32, 3 * 32 * 32
@@ -45,7 +46,13 @@ def open_npz(path: Path) -> Pixels:
     if dtype.hasobject:
         raise ValueError(f"data: {path} holds pickled objects, which are never read; save plain arrays")
     if dtype != np.uint8 or len(shape) not in (3, 4):
-        raise ValueError(f"data: '{images}' in {path} is {dtype} {shape}; it must be uint8 (N, H, W[, C])")
+        how = "; of numbers from 0 to 1, (255 * x).round().astype('uint8') makes bytes" if dtype.kind == "f" else ""
+        raise ValueError(f"data: '{images}' in {path} is {dtype} {shape}; it must be uint8 (N, H, W[, C]){how}")
+    if len(shape) == 4 and shape[1] in CHANNELS and shape[3] not in CHANNELS:
+        raise ValueError(
+            f"data: '{images}' in {path} is {shape}, which looks like (N, C, H, W); it must be (N, H, W, C): save "
+            "images.transpose(0, 2, 3, 1)"
+        )
     if sprites and labels is not None:
         if labels.ndim != 2 or labels.shape[1] < 2:
             raise ValueError(f"data: 'latents_classes' in {path} is {labels.shape}; dSprites' own has six columns")

@@ -22,6 +22,7 @@ from infogan_ray.data.celeba import celeba_images, is_attribute, open_celeba
 from infogan_ray.data.collection import Collection, Encoded, Item, Pixels, Say
 from infogan_ray.data.matlab import SVHN_FILES, open_svhn, svhn_file
 from infogan_ray.data.reading import classes, to_numbers
+from infogan_ray.data.shards import MANIFEST
 from infogan_ray.data.sources import ENDINGS, TARS, is_source, open_source
 from infogan_ray.data.tables import NoImages, open_tables
 from infogan_ray.data.webdataset import first_members, is_tar, looks_like_webdataset, open_webdataset
@@ -78,7 +79,12 @@ def recognise(path: Path, labels: str | None = None, say: Say = print) -> Encode
 
 
 def _folder(path: Path, labels: str | None, say: Say) -> Callable[[], Encoded | Pixels | None] | None:
-    """A folder is asked by its names alone, the surest first."""
+    """A folder is asked by its names alone, the surest first. Raises ValueError for one that we have written."""
+    if (path / MANIFEST).is_file():
+        raise ValueError(
+            f"data is {path}, which infogan data prepare has written: train and evaluate take it, and infogan data "
+            "verify; here give the images that it was made of"
+        )
     if celeba_images(path) is not None:
         return lambda: open_celeba(path, labels if is_attribute(labels) else None, say)
     if svhn_file(path) is not None:
