@@ -326,9 +326,12 @@ def _chosen(good: list[Checkpoint], which: str, metric: str) -> Checkpoint:
     return chosen
 
 
-def prune(checkpoints: Storage, keep: int, metric: str) -> None:
-    """Delete the oldest whole checkpoints past ``keep``; the best by ``metric`` and the last always stay."""
-    good, _ = list_checkpoints(checkpoints, thorough=False)
+def prune(checkpoints: Storage, keep: int, metric: str, stored: int) -> None:
+    """Delete the oldest whole checkpoints past ``keep``; the best by ``metric`` and the last always stay.
+
+    ``stored``: the step of the last, which has just been. What lies beyond it looks whole by its sizes and was passed
+    over when the run began, and stays for whoever may mend it, until the run comes there."""
+    good = [c for c in list_checkpoints(checkpoints, thorough=False)[0] if c.step <= stored]
     spared = {c.name for c in (last(good), best(good, metric)) if c is not None}
     others = sorted((c for c in good if c.name not in spared), key=lambda c: c.step, reverse=True)
     for checkpoint in others[max(keep - len(spared), 0) :]:

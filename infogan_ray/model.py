@@ -119,14 +119,14 @@ def readings(latents: LatentSpec, q: Tensor) -> dict[str, Tensor]:
 
 
 def _encode(name: str, code: Code, value: float | int) -> Tensor:
+    if not np.isfinite(value):
+        raise ValueError(f"{name} is {value}; it must be a finite number")
     if isinstance(code, Categorical):
         if value != int(value) or not 0 <= value < code.k:
             raise ValueError(f"{name} is {value:g}; valid are the categories 0 to {code.k - 1}")
         return one_hot(int(value), code.k)
     if isinstance(code, Bernoulli) and value not in (0, 1):
         raise ValueError(f"{name} is {value:g}; valid are 0 and 1")
-    if not np.isfinite(value):
-        raise ValueError(f"{name} is {value}; it must be a finite number")
     return torch.tensor([float(value)])
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from infogan_ray.latents import LatentSpec
 
+LEAST_CEILING = 0.1  # nats that a bound can be divided by
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
@@ -76,5 +78,14 @@ def weighted_bound(bounds: Mapping[str, Tensor], weights: Mapping[str, float | T
 
 
 def mi_fraction(spec: LatentSpec, bounds: dict[str, float]) -> float:
-    """Mean over codes of L_I(c_j) / ceiling(c_j): the figure that compares different priors (raw nats grow with k)."""
-    return sum(bounds[name] / code.ceiling(spec.sigma) for name, code in spec.items()) / len(spec.codes)
+    """Mean over codes of L_I(c_j) / ceiling(c_j): the figure that compares different priors (raw nats grow with k).
+
+    No bound of a wide Q is much above 0, or a narrow prior's (U(-1, 1) with sigma fixed at 1 has a ceiling of -0.226
+    nats), and over such a ceiling a worse bound would be more. Their share is exp(L_I - ceiling): also 1 at most, and
+    more for a better bound.
+    """
+    return sum(_share(bounds[name], code.ceiling(spec.sigma)) for name, code in spec.items()) / len(spec.codes)
+
+
+def _share(bound: float, ceiling: float) -> float:
+    return bound / ceiling if ceiling >= LEAST_CEILING else math.exp(min(bound - ceiling, 0.0))

@@ -53,6 +53,12 @@ class Parcel:
     pictures: Mapping[tuple[str, str], bytes] = field(default_factory=dict)
 
 
+def _number_after(owner: Any) -> int:
+    """Of two attempts the later one has the greater name, and the run, also where the clock of the other is ahead."""
+    before = str(owner or "").partition("-")[0]
+    return max(time.time_ns(), int(before) + 1 if before.isdecimal() else 0)
+
+
 class Outbox:
     """Owned by the first rank. ``log`` never waits for storage; ``put`` does for seconds, and not in an outage."""
 
@@ -66,8 +72,7 @@ class Outbox:
         self.before_each: Callable[[], None] = go_on  # called in the thread before a checkpoint is sent
         self._run = run.patient(SHORT_PATIENCE_S)
         self._keep, self._metric, self._max_misses = keep, metric, max_misses
-        # Of two attempts the later one has the greater name, and the run.
-        self._owner = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+        self._owner = f"{_number_after(run.get_status().get('owner')):020d}-{uuid.uuid4().hex[:8]}"
         self._waiting: Parcel | None = None
         self._in_flight: Parcel | None = None
         self._sent: Parcel | None = None
@@ -220,7 +225,7 @@ class Outbox:
         for (place, name), content in parcel.pictures.items():
             (self._run.folder / place).write(name, content)
         checkpoints.discard_orphans(self._run.checkpoints)
-        checkpoints.prune(self._run.checkpoints, self._keep, self._metric)
+        checkpoints.prune(self._run.checkpoints, self._keep, self._metric, parcel.step)
 
     def _beat(self, always: bool, check: bool = False) -> None:
         """Say that the run is alive, if it is time to or ``always``; make sure that it is still ours, or ``check``."""

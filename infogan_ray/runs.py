@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -13,7 +14,9 @@ from typing import Any
 
 from infogan_ray.storage import Storage, StorageError
 
-STALE_AFTER_S = 180  # a running run whose writer has not been heard of for this long has been killed
+# A run whose writer has not been heard of for this long has been killed. One that starts says so once: it may wait for
+# room on the cluster, or for a large folder to be read.
+STALE_AFTER_S = {"starting": 3600, "running": 180}
 
 
 class RunExists(ValueError):
@@ -144,14 +147,14 @@ class RunDirectory:
         self.folder.write(self.STATUS, json.dumps(status).encode())
 
     def get_status(self) -> dict[str, Any]:
-        """What was last said of the run; ``killed`` if it says running and its writer is silent for minutes."""
+        """What was last said of the run; ``killed`` if it says running and its writer is silent."""
         try:
             status = json.loads(self.folder.read(self.STATUS))
             step, age = int(status["step"]), time.time() - float(status["time"])
             status["state"] = str(status["state"])
         except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError):
             return {"state": "unknown", "step": 0}
-        if status["state"] in ("starting", "running") and age > STALE_AFTER_S:
+        if age > STALE_AFTER_S.get(status["state"], age):
             status["state"] = "killed"
         return {**status, "step": step}
 
@@ -195,7 +198,7 @@ class MetricsLog:
         self._lock, self._flushing = threading.Lock(), threading.Lock()
         if self._lines or self._folder.is_file(self._name):
             self._folder.write(self._name, "".join(self._lines).encode())
-        self._flushed = len(self._lines)
+        self._flushed, self._torn = len(self._lines), False
 
     def add(self, row: dict[str, Any]) -> None:
         with self._lock:
@@ -207,14 +210,17 @@ class MetricsLog:
         with self._flushing:
             with self._lock:
                 until = len(self._lines)
-                text = "".join(self._lines[self._flushed if folder.is_local else 0 : until])
+                new, all_lines = "".join(self._lines[self._flushed : until]), "".join(self._lines[:until])
             if until == self._flushed:
                 return
-            if folder.is_local:
-                folder.append(self._name, text.encode())
-            else:
-                folder.write(self._name, text.encode())
-            self._flushed = until
+            if folder.is_local and not self._torn:
+                self._torn = True  # by an error in the midst of a line, after which the whole file is written anew
+                with contextlib.suppress(StorageError):
+                    folder.append(self._name, new.encode())
+                    self._torn = False
+            if self._torn or not folder.is_local:
+                folder.write(self._name, all_lines.encode())
+            self._flushed, self._torn = until, False
 
 
 def step_name(step: int) -> str:

@@ -159,7 +159,7 @@ class Storage:
             raise
 
     def append(self, name: str, content: bytes) -> None:
-        """Add to a file, which need not exist; local folders alone can."""
+        """Add to a file, which need not exist; local folders alone can. Not tried again: some of it may stand there."""
         assert self.is_local
         path = self._at(name)
 
@@ -167,7 +167,7 @@ class Storage:
             with self.filesystem.open_append_stream(path) as stream:
                 stream.write(content)
 
-        self._try(path, add)
+        guarded(self._shown(path), add)
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""

@@ -165,9 +165,9 @@ def test_best_last_and_pruning(tmp_path: Path) -> None:
     assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 1
     assert checkpoints.choose(open_storage(tmp_path), "best", "clustering_error").step == 4
     assert checkpoints.choose(open_storage(tmp_path), "step_00000002", "mi_fraction").step == 2
-    checkpoints.prune(open_storage(tmp_path), keep=3, metric="mi_fraction")
+    checkpoints.prune(open_storage(tmp_path), keep=3, metric="mi_fraction", stored=5)
     assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 4, 5]
-    checkpoints.prune(open_storage(tmp_path), keep=1, metric="mi_fraction")
+    checkpoints.prune(open_storage(tmp_path), keep=1, metric="mi_fraction", stored=5)
     assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 5]
     with pytest.raises(ValueError, match="'step_9'; valid are best, last, step_00000001"):
         checkpoints.choose(open_storage(tmp_path), "step_9", "mi_fraction")
@@ -206,3 +206,19 @@ def test_the_command_on_the_card_makes_the_same_config() -> None:
         {"objective": {"lambda_code": {"uniform1": 0.5}}, "network": {"width": 32}}, "test"
     )
     assert train_config(shlex.split(train_command(config))[2:]) == config
+
+
+def test_what_is_rotten_beyond_the_last_does_not_stand_for_it(tmp_path: Path) -> None:
+    """A run passed over step 3 and went on from step 2: what it stores from there is what is kept."""
+    store = open_storage(tmp_path)
+    for step in (1, 2, 3):
+        write(tmp_path, step, mi_fraction=1.0 if step == 3 else 0.5)
+    weights = tmp_path / step_name(3) / checkpoints.MODEL
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    said: list[str] = []
+    checkpoints.prune(store, keep=1, metric="mi_fraction", stored=2)
+    assert [c.step for c in list_checkpoints(store, thorough=False)[0]] == [2, 3]
+    found = checkpoints.last_whole(store, said.append)
+    assert found is not None and found.step == 2 and "step_00000003" in said[0]

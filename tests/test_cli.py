@@ -157,6 +157,8 @@ def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytes
     assert pq.read_table(tmp_path / "c.parquet").num_rows == 1
     for words in (
         ["sample", model, "--set", "cat0=7"],
+        ["sample", model, "--set", "cat0=inf"],
+        ["sample", model, "--set", "cat0=nan"],
         ["sample", model, "-o", "x.doc"],
         ["encode", model, npz, "-o", "x.csv"],
         ["encode", model, npz, "-o", tmp_path / "none" / "x.parquet"],

@@ -220,6 +220,22 @@ def test_broken_images_count_against_max_bad_in_tables_and_tars(tmp_path: Path) 
         load(layouts.tar(tmp_path / "a.tar", files), image_size=28)
 
 
+def test_tables_of_one_name_in_several_folders_keep_their_labels(tmp_path: Path) -> None:
+    """As subsets of a dataset on the Hub have them: a broken image of one is no image of another."""
+    for number, part in enumerate(("a", "b")):
+        contents = [png(np.full((28, 28), 100 * number + row, np.uint8)) for row in range(20)]
+        if part == "a":
+            contents[4] = contents[4][:40]
+        (tmp_path / part).mkdir()
+        rows = {"image": contents, "label": [number] * 20}
+        pq.write_table(pa.table(rows), tmp_path / part / "0000.parquet")
+    found = load(tmp_path, image_size=28, max_bad=0.1)
+    assert found.labels is not None and found.test_labels is not None and found.test_images is not None
+    images, labels = torch.cat([found.images, found.test_images]), torch.cat([found.labels, found.test_labels])
+    assert len(images) == len(labels) == 39
+    assert torch.equal(labels, (images.float().mean((1, 2, 3)) >= 100).long())
+
+
 def test_samples_without_a_label_leave_all_without(tmp_path: Path) -> None:
     files = [(f"{row}.png", png(image)) for row, image in enumerate(pixels(20, 28, 28))]
     said: list[str] = []
@@ -453,3 +469,11 @@ def test_encode_names_the_files_of_a_layout(finished: Path, tmp_path: Path) -> N
     assert main(["encode", str(finished / "model"), str(base), "-o", str(output)]) == DONE
     names = pq.read_table(output).column("image").to_pylist()
     assert names == [f"{base}/img_align_celeba/{row + 1:06}.jpg" for row in range(COUNT + TESTS)]
+
+
+def test_dsprites_whose_pixels_are_not_0_and_1_are_refused_and_not_inverted(tmp_path: Path) -> None:
+    path = tmp_path / "sprites.npz"
+    classes = np.zeros((20, 6), np.int64)
+    np.savez(path, imgs=np.full((20, 64, 64), 200, np.uint8), latents_classes=classes)
+    with pytest.raises(ValueError, match="has pixels of 200; dSprites' are 0 and 1"):
+        load(path, image_size=64)

@@ -83,6 +83,18 @@ def test_fraction_compares_different_priors() -> None:
     assert mi_fraction(small, {"cat0": math.log(5)}) == pytest.approx(mi_fraction(large, {"cat0": math.log(20)}))
 
 
+@pytest.mark.parametrize("code", ["cat=10", "uniform=1", "uniform=1@-0.1:0.1", "gaussian=1@0:0.05", "bernoulli=1"])
+@pytest.mark.parametrize("sigma", [Sigma(), Sigma(fixed=1.0), Sigma(fixed=0.79788)])
+def test_a_better_bound_is_never_a_smaller_fraction(code: str, sigma: Sigma) -> None:
+    """Also where no bound can be above 0, as with a wide Q: the best of all has 1, and none has more."""
+    spec = LatentSpec.parse(f"noise=1 {code}", sigma)
+    [(name, only)] = spec.items()
+    ceiling = only.ceiling(spec.sigma)
+    fractions = [mi_fraction(spec, {name: ceiling - below}) for below in (0.0, 0.01, 0.3, 2.0, 30.0)]
+    assert fractions == sorted(fractions, reverse=True) and fractions[0] == pytest.approx(1.0)
+    assert fractions[0] - fractions[1] < 0.11 and fractions[1] - fractions[2] > 0.01
+
+
 def test_the_bound_has_a_gradient_and_batch_one_works() -> None:
     spec = LatentSpec.parse("noise=2 cat=3 uniform=1")
     q = torch.zeros(1, spec.q_dim, requires_grad=True)

@@ -15,9 +15,9 @@ from infogan_ray import checkpoints
 from infogan_ray import outbox as outbox_module
 from infogan_ray.data import ImageSet
 from infogan_ray.outbox import Outbox, Overtaken, Parcel, StorageFailed
-from infogan_ray.runs import RunDirectory
+from infogan_ray.runs import MetricsLog, RunDirectory
 from infogan_ray.session import Report, run_worker
-from infogan_ray.storage import Storage, open_storage
+from infogan_ray.storage import Storage, StorageError, open_storage
 
 from .conftest import tiny_config
 from .servers import SECRET, Mode, Proxy
@@ -245,3 +245,37 @@ def test_divergence_of_what_is_measured_marks_the_last_good_checkpoint(
     status = run.get_status()
     assert (status["state"], status["last_good"], status["quantity"]) == ("diverged", "step_00000003", "mi_fraction")
     assert steps_in(run) == [3]
+
+
+def test_the_later_attempt_has_the_run_whatever_the_clocks_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, ahead = RunDirectory(open_storage(tmp_path) / "run"), time.time_ns() + 30 * 10**9
+    owners = []
+    for clock in (lambda: ahead, time.time_ns):
+        with monkeypatch.context() as machine:
+            machine.setattr(time, "time_ns", clock)
+            outbox = Outbox(run, step=0, keep=2, metric="mi_fraction", max_misses=1)
+        owners.append(run.get_status()["owner"])
+        outbox.close()
+    assert owners[0] < owners[1], "the attempt before stops when it reads a greater one"
+
+
+def test_a_line_that_an_error_cut_short_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory(open_storage(tmp_path) / "run")
+    run.set_status("running")
+    log = MetricsLog(run, 0)
+    log.add({"step": 1})
+    log.flush(0)
+    whole = Storage.append
+
+    def half(folder: Storage, name: str, content: bytes) -> None:
+        whole(folder, name, content[: len(content) // 2])
+        raise StorageError("a share that went away", passing=True)
+
+    monkeypatch.setattr(Storage, "append", half)
+    for step in (2, 3):
+        log.add({"step": step})
+    log.flush(0)
+    monkeypatch.undo()
+    log.add({"step": 4})
+    log.flush(0)
+    assert Path(run.folder.path, run.METRICS).read_text().splitlines() == [f'{{"step": {n}}}' for n in (1, 2, 3, 4)]

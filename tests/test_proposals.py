@@ -92,3 +92,14 @@ def test_a_population_changes_only_what_can_change_in_mid_run() -> None:
     for fixed in ({"optimizer.lr_decay": 0.5}, {"stability.instance_noise": 0.1}):
         with pytest.raises(ValueError, match=f"{next(iter(fixed))} is 0.*falls over a run's steps, and a population"):
             recipe("population", fixed=fixed, grace=30_000, budget=90_000)
+
+
+def test_a_population_stays_on_the_grid_of_a_quantised_domain() -> None:
+    for domain, values, grid in (
+        (tune.qrandint(2, 8, 2), (2, 4, 6, 8), {2, 4, 6, 8}),
+        (tune.quniform(0.05, 1.0, 0.05), (0.05, 0.45, 0.8, 1.0), {round(0.05 * n, 9) for n in range(1, 21)}),
+    ):
+        past = [Past({CATEGORICAL: value}, number / 10, 30_000, True) for number, value in enumerate(values)]
+        for seed in range(20):
+            changed = propose(recipe("population", space={CATEGORICAL: domain}, seed=seed), past)[0].values[CATEGORICAL]
+            assert round(changed, 9) in grid and isinstance(changed, type(values[0]))

@@ -55,9 +55,7 @@ def _decoded(
         say(line)
     if collection.labels is None:
         return pictures.images, None
-    names = collection.files.names
-    kept = [row for row in range(len(names)) if names[row] not in pictures.broken]
-    return pictures.images, torch.from_numpy(collection.labels[kept])
+    return pictures.images, torch.from_numpy(collection.labels[pictures.rows])
 
 
 def bring(images: Tensor, size: int | None, channels: int | None) -> Tensor:

@@ -30,9 +30,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Pictures:
-    """``images`` uint8 (N, C, S, S), the name of each in the source, and the broken files with their reasons."""
+    """``images`` uint8 (N, C, S, S), the row and the name of each in the source, and the broken files with reasons."""
 
     images: Tensor
+    rows: list[int]
     names: list[str]
     broken: dict[str, str]
     conversions: Counter[str]
@@ -106,7 +107,7 @@ def read_pictures(
         if place != row:
             images[place] = images[row]
     names = [source.names[row] for row in kept]
-    return Pictures(torch.from_numpy(images[: len(kept)]), names, reasons, conversions)
+    return Pictures(torch.from_numpy(images[: len(kept)]), kept, names, reasons, conversions)
 
 
 def summary(source: Files, pictures: Pictures) -> list[str]:

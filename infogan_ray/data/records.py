@@ -61,7 +61,7 @@ class Records:
                 with np.load(self.path, allow_pickle=False) as file:
                     whole = file[self.member.removesuffix(".npy")]
                 for first in range(start, stop, CHUNK):
-                    yield np.array(whole[first : min(first + CHUNK, stop)], order="C") * np.uint8(self.factor)
+                    yield self._brightened(np.array(whole[first : min(first + CHUNK, stop)], order="C"))
                 return
             with closing(open_stream(self.path, self.packing, self.member, self.offset)) as stream:
                 skip(stream, self.start + start * size)
@@ -70,11 +70,18 @@ class Records:
                     content = exactly(stream, rows * size)
                     table = np.frombuffer(content, np.uint8).reshape(rows, size)[:, self.lead :]
                     images = np.array(table.reshape(rows, *self.stored).transpose(order), order="C")
-                    yield images * np.uint8(self.factor) if self.factor != 1 else images
+                    yield self._brightened(images)
                 if stop == self.count:
                     stream.read(1)  # past the end stand the checksums of what is packed
         except DAMAGED as error:
             raise damaged(self.path, error) from None
+
+    def _brightened(self, images: np.ndarray) -> np.ndarray:
+        if self.factor == 1:
+            return images
+        if (most := int(images.max(initial=0))) * self.factor > 255:
+            raise ValueError(f"data: {self.path} has pixels of {most}; dSprites' are 0 and 1")
+        return images * np.uint8(self.factor)
 
 
 def damaged(path: Path, error: BaseException) -> ValueError:

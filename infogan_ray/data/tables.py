@@ -46,11 +46,15 @@ class Table:
 
     @property
     def names(self) -> Sequence[str]:
-        return Joined([file.name for file in self.files], [sum(sizes) for sizes in self.groups])
+        places = [str(file.relative_to(self._folder)) for file in self.files]
+        return Joined(places, [sum(sizes) for sizes in self.groups])
+
+    @property
+    def _folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
 
     def shown(self, name: str) -> str:
-        folder = self.path if self.path.is_dir() else self.path.parent
-        return str(folder / name)
+        return str(self._folder / name)
 
     def contents(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes | Path | Broken]]:
         """Only the row groups are opened in which a wanted row lies."""

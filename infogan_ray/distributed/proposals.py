@@ -152,5 +152,10 @@ def _changed(domain: Any, value: Any, rng: np.random.RandomState) -> Any:
     if choices is not None:
         place = list(choices).index(value) + (1 if up else -1)
         return choices[min(max(place, 0), len(choices) - 1)]
-    moved = min(max(value * FACTORS[up], domain.lower), domain.upper)
-    return min(round(moved), domain.upper - 1) if isinstance(value, int) else float(moved)
+    step = getattr(domain.sampler, "q", None) or (1 if isinstance(value, int) else None)
+    most = domain.upper - 1 if isinstance(value, int) and step == 1 else domain.upper  # as Ray draws integers
+    moved = min(max(value * FACTORS[up], domain.lower), most)
+    if step is None:
+        return float(moved)
+    places = min(max(round(moved / step), math.ceil(domain.lower / step)), math.floor(most / step))
+    return type(value)(places * step)
