@@ -267,7 +267,7 @@ def choose(
     """
     if re.fullmatch(STEP_FOLDER, which) and (checkpoints / which).is_file(MANIFEST):
         return open_checkpoint(checkpoints / which)
-    chosen, bad = _first_whole(checkpoints, lambda good: _chosen(good, which, metric), warn)
+    chosen, bad = _first_whole(checkpoints, lambda good: _chosen(good, which, metric, warn), warn)
     if chosen is None:
         why = f" ({'; '.join(map(str, bad))})" if bad else ""
         raise ValueError(f"{checkpoints} holds no whole checkpoint{why}")
@@ -315,12 +315,16 @@ def _first_whole(
                 good, bad = list_checkpoints(checkpoints, thorough=False)
 
 
-def _chosen(good: list[Checkpoint], which: str, metric: str) -> Checkpoint:
+def _chosen(good: list[Checkpoint], which: str, metric: str, warn: Callable[[str], None]) -> Checkpoint:
     names = {c.name: c for c in good}
     chosen = {"last": last(good), "best": best(good, metric)}.get(which, names.get(which))
     if chosen is None:
         if which == "best":
             known = sorted({m for c in good for m, v in c.metrics.items() if isinstance(v, (int, float))})
+            if set(known) <= {"step"}:  # of a run that was stopped early
+                (newest,) = sorted(good, key=lambda c: c.step)[-1:]
+                warn(f"no checkpoint has been measured yet, so this is the last, {newest.name}")
+                return newest
             raise ValueError(f"metric is '{metric}', which no checkpoint has; they have {', '.join(known)}")
         raise ValueError(f"checkpoint is '{which}'; valid are best, last, {', '.join(names)}")
     return chosen

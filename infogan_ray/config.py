@@ -290,11 +290,15 @@ def load_config(path: Path, base: RunConfig) -> RunConfig:
     import yaml  # comes with ray
 
     if not path.is_file():
-        raise ValueError(f"config file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        what = "is a folder; if it holds images, write --data before it" if path.is_dir() else "does not exist"
+        raise ValueError(f"config file {path} {what}")
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None
+        why = " ".join(str(error).split())
+        raise ValueError(
+            f"config file {path} is not YAML ({why}); if it holds images, write --data before it"
+        ) from None
     if values is None:
         return base
     if not isinstance(values, dict):

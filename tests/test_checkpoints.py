@@ -175,6 +175,14 @@ def test_best_last_and_pruning(tmp_path: Path) -> None:
         checkpoints.choose(open_storage(tmp_path), "best", "nmi")
 
 
+def test_of_a_run_that_was_stopped_before_a_measurement_the_last_is_taken(tmp_path: Path) -> None:
+    write(tmp_path, 11)
+    write(tmp_path, 12)
+    said: list[str] = []
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", said.append).step == 12
+    assert said == ["no checkpoint has been measured yet, so this is the last, step_00000012"]
+
+
 def test_a_model_folder_stands_alone(tmp_path: Path) -> None:
     metrics = {"mi/cat0": 0.5, "mi/uniform0": -0.1, "mi_bound": 0.4, "mi_fraction": 0.2}
     checkpoint = write(tmp_path / "run", 7, **metrics)

@@ -67,6 +67,7 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--objective.lambda-categorical -1", "objective.lambda_categorical is -1.0"),
         ("--resume --name nobody", "there is no such run"),
         ("nowhere.yaml", "config file nowhere.yaml does not exist"),
+        (str(ROOT / "tests"), "tests is a folder; if it holds images, write --data before it"),
     ],
 )
 def test_a_bad_run_is_refused_in_one_line_and_leaves_nothing(
@@ -155,6 +156,10 @@ def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytes
     assert np.allclose(spread.max(1), table["cat0_probability"])
     out("encode", model, tmp_path / "s.png", "-o", tmp_path / "c.parquet")
     assert pq.read_table(tmp_path / "c.parquet").num_rows == 1
+    npz.rename(npz.with_name("elsewhere.npz"))
+    assert main(["evaluate", str(model)]) == USAGE
+    assert "which is not there; say with --data where it is now" in capsys.readouterr().err
+    npz.with_name("elsewhere.npz").rename(npz)
     for words in (
         ["sample", model, "--set", "cat0=7"],
         ["sample", model, "--set", "cat0=inf"],

@@ -86,6 +86,10 @@ def evaluate(arguments: list[str]) -> int:
     run = _trained_in(model)
     data = given.data or (run.data if run is not None else None)
     if data is not None:
+        if given.data is None and data not in NAMES and "://" not in data and not Path(data).expanduser().exists():
+            raise ValueError(
+                f"{given.model} was trained on {data}, which is not there; say with --data where it is now"
+            )
         given_there = run.data_config if run is not None and data == run.data else DataConfig()
         config = dataclasses.replace(
             given_there, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels
