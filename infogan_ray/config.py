@@ -71,6 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari", "q_score", "step")
 LOWER_IS_BETTER = ("clustering_error",)
+LONGEST_NAME = 200  # bytes; 255 are the most for a file, whose name may have an ending
 RESERVED = ("checkpoints", "model", "samples", "traversals")
 PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 LABEL_METRICS = ("clustering_error", "clustering_acc_hungarian", "nmi", "ari")
@@ -319,6 +320,8 @@ def check_name(name: str) -> None:
         raise ValueError(f"name is '{name}', which is the name of a part of every run; take another")
     if not name or name.startswith((".", "-")) or "/" in name or "\\" in name or not name.isprintable():
         raise ValueError(f"name is '{name}'; use letters, digits, '-', '_' and '.', not starting with '.' or '-'")
+    if (length := len(name.encode())) > LONGEST_NAME:
+        raise ValueError(f"name has {length} bytes; {LONGEST_NAME} are the most that any storage takes")
 
 
 def _replace(section: Any, values: dict[str, Any], source: str, prefix: str) -> Any:

@@ -158,7 +158,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     if sys.stdout.isatty():
         shown = Table(title=title, title_justify="left")
         for column in columns:
-            shown.add_column(column)
+            shown.add_column(column, overflow="fold")  # a figure that is cut is none
         for row in rows:
             shown.add_row(*row)
         Console().print(shown)

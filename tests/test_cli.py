@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from infogan_ray import display
 from infogan_ray.cli import COMMANDS, FAILED, USAGE, main
 from infogan_ray.commands import train_config
 from infogan_ray.config import PRESETS, preset
@@ -58,6 +60,7 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--data mnist --data-dir nowhere", "data_dir is nowhere, which does not exist"),
         ("--name checkpoints", "name is 'checkpoints', which is the name of a part of every run"),
         ("--name a/b", "name is 'a/b'; use letters"),
+        (f"--name {'a' * 201}", "name has 201 bytes; 200 are the most"),
         ("--steps 0", "steps is 0; it must be at least 1"),
         ("--steps 5 --epochs 5", "give one of them"),
         ("--precision fp8", "precision is 'fp8'; valid are auto, fp32, tf32, bf16"),
@@ -91,10 +94,22 @@ def test_a_bad_run_is_refused_in_one_line_and_leaves_nothing(
 
 def test_storage_that_is_a_file_and_a_taken_name(npz: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--data", str(npz), "--steps", "5", "--name", "tiny"]
-    assert main([*words, "--storage", str(npz)]) == USAGE
-    assert "is a file where a folder should be" in capsys.readouterr().err
-    assert main([*words, "--storage", str(trained.parent)]) == USAGE
-    assert "name 'tiny' is taken" in capsys.readouterr().err
+    for more in ([], ["--dry-run"]):
+        assert main([*words, "--storage", str(npz), *more]) == USAGE
+        assert "is a file where a folder should be" in capsys.readouterr().err
+        assert main([*words, "--storage", str(trained.parent), *more]) == USAGE
+        assert "name 'tiny' is taken" in capsys.readouterr().err
+
+
+def test_on_a_narrow_terminal_no_figure_of_a_table_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, ours = pty.openpty()
+    monkeypatch.setenv("COLUMNS", "40")
+    with os.fdopen(ours, "w") as screen:
+        monkeypatch.setattr(sys, "stdout", screen)
+        display.table("", ["name", "best", "last"], [["a-run-of-a-long-name", "step_00000011", "step_00000012"]] * 2)
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert "\u2026" not in shown and shown.count("011 ") == shown.count("012 ") == 2, shown  # folded
 
 
 def test_unknown_commands_get_a_hint(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,9 +37,11 @@ def train(arguments: list[str]) -> int:
     config = dataclasses.replace(config, name=name)
     if either and not dry_run:
         config = dataclasses.replace(config, resume=RunDirectory.has_begun(open_storage(config.storage), name))
+    storage = open_storage(config.storage)
+    if not dry_run or (storage.is_local and not either):  # a bucket need not be there yet to ask what a run would take
+        RunDirectory.free(storage, name, config.resume)  # before anything is fetched
     if dry_run:
         return _dry_run(config)
-    RunDirectory.free(open_storage(config.storage), name, config.resume)  # before anything is fetched
     started = time.monotonic()
     try:
         with display.TrainDisplay(config.steps) as shown:
