@@ -60,12 +60,13 @@ def traverse(
 ) -> Traversal:  # fmt: skip
     """The grid of one code. Raises ValueError, naming the codes, if it does not exist.
 
-    ``names``: what people call codes, by code; the picture has them.
+    ``names``: what people call codes, by code; the picture has those that its font has letters for.
 
     A discrete code has one row per value and other noise in each column. A continuous code moves along the columns,
     with one row per category of the first categorical code (or ten rows of other noise where there is none).
     """
-    code, called = spec[name], {**{own: own for own in spec.names}, **(names or {})}
+    drawable = {own: called for own, called in (names or {}).items() if can_be_drawn(called)}
+    code, called = spec[name], {**{own: own for own in spec.names}, **drawable}
     draw = seeded_generator(seed, "traverse")
     first = next((own for own, other in spec.items() if isinstance(other, Categorical)), None)
     inside = None
@@ -109,6 +110,17 @@ def to_bytes(images: Tensor) -> Tensor:
     return images.float().add(1).mul(127.5).round().clamp(0, 255).byte()
 
 
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=14)
+
+
+def can_be_drawn(text: str) -> bool:
+    """Whether the font, which comes with Pillow and knows few letters beyond English ones, has all that it takes."""
+    font = _font()
+    box = bytes(font.getmask("\U0010ffff"))  # which stands for every letter that it lacks
+    return all(bytes(font.getmask(letter)) != box for letter in text)
+
+
 def tile(images: Tensor, columns: int, scale: int = 1, gap: int = GAP) -> Image.Image:
     """uint8 (N, C, H, W) in rows of ``columns``, without labels, ``gap`` pixels apart."""
     rows = [images[i : i + columns] for i in range(0, len(images), columns)]
@@ -120,7 +132,7 @@ def draw(traversal: Traversal) -> Image.Image:
     size = traversal.images.shape[-1]
     scale = max(1, round(56 / size))
     cell = size * scale + GAP
-    font = ImageFont.load_default(size=14)
+    font = _font()
     left = 12 + max(int(font.getlength(row)) for row in traversal.rows)
     top = 50 if traversal.inside else 28
     picture = _paste([list(row) for row in traversal.images], scale, left, top)

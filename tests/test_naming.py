@@ -13,9 +13,12 @@ import yaml
 
 from infogan_ray import checkpoints
 from infogan_ray.cli import DONE, FAILED, USAGE, main
+from infogan_ray.latents import LatentSpec
 from infogan_ray.model import load
+from infogan_ray.networks import ModelSpec, NetworkConfig
 from infogan_ray.publishing import name_codes
 from infogan_ray.storage import Storage, open_storage
+from infogan_ray.traversal import traverse
 
 from .servers import Proxy
 
@@ -133,3 +136,10 @@ def test_the_card_begins_as_model_hubs_read_it(run: Path) -> None:
         assert heading in text
     for picture in ("samples.png", "traversal_cat0.png", "traversal_uniform0.png"):
         assert f"]({picture})" in text and (run / "model" / picture).is_file()
+
+
+def test_a_picture_has_no_name_that_its_font_cannot_write() -> None:
+    spec = LatentSpec.parse("noise=4 cat=3 uniform=1")
+    generator, _ = ModelSpec(spec, 16, 1, NetworkConfig(width=8)).build()
+    for name, title in (("slant", "slant (uniform0)"), ("größe", "uniform0"), ("数字", "uniform0")):
+        assert traverse(spec, generator, "uniform0", names={"uniform0": name}).title == title
