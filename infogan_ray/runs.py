@@ -93,12 +93,13 @@ class RunDirectory:
         for folder in (storage, run.folder):
             if folder.is_itself_a_file:
                 raise ValueError(f"storage: {folder} is a file where a folder should be; name another with --storage")
+        taken = bool(run.folder.entries())
         if resume and not run.exists:
-            raise ValueError(
-                f"name is '{name}', and there is no such run in {storage} to resume; drop --resume to start it"
-            )
-        if not resume and run.folder.entries():
-            raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or go on with it by --resume")
+            hint = "what has that name is none; take another" if taken else "drop --resume to start it"
+            raise ValueError(f"name is '{name}', and there is no such run in {storage} to resume; {hint}")
+        if not resume and taken:
+            hint = ", or go on with it by --resume" if run.exists else ""
+            raise RunExists(f"name '{name}' is taken in {storage}; take another --name{hint}")
         return run
 
     @classmethod

@@ -99,6 +99,11 @@ def test_storage_that_is_a_file_and_a_taken_name(npz: Path, trained: Path, capsy
         assert "is a file where a folder should be" in capsys.readouterr().err
         assert main([*words, "--storage", str(trained.parent), *more]) == USAGE
         assert "name 'tiny' is taken" in capsys.readouterr().err
+    (trained.parent / "other").mkdir()
+    (trained.parent / "other" / "search.json").write_text("{}")
+    for more, hint in (([], "take another --name\n"), (["--resume"], "what has that name is none; take another\n")):
+        assert main([*words, "--storage", str(trained.parent), "--name", "other", *more]) == USAGE
+        assert capsys.readouterr().err.endswith(hint)
 
 
 def test_on_a_narrow_terminal_no_figure_of_a_table_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
