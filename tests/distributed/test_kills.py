@@ -203,7 +203,10 @@ def test_ctrl_c_in_a_terminal_ends_an_embedded_ray_in_order(command: str, npz: P
         flags = ["--data", str(npz), "--codes", "noise=4 cat=3", "--batch-size", "16", "--steps", "100000"]
         flags += ["--workers", "2", "--threads", "1", "--network.width", "8", "--evaluation.samples", "200"]
         flags += ["--checkpoint-every", "20"]
-    words = [sys.executable, "-c", "from infogan_ray.cli import main; raise SystemExit(main())", command, *flags]
+    # Who runs in the background ignores Ctrl-C, and so do the tests that he runs, and what they start.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "from infogan_ray.cli import main; raise SystemExit(main())"
+    words = [sys.executable, "-c", program, command, *flags]
     words += ["--storage", str(tmp_path / "runs"), "--name", "stopped"]
     with psutil.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         known: list[psutil.Process] = []
@@ -220,7 +223,7 @@ def test_ctrl_c_in_a_terminal_ends_an_embedded_ray_in_order(command: str, npz: P
             assert f"go on with: infogan {command} " in said and "its process died" not in said
             assert not psutil.wait_procs(known, timeout=30)[1]
         finally:
-            for survivor in known:
+            for survivor in [*known, process]:
                 if survivor.is_running():
                     survivor.kill()
     if command == "train":
