@@ -211,17 +211,19 @@ class MetricsLog:
         with self._flushing:
             with self._lock:
                 until = len(self._lines)
-                new, all_lines = "".join(self._lines[self._flushed : until]), "".join(self._lines[:until])
             if until == self._flushed:
                 return
             if folder.is_local and not self._torn:
                 self._torn = True  # by an error in the midst of a line, after which the whole file is written anew
                 with contextlib.suppress(StorageError):
-                    folder.append(self._name, new.encode())
+                    folder.append(self._name, self._text(self._flushed, until))
                     self._torn = False
             if self._torn or not folder.is_local:
-                folder.write(self._name, all_lines.encode())
+                folder.write(self._name, self._text(0, until))
             self._flushed, self._torn = until, False
+
+    def _text(self, start: int, stop: int) -> bytes:
+        return "".join(self._lines[start:stop]).encode()
 
 
 def step_name(step: int) -> str:
