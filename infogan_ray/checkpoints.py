@@ -321,8 +321,8 @@ def _chosen(good: list[Checkpoint], which: str, metric: str, warn: Callable[[str
     if chosen is None:
         if which == "best":
             known = sorted({m for c in good for m, v in c.metrics.items() if isinstance(v, (int, float))})
-            if set(known) <= {"step"}:  # of a run that was stopped early
-                (newest,) = sorted(good, key=lambda c: c.step)[-1:]
+            newest = last(good)
+            if newest is not None and set(known) <= {"step"}:  # of a run that was stopped early
                 warn(f"no checkpoint has been measured yet, so this is the last, {newest.name}")
                 return newest
             raise ValueError(f"metric is '{metric}', which no checkpoint has; they have {', '.join(known)}")
