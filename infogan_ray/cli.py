@@ -32,6 +32,7 @@ COMMANDS = {
     "data": "fetch a named dataset; inspect images; prepare them as shards, and verify those",
     "doctor": "what this machine can do, and what is wrong",
 }
+OF_DATA = ("fetch", "inspect", "prepare", "verify")  # which need the word data before them
 DONE, FAILED, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -82,6 +83,8 @@ def _main(arguments: list[str]) -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"valid are {', '.join(COMMANDS)}"
+        if name in OF_DATA:
+            hint = f"did you mean 'data {name}'?"
         return _error(f"unknown command '{name}'; {hint}", USAGE)
     if name != "train":
         return _run(name, arguments[1:])

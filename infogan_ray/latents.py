@@ -24,6 +24,7 @@ from torch import Tensor
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 SPEC_EXAMPLE = "'noise=62 cat=10 uniform=2'"
+WIDEST = 65_536  # of a latent: more, and a slip of the keyboard asks for more memory than there is
 
 
 @functools.lru_cache(maxsize=1024)  # far more than a run has: a recorded step reads its own where they lie
@@ -256,7 +257,7 @@ class LatentSpec:
     @classmethod
     def parse(cls, text: str, sigma: Sigma | None = None) -> LatentSpec:
         """Read the text form. Raises ValueError, naming the word that is wrong and what is valid."""
-        noise, codes = 0, []
+        noise, width, codes = 0, 0, []
         for word in text.split():
             match = re.fullmatch(r"(\w+)=(\d+)(?:x(\d+))?(?:@([^\s]+))?", word)
             kind = match[1] if match else word.split("=")[0]
@@ -265,6 +266,8 @@ class LatentSpec:
             if match is None or (kind == "noise" and (match[3] or match[4])):
                 raise ValueError(f"codes: cannot read '{word}'; write {kind}=NUMBER, for example {SPEC_EXAMPLE}")
             number, times = int(match[2]), int(match[3] or 1)
+            if (width := width + number * times) > WIDEST:
+                raise ValueError(f"codes: '{word}' makes the latent {width:,} wide; {WIDEST:,} is the most")
             try:
                 parameters = tuple(float(p) for p in match[4].split(":")) if match[4] else ()
                 if kind == "noise":

@@ -64,7 +64,17 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--steps 0", "steps is 0; it must be at least 1"),
         ("--steps 5 --epochs 5", "give one of them"),
         ("--precision fp8", "precision is 'fp8'; valid are auto, fp32, tf32, bf16"),
-        ("--network.widht 8", "Unrecognized options: --network.widht"),
+        ("--network.widht 8", "there is no flag --network.widht; did you mean --network.width?; see 'infogan train"),
+        ("--batch_siez=8", "there is no flag --batch_siez; did you mean --batch-size?"),
+        ("--dry-rnu", "there is no flag --dry-rnu; did you mean --dry-run?"),
+        ("--augment 1", "did you mean --augment.flip or --augment.shift or"),
+        ("--lr 1", "did you mean --prior.lr or --optimizer.lr-discriminator or --optimizer.lr-generator"),
+        ("--steps 5 --amp", "there is no flag --amp; see 'infogan train --help'"),
+        ("--steps 5 here.yaml", "nothing is expected where here.yaml stands"),
+        ("--steps 1e3", "--steps is '1e3'; it must be a whole number; see"),
+        ("--optimizer.lr-generator=slow", "--optimizer.lr-generator is 'slow'; it must be a number; see"),
+        ("--steps 5 --batch-size", "--batch-size needs a value; see"),
+        ("--batch-size --steps 5", "--batch-size needs a value; see"),
         ("--network.width 2", "network.width is 2"),
         ("--optimizer.lr-generator 2", "optimizer.lr_generator is 2.0"),
         ("--objective.lambda-categorical -1", "objective.lambda_categorical is -1.0"),
@@ -117,9 +127,40 @@ def test_on_a_narrow_terminal_no_figure_of_a_table_is_cut(monkeypatch: pytest.Mo
     assert "\u2026" not in shown and shown.count("011 ") == shown.count("012 ") == 2, shown  # folded
 
 
-def test_unknown_commands_get_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["trian"]) == USAGE
-    assert "did you mean 'train'?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("trian", "unknown command 'trian'; did you mean 'train'?"),
+        ("inspect photos", "unknown command 'inspect'; did you mean 'data inspect'?"),
+        ("sample", "model is missing; see 'infogan sample --help'"),
+        ("sample model more", "nothing is expected where more stands"),
+        ("sample model -n many", "--n is 'many'; it must be a whole number"),
+        ("data prepare", "source and dest are missing; see 'infogan data prepare --help'"),
+        ("data prepare photos", "dest is missing; see"),
+        ("data prepare photos shards --encoding png", "png"),
+        ("search --name first", "recipe is missing; see 'infogan search --help'"),
+        ("search tuning/quick.py --trails 3", "there is no flag --trails; did you mean --trials?"),
+        ("search tuning/quick.py --trials 2.5", "--trials is '2.5'; it must be a whole number"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["30", "200"])
+def test_what_is_mistyped_is_said_in_a_line(
+    words: str, reason: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(words.split()) == USAGE
+    said = capsys.readouterr().err
+    assert reason in said and said.startswith("infogan: ") and said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])  # the parser draws another box for each
+def test_what_is_mistyped_is_said_whatever_the_terminal_writes(encoding: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "infogan_ray", "sample", "model", "-n", "many"],
+        env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.stderr == "infogan: --n is 'many'; it must be a whole number; see 'infogan sample --help'\n"
+    assert ended.returncode == USAGE
 
 
 def test_presets_then_file_then_flags(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_samples_follow_their_priors() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("noise=1000000000 cat=10", "'noise=1000000000' makes the latent 1,000,000,000 wide; 65,536 is the most"),
+        ("noise=62 uniform=1000000000x9", "makes the latent 9,000,000,062 wide"),
         ("noise=62 dog=3", "'dog=3' names no prior; valid are noise, cat, uniform, gaussian, bernoulli"),
         ("noise=62 cat=1", "at least 2 categories"),
         ("noise=62", "no code is named"),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from PIL import Image
 
 from infogan_ray import display
 from infogan_ray.cli import FAILED
+from infogan_ray.commands import refusals
 from infogan_ray.config import RunConfig, from_saved
 from infogan_ray.runs import RunDirectory, RunExists
 from infogan_ray.storage import open_storage
@@ -46,8 +45,18 @@ def extra(name: str, what: str) -> Iterator[None]:
         raise Failed(f"{what} needs {error.name}; install it with: pip install 'infogan-ray[{name}]'") from None
 
 
-def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: T | None = None) -> T:
-    """Flags to a dataclass. Raises ValueError, in one line, for flags and values that are not right."""
+def parse(
+    kind: type[T],
+    command: str,
+    arguments: Sequence[str],
+    description: str,
+    default: T | None = None,
+    taken: Sequence[str] = (),
+) -> T:
+    """Flags to a dataclass. Raises ValueError, in one line, for flags and values that are not right.
+
+    With a default, flags of a section have its name before them. ``taken`` are flags that were taken out before.
+    """
     said = io.StringIO()
     options: dict[str, Any] = {} if default is None else {"default": default}
     config = (tyro.conf.OmitArgPrefixes,) if default is None else ()
@@ -59,14 +68,8 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
     except SystemExit as end:
         if not end.code:
             raise
-        raise ValueError(f"{_unbox(said.getvalue())}; see 'infogan {command.split()[0]} --help'") from None
-
-
-def _unbox(text: str) -> str:
-    """The message out of the box that the parser draws around it, in one line."""
-    lines = [line.strip("│ ") for line in text.splitlines() if not line.startswith(("╭", "╰"))]
-    message = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
-    return re.sub(r"^Error parsing \w+: ", "", message)
+        reason = refusals.in_one_line(said.getvalue(), kind, default is not None, taken)
+        raise ValueError(f"{reason}; see 'infogan {command} --help'") from None
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:

@@ -116,7 +116,7 @@ def train_config(arguments: list[str]) -> RunConfig:
     if peek(rest, "--epochs") and not peek(rest, "--steps"):
         base = dataclasses.replace(base, steps=None)
     return parse(
-        RunConfig, "train", rest, default=base,
+        RunConfig, "train", rest, default=base, taken=("--dry-run", "--json", START_OR_RESUME),
         description="Train an InfoGAN: infogan train [CONFIG.yaml] [flags]. "
         "Example: infogan train --preset mnist --steps 5000 --name first. "
         "Also: --dry-run prints the resolved config and the cost and touches nothing; --json reports as JSON; "
