@@ -28,9 +28,10 @@ import tyro
 
 from benchmarks.quality import JOURNAL, _is, journal, tell
 from benchmarks.stability import OF_THE_TERM, SAME, VARIANTS, is_meant
+from infogan_ray.appraisal import measure_agreement
 from infogan_ray.commands import train_config
 from infogan_ray.data import DataConfig, ImageSet, InMemoryFeed, load_images
-from infogan_ray.evaluation import measure_bound, measure_clustering
+from infogan_ray.evaluation import measure_bound
 from infogan_ray.graphs import GraphedStep
 from infogan_ray.selection import measure_sorting
 from infogan_ray.training import make_step
@@ -87,12 +88,8 @@ class Lane:
                 return row | {"code": 3}
             row |= measure_bound(latents, self.state.averaged_generator(), discriminator, self.config.evaluation)
             row |= measure_sorting(latents, discriminator, images.images).scores
-            if images.labels is not None and images.test_images is not None and images.test_labels is not None:
-                found = measure_clustering(
-                    latents, discriminator, images.images, images.labels, images.test_images, images.test_labels,
-                    naming=self.state.autocast(),
-                )  # fmt: skip
-                row |= {name: value for name, value in found.items() if isinstance(value, float)}
+            found = measure_agreement(latents, discriminator, images, naming=self.state.autocast())
+            row |= {name: value for name, value in found.items() if isinstance(value, float)}
         return row
 
     def place(self) -> contextlib.AbstractContextManager[Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from infogan_ray.config import RunConfig
 from infogan_ray.data import ImageSet
-from infogan_ray.evaluation import measure_bound, measure_clustering
+from infogan_ray.evaluation import go_on, measure_bound, measure_clustering
+from infogan_ray.latents import LatentSpec
 from infogan_ray.model import InfoGAN
+from infogan_ray.networks import Discriminator
 from infogan_ray.precision import autocast, resolve_precision
 from infogan_ray.quality import measure_quality
 from infogan_ray.runs import RunDirectory, sample_picture, traversal_picture
@@ -29,12 +32,7 @@ def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each:
         metrics: dict[str, Any] = measure_bound(latents, generator, state.discriminator, config.evaluation, each)
         if config.evaluation.sorting or config.metric == "q_score":
             metrics |= measure_sorting(latents, state.discriminator, images.images, each).scores
-        if images.labels is not None and images.test_images is not None and images.test_labels is not None:
-            some = config.evaluation.labelled
-            metrics |= measure_clustering(
-                latents, state.discriminator,
-                images.images[:some], images.labels[:some], images.test_images, images.test_labels, each,
-            )  # fmt: skip
+        metrics |= measure_agreement(latents, state.discriminator, images, each, most=config.evaluation.labelled)
     return metrics
 
 
@@ -52,12 +50,25 @@ def evaluate_checkpoint(
     metrics |= measure_quality(latents, generator, images.images, each)
     sorting = measure_sorting(latents, discriminator, images.images, each)
     metrics |= {**sorting.scores, "categories": sorting.categories}
-    if images.labels is not None and images.test_images is not None and images.test_labels is not None:
-        metrics |= measure_clustering(
-            latents, discriminator, images.images, images.labels, images.test_images, images.test_labels, each,
-            naming=autocast(device, resolve_precision(config.precision, device)),
-        )  # fmt: skip
-    return metrics
+    in_training = autocast(device, resolve_precision(config.precision, device))
+    return metrics | measure_agreement(latents, discriminator, images, each, naming=in_training)
+
+
+def measure_agreement(
+    latents: LatentSpec, discriminator: Discriminator, images: ImageSet, each: Callable[[], None] = go_on, *,
+    most: int | None = None, naming: AbstractContextManager[Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """``measure_clustering`` by ``most`` labels at most, and the classes' names where they are known; empty without
+    labels."""
+    if images.labels is None or images.test_images is None or images.test_labels is None:
+        return {}
+    found = measure_clustering(
+        latents, discriminator, images.images[:most], images.labels[:most], images.test_images, images.test_labels,
+        each, naming,
+    )  # fmt: skip
+    if found and images.classes is not None:
+        found["classes"] = list(images.classes)
+    return found
 
 
 def draw_pictures(state: TrainState, run: RunDirectory) -> dict[tuple[str, str], bytes]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from infogan_ray import display
 from infogan_ray.config import RunConfig
 from infogan_ray.data.fetch import SOURCES
 from infogan_ray.latents import Categorical, Code
@@ -96,6 +97,7 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
             f"`{metrics['clustering_code']}` on the test set: clustering error {metrics['clustering_error']:.1%}, "
             f"one-to-one accuracy {metrics['clustering_acc_hungarian']:.1%}, NMI {metrics['nmi']:.3f}, "
             f"ARI {metrics['ari']:.3f}.",
+            "\n".join(["| category | test images | labels |", "|---|---|---|", *_category_lines(metrics)]),
         ]
     if "swd" in metrics:
         parts += [
@@ -112,6 +114,11 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
     if parts:
         parts = ["## Measured", *parts, "Measure it again, in the folder of the model:\n\n```\ninfogan evaluate .\n```"]
     return parts
+
+
+def _category_lines(metrics: dict[str, Any]) -> list[str]:
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in display.category_rows(metrics)]
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[str]:

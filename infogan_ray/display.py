@@ -118,6 +118,19 @@ def clustering_text(metrics: dict[str, Any]) -> str:
     )
 
 
+def category_rows(metrics: dict[str, Any], most: int = 3) -> list[list[str]]:
+    """[code=category, test images, what they are] of what ``measure_clustering`` found: the ``most`` common labels that
+    are a twentieth or more, called as ``metrics["classes"]`` says, if it is there."""
+    rows = []
+    for category, counts in enumerate(metrics.get("confusion", [])):
+        names = metrics.get("classes") or range(len(counts))
+        total = sum(counts)
+        common = sorted(zip(counts, names, strict=False), key=lambda pair: -pair[0])[:most]
+        told = [f"{name} {count / total:.1%}" for count, name in common if count and count >= total / 20]
+        rows.append([f"{metrics['clustering_code']}={category}", f"{total:,}", ", ".join(told) or "-"])
+    return rows
+
+
 def quality_text(metrics: dict[str, Any]) -> str:
     if "swd" not in metrics:
         return "not measured: no images of the data to compare with"

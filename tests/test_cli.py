@@ -163,6 +163,17 @@ def test_what_is_mistyped_is_said_whatever_the_terminal_writes(encoding: str) ->
     assert ended.returncode == USAGE
 
 
+def test_each_category_is_told_by_the_labels_that_it_holds() -> None:
+    found = {"clustering_code": "cat0", "confusion": [[0, 900, 50, 50], [0, 0, 0, 0], [39, 0, 961, 0]]}
+    assert display.category_rows(found) == [
+        ["cat0=0", "1,000", "1 90.0%, 2 5.0%, 3 5.0%"],
+        ["cat0=1", "0", "-"],
+        ["cat0=2", "1,000", "2 96.1%"],
+    ]
+    assert display.category_rows(found | {"classes": ["bag", "coat", "a|b", "boot"]})[2][2] == "a|b 96.1%"
+    assert display.category_rows({}) == []
+
+
 def test_presets_then_file_then_flags(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("steps: 70\nbatch_size: 64\noptimizer:\n  lr_generator: 3e-4\n")
@@ -204,6 +215,8 @@ def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytes
     assert main(["pull", str(trained), str(npz.parent)]) == USAGE, "a folder with something else is not overwritten"
     assert npz.is_file() and "exists and is something else" in capsys.readouterr().err
     assert 0 <= json.loads(out("evaluate", model, "--json", "--samples", 100))["clustering_error"] <= 1
+    shown = out("evaluate", model, "--samples", 100)
+    assert "category\ttest images\tlabels\ncat0=0\t" in shown and "\n| cat0=0 | " in (model / "README.md").read_text()
     out("traverse", model, "-o", tmp_path / "t.png")
     assert (tmp_path / "t_cat0.png").is_file() and (tmp_path / "t_uniform0.png").is_file()
     out("sample", model, "-n", 5, "-o", tmp_path / "s.npz", "--set", "cat0=1", "uniform0=0.5")

@@ -102,6 +102,7 @@ def test_class_folders_give_labels_and_a_broken_image_is_named(tmp_path: Path) -
     assert (
         images.images.shape[1:] == (3, 16, 16) and images.labels is not None and set(images.labels.tolist()) == {0, 1}
     )
+    assert images.classes == ("cats", "dogs")
     assert load_images(str(tmp_path / "photos"), DataConfig(image_size=16, channels=1)).channels == 1
     with pytest.raises(ValueError, match="--image-size"):
         load_images(str(tmp_path / "photos"))

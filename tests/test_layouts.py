@@ -88,6 +88,7 @@ def test_a_layout_is_loaded(make: Callable[[Path], Made], tmp_path: Path) -> Non
         rows = rows[~held]
     assert torch.equal(found.images, as_tensor(made.images)[rows])
     assert (found.labels is None) == (made.labels is None) and (found.test_images is None) == (made.test_images is None)
+    assert found.classes == (None if made.classes is None else tuple(made.classes))
     if made.labels is not None:
         assert found.labels is not None and found.labels.tolist() == np.array(made.labels)[rows].tolist()
     if made.test_images is not None:

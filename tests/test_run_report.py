@@ -40,6 +40,12 @@ def test_a_finished_run_says_what_each_code_does_and_how_to_go_on(run: RunDirect
     assert len(list(codes.iter("img"))) == 3, "samples and a traversal per code"
     rows = [[int(count.text or "") for count in row.iter("span")] for row in section(page, "labels").iter("tr")]
     assert [row for row in rows if row] == metrics["confusion"]
+    table = section(page, "labels")
+    assert [words(cell) for cell in table.iter("th")] == ["category", *(f"label {n}" for n in range(3)), "share"]
+    named = run.model.read(METRICS).replace(b"{", b'{"classes": ["cat", "<dog>", "newt"], ', 1)
+    run.model.write(METRICS, named)
+    table = section(parsed(run_report(run)), "labels")
+    assert [words(cell) for cell in table.iter("th")] == ["category", "cat", "<dog>", "newt", "share"]
     charts = list(section(page, "curves").iter(f"{SVG}svg"))
     assert len(charts) == 6 and {"cat0", "uniform0"} <= set(labels(charts[0]))
     shown = [words(figure) for figure in section(page, "time").iter("figcaption")]

@@ -14,6 +14,7 @@ import torch
 import tyro
 
 from infogan_ray import display
+from infogan_ray.appraisal import measure_agreement
 from infogan_ray.cli import DONE
 from infogan_ray.commands.parsing import (
     PICTURES,
@@ -34,7 +35,7 @@ from infogan_ray.data.layouts import Encoded, open_collection
 from infogan_ray.data.reading import read_pictures, summary
 from infogan_ray.disentanglement import THOROUGH, DisentanglementConfig, of_model
 from infogan_ray.disentanglement import measure as measure_disentanglement
-from infogan_ray.evaluation import EvaluationConfig, measure_bound, measure_clustering
+from infogan_ray.evaluation import EvaluationConfig, measure_bound
 from infogan_ray.fidelity import FidelityConfig, measure_fid, measure_fidelity
 from infogan_ray.fidelity.inception import open_inception
 from infogan_ray.model import InfoGAN, load
@@ -101,10 +102,7 @@ def evaluate(arguments: list[str]) -> int:
             metrics["fid"] = measure_fid(model, images.images, inception, fidelity, _say)
         metrics |= measure_quality(spec, model.generator, images.images)
         metrics |= measure_sorting(spec, model.discriminator, images.images).scores
-        if images.labels is not None and images.test_images is not None and images.test_labels is not None:
-            metrics |= measure_clustering(
-                spec, model.discriminator, images.images, images.labels, images.test_images, images.test_labels
-            )
+        metrics |= measure_agreement(spec, model.discriminator, images)
     elif given.quality or inception is not None:
         raise ValueError(f"{given.model} does not say which data it was trained on; name it with --data")
     if factors is not None:
@@ -118,6 +116,8 @@ def evaluate(arguments: list[str]) -> int:
     display.table("bound in nats", ["code", "bound", "ceiling"], rows)
     print(f"mi_bound {metrics['mi_bound']:.3f} nats, mi_fraction {metrics['mi_fraction']:.3f}")
     print(f"clustering error: {display.clustering_text(metrics)}")
+    if held := display.category_rows(metrics):
+        display.table("what each category holds", ["category", "test images", "labels"], held)
     print(f"image quality: {display.quality_text(metrics)}")
     print(f"real images, without labels: {display.sorting_text(metrics)}")
     if given.quality:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shlex
 from collections.abc import Callable
@@ -60,6 +61,8 @@ class ImageSet:
     test_images: Tensor | None = None
     test_labels: Tensor | None = None
     shards: ShardSet | None = None
+    classes: tuple[str, ...] | None = None
+    """What labels 0, 1, ... are called, where that is known."""
 
     @property
     def count(self) -> int:
@@ -100,7 +103,7 @@ def load_images(
     if feed == STREAM:
         raise ValueError(f"feed is '{STREAM}', which reads prepared images, and {data} is not; {PREPARE}")
     if data == "shapes":
-        found = _hold_out(data, *shapes.subset())
+        found = _hold_out(data, *shapes.subset(), shapes.KINDS)
     elif data in NAMES:
         folder = None
         if config.data_dir is not None:
@@ -109,7 +112,8 @@ def load_images(
                 what = "is a file" if folder.exists() else "does not exist"
                 raise ValueError(f"data_dir is {folder}, which {what}; name the folder that holds {data}'s IDX files")
         train, labels, test, test_labels = (torch.from_numpy(a.copy()) for a in fetch.arrays(data, folder, say))
-        found = ImageSet(data, train.unsqueeze(1), labels.long(), test.unsqueeze(1), test_labels.long())
+        kinds = fetch.SOURCES[data].classes
+        found = ImageSet(data, train.unsqueeze(1), labels.long(), test.unsqueeze(1), test_labels.long(), None, kinds)
     else:
         path = Path(data).expanduser()
         if not path.exists():
@@ -145,9 +149,11 @@ def _published(
         _tell(room.refuse(str(collection.path), _bytes(collection, config), feed), say)
     images, labels = gather(collection, config.image_size, config.channels, config.max_bad, say)
     name = collection.path.stem if collection.path.is_file() else collection.path.name
+    names = None if collection.classes is None else tuple(collection.classes)
     if test is None:
-        return _hold_out(name, images, labels)
-    return ImageSet(name, images, labels, *gather(test, config.image_size, config.channels, config.max_bad, say))
+        return _hold_out(name, images, labels, names)
+    test_images, test_labels = gather(test, config.image_size, config.channels, config.max_bad, say)
+    return ImageSet(name, images, labels, test_images, test_labels, None, names)
 
 
 def _prepared(shards: ShardSet, config: DataConfig, feed: str, room: Room | None, sample: int) -> ImageSet:
@@ -155,12 +161,13 @@ def _prepared(shards: ShardSet, config: DataConfig, feed: str, room: Room | None
         size, channels = resolve_size(shards, config.image_size, config.channels)
     else:  # in memory they are brought to what is asked for afterwards
         size, channels = resolve_size(shards, None, None)
+    names = None if shards.classes is None else tuple(shards.classes)
     if choose(feed, shards.count() * channels * size**2, room) == STREAM:
         resolve_size(shards, config.image_size, config.channels)
-        return ImageSet(shards.folder.name, *read_sample(shards, size, channels, sample), shards=shards)
+        return ImageSet(shards.folder.name, *read_sample(shards, size, channels, sample), shards, names)
     train = read_rows(shards, TRAIN, size, channels)
     test = read_rows(shards, TEST, size, channels) if shards.test else (None, None)
-    return fit(ImageSet(shards.folder.name, *train, *test), config)
+    return fit(dataclasses.replace(ImageSet(shards.folder.name, *train, *test), classes=names), config)
 
 
 def _bytes(collection: Collection, config: DataConfig) -> int:
@@ -192,19 +199,20 @@ def _photos(
     for line in summary(source, pictures):
         say(line)
     found = classes(source, pictures.names, config.labels, say)
-    labels = None
+    labels = names = None
     if found is not None:
         labels, kinds = to_numbers(found)
+        names = tuple(kinds)
         origin = config.labels or "the folders"
         say(f"data: {len(kinds):,} classes from {origin}; every {HOLD_OUT}th image is kept to count errors on")
-    return _hold_out(path.name, pictures.images, labels)
+    return _hold_out(path.name, pictures.images, labels, names)
 
 
-def _hold_out(name: str, images: Tensor, labels: Tensor | None) -> ImageSet:
+def _hold_out(name: str, images: Tensor, labels: Tensor | None, classes: tuple[str, ...] | None) -> ImageSet:
     if labels is None or len(images) < 2 * HOLD_OUT:
         return ImageSet(name, images)
     test = torch.arange(len(images)) % HOLD_OUT == HOLD_OUT - 1
-    return ImageSet(name, images[~test], labels[~test], images[test], labels[test])
+    return ImageSet(name, images[~test], labels[~test], images[test], labels[test], None, classes)
 
 
 def fit(found: ImageSet, config: DataConfig) -> ImageSet:
@@ -214,4 +222,4 @@ def fit(found: ImageSet, config: DataConfig) -> ImageSet:
         raise ValueError(f"data: the images are {height}x{width}; set image_size to bring them to a square")
     images = bring(found.images, config.image_size, config.channels)
     test = None if found.test_images is None else bring(found.test_images, config.image_size, config.channels)
-    return ImageSet(found.name, images, found.labels, test, found.test_labels)
+    return dataclasses.replace(found, images=images, test_images=test)

@@ -42,6 +42,7 @@ class Source:
     torchvision_class: str
     system_folder: Path | None = None
     wheel: bool = False
+    classes: tuple[str, ...] = tuple("0123456789")
 
 
 SOURCES = {
@@ -64,6 +65,9 @@ SOURCES = {
         ),
         torchvision_class="FashionMNIST",
         system_folder=Path("/usr/share/datasets/fashion-mnist"),  # Debian's package dataset-fashion-mnist
+        classes=tuple(
+            ["T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+        ),
     ),
 }
 

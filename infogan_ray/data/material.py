@@ -139,7 +139,9 @@ def _in_memory(found: ImageSet) -> Opened:
             raise ValueError(
                 f"data: the labels of {found.name} begin at {every.min()}; 0 is the least that there may be"
             )
-        names = tuple(str(number) for number in range(every.max() + 1)) if every.max() < len(every) else None
+        names = found.classes or (
+            tuple(str(number) for number in range(every.max() + 1)) if every.max() < len(every) else None
+        )
     test = None if test_images is None else InMemory(test_images, test_labels, "test")
     content = _digest(*arrays)
     return Opened(found.name, "arrays", InMemory(images, labels, "train"), test, names, content)

@@ -177,7 +177,7 @@ def labels(found: Found) -> str:
     if not (isinstance(counts, list) and counts and all(isinstance(row, list) and row for row in counts)):
         return paragraph("Not measured: the data has no labels, the model no categorical code, or it is too early.")
     latest, total = found.latest, sum(map(sum, counts)) or 1
-    headings: list[str | Cell] = ["category", *(f"label {label}" for label in range(len(counts[0]))), "share"]
+    headings: list[str | Cell] = ["category", *_label_names(found.latest, len(counts[0])), "share"]
     rows = []
     for category, row in enumerate(counts):
         whole = sum(row) or 1
@@ -199,6 +199,13 @@ def labels(found: Found) -> str:
         if is_number(latest.get(name))
     )  # fmt: skip
     return paragraph(words) + table(headings, rows) + paragraph(f"{facts}.", "soft")
+
+
+def _label_names(latest: dict[str, Any], count: int) -> list[str]:
+    names = latest.get("classes")
+    if isinstance(names, list) and len(names) >= count:
+        return [str(name) for name in names[:count]]
+    return [f"label {label}" for label in range(count)]
 
 
 def curves(found: Found) -> str:
