@@ -92,8 +92,9 @@ def pull(
     """Fetch a checkpoint as a model folder: verified, written beside ``destination`` and renamed.
 
     The run's own model folder is taken where it holds the chosen step, since its metrics are of all data. A
-    ``destination`` that holds the same bytes already is a success, as when many fetch at once. Raises ValueError for
-    one that holds something else, BadCheckpoint for content that is not what its name says.
+    ``destination`` that holds the same model already is a success, as when many fetch at once, and is left as it is,
+    with the names that its codes were given there. Raises ValueError for one that holds something else, BadCheckpoint
+    for content that is not what its name says.
     """
     for tries_left in (2, 1, 0):
         chosen = checkpoints.choose(run.checkpoints, which, metric, warn)
@@ -105,14 +106,14 @@ def pull(
                 raise
     for name, content in files.items():
         check_content(name, content)
-    if not _holds(destination, files):
+    if not _holds(destination, files, warn):
         beside = open_storage(destination.parent) / f".{destination.name}.{uuid.uuid4().hex[:8]}"
         try:
             checkpoints.seal(beside, files)
             try:
                 os.rename(beside.path, destination)
             except OSError:  # another pull has been faster, or something else is there
-                if not _holds(destination, files):
+                if not _holds(destination, files, warn):
                     raise
         finally:
             beside.delete_all()
@@ -133,17 +134,23 @@ def _published(run: RunDirectory, chosen: Checkpoint, warn: Callable[[str], None
         return None
 
 
-def _holds(destination: Path, files: dict[str, bytes]) -> bool:
-    """Whether a folder is the very model folder. Raises ValueError if it is something else."""
+def _holds(destination: Path, files: dict[str, bytes], warn: Callable[[str], None]) -> bool:
+    """Whether a folder is the very model, whole. Raises ValueError if it is something else."""
     if not os.path.lexists(destination):
         return False
+    what = "is something else"
     try:
-        manifest = checkpoints.Manifest.of(open_storage(destination), required=())
-        if manifest.files.keys() == files.keys() and all(manifest.read(name) == files[name] for name in files):
+        manifest = checkpoints.Manifest.of(open_storage(destination), required=(checkpoints.MODEL,))
+        found = {name: manifest.read(name) for name in manifest.files}
+        if found == files:
             return True
+        if found[checkpoints.MODEL] == files[checkpoints.MODEL]:
+            warn(f"{destination} holds this model already, and is left as it is, with its names and card")
+            return True
+        what = "holds another model"
     except (checkpoints.BadCheckpoint, StorageError):
         pass
-    raise ValueError(f"destination {destination} exists and is something else; name another folder")
+    raise ValueError(f"destination {destination} exists and {what}; name another folder")
 
 
 def check_content(name: str, content: bytes) -> None:

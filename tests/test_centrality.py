@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from infogan_ray import centrality
+from infogan_ray import centrality, checkpoints
 from infogan_ray.centrality import LEVELS, centralities, cross_scores, levelled, sizes_of
 from infogan_ray.cli import DONE, USAGE, main
 from infogan_ray.latents import LatentSpec
@@ -109,12 +110,25 @@ def test_a_model_of_one_code_is_refused() -> None:
         cross_scores([alone, alone, alone])
 
 
+def as_another(finished: Path, path: Path, scale: float) -> str:
+    """A copy of a run, with other weights."""
+    shutil.copytree(finished, path)
+    for folder in [path / "model", *(path / "checkpoints").iterdir()]:
+        stored = open_storage(folder)
+        manifest = checkpoints.Manifest.of(stored, required=())
+        tensors = manifest.read_tensors(checkpoints.MODEL)
+        changed = {name: value * scale if value.is_floating_point() else value for name, value in tensors.items()}
+        files = {name: manifest.read(name) for name in manifest.files}
+        checkpoints.seal(stored, files | {checkpoints.MODEL: save(changed)})
+    return str(path)
+
+
 def test_the_command(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(centrality, "LEARN", 300)
     monkeypatch.setattr(centrality, "JUDGE", 150)
-    paths = [str(shutil.copytree(finished, tmp_path / name)) for name in ("a", "b", "c")]
+    paths = [as_another(finished, tmp_path / name, scale) for name, scale in (("a", 1), ("b", 1.01), ("c", 0.99))]
     assert main(["compare", *paths, "--json"]) == DONE
     found = json.loads(capsys.readouterr().out)
     assert set(found["centrality"]) == set(paths) and found["pick"] in paths
@@ -125,6 +139,9 @@ def test_the_command(
     assert "models: 2; centrality needs three or more that are not the same" in capsys.readouterr().err
     assert main(["compare", paths[0], f"{paths[0]}/", paths[1]]) == USAGE
     assert f"{paths[0]}/ is named twice; it would agree with itself" in capsys.readouterr().err
+    assert main(["pull", paths[1], str(tmp_path / "pulled")]) == DONE
+    assert main(["compare", *paths, str(tmp_path / "pulled")]) == USAGE
+    assert f"{tmp_path / 'pulled'} is a copy of {paths[1]}" in capsys.readouterr().err
 
 
 def test_of_a_search_the_finished_trials_are_compared(
@@ -134,11 +151,11 @@ def test_of_a_search_the_finished_trials_are_compared(
     monkeypatch.setattr(centrality, "JUDGE", 150)
     search = make_search(tmp_path, [{}] * 4)
     for number in (0, 2):
-        shutil.copytree(finished, search.trial(number).folder.path)
+        as_another(finished, Path(search.trial(number).folder.path), 1 + number / 100)
     run_trial(search, 1, "running", {10: 0.1})
     assert main(["compare", search.folder.uri]) == USAGE
     assert f"finished trials of {search.folder}: 2; centrality needs three or more" in capsys.readouterr().err
-    shutil.copytree(finished, search.trial(3).folder.path)
+    as_another(finished, Path(search.trial(3).folder.path), 0.98)
     assert main(["compare", search.folder.uri]) == DONE
     said = capsys.readouterr().out
     assert all(f"trial {number}" in said for number in (0, 2, 3)) and "trial 1" not in said

@@ -55,6 +55,21 @@ def test_eight_at_once_succeed_with_equal_bytes(run: RunDirectory, tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"store", *(target.name for target in targets)}
 
 
+def test_a_pulled_model_keeps_its_names_and_is_not_taken_for_another(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pull", run.folder.path, str(tmp_path / "model")]
+    assert main(words) == DONE == main(["name", str(tmp_path / "model"), "uniform0=width"])
+    before = bytes_of(tmp_path / "model")
+    capsys.readouterr()
+    assert main(words) == DONE and "holds this model already, and is left as it is" in capsys.readouterr().err
+    assert bytes_of(tmp_path / "model") == before and load(str(tmp_path / "model")).names == {"uniform0": "width"}
+    assert main([*words, "--checkpoint", "step_00000003"]) == USAGE
+    assert "model exists and holds another model; name another folder" in capsys.readouterr().err
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"rotten")
+    assert main(words) == USAGE and "model exists and is something else" in capsys.readouterr().err
+
+
 def test_an_object_store_is_used_as_a_folder_is(
     image_set: ImageSet,
     proxy: Proxy,

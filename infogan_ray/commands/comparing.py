@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import sys
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import tyro
 
 from infogan_ray import display
 from infogan_ray.centrality import centralities, cross_scores
 from infogan_ray.cli import DONE
 from infogan_ray.commands.parsing import parse, warn
-from infogan_ray.model import load
+from infogan_ray.model import InfoGAN, load
 from infogan_ray.searches import SearchDirectory
 from infogan_ray.storage import open_storage
 
@@ -41,9 +43,11 @@ def compare(arguments: list[str]) -> int:
         what = f"finished trials of {search.folder}" if search is not None and search.exists else "models"
         raise ValueError(f"{what}: {len(paths)}; centrality needs three or more that are not the same")
     models = [load(path, warn) for path in paths.values()]
-    for place, (path, model) in enumerate(zip(paths, models, strict=True)):
-        if str(model.source) in {str(earlier.source) for earlier in models[:place]}:
-            raise ValueError(f"{path} is named twice; it would agree with itself, and be picked for that")
+    for (path, model), (other, earlier) in itertools.combinations(zip(paths, models, strict=True), 2):
+        if str(model.source) == str(earlier.source):
+            raise ValueError(f"{other} is named twice; it would agree with itself, and be picked for that")
+        if _same(model, earlier):
+            raise ValueError(f"{other} is a copy of {path}; they would agree, and be picked for that: leave one out")
     count = len(models)
     print(f"{count * (count - 1)} comparisons of {count} models", file=sys.stderr)
     scores = cross_scores(models)
@@ -67,3 +71,10 @@ def compare(arguments: list[str]) -> int:
     else:
         print(f"the most central: {names[best]}")
     return DONE
+
+
+def _same(one: InfoGAN, other: InfoGAN) -> bool:
+    return one.spec == other.spec and all(
+        torch.equal(mine, yours)
+        for mine, yours in zip(one.discriminator.parameters(), other.discriminator.parameters(), strict=True)
+    )
