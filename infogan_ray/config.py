@@ -61,11 +61,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "shapes": {
         "data": "shapes",
-        "codes": "noise=10 cat=3 uniform=4",
+        "codes": "noise=52 uniform=5",
         "image_size": 64,
         "channels": 1,
         "steps": 30_000,
-        "objective": {"lambda_continuous": 1.0},
+        "objective": {"lambda_continuous": 0.2},  # with 1 all codes fill at once, and none of them is one factor
+        "network": {"spectral_norm": True},
         "stability": {"mean_bias": True},
     },
 }
