@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from infogan_ray.commands.searching import explain
 from infogan_ray.ranking import best_by, pareto, ranked, winner
 from infogan_ray.recipes import Recipe
 from infogan_ray.runs import RunExists
@@ -54,6 +55,13 @@ def test_the_bound_alone_picks_no_winner() -> None:
     assert winner(ROWS[4:], "mi_fraction", "gated") is None, "what is no number, or was stopped, never wins"
     with pytest.raises(ValueError, match="select is 'best'; valid are sorting, agreement, gated, bound, quality"):
         winner(ROWS, "mi_fraction", "best")
+
+
+def test_a_search_without_categories_is_told_of_compare() -> None:
+    *_, last = explain(ROWS, "mi_fraction", "runs/my search")
+    assert last.endswith("which trial's codes the others have in common: infogan compare 'runs/my search'")
+    for rows in (ROWS[:2], [{**one, "q_score": 0.5} for one in ROWS]):
+        assert "compare" not in "".join(explain(rows, "mi_fraction", "runs/s"))
 
 
 def test_a_search_is_taken_up_only_with_the_same_recipe(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from infogan_ray.cli import DONE, INTERRUPTED
 from infogan_ray.commands.parsing import START_OR_RESUME, Failed, parse, print_rows
 from infogan_ray.commands.training import default_name
 from infogan_ray.config import check_name
-from infogan_ray.ranking import DEFAULT, RULES, Row, pareto, winner
+from infogan_ray.ranking import DEFAULT, RULES, Row, finite, pareto, winner
 from infogan_ray.recipes import Recipe, load_recipe
 from infogan_ray.search_display import SearchDisplay
 from infogan_ray.searches import SearchDirectory
@@ -93,7 +93,7 @@ def search(arguments: list[str]) -> int:
         print(json.dumps({"search": result.search.folder.uri, "best": result.best, "rows": result.rows}))
         return DONE
     print_rows(name, board_rows(result.rows, False), False)
-    for line in explain(result.rows, recipe.metric):
+    for line in explain(result.rows, recipe.metric, result.search.folder.uri):
         print(line)
     print(f"report: {result.search.folder / result.search.REPORT}")
     print(f"next: infogan pull {shlex.quote(result.search.folder.uri)} best")
@@ -111,15 +111,23 @@ def board_rows(rows: list[Row], as_json: bool) -> list[Row]:
     return shown
 
 
-def explain(rows: list[Row], metric: str) -> list[str]:
-    """Which rule picks which trial, and which trials no other beats in both."""
+def explain(rows: list[Row], metric: str, where: str) -> list[str]:
+    """Which rule picks which trial, and which trials no other beats in both; and what else can be asked of the search
+    at ``where``, if its trials have nothing to sort by."""
     lines = []
     for rule, meaning in RULES.items():
         if (row := winner(rows, metric, rule)) is not None:
             default = " (the default)" if rule == DEFAULT else ""
             lines.append(f"--select {rule}{default}: trial {row['trial']}, {meaning}")
     front = ", ".join(str(row["trial"]) for row in pareto(rows, metric))
-    return [*lines, f"beaten by no other in both bound and image quality: trials {front}"]
+    lines.append(f"beaten by no other in both bound and image quality: trials {front}")
+    finished = [row for row in rows if row["state"] == "finished"]
+    if len(finished) >= 3 and not any(finite(row.get("q_score")) for row in finished):
+        lines.append(
+            "without a categorical code no rule asks whether a code is one factor; which trial's codes the others have "
+            f"in common: infogan compare {shlex.quote(where)}"
+        )
+    return lines
 
 
 def _dry_run(recipe: Recipe, given: Search, name: str, searching: Any) -> int:
