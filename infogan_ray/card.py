@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -97,7 +98,7 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
             f"`{metrics['clustering_code']}` on the test set: clustering error {metrics['clustering_error']:.1%}, "
             f"one-to-one accuracy {metrics['clustering_acc_hungarian']:.1%}, NMI {metrics['nmi']:.3f}, "
             f"ARI {metrics['ari']:.3f}.",
-            "\n".join(["| category | test images | labels |", "|---|---|---|", *_category_lines(metrics)]),
+            *_categories(metrics),
         ]
     if "swd" in metrics:
         parts += [
@@ -116,9 +117,11 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _category_lines(metrics: dict[str, Any]) -> list[str]:
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in display.category_rows(metrics)]
-    return [f"| {' | '.join(row)} |" for row in rows]
+def _categories(metrics: dict[str, Any]) -> list[str]:
+    """A table of what each category holds, if that was counted."""
+    rows = [[re.sub(r"([\\`*_<>\[\]|])", r"\\\1", cell) for cell in row] for row in display.category_rows(metrics)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return ["\n".join(["| category | test images | labels |", "|---|---|---|", *lines])] if lines else []
 
 
 def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[str]:

@@ -81,10 +81,9 @@ def _main(arguments: list[str]) -> int:
         return DONE
     name = arguments[0]
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"valid are {', '.join(COMMANDS)}"
-        if name in OF_DATA:
-            hint = f"did you mean 'data {name}'?"
+        close = difflib.get_close_matches(name, [*COMMANDS, *OF_DATA], n=1)
+        meant = f"data {close[0]}" if close and close[0] in OF_DATA else "".join(close)
+        hint = f"did you mean '{meant}'?" if meant else f"valid are {', '.join(COMMANDS)}"
         return _error(f"unknown command '{name}'; {hint}", USAGE)
     if name != "train":
         return _run(name, arguments[1:])

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY_S = 10
 
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 class TrainDisplay:
@@ -120,13 +121,14 @@ def clustering_text(metrics: dict[str, Any]) -> str:
 
 def category_rows(metrics: dict[str, Any], most: int = 3) -> list[list[str]]:
     """[code=category, test images, what they are] of what ``measure_clustering`` found: the ``most`` common labels that
-    are a twentieth or more, called as ``metrics["classes"]`` says, if it is there."""
+    are a twentieth or more, and the first in any case, called as ``metrics["classes"]`` says, if it is there."""
     rows = []
     for category, counts in enumerate(metrics.get("confusion", [])):
         names = metrics.get("classes") or range(len(counts))
         total = sum(counts)
         common = sorted(zip(counts, names, strict=False), key=lambda pair: -pair[0])[:most]
-        told = [f"{name} {count / total:.1%}" for count, name in common if count and count >= total / 20]
+        least = min(total / 20, common[0][0])
+        told = [f"{' '.join(str(name).split())} {n / total:.1%}" for n, name in common if n and n >= least]
         rows.append([f"{metrics['clustering_code']}={category}", f"{total:,}", ", ".join(told) or "-"])
     return rows
 
@@ -169,15 +171,15 @@ def sorting_text(metrics: dict[str, Any]) -> str:
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A rich table on a terminal; tab-separated lines with a header elsewhere."""
     if sys.stdout.isatty():
-        shown = Table(title=title, title_justify="left")
+        shown = Table(title=escape(title), title_justify="left")
         for column in columns:
-            shown.add_column(column, overflow="fold")  # a figure that is cut is none
+            shown.add_column(escape(column), overflow="fold")  # a figure that is cut is none
         for row in rows:
-            shown.add_row(*row)
-        Console().print(shown)
+            shown.add_row(*map(escape, row))  # a class may be called [b] or :smile:
+        Console(emoji=False).print(shown)
         return
     for row in [columns, *rows]:
-        print("\t".join(row))
+        print("\t".join(" ".join(cell.split()) for cell in row))
 
 
 def size(count: float) -> str:

@@ -140,12 +140,14 @@ def _holds(destination: Path, files: dict[str, bytes], warn: Callable[[str], Non
         return False
     what = "is something else"
     try:
-        manifest = checkpoints.Manifest.of(open_storage(destination), required=(checkpoints.MODEL,))
+        manifest = checkpoints.Manifest.of(
+            open_storage(destination), required=(checkpoints.MODEL, CONFIG, METRICS, CARD)
+        )
         found = {name: manifest.read(name) for name in manifest.files}
         if found == files:
             return True
         if found[checkpoints.MODEL] == files[checkpoints.MODEL]:
-            warn(f"{destination} holds this model already, and is left as it is, with its names and card")
+            warn(f"{destination} holds this model already, and is left as it is, with its names, figures and card")
             return True
         what = "holds another model"
     except (checkpoints.BadCheckpoint, StorageError):

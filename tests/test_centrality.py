@@ -140,8 +140,13 @@ def test_the_command(
     assert main(["compare", paths[0], f"{paths[0]}/", paths[1]]) == USAGE
     assert f"{paths[0]}/ is named twice; it would agree with itself" in capsys.readouterr().err
     assert main(["pull", paths[1], str(tmp_path / "pulled")]) == DONE
-    assert main(["compare", *paths, str(tmp_path / "pulled")]) == USAGE
-    assert f"{tmp_path / 'pulled'} is a copy of {paths[1]}" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["compare", *paths, str(tmp_path / "pulled"), "--json"]) == DONE
+    said = capsys.readouterr()
+    assert f"{tmp_path / 'pulled'} is a copy of {paths[1]} and left out" in said.err
+    assert json.loads(said.out) == found
+    assert main(["compare", *paths[:2], str(tmp_path / "pulled")]) == USAGE
+    assert "different models: 2; centrality needs three or more" in capsys.readouterr().err
 
 
 def test_of_a_search_the_finished_trials_are_compared(

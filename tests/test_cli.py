@@ -66,11 +66,20 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--precision fp8", "precision is 'fp8'; valid are auto, fp32, tf32, bf16"),
         ("--network.widht 8", "there is no flag --network.widht; did you mean --network.width?; see 'infogan train"),
         ("--batch_siez=8", "there is no flag --batch_siez; did you mean --batch-size?"),
+        ("--no-cuda-grpah", "there is no flag --no-cuda-grpah; did you mean --no-cuda-graph?"),
+        ("--no-augment.flip", "there is no flag --no-augment.flip; did you mean --augment.no-flip?"),
+        ("--no-spectral-norm", "there is no flag --no-spectral-norm; did you mean --network.no-spectral-norm?"),
+        ("--optimizer.lr 1", "did you mean --optimizer.lr-discriminator or --optimizer.lr-generator or"),
+        ("--dry-run=yes", "--dry-run takes no value"),
+        ("--device gpu", "--device is 'gpu'; valid are auto, cpu, cuda; see"),
+        ("--placement spred", "(did you mean 'spread'?); valid are pack, spread, strict_pack, strict_spread"),
+        ("--steps a'b", "--steps is 'a'b'; it must be a whole number"),
+        (f"--codes {'a-long-name/' * 30}=3", f"'{'a-long-name/' * 30}=3' names no prior"),  # in one piece
         ("--dry-rnu", "there is no flag --dry-rnu; did you mean --dry-run?"),
         ("--augment 1", "did you mean --augment.flip or --augment.shift or"),
         ("--lr 1", "did you mean --prior.lr or --optimizer.lr-discriminator or --optimizer.lr-generator"),
         ("--steps 5 --amp", "there is no flag --amp; see 'infogan train --help'"),
-        ("--steps 5 here.yaml", "nothing is expected where here.yaml stands"),
+        ("--steps 5 here.yaml", "nothing is expected where 'here.yaml' stands"),
         ("--steps 1e3", "--steps is '1e3'; it must be a whole number; see"),
         ("--optimizer.lr-generator=slow", "--optimizer.lr-generator is 'slow'; it must be a number; see"),
         ("--steps 5 --batch-size", "--batch-size needs a value; see"),
@@ -132,13 +141,16 @@ def test_on_a_narrow_terminal_no_figure_of_a_table_is_cut(monkeypatch: pytest.Mo
     [
         ("trian", "unknown command 'trian'; did you mean 'train'?"),
         ("inspect photos", "unknown command 'inspect'; did you mean 'data inspect'?"),
-        ("sample", "model is missing; see 'infogan sample --help'"),
-        ("sample model more", "nothing is expected where more stands"),
+        ("sample", "'model' is missing; see 'infogan sample --help'"),
+        ("sample model more", "nothing is expected where 'more' stands"),
+        ("sample model -0.5", "nothing is expected where '-0.5' stands"),
+        ("verfy shards", "unknown command 'verfy'; did you mean 'data verify'?"),
+        ("data fech mnist", "action is 'fech' (did you mean 'fetch'?); valid are fetch, inspect, prepare, verify; see"),
         ("sample model -n many", "--n is 'many'; it must be a whole number"),
-        ("data prepare", "source and dest are missing; see 'infogan data prepare --help'"),
-        ("data prepare photos", "dest is missing; see"),
-        ("data prepare photos shards --encoding png", "png"),
-        ("search --name first", "recipe is missing; see 'infogan search --help'"),
+        ("data prepare", "'source' and 'dest' are missing; see 'infogan data prepare --help'"),
+        ("data prepare photos", "'dest' is missing; see"),
+        ("data prepare photos shards --encoding png", "--encoding is 'png'; valid are raw, encoded; see"),
+        ("search --name first", "'recipe' is missing; see 'infogan search --help'"),
         ("search tuning/quick.py --trails 3", "there is no flag --trails; did you mean --trials?"),
         ("search tuning/quick.py --trials 2.5", "--trials is '2.5'; it must be a whole number"),
     ],
@@ -154,13 +166,31 @@ def test_what_is_mistyped_is_said_in_a_line(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])  # the parser draws another box for each
-def test_what_is_mistyped_is_said_whatever_the_terminal_writes(encoding: str) -> None:
+@pytest.mark.parametrize("terminal", [False, True])  # where it draws in colours
+def test_what_is_mistyped_is_said_whatever_the_terminal_writes(encoding: str, terminal: bool) -> None:
+    screen, ours = pty.openpty()
     ended = subprocess.run(
         [sys.executable, "-m", "infogan_ray", "sample", "model", "-n", "many"],
-        env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "TERM": "xterm-256color", "COLUMNS": "60"},
+        stdout=ours if terminal else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=60,
     )  # fmt: skip
+    os.close(screen)
+    os.close(ours)
     assert ended.stderr == "infogan: --n is 'many'; it must be a whole number; see 'infogan sample --help'\n"
     assert ended.returncode == USAGE
+
+
+def test_a_cell_of_a_table_is_no_markup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal, ours = pty.openpty()
+    row = ["[z] 1%", "cat [/tabby]", ":smile:", "[red]x"]
+    with monkeypatch.context() as patch, os.fdopen(ours, "w") as screen:
+        patch.setattr(sys, "stdout", screen)
+        display.table("[t]", ["[b]", "b", "c", "d"], [row])
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert all(cell in shown for cell in ["[t]", "[b]", *row]), shown
+    display.table("", ["a"], [["two\nlines\tand more"]])
+    assert capsys.readouterr().out == "a\ntwo lines and more\n"
 
 
 def test_each_category_is_told_by_the_labels_that_it_holds() -> None:
@@ -170,6 +200,8 @@ def test_each_category_is_told_by_the_labels_that_it_holds() -> None:
         ["cat0=1", "0", "-"],
         ["cat0=2", "1,000", "2 96.1%"],
     ]
+    spread = {"clustering_code": "cat0", "confusion": [[1] * 40], "classes": [f"kind\n{n}" for n in range(40)]}
+    assert display.category_rows(spread) == [["cat0=0", "40", "kind 0 2.5%, kind 1 2.5%, kind 2 2.5%"]]
     assert display.category_rows(found | {"classes": ["bag", "coat", "a|b", "boot"]})[2][2] == "a|b 96.1%"
     assert display.category_rows({}) == []
 

@@ -66,6 +66,9 @@ def test_a_pulled_model_keeps_its_names_and_is_not_taken_for_another(
     assert bytes_of(tmp_path / "model") == before and load(str(tmp_path / "model")).names == {"uniform0": "width"}
     assert main([*words, "--checkpoint", "step_00000003"]) == USAGE
     assert "model exists and holds another model; name another folder" in capsys.readouterr().err
+    checkpoint = max(Path(run.checkpoints.path).iterdir())
+    assert main(["pull", run.folder.path, str(checkpoint)]) == USAGE, "the same weights, and no model folder"
+    assert f"{checkpoint} exists and is something else" in capsys.readouterr().err
     (tmp_path / "model" / "model.safetensors").write_bytes(b"rotten")
     assert main(words) == USAGE and "model exists and is something else" in capsys.readouterr().err
 

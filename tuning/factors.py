@@ -17,7 +17,6 @@ recipe = Recipe(
         "objective.lambda_continuous": tune.grid_search([0.05, 0.2, 1.0]),
         "seed": tune.grid_search([0, 1]),
     },
-    fixed={"image_size": 32, "network.width": 16, "batch_size": 64},
     searcher="grid",
     early_stopping=False,
     grace=128_000,

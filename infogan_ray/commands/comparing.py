@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shlex
 import sys
@@ -42,17 +41,24 @@ def compare(arguments: list[str]) -> int:
     if len(paths) < 3:
         what = f"finished trials of {search.folder}" if search is not None and search.exists else "models"
         raise ValueError(f"{what}: {len(paths)}; centrality needs three or more that are not the same")
-    models = [load(path, warn) for path in paths.values()]
-    for (path, model), (other, earlier) in itertools.combinations(zip(paths, models, strict=True), 2):
-        if str(model.source) == str(earlier.source):
-            raise ValueError(f"{other} is named twice; it would agree with itself, and be picked for that")
-        if _same(model, earlier):
-            raise ValueError(f"{other} is a copy of {path}; they would agree, and be picked for that: leave one out")
+    models: dict[str, InfoGAN] = {}
+    for name, path in paths.items():
+        model = load(path, warn)
+        for other, earlier in models.items():
+            if str(model.source) == str(earlier.source):
+                raise ValueError(f"{name} is named twice; it would agree with itself, and be picked for that")
+            if _same(model, earlier):
+                warn(f"{name} is a copy of {other} and left out; they would agree, and be picked for that")
+                break
+        else:
+            models[name] = model
+    if len(models) < 3:
+        raise ValueError(f"different models: {len(models)}; centrality needs three or more")
     count = len(models)
     print(f"{count * (count - 1)} comparisons of {count} models", file=sys.stderr)
-    scores = cross_scores(models)
+    scores = cross_scores(list(models.values()))
     central = centralities(scores)
-    names, best = list(paths), int(central.argmax())
+    names, best = list(models), int(central.argmax())
     if given.json:
         table = [[None if np.isnan(value) else value for value in row] for row in scores.tolist()]
         found = dict(zip(names, central.tolist(), strict=True))

@@ -58,16 +58,17 @@ def parse(
     With a default, flags of a section have its name before them. ``taken`` are flags that were taken out before.
     """
     said = io.StringIO()
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    config = (tyro.conf.OmitArgPrefixes,) if default is None else ()
+    options: dict[str, Any] = {"args": list(arguments), "description": description}
+    options |= {"config": (tyro.conf.OmitArgPrefixes,)} if default is None else {"default": default}
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                kind, prog=f"infogan {command}", args=list(arguments), description=description, config=config, **options
-            )
+        with contextlib.redirect_stderr(io.StringIO()):
+            return tyro.cli(kind, prog=f"infogan {command}", **options)
     except SystemExit as end:
         if not end.code:
             raise
+        # Once more, for what it says in black and white and without a break: no terminal is asked for its width.
+        with refusals.plain(), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+            tyro.cli(kind, prog=f"infogan {command}", **options)
         reason = refusals.in_one_line(said.getvalue(), kind, default is not None, taken)
         raise ValueError(f"{reason}; see 'infogan {command} --help'") from None
 
