@@ -134,3 +134,4 @@ def test_real_mnist_is_byte_identical() -> None:
     content = idx.encode(images.images.squeeze(1).numpy())
     assert hashlib.md5(content).hexdigest() == "6bbc9ace898e44ae57da46a324031adb"
     assert images.labels is not None and images.labels.bincount().tolist()[:2] == [5923, 6742]
+    assert images.classes == tuple("0123456789")
