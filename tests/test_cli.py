@@ -78,6 +78,8 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--dry-rnu", "there is no flag --dry-rnu; did you mean --dry-run?"),
         ("--augment 1", "did you mean --augment.flip or --augment.shift or"),
         ("--lr 1", "did you mean --prior.lr or --optimizer.lr-discriminator or --optimizer.lr-generator"),
+        ("--objective.lambda-code uniform0 x", "--objective.lambda-code takes names and numbers by turns, as in --obj"),
+        ("--objective.lambda-code uniform0", "--objective.lambda-code takes names and numbers by turns, as in --obj"),
         ("--steps 5 --amp", "there is no flag --amp; see 'infogan train --help'"),
         ("--steps 5 here.yaml", "nothing is expected where 'here.yaml' stands"),
         ("--steps 1e3", "--steps is '1e3'; it must be a whole number; see"),

@@ -56,6 +56,8 @@ def in_one_line(text: str, kind: type, prefixes: bool, more: Iterable[str] = ())
         valid = [KINDS[k] for k in KINDS if k in (hint := flags.get(match[1]), *typing.get_args(hint))]
         if given and valid:
             return f"{match[1]} is '{given[2]}'; it must be {valid[0]}"
+        if typing.get_origin(flags.get(match[1])) is dict:
+            return f"{match[1]} takes names and numbers by turns, as in {match[1]} uniform0 0.1 uniform1 1"
         return f"{match[1]}: {match[2]}"
     if match := CHOICE.search(message):
         choices = [choice.strip("'\" ") for choice in match[4].split(",") if choice.strip()]
