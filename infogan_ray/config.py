@@ -10,6 +10,7 @@ import difflib
 import re
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "shapes": {
         "data": "shapes",
         "codes": "noise=52 uniform=5",
-        "image_size": 32,  # at 64 D tells drawn images by their dark ground from the first steps on
+        "image_size": 32,  # at 64 D tells drawn images by the noise on their dark ground from the first steps on
         "channels": 1,
         "batch_size": 64,
         "steps": 24_000,
@@ -378,10 +379,14 @@ def _at_least_one(name: str, value: int | None, optional: bool = False) -> None:
 
 def _one_of(name: str, value: Any, valid: tuple[Any, ...]) -> None:
     if value not in valid:
-        choices = [str(choice) for choice in valid if choice is not None]
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" (did you mean '{close[0]}'?)" if close else ""
-        raise ValueError(f"{name} is '{value}'{hint}; valid are {', '.join(choices)}")
+        raise ValueError(not_one_of(name, str(value), [str(choice) for choice in valid if choice is not None]))
+
+
+def not_one_of(name: str, value: str, valid: Sequence[str]) -> str:
+    """What is said of a word that is none of those that are valid."""
+    close = difflib.get_close_matches(value, valid, n=1, cutoff=0.75)  # gpu is not cpu
+    hint = f" (did you mean '{close[0]}'?)" if close else ""
+    return f"{name} is '{value}'{hint}; valid are {', '.join(valid)}"
 
 
 def _near_multiples(batch: int, workers: int) -> str:

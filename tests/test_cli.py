@@ -218,6 +218,9 @@ def test_presets_then_file_then_flags(tmp_path: Path) -> None:
     file.write_text("stepz: 70\n")
     with pytest.raises(ValueError, match="unknown field 'stepz'; did you mean 'steps'?"):
         train_config([str(file)])
+    file.write_text("device: gpu\n")
+    with pytest.raises(ValueError, match="device is 'gpu'; valid are auto, cpu, cuda"):
+        train_config([str(file)])
     file.write_text("steps: many\n")
     with pytest.raises(ValueError, match="steps is 'many'; it must be int or nothing"):
         train_config([str(file)])

@@ -14,6 +14,8 @@ from typing import Any
 
 import tyro
 
+from infogan_ray.config import not_one_of
+
 KINDS = {int: "a whole number", float: "a number"}
 QUOTED = r"""(['"])(.*?)\1"""
 UNKNOWN = re.compile(r"Unrecognized options:\s*(.*)")
@@ -23,7 +25,6 @@ CHOICE = re.compile(rf"invalid choice {QUOTED} for argument '?(?:-\w/)?([^\s']+)
 NO_VALUE = re.compile(r"Missing value for argument '(?:-\w/)?([^']+)'")
 MISSING = re.compile(r"Missing from ")
 NUMBER = re.compile(r"-\.?\d.*")
-COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
 
 @contextlib.contextmanager
@@ -47,7 +48,7 @@ def in_one_line(text: str, kind: type, prefixes: bool, more: Iterable[str] = ())
     ``kind`` is the dataclass that was to be filled; where ``prefixes`` is true, flags have their section's name before
     theirs. ``more`` are flags that were taken out before.
     """
-    message = _first_part(COLOURS.sub("", text))
+    message = _first_part(text)
     flags = dict(_flags(kind, prefixes))
     if match := UNKNOWN.match(message):
         return _unknown(match[1].split(", "), [*flags, *more])
@@ -61,9 +62,7 @@ def in_one_line(text: str, kind: type, prefixes: bool, more: Iterable[str] = ())
         return f"{match[1]}: {match[2]}"
     if match := CHOICE.search(message):
         choices = [choice.strip("'\" ") for choice in match[4].split(",") if choice.strip()]
-        close = difflib.get_close_matches(match[2], choices, n=1, cutoff=0.75)  # gpu is not cpu
-        meant = f" (did you mean '{close[0]}'?)" if close else ""
-        return f"{match[3]} is '{match[2]}'{meant}; valid are {', '.join(choices)}"
+        return not_one_of(match[3], match[2], choices)
     if match := NO_VALUE.match(message):
         return f"{match[1]} needs a value" if match[1].startswith("-") else f"'{match[1]}' is missing"
     if MISSING.match(message):

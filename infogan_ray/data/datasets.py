@@ -161,13 +161,12 @@ def _prepared(shards: ShardSet, config: DataConfig, feed: str, room: Room | None
         size, channels = resolve_size(shards, config.image_size, config.channels)
     else:  # in memory they are brought to what is asked for afterwards
         size, channels = resolve_size(shards, None, None)
-    names = None if shards.classes is None else tuple(shards.classes)
     if choose(feed, shards.count() * channels * size**2, room) == STREAM:
         resolve_size(shards, config.image_size, config.channels)
-        return ImageSet(shards.folder.name, *read_sample(shards, size, channels, sample), shards, names)
+        return ImageSet(shards.folder.name, *read_sample(shards, size, channels, sample), shards, shards.classes)
     train = read_rows(shards, TRAIN, size, channels)
     test = read_rows(shards, TEST, size, channels) if shards.test else (None, None)
-    return fit(dataclasses.replace(ImageSet(shards.folder.name, *train, *test), classes=names), config)
+    return fit(dataclasses.replace(ImageSet(shards.folder.name, *train, *test), classes=shards.classes), config)
 
 
 def _bytes(collection: Collection, config: DataConfig) -> int:
