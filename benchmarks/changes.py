@@ -19,10 +19,10 @@ from typing import Literal
 
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.throughput import Arm, by_turns, ours
-from infogan_ray import training
+from infogan_ray import convolutions, training
 from infogan_ray.state import TrainState
 
 AS_IT_IS = "as it is"
@@ -78,10 +78,22 @@ def two_passes(state: TrainState) -> None:
     state.discriminate = discriminate  # type: ignore[assignment]
 
 
+def pytorchs_convolutions(state: TrainState) -> None:
+    """Stride-2 convolutions are left to PyTorch, and lie as it has them: channels first."""
+    convolutions._trains_on_cpu = lambda layer, x: False
+
+
+def norms_by_layer(state: TrainState) -> None:
+    """Gradients' norms as PyTorch has them."""
+    training.gradient_norm = lambda module: nn.utils.get_total_norm([p.grad for p in module.parameters()])
+
+
 UNDONE: dict[str, dict[str, object]] = {
     AS_IT_IS: {},
     "D frozen in G's step": {"change": not_frozen},
     "one pass of D for real and drawn": {"change": two_passes},
+    "convolutions by columns, channels last": {"change": pytorchs_convolutions},
+    "gradients' norms by dot products": {"change": norms_by_layer},
     "fused Adam; PyTorch's default (foreach)": {"change": adam()},
     "fused Adam; one tensor at a time": {"change": adam(foreach=False)},
     "freed memory kept": {"keep": False},

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from infogan_ray.convolutions import DoublingConv, Flatten, HalvingConv
 from infogan_ray.latents import LatentSpec, Sigma
 from infogan_ray.spectral import normalise_spectrally
 
@@ -216,10 +217,10 @@ class Generator(nn.Module):
             layers += [BatchNorm(multiple * width, sync), nn.ReLU()]
             features = multiple * width
         for multiple, size in zip(arch.up, sizes[1:], strict=False):
-            layers += [nn.ConvTranspose2d(features, multiple * width, 4, 2, 1, output_padding=size % 2, bias=False)]
+            layers += [DoublingConv(features, multiple * width, odd=size % 2 == 1, bias=False)]
             layers += [BatchNorm(multiple * width, sync), nn.ReLU()]
             features = multiple * width
-        layers += [nn.ConvTranspose2d(features, channels, 4, 2, 1), nn.Tanh()]
+        layers += [DoublingConv(features, channels), nn.Tanh()]
         self.layers = Stack(*layers)
         initialise(self)
 
@@ -241,10 +242,10 @@ def trunk(image_size: int, channels: int, config: NetworkConfig, images: int = 1
     def activation() -> nn.Module:
         return nn.LeakyReLU(config.leaky_slope)
 
-    layers: list[nn.Module] = [nn.Conv2d(images * channels, arch.down[0] * width, 4, 2, 1), activation()]
+    layers: list[nn.Module] = [HalvingConv(images * channels, arch.down[0] * width), activation()]
     features = arch.down[0] * width
     for multiple in arch.down[1:]:
-        layers += [nn.Conv2d(features, multiple * width, 4, 2, 1, bias=False), BatchNorm(multiple * width, sync)]
+        layers += [HalvingConv(features, multiple * width, bias=False), BatchNorm(multiple * width, sync)]
         layers += [activation()]
         features = multiple * width
     for multiple in arch.flat:
@@ -252,7 +253,7 @@ def trunk(image_size: int, channels: int, config: NetworkConfig, images: int = 1
         layers += [BatchNorm(multiple * width, sync), activation()]
         features = multiple * width
     features *= halves(image_size, len(arch.down))[-1] ** 2
-    layers += [nn.Flatten()]
+    layers += [Flatten()]
     if arch.hidden:
         layers += [nn.Linear(features, arch.hidden * width, bias=False), BatchNorm(arch.hidden * width, sync)]
         layers += [activation()]

@@ -43,7 +43,7 @@ def test_a_trace_of_the_steps_after_the_warm_up(image_set: ImageSet, tmp_path: P
     assert [name for _, _, name in steps] == [f"step {number}" for number in range(16, 21)]
     for start, end, name in steps:  # each has both updates in it
         inside = [e["name"] for e in events if e.get("ph") == "X" and start <= e["ts"] <= end]
-        assert inside.count("Optimizer.step#Adam.step") == 2 and "aten::convolution_backward" in inside, name
+        assert inside.count("Optimizer.step#Adam.step") == 2 and "aten::native_batch_norm_backward" in inside, name
     (line,) = said(reports, "trace")
     assert f"steps 16 to 20 of the first rank: {run.profile}/step_00000016.json.gz; open it at" in line
     assert socket.gethostname() not in json.loads(content).values() and b"infogan-profile-" not in content

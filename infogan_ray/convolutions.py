@@ -1,0 +1,205 @@
+"""4 x 4 convolutions of stride 2, padding 1, and their transposes, as a CPU trains them fastest.
+
+With images x (B, C, H, W), features y (B, O, H // 2, W // 2) and a weight w (O, C, 4, 4) three maps are parts of one
+trilinear form: <halve(x, w), y> = <x, double(y, w)> = <w, correlate(x, y)>. The gradients of each are the two others,
+so all can be differentiated as often as one likes, which R1's penalty does. Everything lies with its channels last:
+what a kernel sees of one row is then a single run of memory, cheap to lay out for a matrix product (``columns``).
+
+What oneDNN does faster is left to it (docs/speed.md has the figures): wide layers, but for their weight gradient in
+bf16, and in bf16 the way back to an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+FEW = 8
+"""Channels of an image, or of several that are stacked; a layer that sees more is wide."""
+
+
+class HalvingConv(nn.Conv2d):
+    """(B, C, H, W) -> (B, O, H // 2, W // 2)."""
+
+    def __init__(self, channels: int, features: int, bias: bool = True) -> None:
+        super().__init__(channels, features, 4, 2, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _trains_on_cpu(self, x):
+            return super().forward(x)
+        y: Tensor = Halve.apply(*_of_one_type(x, self.weight, self.bias), None)
+        return y
+
+
+class DoublingConv(nn.ConvTranspose2d):
+    """(B, O, H', W') -> (B, C, 2 H', 2 W'), or one more of each where ``odd``."""
+
+    def __init__(self, features: int, channels: int, odd: bool = False, bias: bool = True) -> None:
+        super().__init__(features, channels, 4, 2, 1, output_padding=int(odd), bias=bias)
+
+    def forward(self, y: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if not _trains_on_cpu(self, y):
+            return super().forward(y, output_size)
+        odd = int(self.output_padding[0])
+        size = (2 * y.shape[2] + odd, 2 * y.shape[3] + odd)
+        x: Tensor = Double.apply(*_of_one_type(y, self.weight, self.bias), size)
+        return x
+
+
+class Flatten(nn.Flatten):
+    """(B, C, H, W) -> (B, C * H * W). The gradient comes back with its channels last, as what it belongs to lies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _trains_on_cpu(self, x) and x.requires_grad:
+            x = x.view_as(x)
+            x.register_hook(_last)
+        return super().forward(x)
+
+
+def _trains_on_cpu(layer: nn.Module, x: Tensor) -> bool:
+    """Anything else, what is published and exported above all, is PyTorch's own layer."""
+    return layer.training and x.is_cpu and torch.is_grad_enabled()
+
+
+def _of_one_type(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What autocast does in front of a convolution of PyTorch's."""
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
+
+
+class Halve(torch.autograd.Function):
+    """``halve``, from x, w, the bias and, where they are known, the columns of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, known: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.known = columns(x) if known is None and x.shape[1] <= FEW else known
+        return halve(x, weight, bias, ctx.known)
+
+    @staticmethod
+    def backward(ctx: Any, y: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        return (
+            Double.apply(y, weight, None, x.shape[2:]) if of_x else None,
+            Correlate.apply(x, y, ctx.known) if of_weight else None,
+            y.sum((0, 2, 3)) if of_bias else None,
+            None,
+        )
+
+
+class Double(torch.autograd.Function):
+    """``double``, from y, w, the bias and the size of x."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor | None, size: Sequence[int]) -> Tensor:
+        ctx.save_for_backward(y, weight)
+        return double(y, weight, bias, size)
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
+        y, weight = ctx.saved_tensors
+        of_y, of_weight, of_bias, _ = ctx.needs_input_grad
+        known = columns(x) if x.shape[1] <= FEW else None  # for both
+        return (
+            Halve.apply(x, weight, None, known) if of_y else None,
+            Correlate.apply(x, y, known) if of_weight else None,
+            x.sum((0, 2, 3)) if of_bias else None,
+            None,
+        )
+
+
+class Correlate(torch.autograd.Function):
+    """``correlate``, from x, y and, where they are known, the columns of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, y)
+        return correlate(x, y, known)
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+        x, y = ctx.saved_tensors
+        of_x, of_y, _ = ctx.needs_input_grad
+        return (
+            Double.apply(y, weight, None, x.shape[2:]) if of_x else None,
+            Halve.apply(x, weight, None, None) if of_y else None,
+            None,
+        )
+
+
+def halve(x: Tensor, weight: Tensor, bias: Tensor | None, known: Tensor | None) -> Tensor:
+    """The convolution, (B, O, H // 2, W // 2), by the columns of x where they are known."""
+    if known is None:
+        return F.conv2d(_last(x), weight, bias, 2, 1)
+    matrix = _matrix(weight).T
+    product = known @ matrix if bias is None else torch.addmm(bias, known, matrix)
+    return product.view(len(x), x.shape[2] // 2, x.shape[3] // 2, len(weight)).permute(0, 3, 1, 2)
+
+
+def double(y: Tensor, weight: Tensor, bias: Tensor | None, size: Sequence[int]) -> Tensor:
+    """The transposed convolution, (B, C, H, W) for a size of (H, W)."""
+    channels = weight.shape[1]
+    if channels > FEW or y.dtype == torch.bfloat16:
+        odd = (size[0] % 2, size[1] % 2)
+        return F.conv_transpose2d(_last(y), weight, bias, 2, 1, output_padding=odd)
+    x = fold(_rows(y) @ _matrix(weight), (len(y), channels, *size))
+    return x.contiguous() if bias is None else x + bias.view(-1, 1, 1)
+
+
+def correlate(x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
+    """The gradient of the convolution in its weight, (O, C, 4, 4)."""
+    channels, features = x.shape[1], y.shape[1]
+    if known is not None:
+        product = (known.T @ _rows(y)).view(4, 4, channels, features).permute(3, 2, 0, 1)
+    elif x.dtype == torch.bfloat16:
+        product = (_rows(y).T @ columns(x)).view(features, 4, 4, channels).permute(0, 3, 1, 2)
+    else:
+        product = conv2d_weight(_last(x), (features, channels, 4, 4), _last(y), 2, 1)
+    return product.contiguous()
+
+
+def columns(x: Tensor) -> Tensor:
+    """(B * H // 2 * W // 2, 16 C): what the kernel sees at each of its places, in the order of ``_matrix``."""
+    count, channels, height, width = x.shape
+    padded = x.new_empty(count, height + 2, width + 2, channels)
+    for border in (padded[:, 0], padded[:, -1], padded[:, :, 0], padded[:, :, -1]):
+        border.zero_()
+    padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
+    image, row, pixel, _ = padded.stride()
+    seen = (count, height // 2, width // 2, 4, 4 * channels)
+    return padded.as_strided(seen, (image, 2 * row, 2 * pixel, row, 1)).reshape(-1, 16 * channels)
+
+
+def fold(sent: Tensor, shape: Sequence[int]) -> Tensor:
+    """The transpose of ``columns``: x (B, C, H, W), of which each pixel is the sum of what was sent to it."""
+    count, channels, height, width = shape
+    down, across = height // 2, width // 2
+    # Row 2 a + p of a kernel, a and p 0 or 1, meets the padded image a pairs of rows below the kernel's own, in row p
+    # of the pair; columns alike. For each (a, b) all that is sent makes one image of pairs.
+    parts = sent.view(count, down, across, 2, 2, 2, 2 * channels)  # (..., a, p, b, pixels of a pair)
+    padded = sent.new_zeros(count, down + 1, 2, across + 1, 2 * channels)
+    for a in (0, 1):
+        for b in (0, 1):
+            padded[:, a : a + down, :, b : b + across] += parts[:, :, :, a, :, b].transpose(2, 3)
+    whole = padded.view(count, 2 * down + 2, 2 * across + 2, channels)
+    return whole[:, 1 : 1 + height, 1 : 1 + width].permute(0, 3, 1, 2)
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """(O, 16 C): the kernel row by row, channels last."""
+    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+
+
+def _rows(y: Tensor) -> Tensor:
+    """(B * H * W, O)."""
+    return y.permute(0, 2, 3, 1).reshape(-1, y.shape[1])
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
