@@ -5,8 +5,8 @@ trilinear form: <halve(x, w), y> = <x, double(y, w)> = <w, correlate(x, y)>. The
 so all can be differentiated as often as one likes, which R1's penalty does. Everything lies with its channels last:
 what a kernel sees of one row is then a single run of memory, cheap to lay out for a matrix product (``columns``).
 
-What oneDNN does faster is left to it (docs/speed.md has the figures): wide layers, but for their weight gradient in
-bf16, and in bf16 the way back to an image.
+What oneDNN does faster is left to it (docs/speed.md has the figures). Products by columns are faster where an image is
+grey, for the weight gradient of wide layers in bf16, and on the way back to an image in fp32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 FEW = 8
-"""Channels of an image, or of several that are stacked; a layer that sees more is wide."""
+"""Channels of an image at most, or of two that are stacked; a layer that sees more is wide."""
 
 
 class HalvingConv(nn.Conv2d):
@@ -78,7 +78,7 @@ class Halve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, known: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.known = columns(x) if known is None and x.shape[1] <= FEW else known
+        ctx.known = columns(x) if known is None and x.shape[1] == 1 else known
         return halve(x, weight, bias, ctx.known)
 
     @staticmethod
@@ -105,7 +105,7 @@ class Double(torch.autograd.Function):
     def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
         y, weight = ctx.saved_tensors
         of_y, of_weight, of_bias, _ = ctx.needs_input_grad
-        known = columns(x) if x.shape[1] <= FEW else None  # for both
+        known = columns(x) if x.shape[1] == 1 else None  # for both
         return (
             Halve.apply(x, weight, None, known) if of_y else None,
             Correlate.apply(x, y, known) if of_weight else None,
@@ -157,7 +157,7 @@ def correlate(x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
     channels, features = x.shape[1], y.shape[1]
     if known is not None:
         product = (known.T @ _rows(y)).view(4, 4, channels, features).permute(3, 2, 0, 1)
-    elif x.dtype == torch.bfloat16:
+    elif channels > FEW and x.dtype == torch.bfloat16:
         product = (_rows(y).T @ columns(x)).view(features, 4, 4, channels).permute(0, 3, 1, 2)
     else:
         product = conv2d_weight(_last(x), (features, channels, 4, 4), _last(y), 2, 1)
