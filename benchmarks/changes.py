@@ -85,7 +85,9 @@ def pytorchs_convolutions(state: TrainState) -> None:
 
 def norms_by_layer(state: TrainState) -> None:
     """Gradients' norms as PyTorch has them."""
-    training.gradient_norm = lambda module: nn.utils.get_total_norm([p.grad for p in module.parameters()])
+    training.gradient_norm = lambda module: nn.utils.get_total_norm(
+        [p.grad for p in module.parameters() if p.grad is not None]
+    )
 
 
 UNDONE: dict[str, dict[str, object]] = {

@@ -2,7 +2,7 @@
 
     python -m benchmarks.convolutions --precision bf16   # on a machine that does nothing else
 
-Bold is what ``infogan_ray/convolutions.py`` takes. Before each call other memory is read and written, so that
+Bold is what ``infogan_ray/convolutions.py`` takes. Before each call other memory is written, so that
 nothing lies in a cache that would not in a training step.
 """
 

@@ -5,13 +5,16 @@ trilinear form: <halve(x, w), y> = <x, double(y, w)> = <w, correlate(x, y)>. The
 so all can be differentiated as often as one likes, which R1's penalty does. Everything lies with its channels last:
 what a kernel sees of one row is then a single run of memory, cheap to lay out for a matrix product (``columns``).
 
-What oneDNN does faster is left to it (docs/speed.md has the figures). Products by columns are faster where an image is
-grey, for the weight gradient of wide layers in bf16, and on the way back to an image in fp32.
+What oneDNN does faster is left to it (docs/speed.md has the figures). Products are faster for the pass and the weight
+gradient of a grey image, which share its columns; for the weight gradient of a wide layer in bf16; and on the way back
+to an image in fp32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,7 +46,7 @@ class DoublingConv(nn.ConvTranspose2d):
         super().__init__(features, channels, 4, 2, 1, output_padding=int(odd), bias=bias)
 
     def forward(self, y: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if not _trains_on_cpu(self, y):
+        if output_size is not None or not _trains_on_cpu(self, y):
             return super().forward(y, output_size)
         odd = int(self.output_padding[0])
         size = (2 * y.shape[2] + odd, 2 * y.shape[3] + odd)
@@ -56,20 +59,43 @@ class Flatten(nn.Flatten):
 
     def forward(self, x: Tensor) -> Tensor:
         if _trains_on_cpu(self, x) and x.requires_grad:
-            x = x.view_as(x)
+            x = x.view_as(x)  # a tensor of our own for the hook: not another one at each pass on what was given
             x.register_hook(_last)
         return super().forward(x)
 
 
 def _trains_on_cpu(layer: nn.Module, x: Tensor) -> bool:
-    """Anything else, what is published and exported above all, is PyTorch's own layer."""
+    """Whether to do it our way. In all else, what is published and exported above all, layers are PyTorch's own."""
     return layer.training and x.is_cpu and torch.is_grad_enabled()
 
 
 def _of_one_type(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What autocast does in front of a convolution of PyTorch's."""
-    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    """What autocast, where it is on, does in front of a convolution of PyTorch's."""
+    if not torch.is_autocast_enabled("cpu") or x.dtype == torch.float64:
+        return x, weight, bias
+    kind = torch.get_autocast_dtype("cpu")
     return x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
+
+
+_asked = threading.local()
+
+
+@contextmanager
+def of_images_alone() -> Iterator[None]:
+    """Backward passes of this thread inside compute no gradients of weights: of a gradient in images that is asked for
+    with ``torch.autograd.grad``, PyTorch tells its own layers that, and others not."""
+    _asked.images_alone = True
+    try:
+        yield
+    finally:
+        _asked.images_alone = False
+
+
+def _asks_for_weights() -> bool:
+    return not getattr(_asked, "images_alone", False)
+
+
+# In what follows x, y and weight are also what a gradient in each of them is called: it is of the same space.
 
 
 class Halve(torch.autograd.Function):
@@ -77,18 +103,19 @@ class Halve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, known: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.known = columns(x) if known is None and x.shape[1] == 1 else known
-        return halve(x, weight, bias, ctx.known)
+        if known is None and x.shape[1] == 1:
+            known = columns(x)
+        ctx.save_for_backward(x, weight, known if ctx.needs_input_grad[1] else None)
+        return halve(x, weight, bias, known)
 
     @staticmethod
     def backward(ctx: Any, y: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, known = ctx.saved_tensors
         of_x, of_weight, of_bias, _ = ctx.needs_input_grad
         return (
             Double.apply(y, weight, None, x.shape[2:]) if of_x else None,
-            Correlate.apply(x, y, ctx.known) if of_weight else None,
-            y.sum((0, 2, 3)) if of_bias else None,
+            Correlate.apply(x, y, known) if of_weight and _asks_for_weights() else None,
+            y.sum((0, 2, 3)) if of_bias and _asks_for_weights() else None,
             None,
         )
 
@@ -105,11 +132,11 @@ class Double(torch.autograd.Function):
     def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
         y, weight = ctx.saved_tensors
         of_y, of_weight, of_bias, _ = ctx.needs_input_grad
-        known = columns(x) if x.shape[1] == 1 else None  # for both
+        known = columns(x.detach()) if x.shape[1] == 1 else None  # for both
         return (
             Halve.apply(x, weight, None, known) if of_y else None,
-            Correlate.apply(x, y, known) if of_weight else None,
-            x.sum((0, 2, 3)) if of_bias else None,
+            Correlate.apply(x, y, known) if of_weight and _asks_for_weights() else None,
+            x.sum((0, 2, 3)) if of_bias and _asks_for_weights() else None,
             None,
         )
 
@@ -149,7 +176,7 @@ def double(y: Tensor, weight: Tensor, bias: Tensor | None, size: Sequence[int]) 
         odd = (size[0] % 2, size[1] % 2)
         return F.conv_transpose2d(_last(y), weight, bias, 2, 1, output_padding=odd)
     x = fold(_rows(y) @ _matrix(weight), (len(y), channels, *size))
-    return x.contiguous() if bias is None else x + bias.view(-1, 1, 1)
+    return _last(x) if bias is None else x + bias.view(-1, 1, 1)
 
 
 def correlate(x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from infogan_ray.convolutions import of_images_alone
+
 MOST_MEAN = 0.95
 
 
@@ -116,6 +118,7 @@ def r1_penalty(config: StabilityConfig, signs: Tensor | None, real_logits: Tenso
     """
     if signs is None:
         return real_logits.new_zeros(())
-    (slopes,) = torch.autograd.grad((signs * real_logits).sum(), images, create_graph=True)
+    with of_images_alone():
+        (slopes,) = torch.autograd.grad((signs * real_logits).sum(), images, create_graph=True)
     squares = slopes[: len(real_logits)].float().square().flatten(1).sum(1)
     return config.r1_every * config.r1 / 2 * squares.mean()

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infogan_ray.convolutions import FEW, Correlate, Double, DoublingConv, Halve, HalvingConv
+from infogan_ray.convolutions import FEW, Correlate, Double, DoublingConv, Halve, HalvingConv, correlate
 from infogan_ray.latents import LatentSpec
-from infogan_ray.networks import ModelSpec, NetworkConfig
+from infogan_ray.networks import Discriminator, ModelSpec, NetworkConfig, frozen
+from infogan_ray.stability import StabilityConfig, r1_penalty
 
 CHANNELS = [1, 3, FEW, FEW + 4]
 SIZES = [(8, 8), (7, 7), (6, 9)]
@@ -97,10 +98,64 @@ def test_outside_of_training_they_are_pytorchs_own(monkeypatch: pytest.MonkeyPat
         assert torch.equal(layer.eval()(given), expected)
 
 
+def test_float64_is_left_alone_by_autocast_as_by_pytorchs() -> None:
+    for layer, _, given in both_layers(3, (8, 8)):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer.double()(given.double()).dtype == torch.float64
+
+
+def small_discriminator(channels: int) -> Discriminator:
+    torch.manual_seed(0)
+    return ModelSpec(LatentSpec.parse("noise=4 cat=3"), 16, channels, NetworkConfig(width=16)).build()[1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_r1_is_that_of_pytorchs_layers(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Penalty and gradients, through D with its batch norms."""
+    discriminator = small_discriminator(channels).double()
+    images = torch.randn(8, channels, 16, 16, dtype=torch.float64).requires_grad_()
+    signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+
+    def outcome() -> list[Tensor]:
+        logits = discriminator.head(discriminator.trunk(images, 2)).flatten()
+        penalty = r1_penalty(StabilityConfig(r1=1.0), signs, logits[:4], images)
+        return [penalty, *torch.autograd.grad(penalty, list(discriminator.trunk.parameters()), allow_unused=True)]
+
+    ours = outcome()
+    monkeypatch.setattr("infogan_ray.convolutions._trains_on_cpu", lambda layer, x: False)
+    for mine, theirs in zip(ours, outcome(), strict=True):
+        # A bias in front of a batch norm has no slope: PyTorch says none, and zeros are the same.
+        assert torch.allclose(mine, theirs if theirs is not None else torch.zeros_like(mine), atol=1e-9)
+
+
+def test_no_gradient_of_a_weight_is_computed_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In G's step D is frozen; R1 first asks for a gradient in images alone."""
+    asked: list[tuple[int, ...]] = []
+
+    def noted(x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
+        asked.append(tuple(x.shape))
+        return correlate(x, y, known)
+
+    monkeypatch.setattr("infogan_ray.convolutions.correlate", noted)
+    discriminator, images = small_discriminator(1), torch.randn(4, 1, 16, 16).requires_grad_()
+    with frozen(discriminator):
+        discriminator(images)[0].sum().backward()
+    assert not asked
+    logits, _ = discriminator(images)
+    penalty = r1_penalty(StabilityConfig(r1=1.0), torch.ones(4), logits, images)
+    assert not asked
+    penalty.backward()
+    once = len(asked)
+    assert once
+    discriminator(images)[0].sum().backward()
+    assert len(asked) == once + 2  # D has two such layers
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_nothing_between_two_convolutions_is_laid_out_again(precision: torch.dtype) -> None:
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nothing_between_two_convolutions_is_laid_out_again(precision: torch.dtype, channels: int) -> None:
     """Mixed layouts give the same numbers, at several times the price: gradients lie as what they belong to does."""
-    spec = ModelSpec(LatentSpec.parse("noise=4 cat=3"), 16, 1, NetworkConfig(width=16))
+    spec = ModelSpec(LatentSpec.parse("noise=4 cat=3"), 16, channels, NetworkConfig(width=16))
     generator, discriminator = spec.build()
     found: list[tuple[str, Tensor]] = []
 

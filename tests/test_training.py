@@ -22,7 +22,7 @@ from infogan_ray.runs import RunDirectory
 from infogan_ray.session import Report, run_worker
 from infogan_ray.state import TrainState
 from infogan_ray.storage import open_storage
-from infogan_ray.training import Diverged, train, train_step
+from infogan_ray.training import Diverged, gradient_norm, train, train_step
 from infogan_ray.traversal import to_bytes
 
 from .conftest import tiny_config
@@ -372,3 +372,12 @@ def test_tf32_is_for_gpus_and_for_as_long_as_it_is_asked_for() -> None:
     for changes, machine in (({"device": "cpu"}, gpu[0]), ({"device": "auto"}, {"CPU": 4.0})):
         with pytest.raises(ValueError, match="precision is 'tf32', which only GPUs have"):
             fit(tiny_config(precision="tf32", **changes), [machine])
+
+
+def test_a_gradients_norm_is_that_of_all_its_numbers() -> None:
+    layer = torch.nn.Linear(3, 2)
+    assert gradient_norm(layer) == 0
+    layer.weight.grad, layer.bias.grad = torch.full((2, 3), 2.0).T.contiguous().T, torch.tensor([1.0, 0.0])
+    assert gradient_norm(layer) == 5
+    layer.bias.grad[1] = torch.nan
+    assert torch.isnan(gradient_norm(layer))
