@@ -252,27 +252,21 @@ def test_trials_that_share_a_process_come_to_what_they_come_to_alone(npz: Path, 
     np.savez(npz, images=images, labels=labels)
     recipe, before = small(npz, trials=5, reduction=2, budget=640), held()
     alone = search(recipe, open_storage(tmp_path), "alone")
-    heard, packs, trials = list[str](), list[psutil.Process](), list[psutil.Process]()
-
-    def restarted() -> bool:
-        return any(line.endswith("its process died; it is started again") for line in heard)
-
-    def kill(kind: str, killed: list[psutil.Process]) -> None:
-        for process in [found for found in processes_of(os.getpid(), kind) if found not in killed][:1]:
-            killed.append(process)
-            process.kill()
+    heard, killed = list[str](), dict[str, psutil.Process]()
 
     def listen(news: News) -> None:
         heard.append(news.get("say", ""))
-        told = sum(" images, " in line for line in heard)
-        if told >= 1 and not packs:
-            kill("ray::Pack", packs)
-        # A process that is found may be that of a trial which has ended: it is missed by nobody, and another has to go.
-        if told >= 3 + 2 * len(trials) and not restarted():
-            kill("ray::.*Trial", trials)
+        # The process that Ray names after a trial is that of the one which speaks: one that is stopped is not restarted.
+        if " images, " not in heard[-1] or heard[-1].endswith("is stopped"):
+            return
+        for kind, since in (("ray::Pack", 1), ("ray::.*Trial", 3)):
+            if kind not in killed and sum(" images, " in line for line in heard) >= since:
+                for process in processes_of(os.getpid(), kind)[:1]:
+                    killed[kind] = process
+                    process.kill()
 
     packed = search(recipe, open_storage(tmp_path), "packed", per_process=3, listen=listen)
-    assert packs and trials and restarted()
+    assert len(killed) == 2 and any(line.endswith("its process died; it is started again") for line in heard)
     assert decisions(packed.search, recipe) == decisions(alone.search, recipe)
     assert any(row["state"] == "stopped" for row in packed.rows) and packed.best["state"] == "finished"
     assert packed.best == alone.best, "to the last figure"
