@@ -256,7 +256,7 @@ def test_trials_that_share_a_process_come_to_what_they_come_to_alone(npz: Path, 
 
     def listen(news: News) -> None:
         heard.append(news.get("say", ""))
-        # The process that Ray names after a trial is that of the one which speaks: one that is stopped is not restarted.
+        # The process that Ray names after a trial is that of the one which speaks: when stopped it is not restarted.
         if " images, " not in heard[-1] or heard[-1].endswith("is stopped"):
             return
         for kind, since in (("ray::Pack", 1), ("ray::.*Trial", 3)):
