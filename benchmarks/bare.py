@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from infogan_ray.config import RunConfig
-from infogan_ray.data import ImageSet, load_images
-from infogan_ray.runs import RunDirectory
-from infogan_ray.session import run_worker
-from infogan_ray.storage import open_storage
+from infogan_ray.data.datasets import ImageSet, load_images
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.worker import run_worker
 
 images: ImageSet
 

@@ -22,8 +22,9 @@ import tyro
 from torch import Tensor, nn
 
 from benchmarks.throughput import Arm, by_turns, ours
-from infogan_ray import convolutions, training
-from infogan_ray.state import TrainState
+from infogan_ray.models import convolutions
+from infogan_ray.training import step
+from infogan_ray.training.train_state import TrainState
 
 AS_IT_IS = "as it is"
 HUGE = "memory in huge pages"
@@ -46,7 +47,7 @@ class Changes:
 
 def not_frozen(state: TrainState) -> None:
     """G's step computes gradients of D's and Q's weights, too, which nobody reads."""
-    training.frozen = contextlib.nullcontext  # type: ignore[assignment]
+    step.frozen = contextlib.nullcontext  # type: ignore[assignment]
 
 
 class Usual(torch.optim.Adam):
@@ -85,7 +86,7 @@ def pytorchs_convolutions(state: TrainState) -> None:
 
 def norms_by_layer(state: TrainState) -> None:
     """Gradients' norms as PyTorch has them."""
-    training.gradient_norm = lambda module: nn.utils.get_total_norm(
+    step.gradient_norm = lambda module: nn.utils.get_total_norm(
         [p.grad for p in module.parameters() if p.grad is not None]
     )
 

@@ -68,7 +68,7 @@ def say(line: str) -> None:
 
 def config(storage: str, name: str, steps: int) -> Any:
     """MNIST on a narrow network: steps are short, so that many intervals fit into minutes."""
-    from infogan_ray.config import preset
+    from infogan_ray.training.config import preset
 
     small = {"network": {"width": 16}, "evaluation": {"samples": 1000, "labelled": 1000}, "log_every": 5}
     run = preset("mnist").override(small, "chaos")
@@ -144,9 +144,9 @@ def upload(uri: str, step: int, started: Any) -> None:
     """One writer: a checkpoint of some megabytes."""
     import torch
 
-    from infogan_ray import checkpoints
-    from infogan_ray.runs import step_name
-    from infogan_ray.storage import open_storage
+    from infogan_ray.storage import checkpoints
+    from infogan_ray.storage.file_system import open_storage
+    from infogan_ray.storage.run_directory import step_name
 
     generator = torch.Generator().manual_seed(step)
     model, training = (torch.randn(UPLOAD_BYTES // 8, generator=generator) for _ in range(2))
@@ -159,13 +159,13 @@ def upload(uri: str, step: int, started: Any) -> None:
 
 def kills_in_uploads(server: S3Server, kills: int) -> dict[str, Any]:
     """Writers are killed at random moments of their upload; after each, a reader looks at what there is."""
-    from infogan_ray import checkpoints
-    from infogan_ray.storage import open_storage
+    from infogan_ray.storage import checkpoints
+    from infogan_ray.storage.file_system import open_storage
 
     uri = f"s3://{BUCKET}/uploads?endpoint_override=127.0.0.1:{server.port}&scheme=http&region=us-east-1"
     store = open_storage(uri)
     context = multiprocessing.get_context("forkserver")  # a clean process each, with torch imported once
-    context.set_forkserver_preload(["infogan_ray.checkpoints", "infogan_ray.storage", "torch"])
+    context.set_forkserver_preload(["infogan_ray.storage.checkpoints", "infogan_ray.storage.file_system", "torch"])
     whole_took = statistics.median(one_upload(context, uri, step, None)[1] for step in range(1, 6))
     say(f"an upload takes {whole_took:.2f} s when nobody kills it")
     in_the_middle = bad = listed = 0
@@ -216,7 +216,8 @@ def one_upload(context: Any, uri: str, step: int, kill_after: float | None) -> t
 
 def outage(server: S3Server, seconds: float) -> dict[str, Any]:
     """The S3 server is killed in the middle of a run, and started again."""
-    from infogan_ray import checkpoints, train
+    from infogan_ray import train
+    from infogan_ray.storage import checkpoints
 
     reported: list[str] = []
     times: dict[str, float] = {}

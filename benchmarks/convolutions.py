@@ -20,9 +20,9 @@ import tyro
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from infogan_ray.convolutions import FEW, columns, fold
-from infogan_ray.heap import keep_freed_memory
-from infogan_ray.threads import cores
+from infogan_ray.distributed.cluster.threads import cores
+from infogan_ray.models.convolutions import FEW, columns, fold
+from infogan_ray.training.heap import keep_freed_memory
 
 ELSEWHERE = 40_000_000
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from infogan_ray.storage import Storage
+from infogan_ray.storage.file_system import Storage
 
 
 class Counting:

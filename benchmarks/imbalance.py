@@ -23,17 +23,17 @@ import torch
 import tyro
 
 from benchmarks.figures import rows_of
-from infogan_ray.commands import train_config
-from infogan_ray.config import RunConfig
-from infogan_ray.data import load_images
-from infogan_ray.display import duration
-from infogan_ray.evaluation import assign
-from infogan_ray.latents import Categorical
-from infogan_ray.model import load
-from infogan_ray.priors import probabilities
-from infogan_ray.runs import RunDirectory
-from infogan_ray.session import run_worker
-from infogan_ray.storage import open_storage
+from infogan_ray.cli.display import duration
+from infogan_ray.cli.train import train_config
+from infogan_ray.data.datasets import load_images
+from infogan_ray.evaluation.bound_and_clustering import assign
+from infogan_ray.models.infogan import load
+from infogan_ray.models.latents import Categorical
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.learned_prior import probabilities
+from infogan_ray.training.worker import run_worker
 
 JOURNAL, IMAGES = "imbalance.jsonl", "images.npz"
 SETTINGS = {

@@ -26,7 +26,7 @@ BATCH = 128
 LIMIT_S = 3600
 RECIPE = """
 from ray import tune
-from infogan_ray.recipes import Recipe
+from infogan_ray import Recipe
 
 recipe = Recipe(
     preset={preset!r}, space={{"objective.lambda_categorical": tune.uniform(0.5, 1.5)}}, early_stopping=False,

@@ -28,13 +28,14 @@ import tyro
 
 from benchmarks.quality import JOURNAL, _is, journal, tell
 from benchmarks.stability import OF_THE_TERM, SAME, VARIANTS, is_meant
-from infogan_ray.appraisal import measure_agreement
-from infogan_ray.commands import train_config
-from infogan_ray.data import DataConfig, ImageSet, InMemoryFeed, load_images
-from infogan_ray.evaluation import measure_bound
-from infogan_ray.graphs import GraphedStep
-from infogan_ray.selection import measure_sorting
-from infogan_ray.training import make_step
+from infogan_ray.cli.train import train_config
+from infogan_ray.data.datasets import DataConfig, ImageSet, load_images
+from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.evaluation.bound_and_clustering import measure_bound
+from infogan_ray.evaluation.unsupervised_metrics import measure_sorting
+from infogan_ray.training.cuda_graph import GraphedStep
+from infogan_ray.training.run_evaluation import measure_agreement
+from infogan_ray.training.step import make_step
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MOST = 31  # streams of a process, one for each

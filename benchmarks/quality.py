@@ -25,11 +25,11 @@ from typing import Any
 import tyro
 
 from benchmarks.figures import rows_of
-from infogan_ray import checkpoints
-from infogan_ray.display import duration
-from infogan_ray.publishing import METRICS
-from infogan_ray.searches import SearchDirectory
-from infogan_ray.storage import StorageError, open_storage
+from infogan_ray.cli.display import duration
+from infogan_ray.searches.search_directory import SearchDirectory
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import StorageError, open_storage
+from infogan_ray.training.publish import METRICS
 
 JOURNAL = "quality.jsonl"
 DISENTANGLEMENT = {

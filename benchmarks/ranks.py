@@ -23,11 +23,11 @@ import torch
 import torch.distributed as dist
 import tyro
 
-from infogan_ray.config import preset
-from infogan_ray.gradients import distributed
-from infogan_ray.heap import keep_freed_memory, with_huge_pages
-from infogan_ray.state import TrainState
-from infogan_ray.training import train_step
+from infogan_ray.training.config import preset
+from infogan_ray.training.ddp import distributed
+from infogan_ray.training.heap import keep_freed_memory, with_huge_pages
+from infogan_ray.training.step import train_step
+from infogan_ray.training.train_state import TrainState
 
 ALONE, APART = "one rank alone", "each for itself"
 PARTS = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from infogan_ray.outbox import HEARTBEAT_S
+from infogan_ray.training.checkpoint_uploader import HEARTBEAT_S
 
 HOUR = 3600.0
 

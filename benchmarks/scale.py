@@ -34,22 +34,23 @@ import tyro
 from benchmarks.counting import counted
 from benchmarks.figures import publish
 from benchmarks.reckoning import HOUR, all_reduce_bytes, daly, rewritten, simulated_share, useful_share
-from infogan_ray import checkpoints
-from infogan_ray.commands import store
-from infogan_ray.config import preset
-from infogan_ray.data import ImageSet, InMemoryFeed
-from infogan_ray.halving import Halving, Verdict
-from infogan_ray.networks import BatchNorm
-from infogan_ray.outbox import HEARTBEAT_S, Outbox, Parcel
-from infogan_ray.ranking import DEFAULT, ranked
-from infogan_ray.recipes import Recipe, load_recipe
-from infogan_ray.reports.search import write_search_report
-from infogan_ray.runs import MetricsLog, RunDirectory, step_name
-from infogan_ray.searches import SearchDirectory, remaining
-from infogan_ray.selection import IMAGES, agreement
-from infogan_ray.state import TrainState, checkpoint_bytes
-from infogan_ray.storage import open_storage
-from infogan_ray.training import train
+from infogan_ray.cli import storage as storage_commands
+from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.evaluation.unsupervised_metrics import IMAGES, agreement
+from infogan_ray.models.networks import BatchNorm
+from infogan_ray.searches.asha import Halving, Verdict
+from infogan_ray.searches.recipe import Recipe, load_recipe
+from infogan_ray.searches.search_directory import SearchDirectory, remaining
+from infogan_ray.searches.selection_rules import DEFAULT, ranked
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import MetricsLog, RunDirectory, step_name
+from infogan_ray.training.checkpoint_uploader import HEARTBEAT_S, Outbox, Parcel
+from infogan_ray.training.config import preset
+from infogan_ray.training.step import train
+from infogan_ray.training.train_state import TrainState, checkpoint_bytes
+from infogan_ray.web.reports.search import write_search_report
 
 PARTS = ("halving", "journal", "board", "agreement", "run", "metrics", "draw", "link", "failures")
 ALL = Literal["halving", "journal", "board", "agreement", "run", "metrics", "draw", "link", "failures", "ray"]
@@ -402,8 +403,11 @@ def list_runs(given: Scale, folder: Path, weight: int) -> Figures:
     found: dict[bool, tuple[Counter[str], int]] = {}
     for as_local in (False, True):
         storage, counter = counted(folder / "runs", as_local)
-        with replaced(store, "open_storage", lambda text, s=storage: s), contextlib.redirect_stdout(io.StringIO()):
-            store.runs([str(folder / "runs"), "--json"])
+        with (
+            replaced(storage_commands, "open_storage", lambda text, s=storage: s),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            storage_commands.runs([str(folder / "runs"), "--json"])
         found[as_local] = counter.taken(), counter.read
     calls, _ = found[False]
     share = found[True][1] / (count * kept * each)
@@ -541,8 +545,8 @@ def on_ray(given: Scale, folder: Path) -> Figures:
     import ray
     from ray import tune
 
-    from infogan_ray.distributed.board import start_board
-    from infogan_ray.distributed.joining import connect
+    from infogan_ray.distributed.cluster.connection import connect
+    from infogan_ray.distributed.train.status_mailbox import start_board
 
     connect(folder / "ray.log")
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"], os.environ["RAY_AIR_NEW_OUTPUT"] = "1", "0"

@@ -24,14 +24,14 @@ from typing import Any
 import tyro
 
 from benchmarks.figures import publish
-from infogan_ray.recipes import load_recipe
+from infogan_ray.searches.recipe import load_recipe
 
 BATCH = 128
 FEW, MANY = 2, 10
 LIMIT_S = 1800
 RECIPE = """
 from ray import tune
-from infogan_ray.recipes import Recipe
+from infogan_ray import Recipe
 
 recipe = Recipe(
     preset="mnist", space={{"objective.lambda_categorical": tune.uniform(0.5, 1.5)}}, early_stopping=False,

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import tyro
 
-from infogan_ray.ranking import RULES, finite, winner
-from infogan_ray.reports.decisions import as_if_stopping
-from infogan_ray.searches import SearchDirectory
-from infogan_ray.selection import SCORES, rank_correlation
-from infogan_ray.storage import open_storage
+from infogan_ray.evaluation.unsupervised_metrics import SCORES, rank_correlation
+from infogan_ray.searches.search_directory import SearchDirectory
+from infogan_ray.searches.selection_rules import RULES, finite, winner
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.web.reports.decisions import as_if_stopping
 
 # Small is good of these.
 SMALL = ("swd", "clustering_error")

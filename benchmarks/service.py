@@ -35,7 +35,7 @@ from typing import Any, Literal
 import psutil
 import tyro
 
-from infogan_ray.inference import MOST_IMAGES
+from infogan_ray.web.inference import MOST_IMAGES
 from tests.servers import free_ports
 
 STARTS_WITHIN_S = 180
@@ -218,8 +218,8 @@ def alone(model: str) -> tuple[float, float]:
     """Calls a second of a bare loop in this process: latents, images, PNG; for one image and for 64."""
     import torch
 
-    from infogan_ray.inference import answer
-    from infogan_ray.model import load as open_model
+    from infogan_ray.models.infogan import load as open_model
+    from infogan_ray.web.inference import answer
 
     torch.set_num_threads(1)
     network = open_model(model)
@@ -237,8 +237,8 @@ async def batched(model: str, most: int) -> float:
     """Latents to images a second with 64 requests of one image at once, at most ``most`` rows in a batch."""
     import torch
 
-    from infogan_ray.endpoints import Batches
-    from infogan_ray.model import load as open_model
+    from infogan_ray.models.infogan import load as open_model
+    from infogan_ray.web.endpoints import Batches
 
     torch.set_num_threads(1)
     network, count, end = open_model(model), 0, time.perf_counter() + 3

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import tyro
 
-from infogan_ray.threads import cores
+from infogan_ray.distributed.cluster.threads import cores
 
 CODES = "noise=62 cat=10 uniform=2"
 BASE = {"size": 28, "channels": 1, "codes": CODES, "batch": 32}
@@ -87,10 +87,10 @@ def one(
     import torch
 
     from benchmarks.throughput import flops_of, settle
-    from infogan_ray.config import preset
-    from infogan_ray.data import InMemoryFeed
-    from infogan_ray.state import TrainState
-    from infogan_ray.training import train
+    from infogan_ray.data.feeds.memory import InMemoryFeed
+    from infogan_ray.training.config import preset
+    from infogan_ray.training.step import train
+    from infogan_ray.training.train_state import TrainState
 
     torch.set_num_threads(threads)
     where = torch.device(device)

@@ -144,10 +144,11 @@ def tell_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int
     """Arms train by turns, a few steps each, so that what disturbs the machine disturbs them alike."""
     import torch
 
-    from infogan_ray.commands import train_config
-    from infogan_ray.config import RunConfig
-    from infogan_ray.data import DataConfig, InMemoryFeed, load_images
-    from infogan_ray.training import train
+    from infogan_ray.cli.train import train_config
+    from infogan_ray.data.datasets import DataConfig, load_images
+    from infogan_ray.data.feeds.memory import InMemoryFeed
+    from infogan_ray.training.config import RunConfig
+    from infogan_ray.training.step import train
 
     torch.set_num_threads(given.threads or torch.get_num_threads())
     images = load_images("mnist", DataConfig())

@@ -28,8 +28,8 @@ import psutil
 import tyro
 
 from benchmarks.figures import rows_of
-from infogan_ray.heap import with_huge_pages
-from infogan_ray.threads import cores
+from infogan_ray.distributed.cluster.threads import cores
+from infogan_ray.training.heap import with_huge_pages
 from tests.servers import free_ports
 
 BATCH = 128
@@ -114,11 +114,11 @@ def alone(words: list[str]) -> int:
     """The worker's part in this process."""
     import torch
 
-    from infogan_ray.commands import train_config
-    from infogan_ray.data import load_images
-    from infogan_ray.runs import RunDirectory
-    from infogan_ray.session import run_worker
-    from infogan_ray.storage import open_storage
+    from infogan_ray.cli.train import train_config
+    from infogan_ray.data.datasets import load_images
+    from infogan_ray.storage.file_system import open_storage
+    from infogan_ray.storage.run_directory import RunDirectory
+    from infogan_ray.training.worker import run_worker
 
     config = train_config(words)
     torch.set_num_threads(config.threads or cores())

@@ -30,14 +30,15 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
-from infogan_ray.config import preset
-from infogan_ray.data import DataConfig, InMemoryFeed, load_images
-from infogan_ray.graphs import GraphedStep
-from infogan_ray.heap import keep_freed_memory, with_huge_pages
-from infogan_ray.precision import resolve_precision
-from infogan_ray.state import TrainState
-from infogan_ray.threads import cores
-from infogan_ray.training import make_step
+from infogan_ray.data.datasets import DataConfig, load_images
+from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.distributed.cluster.threads import cores
+from infogan_ray.models.precision import resolve_precision
+from infogan_ray.training.config import preset
+from infogan_ray.training.cuda_graph import GraphedStep
+from infogan_ray.training.heap import keep_freed_memory, with_huge_pages
+from infogan_ray.training.step import make_step
+from infogan_ray.training.train_state import TrainState
 
 PLAIN = "plain loop, fp32"
 QUICK_S = 30.0

@@ -9,14 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["InfoGAN", "Recipe", "RunConfig", "__version__", "load", "search", "train"]
+__all__ = ["InfoGAN", "Recipe", "RunConfig", "UserError", "__version__", "load", "search", "train"]
 
 if TYPE_CHECKING:
-    from infogan_ray.config import RunConfig
-    from infogan_ray.distributed.search import search
-    from infogan_ray.launching import train
-    from infogan_ray.model import InfoGAN, load
-    from infogan_ray.recipes import Recipe
+    from infogan_ray.distributed.train.launching import train
+    from infogan_ray.distributed.tune.search import search
+    from infogan_ray.models.infogan import InfoGAN, load
+    from infogan_ray.searches.recipe import Recipe
+    from infogan_ray.training.config import RunConfig
+
+
+class UserError(ValueError):
+    """What the user asked for cannot be done. The message is one line: field, value, valid choices, next step.
+
+    Every other exception is a bug, and commands show its trace.
+    """
 
 
 def __getattr__(name: str) -> Any:
@@ -24,8 +31,8 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     homes = {
-        "InfoGAN": "model", "load": "model", "RunConfig": "config", "train": "launching",
-        "Recipe": "recipes", "search": "distributed.search",
+        "InfoGAN": "models.infogan", "load": "models.infogan", "RunConfig": "training.config",
+        "train": "distributed.train.launching", "Recipe": "searches.recipe", "search": "distributed.tune.search",
     }  # fmt: skip
     if name not in homes:
         raise AttributeError(f"module 'infogan_ray' has no attribute '{name}'")

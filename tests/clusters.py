@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from .servers import CREDENTIALS, free_ports
+from tests.servers import CREDENTIALS, free_ports
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent

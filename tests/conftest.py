@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from infogan_ray.config import RunConfig
-from infogan_ray.data import ImageSet
-
-from .servers import CREDENTIALS, Proxy, S3Server, s3_server
+from infogan_ray.data.datasets import ImageSet
+from infogan_ray.training.config import RunConfig
+from tests.servers import CREDENTIALS, Proxy, S3Server, s3_server
 
 # Side by side (pytest -n) one thread each: with more, threads that wait for others take cores from those that work.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
@@ -94,9 +93,10 @@ def ray_cluster() -> Iterator[None]:
     """One embedded local Ray for all tests that need it. Its workers have the S3 server's credentials."""
     import ray
 
-    from infogan_ray.distributed import embedded, joining
+    from infogan_ray.distributed.cluster import connection
+    from infogan_ray.distributed.train import embedded
 
-    os.environ.update(CREDENTIALS | joining.ENVIRONMENT | embedded.ENVIRONMENT | ENVIRONMENT_OF_TESTS)
+    os.environ.update(CREDENTIALS | connection.ENVIRONMENT | embedded.ENVIRONMENT | ENVIRONMENT_OF_TESTS)
     with embedded.without_services():
         ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
@@ -106,7 +106,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished tiny run, made once; to be copied, not changed."""
-    from .test_training import run_alone
+    from tests.training.test_step import run_alone
 
     path = tmp_path_factory.mktemp("finished") / "tiny"
     run_alone(tiny_config(), make_image_set(), path)

@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from infogan_ray import checkpoints
-from infogan_ray.runs import RunDirectory, step_name
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.run_directory import RunDirectory, step_name
 
 
 class Harm:

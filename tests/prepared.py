@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from infogan_ray.data.shards import COLUMNS, ENCODED, MANIFEST, RAW, TEST, TRAIN, Shard, ShardSet
-from infogan_ray.storage import open_storage
+from infogan_ray.data.shards.dataset import COLUMNS, ENCODED, MANIFEST, RAW, TEST, TRAIN, Shard, ShardSet
+from infogan_ray.storage.file_system import open_storage
 
 
 def numbered(count: int, size: int = 4) -> np.ndarray:

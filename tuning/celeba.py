@@ -9,7 +9,7 @@ the purpose, not on CelebA: what it finds there is not known yet.
 
 from ray import tune
 
-from infogan_ray.recipes import Recipe
+from infogan_ray import Recipe
 
 recipe = Recipe(
     preset="celeba",

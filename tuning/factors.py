@@ -9,7 +9,7 @@ is stopped by it. ``compare`` asks without labels which codes several trials hav
 
 from ray import tune
 
-from infogan_ray.recipes import Recipe
+from infogan_ray import Recipe
 
 recipe = Recipe(
     preset="shapes",

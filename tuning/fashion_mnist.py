@@ -9,7 +9,7 @@ q_score 0.800, SWD 54 and, looked at afterwards, the least clustering error of a
 
 from ray import tune
 
-from infogan_ray.recipes import Recipe
+from infogan_ray import Recipe
 
 recipe = Recipe(
     preset="fashion_mnist",

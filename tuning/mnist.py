@@ -10,7 +10,7 @@ rung, and trial 0 wins with 32.5% (docs/selection.md).
 
 from ray import tune
 
-from infogan_ray.recipes import Recipe
+from infogan_ray import Recipe
 
 recipe = Recipe(
     preset="mnist",

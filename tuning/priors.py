@@ -11,7 +11,7 @@ of prior.
 
 from ray import tune
 
-from infogan_ray.recipes import Recipe
+from infogan_ray import Recipe
 
 OTHERS = ("", " uniform=1", " uniform=2", " gaussian=2", " bernoulli=2")
 

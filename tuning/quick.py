@@ -8,7 +8,7 @@ the 8,862 steps. Trial 4 won: mi_fraction 0.613, SWD 71 and, looked at afterward
 
 from ray import tune
 
-from infogan_ray.recipes import Recipe
+from infogan_ray import Recipe
 
 recipe = Recipe(
     preset="mnist",

@@ -8,7 +8,7 @@ Five trials of 1,500 steps each; two at a time on two cores. Put a preset and fi
 
 from ray import tune
 
-from infogan_ray.recipes import Recipe
+from infogan_ray import Recipe
 
 recipe = Recipe(
     preset="mnist_robust",

@@ -13,8 +13,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from infogan_ray.consistency import affine, moved
-from infogan_ray.data.feed import share
+from infogan_ray import UserError
+from infogan_ray.data.feeds.memory import share
+from infogan_ray.training.consistency import affine, moved
 
 DRAWS = 7  # numbers per image: turn, size, right, down; mirror; brightness; contrast
 MOST = {"shift": 0.5, "degrees": 180.0, "scale": 0.9, "brightness": 1.0, "contrast": 1.0}
@@ -41,7 +42,7 @@ class AugmentationConfig:
         for name, most in MOST.items():
             value = getattr(self, name)
             if not 0 <= value <= most:
-                raise ValueError(f"augment.{name} is {value}; it must lie between 0 and {most:g}")
+                raise UserError(f"augment.{name} is {value}; it must lie between 0 and {most:g}")
 
     @property
     def on(self) -> bool:

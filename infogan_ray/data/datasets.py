@@ -12,16 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from infogan_ray import UserError
 from infogan_ray.data import fetch, shapes
-from infogan_ray.data.arrays import NPZ
-from infogan_ray.data.choosing import MEMORY, PREPARE, STREAM, Room, choose
-from infogan_ray.data.collection import Collection, Pixels
-from infogan_ray.data.gathering import bring, gather
-from infogan_ray.data.layouts import VALID, recognise
-from infogan_ray.data.reading import classes, read_pictures, summary, to_numbers
-from infogan_ray.data.sampling import SAMPLE, prepared, read_rows, read_sample, resolve_size
-from infogan_ray.data.shards import ENCODED, TEST, TRAIN, ShardSet
-from infogan_ray.data.sources import is_source, open_source
+from infogan_ray.data.feeds.feed_policy import MEMORY, PREPARE, STREAM, Room, choose
+from infogan_ray.data.formats.arrays import NPZ
+from infogan_ray.data.formats.collection import Collection, Pixels
+from infogan_ray.data.formats.image_files import is_source, open_source
+from infogan_ray.data.formats.recognise import VALID, recognise
+from infogan_ray.data.image_loader import classes, read_pictures, summary, to_numbers
+from infogan_ray.data.load_in_memory import bring, gather
+from infogan_ray.data.shards.dataset import ENCODED, TEST, TRAIN, ShardSet
+from infogan_ray.data.shards.sampling import SAMPLE, prepared, read_rows, read_sample, resolve_size
 
 NAMES = (*fetch.SOURCES, "shapes")
 HOLD_OUT = 7  # of a labelled folder or file every seventh image is kept out of training, to count errors on
@@ -45,7 +46,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad <= 1:
-            raise ValueError(f"max_bad is {self.max_bad:g}; it must be a share from 0 to 1, for example 0.01")
+            raise UserError(f"max_bad is {self.max_bad:g}; it must be a share from 0 to 1, for example 0.01")
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,14 @@ def load_images(
 ) -> ImageSet:  # fmt: skip
     """Load a dataset into memory, or with ``feed`` stream a sample of one that is prepared (auto: as ``room`` allows).
 
-    Raises ValueError, in one line, for whatever cannot be used.
+    Raises UserError, in one line, for whatever cannot be used.
     """
     config = config or DataConfig()
     shards = prepared(data) if data not in NAMES else None
     if shards is not None:
         return _prepared(shards, config, feed, room, sample)
     if feed == STREAM:
-        raise ValueError(f"feed is '{STREAM}', which reads prepared images, and {data} is not; {PREPARE}")
+        raise UserError(f"feed is '{STREAM}', which reads prepared images, and {data} is not; {PREPARE}")
     if data == "shapes":
         found = _hold_out(data, *shapes.subset(), shapes.KINDS)
     elif data in NAMES:
@@ -110,21 +111,21 @@ def load_images(
             folder = Path(config.data_dir).expanduser()
             if not folder.is_dir():
                 what = "is a file" if folder.exists() else "does not exist"
-                raise ValueError(f"data_dir is {folder}, which {what}; name the folder that holds {data}'s IDX files")
+                raise UserError(f"data_dir is {folder}, which {what}; name the folder that holds {data}'s IDX files")
         train, labels, test, test_labels = (torch.from_numpy(a.copy()) for a in fetch.arrays(data, folder, say))
         kinds = fetch.SOURCES[data].classes
         found = ImageSet(data, train.unsqueeze(1), labels.long(), test.unsqueeze(1), test_labels.long(), None, kinds)
     else:
         path = Path(data).expanduser()
         if not path.exists():
-            raise ValueError(f"data is '{data}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
+            raise UserError(f"data is '{data}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
         collection = recognise(path, config.labels, say)
         if collection is not None:
             found = _published(collection, config, say, feed, room)
         elif is_source(path):
             found = _photos(path, config, say, feed, room)
         else:
-            raise ValueError(f"data is {path}, a file that cannot be read; valid are {VALID}")
+            raise UserError(f"data is {path}, a file that cannot be read; valid are {VALID}")
     return fit(found, config)
 
 
@@ -188,7 +189,7 @@ def _photos(
 ) -> ImageSet:
     source = open_source(path)
     if config.image_size is None:
-        raise ValueError(
+        raise UserError(
             f"image_size is not set; a folder of images ({path}) needs it, for example --image-size 32; "
             f"to see what fits: infogan data inspect {shlex.quote(str(path))}"
         )
@@ -215,10 +216,10 @@ def _hold_out(name: str, images: Tensor, labels: Tensor | None, classes: tuple[s
 
 
 def fit(found: ImageSet, config: DataConfig) -> ImageSet:
-    """The images in the configured channels and size. Raises ValueError for what is not square, without a size."""
+    """The images in the configured channels and size. Raises UserError for what is not square, without a size."""
     height, width = found.images.shape[2:]
     if height != width and config.image_size is None:
-        raise ValueError(f"data: the images are {height}x{width}; set image_size to bring them to a square")
+        raise UserError(f"data: the images are {height}x{width}; set image_size to bring them to a square")
     images = bring(found.images, config.image_size, config.channels)
     test = None if found.test_images is None else bring(found.test_images, config.image_size, config.channels)
     return dataclasses.replace(found, images=images, test_images=test)

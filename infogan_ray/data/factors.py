@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infogan_ray import UserError
 from infogan_ray.data.shapes import Shapes, check_classes
 
 DSPRITES = ("color", "shape", "scale", "orientation", "x", "y")  # its columns, which it names only in a pickle
@@ -45,7 +46,7 @@ class DSprites:
     (378 MB instead of 3 GB). Factors that have one value, as its colour, are left out.
 
     Sizes come from ``latents_classes``. The file names them in ``metadata``, too, which is a pickle and is never read.
-    Raises ValueError, in one line, for another layout, pixels other than 0 and 1, and combinations missing or twice.
+    Raises UserError, in one line, for another layout, pixels other than 0 and 1, and combinations missing or twice.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -55,7 +56,7 @@ class DSprites:
                 members = [name.removesuffix(".npy") for name in file.namelist()]
                 for name in (IMAGES, CLASSES):
                     if name not in members:
-                        raise ValueError(
+                        raise UserError(
                             f"{self.path} has no array '{name}' (it has {', '.join(members) or 'none'}); give the .npz "
                             "file of dSprites, or 'shapes', which are drawn here"
                         )
@@ -64,7 +65,7 @@ class DSprites:
                 with file.open(f"{IMAGES}.npy") as member:
                     self._pixels, self._shape = self._read_images(member, len(classes))
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{self.path} is not a whole .npz file ({error})") from None
+            raise UserError(f"{self.path} is not a whole .npz file ({error})") from None
         sizes = tuple(int(size) for size in classes.max(0) + 1)
         keep = [factor for factor, size in enumerate(sizes) if size > 1]
         self.names = tuple(DSPRITES[factor] for factor in keep)
@@ -74,13 +75,13 @@ class DSprites:
         if math.prod(self.sizes) == len(classes):
             self._row[self._place(classes[:, keep])] = np.arange(len(classes))
         if (self._row < 0).any():
-            raise ValueError(
+            raise UserError(
                 f"{self.path}: {CLASSES} has {len(classes):,} rows; all {math.prod(sizes):,} combinations of "
                 f"{' x '.join(map(str, sizes))} values are needed, each once"
             )
 
     def images(self, classes: Tensor) -> Tensor:
-        """uint8 (N, 1, H, W), 0 and 255. Raises ValueError for classes outside the grid."""
+        """uint8 (N, 1, H, W), 0 and 255. Raises UserError for classes outside the grid."""
         check_classes(classes, self.names, self.sizes)
         rows = self._row[self._place(classes.numpy())]
         pixels = np.unpackbits(self._pixels[rows], axis=1, count=math.prod(self._shape))
@@ -93,25 +94,25 @@ class DSprites:
     def _read_classes(self, member: IO[bytes]) -> np.ndarray:
         shape, dtype = self._header(member, CLASSES)
         if len(shape) != 2 or shape[0] < 1 or shape[1] != len(DSPRITES) or not np.issubdtype(dtype, np.integer):
-            raise ValueError(f"{self.path}: {CLASSES} is {dtype} {shape}; dSprites has integers (N, {len(DSPRITES)})")
+            raise UserError(f"{self.path}: {CLASSES} is {dtype} {shape}; dSprites has integers (N, {len(DSPRITES)})")
         count = math.prod(shape)
         classes = np.frombuffer(_exactly(member, count * dtype.itemsize), dtype).reshape(shape).astype(np.int64)
         if classes.min() < 0:
-            raise ValueError(f"{self.path}: {CLASSES} has {classes.min()} in it; classes are counted from 0")
+            raise UserError(f"{self.path}: {CLASSES} has {classes.min()} in it; classes are counted from 0")
         return classes
 
     def _read_images(self, member: IO[bytes], count: int) -> tuple[np.ndarray, tuple[int, int]]:
         """Rows of packed bits (N, H * W / 8), and (H, W)."""
         shape, dtype = self._header(member, IMAGES)
         if len(shape) != 3 or shape[0] != count or dtype != np.uint8:
-            raise ValueError(f"{self.path}: {IMAGES} is {dtype} {shape}; dSprites has uint8 ({count}, H, W)")
+            raise UserError(f"{self.path}: {IMAGES} is {dtype} {shape}; dSprites has uint8 ({count}, H, W)")
         pixels = shape[1] * shape[2]
         packed = np.empty((count, -(-pixels // 8)), np.uint8)
         for start in range(0, count, CHUNK):
             rows = min(CHUNK, count - start)
             part = np.frombuffer(_exactly(member, rows * pixels), np.uint8).reshape(rows, pixels)
             if part.max() > 1:
-                raise ValueError(f"{self.path}: {IMAGES} has pixels of {part.max()}; dSprites' are 0 and 1")
+                raise UserError(f"{self.path}: {IMAGES} has pixels of {part.max()}; dSprites' are 0 and 1")
             packed[start : start + rows] = np.packbits(part, axis=1)
         return packed, (shape[1], shape[2])
 
@@ -122,22 +123,22 @@ class DSprites:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(member)
         except ValueError as error:
-            raise ValueError(f"{self.path}: '{name}' is not an array ({error})") from None
+            raise UserError(f"{self.path}: '{name}' is not an array ({error})") from None
         if dtype.hasobject:
-            raise ValueError(f"{self.path}: '{name}' holds pickled objects, which are never read; save plain arrays")
+            raise UserError(f"{self.path}: '{name}' holds pickled objects, which are never read; save plain arrays")
         if fortran and len(shape) > 1:
-            raise ValueError(f"{self.path}: '{name}' is stored column by column; save it in C order")
+            raise UserError(f"{self.path}: '{name}' is stored column by column; save it in C order")
         return shape, dtype
 
 
 def open_factors(what: str) -> FactorSet:
-    """``shapes``, or the path of dSprites' .npz file. Raises ValueError for anything else."""
+    """``shapes``, or the path of dSprites' .npz file. Raises UserError for anything else."""
     if what == "shapes":
         return Shapes()
     path = Path(what).expanduser()
     if path.suffix != ".npz" or not path.is_file():
         found = "is not an .npz file" if path.exists() else "does not exist"
-        raise ValueError(f"disentanglement is '{what}', which {found}; valid are shapes and the .npz file of dSprites")
+        raise UserError(f"disentanglement is '{what}', which {found}; valid are shapes and the .npz file of dSprites")
     return DSprites(path)
 
 

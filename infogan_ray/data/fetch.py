@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from infogan_ray.data import idx
+from infogan_ray import UserError
+from infogan_ray.data.formats import idx
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MIRROR_TIMEOUT_S = 20
@@ -85,7 +86,7 @@ def cache_folder() -> Path:
 def arrays(name: str, folder: Path | None, say: Callable[[str], None]) -> tuple[np.ndarray, ...]:
     """Train images, train labels, test images, test labels of a named dataset, fetched if need be.
 
-    ``folder`` is looked into first. Raises ValueError if no source has the files, naming the files and the folder to
+    ``folder`` is looked into first. Raises UserError if no source has the files, naming the files and the folder to
     put them in, and for a file whose checksum is wrong.
     """
     source = SOURCES[name]
@@ -107,7 +108,7 @@ def arrays(name: str, folder: Path | None, say: Callable[[str], None]) -> tuple[
                 _write_whole(cache / file, content)
             say(f"{name}: checksums are right; kept in {cache}")
             return tuple(idx.decode(content, file) for file, content in zip(FILES, contents, strict=True))
-    raise ValueError(
+    raise UserError(
         f"data: {name} could not be fetched ({'; '.join(reasons)}); put {', '.join(FILES)} (raw or .gz) "
         f"into {cache} or into a folder that you name with --data-dir"
     )
@@ -138,7 +139,7 @@ def _look(places: list[Path], source: Source) -> tuple[np.ndarray, ...] | None:
             assert path is not None
             content = idx.read_bytes(path)
             if hashlib.md5(content).hexdigest() != md5:
-                raise ValueError(
+                raise UserError(
                     f"data: {path} has a wrong checksum (MD5 of the uncompressed file should be {md5}); "
                     "delete it to have it fetched again"
                 )
@@ -213,7 +214,7 @@ def _lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"data: cannot write to {folder} ({error.strerror}); set INFOGAN_DATA to another folder"
         ) from None
     with file:

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infogan_ray.data.collection import Encoded, Pixels
 from infogan_ray.data.datasets import HOLD_OUT, DataConfig
 from infogan_ray.data.decoding import Facts, decode
-from infogan_ray.data.gathering import bring, channels_first
-from infogan_ray.data.layouts import plain, recognise
-from infogan_ray.data.reading import Say, classes, each, to_numbers
-from infogan_ray.data.sources import Broken, Files
-from infogan_ray.networks import SIZES, plan
+from infogan_ray.data.formats.collection import Encoded, Pixels
+from infogan_ray.data.formats.image_files import Broken, Files
+from infogan_ray.data.formats.recognise import plain, recognise
+from infogan_ray.data.image_loader import Say, classes, each, to_numbers
+from infogan_ray.data.load_in_memory import bring, channels_first
+from infogan_ray.models.networks import SIZES, plan
 
 SHEET = 64  # images on the contact sheet
 LOOKED_AT = 64  # height and width at which colour is looked for, and the largest size that is proposed
@@ -109,7 +109,7 @@ class Numbers:
 def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
     """Decode every image once, and those of the sheet again. What ``config`` leaves open is proposed.
 
-    Raises ValueError, in one line, where there are no images and for sizes that no network has.
+    Raises UserError, in one line, where there are no images and for sizes that no network has.
     """
     if config.image_size is not None or config.channels is not None:
         plan(config.image_size or SIZES[0], config.channels or 1)

@@ -20,6 +20,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from infogan_ray import UserError
+
 NAMES = ("shape", "scale", "orientation", "x", "y")
 SIZES = (3, 6, 40, 32, 32)
 KINDS = ("square", "ellipse", "heart")
@@ -47,7 +49,7 @@ class Shapes:
     def classes(self, indices: Tensor) -> Tensor:
         """The factors' classes (N, 5) int64 of images by their number in dSprites' order, (N,) int64."""
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
-            raise ValueError(f"indices reach from {indices.min()} to {indices.max()}; valid are 0 to {len(self) - 1}")
+            raise UserError(f"indices reach from {indices.min()} to {indices.max()}; valid are 0 to {len(self) - 1}")
         return torch.stack(torch.unravel_index(indices, SIZES), 1)
 
     def values(self, classes: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ class Shapes:
         return torch.stack(columns, 1)
 
     def images(self, classes: Tensor) -> Tensor:
-        """uint8 (N, 1, 64, 64) of classes (N, 5) int64. Raises ValueError for classes outside the grid."""
+        """uint8 (N, 1, 64, 64) of classes (N, 5) int64. Raises UserError for classes outside the grid."""
         check_classes(classes, NAMES, SIZES)
         shape, scale, orientation, x, y = classes.unbind(1)
         sprite = (shape * SIZES[1] + scale) * SIZES[2] + orientation
@@ -69,12 +71,12 @@ class Shapes:
 
 
 def check_classes(classes: Tensor, names: tuple[str, ...], sizes: tuple[int, ...]) -> None:
-    """Raises ValueError, naming the factor, for classes that are not int64 (N, F) within the factors' sizes."""
+    """Raises UserError, naming the factor, for classes that are not int64 (N, F) within the factors' sizes."""
     if classes.dtype != torch.int64 or classes.dim() != 2 or classes.shape[1] != len(sizes):
-        raise ValueError(f"classes are {classes.dtype} {tuple(classes.shape)}; they must be int64 (N, {len(sizes)})")
+        raise UserError(f"classes are {classes.dtype} {tuple(classes.shape)}; they must be int64 (N, {len(sizes)})")
     for name, size, column in zip(names, sizes, classes.unbind(1), strict=True):
         if len(column) and not 0 <= int(column.min()) <= int(column.max()) < size:
-            raise ValueError(f"{name} is from {column.min()} to {column.max()}; valid are the classes 0 to {size - 1}")
+            raise UserError(f"{name} is from {column.min()} to {column.max()}; valid are the classes 0 to {size - 1}")
 
 
 def subset() -> tuple[Tensor, Tensor]:

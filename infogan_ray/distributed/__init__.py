@@ -1,1 +1,1 @@
-"""The only code that talks to Ray Train and Tune."""
+"""The only package that imports Ray."""

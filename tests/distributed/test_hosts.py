@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from infogan_ray import checkpoints
-from infogan_ray.runs import RunDirectory
-from infogan_ray.storage import open_storage
-
-from ..clusters import NETWORK, Head, Host, Node, hosts, make_head, may_make_hosts, short_folder, wait_for_door
-from ..servers import BUCKET, CREDENTIALS, s3_server
-from .test_submission import TINY, until
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from tests.clusters import NETWORK, Head, Host, Node, hosts, make_head, may_make_hosts, short_folder, wait_for_door
+from tests.distributed.test_submission import TINY, until
+from tests.servers import BUCKET, CREDENTIALS, s3_server
 
 pytestmark = [
     pytest.mark.ray,
@@ -187,7 +186,7 @@ def test_one_worker_goes_on_on_another_machine(wire: Wire, second: Host, npz: Pa
     words = submit(wire, npz, name, "--steps", str(steps), "--checkpoint-every", str(EVERY), "--keep", "100")
     id = wire.head.infogan("submit", "--", *words).stdout.strip()
     has_stored(wire, id, run, 2 * EVERY)
-    [place] = [machine for machine in wire.machines if machine.runs("infogan_ray.solo.worker")]
+    [place] = [machine for machine in wire.machines if machine.runs("infogan_ray.distributed.solo.worker")]
     try:
         lose(wire, place, how)
         said = finished(wire, id, run, steps)

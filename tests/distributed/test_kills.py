@@ -19,20 +19,20 @@ import psutil
 import pytest
 import torch
 
-from infogan_ray import checkpoints, train
-from infogan_ray.config import RunConfig
-from infogan_ray.data import DataConfig, load_images
-from infogan_ray.endings import TrainingFailed
-from infogan_ray.runs import RunDirectory
-from infogan_ray.storage import open_storage
-
-from ..conftest import tiny_config
-from ..harm import Harm, digest, processes_of, workers_of
-from ..servers import Proxy
-from ..test_tracking import shown
-from ..test_tracking import steps as shown_steps
-from ..test_training import run_alone
-from .test_search import RECIPE
+from infogan_ray import train
+from infogan_ray.data.datasets import DataConfig, load_images
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.run_outcome import TrainingFailed
+from tests.conftest import tiny_config
+from tests.distributed.test_search import RECIPE
+from tests.harm import Harm, digest, processes_of, workers_of
+from tests.servers import Proxy
+from tests.training.test_step import run_alone
+from tests.training.test_tracking import shown
+from tests.training.test_tracking import steps as shown_steps
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
@@ -140,7 +140,7 @@ def test_a_worker_killed_while_s3_is_away_goes_on_when_it_is_back(bars: Any, pro
 def test_a_killed_driver_and_a_killed_head_are_resumed_to_the_same_bits(npz: Path, tmp_path: Path) -> None:
     """In processes of their own, each with an embedded Ray: the driver dies in the first, Ray's head in the second."""
     program = "from infogan_ray.distributed import heads; heads.HEAD_SILENT_S = 10.0; "  # 45 in earnest
-    program += "from infogan_ray.cli import main; raise SystemExit(main())"
+    program += "from infogan_ray.cli.main import main; raise SystemExit(main())"
     command = [sys.executable, "-c", program, "train"]
     steps = 3 * STEPS  # a quick machine makes 200 of them before the kill that a checkpoint calls for
     command += ["--data", str(npz), "--storage", str(tmp_path), "--name", "run", "--steps", str(steps)]
@@ -205,7 +205,7 @@ def test_ctrl_c_in_a_terminal_ends_an_embedded_ray_in_order(command: str, npz: P
         flags += ["--checkpoint-every", "20"]
     # Who runs in the background ignores Ctrl-C, and so do the tests that he runs, and what they start.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    program += "from infogan_ray.cli import main; raise SystemExit(main())"
+    program += "from infogan_ray.cli.main import main; raise SystemExit(main())"
     words = [sys.executable, "-c", program, command, *flags]
     words += ["--storage", str(tmp_path / "runs"), "--name", "stopped"]
     with psutil.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:

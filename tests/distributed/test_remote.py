@@ -15,18 +15,17 @@ import pytest
 import ray
 
 from infogan_ray import train
-from infogan_ray.config import RunConfig
-from infogan_ray.distributed import relay, remote
-from infogan_ray.endings import TrainingFailed
-from infogan_ray.resources import Resources, TooMuch
-from infogan_ray.runs import RunDirectory
-from infogan_ray.solo import driver as solo
-from infogan_ray.storage import open_storage
-
-from ..conftest import tiny_config
-from ..harm import Harm, all_cpus_taken, digest, process_of, processes_of
-from ..servers import Proxy
-from ..test_solo import undisturbed
+from infogan_ray.distributed.cluster.resources import Resources, TooMuch
+from infogan_ray.distributed.solo import driver as solo
+from infogan_ray.distributed.train import relay, remote
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.run_outcome import TrainingFailed
+from tests.conftest import tiny_config
+from tests.distributed.test_solo import undisturbed
+from tests.harm import Harm, all_cpus_taken, digest, process_of, processes_of
+from tests.servers import Proxy
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 

@@ -21,28 +21,27 @@ import pytest
 import ray
 from ray import tune
 
-from infogan_ray import checkpoints
-from infogan_ray.cli import DONE, USAGE, main
-from infogan_ray.distributed import heads
-from infogan_ray.distributed.relay import WAITS
-from infogan_ray.distributed.search import SearchFailed, search
-from infogan_ray.distributed.trials import News
-from infogan_ray.halving import Verdict
-from infogan_ray.model import load
-from infogan_ray.ranking import RULES, winner
-from infogan_ray.recipes import Recipe, load_recipe
-from infogan_ray.searches import SearchDirectory
-from infogan_ray.storage import open_storage
-
-from ..conftest import tiny_images
-from ..harm import all_cpus_taken, processes_of
-from ..test_tracking import hparams_of, shown, steps
+from infogan_ray.cli.main import DONE, USAGE, main
+from infogan_ray.distributed.train import head_monitor
+from infogan_ray.distributed.train.relay import WAITS
+from infogan_ray.distributed.tune.search import SearchFailed, search
+from infogan_ray.distributed.tune.trials import News
+from infogan_ray.models.infogan import load
+from infogan_ray.searches.asha import Verdict
+from infogan_ray.searches.recipe import Recipe, load_recipe
+from infogan_ray.searches.search_directory import SearchDirectory
+from infogan_ray.searches.selection_rules import RULES, winner
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import open_storage
+from tests.conftest import tiny_images
+from tests.harm import all_cpus_taken, processes_of
+from tests.training.test_tracking import hparams_of, shown, steps
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 RECIPE = """
 from ray import tune
-from infogan_ray.recipes import Recipe
+from infogan_ray import Recipe
 
 recipe = Recipe(
     space={{
@@ -104,8 +103,8 @@ def decisions(directory: SearchDirectory, recipe: Recipe) -> list[int | None]:
 def test_trials_whose_room_others_have_wait_for_it_and_the_search_says_so(
     workers: int, packed: int, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "SAYS_SO_S", 1.0)
-    monkeypatch.setattr("infogan_ray.distributed.search.NO_GROUP_S", 3.0)
+    monkeypatch.setattr(head_monitor, "SAYS_SO_S", 1.0)
+    monkeypatch.setattr("infogan_ray.distributed.tune.search.NO_GROUP_S", 3.0)
     recipe = dataclasses.replace(load_recipe(recipe_file), trials=1, workers=workers)
     with all_cpus_taken() as others:
         heard: list[str] = []
@@ -181,7 +180,7 @@ def test_a_killed_search_goes_on_to_the_same_decisions(recipe_file: Path, tmp_pa
     recipe = load_recipe(recipe_file)
 
     def run(name: str, *more: str, kill_when: Callable[[str], bool] = lambda said: False) -> tuple[int, str]:
-        command = [sys.executable, "-c", "from infogan_ray.cli import main; raise SystemExit(main())", "search"]
+        command = [sys.executable, "-c", "from infogan_ray.cli.main import main; raise SystemExit(main())", "search"]
         command += [str(recipe_file), "--storage", str(tmp_path / "runs"), "--name", name, *more]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         known: list[psutil.Process] = []

@@ -22,11 +22,10 @@ import psutil
 import pytest
 
 from benchmarks.service import Answers, ask, picture, service, victims
-from infogan_ray import inference
-from infogan_ray.front import MOST_BODY
-from infogan_ray.model import load
-
-from ..servers import free_ports
+from infogan_ray.models.infogan import load
+from infogan_ray.web import inference
+from infogan_ray.web.gateway import MOST_BODY
+from tests.servers import free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -152,7 +151,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing(running: Service) -> None:
 
 def refused(model: Path, port: int) -> str:
     code = (
-        "from infogan_ray.distributed.service import serving\n"
+        "from infogan_ray.distributed.serve.service import serving\n"
         "try:\n"
         f"    with serving({str(model)!r}, '127.0.0.1', {port}, 1, True): pass\n"
         "except RuntimeError as error: raise SystemExit(repr(error))"

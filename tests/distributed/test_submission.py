@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from infogan_ray import checkpoints
-from infogan_ray.runs import RunDirectory
-from infogan_ray.storage import open_storage
-from infogan_ray.submission import OVER
-from infogan_ray.submission.local import LocalJobs
-from infogan_ray.submission.work import Work
-
-from ..clusters import Head, head_on_loopback, short_folder
+from infogan_ray.distributed.submission.local import LocalJobs
+from infogan_ray.distributed.submission.submitter import OVER
+from infogan_ray.distributed.submission.work import Work
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from tests.clusters import Head, head_on_loopback, short_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 

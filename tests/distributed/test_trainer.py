@@ -16,16 +16,16 @@ import pytest
 import ray
 import torch
 
-from infogan_ray import checkpoints, train
-from infogan_ray.distributed import heads, trainer
-from infogan_ray.distributed.relay import WAITS
-from infogan_ray.endings import TrainingFailed
-from infogan_ray.resources import Resources, TooMuch
-from infogan_ray.runs import RunDirectory, RunExists
-from infogan_ray.storage import open_storage
-
-from ..conftest import tiny_config
-from ..harm import all_cpus_taken
+from infogan_ray import train
+from infogan_ray.distributed.cluster.resources import Resources, TooMuch
+from infogan_ray.distributed.train import head_monitor, trainer
+from infogan_ray.distributed.train.relay import WAITS
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory, RunExists
+from infogan_ray.training.run_outcome import TrainingFailed
+from tests.conftest import tiny_config
+from tests.harm import all_cpus_taken
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 
@@ -96,7 +96,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], lis
     """Ray Train looks for room four times for a second, not for 15, and the driver says so after one. Who calls this
     gets the list of how many workers have been asked for, and is called back when they are for the second time."""
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
-    monkeypatch.setattr(heads, "SAYS_SO_S", 1.0)
+    monkeypatch.setattr(head_monitor, "SAYS_SO_S", 1.0)
     make = trainer._trainer
 
     def ask(again: Callable[[], None]) -> list[int]:
@@ -161,7 +161,7 @@ def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path,
     words = ["--data", str(npz), "--steps", "1000000", "--batch-size", "16", "--threads", "1", "--network.width", "8"]
     words += ["--codes", "noise=4 cat=3 uniform=1", "--storage", str(tmp_path / "runs"), "--name", "long"]
     words += ["--ray", "always"]
-    command = [sys.executable, "-c", "from infogan_ray.cli import main; raise SystemExit(main())", "train", *words]
+    command = [sys.executable, "-c", "from infogan_ray.cli.main import main; raise SystemExit(main())", "train", *words]
     # Tests that are themselves a background job have SIGINT ignored, and what they start would inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

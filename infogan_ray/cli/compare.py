@@ -1,0 +1,87 @@
+"""infogan compare: which of several models the others agree with most, without labels."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import tyro
+
+from infogan_ray import UserError
+from infogan_ray.cli import display
+from infogan_ray.cli.flags import parse, warn
+from infogan_ray.cli.main import DONE
+from infogan_ray.evaluation.model_centrality import centralities, cross_scores
+from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.searches.search_directory import SearchDirectory
+from infogan_ray.storage.file_system import open_storage
+
+
+@dataclass
+class Compare:
+    models: tyro.conf.Positional[list[str]]
+    """Three or more models: folders, runs (STORAGE/NAME) or checkpoints; or one search, for its finished trials."""
+    json: bool = False
+
+
+def compare(arguments: list[str]) -> int:
+    given = parse(
+        Compare, "compare", arguments,
+        "ModelCentrality: how far each model's codes are those of the others, without labels. "
+        "Example: infogan compare runs/seed0 runs/seed1 runs/seed2",
+    )  # fmt: skip
+    search = SearchDirectory(open_storage(given.models[0])) if len(given.models) == 1 else None
+    paths = {path: path for path in given.models}
+    if search is not None and search.exists:
+        finished = sorted(row["trial"] for row in search.board() if row["state"] == "finished")
+        paths = {f"trial {number}": search.trial(number).model.uri for number in finished}
+    if len(paths) < 3:
+        what = f"finished trials of {search.folder}" if search is not None and search.exists else "models"
+        raise UserError(f"{what}: {len(paths)}; centrality needs three or more that are not the same")
+    models: dict[str, InfoGAN] = {}
+    for name, path in paths.items():
+        model = load(path, warn)
+        for other, earlier in models.items():
+            if str(model.source) == str(earlier.source):
+                raise UserError(f"{name} is named twice; it would agree with itself, and be picked for that")
+            if _same(model, earlier):
+                warn(f"{name} is a copy of {other} and left out; they would agree, and be picked for that")
+                break
+        else:
+            models[name] = model
+    if len(models) < 3:
+        raise UserError(f"different models: {len(models)}; centrality needs three or more")
+    count = len(models)
+    print(f"{count * (count - 1)} comparisons of {count} models", file=sys.stderr)
+    scores = cross_scores(list(models.values()))
+    central = centralities(scores)
+    names, best = list(models), int(central.argmax())
+    if given.json:
+        table = [[None if np.isnan(value) else value for value in row] for row in scores.tolist()]
+        found = dict(zip(names, central.tolist(), strict=True))
+        print(json.dumps({"centrality": found, "pick": names[best], "scores": table}))
+        return DONE
+    order = sorted(range(count), key=lambda number: (-central[number], number))
+    rows = [
+        [names[number], f"{central[number]:.3f}", f"{np.nanmean(scores[:, number]):.3f}",
+         f"{np.nanmean(scores[number]):.3f}"]
+        for number in order
+    ]  # fmt: skip
+    display.table("ModelCentrality", ["model", "centrality", "reads the others", "is read by them"], rows)
+    if search is not None and search.exists:
+        number = names[best].removeprefix("trial ")
+        print(f"next: infogan pull {shlex.quote(search.folder.uri)} --trial {number}")
+    else:
+        print(f"the most central: {names[best]}")
+    return DONE
+
+
+def _same(one: InfoGAN, other: InfoGAN) -> bool:
+    return one.spec == other.spec and all(
+        torch.equal(mine, yours)
+        for mine, yours in zip(one.discriminator.parameters(), other.discriminator.parameters(), strict=True)
+    )

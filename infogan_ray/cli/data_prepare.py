@@ -1,0 +1,215 @@
+"""infogan data prepare and infogan data verify: images to shards that training streams, and a look at their bytes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from infogan_ray import UserError
+from infogan_ray.cli import display
+from infogan_ray.cli.flags import Failed, parse, warn
+from infogan_ray.cli.main import DONE, FAILED, INTERRUPTED
+from infogan_ray.data.datasets import DataConfig
+from infogan_ray.data.formats.image_files import describe
+from infogan_ray.data.shards.dataset import RAW, TEST, TRAIN, ShardSet, check, open_shards
+from infogan_ray.storage.file_system import open_storage
+
+
+@dataclass
+class Prepare:
+    source: tyro.conf.Positional[str]
+    """A named dataset, or a path that infogan train --data reads."""
+    dest: tyro.conf.Positional[str]
+    """A new folder, s3://bucket/prefix or gs://bucket/prefix."""
+    encoding: Literal["raw", "encoded"] = "raw"
+    """raw: pixels of one size, which training need not decode. encoded: the files' bytes, checked."""
+    image_size: int | None = None
+    """Height and width of raw images; by default the data's own, where it has one."""
+    channels: int | None = None
+    """1 (grey) or 3 (RGB), of raw images."""
+    labels: str | None = None
+    """A CSV file with the columns file and label; else class folders, if any."""
+    data_dir: str | None = None
+    """Folder to look for a named dataset first."""
+    rows_per_shard: int | None = None
+    """By default about 64 MB of images, or less where there would be fewer than 16 shards."""
+    rows_per_group: int | None = None
+    """What is read at once; by default about 4 MB, 64 to 4096 images."""
+    seed: int = 0
+    """Of the shuffle."""
+    max_bad: float = 0.01
+    """Share of images that may be broken and are skipped."""
+    workers: int | None = None
+    """Processes at once; by default all CPUs."""
+    overwrite: bool = False
+    """Make anew what was prepared in DEST otherwise."""
+    dry_run: bool = False
+    """Print the plan and its bytes; touch nothing."""
+    json: bool = False
+
+
+def prepare(arguments: list[str]) -> int:
+    given = parse(
+        Prepare, "data prepare", arguments,
+        "Write images as Parquet shards, which training streams. The same command goes on after a kill. "
+        "Example: infogan data prepare photos shards --image-size 64",
+    )  # fmt: skip
+    raw = given.encoding == RAW
+    if not raw and (given.image_size or given.channels):
+        raise UserError("encoding is 'encoded', which has no --image-size and --channels: training gives them")
+    folder = open_storage(given.dest)
+    source = Path(given.source).expanduser().absolute()
+    if folder.is_local and source.is_dir() and Path(folder.path).resolve().is_relative_to(source.resolve()):
+        raise UserError(f"DEST is {folder}, inside of {given.source}; name a folder outside")
+    config = DataConfig(given.data_dir, given.image_size, given.channels, given.labels, given.max_bad)
+    job = _job(given, config)
+    from infogan_ray.data.shards.progress_log import Ledger
+
+    Ledger(folder).check(job.asked, given.overwrite)
+    if given.dry_run:
+        return _plan(given, job, folder)
+    from infogan_ray.distributed.cluster import data_preparation
+
+    in_memory = job.kind == "arrays"
+    shown, started = Shown(job.count(), "images"), time.monotonic()
+    again = shlex.join(["infogan", "data", "prepare", *(word for word in arguments if word != "--overwrite")])
+    try:
+        with shown:
+            shards = data_preparation.prepare(
+                job, folder, None if in_memory else source, given.workers, given.max_bad, given.overwrite,
+                lambda now: shown(now.images, now.earlier, f"{now.shards:,} of {now.of_shards:,} shards", now.broken),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise Failed(f"interrupted: {shown.text or 'nothing'} done; go on with: {again}", INTERRUPTED) from None
+    except data_preparation.TooManyBroken as error:
+        raise Failed(str(error)) from None
+    except data_preparation.PreparingFailed as error:
+        raise Failed(f"{error}. Go on with: {again}") from None
+    return _report(given, shards, time.monotonic() - started, shown.fresh)
+
+
+def _job(given: Prepare, config: DataConfig) -> Any:
+    from infogan_ray.data.shards.shard_plan import cut
+    from infogan_ray.data.shards.shard_source import InMemory, open_material
+
+    opened = open_material(given.source, config, say=lambda line: print(line, file=sys.stderr))
+    size, channels = given.image_size, given.channels or 3
+    if isinstance(opened.train, InMemory):
+        size, channels = opened.train.images.shape[-1], opened.train.images.shape[1]
+    if given.encoding == RAW and size is None:
+        raise UserError(
+            f"image_size is not set; raw images of {given.source} need it, for example --image-size 64; to see what "
+            f"fits: infogan data inspect {shlex.quote(given.source)}; or keep the files as they are: --encoding encoded"
+        )
+    if size is not None and (size < 1 or channels not in (1, 3)):
+        raise UserError(f"image_size is {size} and channels is {channels}; valid are 1 and more, and 1 or 3")
+    return cut(opened, given.encoding, size, channels, given.rows_per_shard, given.rows_per_group, given.seed)
+
+
+def _plan(given: Prepare, job: Any, folder: Any) -> int:
+    from infogan_ray.data.shards.progress_log import Ledger
+
+    tasks = job.tasks()
+    there = 0 if given.overwrite else len(Ledger(folder).done(tasks))
+    plan = {
+        "dest": str(folder), **job.asked, "train": job.count(TRAIN), "test": job.count(TEST), "tasks": len(tasks),
+        "done": there, "image_bytes": job.image_bytes, "bytes": job.image_bytes * job.count(),
+    }  # fmt: skip
+    if given.json:
+        print(json.dumps(plan))
+        return DONE
+    print(f"source: {job.name}, {job.kind}: {job.count(TRAIN):,} images to train on, {job.count(TEST):,} to test")
+    settings = job.settings
+    print(f"tasks: {len(tasks):,} of {settings.rows_per_shard:,} images; row groups of {settings.rows_per_group:,}")
+    print(f"bytes: {display.size(plan['bytes'])} before compression, {job.image_bytes:,} an image, into {folder}")
+    print(f"done already: {there:,} tasks")
+    return DONE
+
+
+def _report(given: Prepare, shards: ShardSet, seconds: float, fresh: int) -> int:
+    both, about = (*shards.train, *shards.test), shards.about
+    total = sum(shard.bytes for shard in both)
+    if given.json:
+        print(json.dumps({
+            "dest": shards.folder.uri, "images": {TRAIN: shards.count(TRAIN), TEST: shards.count(TEST)},
+            "classes": shards.classes and len(shards.classes), "bytes": total, "shards": len(both),
+            "conversions": about["conversions"], "broken": about["broken"], "seconds": round(seconds, 1),
+            "made_now": fresh,
+        }))  # fmt: skip
+        return DONE
+    rate = f", {fresh / seconds:,.0f} images/s" if fresh and seconds > 0 else ", nothing was left to do"
+    print(f"{shards.folder}: {shards.count(TRAIN):,} training and {shards.count(TEST):,} test images, "
+          f"{len(shards.classes or ()) or 'no'} classes")  # fmt: skip
+    print(f"{len(both):,} shards, {display.size(total)}, in {display.duration(seconds)}{rate}")
+    print(f"done to them: {describe(Counter(about['conversions'])) or 'nothing, they are as they were'}")
+    if about["broken"]:
+        some = ", ".join(list(about["broken_files"])[:3])
+        print(f"broken and skipped: {about['broken']:,} ({some}); all are named in {shards.folder}/MANIFEST.json")
+    size = "" if shards.encoding == RAW else " --image-size 64 --channels 3"
+    print(f"next: infogan train --data {shlex.quote(shards.folder.uri)}{size} --steps 20000")
+    return DONE
+
+
+@dataclass
+class Verify:
+    dest: tyro.conf.Positional[str]
+    """A folder or URI that infogan data prepare has written."""
+    json: bool = False
+
+
+def verify(arguments: list[str]) -> int:
+    given = parse(
+        Verify, "data verify", arguments,
+        "Read all shards and compare their SHA-256. Example: infogan data verify s3://bucket/photos",
+    )  # fmt: skip
+    shards = open_shards(open_storage(given.dest))
+    both, wrong, read = (*shards.train, *shards.test), [], 0
+    with Shown(sum(shard.bytes for shard in both) // 1000, "kB") as shown:
+        for number, shard in enumerate(both, start=1):
+            if reason := check(shards, shard):
+                wrong.append(reason)
+            read += shard.bytes
+            shown(read // 1000, 0, f"{number:,} of {len(both):,} shards", len(wrong))
+    if given.json:
+        print(json.dumps({"dest": shards.folder.uri, "shards": len(both), "bytes": read, "wrong": wrong}))
+    for line in wrong:
+        warn(line)
+    if not given.json and not wrong:
+        print(f"{shards.folder}: {len(both):,} shards, {display.size(read)}, are what was written")
+    return FAILED if wrong else DONE
+
+
+class Shown:
+    """How far it is, on stderr: a line that is written over on a terminal, one every ten seconds elsewhere."""
+
+    def __init__(self, total: int, unit: str) -> None:
+        self.total, self.unit = total, unit
+        self.started, self.printed = time.monotonic(), 0.0
+        self.text, self.fresh = "", 0
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if display.errors.is_terminal:
+            display.errors.print()
+
+    def __call__(self, done: int, earlier: int, what: str, broken: int) -> None:
+        now = time.monotonic()
+        self.fresh, self.text = done - earlier, what
+        rate = self.fresh / max(now - self.started, 1e-9)
+        left = f", {display.duration((self.total - done) / rate)} left" if rate else ""
+        line = f"{done:,} of {self.total:,} {self.unit}, {what}, {rate:,.0f} {self.unit}/s{left}, {broken:,} broken"
+        if display.errors.is_terminal:
+            display.errors.print(f"\r{line}   ", end="", soft_wrap=True, markup=False)
+        elif now - self.printed >= display.PLAIN_EVERY_S or done == self.total:
+            display.errors.print(line, soft_wrap=True, markup=False)
+            self.printed = now

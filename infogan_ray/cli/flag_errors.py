@@ -1,0 +1,131 @@
+"""What the parser of flags refuses, in the form of all our messages: field, value, what is valid, what to do next."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import tyro
+
+from infogan_ray.training.config import not_one_of
+
+KINDS = {int: "a whole number", float: "a number"}
+QUOTED = r"""(['"])(.*?)\1"""
+UNKNOWN = re.compile(r"Unrecognized options:\s*(.*)")
+VALUE = re.compile(r"Error parsing (?:-\w/)?(--\S+): (.+)")
+GIVEN = re.compile(rf"(?:base 10: |to float: |from \[){QUOTED}")
+CHOICE = re.compile(rf"invalid choice {QUOTED} for argument '?(?:-\w/)?([^\s']+)'?\. Expected one of \((.+)\)")
+NO_VALUE = re.compile(r"Missing value for argument '(?:-\w/)?([^']+)'")
+MISSING = re.compile(r"Missing from ")
+NUMBER = re.compile(r"-\.?\d.*")
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Inside, the parser writes for no terminal: lines as wide as they are."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def in_one_line(text: str, kind: type, prefixes: bool, more: Iterable[str] = ()) -> str:
+    """From the parser's box; what it says in other forms than those known here stays as it is.
+
+    ``kind`` is the dataclass that was to be filled; where ``prefixes`` is true, flags have their section's name before
+    theirs. ``more`` are flags that were taken out before.
+    """
+    message = _first_part(text)
+    flags = dict(_flags(kind, prefixes))
+    if match := UNKNOWN.match(message):
+        return _unknown(match[1].split(", "), [*flags, *more])
+    if match := VALUE.match(message):
+        given = GIVEN.search(match[2])
+        valid = [KINDS[k] for k in KINDS if k in (hint := flags.get(match[1]), *typing.get_args(hint))]
+        if given and valid:
+            return f"{match[1]} is '{given[2]}'; it must be {valid[0]}"
+        if typing.get_origin(flags.get(match[1])) is dict:
+            return f"{match[1]} takes names and numbers by turns, as in {match[1]} uniform0 0.1 uniform1 1"
+        return f"{match[1]}: {match[2]}"
+    if match := CHOICE.search(message):
+        choices = [choice.strip("'\" ") for choice in match[4].split(",") if choice.strip()]
+        return not_one_of(match[3], match[2], choices)
+    if match := NO_VALUE.match(message):
+        return f"{match[1]} needs a value" if match[1].startswith("-") else f"'{match[1]}' is missing"
+    if MISSING.match(message):
+        required = [f"'{field.name}'" for field in dataclasses.fields(kind) if _has_no_default(field)]
+        missing = required[-message.count("(required)") :]
+        return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
+    return re.sub(r"^Error parsing \w+: ", "", message)
+
+
+def _first_part(text: str) -> str:
+    """What is said under the box's title, up to a rule across it. Where no UTF-8 is written the frame is one rule."""
+    lines: list[str] = []
+    for line in text.splitlines()[1:]:
+        line = line.strip("│ ")
+        if line.strip("─-╰╯"):
+            lines.append(line)
+        elif line and lines:
+            break
+    return " ".join(lines)
+
+
+def _flags(kind: type, prefixes: bool, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """With their types; of one that is on or off also the form that turns it off."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint, name = hints[field.name], field.name.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            yield from _flags(typing.cast(type, hint), prefixes, f"{prefix}{name}." if prefixes else "")
+        elif tyro.conf.Positional not in typing.get_args(hint):
+            yield f"--{prefix}{name}", hint
+            if hint is bool:
+                yield f"--{prefix}no-{name}", hint
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _unknown(words: Sequence[str], flags: Sequence[str]) -> str:
+    unknown = [word.partition("=")[0] for word in words if word.startswith("-") and not NUMBER.fullmatch(word)]
+    if not unknown:
+        return f"nothing is expected where '{' '.join(words)}' stands"
+    if unknown[0] in flags:
+        return f"{unknown[0]} takes no value"
+    near = _near(unknown[0].lstrip("-").replace("_", "-").lower(), flags)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"there is no flag {unknown[0]}{hint}"
+
+
+def _near(name: str, flags: Sequence[str]) -> list[str]:
+    """Up to four flags that may be meant: by a part of the name or how it begins, or else by a slip of the hand."""
+    if len(name) < 2:
+        return []
+    last = {flag: flag[2:].rpartition(".")[2] for flag in flags}
+    off = name.startswith("no-") or ".no-" in name
+    alike = [flag for flag in flags if last[flag].startswith("no-") == off]
+    near = [flag for flag in alike if name in (last[flag], flag[2:].partition(".")[0])]
+    near += [flag for flag in alike if flag[2:].startswith(name) or last[flag].startswith(f"{name}-")]
+    if not near:
+        section, dot, rest = name.removeprefix("no-").partition(".")
+        turned = f"{section}.no-{rest}" if dot and name.startswith("no-") else name
+        near = difflib.get_close_matches(f"--{turned}", alike, n=1, cutoff=0.75)
+    if not near:
+        ends = difflib.get_close_matches(name, [last[flag] for flag in alike], n=1, cutoff=0.75)
+        near = [flag for flag in alike if last[flag] in ends]
+    return list(dict.fromkeys(near))[:4]

@@ -1,0 +1,78 @@
+"""What a person sees while a search runs: a table that changes on a terminal, a line per event into a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from infogan_ray.cli import display
+
+ROWS = 20  # of the table; more trials are counted in one line
+OVER = ("finished", "stopped", "failed", "diverged", "ended", "interrupted")
+
+
+class SearchDisplay:
+    """Shows what a search says of its trials, on stderr. ``budget``: images of a trial that is not stopped."""
+
+    def __init__(self, trials: int, budget: int, rungs: Sequence[int]) -> None:
+        self.trials, self.budget, self.rungs = trials, budget, rungs
+        self.known: dict[int, dict[str, Any]] = {}
+        self.started = time.monotonic()
+        self.live = Live(console=display.errors, get_renderable=self.render, refresh_per_second=2)
+        self.seen_before: dict[int, int] = {}
+
+    def __enter__(self) -> SearchDisplay:
+        if display.errors.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live.is_started:
+            self.live.stop()
+
+    def __call__(self, news: Mapping[str, Any]) -> None:
+        if "trial" in news:
+            number = news["trial"]
+            row = self.known.setdefault(number, {"event": "starting", "images": 0})
+            row.update({name: value for name, value in news.items() if name != "say"})
+            self.seen_before.setdefault(number, row["images"])  # a resumed trial has not just seen them
+        if news.get("say"):
+            line = f"{display.duration(time.monotonic() - self.started)}  {news['say']}"
+            display.errors.print(line, soft_wrap=True, markup=False)
+
+    def render(self) -> Group:
+        table = Table(title=self.heading(), title_justify="left", caption="best known first", caption_justify="left")
+        for name in ("trial", "state", "rung", "images", "bound (nats)", "mi_fraction", "SWD"):
+            table.add_column(name, justify="left" if name in ("trial", "state") else "right")
+        order = sorted(self.known, key=lambda n: (-(self.known[n].get("mi_fraction") or -1.0), n))
+        for number in order[:ROWS]:
+            table.add_row(*self.cells(number, self.known[number]))
+        hidden = len(order) - ROWS
+        return Group(table, Text(f"and {hidden} more")) if hidden > 0 else Group(table)
+
+    def cells(self, number: int, row: Mapping[str, Any]) -> list[str]:
+        state = {"progress": "running", "score": "running", "ended": "finished"}.get(row["event"], row["event"])
+        rung = sum(row["images"] >= level for level in self.rungs)
+        formats = {"mi_bound": ".3f", "mi_fraction": ".3f", "swd": ".1f"}
+        shown = [format(row[name], digits) if row.get(name) is not None else "" for name, digits in formats.items()]
+        share = f"{min(row['images'] / self.budget, 1):.0%}"
+        return [str(number), state, f"{rung}/{len(self.rungs)}", f"{row['images']:,} ({share})", *shown]
+
+    def heading(self) -> str:
+        over = sum(row["event"] in OVER for row in self.known.values())
+        stopped = sum(row["event"] == "stopped" for row in self.known.values())
+        words = [f"{over} of {self.trials} trials over, {stopped} of them stopped early"]
+        spent = time.monotonic() - self.started
+        seen = sum(row["images"] - self.seen_before[number] for number, row in self.known.items())
+        if seen and spent > 1:
+            left = sum(
+                max(self.budget - row["images"], 0) for row in self.known.values() if row["event"] not in OVER
+            ) + self.budget * (self.trials - len(self.known))
+            words.append(f"{seen / spent:,.0f} images/s, {display.duration(left / seen * spent)} left at most")
+        return "; ".join(words)

@@ -1,0 +1,88 @@
+"""infogan serve: a trained model as a web service, from this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import socket
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from infogan_ray import UserError
+from infogan_ray.cli.flags import Failed, extra, parse, warn
+from infogan_ray.cli.main import DONE
+
+
+@dataclass
+class Serve:
+    model: tyro.conf.Positional[str]
+    host: str = "127.0.0.1"
+    """Interface to listen on. All but the loopback want $INFOGAN_TOKEN to be set."""
+    port: int = 8000
+    replicas: int = 1
+    """Processes with the model, one thread each; with two or more, one may die unnoticed."""
+
+
+def serve(arguments: list[str]) -> int:
+    given = parse(
+        Serve, "serve", arguments, "Answer /sample, /traverse and /encode over HTTP. Example: infogan serve first-model"
+    )
+    with extra("serve", "the service"):
+        from infogan_ray.distributed.serve.service import check_strength, serving
+        from infogan_ray.web.gateway import TOKEN, token_set
+    from infogan_ray.models.infogan import load
+
+    token = token_set()
+    loopback = _is_loopback(given.host)
+    if token or not loopback:
+        check_strength(token)
+    _check(given)
+    load(given.model, warn)  # says what is wrong with it before Ray is started
+    path = os.path.abspath(os.path.expanduser(given.model)) if "://" not in given.model else given.model
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with serving(path, given.host, given.port, given.replicas, open_to_all=loopback):
+            shown = f"[{given.host}]" if ":" in given.host else given.host
+            header = f' -H "Authorization: Bearer ${TOKEN}"' if token else ""
+            print(f"{given.model} at http://{shown}:{given.port}; Ctrl-C ends it", flush=True)
+            print(f"""curl{header} http://{shown}:{given.port}/sample -d '{{"n": 16}}' -o samples.png""", flush=True)
+            stop.wait()
+    except RuntimeError as error:
+        raise Failed(f"the service has not started: {error}") from None
+    return DONE
+
+
+def _check(given: Serve) -> None:
+    """Raises UserError for what cannot be served from."""
+    if os.environ.get("RAY_ADDRESS"):
+        raise UserError(
+            "RAY_ADDRESS is set, and serve runs on a Ray of its own; unset it, or give "
+            "infogan_ray.distributed.serve.service:app to that cluster's Serve as cluster/kuberay/rayservice.yaml does"
+        )
+    cpus = os.cpu_count() or 1
+    if not 1 <= given.replicas <= cpus:
+        raise UserError(f"replicas is {given.replicas}; each takes a CPU, so take 1 to {cpus}")
+    if not 1 <= given.port <= 65535:
+        raise UserError(f"port is {given.port}; valid are 1 to 65535")
+    try:
+        found: Any = socket.getaddrinfo(given.host, given.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(found[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(found[4])
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"port is {given.port} of host '{given.host}', where nothing can listen ({reason})") from None
+
+
+def _is_loopback(host: str) -> bool:
+    with_name = host == "localhost"
+    try:
+        return with_name or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,152 @@
+"""infogan train: flags and files to a configuration, a run, and its summary."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from infogan_ray import UserError
+from infogan_ray.cli import display
+from infogan_ray.cli.flags import START_OR_RESUME, Failed, parse, peek, scalars, take_flag, warn
+from infogan_ray.cli.main import DIVERGED, DONE, FAILED, INTERRUPTED
+from infogan_ray.data.feeds.feed_policy import feed_line
+from infogan_ray.distributed.train import launching
+from infogan_ray.storage.file_system import StorageError, open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import RunConfig, load_config, preset
+from infogan_ray.training.ddp import gradient_bytes
+from infogan_ray.training.learned_prior import as_measured
+from infogan_ray.training.run_outcome import HeadLost, TrainingFailed
+from infogan_ray.training.run_setup import kept_feed
+from infogan_ray.training.train_command import train_command
+from infogan_ray.training.train_state import checkpoint_bytes
+
+
+def train(arguments: list[str]) -> int:
+    arguments, dry_run = take_flag(arguments, "--dry-run")
+    arguments, as_json = take_flag(arguments, "--json")
+    arguments, either = take_flag(arguments, START_OR_RESUME)
+    config = train_config(arguments)
+    if config.name is None and (config.resume or either):
+        raise UserError(f"name is not set, and {'--resume' if config.resume else START_OR_RESUME} needs the run's")
+    name = config.name or default_name(config.data or "run")
+    config = dataclasses.replace(config, name=name)
+    if either and not dry_run:
+        config = dataclasses.replace(config, resume=RunDirectory.has_begun(open_storage(config.storage), name))
+    storage = open_storage(config.storage)
+    if not dry_run or (storage.is_local and not either):  # a bucket need not be there yet to ask what a run would take
+        RunDirectory.free(storage, name, config.resume)  # before anything is fetched
+    if dry_run:
+        return _dry_run(config)
+    started = time.monotonic()
+    try:
+        with display.TrainDisplay(config.steps) as shown:
+            result = launching.train(config, shown)
+    except HeadLost as error:
+        warn(f"{error}. Go on with: {_resume_command(config)}")
+        os._exit(FAILED)  # an orderly end would wait for the dead head, and then print Ray's own traces
+    except TrainingFailed as error:
+        raise Failed(f"{error}. Go on with: {_resume_command(config)}") from None
+    except KeyboardInterrupt:
+        with contextlib.suppress(StorageError):
+            if not RunDirectory(open_storage(config.storage) / name).exists:
+                raise Failed("interrupted before there was anything to go on with", INTERRUPTED) from None
+        raise Failed(f"interrupted; go on with: {_resume_command(config)}", INTERRUPTED) from None
+    if result.state == "interrupted":
+        raise Failed(f"interrupted: {result.message}; go on with: {_resume_command(config)}", INTERRUPTED)
+    reported = _report(result.run)
+    if result.state == "diverged":
+        last_good = result.metrics.get("last_good")
+        kept = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint before that"
+        raise Failed(f"{config.name} diverged: {result.message}; {kept}", DIVERGED)
+    if as_json:
+        print(json.dumps({"run": result.run.folder.uri, "state": result.state, **scalars(result.metrics)}))
+        return DONE
+    spec = as_measured(config.latents, result.metrics)
+    ceilings = {name: code.ceiling(spec.sigma) for name, code in spec.items()}
+    model = result.run.model
+    took = display.duration(time.monotonic() - started)
+    restarts = f", {result.restarts} restarts of workers" if result.restarts else ""
+    print(f"{config.name}: {result.metrics['step']:,} steps in {took}{restarts}; model {model}")
+    print(f"bound (nats): {display.bound_text(result.metrics, ceilings)}")
+    print(f"clustering error: {display.clustering_text(result.metrics)}")
+    print(f"image quality: {display.quality_text(result.metrics)}")
+    print(f"pictures: {model}/samples.png and {model}/traversal_*.png")
+    if reported:
+        print(f"report: {result.run.folder}/{RunDirectory.REPORT}")
+    print(f"next: infogan explore {shlex.quote(result.run.folder.uri)}")
+    print(f"      infogan sample {shlex.quote(model.uri)} --set {spec.names[0]}=1 -o one.png")  # 1 is valid for each
+    return DONE
+
+
+def _report(run: RunDirectory) -> bool:
+    """Whether the run's report could be written; that it could not spoils nothing."""
+    from infogan_ray.web.reports.run import write_run_report
+
+    try:
+        write_run_report(run)
+    except (ValueError, StorageError) as error:
+        warn(f"the report was not written: {error}; do it by: infogan report {shlex.quote(run.folder.uri)}")
+        return False
+    return True
+
+
+def default_name(what: str) -> str:
+    """Of the data or the recipe, and the time."""
+    stem = Path(what.partition("?")[0]).stem.replace(" ", "_").lstrip(".-") or "run"
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+SHORT = "--consistency"  # for --consistency.weight
+
+
+def train_config(arguments: list[str]) -> RunConfig:
+    """Preset < CONFIG.yaml < flags, in that order."""
+    rest = ["--consistency.weight" + word.removeprefix(SHORT) if word.partition("=")[0] == SHORT else word
+            for word in arguments]  # fmt: skip
+    file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
+    chosen = peek(rest, "--preset")
+    base = preset(chosen) if chosen else RunConfig()
+    if file is not None:
+        base = load_config(file, base)
+    if peek(rest, "--epochs") and not peek(rest, "--steps"):
+        base = dataclasses.replace(base, steps=None)
+    return parse(
+        RunConfig, "train", rest, default=base, taken=("--dry-run", "--json", START_OR_RESUME),
+        description="Train an InfoGAN: infogan train [CONFIG.yaml] [flags]. "
+        "Example: infogan train --preset mnist --steps 5000 --name first. "
+        "Also: --dry-run prints the resolved config and the cost and touches nothing; --json reports as JSON; "
+        "--start-or-resume goes on with the run of this --name if it has begun, for schedulers that start jobs again.",
+    )  # fmt: skip
+
+
+def _dry_run(config: RunConfig) -> int:
+    launcher = launching.launcher(config)
+    found = launcher.check(config, say=lambda line: print(line, file=sys.stderr), sample=0)
+    wanted, images = found.wanted, found.images
+    steps = config.total_steps(images.count)
+    spec = config.model_spec(images.image_size, images.channels)
+    generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
+    print(json.dumps(config.to_dict(), indent=1))
+    print(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
+    print(feed_line(kept_feed(config), images, found.room))
+    print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
+    print(f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / images.count:.1f} epochs")
+    print(
+        display.checkpoint_plan(
+            config, steps, checkpoint_bytes(spec, config.contrastive), open_storage(config.storage) / str(config.name)
+        )
+    )
+    print(display.wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.most))
+    print(f"runs on: {wanted.text}, in {launching.under(config, wanted)}; threads: {wanted.threads_from}")
+    return DONE
+
+
+def _resume_command(config: RunConfig) -> str:
+    return f"{train_command(config)} --resume"

@@ -1,0 +1,1 @@
+"""Feeds: how training reads its images."""

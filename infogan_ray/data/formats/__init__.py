@@ -1,0 +1,1 @@
+"""File formats and layouts of images, one module each."""

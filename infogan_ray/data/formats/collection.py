@@ -1,0 +1,178 @@
+"""What every layout is opened as: images in order, each with a name and perhaps a class, any stretch of which is read.
+
+A collection is plain data, a path and an index. It holds no open file, so that another process can go on with it.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from infogan_ray.data.decoding import decode
+from infogan_ray.data.formats.image_files import Broken, Files, read_file
+from infogan_ray.data.formats.records import Records
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a collection: an encoded file's bytes, or uint8 pixels (H, W) or (H, W, C)."""
+
+    image: bytes | np.ndarray
+    path: str
+    """Where it came from, unique in the collection, for people."""
+    label: int | None
+    """Number of its class in ``Collection.classes``, where there are any."""
+
+
+class Collection(Protocol):
+    """Images of any layout. ``test`` is the part that a dataset itself keeps out of training, where it has one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def kind(self) -> str:
+        """For people: 'SVHN .mat', 'CelebA folder', 'folder of images'."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names in order, or None without labels."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(N,), number of each image's class, or None."""
+
+    @property
+    def test(self) -> Collection | None: ...
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, Item | Broken]]:
+        """Images ``start`` to ``stop`` with their numbers, in any order. Cheap to begin again elsewhere."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Images in files, in an archive or in a table."""
+
+    files: Files
+    kind: str
+    classes: list[str] | None = None
+    labels: np.ndarray | None = None
+    test: Collection | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.files.path
+
+    @property
+    def count(self) -> int:
+        return len(self.files.names)
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, Item | Broken]]:
+        for row, content in self.files.contents(range(start, min(stop, self.count))):
+            yield row, self._item(row, content)
+
+    def _item(self, row: int, content: bytes | Path | Broken) -> Item | Broken:
+        label = None if self.labels is None else int(self.labels[row])
+        try:
+            if isinstance(content, Path):
+                content = read_file(content)
+            if isinstance(content, Broken):
+                return content
+            image: Any = content
+            if self.files.crop is not None:  # which whoever decodes it later would not know of
+                image = decode(content, self.files.crop, 3, crop=self.files.crop)[0].transpose(1, 2, 0)
+            return Item(image, self.files.shown(self.files.names[row]), label)
+        except Broken as reason:
+            return reason
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images of one size as plain numbers, in one file or in several that follow each other."""
+
+    path: Path
+    kind: str
+    parts: tuple[Records, ...]
+    classes: list[str] | None = None
+    labels: np.ndarray | None = None
+    test: Collection | None = None
+
+    @property
+    def count(self) -> int:
+        return sum(part.count for part in self.parts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W) or (H, W, C)."""
+        return self.parts[0].shape
+
+    def chunks(self, start: int, stop: int) -> Iterator[tuple[int, Records, np.ndarray]]:
+        """Number of the first, the file, and a few images, uint8 (n, H, W[, C])."""
+        before = 0
+        for part in self.parts:
+            first, last = max(start - before, 0), min(stop - before, part.count)
+            if first < last:
+                for images in part.chunks(first, last):
+                    yield before + first, part, images
+                    first += len(images)
+            before += part.count
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, Item | Broken]]:
+        before = {}
+        total = 0
+        for part in self.parts:
+            before[part] = total
+            total += part.count
+        for first, part, images in self.chunks(start, stop):
+            for row, image in enumerate(images, start=first):
+                label = None if self.labels is None else int(self.labels[row])
+                yield row, Item(image, f"{part.path}/{row - before[part]}", label)
+
+
+def numbered(labels: np.ndarray, names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
+    """Whole numbers (N,) as numbers of classes 0…K-1, and the K classes' names in order.
+
+    With ``names`` the labels are places in it already. Without, what is there is a class.
+    """
+    if names is not None:
+        return labels.astype(np.int64), list(names)
+    kinds, numbers = np.unique(labels, return_inverse=True)
+    return numbers.reshape(-1).astype(np.int64), [str(kind) for kind in kinds]
+
+
+def of_a_test_part(path: Path, root: Path) -> bool:
+    """Whether a file's name, or that of a folder between it and ``root``, says 'test' as in test-00000-of-00001."""
+    return any(re.match(r"test(?![a-z])", part, re.IGNORECASE) for part in path.relative_to(root).parts)
+
+
+class Joined(Sequence[str]):
+    """Names of what lies in several places: the place, and a name or number in it. Made when asked for."""
+
+    def __init__(self, places: Sequence[str], inside: Sequence[Sequence[str] | int]) -> None:
+        self.places, self.inside = places, inside
+        sizes = [count if isinstance(count, int) else len(count) for count in inside]
+        self.starts = [0, *accumulate(sizes)]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return [self[number] for number in range(*row.indices(len(self)))]
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        place = bisect_right(self.starts, row) - 1
+        inside, row = self.inside[place], row - self.starts[place]
+        return f"{self.places[place]}/{row if isinstance(inside, int) else inside[row]}"

@@ -1,0 +1,208 @@
+"""Parquet files as Hugging Face's `datasets` writes them: a column of encoded images, perhaps one of labels.
+
+An image is a struct of `bytes` and `path`, or plain bytes. The names of a ClassLabel's classes stand as JSON in the
+schema's metadata under `huggingface`, at info.features.COLUMN.names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infogan_ray import UserError
+from infogan_ray.data.formats.collection import Encoded, Joined, Say, numbered, of_a_test_part
+from infogan_ray.data.formats.image_files import MOST_BYTES, Broken
+from infogan_ray.data.image_loader import to_numbers
+
+IMAGE_NAMES = ("image", "img", "images", "jpg", "png", "webp")
+LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
+AT_ONCE = 64  # images of a row group that are in memory
+DAMAGED = (pa.ArrowException, OSError)
+
+
+class NoImages(UserError):
+    """A table without a column of images, as imagefolder's metadata.parquet is one."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The images of some files that have the same columns, row after row."""
+
+    path: Path
+    files: tuple[Path, ...]
+    groups: tuple[tuple[int, ...], ...]
+    """Rows of each file's row groups."""
+    column: str
+    skipped: Counter[str] = field(default_factory=Counter)
+    crop: int | None = None
+
+    @property
+    def names(self) -> Sequence[str]:
+        places = [str(file.relative_to(self._folder)) for file in self.files]
+        return Joined(places, [sum(sizes) for sizes in self.groups])
+
+    @property
+    def _folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def shown(self, name: str) -> str:
+        return str(self._folder / name)
+
+    def contents(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes | Path | Broken]]:
+        """Only the row groups are opened in which a wanted row lies."""
+        wanted = np.array(range(len(self.names)) if rows is None else sorted(rows), np.int64)
+        start = 0
+        for file, sizes in zip(self.files, self.groups, strict=True):
+            ends = start + np.array([0, *accumulate(sizes)])
+            chosen = [g for g in range(len(sizes)) if ((wanted >= ends[g]) & (wanted < ends[g + 1])).any()]
+            for group in chosen:
+                inside = wanted[(wanted >= ends[group]) & (wanted < ends[group + 1])]
+                yield from self._group(file, group, ends[group], inside)
+            start = ends[-1]
+
+    def _group(self, file: Path, group: int, start: int, wanted: np.ndarray) -> Iterator[tuple[int, bytes | Broken]]:
+        left = set(wanted.tolist())
+        try:
+            with pq.ParquetFile(file) as table:
+                row = int(start)
+                for batch in table.iter_batches(AT_ONCE, row_groups=[group], columns=[self.column]):
+                    column = batch.column(0)
+                    column = column.field("bytes") if pa.types.is_struct(column.type) else column
+                    for place in range(len(column)):
+                        if row + place in left:
+                            left.remove(row + place)
+                            yield row + place, _content(column[place])
+                    row += len(column)
+        except DAMAGED as error:
+            for row in sorted(left):
+                yield row, Broken(f"is damaged in the table ({' '.join(str(error).split())})")
+
+
+def _content(value: Any) -> bytes | Broken:
+    if not value.is_valid:
+        return Broken("has no bytes in the table, at most a path")
+    content = value.as_py()
+    return content if len(content) <= MOST_BYTES else Broken(f"has more than {MOST_BYTES // 1024**2} MiB")
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """All .parquet files in and below a folder, but hidden ones, in order."""
+    found = folder.rglob("*.parquet")
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def open_tables(path: Path, say: Say) -> Encoded:
+    """A .parquet file, or a folder of them of which those named test… are the test part.
+
+    Raises NoImages where no column holds images, and ValueError, in one line, for what cannot be read.
+    """
+    files = [path] if path.is_file() else parquet_files(path)
+    test = [] if path.is_file() else [file for file in files if of_a_test_part(file, path)]
+    train = [file for file in files if file not in test] or files
+    test = test if train != files else []
+    table, schema = _table(path, train)
+    label = _label_column(schema)
+    parts = [(table, label and _labels(table, label))]
+    if test:
+        more, _ = _table(path, test)
+        parts.append((more, label and _labels(more, label)))
+    if label and any(values is None for _, values in parts):
+        say(f"data: some rows of {path} have no label; errors are counted on none")
+        label = None
+    if label is None:
+        return Encoded(table, "Parquet", test=Encoded(parts[1][0], "Parquet") if test else None)
+    numbers, classes = _numbers([value for _, values in parts for value in values or []], _names(schema, label), path)
+    count = len(table.names)
+    part = Encoded(parts[1][0], "Parquet", classes, numbers[count:]) if test else None
+    return Encoded(table, "Parquet", classes, numbers[:count], part)
+
+
+def _table(path: Path, files: list[Path]) -> tuple[Table, pa.Schema]:
+    groups = []
+    first: pa.Schema | None = None
+    column = ""
+    for file in files:
+        try:
+            with pq.ParquetFile(file) as table:
+                about, schema = table.metadata, table.schema_arrow
+        except DAMAGED as error:
+            raise UserError(f"data: {file} is not a whole .parquet file ({' '.join(str(error).split())})") from None
+        if first is None:
+            first, column = schema, _image_column(schema, file)
+        elif column not in schema.names or schema.field(column).type != first.field(column).type:
+            raise UserError(f"data: {file} has no column '{column}' of the kind that {files[0]} has")
+        groups.append(tuple(about.row_group(group).num_rows for group in range(about.num_row_groups)))
+    assert first is not None
+    return Table(path, tuple(files), tuple(groups), column), first
+
+
+def _image_column(schema: pa.Schema, file: Path) -> str:
+    fits = [name for name in schema.names if _holds_images(schema.field(name).type)]
+    for name in (*IMAGE_NAMES, *(fits if len(fits) == 1 else [])):
+        if name in fits:
+            return name
+    if fits:
+        raise UserError(f"data: {file} has the image columns {', '.join(fits)}; keep one of them, or name it 'image'")
+    raise NoImages(
+        f"data: {file} has no column of images, a struct with 'bytes' or plain bytes (it has {', '.join(schema.names)})"
+    )
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_images(kind.field("bytes").type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """What `datasets` says of the columns."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _names(schema: pa.Schema, column: str) -> list[str] | None:
+    feature = _features(schema).get(column)
+    names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+    return [str(name) for name in names] if isinstance(names, list) and names else None
+
+
+def _label_column(schema: pa.Schema) -> str | None:
+    kinds = {name: schema.field(name).type for name in schema.names}
+    fits = [name for name, kind in kinds.items() if pa.types.is_integer(kind) or pa.types.is_string(kind)]
+    named = [name for name in fits if _names(schema, name) is not None]
+    return next((name for name in (*LABEL_NAMES, *named) if name in fits), None)
+
+
+def _labels(table: Table, column: str) -> list[int | str] | None:
+    """The labels of all rows; None if some have none, which `datasets` writes as -1."""
+    values: list[Any] = []
+    for file in table.files:
+        try:
+            values += pq.read_table(file, columns=[column]).column(0).to_pylist()
+        except DAMAGED as error:
+            raise UserError(
+                f"data: {file} has no readable column '{column}' ({' '.join(str(error).split())})"
+            ) from None
+    return None if any(value is None or value == -1 for value in values) else values
+
+
+def _numbers(values: list[int | str], names: list[str] | None, path: Path) -> tuple[np.ndarray, list[str]]:
+    if any(isinstance(value, str) for value in values):
+        numbers, classes = to_numbers([str(value) for value in values])
+        return numbers.numpy(), classes
+    labels = np.array(values, np.int64)
+    if names is not None and labels.size and not (labels.min() >= 0 and labels.max() < len(names)):
+        raise UserError(f"data: a label of {path} is {labels.max()}, and its schema names {len(names)} classes")
+    return numbered(labels, names)

@@ -1,0 +1,179 @@
+"""Images of one size that lie one after the other in a file, perhaps packed: any stretch of them, a few at a time.
+
+IDX, CIFAR's binary files, .npy members of an .npz and MATLAB's arrays differ in what stands before the images, in how
+the file is packed and in the order of an image's axes. All else is here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+
+from infogan_ray import UserError
+
+CHUNK = 1024  # images at once
+PIECE = 1 << 20  # bytes at once, where bytes are only passed over
+DAMAGED = (zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, OSError, RuntimeError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Records:
+    """``count`` images, uint8, each of ``lead`` bytes that are no pixels and of its pixels in the order ``stored``."""
+
+    path: Path
+    count: int
+    stored: tuple[int, ...]
+    """Sizes as the pixels lie in the file, the slowest axis first."""
+    axes: tuple[int, ...]
+    """Where height, width and (if there are any) channels are among ``stored``."""
+    start: int = 0
+    """Bytes before the first image, counted in the unpacked file."""
+    lead: int = 0
+    packing: Literal["none", "gzip", "zip", "zlib", "whole"] = "none"
+    """``whole``: of an .npz whose images do not follow each other, so that all are read for any."""
+    member: str = ""
+    """Of a zip: the member that holds the images."""
+    offset: int = 0
+    """Of zlib: where the packed bytes begin."""
+    factor: int = 1
+    """What values are multiplied by: 255 where they are 0 and 1."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W) or (H, W, C)."""
+        return tuple(self.stored[axis] for axis in self.axes)
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Images ``start`` to ``stop``, uint8 (n, H, W[, C]), n at most 1024. ValueError for a damaged file."""
+        stop = self.count if stop is None else stop
+        pixels = math.prod(self.stored)
+        size = self.lead + pixels
+        order = (0, *(axis + 1 for axis in self.axes))
+        try:
+            if self.packing == "whole":
+                with np.load(self.path, allow_pickle=False) as file:
+                    whole = file[self.member.removesuffix(".npy")]
+                for first in range(start, stop, CHUNK):
+                    yield self._brightened(np.array(whole[first : min(first + CHUNK, stop)], order="C"))
+                return
+            with closing(open_stream(self.path, self.packing, self.member, self.offset)) as stream:
+                skip(stream, self.start + start * size)
+                for first in range(start, stop, CHUNK):
+                    rows = min(CHUNK, stop - first)
+                    content = exactly(stream, rows * size)
+                    table = np.frombuffer(content, np.uint8).reshape(rows, size)[:, self.lead :]
+                    images = np.array(table.reshape(rows, *self.stored).transpose(order), order="C")
+                    yield self._brightened(images)
+                if stop == self.count:
+                    stream.read(1)  # past the end stand the checksums of what is packed
+        except DAMAGED as error:
+            raise damaged(self.path, error) from None
+
+    def _brightened(self, images: np.ndarray) -> np.ndarray:
+        if self.factor == 1:
+            return images
+        if (most := int(images.max(initial=0))) * self.factor > 255:
+            raise UserError(f"data: {self.path} has pixels of {most}; dSprites' are 0 and 1")
+        return images * np.uint8(self.factor)
+
+
+def damaged(path: Path, error: BaseException) -> ValueError:
+    """The one line that says that a file is not whole, or may not be read."""
+    if isinstance(error, OSError) and error.strerror:
+        return ValueError(f"data: {path} cannot be read ({error.strerror})")
+    reason = " ".join(str(error).split()) or "it is cut off"
+    return ValueError(f"data: {path} is not a whole file ({reason}); fetch it again")
+
+
+def open_stream(path: Path, packing: str = "none", member: str = "", offset: int = 0) -> Any:
+    """A file, a gzip file, a zip's member or a zlib stream, to be read from the front and closed."""
+    if packing == "gzip":
+        return gzip.open(path)
+    if packing == "zip":
+        return Member(path, member)
+    file = open(path, "rb")  # noqa: SIM115, closed by whoever asked for it
+    file.seek(offset)
+    return Unpacked(file) if packing == "zlib" else file
+
+
+def skip(stream: Any, count: int) -> None:
+    """Pass over some bytes: at once where the stream can, else by reading them."""
+    if not isinstance(stream, Unpacked) and stream.seekable():
+        stream.seek(count, 1)
+        return
+    while count:
+        content = stream.read(min(count, PIECE))
+        if not content:
+            raise EOFError("it is cut off")
+        count -= len(content)
+
+
+def exactly(stream: Any, count: int) -> bytes:
+    """So many bytes. Raises EOFError if there are fewer."""
+    parts = []
+    while count:
+        content = stream.read(count)
+        if not content:
+            raise EOFError("it is cut off")
+        parts.append(content)
+        count -= len(content)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class Unpacked:
+    """A zlib stream that begins where a file stands, read like a file. It only goes forwards."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.unpacker = zlib.decompressobj()
+
+    def read(self, count: int) -> bytes:
+        """At most so many bytes; none at the end."""
+        while not self.unpacker.eof:
+            packed = self.unpacker.unconsumed_tail or self.file.read(PIECE)
+            content = self.unpacker.decompress(packed, count)
+            if content:
+                return content
+            if not packed:
+                raise EOFError("it is cut off")
+        return b""
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Member:
+    """A member of a zip, which keeps its archive open as long as it is read."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.archive = zipfile.ZipFile(path)
+        try:
+            self.file = self.archive.open(name)
+        except BaseException:
+            self.archive.close()
+            raise
+
+    def read(self, count: int = -1) -> bytes:
+        return self.file.read(count)
+
+    def seekable(self) -> bool:
+        return self.file.seekable()
+
+    def seek(self, count: int, whence: int = 0) -> int:
+        return self.file.seek(count, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def close(self) -> None:
+        self.file.close()
+        self.archive.close()

@@ -1,0 +1,178 @@
+"""WebDataset's tars: the members of one name up to its first dot are a sample, an image and its label for one.
+
+000000.jpg, 000000.cls (a whole number in text) or 000000.json (an object with 'label', 'cls' or 'class').
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infogan_ray import UserError
+from infogan_ray.data.formats.collection import Encoded, Joined, Say, of_a_test_part
+from infogan_ray.data.formats.image_files import ENDINGS, TARS, Broken, Source, class_of, open_source
+from infogan_ray.data.image_loader import to_numbers
+
+LOOKED_AT = 64  # members that tell this layout from any other tar
+SIDE_FILES = ("cls", "cls.txt", "json")
+KEYS = ("label", "cls", "class")
+MOST_LABEL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The images of several tars, one tar after the other."""
+
+    path: Path
+    parts: tuple[Source, ...]
+    skipped: Counter[str] = field(default_factory=Counter)
+    crop: int | None = None
+
+    @property
+    def names(self) -> Sequence[str]:
+        places = [str(part.path.relative_to(self.path)) for part in self.parts]
+        return Joined(places, [part.names for part in self.parts])
+
+    def shown(self, name: str) -> str:
+        return str(self.path / name)
+
+    def contents(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes | Path | Broken]]:
+        wanted = np.array(range(len(self.names)) if rows is None else sorted(rows), np.int64)
+        start = 0
+        for part in self.parts:
+            inside = wanted[(wanted >= start) & (wanted < start + len(part.names))]
+            if len(inside):
+                for row, content in part.contents((inside - start).tolist()):
+                    yield start + row, content
+            start += len(part.names)
+
+
+def is_tar(path: Path) -> bool:
+    return path.is_file() and path.name.lower().endswith(TARS)
+
+
+def looks_like_webdataset(path: Path) -> bool:
+    """Whether among a tar's first members there is an image with a side file. A broken tar does not look like it."""
+    split = [_split(name) for name in first_members(path)]
+    images = {key for key, ending in split if _is_image(ending)}
+    return any(key in images for key, ending in split if ending in SIDE_FILES)
+
+
+def first_members(path: Path) -> list[str]:
+    """Names of a tar's first members; none of a broken one."""
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            return [member.name for _, member in zip(range(LOOKED_AT), archive, strict=False)]
+    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        return []
+
+
+def tars(folder: Path) -> list[Path]:
+    """All tars in and below a folder, but hidden ones, in order."""
+    return sorted(
+        path for path in folder.rglob("*")
+        if is_tar(path) and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )  # fmt: skip
+
+
+def open_webdataset(path: Path, say: Say) -> Encoded:
+    """A tar, or a folder of tars of which those named test… are the test part. Raises UserError, in one line."""
+    if path.is_file():
+        source, found = _open(path)
+        numbers, classes = _numbered([(source, found)], say, path)
+        return Encoded(source, "WebDataset tar", classes, numbers)
+    files = tars(path)
+    test_files = [file for file in files if of_a_test_part(file, path)]
+    train_files = [file for file in files if file not in test_files] or files
+    train = [_open(file) for file in train_files]
+    test = [_open(file) for file in test_files] if train_files != files else []
+    numbers, classes = _numbered([*train, *test], say, path)
+    shards = _shards(path, train)
+    part = None
+    if test:
+        part = Encoded(_shards(path, test), "WebDataset tars", classes, _from(numbers, len(shards.names)))
+    return Encoded(shards, "WebDataset tars", classes, None if numbers is None else numbers[: len(shards.names)], part)
+
+
+def _from(numbers: np.ndarray | None, start: int) -> np.ndarray | None:
+    return None if numbers is None else numbers[start:]
+
+
+def _shards(path: Path, parts: list[tuple[Source, dict[str, str]]]) -> Shards:
+    skipped = sum((source.skipped for source, _ in parts), Counter())
+    return Shards(path, tuple(source for source, _ in parts), skipped)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A member's sample, with its folder, and its ending: all behind the first dot, in small letters."""
+    folder, _, last = name.removeprefix("./").rpartition("/")
+    stem, _, ending = last.partition(".")
+    return f"{folder}/{stem}" if folder else stem, ending.lower()
+
+
+def _is_image(ending: str) -> bool:
+    return f".{ending.rpartition('.')[2]}" in ENDINGS
+
+
+def _open(path: Path) -> tuple[Source, dict[str, str]]:
+    """A tar's images, one for each sample, and its labels by sample."""
+    source = open_source(path)
+    labels: dict[str, str] = {}
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                key, ending = _split(member.name)
+                if member.isfile() and ending in SIDE_FILES and member.size <= MOST_LABEL_BYTES:
+                    file = archive.extractfile(member)
+                    label = _label(file.read() if file else b"", ending)
+                    if label is not None and labels.setdefault(key, label) != label:
+                        raise UserError(f"data: {path} gives {key} the labels '{labels[key]}' and '{label}'")
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"data: {path} is not a whole .tar file ({error or 'it is cut off'})") from None
+    kept: dict[str, str] = {}
+    for name in source.names:
+        kept.setdefault(_split(name)[0], name)
+    names = tuple(name for name in source.names if kept[_split(name)[0]] == name)
+    skipped = source.skipped.copy()
+    if len(names) < len(source.names):
+        skipped["further images of a sample"] += len(source.names) - len(names)
+    return Source(source.path, names, skipped, source.members), labels
+
+
+def _label(content: bytes, ending: str) -> str | None:
+    text = content.decode("utf-8", "replace").strip()
+    if ending != "json":
+        return text or None
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    return next((str(found[key]) for key in KEYS if isinstance(found.get(key), (int, str))), None)
+
+
+def _numbered(
+    parts: list[tuple[Source, dict[str, str]]], say: Say, path: Path
+) -> tuple[np.ndarray | None, list[str] | None]:
+    """Labels of all samples as numbers: those of the side files, else by class folders."""
+    given = [labels.get(_split(name)[0]) for source, labels in parts for name in source.names]
+    have = [label for label in given if label is not None]
+    if len(have) == len(given):
+        found: Sequence[str] | None = have
+    else:
+        if have:
+            say(f"data: {len(given) - len(have):,} of {len(given):,} samples of {path} have no label; none are used")
+        found = class_of([name for source, _ in parts for name in source.names]) if not have else None
+    if not found:
+        return None, None
+    numbers, classes = to_numbers(found)
+    return numbers.numpy(), classes

@@ -1,0 +1,244 @@
+"""All images of a source into one array, decoded in threads; broken files are named, skipped or, if many, fatal."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infogan_ray import UserError
+from infogan_ray.data.decoding import decode
+from infogan_ray.data.formats.image_files import Broken, Files, class_of, describe, printable, read_file
+
+NAMED = 5  # broken files in a message; `infogan data inspect` names them all
+SAY_EVERY_S = 5.0
+MOST_THREADS = 32
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """``images`` uint8 (N, C, S, S), the row and the name of each in the source, and the broken files with reasons."""
+
+    images: Tensor
+    rows: list[int]
+    names: list[str]
+    broken: dict[str, str]
+    conversions: Counter[str]
+
+
+def each(
+    source: Files, work: Callable[[bytes], T], say: Say, threads: int | None = None, rows: Sequence[int] | None = None
+) -> Iterator[tuple[int, T | Broken]]:
+    """Row and ``work(its bytes)`` of every file, or why it is broken, in the order of ``Source.contents``.
+
+    Pillow decodes outside the interpreter's lock, so threads do it side by side. A few files at a time are in memory.
+    """
+    threads = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
+
+    def one(content: bytes | Path | Broken) -> T | Broken:
+        if isinstance(content, Broken):
+            return content
+        try:
+            return work(read_file(content) if isinstance(content, Path) else content)
+        except Broken as reason:
+            return reason
+
+    total = len(source.names) if rows is None else len(rows)
+    waiting: deque[tuple[int, Future[T | Broken]]] = deque()
+    start = said = time.monotonic()
+    done = 0
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter("ignore")  # Pillow's doubts about single files: what they come to is counted instead
+        contents = source.contents(rows)
+        more = True
+        while more or waiting:
+            while more and len(waiting) < 2 * threads:
+                item = next(contents, None)
+                if item is None:
+                    more = False
+                else:
+                    waiting.append((item[0], pool.submit(one, item[1])))
+            if not waiting:
+                break
+            row, future = waiting.popleft()
+            yield row, future.result()
+            done += 1
+            now = time.monotonic()
+            if now - said >= SAY_EVERY_S:
+                rate = done / (now - start)
+                say(f"data: {done:,} of {total:,} images read, {rate:,.0f}/s, {(total - done) / rate:,.0f} s left")
+                said = now
+
+
+def read_pictures(
+    source: Files, size: int, channels: int, say: Say, max_bad: float = 0.0, threads: int | None = None
+) -> Pictures:
+    """Every image of a source, cropped to its middle square and resized.
+
+    Raises UserError, in one line, if a larger share than ``max_bad`` is broken, or all are.
+    """
+    images = np.empty((len(source.names), channels, size, size), np.uint8)
+    broken: dict[int, str] = {}
+    conversions: Counter[str] = Counter()
+    for row, read in each(source, lambda content: decode(content, size, channels, crop=source.crop), say, threads):
+        if isinstance(read, Broken):
+            broken[row] = str(read)
+        else:
+            images[row], facts = read
+            conversions.update(facts.conversions(size, channels))
+    kept = [row for row in range(len(source.names)) if row not in broken]
+    reasons = {source.names[row]: broken[row] for row in sorted(broken)}
+    if len(broken) > max_bad * len(source.names) or not kept:
+        raise UserError(_too_many(source, reasons, max_bad))
+    for place, row in enumerate(kept):  # in place: a copy would need the memory twice
+        if place != row:
+            images[place] = images[row]
+    names = [source.names[row] for row in kept]
+    return Pictures(torch.from_numpy(images[: len(kept)]), kept, names, reasons, conversions)
+
+
+def summary(source: Files, pictures: Pictures) -> list[str]:
+    """What was read, what was done to it, and what was not read, a line each."""
+    done = describe(pictures.conversions) or "taken as they are"
+    lines = [f"data: {len(pictures.names):,} images of {source.path}: {done}"]
+    if source.skipped:
+        lines.append(f"data: skipped, as no images to read: {describe(source.skipped)}")
+    if pictures.broken:
+        share = len(pictures.broken) / len(source.names)
+        lines.append(
+            f"data: {_count(pictures.broken)} ({share:.2%}) skipped: {name_some(pictures.broken)}; "
+            f"all of them by: {_inspect(source)}"
+        )
+    return lines
+
+
+def name_some(broken: dict[str, str]) -> str:
+    """The first few broken files with their reasons."""
+    some = [f"{printable(name)} {reason}" for name, reason in list(broken.items())[:NAMED]]
+    more = len(broken) - len(some)
+    return "; ".join(some) + (f"; and {more:,} more" if more else "")
+
+
+def _count(broken: dict[str, str]) -> str:
+    return f"{len(broken):,} broken file{'s' if len(broken) > 1 else ''}"
+
+
+def _too_many(source: Files, broken: dict[str, str], max_bad: float) -> str:
+    share = f"{_count(broken)} of {len(source.names):,} in {source.path} ({len(broken) / len(source.names):.2%})"
+    if len(broken) == len(source.names):
+        return f"data: {share}, so nothing is left: {name_some(broken)}"
+    return (
+        f"data: {share}, more than max_bad {max_bad:.2%} lets pass: {name_some(broken)}. See all by: "
+        f"{_inspect(source)}; remove or repair them, or allow more by --max-bad {_round_up(len(broken), source)}"
+    )
+
+
+def _inspect(source: Files) -> str:
+    return f"infogan data inspect {shlex.quote(str(source.path))}"
+
+
+def _round_up(broken: int, source: Files) -> str:
+    """The least share in thousandths that lets so many pass."""
+    return f"{-(-broken * 1000 // len(source.names)) / 1000:g}"
+
+
+def classes(source: Files, names: Sequence[str], table: str | None, say: Say) -> list[str] | None:
+    """The class of each name: from a CSV file if one is given, else from the folders, else None.
+
+    ``names`` are those of the source that could be read. Raises UserError if the CSV does not fit them.
+    """
+    if table is None:
+        return class_of(names)
+    path = Path(table).expanduser()
+    given = _read_table(path)
+    found, unknown = _match(given, source.names)
+    if not found:
+        example = f" (for example {_some(unknown)})" if unknown else ""
+        raise UserError(f"labels: none of the files that {path} names is in {source.path}{example}")
+    if unknown:
+        say(f"labels: {len(unknown):,} rows of {path} name no image that is there, for example {_some(unknown)}")
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UserError(
+            f"labels: {len(missing):,} of {len(names):,} images have no row in {path}, for example {_some(missing)}; "
+            "add them, or leave --labels out: training needs none"
+        )
+    return [found[name] for name in names]
+
+
+def to_numbers(labels: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """Labels as int64 (N,) 0…K-1 and the K classes in order: as numbers if all are, else as text."""
+    kinds = set(labels)
+    ordered = sorted(kinds, key=int) if all(_is_number(kind) for kind in kinds) else sorted(kinds)
+    number = {kind: place for place, kind in enumerate(ordered)}
+    return torch.tensor([number[label] for label in labels]), ordered
+
+
+def _is_number(text: str) -> bool:
+    return text.lstrip("-").isascii() and text.lstrip("-").isdigit() and str(int(text)) == text
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise UserError(f"labels is {path}, which {'is no file' if path.exists() else 'does not exist'}")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            if "file" not in columns or "label" not in columns:
+                raise UserError(
+                    f"labels: {path} has the columns {', '.join(map(repr, columns)) or 'none'}; its first line must "
+                    "name 'file' and 'label'"
+                )
+            given: dict[str, str] = {}
+            for row in reader:
+                name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
+                if not name or not label:
+                    raise UserError(f"labels: line {reader.line_num} of {path} has no {'label' if name else 'file'}")
+                if given.setdefault(name, label) != label:
+                    raise UserError(
+                        f"labels: line {reader.line_num} of {path} gives {printable(name)} the label '{label}', and "
+                        f"an earlier one '{given[name]}'"
+                    )
+            return given
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise UserError(f"labels: {path} is not a CSV file in UTF-8 ({error})") from None
+
+
+def _match(given: dict[str, str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Labels by the source's names, and the table's names that fit none: a path counts first, then its last part."""
+    there = set(names)
+    last_parts = Counter(name.rpartition("/")[2] for name in names)
+    by_last_part = {name.rpartition("/")[2]: name for name in names}
+    found: dict[str, str] = {}
+    unknown: list[str] = []
+    short: list[tuple[str, str]] = []
+    for name, label in given.items():
+        plain = name.replace("\\", "/").removeprefix("./")
+        if plain in there:
+            found[plain] = label
+        elif last_parts[plain] == 1:
+            short.append((by_last_part[plain], label))
+        else:
+            unknown.append(name)
+    for name, label in short:
+        found.setdefault(name, label)
+    return found, unknown
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(printable(name) for name in names[:3])

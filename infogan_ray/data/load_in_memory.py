@@ -1,0 +1,81 @@
+"""A collection into memory: every image brought to the size and channels that are asked for."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from infogan_ray import UserError
+from infogan_ray.data.formats.collection import Collection, Encoded, Pixels, Say
+from infogan_ray.data.image_loader import read_pictures, summary
+
+
+def gather(
+    collection: Collection, size: int | None, channels: int | None, max_bad: float, say: Say
+) -> tuple[Tensor, Tensor | None]:
+    """Images uint8 (N, C, S, S) and, where there are any, labels (N,) of a collection, without its test part.
+
+    Raises UserError, in one line, if too many images are broken or a size is missing.
+    """
+    if isinstance(collection, Encoded):
+        return _decoded(collection, size, channels, max_bad, say)
+    assert isinstance(collection, Pixels)
+    height, width = collection.shape[:2]
+    if height != width and size is None:
+        raise UserError(f"data: the images are {height}x{width}; set image_size to bring them to a square")
+    images: Tensor | None = None
+    for first, _, chunk in collection.chunks(0, collection.count):
+        part = bring(channels_first(chunk), size, channels)
+        if images is None:
+            images = torch.empty((collection.count, *part.shape[1:]), dtype=torch.uint8)
+        images[first : first + len(part)] = part
+    assert images is not None
+    return images, None if collection.labels is None else torch.from_numpy(collection.labels)
+
+
+def channels_first(images: np.ndarray) -> Tensor:
+    """uint8 (N, H, W[, C]) as (N, C, H, W)."""
+    return torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2).contiguous()
+
+
+def _decoded(
+    collection: Encoded, size: int | None, channels: int | None, max_bad: float, say: Say
+) -> tuple[Tensor, Tensor | None]:
+    if size is None:
+        raise UserError(
+            f"image_size is not set; {collection.kind} ({collection.path}) needs it, for example --image-size 32; "
+            f"to see what fits: infogan data inspect {shlex.quote(str(collection.path))}"
+        )
+    pictures = read_pictures(collection.files, size, channels or 3, say, max_bad)
+    for line in summary(collection.files, pictures):
+        say(line)
+    if collection.labels is None:
+        return pictures.images, None
+    return pictures.images, torch.from_numpy(collection.labels[pictures.rows])
+
+
+def bring(images: Tensor, size: int | None, channels: int | None) -> Tensor:
+    """uint8 (N, C, H, W) to ``channels`` and to ``size`` squared; None leaves either as it is."""
+    if channels == 3 and images.shape[1] == 1:
+        images = images.expand(-1, 3, -1, -1).contiguous()
+    elif channels == 1 and images.shape[1] == 3:
+        images = torch.cat([_grey(part) for part in images.split(1024)])
+    if size is not None and tuple(images.shape[2:]) != (size, size):
+        images = torch.cat(list(_resized(images, size)))
+    return images
+
+
+def _grey(images: Tensor) -> Tensor:
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601
+    return (images * luma).sum(1, keepdim=True).round().byte()
+
+
+def _resized(images: Tensor, size: int) -> Iterator[Tensor]:
+    for part in images.split(1024):
+        resized = F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
+        yield resized.round().clamp(0, 255).byte()

@@ -1,0 +1,1 @@
+"""Prepared datasets: Parquet shards and a manifest."""

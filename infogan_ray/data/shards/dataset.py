@@ -1,0 +1,180 @@
+"""A prepared dataset: Parquet shards and a manifest, on a disk or in a bucket, as ``infogan data prepare`` writes them.
+
+    DEST/MANIFEST.json              what the dataset is; written last, so that a folder without it is not one
+    DEST/train-00000.parquet …      and test-….parquet, where some images are kept to count errors on
+
+The columns are ``image`` (binary), ``label`` (int64, null without one) and ``path`` (where it came from). An image is
+either raw, its uint8 pixels in the order (C, S, S), or encoded, a file's bytes, which are decoded when they are read.
+A row group is the least that is read at once; the manifest knows how many rows each has, so that every row has a
+number without any shard being opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infogan_ray import UserError
+from infogan_ray.data.decoding import decode
+from infogan_ray.data.formats.image_files import Broken
+from infogan_ray.storage.file_system import Storage, guarded, patiently
+
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+PROGRESS = ".progress"  # what is done so far
+RAW, ENCODED = "raw", "encoded"
+TRAIN, TEST = "train", "test"
+COLUMNS = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("path", pa.string())])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: the rows of each of its row groups, its size and its SHA-256."""
+
+    file: str
+    groups: tuple[int, ...]
+    bytes: int
+    sha256: str
+
+    @property
+    def rows(self) -> int:
+        return sum(self.groups)
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """What a manifest says. ``image_size`` and ``channels`` are those of raw images, None for encoded ones."""
+
+    folder: Storage
+    encoding: str
+    image_size: int | None
+    channels: int | None
+    classes: tuple[str, ...] | None
+    train: tuple[Shard, ...]
+    test: tuple[Shard, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+    """For people: the source, its kind, what was done to images, what was broken."""
+
+    def count(self, split: str = TRAIN) -> int:
+        return sum(shard.rows for shard in self.split(split))
+
+    def split(self, name: str) -> tuple[Shard, ...]:
+        return self.train if name == TRAIN else self.test
+
+    @cached_property
+    def groups(self) -> list[tuple[Shard, int]]:
+        """All row groups of the training split in order: the shard, and the group's number in it."""
+        return [(shard, number) for shard in self.train for number in range(len(shard.groups))]
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over all that the manifest says, the shards' own among it."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+    def to_json(self) -> bytes:
+        def shards(split: Sequence[Shard]) -> list[dict[str, Any]]:
+            return [
+                {"file": s.file, "rows": s.rows, "groups": list(s.groups), "bytes": s.bytes, "sha256": s.sha256}
+                for s in split
+            ]
+
+        content = {
+            "format": FORMAT, "encoding": self.encoding, "image_size": self.image_size, "channels": self.channels,
+            "classes": self.classes, "images": {TRAIN: self.count(TRAIN), TEST: self.count(TEST)},
+            TRAIN: shards(self.train), TEST: shards(self.test), "about": self.about,
+        }  # fmt: skip
+        return json.dumps(content, indent=1).encode()
+
+
+def is_prepared(folder: Storage) -> bool:
+    """Or has begun to be: Parquet without a manifest must not pass for a dataset of another layout."""
+    return folder.is_file(MANIFEST) or folder.exists(PROGRESS)
+
+
+def open_shards(folder: Storage) -> ShardSet:
+    """Raises UserError, in one line, for a folder that is no prepared dataset."""
+    try:
+        found = json.loads(folder.read(MANIFEST))
+        if found["format"] != FORMAT:
+            raise UserError(
+                f"data: {folder}/{MANIFEST} has format {found['format']}, and this version reads {FORMAT}; "
+                "prepare the images again"
+            )
+        splits = {
+            name: tuple(
+                Shard(str(s["file"]), tuple(int(n) for n in s["groups"]), int(s["bytes"]), str(s["sha256"]))
+                for s in found[name]
+            )
+            for name in (TRAIN, TEST)
+        }
+        encoding, size, channels = found["encoding"], found["image_size"], found["channels"]
+        if encoding not in (RAW, ENCODED) or (encoding == RAW and not (size and channels)):
+            raise KeyError("encoding")
+        classes = None if found["classes"] is None else tuple(found["classes"])
+    except FileNotFoundError:
+        raise UserError(f"data: {folder} has no {MANIFEST}: infogan data prepare has not come to its end") from None
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"data: {folder}/{MANIFEST} is not the manifest of a prepared dataset") from None
+    return ShardSet(folder, encoding, size, channels, classes, splits[TRAIN], splits[TEST], found.get("about", {}))
+
+
+def read_group(shards: ShardSet, shard: Shard, number: int, size: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (n, channels, size, size) and labels int64 (n,), -1 for none, of one row group.
+
+    Raises UserError, in one line, for bytes that are not what the manifest says; the cost of checking the whole
+    shard's SHA-256 would be paid at every window, so ``verify`` does that apart.
+    """
+    where, path = f"{shards.folder}/{shard.file}", f"{shards.folder.path}/{shard.file}"
+
+    def read() -> pa.Table:
+        with shards.folder.filesystem.open_input_file(path) as file:
+            return pq.ParquetFile(file).read_row_group(number, columns=["image", "label"], use_threads=False)
+
+    try:
+        table = patiently(lambda: guarded(where, read), shards.folder.patience_s)
+    except FileNotFoundError:
+        raise UserError(f"data: {where} is missing; prepare the images again") from None
+    except (pa.ArrowException, IndexError) as error:
+        raise UserError(f"data: {where} cannot be read ({' '.join(str(error).split())}); prepare it again") from None
+    if len(table) != shard.groups[number]:
+        raise UserError(f"data: {where} is not what the manifest says; delete it and prepare again")
+    labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
+    return _pixels(table["image"], shards, where, size, channels), labels
+
+
+def _pixels(column: pa.ChunkedArray, shards: ShardSet, where: str, size: int, channels: int) -> np.ndarray:
+    if shards.encoding == RAW:
+        assert (size, channels) == (shards.image_size, shards.channels)
+        flat = b"".join(value.as_py() for value in column)
+        if len(flat) != len(column) * channels * size * size:
+            raise UserError(f"data: an image of {where} has not the size that the manifest says; prepare it again")
+        return np.frombuffer(flat, np.uint8).reshape(-1, channels, size, size)
+    images = np.empty((len(column), channels, size, size), np.uint8)
+    for row, value in enumerate(column):
+        try:
+            images[row], _ = decode(value.as_py(), size, channels)
+        except Broken as reason:
+            raise UserError(f"data: image {row} of {where} {reason}; prepare the images again") from None
+    return images
+
+
+def check(shards: ShardSet, shard: Shard) -> str | None:
+    """What is wrong with a shard's bytes, in one line; None if they are those that were written."""
+    sha, size = hashlib.sha256(), 0
+    try:
+        for chunk in shards.folder.chunks(shard.file):
+            sha.update(chunk)
+            size += len(chunk)
+    except FileNotFoundError:
+        return f"data: {shards.folder}/{shard.file} is missing; prepare the images again"
+    if (size, sha.hexdigest()) != (shard.bytes, shard.sha256):
+        return f"data: {shards.folder}/{shard.file} is not what was written; delete it and prepare again"
+    return None

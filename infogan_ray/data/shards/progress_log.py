@@ -1,0 +1,127 @@
+"""What lies in the folder of a dataset that is being prepared: what was asked for, what is done, and the manifest.
+
+    DEST/.progress/settings.json    what was asked for, of which source; written first
+    DEST/.progress/00000.json …     one for each task that is done, written after its shards
+    DEST/MANIFEST.json              written last
+
+The records stay when all is done: a shard that is lost later can then be made again, alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from infogan_ray import UserError
+from infogan_ray.data.shards.dataset import MANIFEST, PROGRESS, TEST, TRAIN, ShardSet
+from infogan_ray.data.shards.shard_plan import Job, Task, compare
+from infogan_ray.data.shards.shard_writer import Record
+from infogan_ray.storage.file_system import Storage
+
+SETTINGS = "settings.json"
+OURS = re.compile(r"\.?(train|test)-\d{5,}\.parquet(\.\w+\.tmp)?|\.?MANIFEST\.json(\.\w+\.tmp)?|\.progress|probe-\w{8}")
+LEFTOVER = re.compile(r"\..+\.\w{8}\.tmp")
+MOST_NAMED = 1000  # broken files in the manifest
+READERS = 16  # records are small, and each is a round trip
+
+
+class Ledger:
+    """The folder. Methods raise StorageError, and ValueError, in one line, where DEST is not what was asked for."""
+
+    def __init__(self, folder: Storage) -> None:
+        self.folder, self.progress = folder, folder / PROGRESS
+
+    def check(self, asked: Mapping[str, Any], overwrite: bool) -> None:
+        """Refuse a folder of something else. Nothing is changed."""
+        if self.folder.is_itself_a_file:
+            raise UserError(f"DEST is {self.folder}, a file; name a folder that is new or empty")
+        foreign = [entry.name for entry in self.folder.entries() if not OURS.fullmatch(entry.name)]
+        if foreign:
+            raise UserError(
+                f"DEST is {self.folder}, where other things lie ({', '.join(foreign[:3])}); name a folder that is new "
+                "or empty"
+            )
+        before = self.asked()
+        if overwrite:
+            return
+        if before is None:
+            if self.folder.entries():
+                raise UserError(f"DEST is {self.folder}, where shards lie of which nothing is known; add --overwrite")
+        elif differences := compare(before, asked):
+            raise UserError(
+                f"DEST is {self.folder}, prepared otherwise: {'; '.join(differences)}; ask for the same, name another "
+                "folder, or make it anew with --overwrite"
+            )
+
+    def begin(self, asked: Mapping[str, Any], overwrite: bool) -> None:
+        """Take the folder. What a killed attempt left half-written goes; with ``overwrite``, all that is ours."""
+        self.check(asked, overwrite)
+        if overwrite:
+            self.folder.delete(MANIFEST)  # first: from here on there is no dataset
+            for entry in self.folder.entries():
+                if not entry.is_folder:
+                    self.folder.delete(entry.name)
+            self.progress.delete_all()
+        for folder in (self.folder, self.progress):
+            for entry in folder.entries():
+                if LEFTOVER.fullmatch(entry.name):
+                    folder.delete(entry.name)
+        if self.asked() is None:
+            self.progress.write(SETTINGS, json.dumps(asked, indent=1).encode())
+
+    def asked(self) -> dict[str, Any] | None:
+        try:
+            return json.loads(self.progress.read(SETTINGS))
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return {}
+
+    def done(self, tasks: Sequence[Task]) -> dict[int, Record]:
+        """Records of the tasks whose shards lie there, of the right size."""
+        there = {entry.name: entry.size for entry in self.folder.entries()}
+        names = {entry.name for entry in self.progress.entries()}
+        wanted = [task.number for task in tasks if _name(task.number) in names]
+        with ThreadPoolExecutor(READERS) as pool:
+            found = [record for record in pool.map(self._record, wanted) if record is not None]
+        return {
+            record.number: record
+            for record in found
+            if all(there.get(shard.file) == shard.bytes for shard in record.shards.values())
+        }
+
+    def _record(self, number: int) -> Record | None:
+        try:
+            return Record.from_dict(json.loads(self.progress.read(_name(number))))
+        except (KeyError, TypeError, ValueError, AttributeError, FileNotFoundError):
+            return None
+
+    def enter(self, record: Record) -> None:
+        self.progress.write(_name(record.number), json.dumps(record.to_dict(), indent=1).encode())
+
+    def publish(self, job: Job, records: Iterable[Record]) -> ShardSet:
+        """Write the manifest. The same whatever the order in which the tasks were done, and how often."""
+        ordered = sorted(records, key=lambda record: record.number)
+        conversions: Counter[str] = sum((record.conversions for record in ordered), Counter())
+        broken = [item for record in ordered for item in record.broken.items()]
+        about = {
+            "source": job.name, "asked": job.asked, "conversions": dict(sorted(conversions.items())),
+            "broken": len(broken), "broken_files": dict(broken[:MOST_NAMED]),
+        }  # fmt: skip
+        train, test = (
+            tuple(record.shards[split] for record in ordered if split in record.shards) for split in (TRAIN, TEST)
+        )
+        settings = job.settings
+        shards = ShardSet(
+            self.folder, settings.encoding, settings.image_size, settings.channels, job.classes, train, test, about
+        )
+        self.folder.write(MANIFEST, shards.to_json())
+        return shards
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}.json"

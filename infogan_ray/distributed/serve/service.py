@@ -1,0 +1,125 @@
+"""The web service on Ray Serve: replicas of one model. ``app`` is what cluster/kuberay/rayservice.yaml imports.
+
+Its nodes have in their environment: $INFOGAN_MODEL, $INFOGAN_TOKEN, and the proxy's front (``distributed.proxy``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ray
+import torch
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
+
+from infogan_ray import UserError
+from infogan_ray.distributed.cluster.connection import connect
+from infogan_ray.models.infogan import load
+from infogan_ray.training.run_outcome import last_line
+from infogan_ray.web.endpoints import Endpoints
+from infogan_ray.web.gateway import (
+    APPLICATION,
+    CALLBACK,
+    DEPLOYMENT,
+    HEALTH_PERIOD,
+    HEALTH_PERIOD_S,
+    HERE,
+    LEAST_TOKEN,
+    RETRY_AFTER_S,
+    TOKEN,
+    Call,
+    Reply,
+    busy,
+    token_set,
+)
+
+MODEL = "INFOGAN_MODEL"
+
+
+@serve.deployment(
+    name=DEPLOYMENT,
+    max_ongoing_requests=64,  # of each replica; more wait in the proxies
+    max_queued_requests=256,  # of each proxy; more are refused
+    backpressure_config={"retry_after_s": RETRY_AFTER_S},
+    health_check_period_s=5,
+    graceful_shutdown_timeout_s=10,
+    logging_config={"enable_access_log": False},  # its lines would say "answer" for every path
+    ray_actor_options={"num_cpus": 1},
+)
+class Model:
+    """Raises UserError, in one line that Serve shows with the deployment, for a model or token missing or bad."""
+
+    def __init__(self, open_to_all: bool = False) -> None:
+        source, token = os.environ.get(MODEL), token_set()
+        if not source:
+            raise UserError(f"{MODEL} is not set; name a model folder, a run or a checkpoint")
+        if token or not open_to_all:
+            check_strength(token)
+        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+        torch.set_num_threads(max(1, int(cpus)))
+        self._endpoints = Endpoints(load(source), token, ThreadPoolExecutor(1))
+
+    async def answer(self, call: Call) -> Reply:
+        """What the front asks."""
+        return await self._endpoints.answer(call)
+
+    async def __call__(self, request: Request) -> Response:
+        """A proxy without the front would read bodies of any size, and lose requests with their replica."""
+        reply = busy(f"set {CALLBACK}={HERE} in the environment of Ray's nodes and restart them")
+        return Response(reply.body, reply.status, dict(reply.headers), reply.kind)
+
+
+app = Model.bind()  # type: ignore[attr-defined]
+
+
+def check_strength(token: str | None) -> None:
+    """Raises UserError for a token that is missing or could be guessed."""
+    if not token or len(token) < LEAST_TOKEN:
+        raise UserError(
+            f"{TOKEN} is {'too short' if token else 'not set'}: whoever reaches the service would use it; set "
+            f"{LEAST_TOKEN} letters or more, for example {TOKEN}=$(openssl rand -hex 32)"
+        )
+
+
+@contextlib.contextmanager
+def serving(model: str, host: str, port: int, replicas: int, open_to_all: bool) -> Iterator[None]:
+    """The service on a Ray of its own, on this machine; all of it is gone afterwards.
+
+    Raises RuntimeError, in one line, if it does not start.
+    """
+    os.environ |= {MODEL: model, CALLBACK: HERE, HEALTH_PERIOD: HEALTH_PERIOD_S}
+    connect(None)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+        deployment: Any = Model
+        serve.run(deployment.options(num_replicas=replicas).bind(open_to_all), name=APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        reason = _reason() or last_line(error)
+        _end()
+        raise RuntimeError(reason) from None
+    try:
+        yield
+    finally:
+        _end()
+
+
+def _end() -> None:
+    serve.shutdown()
+    ray.shutdown()
+
+
+def _reason() -> str | None:
+    """Why no replica has started: the last line of the traceback that Serve keeps."""
+    application = serve.status().applications.get(APPLICATION)
+    if application is None or DEPLOYMENT not in application.deployments:
+        return None
+    lines = application.deployments[DEPLOYMENT].message.strip().splitlines()
+    return re.sub(r"^[\w.]+: ", "", lines[-1]) if lines else None

@@ -1,0 +1,1 @@
+"""Jobs handed to other machines, one module for each backend."""

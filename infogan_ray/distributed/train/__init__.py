@@ -1,0 +1,1 @@
+"""Training runs under Ray Train."""

@@ -1,0 +1,165 @@
+"""Scores that see no labels: how well Q sorts real images, and how far models agree on it.
+
+The bound says how well Q reads the images that G draws; it does not say what Q makes of real ones. These do, for
+categorical codes; tests/test_selection.py has cases with known answers, and docs/selection.md how far each agrees with
+the clustering error over real searches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from infogan_ray import UserError
+from infogan_ray.data.feeds.memory import to_unit_range
+from infogan_ray.evaluation.bound_and_clustering import contingency, go_on, normalised_mutual_information, recognise
+from infogan_ray.models.latents import Categorical, LatentSpec
+from infogan_ray.models.networks import Discriminator
+from infogan_ray.models.rng import seeded_generator
+from infogan_ray.training.consistency import affine, moved
+
+SCORES = {
+    "q_information": "what a category tells of a real image, as a share of the prior's entropy",
+    "q_consistency": "real images that keep their category in a slightly turned, scaled and moved copy",
+    "q_neighbours": "real images in the category of the image that looks most like them",
+    "q_score": "the geometric mean of these three",
+}
+IMAGES = 2000
+SIDE = 16  # neighbours are looked for in images brought to about this size
+DEGREES, SCALE, SHIFT = 10.0, 0.1, 0.06  # of the copies that Q should sort as the original; shift in widths
+
+
+@dataclass(frozen=True)
+class Sorting:
+    """What Q makes of real images, and the category of each by every categorical code."""
+
+    scores: dict[str, float]
+    categories: dict[str, list[int]]
+
+
+@torch.inference_mode()
+def measure_sorting(
+    spec: LatentSpec, discriminator: Discriminator, images: Tensor, each: Callable[[], None] = go_on
+) -> Sorting:
+    """Scores in 0 … 1, large is good, of the categorical code that does best; empty without one.
+
+    ``images``: uint8 (N, C, H, W) of the data; the same IMAGES of them for every model.
+
+    ``q_information``: I(x; c) by Q on real images, H(mean of Q) - mean of H(Q) in nats (Bridle, Heading & MacKay 1991),
+    over H(c), which is log k for a uniform prior; at most 1. ``q_consistency``: share of images that keep their
+    category in a slightly turned, scaled and moved copy. ``q_neighbours``: share of images whose nearest other image
+    has the same category; both are corrected for what chance would give (Cohen's kappa), so that one category for all
+    images scores nothing.
+    ``q_score``: the geometric mean of the three, since each alone is fooled by something: information by a sure sorting
+    by chance, the others by a few coarse categories.
+    """
+    codes = [(name, code) for name, code in spec.items() if isinstance(code, Categorical)]
+    if not codes or len(images) < 2:
+        return Sorting({}, {})
+    order = torch.randperm(len(images), generator=seeded_generator(0, "sorting"))
+    some = images[order[:IMAGES]]
+    logits = spec.split_q(recognise(discriminator, some, each))
+    moved = spec.split_q(recognise(discriminator, slightly_moved(some), each))
+    nearest = nearest_other(some)
+    best: dict[str, float] = {}
+    for name, code in codes:
+        mine = logits[name].argmax(1)
+        scores = {
+            "q_information": share_of_information(logits[name].softmax(1), code),
+            "q_consistency": kappa(mine, moved[name].argmax(1), code.k),
+            "q_neighbours": kappa(mine, mine[nearest], code.k),
+        }
+        scores["q_score"] = math.prod(score for score in scores.values()) ** (1 / len(scores))
+        if not best or scores["q_score"] > best["q_score"]:
+            best = scores
+    return Sorting(best, {name: logits[name].argmax(1).tolist() for name, _ in codes})
+
+
+def share_of_information(q: Tensor, code: Categorical) -> float:
+    """``information`` of probabilities (N, k) over the entropy of the code's prior, 0 ... 1."""
+    return min(max(information(q), 0.0) / code.entropy(), 1.0)
+
+
+def information(q: Tensor) -> float:
+    """I(x; c) in nats of (N, k) probabilities: entropy of their mean less the mean of their entropies."""
+    mean = q.mean(0)
+    return float(torch.special.entr(mean).sum() - torch.special.entr(q).sum(1).mean())
+
+
+def kappa(one: Tensor, other: Tensor, k: int) -> float:
+    """Agreement of two (N,) sortings beyond chance (Cohen 1960), clipped at 0; 0 if all is in one category."""
+    agree = float((one == other).float().mean())
+    shares = [torch.bincount(each, minlength=k).double() / len(each) for each in (one, other)]
+    chance = float((shares[0] * shares[1]).sum())
+    return max(0.0, (agree - chance) / (1 - chance)) if chance < 1 else 0.0
+
+
+def nearest_other(images: Tensor) -> Tensor:
+    """(N,) index of the nearest other image by squared distance of pixels, coarsened to about SIDE pixels."""
+    coarse = to_unit_range(images)
+    factor = max(1, min(coarse.shape[-2:]) // SIDE)
+    flat = functional.avg_pool2d(coarse, factor).flatten(1)
+    distances = torch.cdist(flat, flat)
+    distances.fill_diagonal_(torch.inf)
+    return distances.argmin(1)
+
+
+def slightly_moved(images: Tensor) -> Tensor:
+    """Copies turned by up to DEGREES, scaled by up to SCALE and moved by up to SHIFT, at random but always alike."""
+    generator = seeded_generator(0, "moved")
+    draws = torch.rand(4, len(images), generator=generator) * 2 - 1
+    with torch.autocast("cpu", enabled=False):  # of a measurement in bf16
+        return moved(images.float(), affine(draws, DEGREES, SCALE, SHIFT)).round().to(torch.uint8)
+
+
+def agreement(sortings: Sequence[Mapping[str, Sequence[int]]]) -> list[float | None]:
+    """How far each model's sorting of the same images is that of the others: its median NMI with them.
+
+    After ModelCentrality (Lin et al. 2020, "InfoGAN-CR and ModelCentrality"): what several seeds find alike is in the
+    data, what only one finds is chance. Of two models, the pair of codes that agrees best counts. None where fewer
+    than two models have a categorical code.
+    """
+    able = [number for number, codes in enumerate(sortings) if codes]
+    between: dict[tuple[int, int], float] = {}
+    for number in able:
+        for other in able:
+            if number < other:
+                pairs = [nmi(one, two) for one in sortings[number].values() for two in sortings[other].values()]
+                between[number, other] = between[other, number] = max(pairs)
+    result: list[float | None] = [None] * len(sortings)
+    for number in able:
+        if len(able) > 1:
+            result[number] = float(np.median([between[number, other] for other in able if other != number]))
+    return result
+
+
+def nmi(one: Sequence[int], other: Sequence[int]) -> float:
+    """Normalised mutual information of two sortings of the same images; 0 if one of them sorts nothing.
+
+    It has a ceiling below 1 where the two use different numbers of categories.
+    """
+    if len(one) != len(other):
+        raise UserError(f"sortings of {len(one)} and {len(other)} images do not compare")
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return 0.0
+    table = contingency(np.asarray(one), np.asarray(other), max(one) + 1, max(other) + 1)
+    return normalised_mutual_information(table)
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's, with mean ranks for equals; NaN for fewer than two or where all are equal."""
+    first, second = (_ranks(np.asarray(values, dtype=float)) for values in (one, other))
+    if len(first) < 2 or first.std() == 0 or second.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.array([(values < value).sum() + ((values == value).sum() - 1) / 2 for value in values])

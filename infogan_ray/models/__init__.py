@@ -1,0 +1,1 @@
+"""Latents, networks, losses, and the trained InfoGAN."""

@@ -1,0 +1,173 @@
+"""A trained InfoGAN in hand: sample, encode, traverse. ``load`` opens a model folder, a run or a checkpoint."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infogan_ray import UserError
+from infogan_ray.evaluation.bound_and_clustering import recognise
+from infogan_ray.models.code_names import NAMES, parse_names, read_names, resolve
+from infogan_ray.models.latents import Bernoulli, Categorical, Code, LatentSpec
+from infogan_ray.models.networks import Discriminator, Generator, ModelSpec
+from infogan_ray.models.rng import seeded_generator
+from infogan_ray.models.traversal import Traversal, code_columns, one_hot, to_bytes, traverse
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import Storage, open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import from_saved
+
+BATCH = 500
+
+
+class InfoGAN:
+    """Generator and recognition network with the specification that gives their inputs and outputs names."""
+
+    def __init__(self, spec: ModelSpec, generator: Generator, discriminator: Discriminator, source: Storage) -> None:
+        self.spec, self.source = spec, source
+        self.names: dict[str, str] = {}
+        """What people call the codes, by code: {"uniform0": "slant"}."""
+        self.generator, self.discriminator = generator.eval(), discriminator.eval()
+
+    @classmethod
+    def from_tensors(cls, spec: ModelSpec, tensors: dict[str, Tensor], source: Storage) -> InfoGAN:
+        """Raises UserError if the tensors do not fit the specification."""
+        generator, discriminator = spec.build()
+        for name, module in (("generator", generator), ("discriminator", discriminator)):
+            own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            try:
+                module.load_state_dict(own)
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(f"{source}: the weights do not fit the model's description: {reason}") from None
+        return cls(spec, generator, discriminator, source)
+
+    @property
+    def codes(self) -> dict[str, Code]:
+        """Each code's prior by name."""
+        return dict(self.spec.latents.items())
+
+    def resolve(self, word: str) -> str:
+        """The code that is meant by its own name or by the one that people gave it. Raises UserError."""
+        return resolve(word, self.codes, self.names)
+
+    def sample(self, n: int = 64, codes: Mapping[str, float | int] | None = None, seed: int = 0) -> Tensor:
+        """(n, C, H, W) uint8 images; ``codes`` fixes some, e.g. {"cat0": 3, "slant": 0.5}.
+
+        Raises UserError for a code that does not exist or a value that it cannot have.
+        """
+        return self.generate(self.latents(n, codes, seed))
+
+    def latents(self, n: int = 64, codes: Mapping[str, float | int] | None = None, seed: int = 0) -> Tensor:
+        """The latents (n, L) that ``sample`` makes images of. Their noise depends on n and the seed alone."""
+        if n < 1:
+            raise UserError(f"n is {n}; it must be at least 1")
+        latents = self.spec.latents.sample(n, seeded_generator(seed, "sample"))
+        for word, value in (codes or {}).items():
+            name = self.resolve(word)
+            code_columns(self.spec.latents, latents, name).copy_(_encode(name, self.spec.latents[name], value))
+        return latents
+
+    @torch.inference_mode()
+    def generate(self, latents: Tensor) -> Tensor:
+        """Images (N, C, H, W) uint8 of latents (N, L)."""
+        return torch.cat([to_bytes(self.generator(part)) for part in latents.split(BATCH)])
+
+    def encode(self, images: Tensor) -> dict[str, np.ndarray]:
+        """What Q says of uint8 images (N, C, H, W): the category, its probability and all k of them, P(1), or mean and
+        deviation; by column name.
+
+        Raises UserError for images of another size, channel count or type than the model's.
+        """
+        wanted = (self.spec.channels, self.spec.image_size, self.spec.image_size)
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != wanted:
+            raise UserError(f"images are {images.dtype} {tuple(images.shape)}; this model reads uint8 (N, {wanted})")
+        columns: dict[str, np.ndarray] = {}
+        for name, value in readings(self.spec.latents, recognise(self.discriminator, images)).items():
+            if value.dim() == 2:
+                columns[name] = value.argmax(1).numpy()
+                columns[f"{name}_probability"] = value.max(1).values.numpy()
+                columns[f"{name}_probabilities"] = value.numpy()
+            else:
+                columns[name] = value.numpy()
+        return columns
+
+    def traverse(self, code: str, seed: int = 0) -> Traversal:
+        """The grid of one code; ``traversal.draw`` makes a picture of it."""
+        return traverse(self.spec.latents, self.generator, self.resolve(code), seed, names=self.names)
+
+
+def readings(latents: LatentSpec, q: Tensor) -> dict[str, Tensor]:
+    """What Q's parameters (N, P) say, by column name: a category's probabilities (N, k); P(1), or mean and ``_std``,
+    the standard deviation, (N,) each."""
+    found: dict[str, Tensor] = {}
+    for name, part in latents.split_q(q).items():
+        code = latents[name]
+        if isinstance(code, Categorical):
+            found[name] = part.softmax(1)
+        elif isinstance(code, Bernoulli):
+            found[name] = part[:, 0].sigmoid()
+        else:
+            mean, deviation = code.mean_and_deviation(part, latents.sigma)
+            found |= {name: mean[:, 0], f"{name}_std": deviation[:, 0]}
+    return found
+
+
+def _encode(name: str, code: Code, value: float | int) -> Tensor:
+    if not np.isfinite(value):
+        raise UserError(f"{name} is {value}; it must be a finite number")
+    if isinstance(code, Categorical):
+        if value != int(value) or not 0 <= value < code.k:
+            raise UserError(f"{name} is {value:g}; valid are the categories 0 to {code.k - 1}")
+        return one_hot(int(value), code.k)
+    if isinstance(code, Bernoulli) and value not in (0, 1):
+        raise UserError(f"{name} is {value:g}; valid are 0 and 1")
+    return torch.tensor([float(value)])
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
+
+
+def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
+    """Open a model folder, a run (its best checkpoint) or one checkpoint, on a disk or in an object store, verified.
+
+    ``warn`` hears of broken checkpoints of a run, which are passed over. Raises UserError, naming the file, for
+    whatever is missing, broken or not safetensors.
+    """
+    folder, run = open_storage(path), None
+    names = {entry.name for entry in folder.entries()}
+    if not names:
+        what = "is a file" if folder.is_itself_a_file else "does not exist"
+        raise UserError(f"model {folder} {what}; name a model folder, a run (STORAGE/NAME) or a checkpoint")
+    if "checkpoints" in names:
+        run = RunDirectory(folder)
+        metric = from_saved(run.read_config(), f"{folder}/{run.CONFIG}").metric
+        checkpoint = checkpoints.choose(run.checkpoints, "best", metric, warn)
+        folder, manifest, description = checkpoint.folder, checkpoint.manifest, checkpoint.state
+    elif checkpoints.STATE in names or re.fullmatch(checkpoints.STEP_FOLDER, folder.name):
+        checkpoint = checkpoints.open_checkpoint(folder)
+        manifest, description = checkpoint.manifest, checkpoint.state
+        run = RunDirectory(folder.parent.parent)
+    elif "config.json" in names:
+        manifest = checkpoints.Manifest.of(folder, required=(checkpoints.MODEL, "config.json"))
+        manifest.verify()
+        description = manifest.read_json("config.json")
+    else:
+        raise UserError(f"model {folder} holds neither config.json nor {checkpoints.STATE}; it is not a model of ours")
+    try:
+        spec = ModelSpec.from_dict(description["model"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"model {folder}: {error}") from None
+    model = InfoGAN.from_tensors(spec, manifest.read_tensors(checkpoints.MODEL), folder)
+    if run is not None:
+        model.names = read_names(run.folder, model.codes)
+    elif NAMES in manifest.files:
+        model.names = parse_names(manifest.read(NAMES), model.codes, f"{folder}/{NAMES}")
+    return model

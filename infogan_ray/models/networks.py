@@ -1,0 +1,351 @@
+"""Generator; discriminator and recognition heads on one trunk.
+
+Shapes: B batch, C channels, H = W image size, L width of a latent, P width of Q's output. Images are (B, C, H, W) in
+[-1, 1], as tanh gives them. ``plan`` holds the architectures of Chen et al. 2016 (arXiv:1606.03657, appendix C) and
+the rule for every other size; ``Generator`` and ``Discriminator`` build whatever a plan says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from infogan_ray import UserError
+from infogan_ray.models.convolutions import DoublingConv, Flatten, HalvingConv
+from infogan_ray.models.latents import LatentSpec, Sigma
+from infogan_ray.models.spectral_norm import normalise_spectrally
+
+SIZES = tuple(range(16, 129, 4))
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes that the user may change; the layout follows from the image (see ``plan``)."""
+
+    width: int = 64
+    """Channels of D's first convolution; every other layer scales with it. 64 is the paper's."""
+    leaky_slope: float = 0.1
+    sync_batchnorm: bool = False
+    """Batch-norm statistics over all workers instead of each worker's own share of the batch."""
+    joint_batchnorm: bool = False
+    """D's and Q's batch-norm statistics over real and drawn images together, in G's step too, instead of each apart:
+    apart, what all drawn images have in common, such as their brightness, is taken out before D judges them."""
+    sigma_min: float = 0.1
+    """Floor of the standard deviation that Q learns for continuous codes."""
+    sigma_fixed: float | None = None
+    """A constant standard deviation for continuous codes instead of a learned one."""
+    spectral_norm: bool = False
+    """Divide the weights of D's trunk, which is Q's too, and of its head by their largest singular value."""
+
+    def __post_init__(self) -> None:
+        if self.width < 4:
+            raise UserError(f"network.width is {self.width}; it must be at least 4 (the paper's is 64)")
+        _ = self.sigma  # refuses what is not positive
+
+    @property
+    def sigma(self) -> Sigma:
+        return Sigma(self.sigma_min, self.sigma_fixed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Channel counts in units of the width. Stride-2 layers halve (D) or double (G) the image."""
+
+    down: tuple[int, ...]
+    """D's stride-2 convolutions."""
+    flat: tuple[int, ...]
+    """Stride-1 convolutions after them."""
+    hidden: int
+    """D's and G's fully connected layer; 0 for none."""
+    base: int
+    """Channels of G's first feature map."""
+    up_flat: tuple[int, ...]
+    """G's stride-1 convolutions before its stride-2 ones."""
+    up: tuple[int, ...]
+    """G's stride-2 layers but the last, which makes the image."""
+
+
+def plan(image_size: int, channels: int) -> Plan:
+    """The architecture for an image size. Raises UserError for a size or channel count that has none."""
+    if image_size not in SIZES:
+        raise UserError(
+            f"image size is {image_size}; valid sizes are the multiples of 4 from {SIZES[0]} to {SIZES[-1]}"
+        )
+    if channels not in (1, 3):
+        raise UserError(f"channels is {channels}; valid are 1 (grey) and 3 (RGB)")
+    if (image_size, channels) in ((28, 1), (32, 1)):  # MNIST, faces
+        return Plan(down=(1, 2), flat=(), hidden=16, base=2, up_flat=(), up=(1,))
+    if (image_size, channels) == (32, 3):  # SVHN, CelebA: G starts from 2x2x448
+        return Plan(down=(1, 2, 4), flat=(), hidden=0, base=7, up_flat=(), up=(4, 2, 1))
+    if (image_size, channels) == (64, 1):  # chairs
+        return Plan(down=(1, 2, 4), flat=(4, 4), hidden=16, base=4, up_flat=(4, 4), up=(2, 1))
+    halvings = len(halves(image_size))
+    down = tuple(min(2**i, 8) for i in range(halvings))
+    return Plan(down=down, flat=(), hidden=16, base=down[-1], up_flat=(), up=tuple(reversed(down[:-1])))
+
+
+def halves(size: int, times: int | None = None) -> list[int]:
+    """Sizes after each stride-2 layer: ``times`` of them, or as many as leave at least 4 pixels."""
+    sizes: list[int] = []
+    while len(sizes) < times if times is not None else size // 2 >= 4:
+        size //= 2
+        sizes.append(size)
+    return sizes
+
+
+class SumOverRanks(torch.autograd.Function):
+    """The sum of every rank's tensor. What each rank gives counts in all ranks' losses, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:
+        total = mine.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return sum_over_ranks(gradient)  # which can be differentiated again: R1 does
+
+
+def sum_over_ranks(mine: Tensor) -> Tensor:
+    total: Tensor = SumOverRanks.apply(mine)
+    return total
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over (B, F) or (B, F, H, W) with two liberties that torch's own does not take.
+
+    ``groups`` consecutive parts of the batch get statistics of their own, so that real and fake images pass through D
+    together and are normalised apart, as in two passes. With ``synchronised`` the statistics are those of all ranks'
+    batches (torch's SyncBatchNorm is CUDA only).
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, features: int, synchronised: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.synchronised, self.momentum, self.eps = synchronised, momentum, eps
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, x: Tensor, groups: int = 1) -> Tensor:
+        if self.training and self.synchronised and dist.is_initialized() and dist.get_world_size() > 1:
+            normalise = self._over_ranks
+        else:
+            normalise = self._own
+        if groups == 1 or not self.training:
+            return normalise(x)
+        return torch.cat([normalise(part) for part in x.chunk(groups)])
+
+    def _own(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        wide = x.float()
+        # Two rounds, mean first: E[x^2] - E[x]^2 in one round would cancel digits for large means. The count goes
+        # along, since ranks may have one row more or less.
+        count = wide.new_full((1,), x.numel() // x.shape[1])
+        sums = sum_over_ranks(torch.cat([wide.sum(axes), count]))
+        total = sums[-1].detach()
+        mean = sums[:-1] / total
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        centred = wide - mean.view(shape)
+        variance = sum_over_ranks((centred**2).sum(axes)) / total
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * total / (total - 1).clamp(min=1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+@torch.no_grad()
+def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Make a module's batch-norm statistics the mean over these batches of its input; nothing else of it changes."""
+    norms = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
+    before = [(norm.training, norm.momentum, norm.synchronised) for norm in norms]
+    try:
+        for index, batch in enumerate(batches):
+            for norm in norms:
+                norm.training, norm.momentum, norm.synchronised = True, 1 / (index + 1), False
+            module(batch)
+    finally:
+        for norm, (training, momentum, synchronised) in zip(norms, before, strict=True):
+            norm.training, norm.momentum, norm.synchronised = training, momentum, synchronised
+
+
+class Stack(nn.Sequential):
+    """A chain of layers in which batch norm hears of the groups."""
+
+    def forward(self, x: Tensor, groups: int = 1) -> Tensor:
+        for layer in self:
+            x = layer(x, groups) if isinstance(layer, BatchNorm) else layer(x)
+        return x
+
+
+class Generator(nn.Module):
+    """x = G(z, c): (B, L) -> (B, C, H, W) in [-1, 1]."""
+
+    def __init__(self, latent_dim: int, image_size: int, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        arch, width, sync = plan(image_size, channels), config.width, config.sync_batchnorm
+        sizes = [*reversed(halves(image_size, len(arch.up) + 1)), image_size]
+        base, at = arch.base * width, sizes[0]
+        layers: list[nn.Module] = []
+        features = latent_dim
+        if arch.hidden:
+            layers += [nn.Linear(features, arch.hidden * width, bias=False), BatchNorm(arch.hidden * width, sync)]
+            layers += [nn.ReLU()]
+            features = arch.hidden * width
+        flat = base * at * at
+        layers += [nn.Linear(features, flat, bias=False), BatchNorm(flat, sync), nn.ReLU()]
+        layers += [nn.Unflatten(1, (base, at, at))]
+        features = base
+        for multiple in arch.up_flat:
+            layers += [nn.Conv2d(features, multiple * width, 4, padding="same", bias=False)]
+            layers += [BatchNorm(multiple * width, sync), nn.ReLU()]
+            features = multiple * width
+        for multiple, size in zip(arch.up, sizes[1:], strict=False):
+            layers += [DoublingConv(features, multiple * width, odd=size % 2 == 1, bias=False)]
+            layers += [BatchNorm(multiple * width, sync), nn.ReLU()]
+            features = multiple * width
+        layers += [DoublingConv(features, channels), nn.Tanh()]
+        self.layers = Stack(*layers)
+        initialise(self)
+
+    @property
+    def output_bias(self) -> Tensor:
+        """(C,) in front of the tanh."""
+        last = self.layers[-2]
+        assert isinstance(last, nn.ConvTranspose2d) and last.bias is not None
+        return last.bias
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layers(latents)
+
+
+def trunk(image_size: int, channels: int, config: NetworkConfig, images: int = 1) -> tuple[Stack, int]:
+    """D's layers up to its heads, and how many features they give, for so many images stacked on channels."""
+    arch, width, sync = plan(image_size, channels), config.width, config.sync_batchnorm
+
+    def activation() -> nn.Module:
+        return nn.LeakyReLU(config.leaky_slope)
+
+    layers: list[nn.Module] = [HalvingConv(images * channels, arch.down[0] * width), activation()]
+    features = arch.down[0] * width
+    for multiple in arch.down[1:]:
+        layers += [HalvingConv(features, multiple * width, bias=False), BatchNorm(multiple * width, sync)]
+        layers += [activation()]
+        features = multiple * width
+    for multiple in arch.flat:
+        layers += [nn.Conv2d(features, multiple * width, 4, padding="same", bias=False)]
+        layers += [BatchNorm(multiple * width, sync), activation()]
+        features = multiple * width
+    features *= halves(image_size, len(arch.down))[-1] ** 2
+    layers += [Flatten()]
+    if arch.hidden:
+        layers += [nn.Linear(features, arch.hidden * width, bias=False), BatchNorm(arch.hidden * width, sync)]
+        layers += [activation()]
+        features = arch.hidden * width
+    return Stack(*layers), features
+
+
+def recognition_head(features: int, outputs: int, config: NetworkConfig) -> Stack:
+    """The paper's layers of Q on the trunk: a hidden one of twice the width, and the outputs."""
+    width = config.width
+    return Stack(
+        nn.Linear(features, 2 * width, bias=False), BatchNorm(2 * width, config.sync_batchnorm),
+        nn.LeakyReLU(config.leaky_slope), nn.Linear(2 * width, outputs),
+    )  # fmt: skip
+
+
+class Discriminator(nn.Module):
+    """D's logit and Q's parameters from one trunk: (B, C, H, W) -> (B,) and (B', P)."""
+
+    def __init__(self, q_dim: int, image_size: int, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.joint_batchnorm = config.joint_batchnorm
+        self.trunk, features = trunk(image_size, channels, config)
+        self.head = nn.Linear(features, 1)
+        self.recognition = recognition_head(features, q_dim, config)
+        initialise(self)
+        if config.spectral_norm:  # not Q's own layers: its logits must grow without limit for the bound's ceiling
+            normalise_spectrally(self.trunk, self.head)
+
+    def forward(self, images: Tensor, groups: int = 1, q_from: int = 0) -> tuple[Tensor, Tensor]:
+        """Logits (B,) and Q's parameters (B - q_from, P), both in float32 whatever the autocast says.
+
+        ``groups``: parts of the batch with batch-norm statistics of their own. ``q_from``: Q reads only the rows from
+        here on, one group, where it has nothing to learn from the real half.
+        """
+        features = self.trunk(images, groups)
+        q = self.recognition(features[q_from:], 1 if q_from else groups)
+        return self.head(features).float().flatten(), q.float()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No weight gradient is computed inside: in G's step those of D and Q would be thrown away."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights from N(0, 0.02), as DCGAN (arXiv:1511.06434, section 3) has them; biases 0."""
+    for layer in module.modules():
+        # Modules on meta are built to be counted; to draw nothing there would load PyTorch's compiler, for two seconds.
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not layer.weight.is_meta:
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to build the two modules again: it travels with every checkpoint."""
+
+    latents: LatentSpec
+    image_size: int
+    channels: int
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    def __post_init__(self) -> None:
+        plan(self.image_size, self.channels)
+
+    def build(self) -> tuple[Generator, Discriminator]:
+        """Fresh modules; initial weights come from torch's global generator."""
+        generator = Generator(self.latents.dim, self.image_size, self.channels, self.network)
+        return generator, Discriminator(self.latents.q_dim, self.image_size, self.channels, self.network)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "codes": str(self.latents),
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "network": asdict(self.network),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
+        """Raises UserError for values that do not describe a model."""
+        try:
+            network = NetworkConfig(**values["network"])
+            latents = LatentSpec.parse(values["codes"], network.sigma)
+            return cls(latents, values["image_size"], values["channels"], network)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"this is not a description of a model: {error!r}") from None

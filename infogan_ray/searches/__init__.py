@@ -1,0 +1,1 @@
+"""Searches without Ray: recipe, ASHA, search directory, leaderboard, selection rules."""

@@ -1,0 +1,103 @@
+"""How the winner of a search is picked: rules over the rows of its board, none of which sees a label.
+
+A bound near its ceiling is reached by good models and by bad ones, so the bound alone picks no winner: every rule but
+``bound`` and ``quality`` asks first that a trial's images are about as good as the best trial's. How far each rule
+agrees with the clustering error was measured: docs/selection.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from infogan_ray import UserError
+
+GATE = 1.5  # how much worse than the best trial's images a winner's may be
+GATED = f"among those within {GATE:g} times the least SWD"
+RULES = {
+    "sorting": f"best sorting of real images (q_score) {GATED}; without a categorical code as 'gated'",
+    "agreement": f"best agreement with the other trials {GATED}",
+    "gated": f"best bound {GATED}",
+    "bound": "best bound",
+    "quality": "least SWD",
+}
+SCORE_OF = {"sorting": "q_score", "agreement": "agreement"}
+DEFAULT = "sorting"
+COLUMNS = ("mi_fraction", "mi_bound", "swd", "q_score", "agreement", "clustering_error", "nmi")
+SMALL_IS_GOOD = ("swd", "clustering_error")
+Row = dict[str, Any]
+
+
+def winner(rows: Sequence[Row], metric: str, rule: str) -> Row | None:
+    """The trial that a rule picks among those that ran to their end; None if it can rank none of them.
+
+    Raises UserError, naming the rules, for another name.
+    """
+    check_rule(rule)
+    metric = _bound(metric)
+    ended = _ended(rows, metric)
+    if not ended:
+        return None
+    least = min(row["swd"] for row in ended)
+    if rule == "quality":
+        return min(ended, key=lambda row: (row["swd"], row["trial"]))
+    near = [row for row in ended if rule == "bound" or row["swd"] <= GATE * least]
+    score = SCORE_OF.get(rule, metric)
+    if rule == DEFAULT and not any(finite(row.get(score)) for row in near):
+        score = metric  # no categorical code among them
+    able = [row for row in near if finite(row.get(score))]
+    return max(able, key=lambda row: (row[score], -row["trial"]), default=None)
+
+
+def best_by(rows: Sequence[Row], column: str) -> Row | None:
+    """The finished trial that is best in one column of the board, whatever its images look like; None if none has it.
+
+    Raises UserError, naming the columns, for another name.
+    """
+    if column not in COLUMNS:
+        raise UserError(f"metric is '{column}'; of a search valid are {', '.join(COLUMNS)}")
+    ended = [row for row in rows if row["state"] == "finished" and finite(row.get(column))]
+    sign = -1 if column in SMALL_IS_GOOD else 1
+    return max(ended, key=lambda row: (sign * row[column], -row["trial"]), default=None)
+
+
+def check_rule(rule: str) -> None:
+    if rule not in RULES:
+        raise UserError(f"select is '{rule}'; valid are {', '.join(RULES)}")
+
+
+def pareto(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The trials that no other one beats in both bound and image quality, best bound first."""
+    metric = _bound(metric)
+    front: list[Row] = []
+    for row in sorted(_ended(rows, metric), key=lambda row: (-row[metric], row["swd"], row["trial"])):
+        if not front or row["swd"] < front[-1]["swd"]:
+            front.append(row)
+    return front
+
+
+def ranked(rows: Sequence[Row], metric: str, rule: str) -> list[Row]:
+    """Finished trials by a rule, one after the other; then the others by how far they came."""
+    left, order = list(rows), list[Row]()
+    while (best := winner(left, metric, rule)) is not None:
+        order.append(best)
+        left.remove(best)
+
+    def how_far(row: Row) -> tuple[float, float, int]:
+        return -row["images"], -row[metric] if finite(row[metric]) else 0.0, row["trial"]
+
+    return order + sorted(left, key=how_far)
+
+
+def _bound(metric: str) -> str:
+    """What the bound is in a search by this metric: of one that does not compare bounds at its rungs, the fraction."""
+    return metric if metric in ("mi_fraction", "mi_bound") else "mi_fraction"
+
+
+def _ended(rows: Sequence[Row], metric: str) -> list[Row]:
+    return [row for row in rows if row["state"] == "finished" and finite(row[metric]) and finite(row["swd"])]
+
+
+def finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

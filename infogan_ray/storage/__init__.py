@@ -1,0 +1,1 @@
+"""File systems, run directories and checkpoints."""

@@ -1,0 +1,251 @@
+"""The outbox: what the first rank has to say to storage, sent by a thread of its own while training goes on.
+
+One upload is in flight; one more may wait, and a newer one takes its place: that is a miss. Errors that may pass are
+tried again with growing pauses. The outbox also keeps the run's status fresh, and stops when another attempt has taken
+the run over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from infogan_ray.evaluation.bound_and_clustering import go_on
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import StorageError
+from infogan_ray.storage.run_directory import MetricsLog, RunDirectory, step_name
+from infogan_ray.training.step import never
+
+HEARTBEAT_S = 10.0
+LONGEST_WAIT_S = 10.0  # of training for an upload that is slower than the checkpoint interval
+STUCK_AFTER_S = 600.0  # an upload that takes so long without an error is trouble, too
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+LAST_PATIENCE_S = 600.0  # how long a finished run waits for a storage that is away
+SHORT_PATIENCE_S = 3.0  # of a single operation: longer outages are the outbox's to wait for
+
+
+class StorageFailed(Exception):
+    """Storage was away for too long, or refuses for good; the message names what is safe."""
+
+
+class Overtaken(StorageFailed):
+    """The run belongs to another attempt now, and so does what is said of it on storage."""
+
+
+class Superseded(StorageError):
+    """Another attempt writes this run now; two writers would spoil each other's checkpoints."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where}: another attempt has taken this run over", passing=False)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A checkpoint on its way: its files, and pictures by folder name and file name."""
+
+    step: int
+    files: Mapping[str, bytes]
+    pictures: Mapping[tuple[str, str], bytes] = field(default_factory=dict)
+
+
+def _number_after(owner: Any) -> int:
+    """Of two attempts the later one has the greater name, and the run, also where the clock of the other is ahead."""
+    before = str(owner or "").partition("-")[0]
+    return max(time.time_ns(), int(before) + 1 if before.isdecimal() else 0)
+
+
+class Outbox:
+    """Owned by the first rank. ``log`` never waits for storage; ``put`` does for seconds, and not in an outage."""
+
+    def __init__(
+        self, run: RunDirectory, *, step: int, keep: int, metric: str, max_misses: int, restarts: int = 0
+    ) -> None:
+        """Takes the run over, which its status then says. Raises StorageError, and UserError for symbolic links."""
+        self.step, self.stored = step, step
+        self.restarts, self.missed = restarts, 0
+        self.trouble = ""
+        self.before_each: Callable[[], None] = go_on  # called in the thread before a checkpoint is sent
+        self._run = run.patient(SHORT_PATIENCE_S)
+        self._keep, self._metric, self._max_misses = keep, metric, max_misses
+        self._owner = f"{_number_after(run.get_status().get('owner')):020d}-{uuid.uuid4().hex[:8]}"
+        self._waiting: Parcel | None = None
+        self._in_flight: Parcel | None = None
+        self._sent: Parcel | None = None
+        self._slow, self._in_flight_since = False, 0.0
+        self._failure: StorageError | None = None
+        self._closing = False
+        self._changed, self._status = threading.Condition(), threading.Lock()
+        self._next_beat = time.monotonic() + HEARTBEAT_S
+        run.set_status("running", step, **self._about())
+        checkpoints.discard_orphans(run.checkpoints)
+        self._log = MetricsLog(self._run, step)
+        self._next_flush = 0.0
+        self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+        self._thread.start()
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        self._log.add(row)
+
+    def put(self, parcel: Parcel, hurry: Callable[[], bool] = never) -> None:
+        """Send a checkpoint; one that still waits is given up for it, which is a miss if storage is in trouble.
+
+        A storage that is merely slow gets a few seconds first, unless ``hurry``.
+        """
+        deadline = time.monotonic() + LONGEST_WAIT_S
+        with self._changed:
+            while self._waiting and time.monotonic() < deadline:
+                if self.trouble or self._failure or hurry():
+                    break
+                self._changed.wait(0.2)
+            if self._in_flight and time.monotonic() - self._in_flight_since > STUCK_AFTER_S:
+                self.trouble = f"the upload of {step_name(self._in_flight.step)} does not end"
+            if self._waiting and self.trouble:
+                self.missed += 1
+            self._slow = self._slow or self._waiting is not None
+            self._waiting = parcel
+            self._changed.notify_all()
+
+    @property
+    def busy(self) -> bool:
+        return self._waiting is not None or self._in_flight is not None
+
+    @property
+    def failure(self) -> StorageFailed | None:
+        """Why the run must end, if it must: storage refuses for good, or too many checkpoints in a row missed it."""
+        if self._failure is not None:
+            kind = Overtaken if isinstance(self._failure, Superseded) else StorageFailed
+            return kind(f"{self._failure}; {self._safe}")
+        if self.missed > self._max_misses:
+            return StorageFailed(f"{self.missed} checkpoints in a row missed storage: {self.trouble}; {self._safe}")
+        return None
+
+    @property
+    def lag(self) -> str:
+        """What a person should know of storage now: empty if all is well."""
+        behind = f"{self.step - self.stored:,} steps are not stored"
+        if self.trouble:
+            misses = f"{self.missed} of {self._max_misses} misses"
+            return f"storage is away, training goes on ({behind}, {misses}): {self.trouble}"
+        return f"uploads are slower than checkpoints: some are left out ({behind})" if self._slow else ""
+
+    def flush(self, seconds: float = LAST_PATIENCE_S, each: Callable[[], None] = go_on) -> None:
+        """Wait until all that was put is on storage. Raises StorageFailed after so many seconds, and what ``each``
+        raises, which is called several times a second."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self.busy and self._failure is None and time.monotonic() < deadline:
+                each()
+                self._changed.wait(0.2)
+        if self._failure is not None:
+            raise self.failure or StorageFailed(str(self._failure))
+        if self.busy:
+            reason = self.trouble or "the upload is not done"
+            raise StorageFailed(f"the checkpoint was not stored within {seconds:.0f} s: {reason}; {self._safe}")
+
+    def close(self, state: str = "", patience_s: float = SHORT_PATIENCE_S, **more: Any) -> None:
+        """Stop the thread; write the last lines of metrics and the run's last ``state``. Raises StorageError."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout=SHORT_PATIENCE_S + 1)
+        if not state or self._failure is not None:
+            return
+        self._log.flush(patience_s)
+        if not self._status.acquire(timeout=max(patience_s, SHORT_PATIENCE_S)):
+            raise StorageError(f"{self._run.folder}: an earlier word on the run's state is still on its way", True)
+        try:
+            self._run.patient(patience_s).set_status(state, self.step, **{**self._about(), **more})
+        finally:
+            self._status.release()
+
+    @property
+    def _safe(self) -> str:
+        return f"the last whole checkpoint is {step_name(self.stored)}" if self.stored else "no checkpoint was stored"
+
+    # The thread -----------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE_S
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._waiting is not None or self._closing, max(0.0, self._next_beat - time.monotonic())
+                )
+                if self._closing:
+                    return
+                parcel, self._waiting = self._waiting, None
+                self._in_flight, self._in_flight_since = parcel, time.monotonic()
+                self._changed.notify_all()
+            try:
+                if parcel is not None:  # what a run that is killed goes on from is stored after what is told of it
+                    self.before_each()
+                self._flush_log(parcel is not None)
+                if parcel is not None:
+                    self._send(parcel)
+                self._beat(always=parcel is not None)
+            except Exception as error:  # a thread that dies silently would let training go on for days in vain
+                passing = isinstance(error, StorageError) and error.passing
+                with self._changed:
+                    self.trouble = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
+                    self._in_flight = None
+                    if not passing:
+                        known = error if isinstance(error, StorageError) else None
+                        self._failure = known or StorageError(self.trouble, passing=False)
+                    elif self._waiting is None and parcel is not self._sent:
+                        self._waiting = parcel
+                    self._changed.notify_all()
+                    if self._failure is not None:
+                        return
+                    self._changed.wait_for(lambda: self._closing, pause)
+                self._next_beat = time.monotonic()  # so that an idle outbox, too, finds out when storage is back
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+                continue
+            with self._changed:
+                pause, self.trouble, self._in_flight = FIRST_PAUSE_S, "", None
+                self._slow = self._slow and self._waiting is not None
+                self._changed.notify_all()
+
+    def _send(self, parcel: Parcel) -> None:
+        folder = self._run.checkpoints / step_name(parcel.step)
+        try:
+            checkpoints.seal(folder, parcel.files, before_each=lambda: self._beat(always=False, check=True))
+        except StorageError as error:
+            if not error.passing and not isinstance(error, Superseded):  # a full disk: do not leave it fuller
+                with contextlib.suppress(StorageError):
+                    checkpoints.discard(folder)
+            raise
+        with self._changed:
+            self.stored, self.missed, self._sent = parcel.step, 0, parcel
+        for (place, name), content in parcel.pictures.items():
+            (self._run.folder / place).write(name, content)
+        checkpoints.discard_orphans(self._run.checkpoints)
+        checkpoints.prune(self._run.checkpoints, self._keep, self._metric, parcel.step)
+
+    def _beat(self, always: bool, check: bool = False) -> None:
+        """Say that the run is alive, if it is time to or ``always``; make sure that it is still ours, or ``check``."""
+        due = always or time.monotonic() >= self._next_beat
+        if not due and not check:
+            return
+        with self._status:
+            if str(self._run.get_status().get("owner", "")) > self._owner:
+                raise Superseded(str(self._run.folder))
+            if due and not self._closing:
+                self._run.set_status("running", self.step, **self._about())
+                self._next_beat = time.monotonic() + HEARTBEAT_S
+
+    def _flush_log(self, now: bool) -> None:
+        started = time.monotonic()
+        if now or started >= self._next_flush:
+            self._log.flush(SHORT_PATIENCE_S)
+            took = time.monotonic() - started
+            # On an object store every flush writes the whole file: a long one is written less often.
+            self._next_flush = time.monotonic() + max(HEARTBEAT_S, 50 * took)
+
+    def _about(self) -> dict[str, Any]:
+        return {"owner": self._owner, "stored": self.stored, "restarts": self.restarts}

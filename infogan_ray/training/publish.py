@@ -1,0 +1,175 @@
+"""The model folder, which ``pull`` fetches: weights, config, metrics, pictures and a model card, under a manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from infogan_ray import UserError
+from infogan_ray.models.code_names import NAMES, check_names, read_names
+from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.models.networks import ModelSpec
+from infogan_ray.models.traversal import draw, png, tile
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.checkpoints import Checkpoint
+from infogan_ray.storage.file_system import Storage, StorageError, open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import RunConfig, from_saved
+from infogan_ray.training.model_card import SAMPLES, model_card, traversal_file
+
+METRICS, CARD, CONFIG = "metrics.json", "README.md", "config.json"
+CATEGORIES = "categories.json"
+
+
+def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a model folder by name: the same bytes for the same checkpoint, metrics and names of codes."""
+    spec = ModelSpec.from_dict(checkpoint.state["model"])
+    weights = checkpoint.manifest.read(checkpoints.MODEL)
+    tensors = checkpoints.parse_tensors(f"{checkpoint.folder}/{checkpoints.MODEL}", weights)
+    model = InfoGAN.from_tensors(spec, tensors, checkpoint.folder)
+    with contextlib.suppress(ValueError):  # a broken file of names, which ``load`` names, must not cost a run its model
+        model.names = read_names(checkpoint.folder.parent.parent, model.codes)
+    metrics = {"step": checkpoint.step, **metrics}
+    categories = metrics.pop("categories", {})
+    description = {"model": spec.to_dict(), "step": checkpoint.step, "run": config.to_dict()}
+    files = {
+        checkpoints.MODEL: weights,
+        CONFIG: json.dumps(description, indent=1).encode(),
+        METRICS: json.dumps(metrics, indent=1).encode(),
+        SAMPLES: png(tile(model.sample(64), columns=8, scale=max(1, round(56 / spec.image_size)))),
+    }
+    if categories:
+        files[CATEGORIES] = json.dumps(categories).encode()
+    return files | _with_names(model, config, metrics)
+
+
+def _with_names(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> dict[str, bytes]:
+    """Those files of a model folder that show what the codes are called."""
+    files = {CARD: model_card(model, config, metrics).encode()}
+    if model.names:
+        files[NAMES] = json.dumps(model.names, indent=1).encode()
+    return files | {traversal_file(name): png(draw(model.traverse(name))) for name in model.codes}
+
+
+def name_codes(folder: Storage, names: Mapping[str, str]) -> dict[str, str]:
+    """Give names to codes of a model folder, a run or a run's checkpoint, and keep them there; returns all names.
+
+    An empty name takes one away. A model folder's card and pictures have them at once; what a run publishes or ``pull``
+    makes later has them, too. Raises UserError for a code or name that cannot be, BadCheckpoint for a broken folder.
+    """
+    model = load(folder.uri)
+    chosen = check_names({**model.names, **names}, model.codes)
+    if is_model(folder):
+        _rename_in(folder, model, chosen)
+        return chosen
+    run = RunDirectory(folder.parent.parent if folder.parent.name == "checkpoints" else folder)
+    run.folder.write(NAMES, json.dumps(chosen, indent=1).encode())
+    if is_model(run.model):
+        _rename_in(run.model, load(run.model.uri), chosen)
+    return chosen
+
+
+def is_model(folder: Storage) -> bool:
+    """Whether a folder is a model folder; a run has its manifests further down."""
+    return folder.is_file(checkpoints.MANIFEST) and folder.is_file(CONFIG)
+
+
+def _rename_in(folder: Storage, model: InfoGAN, names: dict[str, str]) -> None:
+    manifest = checkpoints.Manifest.of(folder, required=(checkpoints.MODEL, CONFIG, METRICS))
+    config = from_saved(manifest.read_json(CONFIG), f"{folder}/{CONFIG}")
+    model.names = names
+    files = _with_names(model, config, manifest.read_json(METRICS))
+    checkpoints.replace(manifest, {NAMES: b"{}", **files})
+
+
+def pull(
+    run: RunDirectory, which: str, metric: str, config: RunConfig, destination: Path, warn: Callable[[str], None]
+) -> Checkpoint:
+    """Fetch a checkpoint as a model folder: verified, written beside ``destination`` and renamed.
+
+    The run's own model folder is taken where it holds the chosen step, since its metrics are of all data. A
+    ``destination`` that holds the same model already is a success, as when many fetch at once, and is left as it is,
+    with the names that its codes were given there. Raises UserError for one that holds something else, BadCheckpoint
+    for content that is not what its name says.
+    """
+    for tries_left in (2, 1, 0):
+        chosen = checkpoints.choose(run.checkpoints, which, metric, warn)
+        try:
+            files = _published(run, chosen, warn) or model_files(chosen, config, chosen.metrics)
+            break
+        except checkpoints.BadCheckpoint:  # a run that goes on may have pruned it since it was chosen
+            if not tries_left or chosen.folder.is_file(checkpoints.MANIFEST):
+                raise
+    for name, content in files.items():
+        check_content(name, content)
+    if not _holds(destination, files, warn):
+        beside = open_storage(destination.parent) / f".{destination.name}.{uuid.uuid4().hex[:8]}"
+        try:
+            checkpoints.seal(beside, files)
+            try:
+                os.rename(beside.path, destination)
+            except OSError:  # another pull has been faster, or something else is there
+                if not _holds(destination, files, warn):
+                    raise
+        finally:
+            beside.delete_all()
+    return chosen
+
+
+def _published(run: RunDirectory, chosen: Checkpoint, warn: Callable[[str], None]) -> dict[str, bytes] | None:
+    """The files of the run's model folder, if it is whole and of this checkpoint's very weights."""
+    try:
+        manifest = checkpoints.Manifest.of(run.model, required=(checkpoints.MODEL, CONFIG, METRICS, CARD))
+        if manifest.files[checkpoints.MODEL] != chosen.manifest.files[checkpoints.MODEL]:
+            return None
+        return {name: manifest.read(name) for name in manifest.files}
+    except checkpoints.Unfinished:
+        return None
+    except checkpoints.BadCheckpoint as error:
+        warn(f"passed over: {error}")
+        return None
+
+
+def _holds(destination: Path, files: dict[str, bytes], warn: Callable[[str], None]) -> bool:
+    """Whether a folder is the very model, whole. Raises UserError if it is something else."""
+    if not os.path.lexists(destination):
+        return False
+    what = "is something else"
+    try:
+        manifest = checkpoints.Manifest.of(
+            open_storage(destination), required=(checkpoints.MODEL, CONFIG, METRICS, CARD)
+        )
+        found = {name: manifest.read(name) for name in manifest.files}
+        if found == files:
+            return True
+        if found[checkpoints.MODEL] == files[checkpoints.MODEL]:
+            warn(f"{destination} holds this model already, and is left as it is, with its names, figures and card")
+            return True
+        what = "holds another model"
+    except (checkpoints.BadCheckpoint, StorageError):
+        pass
+    raise UserError(f"destination {destination} exists and {what}; name another folder")
+
+
+def check_content(name: str, content: bytes) -> None:
+    """Raises BadCheckpoint, by name, unless a file of a model folder is of the kind that its ending says."""
+    ending = name.rpartition(".")[2]
+    if ending == "safetensors":
+        checkpoints.parse_tensors(name, content)
+    elif ending == "json":
+        checkpoints.parse_json(name, content)
+    elif ending == "png":
+        if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise checkpoints.BadCheckpoint(f"{name} is not a PNG picture")
+    elif ending == "md":
+        try:
+            content.decode()
+        except UnicodeDecodeError:
+            raise checkpoints.BadCheckpoint(f"{name} is not text") from None
+    else:
+        raise checkpoints.BadCheckpoint(f"{name} is not a file of a model folder; it is refused")

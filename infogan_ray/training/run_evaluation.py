@@ -1,0 +1,84 @@
+"""What a run measures and draws of itself: at each checkpoint, and of its best one in the end. No files, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from infogan_ray.data.datasets import ImageSet
+from infogan_ray.evaluation.bound_and_clustering import go_on, measure_bound, measure_clustering
+from infogan_ray.evaluation.sliced_wasserstein import measure_quality
+from infogan_ray.evaluation.unsupervised_metrics import measure_sorting
+from infogan_ray.models.infogan import InfoGAN
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.networks import Discriminator
+from infogan_ray.models.precision import autocast, resolve_precision
+from infogan_ray.models.traversal import draw, png, tile, to_bytes, traverse
+from infogan_ray.storage.run_directory import RunDirectory, sample_picture, traversal_picture
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.train_state import TrainState
+
+
+def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each: Callable[[], None]) -> dict[str, Any]:
+    """The bound on fresh codes, and agreement with the first ``evaluation.labelled`` labels where there are any.
+
+    How Q sorts real images, too, where that decides something (``evaluation.sorting``).
+    """
+    latents, generator = state.spec.latents, state.averaged_generator()
+    with state.autocast():  # half of the time with bf16; the best checkpoint is measured again in the end, in fp32
+        metrics: dict[str, Any] = measure_bound(latents, generator, state.discriminator, config.evaluation, each)
+        if config.evaluation.sorting or config.metric == "q_score":
+            metrics |= measure_sorting(latents, state.discriminator, images.images, each).scores
+        metrics |= measure_agreement(latents, state.discriminator, images, each, most=config.evaluation.labelled)
+    return metrics
+
+
+def evaluate_checkpoint(
+    model: InfoGAN, images: ImageSet, config: RunConfig, device: torch.device, each: Callable[[], None]
+) -> dict[str, Any]:  # fmt: skip
+    """In fp32, as ``infogan evaluate`` does: a saved checkpoint's bound, image quality, sorting of real images, and
+    agreement with all labels if there are any. Training images, which name the categories, are read in the precision
+    of training.
+
+    ``categories``: what the sorting of a fixed choice of real images is, by code; models are compared by it.
+    """
+    latents, generator, discriminator = model.spec.latents, model.generator.to(device), model.discriminator.to(device)
+    metrics: dict[str, Any] = measure_bound(latents, generator, discriminator, config.evaluation, each)
+    metrics |= measure_quality(latents, generator, images.images, each)
+    sorting = measure_sorting(latents, discriminator, images.images, each)
+    metrics |= {**sorting.scores, "categories": sorting.categories}
+    in_training = autocast(device, resolve_precision(config.precision, device))
+    return metrics | measure_agreement(latents, discriminator, images, each, naming=in_training)
+
+
+def measure_agreement(
+    latents: LatentSpec, discriminator: Discriminator, images: ImageSet, each: Callable[[], None] = go_on, *,
+    most: int | None = None, naming: AbstractContextManager[Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """``measure_clustering`` by ``most`` labels at most, and the classes' names where they are known; empty without
+    labels."""
+    if images.labels is None or images.test_images is None or images.test_labels is None:
+        return {}
+    found = measure_clustering(
+        latents, discriminator, images.images[:most], images.labels[:most], images.test_images, images.test_labels,
+        each, naming,
+    )  # fmt: skip
+    if found and images.classes is not None:
+        found["classes"] = list(images.classes)
+    return found
+
+
+def draw_pictures(state: TrainState, run: RunDirectory) -> dict[tuple[str, str], bytes]:
+    """PNG files by folder and file name: samples, and one traversal per code."""
+    generator, latents = state.averaged_generator(), state.spec.latents
+    with torch.inference_mode():
+        draws = latents.sample(64, torch.Generator(state.device).manual_seed(0))
+        samples = tile(to_bytes(generator(draws)).cpu(), columns=8, scale=2)
+    pictures = {(run.samples.name, sample_picture(state.step)): png(samples)}
+    for name in latents.names:
+        picture = draw(traverse(latents, generator, name))
+        pictures[run.traversals.name, traversal_picture(state.step, name)] = png(picture)
+    return pictures

@@ -1,0 +1,133 @@
+"""MLflow and Weights & Biases, as trackers: each a run of theirs, which a resumed run of ours goes on with."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.training.tracking.tracking import SHORT_PATIENCE_S, TAGS
+
+EXPERIMENT = "infogan_ray"  # in MLflow, unless $MLFLOW_EXPERIMENT_NAME says another
+
+
+class MLflow:
+    """A run of an MLflow server or database, found again by the run's key."""
+
+    def __init__(self, uri: str, run: RunDirectory, about: Mapping[str, Any]) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # this thread tries again by itself
+        from mlflow import entities
+        from mlflow.tracking import MlflowClient
+
+        self._entities, self._metrics = entities, list[Any]()
+        self._client = MlflowClient(tracking_uri=uri)
+        key = run.patient(SHORT_PATIENCE_S).key()
+        experiment = self._experiment(uri)
+        found = self._client.search_runs([experiment], f"tags.`infogan_ray.key` = '{key}'", max_results=1)
+        self._known = -1
+        if found:
+            self._id = found[0].info.run_id
+            self._client.update_run(self._id, status="RUNNING")
+            # It has no way to take back what it was told of steps that were lost; they are made again, alike.
+            history = self._client.get_metric_history(self._id, TAGS["d_loss"])
+            self._known = max((metric.step for metric in history), default=-1)
+        else:
+            tags = {"infogan_ray.key": key, "infogan_ray.run": run.title}
+            self._id = self._client.create_run(experiment, run_name=run.title, tags=tags).info.run_id
+            self._client.log_batch(self._id, params=[entities.Param(name, str(value)) for name, value in about.items()])
+
+    def row(self, step: int, values: Mapping[str, float], moment: float) -> None:
+        if len(self._metrics) > 500:  # a request takes 1000
+            self.flush(False)
+        if step > self._known:
+            at = int(1000 * moment)
+            self._metrics += [self._entities.Metric(tag, value, at, step) for tag, value in values.items()]
+
+    def picture(self, step: int, tag: str, png: bytes, moment: float) -> None:
+        with tempfile.TemporaryDirectory(prefix="infogan-ray-") as folder:
+            path = Path(folder, f"{step_name(step)}.png")
+            path.write_bytes(png)
+            self._client.log_artifact(self._id, str(path), f"pictures/{tag}")
+
+    def flush(self, due: bool) -> None:
+        if self._metrics:
+            self._client.log_batch(self._id, metrics=self._metrics)
+            self._metrics = []
+
+    def end(self, state: str, step: int, values: Mapping[str, float]) -> None:
+        self._known = min(self._known, step)
+        self.row(step + 1, values, time.time())
+        self.flush(True)
+        status = {"finished": "FINISHED", "diverged": "FAILED"}.get(state, "KILLED")
+        self._client.set_terminated(self._id, status)
+
+    def _experiment(self, uri: str) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+        if (found := self._client.get_experiment_by_name(name)) is not None:
+            return found.experiment_id
+        # A database has files beside it; by default they would lie in the folder that a worker happens to run in.
+        file = Path(urllib.parse.unquote(uri.removeprefix("sqlite:///")))
+        place = (file.parent / "mlartifacts").as_uri() if uri.startswith("sqlite:///") else None
+        try:
+            return self._client.create_experiment(name, artifact_location=place)
+        except Exception:  # another trial has been faster
+            if (found := self._client.get_experiment_by_name(name)) is None:
+                raise
+            return found.experiment_id
+
+
+class WandB:
+    """A run of a Weights & Biases project, by the run's key; offline and credentials as the environment says."""
+
+    def __init__(self, project: str, run: RunDirectory, about: Mapping[str, Any]) -> None:
+        import wandb
+
+        key = run.patient(SHORT_PATIENCE_S).key()
+        group, divider, _ = run.title.rpartition("/")
+        # Nothing of the machine: no git, no program's text, no name of a host or user.
+        settings = wandb.Settings(
+            silent=True, console="off", disable_git=True, disable_code=True, save_code=False,
+            x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, host="-",
+        )  # fmt: skip
+        self._image = wandb.Image
+        self._run = wandb.init(
+            project=project, id=key, name=run.title, group=group if divider else None, config=dict(about),
+            resume="allow", reinit="create_new", dir=os.environ.get("WANDB_DIR") or self._folder(run),
+            allow_val_change=True, settings=settings,
+        )  # fmt: skip
+        self._known = self._run.step  # steps only rise there: those that are made again stay as they were
+
+    def row(self, step: int, values: Mapping[str, float], moment: float) -> None:
+        if step >= self._known:
+            self._run.log(dict(values), step=step)
+
+    def picture(self, step: int, tag: str, png: bytes, moment: float) -> None:
+        if step >= self._known:
+            with tempfile.TemporaryDirectory(prefix="infogan-ray-") as folder:
+                path = Path(folder, "picture.png")
+                path.write_bytes(png)
+                self._run.log({tag: self._image(str(path))}, step=step)
+
+    def flush(self, due: bool) -> None:
+        """It sends by itself, in a process of its own."""
+
+    def end(self, state: str, step: int, values: Mapping[str, float]) -> None:
+        if values:
+            self._run.log(dict(values), step=step + 1)
+        self._run.finish(exit_code=0 if state == "finished" else 1)
+
+    @staticmethod
+    def _folder(run: RunDirectory) -> str:
+        if run.folder.is_local:
+            return run.folder.path
+        from infogan_ray.data.fetch import cache_folder
+
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)

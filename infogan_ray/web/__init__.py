@@ -1,0 +1,1 @@
+"""What people look at: explorer, reports, request and answer schemas. No Ray."""

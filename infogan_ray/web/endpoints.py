@@ -1,0 +1,158 @@
+"""The service's answers around one model: POST /sample, /traverse and /encode, GET /health.
+
+Requests that wait at the same time are computed together. No Ray: ``Front(None, Endpoints(...).answer)`` is a whole
+service in one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from infogan_ray.models.infogan import InfoGAN
+from infogan_ray.storage.file_system import StorageError
+from infogan_ray.web.gateway import HEALTH, Call, Reply, refusal, unauthorized
+from infogan_ray.web.inference import (
+    MOST_IMAGES,
+    Format,
+    SampleQuery,
+    TraverseQuery,
+    answer,
+    encoded,
+    read_image,
+    read_query,
+    traversal_latents,
+)
+
+COLUMNS = 8  # of a picture of samples, as infogan sample draws it
+R = TypeVar("R", bound=Sequence[Any])
+logger = logging.getLogger(__name__)
+
+
+class Batches(Generic[R]):
+    """Calls of ``compute``, one at a time; what comes meanwhile is computed together next, in the order of its coming.
+
+    A lone request waits for nobody. (Ray Serve's own batching waits a fixed time, and puts a request that no longer
+    fits behind all others.) ``compute`` maps rows to as many results; ``most`` rows at once, unless one call has more.
+    """
+
+    def __init__(self, compute: Callable[[Tensor], R], most: int, executor: Executor) -> None:
+        self._compute, self._most, self._executor = compute, most, executor
+        self._waiting: deque[tuple[Tensor, asyncio.Future[R]]] = deque()
+        self._working: asyncio.Task[None] | None = None
+
+    async def __call__(self, rows: Tensor) -> R:
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((rows, future))
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft()]
+            size = len(batch[0][0])
+            while self._waiting and size + len(self._waiting[0][0]) <= self._most:
+                batch.append(self._waiting.popleft())
+                size += len(batch[-1][0])
+            rows = torch.cat([rows for rows, _ in batch])
+            try:
+                results = await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, rows)
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            start = 0
+            for rows, future in batch:
+                if not future.done():  # its client may have gone
+                    future.set_result(results[start : start + len(rows)])  # type: ignore[arg-type]
+                start += len(rows)
+
+
+class Endpoints:
+    """``executor`` computes; with one thread the model is never in two batches at once."""
+
+    def __init__(self, model: InfoGAN, token: str | None, executor: Executor) -> None:
+        self.model, self.token = model, token
+        self._description = describe(model)
+        self._generate: Batches[Any] = Batches(model.generate, MOST_IMAGES, executor)
+        self._encode = Batches(lambda images: encoded(model, images), MOST_IMAGES, executor)
+        self._routes: dict[str, tuple[str, Callable[[Call], Awaitable[Reply]]]] = {
+            HEALTH: ("GET", self.health),
+            "/sample": ("POST", self.sample),
+            "/traverse": ("POST", self.traverse),
+            "/encode": ("POST", self.encode),
+        }
+
+    async def answer(self, call: Call) -> Reply:
+        """To everything: 400 with a line for what cannot be asked, 500 and a log for a mistake of ours."""
+        if call.path not in self._routes:
+            return refusal(404, f"{call.path[:100]} does not exist; there are {', '.join(self._routes)}")
+        method, route = self._routes[call.path]
+        if call.method != method:
+            return refusal(405, f"{call.path} is asked with {method}", ("Allow", method))
+        if refused := unauthorized(call, self.token):
+            return refused
+        try:
+            return await route(call)
+        except ValueError as error:
+            return refusal(400, str(error))
+        except Exception:
+            logger.exception("a request to %s failed", call.path)
+            return refusal(500, "the service failed at this request; its log has the reason")
+
+    async def health(self, call: Call) -> Reply:
+        """That there is a model, for everybody; which one, for those who may use it."""
+        secret = self.token is not None and not call.authorization
+        return _json({"status": "ok"} | ({} if secret else self._description))
+
+    async def sample(self, call: Call) -> Reply:
+        query = read_query(SampleQuery, call.body)
+        images = await self._generate(self.model.latents(query.n, query.codes, query.seed))
+        return await _picture(images, query.format, min(query.n, COLUMNS))
+
+    async def traverse(self, call: Call) -> Reply:
+        """The values that the code takes are in a header, as a JSON list."""
+        query = read_query(TraverseQuery, call.body)
+        rows, values = traversal_latents(self.model, query)
+        return await _picture(await self._generate(rows), query.format, len(rows), ("X-Values", json.dumps(values)))
+
+    async def encode(self, call: Call) -> Reply:
+        image = await asyncio.to_thread(read_image, self.model, call.body)  # a large one takes a second
+        return _json((await self._encode(image))[0])
+
+
+async def _picture(images: Tensor, form: Format, columns: int, *headers: tuple[str, str]) -> Reply:
+    return Reply(200, *await asyncio.to_thread(answer, images, form, columns), headers)
+
+
+def _json(value: Any) -> Reply:
+    return Reply(200, json.dumps(value).encode())
+
+
+def describe(model: InfoGAN) -> dict[str, Any]:
+    """Where a model is from, the step of its checkpoint, and its codes with priors and with what people call them."""
+    step: int | None = None
+    if match := re.fullmatch(r"step_(\d+)", model.source.name):
+        step = int(match[1])
+    else:
+        with contextlib.suppress(StorageError, OSError, ValueError, KeyError):
+            step = json.loads(model.source.read("config.json"))["step"]
+    return {
+        "model": str(model.source),
+        "step": step,
+        "image": {"channels": model.spec.channels, "size": model.spec.image_size},
+        "codes": {name: f"{code.kind}={code.text()}" for name, code in model.codes.items()},
+        "names": model.names,
+    }

@@ -1,0 +1,94 @@
+"""The cards of the page: runs, searches and models of a storage folder, or the trials of a search."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from infogan_ray.searches.search_directory import SearchDirectory
+from infogan_ray.searches.selection_rules import DEFAULT, winner
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import Storage, StorageError
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.publish import METRICS
+from infogan_ray.training.run_listing import run_row
+from infogan_ray.web.explorer.model_catalog import PART, Shelf, kind_of, picture_steps
+
+LISTED = 200  # entries of a storage folder on one page
+
+
+class Library:
+    """Looked at every few seconds while things train: what has not changed is not read again."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+        self._rows: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    def rows(self, id: str = "") -> dict[str, Any]:
+        """The runs, searches and models of the root, or the trials of one search, as rows for cards."""
+        folder = self.shelf.folder(id)
+        if kind_of(folder) == "search":
+            return self._search(id, SearchDirectory(folder))
+        rows = []
+        names = sorted((entry.name for entry in folder.entries() if entry.is_folder), reverse=True)
+        for name in names[:LISTED]:
+            own = f"{id}/{name}" if id else name
+            kind = kind_of(folder / name) if PART.fullmatch(name) else None
+            if kind == "run":
+                rows.append(self._run_card(own, RunDirectory(folder / name)))
+            elif kind == "search":
+                rows.append(self._search_card(own, SearchDirectory(folder / name)))
+            elif kind == "model":
+                rows.append({"id": own, "kind": "model", "name": name, **self._metrics_of_model(folder / name)})
+        return {"title": str(folder), "rows": rows, "left_out": max(0, len(names) - LISTED)}
+
+    def _run_card(self, id: str, run: RunDirectory) -> dict[str, Any]:
+        status = run.get_status()
+        mark = (status["state"], status["step"], status.get("stored"), status.get("time"))
+        if id not in self._rows or self._rows[id][0] != mark:
+            row = run_row(run)
+            shown = {name: row[name] for name in ("state", "step", "mi_bound", "mi_fraction", "clustering_error")}
+            steps = picture_steps(run)
+            card = {"id": id, "kind": "run", "name": run.name, **shown, "picture": steps[-1] if steps else None}
+            self._rows[id] = (mark, card)
+        return self._rows[id][1]
+
+    def _search_card(self, id: str, search: SearchDirectory) -> dict[str, Any]:
+        try:
+            count = len(search.description()["trials"])
+            best = self._board_best(search)
+        except (ValueError, KeyError, StorageError) as error:
+            return {"id": id, "kind": "search", "name": search.name, "state": str(error)}
+        done = "finished" if search.folder.is_file(search.BOARD) else "running or cut off"
+        card = {"id": id, "kind": "search", "name": search.name, "trials": count, "state": done, "best": best}
+        return {**card, "report": search.folder.is_file(search.REPORT)}
+
+    def _board_best(self, search: SearchDirectory) -> int | None:
+        if not search.folder.is_file(search.BOARD):
+            return None
+        picks = checkpoints.parse_json(search.name, search.folder.read(search.BOARD)).get("picks", {})
+        return picks.get(DEFAULT)
+
+    def _search(self, id: str, search: SearchDirectory) -> dict[str, Any]:
+        board = search.board()
+        best = winner(board, search.description()["metric"], DEFAULT)
+        rows = []
+        for row in board:
+            run = search.trial(row["trial"])
+            own = f"{id}/trials/{run.name}" if id else f"trials/{run.name}"
+            steps = picture_steps(run)
+            shown = {name: row[name] for name in ("state", "step", "mi_bound", "mi_fraction", "clustering_error")}
+            rows.append(
+                {"id": own, "kind": "run", "name": f"trial {row['trial']}", **shown, "values": row["values"],
+                 "picture": steps[-1] if steps else None, "best": best is not None and best["trial"] == row["trial"]}
+            )  # fmt: skip
+        report = search.folder.is_file(search.REPORT)
+        return {"title": str(search.folder), "rows": rows, "left_out": 0, "search": id, "report": report}
+
+    def _metrics_of_model(self, folder: Storage) -> dict[str, Any]:
+        try:
+            metrics = json.loads(folder.read(METRICS))
+            names = ("step", "mi_bound", "mi_fraction", "clustering_error")
+            return {"state": "model", **{name: metrics.get(name) for name in names}}
+        except (FileNotFoundError, ValueError, StorageError) as error:
+            return {"state": str(error)}

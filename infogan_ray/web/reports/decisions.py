@@ -1,0 +1,50 @@
+"""What became of each trial at each rung, in words: from the journal of a search's halving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from infogan_ray.searches.asha import Halving, Verdict
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``score`` is what counted at the rung; ``place`` is (rank, of how many); None where there is none."""
+
+    score: float | None
+    place: tuple[int, int] | None
+    outcome: str
+
+
+def decisions(halving: Halving, trial: int, state: str) -> list[Decision]:
+    """One per rung, in their order. ``state``: that of the trial's row."""
+    stopped_at, verdict = halving.stopped_at(trial), halving.verdict(trial)
+    state = state.partition(",")[0]
+    found, over = [], ""
+    for rung in halving.rungs:
+        score, place = halving.score(trial, rung), halving.place(trial, rung)
+        if stopped_at is not None and rung > stopped_at:
+            outcome = "never got there" if score is None else "had gone on, does not count"
+            found.append(Decision(score, None, outcome))
+        elif score is not None:
+            waiting = verdict is Verdict.WAIT and place is None
+            outcome = "stopped" if rung == stopped_at else "waits for earlier trials" if waiting else "went on"
+            found.append(Decision(score, place, outcome))
+        else:
+            outcome = over or _why_not(state, halving.has_ended(trial))
+            over = "never got there" if outcome in ("diverged", "failed", "never got there") else outcome
+            found.append(Decision(None, None, outcome))
+    return found
+
+
+def _why_not(state: str, ended: bool) -> str:
+    if state in ("diverged", "failed", "not begun"):
+        return state
+    if state == "finished":
+        return "no score"
+    return "never got there" if ended else "not there yet"
+
+
+def as_if_stopping(halving: Halving, reduction: int) -> Halving:
+    """The same journal under early stopping: what a search that ran all trials to their end would have missed."""
+    return Halving.replay(halving.events, halving.rungs, reduction)

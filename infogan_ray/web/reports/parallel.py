@@ -1,0 +1,182 @@
+"""Parallel coordinates as inline SVG: one axis per value, one line per thing that has them, coloured by its score.
+
+The score is the last axis as well, so that nothing is said by colour alone. Sizes are pixels of the view box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from infogan_ray.web.reports.charts import LABEL, empty_chart, svg, text
+from infogan_ray.web.reports.markup import brief, clipped, escape, is_number, shown
+from infogan_ray.web.reports.scales import Scale, limits, spans, spread
+
+SHADES = 7
+MOST_TICKS = 8  # names on an axis; of more choices every second, third … is named
+
+CSS = """
+.chart .p { fill: none; stroke: var(--shade, var(--mute, #9aa3ad)); stroke-linejoin: round; }
+.chart .p.none { stroke-width: 1; opacity: .6; }
+.chart .p.faint .l { stroke-dasharray: 5 4; opacity: .6; }
+.chart .p .hit { stroke: transparent; stroke-width: 9; }
+.chart .p:hover .l { stroke-width: 4; opacity: 1; }
+.chart .axis { stroke: var(--ink, #222); stroke-width: 1.2; }
+.chart .bar { fill: var(--shade); }
+.h0 { --shade: #a9bccd; stroke-width: 1; } .h1 { --shade: #88acca; stroke-width: 1.2; }
+.h2 { --shade: #6199c6; stroke-width: 1.4; } .h3 { --shade: #4084bb; stroke-width: 1.7; }
+.h4 { --shade: #2a6aa8; stroke-width: 2; } .h5 { --shade: #1c4f8f; stroke-width: 2.3; }
+.h6 { --shade: #102f6b; stroke-width: 2.8; }
+@media (prefers-color-scheme: dark) {
+.h0 { --shade: #3a5068; } .h1 { --shade: #436785; } .h2 { --shade: #4f82a8; } .h3 { --shade: #5f9cca; }
+.h4 { --shade: #7bb7e0; } .h5 { --shade: #a4d0ee; } .h6 { --shade: #d6ecfa; }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Values by axis; one without a score is grey. ``faint``: dashed and grey as well. ``note``: for its title."""
+
+    label: str
+    values: Mapping[str, Any]
+    score: float | None
+    faint: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where a value lies on an axis, in pixels from the top; None for one that is missing."""
+
+    name: str
+    scale: Scale
+    choices: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[Any], top: float, bottom: float, log: bool = False) -> Axis:
+        """Numbers on a linear axis, or a logarithmic one where they span over a factor of ten; all else as choices."""
+        there = [value for value in values if not _missing(value)]
+        if there and all(is_number(value) for value in there):
+            log = spans(there) or (log and spans(there, 1))
+            return cls(name, Scale(*limits(there, there, log), bottom, top, log), None)
+        plain = sorted({value for value in there if is_number(value)})
+        others = sorted({shown(value) for value in there if not is_number(value)})
+        choices = tuple(dict.fromkeys([shown(value) for value in plain] + others))
+        return cls(name, Scale(-0.5, len(choices) - 0.5, bottom, top), choices)
+
+    def place(self, value: Any) -> float | None:
+        if _missing(value):
+            return None
+        return self.scale(value if self.choices is None else self.choices.index(shown(value)))
+
+    def ticks(self, values: Sequence[Any]) -> list[tuple[float, str]]:
+        """Pixel and words: the values themselves where they are few and apart, else round numbers."""
+        if self.choices is not None:
+            every = -(-len(self.choices) // MOST_TICKS)
+            return [(self.scale(index), self.choices[index]) for index in range(0, len(self.choices), every)]
+        own = sorted({float(value) for value in values if not _missing(value)})
+        gaps = [abs(self.scale(b) - self.scale(a)) for a, b in pairwise(own)]
+        ticks = own if len(own) <= 6 and all(gap >= 16 for gap in gaps) else self.scale.ticks(MOST_TICKS)
+        return [(self.scale(tick), brief(tick)) for tick in ticks]
+
+
+def parallel_coordinates(
+    title: str, lines: Sequence[Line], axes: Sequence[str], score_label: str, *, names: Mapping[str, str] | None = None,
+    log: Collection[str] = (), faint_label: str = "", most_labels: int = 6, height: int = 380,
+) -> str:  # fmt: skip
+    """Lines by score, the best on top, the first ``most_labels`` of them named. Large scores are good.
+
+    ``axes``: keys of the lines' values, in their order; ``names``: what an axis is called, if not by its key; ``log``:
+    those that are logarithmic however little they span.
+    """
+    spacing = max(110.0, 700 / max(len(axes), 1))
+    left, top, bottom = 90.0, 62.0, height - 26.0
+    width = int(left + spacing * len(axes) + 120)
+    if not lines or not axes:
+        return empty_chart(title, "no values to show", (880, height))
+    drawn = [Axis.of(name, [line.values.get(name) for line in lines], top, bottom, name in log) for name in axes]
+    scores = [line.score for line in lines if is_number(line.score)]
+    if scores:
+        drawn.append(Axis.of(score_label, scores, top, bottom))
+    columns = [left + spacing * index for index in range(len(drawn))]
+    order = sorted(lines, key=lambda line: (not line.faint, _finite(line.score)))
+    parts = [_line(line, drawn, columns, axes, bool(scores)) for line in order]
+    if scores:
+        parts += _bar(columns[-1], drawn[-1].scale)
+        best = sorted(
+            (line for line in lines if is_number(line.score) and not line.faint), key=lambda line: -_finite(line.score)
+        )
+        parts += _labels(best[:most_labels], columns[-1], drawn[-1])
+    for index, (axis, x) in enumerate(zip(drawn, columns, strict=True)):
+        values = scores if scores and index == len(axes) else [line.values.get(axis.name) for line in lines]
+        parts.append(f'<path class="axis" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>')
+        for y, words in axis.ticks(values):
+            parts.append(f'<path class="axis" d="M{x - 4:.1f} {y:.1f}H{x:.1f}"/>')
+            parts.append(text(x - 7, y + 4, _told_apart(words), "soft", "end", title=words))
+        name = (names or {}).get(axis.name, axis.name) + (" (log)" if axis.scale.log else "")
+        parts.append(text(x, 34 if index % 2 else 50, clipped(name, 30), "", "middle", title=axis.name))
+    legend = [f"stronger and thicker: better {score_label}"] if scores else []
+    legend += [f"dashed: {faint_label}"] if faint_label and any(line.faint for line in lines) else []
+    parts.append(text(width - 8, 14, "; ".join(legend), "soft", "end"))
+    return svg(f"{title}: {len(lines)} lines over {', '.join(axes)}", (width, height), parts)
+
+
+def shade(score: float, scale: Scale) -> int:
+    """0 … SHADES - 1 by where the score lies between the least and the best."""
+    share = (score - scale.low) / (scale.high - scale.low)
+    return min(SHADES - 1, max(0, int(share * SHADES)))
+
+
+def _line(line: Line, drawn: Sequence[Axis], columns: Sequence[float], axes: Sequence[str], scored: bool) -> str:
+    values = [line.values.get(name) for name in axes] + ([line.score] if scored else [])
+    path, pen = "", "M"
+    for axis, x, value in zip(drawn, columns, values, strict=True):
+        y = axis.place(value)
+        if y is None:
+            pen = "M"
+            continue
+        path += f"{pen}{x:.1f} {y:.1f}"
+        pen = "L"
+    hue = f"h{shade(_finite(line.score), drawn[-1].scale)}" if is_number(line.score) and not line.faint else "none"
+    classes = f"p {hue}{' faint' if line.faint else ''}"
+    said = f"{line.label}: " + ", ".join(f"{name} {shown(line.values.get(name))}" for name in axes)
+    said += f", score {shown(line.score)}" if is_number(line.score) else ""
+    said += f", {line.note}" if line.note else ""
+    hit = f'<path class="hit" d="{path}"/>'
+    return f'<g class="{classes}"><title>{escape(said)}</title><path class="l" d="{path}"/>{hit}</g>'
+
+
+def _bar(x: float, scale: Scale) -> list[str]:
+    """The shades beside the axis of the score."""
+    step = (scale.start - scale.end) / SHADES
+    return [
+        f'<rect class="bar h{index}" x="{x + 2:.1f}" y="{scale.start - step * (index + 1):.1f}" width="6" '
+        f'height="{step:.1f}"/>'
+        for index in range(SHADES)
+    ]  # fmt: skip
+
+
+def _labels(best: Sequence[Line], x: float, axis: Axis) -> list[str]:
+    wanted = [axis.place(line.score) or 0.0 for line in best]
+    places = spread(wanted, 15, axis.scale.end, axis.scale.start)
+    parts = []
+    for line, at, place in zip(best, wanted, places, strict=True):
+        parts.append(f'<path class="axis" d="M{x + 8:.1f} {at:.1f}L{x + 20:.1f} {place:.1f}"/>')
+        parts.append(text(x + 23, place + 4, clipped(line.label, LABEL), title=line.label))
+    return parts
+
+
+def _told_apart(words: str) -> str:
+    """Short enough for its place; of long choices both ends, since many begin alike."""
+    return words if len(words) <= 14 else f"{words[:5]}…{words[-8:]}"
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and not is_number(value))
+
+
+def _finite(score: float | None) -> float:
+    return score if score is not None and is_number(score) else float("-inf")

@@ -1,0 +1,103 @@
+"""The section of a search's report that says how to run it again: rule, fixed values, what differs by trial."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from infogan_ray.searches.recipe import DECIDED
+from infogan_ray.training.config import RunConfig, preset
+from infogan_ray.training.train_command import train_command
+from infogan_ray.web.reports.findings import Findings, Trial
+from infogan_ray.web.reports.markup import short_names, shown
+from infogan_ray.web.reports.page import Cell, command, details, paragraph, table
+
+# Of a trial's fields, those that say where it lies and not what it is.
+PLACE = ("name", "storage", "resume", "data_dir", "labels", "threads", "mlflow", "wandb")
+
+
+def recipe(found: Findings) -> str:
+    about = found.about
+    rule = {key: value for key, value in about.items() if not isinstance(value, (dict, list)) and key != "version"}
+    rule["rungs"] = ", ".join(f"{rung:,}" for rung in found.halving.rungs) + " images"
+    parts = [paragraph(f"Made with infogan-ray {about.get('version', 'of an unknown version')}.")]
+    parts += [paragraph(f"Changed while it ran: {change}") for change in about.get("changes") or []]
+    left, right = ["<h3>Rule</h3>", pairs(rule)], []
+    spread = about.get("space")
+    if isinstance(spread, dict):
+        right += ["<h3>Space</h3>", pairs({path: _domain(value) for path, value in spread.items()})]
+    configs = {trial.number: flat(trial.config) for trial in found.trials if trial.config}
+    fields = list(dict.fromkeys(key for config in configs.values() for key in config))
+    same = {key: next(iter(configs.values())).get(key) for key in fields if _is_alike(configs, key)}
+    differing = [key for key in fields if key not in same and key not in PLACE]
+    fixed = {key: value for key, value in same.items() if key not in PLACE}
+    base = usual(fixed.get("preset"))
+    set_here = {
+        key: value for key, value in fixed.items() if key not in DECIDED and (key not in base or base[key] != value)
+    }
+    if set_here:
+        right += ["<h3>Fixed by the recipe, the same in all trials</h3>", pairs(set_here)]
+    others = {key: value for key, value in fixed.items() if key not in set_here}
+    right += ["<h3>The rest</h3>", details("Fields that are the same in all trials", pairs(others))]
+    parts.append(f'<div class="pair"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
+    if differing:
+        rows = [[number, *(configs[number].get(key) for key in differing)] for number in sorted(configs)]
+        names = short_names(differing, ["trial"])
+        heads: list[str | Cell] = ["trial", *(Cell(names[key], title=key) for key in differing)]
+        parts += ["<h3>What differs between trials</h3>", table(heads, rows)]
+    return "".join(parts) + "<h3>How to run it again</h3>" + _again(found)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by their paths; a table of weights by code stays one value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value and key != "lambda_code":
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _again(found: Findings) -> str:
+    folder = found.search.folder
+    words = ["infogan", "search", "RECIPE.py", "--storage", folder.parent.uri, "--name", folder.name, "--resume"]
+    text = "The recipe's file is not kept with the search. With it, this goes on with a search that was interrupted; "
+    text += "another --name and no --resume start it anew, with the same values for the same seed:"
+    parts = [paragraph(text), command(shlex.join(words))]
+    trial = found.best or next((trial for trial in found.trials if trial.config), None)
+    if trial and (line := _train(trial)):
+        which = "The winner" if trial is found.best else f"Trial {trial.number}"
+        parts += [paragraph(f"{which} alone, as a run of its own:"), command(line)]
+    return "".join(parts)
+
+
+def _train(trial: Trial) -> str:
+    """Nothing if its fields are not those of this version."""
+    own = {key: value for key, value in trial.config.items() if key not in ("name", "storage", "resume")}
+    try:
+        return train_command(RunConfig().override(own, trial.label))
+    except ValueError:
+        return ""
+
+
+def usual(name: Any) -> dict[str, Any]:
+    """What a preset says by itself; the defaults for one that this version does not have."""
+    try:
+        return flat((preset(name) if name else RunConfig()).to_dict())
+    except ValueError:
+        return flat(RunConfig().to_dict())
+
+
+def _is_alike(configs: Mapping[int, Mapping[str, Any]], key: str) -> bool:
+    """By type as well: JSON tells 1 from true, Python does not."""
+    return len({repr(config.get(key)) for config in configs.values()}) == 1
+
+
+def _domain(value: Any) -> str:
+    return ", ".join(f"{key} {shown(one)}" for key, one in value.items()) if isinstance(value, dict) else shown(value)
+
+
+def pairs(fields: Mapping[str, Any]) -> str:
+    return table(["field", "value"], [[key, Cell(shown(value))] for key, value in fields.items()], sortable=False)

@@ -1,0 +1,273 @@
+"""The report of a search: what won and why, all trials and what became of them, in one HTML file.
+
+Each section is a function of what ``findings`` read; an empty one says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infogan_ray.evaluation.unsupervised_metrics import SCORES
+from infogan_ray.searches.search_directory import SearchDirectory
+from infogan_ray.searches.selection_rules import RULES, SCORE_OF
+from infogan_ray.web.reports.charts import SLOTS, Point, Series, line_chart, scatter
+from infogan_ray.web.reports.decisions import as_if_stopping, decisions
+from infogan_ray.web.reports.findings import NOT_BEGUN, Findings, Trial, read
+from infogan_ray.web.reports.headline import headline
+from infogan_ray.web.reports.markup import brief, escape, is_number, short_names, shown
+from infogan_ray.web.reports.page import Cell, figure, page, paragraph, table
+from infogan_ray.web.reports.parallel import Line, parallel_coordinates
+from infogan_ray.web.reports.pictures import Room, gallery
+from infogan_ray.web.reports.recipe import recipe
+from infogan_ray.web.reports.scales import spans
+
+PICTURED = 3  # trials whose pictures are in the report
+HELP = {
+    "images": "images seen by the last measured checkpoint",
+    "mi_bound": "variational bound on the information that images hold about the codes, in nats; large is good",
+    "mi_fraction": "the bound over its ceiling, mean over codes; 1 is the most",
+    "swd": "sliced Wasserstein distance of generated images to the data; small is good",
+    "clustering_error": "share of test images whose category stands for another label; small is good",
+    "nmi": "normalised mutual information of categories and labels; 1 is the most",
+    "stopped_at": "images seen at the rung where early stopping ended the trial",
+    "agreement": "how far the sorting of real images agrees with that of the other trials; 1 is the most",
+    **SCORES,
+}
+
+
+def write_search_report(search: SearchDirectory) -> None:
+    """Write ``report.html`` into the search's folder. Raises as ``search_report`` does, and StorageError."""
+    search.folder.write(search.REPORT, search_report(search).encode())
+
+
+def search_report(search: SearchDirectory) -> str:
+    """The report as one HTML page that refers to nothing outside it, of a search in whatever state.
+
+    Raises BadCheckpoint where search.json or events.json is not JSON, FileNotFoundError where there is no search.
+    """
+    found = read(search)
+    sections = [
+        ("picks", "What each rule picks", picks(found)),
+        ("board", "All trials", board(found)),
+        ("curves", "Curves", curves(found)),
+        ("space", "The space that was searched", space(found)),
+        ("rungs", "What became of each trial at each rung", rungs(found)),
+        ("pictures", "Pictures of the best", pictures(found)),
+        ("recipe", "The recipe, and how to run it again", recipe(found)),
+    ]
+    return page(f"Search {search.name}", sections, headline(found))
+
+
+def picks(found: Findings) -> str:
+    rows = []
+    for rule, number in found.picks.items():
+        trial = found.trial(number)
+        name = f"{rule} (default)" if rule == found.rule else rule
+        row = trial.row if trial else {}
+        rows.append([name, RULES.get(rule, ""), number, *(row.get(key) for key in _measures(found))])
+    parts = [table(["rule", "asks for", "trial", *_measures(found)], rows, sortable=False)]
+    if found.front:
+        front = ", ".join(str(number) for number in found.front)
+        parts.append(paragraph(f"Beaten by no other in both bound and image quality: trials {front}."))
+    picked = {number for number in found.picks.values() if number is not None}
+    slots = _slots(found)
+    points = [
+        Point(
+            trial.label, trial.row[found.metric], trial.row["swd"], slots.get(trial.number),
+            trial.number in found.front, 2 * (trial.number in picked) + (trial.number in found.front), _note(trial),
+        )
+        for trial in found.trials
+        if is_number(trial.row.get(found.metric)) and is_number(trial.row.get("swd"))
+    ]  # fmt: skip
+    least = min((trial.row["swd"] for trial in found.trials if trial.has_finished and _measured(trial)), default=None)
+    chart = scatter(
+        "Bound and image quality", points, found.metric, "SWD", log_y=spans([point.y for point in points]),
+        better="better: to the right and down",
+        limit=least and found.gate * least,
+        limit_label=f"{found.gate:g} times the least SWD:",
+    )  # fmt: skip
+    return "".join(parts) + figure(chart, "Hover over a mark for its trial. Rules that ask for good images first "
+                                          "look below the dashed line.")  # fmt: skip
+
+
+def board(found: Findings) -> str:
+    """Any field of the rows that is one value, so that new scores appear by themselves."""
+    fields = list(dict.fromkeys(key for trial in found.trials for key in trial.row if key != "values"))
+    fields = [
+        key for key in fields
+        if key not in ("trial", "state", "step")
+        and all(not isinstance(trial.row.get(key), (dict, list)) for trial in found.trials)
+        and any(trial.row.get(key) is not None for trial in found.trials)
+    ]  # fmt: skip
+    paths = _paths(found)
+    names = short_names(paths, [*fields, "trial", "state", "picked by"])
+    headings: list[str | Cell] = [
+        "trial",
+        "state",
+        "picked by",
+        *(Cell(key, title=HELP.get(key, "")) for key in fields),
+    ]
+    headings += [Cell(names[path], title=path) for path in paths]
+    rows, first = [], []
+    for index, trial in enumerate(found.trials):
+        by = [rule for rule, number in found.picks.items() if number == trial.number]
+        by += ["front"] if trial.number in found.front else []
+        if found.best is trial:
+            first.append(index)
+        words: list[Any] = [trial.number, trial.state, ", ".join(by) or None]
+        words += [trial.row.get(key) for key in fields]
+        rows.append([*words, *(trial.values.get(path) for path in paths)])
+    note = (
+        "Best first by the default rule; click on a heading to sort. front: beaten by no other in both bound and SWD."
+    )
+    return paragraph(note, "soft") + table(headings, rows, first)
+
+
+def curves(found: Findings) -> str:
+    slots = _slots(found)
+    marks = [(float(rung), f"rung {brief(rung)}") for rung in found.halving.rungs]
+    log = len(marks) > 2
+
+    def lines(name: str) -> list[Series]:
+        order = [trial for trial in found.trials if trial.curves[name]]
+        return [
+            Series(one.label, one.curves[name], slots.get(one.number), one.state == "stopped", _note(one))
+            for one in order
+        ]
+
+    ceilings = found.best.ceilings if found.best else next((t.ceilings for t in found.trials if t.ceilings), {})
+    ceiling = 1.0 if found.metric == "mi_fraction" else sum(ceilings.values()) or None
+    unit = f"{found.metric} (nats)" if found.metric == "mi_bound" else found.metric
+    chart = line_chart(
+        "The metric at each checkpoint", lines(found.metric), "images seen", unit, log_x=log, ceiling=ceiling,
+        marks=marks, faint_label="stopped",
+    )  # fmt: skip
+    parts = [figure(chart, f"Rungs are vertical lines. The best {SLOTS} trials of the board have a colour and a name.")]
+    if errors := lines("clustering_error"):
+        chart = line_chart(
+            "Clustering error", errors, "images seen", "clustering error", log_x=log, marks=marks,
+            faint_label="stopped",
+        )  # fmt: skip
+        parts.append(figure(chart, "By labels, which neither training nor the search saw; small is good."))
+    small = []
+    for name, title in (("d_loss", "Loss of the discriminator"), ("g_loss", "Loss of the generator")):
+        if series := lines(name):
+            bare = [Series(one.label, one.points, one.slot, one.faint, one.note) for one in series]
+            chart = line_chart(title, bare, "images seen", name, log_x=log, size=(520, 260))
+            small.append(figure(chart, title))
+    return "".join(parts) + (f'<div class="pair">{"".join(small)}</div>' if small else "")
+
+
+def space(found: Findings) -> str:
+    with_values = [trial for trial in found.trials if trial.values and trial.state != NOT_BEGUN]
+    varied = [path for path in _paths(found) if len({shown(t.values.get(path)) for t in with_values}) > 1]
+    if not varied:
+        return paragraph("Fewer than two trials with different values have begun.")
+    lines = []
+    for trial in with_values:
+        score = trial.row.get(found.metric)
+        lines.append(
+            Line(trial.label, trial.values, score if is_number(score) else None, not _counts(trial), _note(trial))
+        )
+    chart = parallel_coordinates(
+        "Values and what came of them", lines, varied, found.metric, names=short_names(varied, []),
+        log=_drawn_log(found), faint_label="did not run to its end",
+    )  # fmt: skip
+    return figure(chart, f"One line per trial; the last axis is {found.metric}. Hover over a line for all its values.")
+
+
+def rungs(found: Findings) -> str:
+    levels = found.halving.rungs
+    stopping = bool(found.about.get("early_stopping", True)) and found.about.get("searcher") != "population"
+    replayed = None if stopping else as_if_stopping(found.halving, int(found.about["reduction"]))
+    headings: list[str | Cell] = ["trial", *(Cell(f"{rung:,} images") for rung in levels), "state"]
+    headings += ["with early stopping"] if replayed else []
+    rows = []
+    for trial in sorted(found.trials, key=lambda trial: trial.number):
+        row: list[Any] = [trial.number]
+        for one in decisions(found.halving, trial.number, trial.state):
+            place = f", place {one.place[0]} of {one.place[1]}" if one.place else ""
+            score = "" if one.score is None else f"{escape(shown(one.score))}{place}<br/>"
+            row.append(Cell(one.outcome, one.score, markup=f"{score}<small>{escape(one.outcome)}</small>"))
+        row.append(trial.state)
+        if replayed:
+            at = replayed.stopped_at(trial.number)
+            spoke = any(found.halving.score(trial.number, rung) is not None for rung in levels)
+            row.append(Cell(f"stopped at {at:,}", at) if at is not None else Cell("goes on") if spoke else None)
+        rows.append(row)
+    reduction = found.about["reduction"]
+    text = f"Scores are {found.metric}. A trial is placed among the trials up to its own number that reached the rung; "
+    text += f"early stopping lets the best 1/{reduction} of them go on, so that the order of reports decides nothing."
+    parts = [paragraph(text, "soft")]
+    if replayed:
+        parts.append(paragraph(_what_if(found, replayed)))
+    return "".join(parts) + table(headings, rows)
+
+
+def _what_if(found: Findings, replayed: Any) -> str:
+    stopped = {trial.number: replayed.stopped_at(trial.number) for trial in found.trials}
+    spared = sum(max(0, trial.images - (stopped[trial.number] or trial.images)) for trial in found.trials)
+    seen = sum(trial.images for trial in found.trials)
+    count = sum(at is not None for at in stopped.values())
+    words = f"Early stopping was off. By the same scores it would have stopped {count} trials and spared "
+    words += f"{spared:,} of {seen:,} images" + (f" ({spared / seen:.0%})" if seen else "")
+    if found.best:
+        lost = stopped[found.best.number] is not None
+        words += (
+            f"; the winner, trial {found.best.number}, would {'have been stopped, too' if lost else 'have gone on'}"
+        )
+    return f"{words}."
+
+
+def pictures(found: Findings) -> str:
+    best = [trial for trial in found.trials if trial.has_finished][:PICTURED]
+    if not best:
+        return paragraph("There are none: a trial has pictures when it has come to its end.")
+    parts, room = [], Room()
+    for trial in best:
+        tops = trial.ceilings
+        notes = {
+            code: f"bound {bound:.2f}" + (f" of {tops[code]:.2f} nats" if code in tops else " nats")
+            for code, bound in trial.bounds.items()
+        }
+        facts = ", ".join(
+            f"{key} {shown(trial.row[key])}" for key in _measures(found) if trial.row.get(key) is not None
+        )
+        parts.append(f"<h3>{escape(f'Trial {trial.number}: {facts}')}</h3>")
+        parts.append(gallery(found.search.trial(trial.number).model, trial.label, notes, room))
+    return "".join(parts)
+
+
+def _slots(found: Findings) -> dict[int, int]:
+    """The first trials of the board that have been measured have a colour and a marker, the same in all charts."""
+    measured = [trial.number for trial in found.trials if trial.curves[found.metric] or _measured(trial)]
+    return {number: slot for slot, number in enumerate(measured[:SLOTS])}
+
+
+def _measures(found: Findings) -> list[str]:
+    """What decides and what one wants to know; scores and labels where there are any."""
+    wanted = (*SCORE_OF.values(), "clustering_error")
+    return [found.metric, "swd", *(key for key in wanted if any(is_number(t.row.get(key)) for t in found.trials))]
+
+
+def _measured(trial: Trial) -> bool:
+    return is_number(trial.row.get("swd"))
+
+
+def _counts(trial: Trial) -> bool:
+    return trial.has_finished or trial.state == "handed on"
+
+
+def _note(trial: Trial) -> str:
+    return "" if trial.has_finished else trial.state
+
+
+def _drawn_log(found: Findings) -> list[str]:
+    """What the recipe draws evenly by its logarithm."""
+    spread = found.about.get("space")
+    pairs = spread.items() if isinstance(spread, dict) else ()
+    return [path for path, value in pairs if isinstance(value, dict) and value.get("sampler") == "loguniform"]
+
+
+def _paths(found: Findings) -> list[str]:
+    return list(dict.fromkeys(path for trial in found.trials for path in trial.values))

@@ -1,0 +1,367 @@
+"""Commands as a user types them; bad input in one line. Run: pytest tests/cli/test_cli.py"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from infogan_ray.cli import display
+from infogan_ray.cli.main import COMMANDS, FAILED, USAGE, main
+from infogan_ray.cli.train import train_config
+from infogan_ray.data.datasets import ImageSet
+from infogan_ray.training.config import PRESETS, preset
+from tests.conftest import tiny_config
+from tests.training.test_step import run_alone
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
+    """A finished tiny run, made without Ray."""
+    run, _ = run_alone(tiny_config(data=str(npz)), image_set, tmp_path / "tiny")
+    return Path(run.folder.path)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--preset mnits", "preset is 'mnits' (did you mean 'mnist'?); valid are mnist"),
+        ("--metric mi_fractoin", "metric is 'mi_fractoin' (did you mean 'mi_fraction'?); valid are mi_fraction"),
+        ("--codes dog=3", "'dog=3' names no prior; valid are noise, cat"),
+        ("--image-size 30", "image size is 30; valid sizes are the multiples of 4 from 16 to 128"),
+        ("--workers 4096 --batch-size 8192", "workers is 4096, more than the"),
+        ("--workers 4:1", "workers is '4:1'; it must be at least 1, and LEAST not above MOST"),
+        ("--workers two", "workers is 'two'; it must be a number, or LEAST:MOST as in 1:4"),
+        (
+            "--workers 1:10 --batch-size 16",
+            "10 workers would get one image each, and batch norm needs 2; take 20 or more",
+        ),
+        ("--workers 4096:4097 --batch-size 9000", "workers is 4096, more than the"),
+        ("--metric nmi --codes uniform=2 --batch-size 16", "metric is 'nmi', which needs a categorical code"),
+        ("--storage ftp://host/x", "valid are a folder, file://, s3://bucket/"),
+        ("--storage s3://key:secret@bucket/x", "they belong into the environment"),
+        ("--max-missed-checkpoints 0", "max_missed_checkpoints is 0; it must be at least 1"),
+        ("--workers 2 --batch-size 15", "batch_size is 15, which 2 workers cannot share equally; take 14 or 16"),
+        ("--batch-size 1000", "batch_size is 1000, more than the"),
+        ("--data nowhere", "data is 'nowhere': neither a dataset (mnist, fashion_mnist, shapes) nor"),
+        ("--data mnist --data-dir nowhere", "data_dir is nowhere, which does not exist"),
+        ("--name checkpoints", "name is 'checkpoints', which is the name of a part of every run"),
+        ("--name a/b", "name is 'a/b'; use letters"),
+        (f"--name {'a' * 201}", "name has 201 bytes; 200 are the most"),
+        ("--steps 0", "steps is 0; it must be at least 1"),
+        ("--steps 5 --epochs 5", "give one of them"),
+        ("--precision fp8", "precision is 'fp8'; valid are auto, fp32, tf32, bf16"),
+        ("--network.widht 8", "there is no flag --network.widht; did you mean --network.width?; see 'infogan train"),
+        ("--batch_siez=8", "there is no flag --batch_siez; did you mean --batch-size?"),
+        ("--no-cuda-grpah", "there is no flag --no-cuda-grpah; did you mean --no-cuda-graph?"),
+        ("--no-augment.flip", "there is no flag --no-augment.flip; did you mean --augment.no-flip?"),
+        ("--no-spectral-norm", "there is no flag --no-spectral-norm; did you mean --network.no-spectral-norm?"),
+        ("--optimizer.lr 1", "did you mean --optimizer.lr-discriminator or --optimizer.lr-generator or"),
+        ("--dry-run=yes", "--dry-run takes no value"),
+        ("--device gpu", "--device is 'gpu'; valid are auto, cpu, cuda; see"),
+        ("--placement spred", "(did you mean 'spread'?); valid are pack, spread, strict_pack, strict_spread"),
+        ("--steps a'b", "--steps is 'a'b'; it must be a whole number"),
+        (f"--codes {'a-long-name/' * 30}=3", f"'{'a-long-name/' * 30}=3' names no prior"),  # in one piece
+        ("--dry-rnu", "there is no flag --dry-rnu; did you mean --dry-run?"),
+        ("--augment 1", "did you mean --augment.flip or --augment.shift or"),
+        ("--lr 1", "did you mean --prior.lr or --optimizer.lr-discriminator or --optimizer.lr-generator"),
+        ("--objective.lambda-code uniform0 x", "--objective.lambda-code takes names and numbers by turns, as in --obj"),
+        ("--objective.lambda-code uniform0", "--objective.lambda-code takes names and numbers by turns, as in --obj"),
+        ("--steps 5 --amp", "there is no flag --amp; see 'infogan train --help'"),
+        ("--steps 5 here.yaml", "nothing is expected where 'here.yaml' stands"),
+        ("--steps 1e3", "--steps is '1e3'; it must be a whole number; see"),
+        ("--optimizer.lr-generator=slow", "--optimizer.lr-generator is 'slow'; it must be a number; see"),
+        ("--steps 5 --batch-size", "--batch-size needs a value; see"),
+        ("--batch-size --steps 5", "--batch-size needs a value; see"),
+        ("--network.width 2", "network.width is 2"),
+        ("--optimizer.lr-generator 2", "optimizer.lr_generator is 2.0"),
+        ("--objective.lambda-categorical -1", "objective.lambda_categorical is -1.0"),
+        ("--resume --name nobody", "there is no such run"),
+        ("nowhere.yaml", "config file nowhere.yaml does not exist"),
+        (str(ROOT / "tests"), "tests is a folder; if it holds images, write --data before it"),
+    ],
+)
+def test_a_bad_run_is_refused_in_one_line_and_leaves_nothing(
+    words: str,
+    reason: str,
+    npz: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = words.split()
+    data = [] if "--data" in words else ["--data", str(npz)]
+    before = sorted(tmp_path.rglob("*"))
+    steps = [] if "--steps" in words else ["--steps", "5"]
+    assert main(["train", *given, *data, *steps]) == USAGE
+    said = capsys.readouterr()
+    assert reason in said.err and said.err.startswith("infogan: ") and said.err.count("\n") == 1, said.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_storage_that_is_a_file_and_a_taken_name(npz: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--data", str(npz), "--steps", "5", "--name", "tiny"]
+    for more in ([], ["--dry-run"]):
+        assert main([*words, "--storage", str(npz), *more]) == USAGE
+        assert "is a file where a folder should be" in capsys.readouterr().err
+        assert main([*words, "--storage", str(trained.parent), *more]) == USAGE
+        assert "name 'tiny' is taken" in capsys.readouterr().err
+    (trained.parent / "other").mkdir()
+    (trained.parent / "other" / "search.json").write_text("{}")
+    for more, hint in (([], "take another --name\n"), (["--resume"], "what has that name is none; take another\n")):
+        assert main([*words, "--storage", str(trained.parent), "--name", "other", *more]) == USAGE
+        assert capsys.readouterr().err.endswith(hint)
+
+
+def test_on_a_narrow_terminal_no_figure_of_a_table_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, ours = pty.openpty()
+    monkeypatch.setenv("COLUMNS", "40")
+    with os.fdopen(ours, "w") as screen:
+        monkeypatch.setattr(sys, "stdout", screen)
+        display.table("", ["name", "best", "last"], [["a-run-of-a-long-name", "step_00000011", "step_00000012"]] * 2)
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert "\u2026" not in shown and shown.count("011 ") == shown.count("012 ") == 2, shown  # folded
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("trian", "unknown command 'trian'; did you mean 'train'?"),
+        ("inspect photos", "unknown command 'inspect'; did you mean 'data inspect'?"),
+        ("sample", "'model' is missing; see 'infogan sample --help'"),
+        ("sample model more", "nothing is expected where 'more' stands"),
+        ("sample model -0.5", "nothing is expected where '-0.5' stands"),
+        ("verfy shards", "unknown command 'verfy'; did you mean 'data verify'?"),
+        ("data fech mnist", "action is 'fech' (did you mean 'fetch'?); valid are fetch, inspect, prepare, verify; see"),
+        ("sample model -n many", "--n is 'many'; it must be a whole number"),
+        ("data prepare", "'source' and 'dest' are missing; see 'infogan data prepare --help'"),
+        ("data prepare photos", "'dest' is missing; see"),
+        ("data prepare photos shards --encoding png", "--encoding is 'png'; valid are raw, encoded; see"),
+        ("search --name first", "'recipe' is missing; see 'infogan search --help'"),
+        ("search tuning/quick.py --trails 3", "there is no flag --trails; did you mean --trials?"),
+        ("search tuning/quick.py --trials 2.5", "--trials is '2.5'; it must be a whole number"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["30", "200"])
+def test_what_is_mistyped_is_said_in_a_line(
+    words: str, reason: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(words.split()) == USAGE
+    said = capsys.readouterr().err
+    assert reason in said and said.startswith("infogan: ") and said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])  # the parser draws another box for each
+@pytest.mark.parametrize("terminal", [False, True])  # where it draws in colours
+def test_what_is_mistyped_is_said_whatever_the_terminal_writes(encoding: str, terminal: bool) -> None:
+    screen, ours = pty.openpty()
+    ended = subprocess.run(
+        [sys.executable, "-m", "infogan_ray", "sample", "model", "-n", "many"],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "TERM": "xterm-256color", "COLUMNS": "60"},
+        stdout=ours if terminal else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=60,
+    )  # fmt: skip
+    os.close(screen)
+    os.close(ours)
+    assert ended.stderr == "infogan: --n is 'many'; it must be a whole number; see 'infogan sample --help'\n"
+    assert ended.returncode == USAGE
+
+
+def test_a_cell_of_a_table_is_no_markup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal, ours = pty.openpty()
+    row = ["[z] 1%", "cat [/tabby]", ":smile:", "[red]x"]
+    with monkeypatch.context() as patch, os.fdopen(ours, "w") as screen:
+        patch.setattr(sys, "stdout", screen)
+        display.table("[t]", ["[b]", "b", "c", "d"], [row])
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert all(cell in shown for cell in ["[t]", "[b]", *row]), shown
+    display.table("", ["a"], [["two\nlines\tand more"]])
+    assert capsys.readouterr().out == "a\ntwo lines and more\n"
+
+
+def test_each_category_is_told_by_the_labels_that_it_holds() -> None:
+    found = {"clustering_code": "cat0", "confusion": [[0, 900, 50, 50], [0, 0, 0, 0], [39, 0, 961, 0]]}
+    assert display.category_rows(found) == [
+        ["cat0=0", "1,000", "1 90.0%, 2 5.0%, 3 5.0%"],
+        ["cat0=1", "0", "-"],
+        ["cat0=2", "1,000", "2 96.1%"],
+    ]
+    spread = {"clustering_code": "cat0", "confusion": [[1] * 40], "classes": [f"kind\n{n}" for n in range(40)]}
+    assert display.category_rows(spread) == [["cat0=0", "40", "kind 0 2.5%, kind 1 2.5%, kind 2 2.5%"]]
+    assert display.category_rows(found | {"classes": ["bag", "coat", "a|b", "boot"]})[2][2] == "a|b 96.1%"
+    assert display.category_rows({}) == []
+
+
+def test_presets_then_file_then_flags(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("steps: 70\nbatch_size: 64\noptimizer:\n  lr_generator: 3e-4\n")
+    config = train_config([str(file), "--preset", "mnist", "--batch-size", "32"])
+    assert (config.steps, config.batch_size, config.optimizer.lr_generator) == (70, 32, 3e-4)
+    assert config.codes == "noise=62 cat=10 uniform=2"
+    assert train_config(["--preset", "mnist", "--epochs", "2"]).total_steps(60_000) == 2 * 468
+    file.write_text("stepz: 70\n")
+    with pytest.raises(ValueError, match="unknown field 'stepz'; did you mean 'steps'?"):
+        train_config([str(file)])
+    file.write_text("device: gpu\n")
+    with pytest.raises(ValueError, match="device is 'gpu'; valid are auto, cpu, cuda"):
+        train_config([str(file)])
+    file.write_text("steps: many\n")
+    with pytest.raises(ValueError, match="steps is 'many'; it must be int or nothing"):
+        train_config([str(file)])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds(name: str) -> None:
+    config = preset(name)
+    spec = config.model_spec(config.image_size or 28, config.channels or 1)
+    generator, discriminator = spec.build()
+    with torch.no_grad():
+        images = generator.eval()(spec.latents.sample(2, torch.Generator().manual_seed(0)))
+        assert discriminator.eval()(images)[1].shape == (2, spec.latents.q_dim)
+
+
+def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pyarrow.parquet as pq
+
+    def out(*words: object, code: int = 0) -> str:
+        assert main([str(word) for word in words]) == code
+        return capsys.readouterr().out
+
+    assert "tiny\tfinished\t6" in out("runs", tmp_path)
+    rows = json.loads(out("runs", trained, "--json"))["rows"]
+    assert [row["checkpoint"] for row in rows] == ["step_00000003", "step_00000006"]
+    model = tmp_path / "pulled"
+    assert json.loads(out("pull", trained, model, "--json"))["model"] == str(model)
+    assert main(["pull", str(trained), str(model)]) == 0, "the same bytes are there already"
+    assert main(["pull", str(trained), str(npz.parent)]) == USAGE, "a folder with something else is not overwritten"
+    assert npz.is_file() and "exists and is something else" in capsys.readouterr().err
+    assert 0 <= json.loads(out("evaluate", model, "--json", "--samples", 100))["clustering_error"] <= 1
+    shown = out("evaluate", model, "--samples", 100)
+    assert "category\ttest images\tlabels\ncat0=0\t" in shown and "\n| cat0=0 | " in (model / "README.md").read_text()
+    out("traverse", model, "-o", tmp_path / "t.png")
+    assert (tmp_path / "t_cat0.png").is_file() and (tmp_path / "t_uniform0.png").is_file()
+    out("sample", model, "-n", 5, "-o", tmp_path / "s.npz", "--set", "cat0=1", "uniform0=0.5")
+    assert np.load(tmp_path / "s.npz")["images"].shape == (5, 16, 16, 1)
+    out("sample", model, "-o", tmp_path / "s.png")
+    out("encode", model, npz, "-o", tmp_path / "c.parquet")
+    table = pq.read_table(tmp_path / "c.parquet")
+    assert table.num_rows == 96
+    spread = np.array(table["cat0_probabilities"].to_pylist())
+    assert (spread.argmax(1) == table["cat0"].to_numpy()).all() and np.allclose(spread.sum(1), 1, atol=1e-5)
+    assert np.allclose(spread.max(1), table["cat0_probability"])
+    out("encode", model, tmp_path / "s.png", "-o", tmp_path / "c.parquet")
+    assert pq.read_table(tmp_path / "c.parquet").num_rows == 1
+    npz.rename(npz.with_name("elsewhere.npz"))
+    assert main(["evaluate", str(model)]) == USAGE
+    assert "which is not there; say with --data where it is now" in capsys.readouterr().err
+    npz.with_name("elsewhere.npz").rename(npz)
+    for words in (
+        ["sample", model, "--set", "cat0=7"],
+        ["sample", model, "--set", "cat0=inf"],
+        ["sample", model, "--set", "cat0=nan"],
+        ["sample", model, "-o", "x.doc"],
+        ["encode", model, npz, "-o", "x.csv"],
+        ["encode", model, npz, "-o", tmp_path / "none" / "x.parquet"],
+        ["traverse", model, "--code", "q"],
+    ):
+        assert main([str(word) for word in words]) == USAGE
+    (model / "model.safetensors").write_bytes(b"\x80\x04.")
+    assert main(["sample", str(model)]) == FAILED
+    assert "model.safetensors has 3 bytes where the manifest says" in capsys.readouterr().err
+
+
+def test_doctor_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    main(["doctor", "--json"])
+    findings = {f["what"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["python"]["mark"] == "ok" and "Ray cluster" in findings
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert not end.value.code and "Example:" in capsys.readouterr().out
+
+
+def test_commands_in_the_readme_exist() -> None:
+    lines = re.findall(r"^infogan (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        words = line.split("#")[0].split()
+        assert words[0] in COMMANDS
+        if words[0] == "train":
+            train_config(words[1:])
+
+
+def test_the_demo_is_a_command_that_is_understood() -> None:
+    said = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (words,) = [shlex.split(line) for line in said.splitlines() if "infogan train" in line]
+    config = train_config(words[2:])
+    assert config.preset == "mnist_robust" and config.name and config.name.startswith("demo-")
+
+
+def test_what_cannot_be_written_is_one_line_and_leaves_what_was_there(trained: Path, tmp_path: Path) -> None:
+    """A file size limit stands for a full disk, which ends a write halfway as well."""
+    (there := tmp_path / "samples.png").write_bytes(b"mine")
+    commands = [
+        ["sample", str(trained), "-o", str(there)],
+        ["traverse", str(trained), "-o", str(tmp_path / "t.png")],
+        ["encode", str(trained), str(tmp_path / "bars.npz"), "-o", str(tmp_path / "codes.parquet")],
+        ["data", "inspect", str(tmp_path / "bars.npz"), "-o", str(tmp_path / "contact.png")],
+        ["export", str(trained), "--format", "torch", "-o", str(tmp_path / "graphs")],
+    ]
+    before = sorted(tmp_path.iterdir())
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, -1)); from infogan_ray.cli.main import main; "
+    )
+    program += f"print([main(words) for words in {commands}])"
+    done = subprocess.run([sys.executable, "-B", "-c", program], capture_output=True, text=True, timeout=300)
+    errors = [line for line in done.stderr.splitlines() if "File too large" in line]
+    assert "[1, 1, 1, 1, 1]" in done.stdout and len(errors) == 5 and "Traceback" not in done.stderr, done.stderr
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "graphs"]) and there.read_bytes() == b"mine"
+    assert not [*(tmp_path / "graphs").iterdir()]
+
+
+def test_an_output_that_is_not_utf8_gets_question_marks(trained: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    (folder := tmp_path / "größe").mkdir()
+    shutil.copy(tmp_path / "bars.npz", folder / "bars.npz")
+    for words in (["--help"], ["data", "inspect", str(folder / "bars.npz")], ["runs", str(trained.parent)]):
+        program = f"from infogan_ray.cli.main import main; raise SystemExit(main({words}))"
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120
+        )
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (
+        "search ? and the priors"
+        in subprocess.run(
+            [sys.executable, "-m", "infogan_ray", "--help"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=120,
+        ).stdout
+    )
+
+
+def test_ctrl_c_while_a_command_is_still_imported_is_one_line() -> None:
+    program = "import signal; from infogan_ray import cli; signal.setitimer(signal.ITIMER_REAL, 0.3); "
+    program += "signal.signal(signal.SIGALRM, signal.default_int_handler); raise SystemExit(cli.main(['runs', '.']))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (130, "infogan: interrupted\n")

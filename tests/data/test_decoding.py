@@ -1,0 +1,201 @@
+"""Every mode and format by its pixels; what is broken says why. Run: pytest tests/data/test_decoding.py"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from infogan_ray.data.decoding import FORMATS, Facts, decode
+from infogan_ray.data.formats.image_files import Broken
+
+RED, WHITE, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 255)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def halves(mode: str, left: Any, right: Any, size: int = 32) -> Image.Image:
+    image = Image.new(mode, (size, size), right)
+    image.paste(left, (0, 0, size // 2, size))
+    return image
+
+
+def read(content: bytes, size: int = 32, channels: int = 3) -> tuple[np.ndarray, Facts]:
+    """As (size, size, channels)."""
+    pixels, facts = decode(content, size, channels)
+    assert pixels.dtype == np.uint8 and pixels.shape == (channels, size, size)
+    return pixels.transpose(1, 2, 0), facts
+
+
+def assert_halves(content: bytes, left: tuple[int, ...], right: tuple[int, ...], off: int = 0) -> Facts:
+    pixels, facts = read(content)
+    assert np.abs(pixels[16, 4].astype(int) - left).max() <= off, pixels[16, 4]
+    assert np.abs(pixels[16, 27].astype(int) - right).max() <= off, pixels[16, 27]
+    return facts
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_keeps_its_pixels(form: str) -> None:
+    options = {"lossless": True} if form == "WEBP" else {"quality": 95} if form == "JPEG" else {}
+    facts = assert_halves(encoded(halves("RGB", RED, BLUE), form, **options), RED, BLUE, off=4)
+    assert facts.format == form
+
+
+def test_transparency_lies_on_white() -> None:
+    half_red = (255, 127, 127)
+    assert_halves(encoded(halves("RGBA", (255, 0, 0, 0), (255, 0, 0, 128))), WHITE, half_red, off=1)
+    facts = assert_halves(encoded(halves("LA", (10, 0), (10, 255))), WHITE, (10, 10, 10))
+    assert facts.grey and facts.changes == ("LA composited on white",)
+    for mode, key, there in (("RGB", RED, BLUE), ("L", 7, 90)):
+        content = encoded(halves(mode, key, there), transparency=key)
+        facts = assert_halves(content, WHITE, there if isinstance(there, tuple) else (there,) * 3)
+        assert facts.changes == (f"{mode} with transparency composited on white",)
+
+
+def test_palettes() -> None:
+    palette = Image.new("P", (32, 32), 1)
+    palette.putpalette([*RED, *BLUE])
+    palette.paste(0, (0, 0, 16, 32))
+    assert assert_halves(encoded(palette), RED, BLUE).changes == ("palette to RGB",)
+    facts = assert_halves(encoded(palette, transparency=0), WHITE, BLUE)
+    assert facts.changes == ("P with transparency composited on white",)
+    assert_halves(encoded(palette, transparency=bytes([255, 0])), RED, WHITE)
+
+
+def test_one_bit_is_black_and_white() -> None:
+    facts = assert_halves(encoded(halves("1", 0, 1)), (0, 0, 0), WHITE)
+    assert facts.changes == ("1-bit to 0 and 255",)
+    assert facts.conversions(32, 3) == ["1-bit to 0 and 255", "grey repeated in three channels"]
+    assert facts.conversions(32, 1) == ["1-bit to 0 and 255"]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_their_range(form: str) -> None:
+    ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    pixels, facts = read(encoded(Image.fromarray(ramp), form), channels=1)
+    assert np.array_equal(pixels[:, :, 0], (ramp / 257).round())
+    assert facts.changes == ("16-bit scaled from 0...65535",)
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        (np.linspace(0, 1, 1024, dtype=np.float32), 0, 1),
+        (np.linspace(-3, 900, 1024, dtype=np.float32), -3, 900),
+        (np.linspace(-70000, 200000, 1024).astype(np.int32), -70000, 200000),
+    ],
+)
+def test_wide_numbers_are_scaled_and_not_clipped(values: np.ndarray, low: float, high: float) -> None:
+    pixels, _ = read(encoded(Image.fromarray(values.reshape(32, 32)), "TIFF"), channels=1)
+    wanted = ((values.astype(float) - low) / (high - low) * 255).round()
+    assert np.abs(pixels.ravel() - wanted).max() <= 1 and pixels.max() == 255
+
+
+def test_numbers_that_are_none_are_broken() -> None:
+    with pytest.raises(Broken, match="not numbers"):
+        read(encoded(Image.fromarray(np.full((32, 32), np.nan, np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_cmyk_red_is_red(form: str) -> None:
+    options = {"quality": 95} if form == "JPEG" else {}
+    content = encoded(halves("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), form, **options)
+    assert assert_halves(content, RED, BLUE, off=6).changes == ("CMYK to RGB",)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_once(form: str, orientation: int) -> None:
+    """A picture with a red corner at the top left is stored as a camera would, and comes back upright."""
+    upright = Image.new("RGB", (64, 64), BLUE)
+    upright.paste(RED, (0, 0, 32, 16))
+    flip, turn = Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose
+    stored = {
+        1: upright, 2: upright.transpose(flip), 3: upright.transpose(turn.ROTATE_180),
+        4: upright.transpose(turn.FLIP_TOP_BOTTOM), 5: upright.transpose(turn.TRANSPOSE),
+        6: upright.transpose(turn.ROTATE_90), 7: upright.transpose(turn.TRANSVERSE),
+        8: upright.transpose(turn.ROTATE_270),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if form == "WEBP" else {"quality": 95} if form == "JPEG" else {}
+    pixels, facts = read(encoded(stored, form, exif=exif, **options), 64)
+    assert np.abs(pixels.astype(int) - np.asarray(upright)).mean() < 3
+    assert ("turned upright as EXIF says" in facts.changes) == (orientation > 1)
+
+
+def test_the_first_frame_counts() -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, BLUE)]
+    for form in ("GIF", "TIFF", "WEBP"):
+        options = {"lossless": True} if form == "WEBP" else {}
+        content = encoded(frames[0], form, save_all=True, append_images=frames[1:], **options)
+        assert assert_halves(content, RED, RED).changes[-1] == f"{form} of which the first frame is taken"
+
+
+def test_the_middle_square_is_taken_and_resized() -> None:
+    image = Image.new("RGB", (120, 40), BLUE)
+    image.paste(RED, (40, 0, 80, 40))
+    pixels, facts = read(encoded(image), 16)
+    assert (pixels == RED).all()
+    assert facts.conversions(16, 3) == ["cropped to the middle square", "reduced to 16x16"]
+    assert read(encoded(image.resize((8, 8))))[1].conversions(32, 1) == ["colour to grey", "enlarged to 32x32"]
+
+
+def test_a_large_jpeg_is_reduced_without_moire() -> None:
+    """Stripes of one pixel are grey from afar, although a large JPEG is unpacked at a fraction of its size."""
+    stripes = np.zeros((1024, 1024), np.uint8)
+    stripes[::2] = 255
+    for content in (encoded(Image.fromarray(stripes), "JPEG", quality=95), encoded(Image.fromarray(stripes))):
+        pixels, _ = read(content, channels=1)
+        assert np.abs(pixels.astype(int) - 127).max() <= 3
+
+
+def square_png(side: int, header_bytes: int = 13) -> bytes:
+    """A PNG of a few bytes that declares a square of RGB and holds no pixels."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)[:header_bytes]
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_is_broken_says_why() -> None:
+    photo = encoded(Image.effect_noise((200, 200), 80).convert("RGB"), "JPEG")
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    for content, reason in (
+        (b"", "is empty"),
+        (b"no image", "no PNG, JPEG, WebP, TIFF, GIF or BMP"),
+        (postscript, "no PNG, JPEG, WebP, TIFF, GIF or BMP"),
+        (photo[: len(photo) // 2], "is cut off"),
+        (square_png(60_000), "too many pixels"),
+        (square_png(10_001), "10,001 x 10,001 pixels; at most 100,000,000"),
+        (square_png(32, header_bytes=5), "is cut off .Truncated IHDR chunk"),  # a ValueError of Pillow's
+    ):
+        with pytest.raises(Broken, match=reason):
+            decode(content, 32, 3)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's own, about single files
+@pytest.mark.parametrize("form", FORMATS)
+def test_damaged_bytes_are_broken_or_read_and_never_anything_else(form: str) -> None:
+    rng = np.random.default_rng(0)
+    whole = encoded(halves("RGB", RED, BLUE), form)
+    for _ in range(150):
+        damaged = bytearray(whole[: rng.integers(1, len(whole) + 1)])
+        for place in rng.integers(0, len(damaged), rng.integers(0, 6)):
+            damaged[place] = rng.integers(0, 256)
+        try:
+            read(bytes(damaged), 16)
+        except Broken as reason:
+            assert "\n" not in str(reason)

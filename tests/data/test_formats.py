@@ -1,0 +1,480 @@
+"""Every published layout, into memory and in stretches; presets; bad files. Run: pytest tests/data/test_formats.py"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import pickle
+import re
+import shlex
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import scipy.io
+import torch
+from PIL import Image
+
+from infogan_ray.cli.main import DONE, main
+from infogan_ray.cli.train import train_config
+from infogan_ray.data.datasets import HOLD_OUT, DataConfig, ImageSet, load_images
+from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.formats import idx, matlab
+from infogan_ray.data.formats.image_files import Broken
+from infogan_ray.data.formats.recognise import Collection, Item, open_collection
+from infogan_ray.training.config import preset
+from infogan_ray.training.step import train
+from infogan_ray.training.train_state import TrainState
+from tests import layouts
+from tests.layouts import COUNT, MAKERS, TESTS, Made, pixels, png
+
+
+def quiet(line: str) -> None: ...
+
+
+def load(path: Path, **changes: object) -> ImageSet:
+    return load_images(str(path), DataConfig(**changes), quiet)  # type: ignore[arg-type]
+
+
+def read(collection: Collection, start: int, stop: int) -> dict[int, Item | Broken]:
+    """A stretch, read as another process would: from a copy."""
+    return dict(pickle.loads(pickle.dumps(collection)).read(start, stop))
+
+
+def plain(image: bytes | np.ndarray) -> np.ndarray:
+    return image if isinstance(image, np.ndarray) else np.array(Image.open(io.BytesIO(image)))
+
+
+def as_tensor(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_a_layout_is_read_in_stretches(make: Callable[[Path], Made], tmp_path: Path) -> None:
+    made = make(tmp_path)
+    collection = open_collection(made.path, say=quiet)
+    assert (collection.kind, collection.count, collection.classes) == (made.kind, COUNT, made.classes)
+    items = read(collection, 0, 7) | read(collection, 7, COUNT)
+    assert sorted(items) == list(range(COUNT))
+    for row, item in items.items():
+        assert isinstance(item, Item)
+        assert np.array_equal(plain(item.image), made.images[row]), row
+        assert item.label == (None if made.labels is None else made.labels[row])
+    assert len({item.path for item in items.values() if isinstance(item, Item)}) == COUNT
+    assert sorted(read(collection, 9, 12)) == [9, 10, 11]
+    if made.test_images is None:
+        assert collection.test is None
+        return
+    assert collection.test is not None and collection.test.classes == made.classes
+    for row, item in read(collection.test, 0, len(made.test_images)).items():
+        assert isinstance(item, Item) and np.array_equal(plain(item.image), made.test_images[row])
+        assert made.test_labels is None or item.label == made.test_labels[row]
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_a_layout_is_loaded(make: Callable[[Path], Made], tmp_path: Path) -> None:
+    made = make(tmp_path)
+    size = made.images.shape[1]
+    found = load(made.path, image_size=size, channels=3 if made.images.ndim == 4 else 1)
+    rows = torch.arange(COUNT)
+    if made.test_images is None and made.labels is not None:
+        held = rows % HOLD_OUT == HOLD_OUT - 1
+        made.test_images, made.test_labels = made.images[held], np.array(made.labels)[held].tolist()
+        rows = rows[~held]
+    assert torch.equal(found.images, as_tensor(made.images)[rows])
+    assert (found.labels is None) == (made.labels is None) and (found.test_images is None) == (made.test_images is None)
+    assert found.classes == (None if made.classes is None else tuple(made.classes))
+    if made.labels is not None:
+        assert found.labels is not None and found.labels.tolist() == np.array(made.labels)[rows].tolist()
+    if made.test_images is not None:
+        assert found.test_images is not None and torch.equal(found.test_images, as_tensor(made.test_images))
+    if made.test_labels is not None:
+        assert found.test_labels is not None and found.test_labels.tolist() == made.test_labels
+
+
+def test_arrays_come_in_their_own_size_and_are_brought_to_another(tmp_path: Path) -> None:
+    made = layouts.svhn(tmp_path)
+    assert load(made.path).images.shape == (COUNT, 3, 32, 32)
+    found = load(made.path, image_size=16, channels=1)
+    assert found.images.shape == (COUNT, 1, 16, 16) and found.test_images is not None
+    assert found.test_images.shape == (TESTS, 1, 16, 16)
+    one = load(tmp_path / "test_32x32.mat")  # the file alone, so that nothing else is its test part
+    assert one.test_images is None and len(one.images) == TESTS
+
+
+def test_a_wide_array_is_read_over_many_chunks(tmp_path: Path) -> None:
+    many = pixels(2100, 4, 4)
+    np.savez_compressed(tmp_path / "a.npz", images=many)
+    (tmp_path / "b-images-idx3-ubyte").write_bytes(idx.encode(many))
+    scipy.io.savemat(tmp_path / "c.mat", {"X": many[..., None].transpose(1, 2, 3, 0)}, do_compression=True)
+    for name in ("a.npz", "b-images-idx3-ubyte", "c.mat"):
+        collection = open_collection(tmp_path / name)
+        found = [item.image for _, item in collection.read(1000, 2095) if isinstance(item, Item)]
+        assert np.array_equal(np.stack(found).squeeze(), many[1000:2095]), name
+
+
+def test_an_idx_file_finds_its_test_part_beside_it(tmp_path: Path) -> None:
+    made = layouts.idx_files(tmp_path)
+    assert made.test_images is not None
+    for path in (tmp_path, tmp_path / "train-images-idx3-ubyte.gz"):
+        found = load(path)
+        assert found.test_images is not None and torch.equal(found.test_images, as_tensor(made.test_images))
+    (tmp_path / "MNIST").mkdir()
+    raw = tmp_path / "MNIST" / "raw"  # where torchvision puts them
+    raw.mkdir()
+    for file in tmp_path.glob("*.gz"):
+        file.rename(raw / file.name)
+    assert torch.equal(load(tmp_path / "MNIST").images, found.images)
+
+
+def test_celeba_is_cropped_and_has_its_own_test_part(tmp_path: Path) -> None:
+    base = layouts.celeba(tmp_path)
+    said: list[str] = []
+    found = load_images(str(tmp_path), DataConfig(image_size=32), said.append)
+    assert found.images.shape == (COUNT, 3, 32, 32) and found.labels is None and found.test_images is not None
+    assert len(found.test_images) == TESTS and not any("not in" in line for line in said)
+    assert any("cropped to the middle 148x148" in line for line in said)
+    for row in range(COUNT):  # nothing of the black that surrounds the crop, up to what JPEG does at its edge
+        wanted = torch.tensor([8 * row, 120, 240 - 8 * row]).view(3, 1, 1)
+        assert (found.images[row] - wanted.float()).abs()[:, 1:-1, 1:-1].max() < 8
+    collection = open_collection(base)
+    item = read(collection, 3, 4)[3]
+    assert collection.kind == "CelebA folder" and isinstance(item, Item)
+    with Image.open(base / "img_align_celeba" / "000004.jpg") as image:
+        assert np.array_equal(plain(item.image), np.array(image.crop((15, 35, 163, 183))))
+
+
+def test_celeba_labels_are_one_of_its_attributes(tmp_path: Path) -> None:
+    base = layouts.celeba(tmp_path)
+    collection = open_collection(base, f"{base}/list_attr_celeba.txt:Smiling", quiet)
+    assert collection.classes == ["not Smiling", "Smiling"] and collection.labels is not None
+    assert collection.labels.tolist() == [int(row % 3 > 0) for row in range(COUNT)]
+    found = load(base, image_size=16, labels=f"{base}/list_attr_celeba.txt:Young")
+    assert found.test_labels is not None and found.test_labels.tolist() == [1, 0, 1, 0, 1, 0]
+    with pytest.raises(ValueError, match="has no attribute 'Grumpy'; it has Smiling, Young"):
+        load(base, image_size=16, labels=f"{base}/list_attr_celeba.txt:Grumpy")
+    csv = tmp_path / "labels.csv"
+    names = [f"{row + 1:06}.jpg" for row in range(COUNT + TESTS)]
+    csv.write_text("file,label\n" + "".join(f"{name},{row % 2}\n" for row, name in enumerate(names)))
+    found = load(base, image_size=16, labels=str(csv))
+    assert found.labels is not None and found.labels.tolist() == [row % 2 for row in range(COUNT)]
+    assert found.test_labels is not None and found.test_labels.tolist() == [0, 1] * 3
+
+
+def test_celeba_without_lists_is_for_training_and_its_zip_is_read_packed(tmp_path: Path) -> None:
+    import shutil
+
+    base = layouts.celeba(tmp_path)
+    whole = load(base, image_size=16)
+    shutil.make_archive(str(base / "img_align_celeba"), "zip", base, "img_align_celeba")
+    shutil.rmtree(base / "img_align_celeba")
+    packed = load(base, image_size=16)
+    assert torch.equal(packed.images, whole.images) and packed.test_images is not None
+    (base / "list_eval_partition.txt").unlink()
+    assert len(load(base, image_size=16).images) == COUNT + TESTS
+
+
+def test_celeba_as_kaggle_packs_it_is_the_same(tmp_path: Path) -> None:
+    base = layouts.celeba(tmp_path)
+    whole = load(base, image_size=16, labels=f"{base}/list_attr_celeba.txt:Young")
+    (base / "img_align_celeba").rename(base / "inner")
+    (base / "img_align_celeba").mkdir()
+    (base / "inner").rename(base / "img_align_celeba" / "img_align_celeba")
+    for name, skipped, header in (
+        ("list_eval_partition", 0, "image_id,partition"),
+        ("list_attr_celeba", 2, "image_id,Smiling,Young"),
+    ):
+        rows = (base / f"{name}.txt").read_text().splitlines()[skipped:]
+        (base / f"{name}.csv").write_text("\n".join([header, *(",".join(row.split()) for row in rows)]))
+        (base / f"{name}.txt").unlink()
+    found = load(base, image_size=16, labels=f"{base}/list_attr_celeba.csv:Young")
+    assert torch.equal(found.images, whole.images) and found.labels is not None and whole.labels is not None
+    assert torch.equal(found.labels, whole.labels) and found.labels.unique().tolist() == [0, 1]
+    assert found.test_images is not None and len(found.test_images) == TESTS
+    with pytest.raises(ValueError, match="has no attribute 'image_id'; it has Smiling, Young"):
+        load(base, image_size=16, labels=f"{base}/list_attr_celeba.csv:image_id")
+
+
+def test_broken_images_count_against_max_bad_in_tables_and_tars(tmp_path: Path) -> None:
+    images = pixels(20, 28, 28, 3)
+    contents = [png(image) for image in images]
+    contents[7] = contents[7][:100]
+    structs: list[dict[str, object]] = [{"bytes": content, "path": None} for content in contents]
+    structs[9] = {"bytes": None, "path": "elsewhere.png"}
+    table = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": structs, "label": list(range(20))}), table)
+    with pytest.raises(ValueError, match="a.parquet/7 is cut off.*a.parquet/9 has no bytes in the table"):
+        load(table, image_size=28)
+    found = load(table, image_size=28, max_bad=0.1)
+    assert found.labels is not None and found.test_labels is not None
+    kept = [row for row in range(20) if row not in (7, 9)]
+    assert sorted(found.labels.tolist() + found.test_labels.tolist()) == kept
+    items = read(open_collection(table), 5, 12)
+    assert [row for row, item in items.items() if isinstance(item, Broken)] == [9]  # 7 shows when it is decoded
+    files = [(f"{row}.{end}", content) for row in range(20) for end, content in (("png", contents[row]), ("cls", b"1"))]
+    with pytest.raises(ValueError, match=r"1 broken file of 20 .*\n?.*7.png is cut off"):
+        load(layouts.tar(tmp_path / "a.tar", files), image_size=28)
+
+
+def test_tables_of_one_name_in_several_folders_keep_their_labels(tmp_path: Path) -> None:
+    """As subsets of a dataset on the Hub have them: a broken image of one is no image of another."""
+    for number, part in enumerate(("a", "b")):
+        contents = [png(np.full((28, 28), 100 * number + row, np.uint8)) for row in range(20)]
+        if part == "a":
+            contents[4] = contents[4][:40]
+        (tmp_path / part).mkdir()
+        rows = {"image": contents, "label": [number] * 20}
+        pq.write_table(pa.table(rows), tmp_path / part / "0000.parquet")
+    found = load(tmp_path, image_size=28, max_bad=0.1)
+    assert found.labels is not None and found.test_labels is not None and found.test_images is not None
+    images, labels = torch.cat([found.images, found.test_images]), torch.cat([found.labels, found.test_labels])
+    assert len(images) == len(labels) == 39
+    assert torch.equal(labels, (images.float().mean((1, 2, 3)) >= 100).long())
+
+
+def test_samples_without_a_label_leave_all_without(tmp_path: Path) -> None:
+    files = [(f"{row}.png", png(image)) for row, image in enumerate(pixels(20, 28, 28))]
+    said: list[str] = []
+    path = layouts.tar(tmp_path / "a.tar", [*files, ("3.cls", b"1")])
+    assert open_collection(path, say=said.append).classes is None
+    assert any("19 of 20 samples" in line for line in said)
+    rows = {"image": [content for _, content in files], "label": [0] * 19 + [-1]}  # as `datasets` marks a hidden one
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    assert open_collection(tmp_path / "a.parquet", say=said.append).classes is None
+    assert said[-1].endswith("have no label; errors are counted on none")
+
+
+def test_captions_and_tables_beside_class_folders_change_nothing(tmp_path: Path) -> None:
+    made = layouts.folder(tmp_path)
+    pq.write_table(pa.table({"file_name": ["a"], "text": ["x"]}), tmp_path / "metadata.parquet")
+    assert open_collection(tmp_path).classes == made.classes
+    files = [(f"{kind}/{row}.{end}", content) for kind in ("a", "b") for row in range(9)
+             for end, content in (("png", png(pixels(1, 8, 8)[0])), ("json", b'{"caption": "x"}'))]  # fmt: skip
+    assert open_collection(layouts.tar(tmp_path / "x.tar", files)).classes == ["a", "b"]
+
+
+PRESETS = [("svhn", layouts.svhn), ("celeba", layouts.celeba), ("chairs", layouts.rendered_chairs),
+           ("faces", layouts.folder)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "make"), PRESETS, ids=[name for name, _ in PRESETS])
+def test_each_preset_trains_on_its_layout(name: str, make: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data")
+    config = preset(name).override(
+        {"data": str(tmp_path / "data"), "steps": 2, "batch_size": 8, "precision": "fp32", "network": {"width": 8}},
+        "test",
+    )  # fmt: skip
+    images = load_images(str(config.data), config.data_config, quiet)
+    assert (images.image_size, images.channels) == (config.image_size, config.channels)
+    state = TrainState(config.model_spec(images.image_size, images.channels), config.objective, config.optimizer)
+    before = state.generator.layers[0].weight.detach().clone()
+    feed = InMemoryFeed(images.images, config.batch_size, seed=0)
+    seen = list(train(state, feed, steps=config.total_steps(len(images.images)), log_every=1, checkpoint_every=2))
+    assert seen and state.step == 2 and not torch.equal(state.generator.layers[0].weight, before)
+
+
+def test_the_commands_of_the_readme_are_accepted() -> None:
+    table = (Path(__file__).parents[2] / "README.md").read_text().split("### Published datasets")[1]
+    commands = re.findall(r"\| `infogan train ([^`]+)` \|", table)
+    assert len(commands) == 10
+    for command in commands:
+        config = train_config(shlex.split(command))
+        assert config.total_steps(10_000) >= 5000 and config.data is not None
+
+
+def cut(path: Path, share: float = 0.5) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+@pytest.mark.parametrize("make", [layouts.svhn, layouts.idx_files])
+def test_a_wrong_checksum_is_found_by_whoever_reads_to_the_end(make: Callable[[Path], Made], tmp_path: Path) -> None:
+    made = make(tmp_path)
+    path = tmp_path / ("train_32x32.mat" if make is layouts.svhn else "train-images-idx3-ubyte.gz")
+    content = bytearray(path.read_bytes())
+    first_element = 128 + 8 + int.from_bytes(content[132:136], "little")  # X, packed
+    content[first_element - 1 if make is layouts.svhn else -8] ^= 1
+    path.write_bytes(content)
+    collection = open_collection(made.path, say=quiet)
+    assert len(read(collection, 0, COUNT - 1)) == COUNT - 1
+    with pytest.raises(ValueError, match="is not a whole file"):
+        read(collection, COUNT - 1, COUNT)
+
+
+MATLABS = sorted((Path(scipy.io.__file__).parent / "matlab" / "tests" / "data").glob("test*_[567].*.mat"))
+
+
+@pytest.mark.skipif(not MATLABS, reason="this SciPy comes without its test files")
+def test_what_matlab_itself_wrote_is_read_as_scipy_reads_it() -> None:
+    compared = 0
+    for path in MATLABS:
+        if "hdf5" in path.name:
+            with pytest.raises(ValueError, match="MATLAB 7.3 file"):
+                matlab.arrays(path)
+            continue
+        mine = matlab.arrays(path)
+        for name, theirs in scipy.io.loadmat(path).items():
+            if not name.startswith("__") and isinstance(theirs, np.ndarray) and theirs.dtype.kind in "iuf":
+                assert np.array_equal(matlab.numbers(path, mine[name]), theirs), (path, name)
+                compared += 1
+    assert compared > 10
+
+
+def bad_files(root: Path) -> list[tuple[Path, str]]:
+    """Files that cannot be read, and what is said of them."""
+    for name in ("mat", "mat_u", "cifar", "idx", "sprites", "table"):
+        (root / name).mkdir()
+    layouts.svhn(root / "mat")
+    layouts.svhn_unpacked(root / "mat_u")
+    layouts.cifar100(root / "cifar")
+    layouts.idx_files(root / "idx")
+    layouts.dsprites(root / "sprites")
+    layouts.parquet_file(root / "table")
+    scipy.io.savemat(root / "other.mat", {"A": np.zeros((3, 3))})
+    scipy.io.savemat(root / "shape.mat", {"X": np.zeros((3, 3), np.uint8)})
+    scipy.io.savemat(root / "labels.mat", {"X": np.zeros((4, 4, 3, 5), np.uint8), "y": np.full((5, 1), 11)})
+    (root / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform".ljust(600))
+    (root / "cifar-10-batches-py").mkdir()
+    for name in ("data_batch_1", "data_batch_2", "test_batch"):
+        (root / "cifar-10-batches-py" / name).write_bytes(b"\x80\x02}q")
+    (root / "cifar-100-python").mkdir()
+    (root / "cifar-100-python" / "train").write_bytes(b"\x80\x02}q")
+    (root / "basel_face_renders.pth").write_bytes(b"\x80\x02}q")
+    (root / "odd-images-idx3-ubyte").write_bytes(b"\0\0\x08\x01" + bytes(20))
+    (root / "short-images-idx3-ubyte").write_bytes(idx.encode(pixels(3, 4, 4))[:-1])
+    (root / "few-images-idx3-ubyte").write_bytes(idx.encode(pixels(3, 4, 4)))
+    (root / "few-labels-idx1-ubyte").write_bytes(idx.encode(np.zeros(2, np.uint8)))
+    (root / "none-images-idx3-ubyte").write_bytes(idx.encode(pixels(0, 4, 4)))
+    (root / "big.bin").write_bytes(bytes(3000))
+    (root / "wrong").mkdir()
+    (root / "wrong" / "test_batch.bin").write_bytes(bytes([11]) + bytes(3072))
+    np.savez(root / "no.npz", pictures=pixels(3, 4, 4))
+    np.savez(root / "many.npz", images=pixels(3, 4, 4), labels=np.zeros(4, int))
+    pq.write_table(pa.table({"text": ["a"], "label": [1]}), root / "text.parquet")
+    pq.write_table(pa.table({"left": [b"a"], "right": [b"b"]}), root / "two.parquet")
+    features = b'{"info": {"features": {"label": {"names": ["x"], "_type": "ClassLabel"}}}}'
+    table = pa.table({"image": [b"a"], "label": [1]}).replace_schema_metadata({b"huggingface": features})
+    pq.write_table(table, root / "names.parquet")
+    files = [("0.png", png(pixels(1, 4, 4)[0])), ("0.cls", b"1")]
+    twice = layouts.tar(root / "twice.tar", [*files, ("0.json", b'{"label": 2}')])
+    short = layouts.tar(root / "short.tar", [*files, ("1.png", bytes(30_000))])
+    base = layouts.celeba(root / "faces")
+    (base / "list_eval_partition.txt").write_text("000001.jpg train\n")
+    return [
+        (cut(root / "mat" / "train_32x32.mat"), "is not a whole file"),
+        (cut(root / "mat_u" / "train_32x32.mat"), "is not a whole file"),
+        (root / "other.mat", "has no array 'X' as SVHN's have (it has A)"),
+        (root / "shape.mat", "'X' in"),
+        (root / "labels.mat", "'y' in"),
+        (root / "new.mat", "is a MATLAB 7.3 file (HDF5)"),
+        (cut(root / "cifar" / "train.bin", 0.99), "no whole number of CIFAR-100's images of 3074 bytes"),
+        (root / "big.bin", "no whole number of CIFAR-10's images of 3073 bytes"),
+        (root / "wrong", "has the label 11, and there are 10 classes"),
+        (root / "cifar-10-batches-py", "pickled and never read; fetch the binary version, cifar-10-binary.tar.gz"),
+        (root / "cifar-10-batches-py" / "data_batch_1", "fetch the binary version, cifar-10-binary.tar.gz"),
+        (root / "cifar-100-python", "fetch the binary version, cifar-100-binary.tar.gz"),
+        (root / "basel_face_renders.pth", "is pickled, which is never read; save its images"),
+        (cut(root / "idx" / "train-images-idx3-ubyte.gz"), "is not a whole file"),
+        (root / "odd-images-idx3-ubyte", "is not an IDX file of images (it begins with 00000801)"),
+        (root / "short-images-idx3-ubyte", "has 63 bytes, not those of 3 x 4 x 4"),
+        (root / "few-images-idx3-ubyte", "has 2 labels for the 3 images"),
+        (root / "none-images-idx3-ubyte", "there is no image in"),
+        (cut(root / "sprites" / "dsprites.npz"), "is not a whole .npz file"),
+        (root / "no.npz", "has no array 'images' (it has pictures)"),
+        (root / "many.npz", "must be integers (3,)"),
+        (cut(root / "table" / "a.parquet"), "is not a whole .parquet file"),
+        (root / "text.parquet", "has no column of images"),
+        (root / "two.parquet", "has the image columns left, right"),
+        (root / "names.parquet", "a label of"),
+        (twice, "gives 0 the labels '1' and '2'"),
+        (cut(short, 0.4), "is not a whole .tar file"),
+        (base, "has the line '000001.jpg train'"),
+    ]
+
+
+def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    for path, said in bad_files(tmp_path):
+        for refuse in (
+            lambda path=path: load(path, image_size=16),
+            lambda path=path: list(open_collection(path, say=quiet).read(0, 10**6)),
+        ):
+            with pytest.raises(ValueError) as refusal:
+                refuse()
+            assert said in str(refusal.value) and "\n" not in str(refusal.value), (path, str(refusal.value))
+
+
+def test_damage_inside_a_table_breaks_its_images_alone(tmp_path: Path) -> None:
+    made = layouts.parquet_file(tmp_path)
+    content = bytearray(made.path.read_bytes())
+    content[200:260] = bytes(60)
+    made.path.write_bytes(content)
+    items = read(open_collection(made.path, say=quiet), 0, COUNT)
+    assert len(items) == COUNT
+
+
+def test_encoded_layouts_ask_for_a_size(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"image_size is not set; WebDataset tar .* --image-size 32"):
+        load(layouts.webdataset(tmp_path).path)
+
+
+def test_a_plain_tar_with_other_files_is_still_plain(tmp_path: Path) -> None:
+    path = layouts.tar(tmp_path / "a.tar", [("b/1.png", png(pixels(1, 8, 8)[0])), ("b/2.json", b"{}")])
+    assert open_collection(path).kind == ".tar of images"
+    with tarfile.open(path) as archive:
+        assert len(archive.getmembers()) == 2
+
+
+def test_a_configuration_says_what_a_path_may_hold(tmp_path: Path) -> None:
+    (tmp_path / "a.h5").write_bytes(b"x")
+    for refuse in (lambda: load(tmp_path / "a.h5"), lambda: open_collection(tmp_path / "a.h5")):
+        with pytest.raises(ValueError, match=r"cannot be read; valid are a folder, .zip or .tar of images, an .npz"):
+            refuse()
+    with pytest.raises(ValueError, match="which does not exist"):
+        open_collection(tmp_path / "nowhere")
+    assert dataclasses.is_dataclass(Item)
+
+
+def test_inspect_says_what_a_layout_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("svhn", "faces"):
+        (tmp_path / name).mkdir()
+    layouts.svhn(tmp_path / "svhn")
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", "inspect", str(tmp_path / "svhn"), "-o", str(sheet)]) == DONE
+    text = capsys.readouterr().out
+    for words in ("SVHN .mat", "test part of its own", "32 x 32 x 3", "10: 0 2, 1 2"):
+        assert words in text, words
+    command = shlex.split(text.splitlines()[-1].removeprefix("next: "))
+    config = train_config(command[2:])
+    assert (config.image_size, config.channels, config.batch_size) == (32, 3, 8)
+    with Image.open(sheet) as image:
+        assert image.width > 8 * 32
+    base = layouts.celeba(tmp_path / "faces")
+    labels = f"{base}/list_attr_celeba.txt:Smiling"
+    assert main(["data", "inspect", str(base), "--json", "--labels", labels, "-o", str(sheet)]) == DONE
+    found = json.loads(capsys.readouterr().out)
+    assert found["layout"] == "CelebA folder" and found["images"] == COUNT
+    assert found["conversions"] == {"cropped to the middle 148x148": COUNT, "reduced to 64x64": COUNT}
+    assert found["classes"] == {"not Smiling": 7, "Smiling": 13}
+
+
+def test_encode_names_the_files_of_a_layout(finished: Path, tmp_path: Path) -> None:
+    base = layouts.celeba(tmp_path)
+    output = tmp_path / "codes.parquet"
+    assert main(["encode", str(finished / "model"), str(base), "-o", str(output)]) == DONE
+    names = pq.read_table(output).column("image").to_pylist()
+    assert names == [f"{base}/img_align_celeba/{row + 1:06}.jpg" for row in range(COUNT + TESTS)]
+
+
+def test_dsprites_whose_pixels_are_not_0_and_1_are_refused_and_not_inverted(tmp_path: Path) -> None:
+    path = tmp_path / "sprites.npz"
+    classes = np.zeros((20, 6), np.int64)
+    np.savez(path, imgs=np.full((20, 64, 64), 200, np.uint8), latents_classes=classes)
+    with pytest.raises(ValueError, match="has pixels of 200; dSprites' are 0 and 1"):
+        load(path, image_size=64)

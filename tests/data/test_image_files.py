@@ -1,0 +1,342 @@
+"""Messy folders and archives of images, labels, broken files, inspect. Run: pytest tests/data/test_image_files.py"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from infogan_ray.cli.main import DONE, FAILED, USAGE, main
+from infogan_ray.cli.train import train_config
+from infogan_ray.data import image_loader
+from infogan_ray.data.datasets import DataConfig, ImageSet, load_images
+from infogan_ray.data.formats import image_files
+from infogan_ray.data.formats.image_files import class_of, open_source
+
+SIZE = 16
+
+
+def picture(number: int, mode: str = "RGB") -> Image.Image:
+    """40 x 30, its middle square of one colour that tells its number."""
+    return Image.new("RGB", (40, 30), (10 * number, 255 - 10 * number, 128)).convert(mode)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """18 images in folders of two classes, and what lies about beside them."""
+    root = tmp_path / "photos"
+    for folder in ("cats/old", "dogs", ".hidden", "__MACOSX"):
+        (root / folder).mkdir(parents=True)
+    for number, form in enumerate(("png", "jpg", "webp", "tif", "gif", "bmp", "JPEG", "tiff", "PNG")):
+        picture(number).save(root / "cats" / f"{number}.{form}")
+        picture(number + 9, "L").save(root / "dogs" / f"{number}.{form}")
+    shutil.move(root / "cats" / "3.tif", root / "cats" / "old" / "3.tif")
+    for junk in (".hidden/a.png", "__MACOSX/b.png", "cats/.c.png"):
+        picture(1).save(root / junk)
+    for junk in ("Thumbs.db", ".DS_Store", "notes.txt", "dogs/raw.heic", "README"):
+        (root / junk).write_bytes(b"junk")
+    return root
+
+
+def pack(folder: Path, kind: str, inside: str = "photos/") -> Path:
+    path = folder.parent / f"packed.{kind}"
+    files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name, reverse=True)
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                archive.write(file, inside + str(file.relative_to(folder)))
+    else:
+        with tarfile.open(path, "w" if kind == "tar" else "w:gz") as archive:
+            for file in files:
+                archive.add(file, inside + str(file.relative_to(folder)))
+    return path
+
+
+def load(path: Path, said: list[str] | None = None, **changes: object) -> ImageSet:
+    config = DataConfig(image_size=SIZE, **changes)  # type: ignore[arg-type]
+    return load_images(str(path), config, (said if said is not None else []).append)
+
+
+def whole(found: ImageSet) -> torch.Tensor:
+    """All images, those kept out of training too."""
+    return found.images if found.test_images is None else torch.cat([found.images, found.test_images])
+
+
+def assert_equal(one: ImageSet, other: ImageSet) -> None:
+    assert torch.equal(one.images, other.images)
+    for a, b in (
+        (one.labels, other.labels),
+        (one.test_images, other.test_images),
+        (one.test_labels, other.test_labels),
+    ):
+        assert a is not None and b is not None and torch.equal(a, b)
+
+
+def test_a_messy_folder_is_read_in_order_and_its_junk_is_counted(photos: Path) -> None:
+    source = open_source(photos)
+    assert source.names[:4] == ("cats/0.png", "cats/1.jpg", "cats/2.webp", "cats/4.gif")
+    assert len(source.names) == 18 and source.names[8] == "cats/old/3.tif"
+    assert source.skipped == {
+        "hidden": 4, "left by the system": 1, ".txt files": 1, ".heic files": 1, "files without an ending": 1,
+    }  # fmt: skip
+    said: list[str] = []
+    found = load(photos, said)
+    assert found.labels is not None and found.labels.bincount().tolist() == [8, 8]
+    assert found.images[0, :, 8, 8].tolist() == [0, 255, 128]
+    text = "\n".join(said)
+    for words in ("18 images", "18 cropped to the middle square", "7 grey repeated in three channels", "1 .heic files"):
+        assert words in text
+    assert "2 classes from the folders" in text
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tgz"])
+@pytest.mark.parametrize("inside", ["", "photos/", "./a/b/", "../../up/", "/etc/"])
+def test_an_archive_equals_its_folder_and_writes_nothing(kind: str, inside: str, photos: Path) -> None:
+    path = pack(photos, kind, inside)
+    before = sorted(photos.parent.rglob("*"))
+    assert_equal(load(path), load(photos))
+    assert sorted(photos.parent.rglob("*")) == before
+
+
+def test_one_class_folder_is_no_class_and_a_flat_folder_has_none(photos: Path) -> None:
+    for folder in (photos / "dogs", photos / "cats"):
+        assert load(folder).labels is None
+    shutil.rmtree(photos / "cats")
+    assert load(photos).labels is None
+    assert class_of(["a/x/1.png", "a/y/2.png"]) == ["x", "y"]
+    assert class_of(["a/x/1.png", "b.png"]) is None
+
+
+def test_links_are_followed_once(photos: Path) -> None:
+    (photos / "cats" / "loop").symlink_to(photos)
+    (photos / "cats" / "up").symlink_to(photos.parent)
+    for link in ("a_link", "z_link"):  # before and after the real folder, which gives the names
+        (photos / link).symlink_to(photos / "dogs")
+    (photos / "self").symlink_to(photos / "self")
+    elsewhere = photos.parent / "elsewhere"
+    elsewhere.mkdir()
+    picture(3).save(elsewhere / "new.png")
+    (elsewhere / "back").symlink_to(photos)
+    (photos / "dogs" / "more").symlink_to(elsewhere)
+    (photos / "dogs" / "one.png").symlink_to(photos / "cats" / "0.png")
+    os.mkfifo(photos / "dogs" / "pipe.png")
+    source = open_source(photos)
+    assert len(source.names) == 20 and {"dogs/more/new.png", "dogs/one.png"} <= set(source.names)
+    assert source.skipped["links to a folder that is read already"] == 5 and source.skipped["pipes and devices"] == 1
+
+
+def test_broken_files_are_named_skipped_and_past_max_bad_fatal(photos: Path) -> None:
+    sound = load(photos)
+    (photos / "cats" / "0a.png").write_bytes(b"")
+    (photos / "cats" / "0b.jpg").write_bytes((photos / "cats" / "1.jpg").read_bytes()[:300])
+    (photos / "dogs" / "0c.png").symlink_to("nowhere")
+    (photos / "dogs" / "0d.png").write_text("<html>404</html>")
+    (photos / "dogs" / "is_a_png.jpg").write_bytes((photos / "cats" / "0.png").read_bytes())
+    with pytest.raises(ValueError) as refused:
+        load(photos)
+    for words in (
+        "4 broken files of 23", "17.39%", "max_bad 1.00%", "cats/0a.png is empty", "0b.jpg is cut off",
+        "0c.png is a link to nowhere", "0d.png is not a readable image", "--max-bad 0.174",
+    ):  # fmt: skip
+        assert words in str(refused.value), words
+    load(photos, max_bad=0.174)
+    (photos / "dogs" / "is_a_png.jpg").unlink()
+    said: list[str] = []
+    assert_equal(load(photos, said, max_bad=0.2), sound)
+    assert any("4 broken files (18.18%) skipped: cats/0a.png is empty" in line for line in said)
+    with pytest.raises(ValueError, match=r"max_bad is 1.5; it must be a share from 0 to 1"):
+        load(photos, max_bad=1.5)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_broken(photos: Path) -> None:
+    (photos / "cats" / "0.png").chmod(0)
+    with pytest.raises(ValueError, match=r"cats/0.png may not be read by you"):
+        load(photos)
+
+
+def test_nothing_left_is_said_plainly(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="so nothing is left: a.png is empty"):
+        load(tmp_path, max_bad=1.0)
+    (tmp_path / "a.png").rename(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="no image in .*there are only 1 .txt files"):
+        load(tmp_path)
+
+
+def test_broken_archives(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("zip", "tar", "tar.gz"):
+        path = pack(photos, kind)
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) * 2 // 3])
+        with pytest.raises(ValueError, match=f"packed.{kind} is not a whole"):
+            load(path)
+    path = pack(photos, "zip")
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("photos/cats/5.bmp").header_offset + 60
+    path.write_bytes(content[:start] + b"\xff" * 4 + content[start + 4 :])
+    with pytest.raises(ValueError, match=r"cats/5.bmp is damaged in the archive"):
+        load(path)
+    monkeypatch.setattr(image_files, "MOST_BYTES", 3000)  # of the files here, only the .bmp and .tif are larger
+    for path in (photos, pack(photos, "zip"), pack(photos, "tar.gz")):
+        with pytest.raises(ValueError, match=r"cats/5.bmp has more than .* MiB"):
+            load(path)
+
+
+def test_names_that_cannot_be_printed_are_read(photos: Path) -> None:
+    os.rename(os.fsencode(photos / "cats" / "0.png"), os.fsencode(photos / "cats") + b"/\xff\n0.png")
+    assert len(whole(load(photos))) == 18
+    (photos / "cats" / "1.jpg").write_bytes(b"")
+    os.rename(photos / "cats" / "1.jpg", photos / "cats" / "1\n.jpg")
+    with pytest.raises(ValueError, match="cats/1\N{REPLACEMENT CHARACTER}.jpg is empty"):
+        load(photos)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_order_does_not_depend_on_threads_and_progress_is_told(
+    threads: int, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_loader, "SAY_EVERY_S", 0.0)
+    said: list[str] = []
+    source = open_source(photos)
+    read = image_loader.read_pictures(source, SIZE, 3, said.append, threads=threads)
+    assert read.names == list(source.names) and torch.equal(read.images[0, :, 8, 8], torch.tensor([0, 255, 128]))
+    assert said[0].startswith("data: 1 of 18 images read") and said[-1].startswith("data: 18 of 18")
+    assert threading.active_count() < 10
+
+
+def table(photos: Path, rows: list[tuple[str, object]]) -> str:
+    path = photos.parent / "labels.csv"
+    path.write_text("\n".join(["file,label,note", *(f"{name},{label},x" for name, label in rows)]))
+    return str(path)
+
+
+def test_labels_from_a_csv(photos: Path) -> None:
+    names = open_source(photos).names
+    rows: list[tuple[str, object]] = [(name, place % 11) for place, name in enumerate(names)]
+    found = load(photos, labels=table(photos, rows))
+    assert found.labels is not None and found.test_labels is not None
+    assert found.labels[9:12].tolist() == [10, 0, 1]  # as numbers: as text, 10 would come before 2
+    assert found.test_labels.tolist() == [6, 2]
+    said: list[str] = []
+    flat = photos.parent / "flat"
+    flat.mkdir()
+    for number in range(14):
+        picture(number).save(flat / f"{number:02}.png")
+    rows = [(f"{number:02}.png", "odd" if number % 2 else "even") for number in range(14)]
+    csv = table(photos, [*rows, ("gone.png", "odd")])
+    for path in (flat, pack(flat, "zip", "some/where/")):  # by the last part of its name, if it is the only one
+        said = []
+        assert load(path, said, labels=csv).labels is not None
+        assert any(line.startswith("labels: 1 rows") and line.endswith("gone.png") for line in said)
+    for wrong, message in (
+        (rows[1:], "1 of 14 images have no row in .*00.png; add them, or leave --labels out"),
+        ([*rows, ("00.png", "odd")], "line 16 of .* gives 00.png the label 'odd', and an earlier one 'even'"),
+        ([("x.png", 1)], "none of the files that .* names is in .*x.png"),
+        ([("00.png", "")], "line 2 of .* has no label"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(flat, labels=table(photos, wrong))
+    Path(csv).write_text("name;class\n")
+    with pytest.raises(ValueError, match="its first line must name 'file' and 'label'"):
+        load(flat, labels=csv)
+    with pytest.raises(ValueError, match="labels is .*nowhere.csv, which does not exist"):
+        load(flat, labels="nowhere.csv")
+
+
+def test_workers_find_the_labels_from_their_own_folder(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from infogan_ray.training.run_setup import with_absolute_paths
+
+    monkeypatch.chdir(photos.parent)
+    config = with_absolute_paths(train_config(["--data", "photos", "--labels", "labels.csv", "--image-size", "16"]))
+    assert (config.data, config.labels) == (str(photos), str(photos.parent / "labels.csv"))
+
+
+def test_labels_are_for_images_in_files(npz: Path) -> None:
+    with pytest.raises(ValueError, match="labels is x.csv, which is for folders and archives"):
+        load(npz, labels="x.csv")
+
+
+def test_inspect_proposes_a_training_that_is_accepted(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "cats" / "0a.png").write_bytes(b"")
+    shutil.copy(photos / "cats" / "0.png", photos / "dogs" / "copy.png")
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", "inspect", str(photos), "-o", str(sheet)]) == DONE
+    text = capsys.readouterr().out
+    for words in (
+        "19 of 20 files", "5 PNG", "7 L", "median 40 x 30", "broken: cats/0a.png is empty", "2: cats 9, dogs 10",
+        "cats/0.png = dogs/copy.png", "19 cropped to the middle square",
+    ):  # fmt: skip
+        assert words in text, words
+    command = shlex.split(text.splitlines()[-1].removeprefix("next: "))
+    assert command[:2] == ["infogan", "train"]
+    config = train_config(command[2:])
+    assert (config.image_size, config.channels, config.batch_size) == (16, 3, 8) and "cat=2" in config.codes
+    found = load_images(str(config.data), config.data_config, lambda line: None)
+    assert config.total_steps(len(found.images)) == 20_000
+    config.model_spec(found.image_size, found.channels)
+    with Image.open(sheet) as image:
+        assert image.width > 8 * 16 and image.getpixel((16, 16)) == (0, 255, 128)
+
+
+def test_inspect_as_json_and_of_grey_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Grey pictures that are stored as RGB need one channel; an archive is looked through like a folder."""
+    folder = tmp_path / "grey"
+    folder.mkdir()
+    for number in range(5):
+        Image.effect_noise((28, 28), 90 + number).convert("RGB").save(folder / f"{number}.png")
+    sheet = tmp_path / "sheet.png"
+    said = []
+    for path in (folder, pack(folder, "tar.gz")):
+        assert main(["data", "inspect", str(path), "--json", "-o", str(sheet)]) == DONE
+        said.append(json.loads(capsys.readouterr().out))
+    assert [one["layout"] for one in said] == ["folder of images", ".tar.gz of images"]
+    unlike = {"path": "", "proposal": "", "layout": ""}
+    assert said[0] | unlike == said[1] | unlike
+    assert said[0]["proposal"]["image_size"] == 28 and said[0]["proposal"]["channels"] == 1
+    assert said[0]["memory_bytes"] == 5 * 28 * 28 and said[0]["conversions"] == {"colour to grey": 5}
+    with Image.open(sheet) as image, Image.open(folder / "0.png") as first:
+        assert np.array_equal(np.array(image)[:56:2, :56:2], np.array(first))
+
+
+def test_inspect_refuses_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    (prepared := tmp_path / "prepared").mkdir()
+    (prepared / "MANIFEST.json").write_text("{}")
+    for words, code, message in (
+        ("nowhere", USAGE, "path is 'nowhere', which does not exist"),
+        (str(prepared), USAGE, "which infogan data prepare has written: train and evaluate take it"),
+        (f"{tmp_path}/a.png --image-size 17", USAGE, "image size is 17; valid sizes"),
+        (f"{tmp_path} -o {tmp_path}/no.txt", USAGE, "valid endings are .png"),
+        (f"{tmp_path} -o {tmp_path}/c.png", FAILED, "not one image of"),
+    ):
+        assert main(["data", "inspect", *words.split()]) == code
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_encode_reads_the_same_sources(photos: Path, finished: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    (photos / "cats" / "0a.png").write_bytes(b"")
+    model, output = str(finished), tmp_path / "codes.parquet"
+    rows = []
+    for path in (photos, pack(photos, "zip", "")):
+        assert main(["encode", model, str(path), "-o", str(output), "--max-bad", "0.1"]) == DONE
+        rows.append(pq.read_table(output).to_pydict())
+    assert rows[0].pop("image")[0] == str(photos / "cats" / "0.png")
+    assert rows[1].pop("image")[0] == str(photos.parent / "packed.zip" / "cats" / "0.png")
+    assert rows[0] == rows[1] and len(rows[0]["cat0"]) == 18

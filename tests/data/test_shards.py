@@ -1,0 +1,209 @@
+"""The cut of a dataset into shards, one shard, and what lies in the folder meanwhile; without Ray."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from infogan_ray.cli.main import FAILED, USAGE, main
+from infogan_ray.data.datasets import DataConfig, load_images
+from infogan_ray.data.shards.dataset import ENCODED, PROGRESS, RAW, TEST, TRAIN, check, open_shards
+from infogan_ray.data.shards.progress_log import Ledger
+from infogan_ray.data.shards.shard_plan import Job, cut
+from infogan_ray.data.shards.shard_source import open_material
+from infogan_ray.data.shards.shard_writer import fill
+from infogan_ray.storage.file_system import Storage, open_storage
+from tests.servers import Proxy
+
+KINDS, EACH = 3, 28
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Class folders, in order, of PNG files whose grey value tells which one it is; one of them is broken."""
+    for kind in range(KINDS):
+        folder = tmp_path / "photos" / f"kind{kind}"
+        folder.mkdir(parents=True)
+        for number in range(EACH):
+            Image.new("L", (16, 16), kind * EACH + number).save(folder / f"{number:03d}.png")
+    (tmp_path / "photos" / "kind1" / "005.png").write_bytes(b"\x89PNG nothing more")
+    return tmp_path / "photos"
+
+
+def job_of(source: Path, encoding: str = RAW, labels: str | None = None) -> Job:
+    opened = open_material(str(source), DataConfig(image_size=16, channels=1, labels=labels), say=lambda line: None)
+    return cut(opened, encoding, 16, 1, rows_per_shard=20, rows_per_group=8)
+
+
+def prepare(job: Job, folder: Storage, backwards: bool = False) -> None:
+    ledger, tasks = Ledger(folder), job.tasks()
+    ledger.begin(job.asked, overwrite=False)
+    records = ledger.done(tasks)
+    for task in reversed(tasks) if backwards else tasks:
+        if task.number not in records:
+            records[task.number] = fill(job, task, folder)
+            ledger.enter(records[task.number])
+    ledger.publish(job, records.values())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("encoding", [RAW, ENCODED])
+def test_every_image_is_in_one_shard_with_its_label_and_its_path(photos: Path, tmp_path: Path, encoding: str) -> None:
+    prepare(job_of(photos, encoding), open_storage(tmp_path / "dest"))
+    shards = open_shards(open_storage(tmp_path / "dest"))
+    seen: dict[str, tuple[int, int]] = {}
+    for shard in (*shards.train, *shards.test):
+        table = pq.read_table(tmp_path / "dest" / shard.file)
+        for row in table.to_pylist():
+            content = row["image"] if encoding == RAW else np.asarray(Image.open(io.BytesIO(row["image"]))).tobytes()
+            assert len(set(content)) == 1 and row["path"] not in seen
+            seen[row["path"]] = (content[0], row["label"])
+    assert len(seen) == KINDS * EACH - 1
+    for path, (value, label) in seen.items():
+        kind, _, file = path.partition("/")
+        assert (value, label) == (int(kind[4:]) * EACH + int(file[:3]), int(kind[4:]))
+    assert shards.classes == ("kind0", "kind1", "kind2")
+    assert shards.about["broken"] == 1 and list(shards.about["broken_files"]) == ["kind1/005.png"]
+    assert shards.count(TRAIN) + shards.count(TEST) == len(seen)
+    assert abs(shards.count(TEST) - len(seen) / 7) <= 1
+    assert not [wrong for shard in (*shards.train, *shards.test) if (wrong := check(shards, shard))]
+
+
+def test_classes_that_lie_together_in_the_source_are_mixed_in_the_shards(photos: Path, tmp_path: Path) -> None:
+    prepare(job_of(photos), open_storage(tmp_path / "dest"))
+    shards = open_shards(open_storage(tmp_path / "dest"))
+    for shard in shards.train[:-1]:
+        assert set(pq.read_table(tmp_path / "dest" / shard.file)["label"].to_pylist()) == {0, 1, 2}
+
+
+def test_the_bytes_do_not_depend_on_the_order_of_the_tasks_nor_on_what_was_done_before(
+    photos: Path, tmp_path: Path
+) -> None:
+    job = job_of(photos)
+    prepare(job, open_storage(tmp_path / "one"))
+    prepare(job, open_storage(tmp_path / "two"), backwards=True)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    whole = files(tmp_path / "two")
+    (tmp_path / "two" / "train-00001.parquet").unlink()  # lost
+    (tmp_path / "two" / "train-00002.parquet").write_bytes(b"cut off")
+    (tmp_path / "two" / PROGRESS / "00003.json").write_text("{")
+    prepare(job_of(photos), open_storage(tmp_path / "two"))
+    assert files(tmp_path / "two") == whole
+
+
+def test_a_shard_that_is_there_is_not_made_again(photos: Path, tmp_path: Path) -> None:
+    prepare(job_of(photos), open_storage(tmp_path / "dest"))
+    shard = tmp_path / "dest" / "train-00000.parquet"
+    os.utime(shard, (1, 1))
+    prepare(job_of(photos), open_storage(tmp_path / "dest"))
+    assert shard.stat().st_mtime == 1
+
+
+def test_prepared_images_are_loaded_as_those_of_the_source(photos: Path, tmp_path: Path) -> None:
+    prepare(job_of(photos), open_storage(tmp_path / "dest"))
+    config = DataConfig(image_size=16, channels=1, max_bad=0.1)
+    source, found = load_images(str(photos), config), load_images(str(tmp_path / "dest"), config)
+    assert source.labels is not None and found.labels is not None and found.test_images is not None
+
+    def pairs(images: object, labels: object) -> set[tuple[int, int]]:
+        return {(int(image[0, 0, 0]), int(label)) for image, label in zip(images, labels, strict=True)}  # type: ignore
+
+    everything = pairs(source.images, source.labels) | pairs(source.test_images, source.test_labels)
+    assert pairs(found.images, found.labels) | pairs(found.test_images, found.test_labels) == everything
+
+
+def test_another_source_or_other_settings_are_refused_with_the_difference(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dest = str(tmp_path / "dest")
+    command = ["data", "prepare", str(photos), dest, "--image-size", "16", "--channels", "1", "--dry-run"]
+    prepare(job_of(photos), open_storage(dest))
+    assert main(command) == USAGE
+    assert "rows_per_shard is" in capsys.readouterr().err
+    command += ["--rows-per-shard", "20", "--rows-per-group", "8"]
+    assert main(command) == 0
+    assert "done already: 5 tasks" in capsys.readouterr().out
+    Image.new("L", (16, 16)).save(photos / "kind0" / "new.png")
+    assert main(command) == USAGE
+    said = capsys.readouterr().err
+    assert "images is 85 and was 84" in said and "files of the source have changed" in said and "--overwrite" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere", "DEST"], "SRC is 'nowhere': neither a dataset"),
+        (["PHOTOS", "DEST"], "image_size is not set; raw images of"),
+        (["PHOTOS", "DEST", "--image-size", "16", "--encoding", "encoded"], "encoding is 'encoded', which has no"),
+        (["PHOTOS", "PHOTOS/inside", "--image-size", "16"], "name a folder outside"),
+        (["PHOTOS", "OTHER", "--image-size", "16"], "where other things lie (notes.txt)"),
+        (["PHOTOS", "DEST", "--image-size", "16", "--rows-per-shard", "0"], "rows_per_shard is 0"),
+        (["PHOTOS", "DEST", "--image-size", "16", "--channels", "2"], "channels is 2"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused_in_one_line(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    places = {"PHOTOS": str(photos), "DEST": str(tmp_path / "dest"), "OTHER": str(tmp_path / "other")}
+    for word, place in places.items():
+        arguments = [argument.replace(word, place) for argument in arguments]
+    assert main(["data", "prepare", *arguments]) == USAGE
+    said = capsys.readouterr().err.strip().splitlines()
+    assert line in said[-1] and not (tmp_path / "dest").exists()
+
+
+def test_verify_names_each_shard_that_is_not_what_was_written(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dest = tmp_path / "dest"
+    prepare(job_of(photos), open_storage(dest))
+    assert main(["data", "verify", str(dest)]) == 0
+    damaged = bytearray((dest / "train-00001.parquet").read_bytes())
+    damaged[40] ^= 1
+    (dest / "train-00001.parquet").write_bytes(damaged)
+    (dest / "train-00002.parquet").unlink()
+    capsys.readouterr()
+    assert main(["data", "verify", str(dest), "--json"]) == FAILED
+    wrong = json.loads(capsys.readouterr().out)["wrong"]
+    assert len(wrong) == 2
+    assert "train-00001.parquet is not what was written" in wrong[0] and "train-00002.parquet is missing" in wrong[1]
+    assert check(open_shards(open_storage(dest)), open_shards(open_storage(dest)).train[0]) is None
+
+
+def test_a_dataset_that_is_not_finished_or_no_dataset_is_said(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, folder = job_of(photos), open_storage(tmp_path / "dest")
+    Ledger(folder).begin(job.asked, overwrite=False)
+    fill(job, job.tasks()[0], folder)
+    assert main(["data", "verify", str(tmp_path / "dest")]) == USAGE
+    assert "infogan data prepare has not come to its end" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="has not come to its end"):
+        load_images(str(tmp_path / "dest"), DataConfig(image_size=16))
+
+
+@pytest.mark.s3
+def test_a_bucket_takes_shards_and_gives_them_back(photos: Path, proxy: Proxy, tmp_path: Path) -> None:
+    uri = proxy.uri("prepared")
+    prepare(job_of(photos), open_storage(uri))
+    prepare(job_of(photos), open_storage(tmp_path / "here"))
+    shards = open_shards(open_storage(uri))
+    assert [shard.sha256 for shard in shards.train] == [
+        s.sha256 for s in open_shards(open_storage(tmp_path / "here")).train
+    ]
+    assert not [wrong for shard in (*shards.train, *shards.test) if (wrong := check(shards, shard))]
+    found = load_images(uri, DataConfig(), feed="stream")
+    assert found.count == shards.count(TRAIN) and found.labels is not None

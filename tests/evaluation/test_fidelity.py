@@ -1,0 +1,388 @@
+"""Distances and manifolds whose answer is known, the classifier that is kept, and a model through the command.
+
+Run: pytest tests/evaluation/test_fidelity.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy.linalg import sqrtm
+from torch import Tensor
+
+from infogan_ray.cli.main import DONE, FAILED, USAGE, main
+from infogan_ray.data.datasets import ImageSet
+from infogan_ray.evaluation.fidelity import classifier
+from infogan_ray.evaluation.fidelity.classifier import WEIGHTS, ClassifierConfig, Labelled, build, classifier_of, train
+from infogan_ray.evaluation.fidelity.distances import BLOCK, frechet_distance, kernel_distance
+from infogan_ray.evaluation.fidelity.inception import open_inception
+from infogan_ray.evaluation.fidelity.manifolds import precision_and_recall
+from infogan_ray.evaluation.fidelity.measure import FidelityConfig, compare, divide, draw, measure_fid, measure_fidelity
+from infogan_ray.models.infogan import load
+from infogan_ray.models.rng import seeded_generator
+from tests.conftest import tiny_images
+
+QUICK = ClassifierConfig(width=8, features=8, steps=40, batch_size=16, learning_rate=0.01)
+
+
+def normal(seed: int, rows: int, columns: int = 4) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def of_moments(seed: int, mean: Tensor, covariance: Tensor, rows: int = 50) -> Tensor:
+    """Features that have exactly this mean and covariance."""
+    raw = normal(seed, rows, len(mean))
+    raw -= raw.mean(0)
+    white = raw @ torch.linalg.inv(torch.linalg.cholesky(raw.T.cov())).T
+    return mean + white @ torch.linalg.cholesky(covariance).T
+
+
+def test_frechet_distance_is_the_formula_of_two_gaussians() -> None:
+    means = normal(0, 2)
+    covariances = [raw.T @ raw / 6 for raw in (normal(1, 6), normal(2, 6) * 2)]  # which do not commute
+    assert not torch.allclose(covariances[0] @ covariances[1], covariances[1] @ covariances[0])
+    first, second = (of_moments(i + 3, means[i], covariances[i], 50 + i) for i in (0, 1))
+    cross = sqrtm((covariances[0] @ covariances[1]).numpy()).real
+    expected = float((means[0] - means[1]).square().sum() + (sum(covariances)).trace() - 2 * np.trace(cross))
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_by_hand() -> None:
+    """One feature: (m1 - m2)^2 + (s1 - s2)^2, with deviations sqrt(2) and 2 sqrt(2)."""
+    first, second = torch.tensor([[0.0], [2.0]]), torch.tensor([[5.0], [9.0]])
+    assert frechet_distance(first, second) == pytest.approx(36 + 2)
+
+
+@pytest.mark.parametrize("rows", [(5, 6), (5, 30), (30, 40)])
+def test_frechet_distance_of_fewer_and_more_images_than_features(rows: tuple[int, int]) -> None:
+    first, second = normal(0, rows[0], 12), normal(1, rows[1], 12) * 2 + 1
+    covariances = [part.T.cov() for part in (first, second)]
+    cross = np.sqrt(np.linalg.eigvals((covariances[0] @ covariances[1]).numpy()).astype(complex)).real.sum()
+    expected = (first.mean(0) - second.mean(0)).square().sum() + sum(covariances).trace() - 2 * cross
+    assert frechet_distance(first, second) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_equal_sets_are_at_no_distance_with_fewer_images_than_features_too() -> None:
+    for features in (normal(0, 400, 16), normal(0, 10, 64), torch.ones(5, 3)):
+        assert frechet_distance(features, features.flip(0)) == pytest.approx(0, abs=1e-9)
+    wide = normal(0, 300, 16)
+    assert abs(kernel_distance(wide, normal(1, 300, 16))) < 0.01 < 0.1 < kernel_distance(wide, wide + 1)
+
+
+def test_kernel_distance_is_the_sum_over_pairs() -> None:
+    first, second = normal(0, 6, 3), normal(1, 5, 3) + 0.5
+
+    def kernel(a: Tensor, b: Tensor) -> float:
+        return (sum(float(x * y) for x, y in zip(a, b, strict=True)) / 3 + 1) ** 3
+
+    within = [
+        sum(kernel(a, b) for i, a in enumerate(part) for j, b in enumerate(part) if i != j) / n / (n - 1)
+        for part, n in ((first, 6), (second, 5))
+    ]
+    across = sum(kernel(a, b) for a in first for b in second) / 30
+    assert kernel_distance(first, second) == pytest.approx(sum(within) - 2 * across, rel=1e-12)
+
+
+def test_kernel_distance_in_blocks_and_without_bias() -> None:
+    first, second = normal(0, BLOCK + 100), normal(1, BLOCK + 1)
+    inner = [(x @ y.T / 4 + 1) ** 3 for x, y in ((first, first), (second, second), (first, second))]
+    within = [(k.sum() - k.trace()) / len(k) / (len(k) - 1) for k in inner[:2]]
+    assert kernel_distance(first, second) == pytest.approx(float(sum(within) - 2 * inner[2].mean()), abs=1e-12)
+    many = [kernel_distance(normal(2 * i, 10), normal(2 * i + 1, 10)) for i in range(600)]
+    assert abs(np.mean(many)) < 3 * np.std(many) / 600**0.5, "around 0 for ten images, too"
+
+
+def clouds(seed: int, modes: list[int], each: int = 200) -> Tensor:
+    """Around places that are far apart."""
+    noise = normal(seed, each * len(modes), 3)
+    noise[:, 0] += 100.0 * torch.tensor(modes).repeat_interleave(each)
+    return noise
+
+
+def test_dropped_modes_cost_recall_and_strange_images_precision() -> None:
+    real = clouds(0, [0, 1, 2, 3])
+    assert precision_and_recall(real, real.flip(0)) == (1, 1)
+    precision, recall = precision_and_recall(real, clouds(1, [0, 1, 2, 3]))
+    assert min(precision, recall) > 0.85
+    half_precision, half_recall = precision_and_recall(real, clouds(1, [0, 1], 400))
+    assert half_precision > 0.85 and 0.4 < half_recall <= 0.5, "half of the real images are never drawn"
+    strange_precision, strange_recall = precision_and_recall(real, clouds(1, [0, 1, 2, 3, 7, 8, 9, 10]))
+    assert 0.4 < strange_precision <= 0.5 and strange_recall > 0.85, "half of the drawn images look like none"
+    one = real[:1].expand(100, -1)
+    assert precision_and_recall(real, one)[0] == 1 and precision_and_recall(real, one)[1] <= 1 / len(real)
+
+
+def test_precision_and_recall_in_blocks_are_the_definition() -> None:
+    real, drawn = normal(0, BLOCK + 50, 8), normal(1, BLOCK + 1, 8) * 1.2
+    for k in (1, 3):
+        reach = [torch.cdist(part, part).sort(1).values[:, k] for part in (real, drawn)]
+        apart = torch.cdist(drawn, real)
+        expected = (apart <= reach[0]).any(1).double().mean(), (reach[1] >= apart.T).any(1).double().mean()
+        assert precision_and_recall(real, drawn, k) == pytest.approx([float(share) for share in expected])
+        assert min(expected) > 0.1 and max(expected) < 0.98, "and there was something to get wrong"
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    good = normal(0, 10)
+    for distance in (frechet_distance, kernel_distance, precision_and_recall):
+        with pytest.raises(ValueError, match="two images or more"):
+            distance(good[:1], good)
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            distance(good, good * torch.inf)
+    with pytest.raises(ValueError, match="need more than 3 images of each kind; there are 10 real and 3 drawn"):
+        precision_and_recall(good, good[:3])
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("INFOGAN_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def bars(count: int = 400) -> ImageSet:
+    images, labels = (torch.from_numpy(part) for part in tiny_images(count))
+    images = images.unsqueeze(1)
+    cut = count * 3 // 4
+    return ImageSet("bars", images[:cut], labels[:cut], images[cut:], labels[cut:])
+
+
+def test_a_classifier_is_trained_once_for_its_data(cache: Path) -> None:
+    said: list[str] = []
+    data, rest = divide(bars(), 0)
+    before = torch.get_rng_state()
+    first = classifier_of(data, QUICK, said.append)
+    assert torch.equal(torch.get_rng_state(), before), "no global generator is touched"
+    assert first.accuracy > 0.98 and first.chance == pytest.approx(1 / 3, abs=0.02) and not first.poor
+    assert "training a classifier of 3 classes on 150 images" in said[0]
+    assert said[-1].endswith(f"right on {first.accuracy:.1%} of held-out images")
+    (folder,) = (cache / "classifiers").iterdir()
+    assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json"}
+    assert json.loads((folder / "classifier.json").read_text())["accuracy"] == first.accuracy
+
+    said.clear()
+    again = classifier_of(data, QUICK, said.append)
+    assert not said, "it was kept"
+    assert (again.fingerprint, again.accuracy) == (first.fingerprint, first.accuracy)
+    assert torch.equal(again.features(rest), first.features(rest))
+
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1] + b"x")
+    third = classifier_of(data, QUICK, said.append)
+    assert said and third.fingerprint == first.fingerprint, "what is broken is trained anew, and comes out the same"
+
+
+@pytest.mark.parametrize("change", ["pixel", "label", "held-out label", "config", "size"])
+def test_other_data_has_a_classifier_of_its_own(change: str, cache: Path) -> None:
+    config = dataclasses.replace(QUICK, steps=4)
+    data, said = divide(bars(60), 0)[0], []
+    classifier_of(data, config, said.append)
+    parts = {field.name: getattr(data, field.name).clone() for field in dataclasses.fields(data)}
+    if change == "pixel":
+        parts["images"][3, 0, 5, 5] += 1
+    elif change == "label":
+        parts["labels"][3] = (parts["labels"][3] + 1) % 3
+    elif change == "held-out label":
+        parts["test_labels"][3] = (parts["test_labels"][3] + 1) % 3
+    elif change == "config":
+        config = dataclasses.replace(config, seed=1)
+    else:
+        parts |= {name: parts[name].repeat(1, 1, 2, 2) for name in ("images", "test_images")}
+    before = len(said)
+    classifier_of(Labelled(**parts), config, said.append)
+    assert len(said) > before and len(list((cache / "classifiers").iterdir())) == 2
+
+
+def test_features_of_what_was_learned_have_no_mean_and_a_variance_of_one(cache: Path) -> None:
+    data = divide(bars(), 0)[0]
+    features = classifier_of(data, QUICK, lambda line: None).features(data.images)
+    assert features.mean(0).abs().max() < 1e-4
+    assert float(features.var(0).mean()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_cache_that_is_closed_is_said_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("INFOGAN_DATA", str(tmp_path / "file"))
+    said: list[str] = []
+    assert classifier_of(divide(bars(), 0)[0], QUICK, said.append).accuracy > 0.98
+    assert "the classifier is not kept: cannot write to" in said[-1]
+
+
+@pytest.mark.parametrize(("size", "channels"), [(16, 3), (28, 1), (64, 1), (128, 3)])
+def test_a_classifier_fits_images_of_any_size(size: int, channels: int) -> None:
+    images = torch.randint(256, (6, channels, size, size), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 4, 0, 1, 4])
+    data = Labelled(images, labels, images, labels)
+    network = build(data, dataclasses.replace(QUICK, steps=1, batch_size=2))
+    train(network, data, dataclasses.replace(QUICK, steps=1, batch_size=2), lambda line: None)
+    assert network(images.float()).shape == (6, 5) and data.classes == 5
+
+
+def test_faults_of_drawn_images_are_seen(cache: Path) -> None:
+    """Real images in the place of drawn ones, then with a fault each."""
+    data, rest = divide(bars(1600), 0)
+    judge = classifier_of(data, QUICK, lambda line: None)
+    real, other, drawn = rest[:200], rest[200:400], rest[400:600]
+
+    def seen(images: Tensor) -> dict[str, float]:
+        return compare(*(judge.features(part) for part in (real, other, images)))
+
+    good = seen(drawn)
+    assert good["frechet_distance"] < 2 * good["frechet_distance_data"] + 0.1
+    assert abs(good["kernel_distance"]) < 0.1
+    one_kind = drawn[drawn[:, 0, 3].float().mean(1) > 100]  # its bar is at the top
+    noise = torch.randint(256, drawn.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for name, fault in (("one kind", one_kind), ("noise", noise), ("dark", drawn // 4)):
+        found = seen(fault)
+        assert found["frechet_distance"] > 5 * good["frechet_distance"], name
+        assert found["kernel_distance"] > 0.1, name
+    assert seen(one_kind)["recall"] < 0.5 < good["recall"] and seen(one_kind)["precision"] > 0.5
+    assert seen(noise)["precision"] < 0.2 < 0.5 < good["precision"]
+
+
+def test_labels_that_mean_nothing_are_said_aloud(cache: Path, finished: Path) -> None:
+    data = bars()
+    assert data.labels is not None and data.test_labels is not None
+    mixed = dataclasses.replace(
+        data, labels=torch.arange(len(data.labels)) // 3 % 3, test_labels=torch.arange(len(data.test_labels)) // 3 % 3
+    )
+    said: list[str] = []
+    found = measure_fidelity(load(finished), mixed, FidelityConfig(samples=10), QUICK, said.append)
+    assert found["images"] == 10 and found["classifier_accuracy"] < 0.66
+    assert any("of held-out images only, and guessing on 3" in line for line in said), said
+    with pytest.raises(ValueError, match="two classes or more to learn features from, and the data has one"):
+        alone = dataclasses.replace(data, labels=data.labels * 0, test_labels=data.test_labels * 0)
+        measure_fidelity(load(finished), alone, FidelityConfig(), QUICK, said.append)
+    few = dataclasses.replace(data, images=data.images[:15], labels=data.labels[:15])
+    with pytest.raises(ValueError, match="16 labelled training images or more, best 40,000; bars has 15"):
+        measure_fidelity(load(finished), few, FidelityConfig(), QUICK, said.append)
+    with pytest.raises(ValueError, match="quality_samples is 3; take 4 or more"):
+        FidelityConfig(samples=3)
+
+
+def test_a_model_is_measured_the_same_again(cache: Path, finished: Path) -> None:
+    model, data = load(finished), bars()
+    found = measure_fidelity(model, data, FidelityConfig(), QUICK, lambda line: None)
+    assert found == measure_fidelity(model, data, FidelityConfig(), QUICK, lambda line: None)
+    assert found["images"] == 75, "of 300 to train on the classifier has seen half"
+    assert found["frechet_distance"] > 3 * found["frechet_distance_data"], "it has been trained for six steps"
+    labelled, rest = divide(data, 0)
+    assert len(rest) == len(labelled.images) == 150
+    assert not {part.numpy().tobytes() for part in rest} & {part.numpy().tobytes() for part in labelled.images}
+    assert len({part.numpy().tobytes() for part in draw(model, 75, 0)}) > 60
+
+
+def test_the_command_measures_quality(
+    cache: Path, finished: Path, npz: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "ClassifierConfig", lambda: QUICK)
+    words = ["evaluate", str(finished), "--samples", "50", "--data", str(npz), "--quality", "--quality-samples", "16"]
+    assert main([*words, "--json"]) == DONE
+    found = json.loads(capsys.readouterr().out)
+    scores = found["quality"]
+    assert "swd" in found and "mi_bound" in found
+    assert set(scores) == {
+        "frechet_distance", "kernel_distance", "precision", "recall", "frechet_distance_data", "kernel_distance_data",
+        "precision_data", "recall_data", "images", "features", "classifier", "classifier_accuracy", "classifier_chance",
+    }  # fmt: skip
+    assert scores["images"] == 16
+    assert main(words) == DONE
+    said = capsys.readouterr()
+    assert f"Fréchet distance {scores['frechet_distance']:.3f} (two halves" in said.out
+    assert "on the features of a classifier of these labels" in said.out and "FID" not in said.out
+    assert "training" not in said.err, "the classifier was kept"
+
+
+def test_data_without_labels_and_a_model_without_data_are_refused_in_one_line(
+    cache: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tmp_path / "plain.npz"
+    np.savez(plain, images=tiny_images()[0])
+    words = ["evaluate", str(finished), "--samples", "50"]
+    assert main([*words, "--data", str(plain), "--quality"]) == USAGE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "quality needs labels to learn features from, and plain has none" in said
+    assert main([*words, "--data", str(plain)]) == DONE, "and nothing else needs them"
+    capsys.readouterr()
+    assert main(["evaluate", str(finished / "model"), "--samples", "50", "--quality"]) == USAGE
+    said = capsys.readouterr().err
+    assert said.endswith("model does not say which data it was trained on; name it with --data\n")
+    assert said.count("\n") == 1
+
+
+def random_inception(path: Path) -> Path:
+    """Weights of the right shapes that know nothing: what can be had without the network. FID's arithmetic and the way
+    through the library are what they test; no figure made with them is an FID."""
+    inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+
+    class Untrained(inception.FeatureExtractorInceptionV3):  # type: ignore[name-defined, misc]
+        def load_state_dict(self, *_: object) -> None:
+            """Keeps what the modules came with."""
+
+    buffer = io.BytesIO()
+    torch.save({}, buffer)
+    buffer.seek(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Untrained("inception", ["2048"], feature_extractor_weights_path=buffer)
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+    save_file(network.state_dict(), path)
+    return path
+
+
+def test_fid_and_kid_with_random_weights_are_those_of_torch_fidelity(tmp_path: Path, finished: Path) -> None:
+    path = random_inception(tmp_path / "inception.safetensors")
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kernel_mmd
+
+    inception, model, images = open_inception(path), load(finished), bars().images[:9]
+    found = measure_fid(model, images, inception, FidelityConfig(samples=4), lambda line: None)
+    assert found["images"] == 4
+    assert found["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    order = torch.randperm(9, generator=seeded_generator(0, "fid"))
+    real, drawn = (inception.features(part) for part in (images[order[:4]], draw(model, 4, 0)))
+    assert real.shape == (4, 2048) and float(real.std()) > 0
+    assert found["fid"] == pytest.approx(frechet_distance(real, drawn), rel=1e-9)
+    few = [part[:, :100].double() for part in (real, drawn)]  # theirs takes eigenvalues of all, which takes long
+    theirs = fid_statistics_to_metric(*(fid_features_to_statistics(part) for part in few), False)
+    assert frechet_distance(*few) == pytest.approx(theirs[KEY_METRIC_FID], rel=1e-4)
+    assert found["kid"] == pytest.approx(float(kernel_mmd(real.double().numpy(), drawn.double().numpy())), rel=1e-6)
+    assert found["fid"] > 0 and found["fid_data"] > 0
+
+
+def test_without_weights_or_with_others_one_line_says_where_to_get_them(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pickled, strange = tmp_path / "weights.pth", tmp_path / "strange.safetensors"
+    torch.save({"a": torch.ones(2)}, pickled)
+    save_file({"fc.weight": torch.ones(1000, 2048)}, strange)
+    cases = [(tmp_path / "none", "which is not a file"), (pickled, "which is not a .safetensors file")]
+    if importlib.util.find_spec("torch_fidelity"):
+        cases.append((strange, "whose tensors are not those of this network"))
+    for path, reason in cases:
+        assert main(["evaluate", str(finished), "--fid", str(path)]) == USAGE
+        said = capsys.readouterr().err
+        assert reason in said and "weights-inception-2015-12-05-6726825d.pth" in said and said.count("\n") == 1
+        assert "https://github.com/toshas/torch-fidelity/releases" in said and "save_file" in said
+
+
+def test_without_the_package_the_extra_is_named(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "any.safetensors")
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    assert main(["evaluate", str(finished), "--fid", str(tmp_path / "any.safetensors")]) == FAILED
+    said = capsys.readouterr().err.strip()
+    assert "--fid needs torch_fidelity" in said and said.endswith("pip install 'infogan-ray[fid]'")

@@ -1,0 +1,116 @@
+"""Graphs for use without this package: equal to the model, for any number of rows, and without a pickle in them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from infogan_ray.cli.main import DONE, FAILED, USAGE, main
+from infogan_ray.models import export as export_module
+from infogan_ray.models.export import export
+from infogan_ray.models.infogan import InfoGAN
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.storage.file_system import open_storage
+
+CODES = "noise=4 cat=3 uniform=1 gaussian=1 bernoulli=1"
+
+
+def make_model(image_size: int = 28, channels: int = 1) -> InfoGAN:
+    """With batch-norm statistics that are not a fresh network's: a graph that ignored them would be found out."""
+    torch.manual_seed(0)
+    spec = ModelSpec(LatentSpec.parse(CODES), image_size, channels, NetworkConfig(width=4))
+    generator, discriminator = spec.build()
+    for module in (*generator.modules(), *discriminator.modules()):
+        if hasattr(module, "running_var"):
+            module.running_var.uniform_(0.001, 0.003)
+            module.running_mean.uniform_(-0.01, 0.01)
+    return InfoGAN(spec, generator, discriminator, open_storage("none"))
+
+
+@pytest.mark.parametrize(("format", "image_size", "channels"), [("onnx", 28, 1), ("torch", 64, 3)])
+def test_both_graphs_compute_what_the_model_does_and_an_example_uses_them_without_this_package(
+    format: str, image_size: int, channels: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    model, folder = make_model(image_size, channels), tmp_path / "first model"
+    monkeypatch.setattr("infogan_ray.cli.model.load", lambda path, say: model)
+    assert main(["export", "any", "--format", format, "-o", str(folder)]) == DONE
+    assert "differ from the model by at most" in capsys.readouterr().out
+    latents = model.spec.latents.sample(11, torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        images = (model.generator(latents) + 1) / 2
+    assert images.std() > 0.05, "images that differ"
+    if format == "onnx":
+        import onnxruntime
+
+        def run(name: str, field: str, given: torch.Tensor) -> list[np.ndarray]:
+            session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"))
+            assert [one.name for one in session.get_outputs()] == (described if name == "recognition" else ["images"])
+            return session.run(None, {field: given.numpy()})
+    else:
+
+        def run(name: str, field: str, given: torch.Tensor) -> list[np.ndarray]:
+            found = torch.export.load(folder / f"{name}.pt2").module()(given)
+            return [part.detach().numpy() for part in ([found] if isinstance(found, torch.Tensor) else found)]
+
+    about = json.loads((folder / "codes.json").read_text())
+    described = about["recognition"]
+    assert described == ["cat0", "uniform0", "uniform0_std", "gaussian0", "gaussian0_std", "bernoulli0"]
+    assert [one["columns"] for one in about["latents"]] == [[0, 4], [4, 7], [7, 8], [8, 9], [9, 10]]
+    np.testing.assert_allclose(run("generator", "latents", latents)[0], images.numpy(), atol=1e-4)
+    as_bytes = (images * 255).round().byte()
+    expected = model.encode(as_bytes)
+    found = dict(zip(described, run("recognition", "images", as_bytes.float() / 255), strict=True))
+    np.testing.assert_allclose(found["cat0"].max(1), expected["cat0_probability"], atol=1e-4)
+    for name in described[1:]:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
+    hide = "import sys; sys.modules['infogan_ray'] = None; import runpy; runpy.run_path(sys.argv[1])"
+    ran = subprocess.run(
+        [sys.executable, "-c", hide, str(folder / "example.py")], capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    said = dict(line.split(" ", 1) for line in ran.stdout.splitlines())
+    assert list(said) == described
+    assert np.allclose(np.sum(json.loads(said["cat0"]), axis=1), 1, atol=0.02)
+    assert main(["export", "any", "--format", format, "-o", str(folder)]) == USAGE
+    assert "not an empty folder; name another" in capsys.readouterr().err
+
+
+def test_a_torch_program_holds_no_pickle(tmp_path: Path) -> None:
+    export(make_model(), tmp_path, "torch")
+    for path in tmp_path.glob("*.pt2"):
+        with zipfile.ZipFile(path) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
+        assert len(contents) > 10
+        # A weight is any bytes; what else there is must be neither a pickle nor an archive with one.
+        others = {name: content for name, content in contents.items() if "/weights/weight_" not in name}
+        assert not [name for name, content in others.items() if content[:2] in (b"PK", b"\x80\x02", b"\x80\x04")]
+
+
+def test_what_cannot_be_done_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("infogan_ray.cli.model.load", lambda path, say: make_model())
+    assert main(["export", "any", "--format", "pickle", "-o", str(tmp_path / "x")]) == USAGE
+    assert "format is 'pickle'; valid are onnx, torch" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main(["export", "any", "--format", "torch", "-o", str(place)]) == USAGE
+        error = capsys.readouterr().err
+        assert f"output is '{place}', which " in error and error.count("\n") == 1
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "onnxscript", None)
+        assert main(["export", "any", "-o", str(tmp_path / "x")]) == USAGE
+        assert "pip install 'infogan-ray[export]'" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+    monkeypatch.setattr(export_module, "TOLERANCE", -1.0)
+    assert main(["export", "any", "--format", "torch", "-o", str(tmp_path / "y")]) == FAILED
+    assert "differs from the model by" in capsys.readouterr().err

@@ -1,0 +1,103 @@
+"""Priors and the latent specification. Run: pytest tests/models/test_latents.py"""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from infogan_ray.models.latents import Bernoulli, Categorical, Gaussian, LatentSpec, Sigma, Uniform
+from infogan_ray.models.rng import seeded_generator
+
+TEXTS = [
+    "noise=62 cat=10 uniform=2",
+    "noise=124 cat=10x4 uniform=4",
+    "noise=0 gaussian=3",
+    "noise=8 cat=3@0.5:0.3:0.2 uniform=1@-2:2 gaussian=1@0:2 bernoulli=3@0.3",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_form_round_trips_and_latents_split(text: str) -> None:
+    spec = LatentSpec.parse(text)
+    assert LatentSpec.parse(str(spec)) == spec
+    latents = spec.sample(7, seeded_generator(0, "test"))
+    noise, codes = spec.split(latents)
+    assert latents.shape == (7, spec.dim) and noise.shape == (7, spec.noise)
+    assert {name: part.shape[1] for name, part in codes.items()} == {n: c.dim for n, c in spec.items()}
+    for name, code in spec.items():
+        if isinstance(code, Categorical):
+            assert torch.equal(codes[name].sum(1), torch.ones(7))
+
+
+def test_codes_are_named_by_kind_and_index() -> None:
+    spec = LatentSpec.parse("noise=1 cat=10x2 uniform=1 cat=5 bernoulli=1")
+    assert spec.names == ("cat0", "cat1", "uniform0", "cat2", "bernoulli0")
+    with pytest.raises(ValueError, match="cat7.*cat0, cat1"):
+        spec["cat7"]
+
+
+def test_entropies_agree_with_scipy() -> None:
+    assert Categorical(10).entropy() == pytest.approx(math.log(10))
+    assert Categorical(3, (0.5, 0.3, 0.2)).entropy() == pytest.approx(stats.entropy([0.5, 0.3, 0.2]))
+    assert Bernoulli(0.3).entropy() == pytest.approx(stats.bernoulli(0.3).entropy())
+    assert Uniform(-2, 3).entropy() == pytest.approx(stats.uniform(-2, 5).entropy())
+    assert Gaussian(1, 2).entropy() == pytest.approx(stats.norm(1, 2).entropy())
+
+
+def test_log_likelihoods_agree_with_scipy() -> None:
+    sigma = Sigma(floor=0.1)
+    q = torch.tensor([[0.3, -0.7], [1.0, 2.0]])
+    code = torch.tensor([[0.1], [-0.4]])
+    deviation = 0.1 + torch.nn.functional.softplus(q[:, 1])
+    wanted = stats.norm(q[:, 0].numpy(), deviation.numpy()).logpdf(code[:, 0].numpy())
+    assert Uniform().log_likelihood(q, code, sigma).numpy() == pytest.approx(wanted, abs=1e-5)
+    coin = Bernoulli().log_likelihood(torch.tensor([[0.4], [0.4]]), torch.tensor([[1.0], [0.0]]), sigma)
+    p = 1 / (1 + math.exp(-0.4))
+    assert coin.tolist() == pytest.approx([math.log(p), math.log(1 - p)], abs=1e-6)
+    logits = torch.tensor([[1.0, 0.0, -1.0]])
+    picked = Categorical(3).log_likelihood(logits, torch.tensor([[0.0, 1.0, 0.0]]), sigma)
+    assert picked.item() == pytest.approx(math.log(1 / (math.e + 1 + 1 / math.e)), abs=1e-6)
+
+
+def test_samples_follow_their_priors() -> None:
+    n = 20_000
+    draw = seeded_generator(1, "test")
+    assert Categorical(3, (0.5, 0.3, 0.2)).sample(n, draw).mean(0).tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
+    assert Bernoulli(0.3).sample(n, draw).mean().item() == pytest.approx(0.3, abs=0.02)
+    for prior, law in ((Uniform(-2, 3), stats.uniform(-2, 5)), (Gaussian(1, 2), stats.norm(1, 2))):
+        assert stats.kstest(prior.sample(n, draw)[:, 0].numpy(), law.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("noise=1000000000 cat=10", "'noise=1000000000' makes the latent 1,000,000,000 wide; 65,536 is the most"),
+        ("noise=62 uniform=1000000000x9", "makes the latent 9,000,000,062 wide"),
+        ("noise=62 dog=3", "'dog=3' names no prior; valid are noise, cat, uniform, gaussian, bernoulli"),
+        ("noise=62 cat=1", "at least 2 categories"),
+        ("noise=62", "no code is named"),
+        ("noise=62 cat=ten", "cannot read 'cat=ten'"),
+        ("noise=62 cat=3@0.5:0.5", "3 positive probabilities"),
+        ("uniform=1@2:1", "low must be smaller"),
+        ("uniform=1@1:2:3", "cannot read the parameters"),
+        ("bernoulli=1@1.5", "between 0 and 1"),
+        ("gaussian=1@0:0", "must be positive"),
+        ("noise=3@1 cat=2", "cannot read 'noise=3@1'"),
+    ],
+)
+def test_a_bad_specification_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        LatentSpec.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cat=3@0.3333333:0.3333333:0.3333334", "cat=7@" + ":".join(["0.14285714"] * 6 + ["0.14285716"]),
+        "uniform=1@-0.123456789:2", "gaussian=1@0:1.23456789", "bernoulli=1@0.30000001", "cat=2@0.3:0.7",
+    ],
+)  # fmt: skip
+def test_a_specification_is_the_same_after_its_text_to_the_last_digit(text: str) -> None:
+    spec = LatentSpec.parse(f"noise=2 {text}")
+    assert str(spec) == f"noise=2 {text}" and LatentSpec.parse(str(spec)) == spec

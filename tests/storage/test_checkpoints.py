@@ -1,0 +1,234 @@
+"""Checkpoints and model folders: whole or not there; nothing unpickled.
+
+Run: pytest tests/storage/test_checkpoints.py
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from infogan_ray.models.infogan import load
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.checkpoints import MANIFEST, BadCheckpoint, list_checkpoints, open_checkpoint
+from infogan_ray.storage.file_system import Storage, open_storage
+from infogan_ray.storage.run_directory import step_name
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.publish import model_files
+from infogan_ray.training.train_command import train_command
+from tests.conftest import tiny_config
+
+SPEC = ModelSpec(LatentSpec.parse("noise=4 cat=3 uniform=1"), 16, 1, NetworkConfig(width=4))
+
+
+def write(folder: Path | Storage, step: int, **metrics: float) -> checkpoints.Checkpoint:
+    generator, discriminator = SPEC.build()
+    tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
+    tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
+    state = {"model": SPEC.to_dict(), "metrics": metrics}
+    folder = folder if isinstance(folder, Storage) else open_storage(folder)
+    checkpoints.seal(folder / step_name(step), checkpoints.pack(step, tensors, {"x": torch.ones(2)}, state))
+    return open_checkpoint(folder / step_name(step))
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('a pickle was executed')",))
+
+
+def test_a_checkpoint_round_trips(tmp_path: Path) -> None:
+    write(tmp_path, 5, mi_fraction=0.5)
+    found = open_checkpoint(open_storage(tmp_path / "step_00000005"))
+    assert found.step == 5 and found.metrics == {"mi_fraction": 0.5}
+    assert load(found.folder.uri).sample(2).shape == (2, 1, 16, 16)
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000005"], "nothing hidden is left"
+
+
+@pytest.mark.parametrize("file", [checkpoints.MODEL, checkpoints.TRAINING, checkpoints.STATE])
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
+def test_a_harmed_file_is_named_and_the_checkpoint_is_not_listed(tmp_path: Path, file: str, harm: str) -> None:
+    write(tmp_path, 1)
+    path = Path(write(tmp_path, 2).folder.path) / file
+    content = bytearray(path.read_bytes())
+    if harm == "gone":
+        path.unlink()
+    else:
+        content[-1] ^= 1
+        path.write_bytes(content if harm == "flip" else content[:-1])
+    good, bad = list_checkpoints(open_storage(tmp_path))
+    assert [c.step for c in good] == [1] and len(bad) == 1 and file in str(bad[0])
+    with pytest.raises(BadCheckpoint, match=file):
+        load(path.parent)
+
+
+def test_without_manifest_it_does_not_exist(tmp_path: Path) -> None:
+    write(tmp_path, 1).folder.delete(MANIFEST)
+    assert list_checkpoints(open_storage(tmp_path))[0] == []
+    with pytest.raises(ValueError, match="no whole checkpoint.*never finished"):
+        checkpoints.choose(open_storage(tmp_path), "last", "mi_fraction")
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, 1).folder.path) / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["files"]["../../x"] = {"bytes": 1, "sha256": "0"}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BadCheckpoint, match="not a plain file name"):
+        open_checkpoint(open_storage(path.parent))
+
+
+def test_a_pickle_under_a_weights_name_is_refused_and_not_executed(tmp_path: Path) -> None:
+    folder = write(tmp_path, 1).folder
+    files = {name: folder.read(name) for name in (checkpoints.MODEL, checkpoints.STATE)}
+    checkpoints.seal(folder, files | {checkpoints.MODEL: pickle.dumps(Bomb())})
+    with pytest.raises(BadCheckpoint, match="model.safetensors is not a safetensors file; it is a pickle"):
+        load(folder.uri)
+    checkpoints.seal(folder, files | {checkpoints.MODEL: b"\xff" * 8 + b"{}"})
+    with pytest.raises(BadCheckpoint, match="not a safetensors file; it is broken"):
+        load(folder.uri)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (MANIFEST, b'{"files": {"state.json": {"bytes": 1e999, "sha256": "0"}}}'),
+        (MANIFEST, b"[" * 100_000),
+        (checkpoints.STATE, b"[" * 100_000),
+        (checkpoints.STATE, b'{"format": 1}'),
+        (checkpoints.STATE, b'{"format": 1, "step": 1, "metrics": 3}'),
+    ],
+)
+def test_odd_content_is_a_bad_checkpoint_and_no_traceback(tmp_path: Path, name: str, content: bytes) -> None:
+    folder = write(tmp_path, 1).folder
+    if name == MANIFEST:
+        folder.write(MANIFEST, content)
+    else:
+        checkpoints.seal(folder, {checkpoints.MODEL: b"", name: content})
+    good, bad = list_checkpoints(open_storage(tmp_path))
+    assert not good and len(bad) == 1 and name in str(bad[0])
+
+
+def test_a_later_measurement_never_leaves_the_checkpoint_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = write(tmp_path, 1, d_loss=1.0)
+    seen: list[int] = []
+    real = Storage.write
+
+    def spy(self: Storage, name: str, content: bytes) -> None:
+        seen.append(len(list_checkpoints(open_storage(tmp_path))[0]))
+        real(self, name, content)
+        seen.append(len(list_checkpoints(open_storage(tmp_path))[0]))
+
+    monkeypatch.setattr(Storage, "write", spy)
+    checkpoints.amend(checkpoint, {"mi_fraction": 0.5})
+    assert seen == [1, 1, 1, 1], "before and after each write it is whole"
+    assert open_checkpoint(checkpoint.folder).metrics == {"d_loss": 1.0, "mi_fraction": 0.5}
+
+
+def test_what_is_no_number_never_ranks_and_what_is_not_ours_is_never_cleared_away(tmp_path: Path) -> None:
+    write(tmp_path, 1, mi_fraction=0.5)
+    write(tmp_path, 2, mi_fraction=float("nan"))
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 1
+    (tmp_path / "step_backup").mkdir()
+    (tmp_path / "step_00000003").mkdir()
+    assert checkpoints.discard_orphans(open_storage(tmp_path)) == ["step_00000003"]
+    assert (tmp_path / "step_backup").is_dir()
+
+
+def test_where_the_chosen_one_was_pruned_the_newer_ones_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step, fraction in ((1, 0.4), (2, 0.6)):
+        write(tmp_path, step, mi_fraction=fraction)
+    real = checkpoints.Manifest.verify
+
+    def overtaken(self: checkpoints.Manifest) -> None:
+        if self.folder.name == "step_00000002":
+            write(tmp_path, 3, mi_fraction=0.9)
+            checkpoints.discard(self.folder)
+        real(self)
+
+    monkeypatch.setattr(checkpoints.Manifest, "verify", overtaken)
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 3
+
+
+def test_best_last_and_pruning(tmp_path: Path) -> None:
+    for step, fraction in ((1, 0.9), (2, 0.5), (3, 0.6), (4, 0.4)):
+        write(tmp_path, step, mi_fraction=fraction, clustering_error=fraction)
+    write(tmp_path, 5)  # without metrics: never best
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 1
+    assert checkpoints.choose(open_storage(tmp_path), "best", "clustering_error").step == 4
+    assert checkpoints.choose(open_storage(tmp_path), "step_00000002", "mi_fraction").step == 2
+    checkpoints.prune(open_storage(tmp_path), keep=3, metric="mi_fraction", stored=5)
+    assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 4, 5]
+    checkpoints.prune(open_storage(tmp_path), keep=1, metric="mi_fraction", stored=5)
+    assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 5]
+    with pytest.raises(ValueError, match="'step_9'; valid are best, last, step_00000001"):
+        checkpoints.choose(open_storage(tmp_path), "step_9", "mi_fraction")
+    with pytest.raises(ValueError, match="'nmi', which no checkpoint has"):
+        checkpoints.choose(open_storage(tmp_path), "best", "nmi")
+
+
+def test_of_a_run_that_was_stopped_before_a_measurement_the_last_is_taken(tmp_path: Path) -> None:
+    write(tmp_path, 11)
+    write(tmp_path, 12)
+    said: list[str] = []
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", said.append).step == 12
+    assert said == ["no checkpoint has been measured yet, so this is the last, step_00000012"]
+
+
+def test_a_model_folder_stands_alone(tmp_path: Path) -> None:
+    metrics = {"mi/cat0": 0.5, "mi/uniform0": -0.1, "mi_bound": 0.4, "mi_fraction": 0.2}
+    checkpoint = write(tmp_path / "run", 7, **metrics)
+    config = tiny_config(data="mnist")
+    checkpoints.seal(open_storage(tmp_path / "model"), model_files(checkpoint, config, checkpoint.metrics))
+    shutil.rmtree(tmp_path / "run")
+    model = load(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| cat0 |  | Categorical(3) | 0.500 | 1.099 |" in card
+    assert "samples.png" in card and train_command(config) in card
+    codes = model.encode(model.sample(5))
+    assert list(codes) == ["cat0", "cat0_probability", "cat0_probabilities", "uniform0", "uniform0_std"]
+    assert codes["cat0_probabilities"].shape == (5, 3) and len(codes["cat0"]) == 5
+    with pytest.raises(ValueError, match="cat0 is 3; valid are the categories 0 to 2"):
+        model.sample(1, {"cat0": 3})
+    with pytest.raises(ValueError, match="this model reads uint8"):
+        model.encode(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(BadCheckpoint, match="config.json"):
+        load(tmp_path / "model")
+
+
+def test_the_command_on_the_card_makes_the_same_config() -> None:
+    import shlex
+
+    from infogan_ray.cli.train import train_config
+
+    config = RunConfig(preset="mnist", data="mnist", steps=700, seed=3, name="a b").override(
+        {"objective": {"lambda_code": {"uniform1": 0.5}}, "network": {"width": 32}}, "test"
+    )
+    assert train_config(shlex.split(train_command(config))[2:]) == config
+
+
+def test_what_is_rotten_beyond_the_last_does_not_stand_for_it(tmp_path: Path) -> None:
+    """A run passed over step 3 and went on from step 2: what it stores from there is what is kept."""
+    store = open_storage(tmp_path)
+    for step in (1, 2, 3):
+        write(tmp_path, step, mi_fraction=1.0 if step == 3 else 0.5)
+    weights = tmp_path / step_name(3) / checkpoints.MODEL
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    said: list[str] = []
+    checkpoints.prune(store, keep=1, metric="mi_fraction", stored=2)
+    assert [c.step for c in list_checkpoints(store, thorough=False)[0]] == [2, 3]
+    found = checkpoints.last_whole(store, said.append)
+    assert found is not None and found.step == 2 and "step_00000003" in said[0]

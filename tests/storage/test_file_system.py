@@ -1,0 +1,169 @@
+"""Storage: names, URIs, atomic writes, plain errors. Run: pytest tests/storage/test_file_system.py"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from infogan_ray.storage.file_system import StorageError, guarded, open_storage, patiently
+from tests.servers import Proxy
+
+ODD_NAMES = ["a b", "größe", "100%", "a;b", "a#b", "a?b", "run-1", "run-10", "%20"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_names_round_trip_in_a_folder(tmp_path: Path, name: str) -> None:
+    storage = open_storage(tmp_path) / name
+    storage.write("x", b"one")
+    storage.write("x", b"two")
+    assert (tmp_path / name / "x").read_bytes() == b"two" and open_storage(storage.uri).read("x") == b"two"
+    assert [entry.name for entry in storage.entries()] == ["x"], "nothing temporary is left"
+    storage.delete("x")
+    storage.delete("x")
+    assert not storage.exists("x")
+    storage.delete_all()
+    storage.delete_all()
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_names_survive_an_object_store_uri(name: str) -> None:
+    storage = open_storage("s3://bucket/runs?region=eu-west-1") / name
+    assert open_storage(storage.uri).path == storage.path == f"bucket/runs/{name}"
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "a+b", "a&b=c"])
+def test_odd_names_round_trip_in_a_real_object_store(proxy: Proxy, name: str) -> None:
+    storage = open_storage(proxy.uri("odd")) / name
+    storage.write("x y", b"one")
+    storage.write("x y", b"two")
+    assert open_storage(storage.uri).read("x y") == b"two"
+    assert [entry.name for entry in storage.entries()] == ["x y"] and storage.is_file("x y")
+    assert name in [entry.name for entry in storage.parent.entries()]
+    storage.delete("x y")
+    storage.delete("x y")
+    storage.delete_all()
+    assert not storage.exists("x y") and storage.entries() == []
+
+
+def test_names_that_begin_alike_do_not_share_a_fate_in_an_object_store(proxy: Proxy) -> None:
+    runs = open_storage(proxy.uri("alike"))
+    for name in ("run-1", "run-10"):
+        (runs / name).write("x", name.encode())
+    (runs / "run-1").delete_all()
+    assert [entry.name for entry in runs.entries()] == ["run-10"] and (runs / "run-10").read("x") == b"run-10"
+    assert open_storage(proxy.uri("//alike//run-10/")).read("x") == b"run-10"
+
+
+def test_what_an_object_store_refuses_is_said_in_a_line(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = proxy.uri("refused")
+    with pytest.raises(FileNotFoundError):
+        open_storage(uri).read("absent")
+    assert not open_storage(uri).parent.is_itself_a_file, "a bucket"
+    open_storage(uri).write("file", b"x")
+    assert (open_storage(uri) / "file").is_itself_a_file
+    stream = open_storage(uri).chunks("file")
+    open_storage(uri).delete("file")
+    with pytest.raises(FileNotFoundError):
+        list(stream)
+    proxy.become("reset")
+    with pytest.raises(StorageError, match="HeadObject failed, network connection") as away:
+        open_storage(uri).patient(1).read("absent")
+    assert away.value.passing and "\n" not in str(away.value)
+    proxy.become("well")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match="refuses the credentials of the environment") as refused:
+        open_storage(uri).write("x", b"")
+    assert not refused.value.passing
+
+
+def test_endpoints_come_from_the_uri_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://a:1")
+    assert "endpoint_override=a%3A1" in open_storage("s3://bucket").uri
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://b:2/")
+    uri = open_storage("s3://bucket").uri
+    assert "endpoint_override=b%3A2" in uri and "scheme=http&" in f"{uri}&"
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    assert open_storage(uri).uri == uri, "another machine needs no setting of its own"
+
+
+def test_slashes_are_folded_and_file_uris_are_folders(tmp_path: Path) -> None:
+    assert open_storage("s3://bucket//a///b/?region=x").path == "bucket/a/b"
+    assert open_storage(f"file://{tmp_path}/a%20b/").path == f"{tmp_path}/a b"
+    assert open_storage(f"{tmp_path}//a/").path == f"{tmp_path}/a"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("", "storage is empty"),
+        ("ftp://host/x", "valid are a folder, file://, s3://"),
+        ("s3://", "name a bucket"),
+        ("s3://key:secret@bucket/x", "they belong into the environment"),
+        ("s3://key:sec/secret@bucket/x", "they belong into the environment"),
+        ("s3://key:100%secret@bucket/x", "they belong into the environment"),
+        ("ftp://key:secret@host/x", "they belong into the environment"),
+        ("s3://bucket/x?endpoint_override=http://key:secret@host", "endpoint has credentials"),
+        ("s3://bucket/x?access_key=a", "credentials belong into the environment"),
+        ("s3://bucket/x?access_key=secret@#b", "credentials belong into the environment"),
+        ("s3://bucket/x?secret_key=secret@%zz", "credentials belong into the environment"),
+        ("ftp://bucket/x?password=secret@", "valid are a folder"),
+        ("s3://key%3Asecret%40bucket/x", "they belong into the environment"),
+        ("s3://bucket/x?endpoint=a", "valid are endpoint_override, region, scheme"),
+        ("s3://bucket/a#b", "write %23"),
+        ("s3://bucket/100%", "write %25"),
+        ("s3://bucket/../other?region=x", "'..' is not a plain name"),
+        ("s3://bucket/a%2F..?region=x", "is not a plain name"),
+        ("file://host/x", "three slashes"),
+    ],
+)
+def test_what_is_refused_says_why(uri: str, said: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        open_storage(uri)
+    assert said in str(refusal.value) and "\n" not in str(refusal.value) and "secret@" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "/etc", "a/b", "a\\b", "a\0b"])
+def test_names_never_lead_out_of_a_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not a plain name"):
+        open_storage(tmp_path).write(name, b"")
+
+
+def test_links_are_neither_listed_nor_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "link").symlink_to(tmp_path / "outside")
+    storage = open_storage(store)
+    assert storage.entries() == []
+    with pytest.raises(ValueError, match="symbolic link"):
+        (storage / "link").write("x", b"")
+
+
+def test_errors_that_may_pass_are_tried_again_and_others_are_not(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def fail(number: int, times: int) -> str:
+        calls.append(number)
+        if len(calls) <= times:
+            raise OSError(number, "no")
+        return "done"
+
+    assert patiently(lambda: guarded("x", lambda: fail(errno.EIO, 1)), 5) == "done" and len(calls) == 2
+    calls.clear()
+    with pytest.raises(StorageError, match="x: no room is left"):
+        patiently(lambda: guarded("x", lambda: fail(errno.ENOSPC, 9)), 5)
+    assert len(calls) == 1
+    with pytest.raises(FileNotFoundError):
+        open_storage(tmp_path).read("absent")
+    assert open_storage(tmp_path / "absent").entries() == []
+
+
+def test_a_name_that_is_not_utf8_is_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff d.png")).write_bytes(b"")
+    assert [entry.name for entry in open_storage(tmp_path).entries()] == ["run"]

@@ -1,0 +1,283 @@
+"""Uploads beside training: outages, misses, full disks, rivals.
+
+Run: pytest tests/training/test_checkpoint_uploader.py
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infogan_ray.data.datasets import ImageSet
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import Storage, StorageError, open_storage
+from infogan_ray.storage.run_directory import MetricsLog, RunDirectory
+from infogan_ray.training import checkpoint_uploader as outbox_module
+from infogan_ray.training.checkpoint_uploader import Outbox, Overtaken, Parcel, StorageFailed
+from infogan_ray.training.worker import Report, run_worker
+from tests.conftest import tiny_config
+from tests.servers import SECRET, Mode, Proxy
+from tests.training.test_step import run_alone
+from tests.training.test_tracking import event_files_of, shown, steps
+
+FILES = {checkpoints.MODEL: b"m", checkpoints.STATE: json.dumps({"format": 1, "step": 1, "metrics": {}}).encode()}
+
+
+def steps_in(run: RunDirectory) -> list[int]:
+    return [checkpoint.step for checkpoint in checkpoints.list_checkpoints(run.checkpoints)[0]]
+
+
+def everything_below(folder: Storage) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for entry in folder.entries():
+        if entry.is_folder:
+            found |= {
+                f"{entry.name}/{name}": content for name, content in everything_below(folder / entry.name).items()
+            }
+        else:
+            found[entry.name] = folder.read(entry.name)
+    return found
+
+
+def run_on(uri: str, images: ImageSet, at: dict[int, Any], **changes: Any) -> tuple[RunDirectory, list[Report]]:
+    """A run without Ray on a storage; ``at[step]`` is called when that step is reported."""
+    config = tiny_config(**changes)
+    run = RunDirectory(open_storage(uri) / "run")
+    run.write_config({"model": config.model_spec(16, 1).to_dict(), "run": config.to_dict()})
+    reports = []
+    for report in run_worker(config, images, run, device=torch.device("cpu")):
+        reports.append(report)
+        at.pop(report.metrics.get("step"), lambda: None)()
+    return run, reports
+
+
+def test_a_run_on_s3_leaves_everything_there_and_no_secret(image_set: ImageSet, proxy: Proxy) -> None:
+    run, _ = run_on(proxy.uri("plain run"), image_set, {})
+    found = everything_below(run.folder)
+    assert {name.partition("/")[0] for name in found if not name.startswith(run.EVENTS)} == {
+        "config.json", "metrics.jsonl", "status.json", "checkpoints", "model", "samples", "traversals",
+    }  # fmt: skip
+    assert steps_in(run) == [3, 6] and [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
+    assert not [name for name, content in found.items() if SECRET.encode() in content]
+
+
+@pytest.mark.parametrize("mode", ["503", "reset", "cut"])
+def test_training_goes_on_through_an_outage(image_set: ImageSet, proxy: Proxy, tmp_path: Path, mode: Mode) -> None:
+    """Away from step 6 until step 60; the lag is told, and at the end all is there."""
+    at = {6: lambda: proxy.become(mode), 60: lambda: proxy.become("well")}
+    run, reports = run_on(proxy.uri(f"outage {mode}"), image_set, at, steps=90, checkpoint_every=10, keep=20)
+    said = [report.say for report in reports if report.say]
+    assert any(line.startswith("storage is away, training goes on") for line in said), said
+    assert reports[-1].phase == "finished" and run.get_status()["state"] == "finished"
+    assert steps_in(run)[-1] == 90 and len([row["step"] for row in run.read_metrics()]) == 45
+    seen = shown(event_files_of(run, tmp_path / "copy"))
+    assert steps(seen, "loss/d_loss") == list(range(2, 91, 2)), "and all curves, though nothing waited for them"
+    assert not checkpoints.list_checkpoints(run.checkpoints)[1], "nothing half-written is left"
+
+
+def test_after_the_stated_number_of_misses_the_run_fails_and_what_was_stored_is_whole(
+    image_set: ImageSet, proxy: Proxy
+) -> None:
+    at = {16: lambda: proxy.become("reset")}
+    with pytest.raises(
+        StorageFailed, match="3 checkpoints in a row missed storage.*last whole checkpoint is step_0000"
+    ):
+        run_on(proxy.uri("away"), image_set, at, steps=10_000, checkpoint_every=5, max_missed_checkpoints=2)
+    proxy.become("well")
+    run = RunDirectory(open_storage(proxy.uri("away")) / "run")
+    last = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    assert last is not None and last.step in (10, 15)
+
+
+def test_a_full_disk_ends_in_a_plain_message_and_an_intact_checkpoint(image_set: ImageSet, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a disk without room: both refuse in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run = RunDirectory(open_storage(tmp_path) / "run")
+
+    def fill() -> None:
+        deadline = time.monotonic() + 60
+        while steps_in(run) != [3]:  # on its way in a thread
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+
+    try:
+        with pytest.raises(
+            StorageFailed, match="no room is left.*the last whole checkpoint is step_00000003"
+        ) as failure:
+            run_on(str(tmp_path), image_set, {4: fill}, steps=1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(failure.value)
+    good, bad = checkpoints.list_checkpoints(run.checkpoints)
+    assert [checkpoint.step for checkpoint in good] == [3] and not bad, "what did not fit is cleared away"
+    run_alone(tiny_config(steps=6), image_set, tmp_path / "run")
+    assert steps_in(run) == [3, 6], "with room again it goes on"
+
+
+def test_an_overtaken_writer_stops(tmp_path: Path) -> None:
+    run = RunDirectory(open_storage(tmp_path))
+    config: dict[str, Any] = {"step": 0, "keep": 5, "metric": "mi_fraction", "max_misses": 3}
+    old = Outbox(run, **config)
+    new = Outbox(run, **config)
+    old.put(Parcel(7, FILES))
+    with pytest.raises(StorageFailed, match="another attempt has taken this run over"):
+        old.flush(20)
+    new.put(Parcel(8, FILES))
+    new.flush(20)
+    old.close()
+    new.close("finished")
+    assert [entry.name for entry in run.checkpoints.entries()] == ["step_00000008"]
+
+
+def test_an_overtaken_writer_touches_nothing_of_its_successor(tmp_path: Path) -> None:
+    """The old one comes late to a step that the new one has stored already."""
+    run = RunDirectory(open_storage(tmp_path))
+    config: dict[str, Any] = {"step": 0, "keep": 5, "metric": "mi_fraction", "max_misses": 3}
+    old = Outbox(run, **config)
+    new = Outbox(run, **config)
+    new.put(Parcel(7, FILES))
+    new.flush(20)
+    old.put(Parcel(7, FILES | {checkpoints.MODEL: b"other"}))
+    with pytest.raises(Overtaken):
+        old.flush(20)
+    old.close("failed")
+    assert checkpoints.open_checkpoint(run.checkpoints / "step_00000007").manifest.read(checkpoints.MODEL) == b"m"
+    new.close("finished")
+    assert run.get_status()["state"] == "finished"
+
+
+def test_a_storage_that_is_merely_slow_never_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "LONGEST_WAIT_S", 0.01)
+    real = checkpoints.seal
+
+    def slow(*arguments: Any, **more: Any) -> None:
+        time.sleep(0.5)
+        real(*arguments, **more)
+
+    monkeypatch.setattr(checkpoints, "seal", slow)
+    outbox = Outbox(RunDirectory(open_storage(tmp_path)), step=0, keep=5, metric="mi_fraction", max_misses=2)
+    for step in range(1, 8):
+        outbox.put(Parcel(step, FILES))
+    assert outbox.failure is None and outbox.lag.startswith("uploads are slower than checkpoints")
+    outbox.flush(20)
+    outbox.close()
+    assert steps_of_folders(tmp_path)[-1] == "step_00000007" and outbox.lag == ""
+
+
+def steps_of_folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in (path / "checkpoints").iterdir())
+
+
+def test_a_run_whose_checkpoints_cannot_be_read_is_not_started_anew(image_set: ImageSet, tmp_path: Path) -> None:
+    run, _ = run_alone(tiny_config(), image_set, tmp_path / "run")
+    for entry in run.checkpoints.entries():
+        (Path(run.checkpoints.path) / entry.name / checkpoints.MODEL).write_bytes(b"rot")
+    before = everything_below(run.folder)
+    with pytest.raises(StorageFailed, match="no checkpoint in .* can be read; move them away to start from step 0"):
+        run_alone(tiny_config(), image_set, tmp_path / "run")
+    assert everything_below(run.folder) == before, "metrics and all"
+    with pytest.raises(StorageFailed, match="steps is 3, and the run is at step 6"):
+        run_alone(tiny_config(), image_set, tmp_path / "run2")
+        run_alone(tiny_config(steps=3), image_set, tmp_path / "run2")
+
+
+def test_a_disk_that_fills_while_the_model_is_published_fails_plainly(image_set: ImageSet, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    config = tiny_config()
+    run = RunDirectory(open_storage(tmp_path / "run"))
+    run.write_config({"model": config.model_spec(16, 1).to_dict(), "run": config.to_dict()})
+    try:
+        with pytest.raises(StorageFailed, match="no room is left"):
+            for report in run_worker(config, image_set, run, device=torch.device("cpu")):
+                if report.phase.startswith("evaluating the best"):
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert steps_in(run) == [3, 6]
+
+
+def test_a_bug_in_the_thread_ends_the_run(tmp_path: Path) -> None:
+    outbox = Outbox(RunDirectory(open_storage(tmp_path)), step=0, keep=5, metric="mi_fraction", max_misses=3)
+    outbox.put(Parcel(1, FILES, {("no/plain/name", "x"): b""}))
+    with pytest.raises(StorageFailed, match="not a plain name"):
+        outbox.flush(20)
+    outbox.close()
+
+
+def test_a_stop_in_the_middle_of_an_evaluation_keeps_the_step(image_set: ImageSet, tmp_path: Path) -> None:
+    """The checkpoint of that step has no measurement, never ranks, and is measured when the run goes on."""
+    stopping: list[bool] = []
+
+    class Watch:
+        def __call__(self) -> bool:
+            return bool(stopping)
+
+    config = tiny_config()
+    run = RunDirectory(open_storage(tmp_path / "run"))
+    run.write_config({"model": config.model_spec(16, 1).to_dict(), "run": config.to_dict()})
+    for report in run_worker(config, image_set, run, device=torch.device("cpu"), stop=Watch()):
+        if report.phase == "evaluating" and report.metrics["step"] == 6:
+            stopping.append(True)
+    assert report.phase == "interrupted" and report.metrics["message"] == "stopped at step 6, which is stored"
+    last = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    assert last is not None and last.step == 6 and "mi_fraction" not in last.metrics
+    run_alone(config, image_set, tmp_path / "run")
+    last = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    assert last is not None and "mi_fraction" in last.metrics and run.get_status()["state"] == "finished"
+
+
+def test_divergence_of_what_is_measured_marks_the_last_good_checkpoint(
+    image_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infogan_ray.training import worker
+    from infogan_ray.training.step import Diverged
+
+    measured = iter([0.5, float("nan")])
+    monkeypatch.setattr(worker, "evaluate_state", lambda *_: {"mi_fraction": next(measured), "mi_bound": 1.0})
+    with pytest.raises(Diverged, match="mi_fraction is nan at step 6"):
+        run_alone(tiny_config(steps=9), image_set, tmp_path / "run")
+    run = RunDirectory(open_storage(tmp_path / "run"))
+    status = run.get_status()
+    assert (status["state"], status["last_good"], status["quantity"]) == ("diverged", "step_00000003", "mi_fraction")
+    assert steps_in(run) == [3]
+
+
+def test_the_later_attempt_has_the_run_whatever_the_clocks_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, ahead = RunDirectory(open_storage(tmp_path) / "run"), time.time_ns() + 30 * 10**9
+    owners = []
+    for clock in (lambda: ahead, time.time_ns):
+        with monkeypatch.context() as machine:
+            machine.setattr(time, "time_ns", clock)
+            outbox = Outbox(run, step=0, keep=2, metric="mi_fraction", max_misses=1)
+        owners.append(run.get_status()["owner"])
+        outbox.close()
+    assert owners[0] < owners[1], "the attempt before stops when it reads a greater one"
+
+
+def test_a_line_that_an_error_cut_short_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory(open_storage(tmp_path) / "run")
+    run.set_status("running")
+    log = MetricsLog(run, 0)
+    log.add({"step": 1})
+    log.flush(0)
+    whole = Storage.append
+
+    def half(folder: Storage, name: str, content: bytes) -> None:
+        whole(folder, name, content[: len(content) // 2])
+        raise StorageError("a share that went away", passing=True)
+
+    monkeypatch.setattr(Storage, "append", half)
+    for step in (2, 3):
+        log.add({"step": step})
+    log.flush(0)
+    monkeypatch.undo()
+    log.add({"step": 4})
+    log.flush(0)
+    assert Path(run.folder.path, run.METRICS).read_text().splitlines() == [f'{{"step": {n}}}' for n in (1, 2, 3, 4)]

@@ -1,0 +1,180 @@
+"""A recorded step is the plain one. Run: pytest tests/training/test_cuda_graph.py
+
+CUDA graphs need a GPU. Without one a stand-in for the recorder, which computes the steps anew at each replay from the
+tensors that the recording reads, shows that all that differs between steps goes through those tensors; with one, the
+same tests take the real recorder, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.training.cuda_graph import WARM_UP, GraphedStep, Played, cuda_graph
+from infogan_ray.training.step import make_step, train
+from infogan_ray.training.train_state import TrainState
+from tests.conftest import tiny_config
+from tests.training.test_waiting import EVERYTHING, LEARNED, make_state
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+SCHEDULES: dict[str, Any] = {  # all that can follow one: the bound's weights, the term's, rates, noise, R1's turns
+    "consistency": {"weight": 1.0, "start": 2, "full": 30},
+    "optimizer": {"lr_decay": 0.8},
+    "stability": {"r1": 1.0, "r1_every": 3, "instance_noise": 0.1, "lambda_warmup": 30, "restart_every": 4},
+    "contrastive": {"weight": 1.0, "start": 5},
+}
+PARTS: dict[str, Any] = {name: part for name, part in SCHEDULES.items() if name != "contrastive"} | {
+    "optimizer": {"lr_decay": 0.8, "accumulate": 3}
+}
+STEPS = 24
+
+
+class Replays:
+    """The stand-in: what a replay writes is where the first one wrote it, and Python's numbers are those of the
+    recording, the number of the step among them."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.state = state
+        self.recorded = self.played = 0
+
+    def __call__(self, steps: Callable[[], Played], *_: object) -> tuple[Callable[[], None], Played]:
+        self.recorded += 1
+        made: list[Any] = [["?"], torch.zeros(64), torch.zeros(0)]
+        recorded_at = self.state.step
+
+        def replay() -> None:
+            self.played += 1
+            now, self.state.step = self.state.step, recorded_at
+            made[0], values, q = steps()
+            self.state.step = now
+            made[1] = made[1].resize_(values.shape).copy_(values)
+            made[2] = made[2].resize_(q.shape).copy_(q)
+
+        return replay, made  # type: ignore[return-value]
+
+
+def trained(state: TrainState, images: Tensor, step_with: Any, steps: int = STEPS) -> list[dict[str, float]]:
+    rows = train(state, InMemoryFeed(images, 16, 0), steps=steps, log_every=1, checkpoint_every=8, step_with=step_with)
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=GPU)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.allow_tf32
+    cudnn.deterministic, cudnn.allow_tf32 = True, False
+    yield request.param
+    cudnn.deterministic, cudnn.allow_tf32 = before
+
+
+def tensors_of(state: TrainState) -> dict[str, Tensor]:
+    """All that a step changes."""
+    modules = {"g": state.generator, "d": state.discriminator, "average": state.average}
+    found = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
+    return found | {name: tensor for name, tensor in state.training_tensors().items() if "generator" not in name}
+
+
+def far(found: Tensor, wanted: Tensor) -> float:
+    """Apart, as a share of what there is: one unit that a last bit turns on moves many gradients a little."""
+    return float((found - wanted).float().norm() / wanted.float().norm().clamp(min=1e-6))
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING, SCHEDULES, PARTS, {"network": {"spectral_norm": True}}])
+def test_a_recorded_step_is_the_plain_one(changes: dict[str, Any], device: str, image_set: ImageSet) -> None:
+    """Each step by itself, from the same state: over many, this small net magnifies the last bit of a number."""
+    config = tiny_config().override(changes, "test")
+    plain, graphed = (make_state(config, device) for _ in range(2))
+    step = GraphedStep(graphed, Replays(graphed) if device == "cpu" else cuda_graph)
+    feed = InMemoryFeed(image_set.images.to(device), 16, 0)
+    for number in range(STEPS):
+        wanted = make_step(plain, feed.batch(number), 16, STEPS)
+        found = step(graphed, feed.batch(number), 16, STEPS)
+        assert wanted.keys() == found.keys() and plain.step == graphed.step == number + 1
+        assert far(torch.stack([*found.values()]), torch.stack([*wanted.values()])) < 1e-3
+        theirs = tensors_of(graphed)
+        for name, tensor in tensors_of(plain).items():
+            assert far(theirs[name], tensor) < 1e-2, f"{name} in step {number + 1}"
+            theirs[name].copy_(tensor)
+    assert "CUDA graph" in step.news() and not step.refused
+
+
+def test_each_kind_of_step_is_recorded_once(image_set: ImageSet) -> None:
+    config = tiny_config().override({"stability": {"r1": 1.0, "r1_every": 2}}, "test")
+    state = make_state(config)
+    replays = Replays(state)
+    step = GraphedStep(state, replays)
+    trained(state, image_set.images, step)
+    assert replays.recorded == 2 and replays.played == STEPS - 2 * WARM_UP
+
+
+def test_metrics_of_a_step_are_not_overwritten_by_the_next(image_set: ImageSet) -> None:
+    state = make_state(tiny_config())
+    step, feed = GraphedStep(state, Replays(state)), InMemoryFeed(image_set.images, 16, 0)
+    rows = [step(state, feed.batch(state.step), 16, 100) for _ in range(WARM_UP + 3)]
+    assert len({row["d_loss"].item() for row in rows}) == len(rows)
+
+
+def test_a_step_that_cannot_be_recorded_goes_on_plainly(image_set: ImageSet) -> None:
+    def refuse(*_: object) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    plain, graphed = make_state(tiny_config()), make_state(tiny_config())
+    step = GraphedStep(graphed, refuse)
+    assert trained(plain, image_set.images, make_step) == trained(graphed, image_set.images, step)
+    assert "not permitted when stream is capturing" in step.news() and not step.news()
+
+
+@GPU
+def test_a_step_that_waits_cannot_be_recorded_and_harms_nothing(image_set: ImageSet) -> None:
+    state = make_state(tiny_config(), "cuda")
+    autocast, here = state.autocast, torch.cuda.current_stream()
+    state.autocast = lambda: (torch.ones(1, device="cuda").item(), autocast())[1]  # type: ignore[method-assign]
+    step = GraphedStep(state)
+    rows = trained(state, image_set.images.cuda(), step)
+    assert step.refused and "CUDA graph" in step.news() and len(rows) == STEPS
+    assert torch.cuda.current_stream() == here
+
+
+def test_where_steps_are_recorded() -> None:
+    assert not GraphedStep.fits(make_state(tiny_config()), 1), "on a CPU"
+    state = make_state(tiny_config())
+    state.device = torch.device("cuda")
+    assert GraphedStep.fits(state, 1) and not GraphedStep.fits(state, 2)
+    learned = make_state(tiny_config().override(LEARNED, "test"))
+    learned.device = torch.device("cuda")
+    assert not GraphedStep.fits(learned, 1), "its prior changes the bound's constants"
+
+
+@GPU
+def test_no_replay_waits(image_set: ImageSet) -> None:
+    state = make_state(tiny_config().override(SCHEDULES, "test"), "cuda", precision="bf16")
+    step, images = GraphedStep(state), image_set.images.cuda()
+
+    def watch() -> None:  # noise ends at step 30, and by 50 both kinds that follow are recorded, which waits
+        torch.cuda.set_sync_debug_mode("error" if state.step >= 50 and state.step % 10 else "default")
+
+    feed = InMemoryFeed(images, 16, 0)
+    try:
+        rows = train(state, feed, steps=60, log_every=10, checkpoint_every=60, stepped=watch, step_with=step)
+        assert len(list(rows)) == 6 and not step.refused
+        assert max(step.plain.values()) == WARM_UP, "all others were played"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@GPU
+def test_the_average_is_calibrated_anew_on_a_gpu(image_set: ImageSet) -> None:
+    """Where PyTorch's count of writes to a tensor does not see every one."""
+    state = make_state(tiny_config(), "cuda")
+    feed, name = InMemoryFeed(image_set.images.cuda(), 16, 0), "layers.1.running_mean"
+    found = []
+    for _ in range(3):
+        make_step(state, feed.batch(state.step), 16, 10)
+        found.append(state.averaged_generator().state_dict()[name].clone())
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])

@@ -1,0 +1,234 @@
+"""Fetching a model: verified, whole or not there, safe from what lies on storage.
+
+Run: pytest tests/training/test_publish.py
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from infogan_ray.cli.main import DONE, FAILED, USAGE, main
+from infogan_ray.data.datasets import ImageSet
+from infogan_ray.models.infogan import load
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.file_system import Storage, open_storage
+from infogan_ray.storage.run_directory import STALE_AFTER_S, RunDirectory
+from tests.conftest import tiny_config
+from tests.servers import Proxy
+from tests.storage.test_checkpoints import Bomb
+from tests.training.test_checkpoint_uploader import run_on
+from tests.training.test_step import run_alone
+
+FALSE_HEADER = b"\xff\xff\xff\xff\xff\xff\xff\x7f" + b"{}"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> RunDirectory:
+    return RunDirectory(open_storage(shutil.copytree(finished, tmp_path / "store" / "tiny")))
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def reseal(folder: Storage, **changed: bytes) -> None:
+    """Replace files, with a manifest that agrees: what someone with access to the store can do."""
+    files = {name: folder.read(name) for name in checkpoints.Manifest.of(folder, required=()).files}
+    checkpoints.seal(folder, files | {name.replace("__", "."): content for name, content in changed.items()})
+
+
+def test_eight_at_once_succeed_with_equal_bytes(run: RunDirectory, tmp_path: Path) -> None:
+    def pull(destination: Path) -> int:
+        return main(["pull", run.folder.path, str(destination)])
+
+    targets = [tmp_path / "same"] * 4 + [tmp_path / f"own{i}" for i in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(pull, targets)) == [DONE] * 8
+    contents = [bytes_of(target) for target in set(targets)]
+    assert all(content == contents[0] for content in contents)
+    assert {path.name for path in tmp_path.iterdir()} == {"store", *(target.name for target in targets)}
+
+
+def test_a_pulled_model_keeps_its_names_and_is_not_taken_for_another(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pull", run.folder.path, str(tmp_path / "model")]
+    assert main(words) == DONE == main(["name", str(tmp_path / "model"), "uniform0=width"])
+    before = bytes_of(tmp_path / "model")
+    capsys.readouterr()
+    assert main(words) == DONE and "holds this model already, and is left as it is" in capsys.readouterr().err
+    assert bytes_of(tmp_path / "model") == before and load(str(tmp_path / "model")).names == {"uniform0": "width"}
+    assert main([*words, "--checkpoint", "step_00000003"]) == USAGE
+    assert "model exists and holds another model; name another folder" in capsys.readouterr().err
+    checkpoint = max(Path(run.checkpoints.path).iterdir())
+    assert main(["pull", run.folder.path, str(checkpoint)]) == USAGE, "the same weights, and no model folder"
+    assert f"{checkpoint} exists and is something else" in capsys.readouterr().err
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"rotten")
+    assert main(words) == USAGE and "model exists and is something else" in capsys.readouterr().err
+
+
+def test_an_object_store_is_used_as_a_folder_is(
+    image_set: ImageSet,
+    proxy: Proxy,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, _ = run_on(proxy.uri("my runs"), image_set, {})
+    assert main(["pull", run.folder.uri, proxy.uri("elsewhere")]) == USAGE, "a destination is a folder"
+    capsys.readouterr()
+    assert main(["runs", proxy.uri("my runs"), "--json"]) == DONE
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["name"], row["state"], row["last"]) for row in rows] == [("run", "finished", "step_00000006")]
+    assert main(["runs", run.folder.uri]) == DONE
+    assert "step_00000003" in capsys.readouterr().out
+    assert main(["pull", run.folder.uri, str(tmp_path / "model")]) == DONE
+    published = {entry.name: run.model.read(entry.name) for entry in run.model.entries()}
+    assert bytes_of(tmp_path / "model") == published
+    assert load(run.folder.uri).sample(2).equal(load(tmp_path / "model").sample(2))
+    proxy.become("reset")
+    monkeypatch.setattr("infogan_ray.storage.file_system.patiently", lambda action, seconds: action())
+    assert main(["runs", proxy.uri("my runs")]) == FAILED
+    assert capsys.readouterr().err.count("\n") == 1, "an outage is one line"
+    proxy.become("cut")
+    assert main(["pull", run.folder.uri, str(tmp_path / "again"), "--checkpoint", "last"]) == DONE, (
+        "nothing is uploaded"
+    )
+
+
+@pytest.mark.parametrize("content", [pickle.dumps(Bomb()), FALSE_HEADER], ids=["pickle", "false header"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "metrics.json", "samples.png", "weights.pkl"])
+def test_a_published_file_that_is_not_what_its_name_says_is_refused_by_name(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes
+) -> None:
+    reseal(run.model, **{name.replace(".", "__"): content})
+    code = main(["pull", run.folder.path, str(tmp_path / "model")])
+    if name == checkpoints.MODEL:  # not the checkpoint's bytes: the folder is made from the checkpoint itself
+        assert code == DONE and load(tmp_path / "model").sample(1).shape == (1, 1, 16, 16)
+        return
+    assert code == FAILED and name in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["store"], "nothing is left at the destination"
+
+
+@pytest.mark.parametrize("content", [pickle.dumps(Bomb()), FALSE_HEADER], ids=["pickle", "false header"])
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
+def test_a_checkpoint_file_that_is_not_what_its_name_says_is_refused_by_name(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes
+) -> None:
+    for step in ("step_00000003", "step_00000006"):
+        reseal(run.checkpoints / step, **{name.replace(".", "__"): content})
+    assert main(["pull", run.folder.path, str(tmp_path / "model")]) != DONE
+    assert name in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize("folder", ["model", "step_00000003", "step_00000006"])
+def test_a_manifest_that_names_a_file_elsewhere_is_passed_over(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    (tmp_path / "store" / "x").write_bytes(b"outside")
+    where = run.model if folder == "model" else run.checkpoints / folder
+    manifest = json.loads(where.read(checkpoints.MANIFEST))
+    manifest["files"]["../../x"] = {"bytes": 7, "sha256": "0"}
+    where.write(checkpoints.MANIFEST, json.dumps(manifest).encode())
+    assert main(["pull", run.folder.path, str(tmp_path / "model"), "--checkpoint", "last"]) == DONE
+    said = capsys.readouterr()
+    expected = "step 3" if folder == "step_00000006" else "step 6"
+    assert expected in said.out and "'../../x', which is not a plain file name" in said.err
+    assert "x" not in bytes_of(tmp_path / "model")
+
+
+def test_a_rotten_checkpoint_is_named_and_the_one_before_is_used(
+    run: RunDirectory, image_set: ImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(run.checkpoints.path) / "step_00000006" / checkpoints.TRAINING
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    assert main(["pull", run.folder.path, str(tmp_path / "model"), "--checkpoint", "last"]) == DONE
+    said = capsys.readouterr()
+    assert "step 3" in said.out and "passed over" in said.err and "step_00000006/training.safetensors" in said.err
+    _, reports = run_alone(tiny_config(steps=6), image_set, tmp_path / "store" / "tiny")
+    assert "step_00000006/training.safetensors" in reports[0].say and "resumed from step 3" in reports[1].say
+    assert len(checkpoints.list_checkpoints(run.checkpoints)[0]) == 2, "the rotten one has been made anew"
+
+
+def test_a_listing_of_many_runs_reads_no_weights_and_that_of_one_finds_a_rotten_byte(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(run.checkpoints.path) / "step_00000006" / checkpoints.TRAINING
+    path.write_bytes(bytes(len(path.read_bytes())))
+    assert main(["runs", run.folder.path]) == DONE
+    assert "broken: " in capsys.readouterr().err
+    read: list[str] = []
+    chunks = Storage.chunks
+    monkeypatch.setattr(Storage, "chunks", lambda storage, name: read.append(name) or chunks(storage, name))
+    assert main(["runs", run.folder.parent.path]) == DONE
+    assert checkpoints.STATE in read and not [name for name in read if name.endswith(".safetensors")]
+
+
+def test_runs_shows_half_written_ones_for_what_they_are(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_storage(tmp_path / "store")
+    for name, state in (("at-start", "starting"), ("in-midst", "running")):
+        RunDirectory(store / name).set_status(state, 4, restarts=2)
+    midst = RunDirectory(store / "in-midst")
+    midst.write_config(run.read_config())
+    (midst.checkpoints / "step_00000004").write(checkpoints.MODEL, b"half")
+    (store / "no-run-at-all").write("notes.txt", b"")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + STALE_AFTER_S["running"] + 1)
+    assert main(["runs", store.path, "--json"]) == DONE
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert set(rows) == {"at-start", "in-midst", "tiny"}
+    assert rows["at-start"]["state"] == "starting, without config.json", "it may wait for room on a cluster"
+    midst_row = rows["in-midst"]
+    assert (midst_row["state"], midst_row["unfinished_checkpoints"], midst_row["best"]) == ("killed", 1, None)
+    assert main(["runs", store.path]) == DONE
+    assert "1 unfinished checkpoints, 2 restarts" in capsys.readouterr().out
+    assert main(["runs", midst.folder.path]) == DONE
+    assert "unfinished: " in capsys.readouterr().err
+    assert main(["runs", (store / "at-start").path]) == DONE, "one without config.json is shown, too"
+    (store / "at-start").write("status.json", b"{}")
+    (tmp_path / "store" / "linked").mkdir()
+    (store / "linked").write("status.json", b"{}")
+    (tmp_path / "store" / "linked" / "checkpoints").symlink_to(tmp_path)
+    assert main(["runs", store.path]) == DONE, "an odd run does not hide the others"
+    assert "tiny\tfinished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["pull", "nowhere/x"], ["runs", "nowhere"], ["sample", "nowhere"]])
+def test_what_is_not_there_is_said(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == USAGE
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_the_chosen_checkpoint_may_be_pruned_meanwhile(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str] = []
+    real: Callable[..., checkpoints.Checkpoint] = checkpoints.choose
+
+    def choose(*arguments: object) -> checkpoints.Checkpoint:
+        found = real(*arguments)
+        chosen.append(found.name)
+        if len(chosen) == 1:
+            checkpoints.discard(found.folder)
+            run.model.delete_all()
+        return found
+
+    monkeypatch.setattr(checkpoints, "choose", choose)
+    assert main(["pull", run.folder.path, str(tmp_path / "model"), "--checkpoint", "last"]) == DONE
+    assert chosen == ["step_00000006", "step_00000003"]

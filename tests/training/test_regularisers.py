@@ -1,0 +1,539 @@
+"""What steadies training: each option does what its formula says, and nothing unless asked for.
+
+Run: pytest tests/training/test_regularisers.py
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from infogan_ray.cli.train import train_config
+from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.feeds.memory import InMemoryFeed, to_unit_range
+from infogan_ray.models.infogan import load
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.losses import discriminator_loss, generator_loss, information_bound, weighted_bound
+from infogan_ray.models.spectral_norm import SpectralNorm
+from infogan_ray.storage import checkpoints
+from infogan_ray.training.category_restarts import chosen_donors
+from infogan_ray.training.config import PRESETS, RunConfig, preset
+from infogan_ray.training.ddp import distributed
+from infogan_ray.training.regularisers import StabilityConfig, mean_bias, r1_penalty, with_noise
+from infogan_ray.training.step import train, train_step
+from infogan_ray.training.train_command import train_command
+from infogan_ray.training.train_state import Draws, TrainState
+from tests.conftest import make_image_set, tiny_config
+from tests.training.test_step import run_alone
+
+EVERYTHING: dict[str, Any] = {
+    "network": {"spectral_norm": True},
+    "stability": {
+        "r1": 1.0, "r1_every": 2, "instance_noise": 0.2, "instance_noise_share": 1.0, "label_smoothing": 0.1,
+        "lambda_warmup": 8, "restart_every": 2, "restart_below": 0.99, "mean_bias": True,
+    },
+}  # fmt: skip
+
+
+def everything() -> RunConfig:
+    return tiny_config().override(EVERYTHING, "test")
+
+
+def state_of(config: RunConfig, **more: Any) -> TrainState:
+    return TrainState(
+        config.model_spec(16, 1), config.objective, config.optimizer, stability=config.stability, **more
+    )  # fmt: skip
+
+
+def with_options(**options: Any) -> TrainState:
+    return state_of(tiny_config().override({"stability": options}, "test"))
+
+
+def weights_of(*modules: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for module in modules for parameter in module.parameters()])
+
+
+# Off
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_off_is_the_papers_step_to_the_bit(image_set: ImageSet, joint: bool) -> None:
+    """Three steps, written out plainly, leave the same bits; with joint statistics, D always sees both halves."""
+    config = tiny_config().override({"network": {"joint_batchnorm": joint}}, "test")
+    state, plain = state_of(config), state_of(config)
+    feed = InMemoryFeed(image_set.images, 16, 0)
+    rows = list(train(state, feed, steps=3, log_every=1, checkpoint_every=3))
+    assert not {"r1_penalty", "restarted"} & rows[0].keys()
+    for step in range(3):
+        plain.step = step
+        latents = plain.latents(16)
+        fakes = plain.generator(latents)
+        real = to_unit_range(feed.batch(step))
+        logits, q = plain.discriminator(torch.cat([real, fakes.detach()]), groups=1 if joint else 2, q_from=16)
+        bounds = information_bound(plain.spec.latents, latents, q)
+        plain.opt_d.zero_grad()
+        (discriminator_loss(*logits.chunk(2)) - weighted_bound(bounds, plain.lambdas)).backward()
+        plain.opt_d.step()
+        plain.discriminator.requires_grad_(False)
+        logits, q = plain.discriminator(torch.cat([real, fakes]), q_from=16) if joint else plain.discriminator(fakes)
+        logits = logits[-16:]
+        plain.opt_g.zero_grad()
+        information = weighted_bound(information_bound(plain.spec.latents, latents, q), plain.lambdas)
+        (generator_loss(logits) - information).backward()
+        plain.opt_g.step()
+        plain.discriminator.requires_grad_(True)
+    assert torch.equal(
+        weights_of(state.generator, state.discriminator), weights_of(plain.generator, plain.discriminator)
+    )
+    assert "restarts.usage" not in state.training_tensors()
+
+
+def test_presets_of_the_paper_have_none_of_it_and_older_runs_are_read() -> None:
+    assert all(preset(name).stability == StabilityConfig(mean_bias=name == "shapes") for name in PRESETS)
+    saved = RunConfig().to_dict()
+    del saved["stability"], saved["network"]["spectral_norm"]
+    assert RunConfig().override(saved, "an older run") == RunConfig()
+
+
+# Spectral normalisation
+
+
+def test_the_largest_singular_value_is_one_and_follows_training(image_set: ImageSet) -> None:
+    state = state_of(tiny_config().override({"network": {"spectral_norm": True}}, "test"))
+    plain = state_of(tiny_config())
+    name = "trunk.0.parametrizations.weight.original"
+    assert torch.equal(state.discriminator.state_dict()[name], plain.discriminator.state_dict()["trunk.0.weight"])
+    layers = [m for m in state.discriminator.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    normalised = [layer for layer in layers if hasattr(layer, "parametrizations")]
+    assert len(normalised) == len(layers) - 2, "all but Q's own two"
+    before = weights_of(state.discriminator)
+    for _ in range(2):
+        list(
+            train(
+                state, InMemoryFeed(image_set.images, 16, 0), steps=state.step + 20, log_every=20, checkpoint_every=99
+            )
+        )
+        state.discriminator.eval()
+        for layer in normalised:
+            largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+            assert largest == pytest.approx(1, abs=0.05)
+            free = torch.linalg.matrix_norm(layer.parametrizations.weight.original.detach().flatten(1), 2)
+            assert abs(float(free) - 1) > 0.1, "it is the division that does it"
+        state.discriminator.train()
+    assert not torch.equal(before, weights_of(state.discriminator))
+
+
+def test_the_gradient_goes_through_the_division() -> None:
+    """d (W / sigma) against finite differences of W / |W|_2, at singular vectors that have converged."""
+    torch.manual_seed(0)
+    weight = torch.randn(4, 6, dtype=torch.float64)
+    norm = SpectralNorm(weight.float()).double()
+    for _ in range(200):
+        norm(weight)
+    probe = torch.randn(4, 6, dtype=torch.float64)
+    variable = weight.clone().requires_grad_()
+    (norm(variable) * probe).sum().backward()
+    exact = weight.clone().requires_grad_()
+    (exact / torch.linalg.matrix_norm(exact, 2) * probe).sum().backward()
+    assert torch.allclose(variable.grad, exact.grad, atol=1e-8)
+
+
+def test_evaluation_moves_nothing_and_an_autocast_does_not_reach_it() -> None:
+    norm = SpectralNorm(torch.randn(8, 5))
+    weight, u = torch.randn(8, 5), norm.u.clone()
+    norm.eval()
+    first = norm(weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(norm(weight), first) and torch.equal(norm.u, u)
+    norm.train()
+    norm(weight)
+    assert not torch.equal(norm.u, u)
+
+
+# R1
+
+
+def signs_of(count: int) -> Tensor:
+    return 2.0 * torch.randint(2, (count,), generator=torch.Generator().manual_seed(1)) - 1
+
+
+def test_r1_is_the_squared_slope_of_a_linear_discriminator() -> None:
+    """D(x) = <w, x>: the penalty is gamma / 2 |w|^2, and its gradient in w is gamma w, whatever the signs."""
+    w = torch.randn(12, requires_grad=True)
+    images = torch.randn(6, 1, 3, 4).requires_grad_()
+    logits = images.flatten(1) @ w
+    penalty = r1_penalty(StabilityConfig(r1=3.0), signs_of(4), logits[:4], images)
+    assert float(penalty.detach()) == pytest.approx(1.5 * float(w.detach().square().sum()), rel=1e-5)
+    (slope,) = torch.autograd.grad(penalty, w)
+    assert torch.allclose(slope, 3.0 * w, atol=1e-5)
+
+
+def test_a_lazy_penalty_weighs_the_same() -> None:
+    state, images = with_options(r1=2.0, r1_every=4), torch.randn(2, 1, 2, 2).requires_grad_()
+    logits, taken = images.sum((1, 2, 3)), []
+    for step in range(8):
+        state.step = step
+        taken.append(float(r1_penalty(state.stability, state.signs(2), logits, images)))
+    assert taken == [16, 0, 0, 0, 16, 0, 0, 0], "gamma / 2 * |grad|^2 = 4, every fourth step times 4"
+
+
+def test_with_batch_norm_r1_is_the_norm_of_the_jacobian(image_set: ImageSet) -> None:
+    """Its mean over all choices of signs is that of all logits' slopes; with one sign for all, nearly all cancels."""
+    state = state_of(tiny_config().override({"network": {"leaky_slope": 1.0}}, "test"))
+    images = to_unit_range(image_set.images[:4]).requires_grad_()
+    jacobian = torch.autograd.functional.jacobian(lambda given: state.discriminator(given)[0], images)
+    expected = float(jacobian.square().sum()) / 4 / 2
+    logits, _ = state.discriminator(images)
+    choices = [torch.tensor(signs) for signs in itertools.product((-1.0, 1.0), repeat=4)]
+    found = [float(r1_penalty(StabilityConfig(r1=1.0), signs, logits, images).detach()) for signs in choices]
+    assert sum(found) / 16 == pytest.approx(expected, rel=1e-3)
+    assert found[0] < expected / 1000
+
+
+def test_ranks_share_the_signs_of_one_draw() -> None:
+    state = with_options(r1=1.0)
+    whole = state.signs(64)
+    assert whole is not None and set(whole.tolist()) == {-1, 1}
+    parts = [state.signs(64, rank, 3) for rank in range(3)]
+    assert torch.equal(torch.cat([part for part in parts if part is not None]), whole)
+
+
+def penalty_of(state: TrainState, images: Tensor) -> Tensor:
+    images = to_unit_range(images).requires_grad_()
+    with state.autocast():
+        logits, _ = state.discriminator(images)
+    return r1_penalty(StabilityConfig(r1=1.0), signs_of(len(images)), logits, images)
+
+
+def test_r1_reaches_the_weights_through_batch_norm(image_set: ImageSet) -> None:
+    """Its gradient, the second one of batch norm, against a difference along it; with bf16 it points the same way.
+
+    D is linear between its batch norms (a slope of 1): where a kink turns over, the penalty jumps.
+    """
+    config = tiny_config().override({"network": {"leaky_slope": 1.0}}, "test")
+    images, found = image_set.images[:16], {}
+    for precision in ("fp32", "bf16"):
+        state = state_of(config, precision=precision)
+        layers = [*state.discriminator.trunk.parameters(), *state.discriminator.head.parameters()]
+        slopes = torch.autograd.grad(penalty_of(state, images), layers, allow_unused=True)
+        pairs = [(layer, slope) for layer, slope in zip(layers, slopes, strict=True) if slope is not None]
+        found[precision] = torch.cat([slope.flatten() for _, slope in pairs])
+        if precision == "fp32":
+            norm, values = found[precision].norm(), []
+            for change in (1e-3, -2e-3):
+                with torch.no_grad():
+                    for layer, slope in pairs:
+                        layer += change / norm * slope
+                values.append(float(penalty_of(state, images).detach()))
+            assert values[0] - values[1] == pytest.approx(2e-3 * float(norm), rel=0.02)
+    assert torch.cosine_similarity(found["fp32"], found["bf16"], dim=0) > 0.95
+
+
+def test_r1_makes_the_discriminator_flatter(image_set: ImageSet) -> None:
+    slopes = {}
+    for gamma in (0.0, 50.0):
+        state = with_options(r1=gamma)
+        list(train(state, InMemoryFeed(image_set.images, 16, 0), steps=15, log_every=15, checkpoint_every=99))
+        slopes[gamma] = float(penalty_of(state, image_set.images[:16]).detach())
+    assert slopes[50.0] < slopes[0.0] / 2
+
+
+# Instance noise
+
+
+def test_noise_has_its_variance_and_falls_to_nothing() -> None:
+    config = StabilityConfig(instance_noise=0.4, instance_noise_share=0.5)
+    assert [config.noise_at(step, 100) for step in (0, 25, 50, 99)] == pytest.approx([0.4, 0.2, 0, 0])
+    state = with_options(instance_noise=0.4)
+    state.step = 25
+    noise = state.noise(64, 100)
+    assert noise is not None and noise.shape == (128, 1, 16, 16)
+    assert float(noise.std()) == pytest.approx(0.2, rel=0.03) and abs(float(noise.mean())) < 0.01
+    images = torch.ones(64, 1, 16, 16)
+    assert torch.equal(with_noise(images, noise) - 1, noise[64:] + 1 - 1), "drawn images take the last rows"
+    assert with_noise(images, None) is images
+    state.step = 50
+    assert state.noise(64, 100) is None
+
+
+def test_ranks_share_the_noise_of_one_draw() -> None:
+    state = with_options(instance_noise=0.4)
+    whole = state.noise(16, 100)
+    parts = [state.noise(16, 100, rank, 3) for rank in range(3)]
+    assert whole is not None
+    for half in (0, 1):  # real, then drawn
+        rows = torch.cat([part.chunk(2)[half] for part in parts if part is not None])
+        assert torch.equal(rows, whole.chunk(2)[half])
+    assert not torch.equal(*whole.chunk(2))
+    state.step += 1
+    again = state.noise(16, 100)
+    assert again is not None and not torch.allclose(again / again.std(), whole / whole.std(), atol=0.1)
+
+
+def test_both_players_meet_the_noise(image_set: ImageSet) -> None:
+    """With noise in D's half alone, G's gradient would be that of the images without it."""
+    gradients = []
+    for level in (0.0, 1.0):
+        state = with_options()
+        noise = level * torch.ones(32, 1, 16, 16) * torch.linspace(-1, 1, 16)
+        seen: list[Tensor] = []
+        state.discriminator.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given[0].detach()))
+        train_step(state, image_set.images[:16], state.latents(16), draws=Draws(noise=noise))
+        gradients.append(seen)
+    for without, noisy in zip(*gradients, strict=True):
+        assert torch.allclose(noisy - without, noise[-len(without) :], atol=1e-5)
+    assert [len(images) for images in gradients[1]] == [32, 16]
+
+
+# Label smoothing and warm-up
+
+
+def test_smoothing_is_cross_entropy_with_a_soft_target_for_real_images_alone() -> None:
+    real, fake = torch.randn(7), torch.randn(7)
+    entropy = nn.functional.binary_cross_entropy_with_logits
+    expected = entropy(real, torch.full((7,), 0.9)) + entropy(fake, torch.zeros(7))
+    assert float(discriminator_loss(real, fake, 0.1)) == pytest.approx(float(expected), rel=1e-5)
+    best = torch.tensor([math.log(0.9 / 0.1)], requires_grad=True)  # where D says 0.9
+    (slope,) = torch.autograd.grad(discriminator_loss(best, fake, 0.1), best)
+    assert float(slope) == pytest.approx(0, abs=1e-6)
+
+
+def test_smoothing_and_warmup_reach_the_step(image_set: ImageSet) -> None:
+    for options, same in (({}, True), ({"label_smoothing": 0.2}, False), ({"lambda_warmup": 10}, False)):
+        state, plain = with_options(**options), with_options()
+        for each in (state, plain):
+            train_step(each, image_set.images[:16], each.latents(16))
+        for mine, theirs in ((state.discriminator, plain.discriminator), (state.generator, plain.generator)):
+            assert torch.equal(weights_of(mine), weights_of(theirs)) == same
+
+
+def test_the_weights_of_the_bound_rise_from_nothing(image_set: ImageSet) -> None:
+    config, lambdas = StabilityConfig(lambda_warmup=10), {"cat0": 1.0, "uniform0": 0.1}
+    assert [config.warmed(lambdas, step)["cat0"] for step in (0, 5, 10, 99)] == [0, 0.5, 1, 1]
+    assert config.warmed(lambdas, 5)["uniform0"] == pytest.approx(0.05)
+    assert StabilityConfig().warmed(lambdas, 0) is lambdas
+    state = with_options(lambda_warmup=10)
+    train_step(state, image_set.images[:16], state.latents(16))
+    head = state.discriminator.recognition[-1].weight.grad
+    assert head is not None and not head.any(), "at the first step Q learns nothing"
+
+
+# Restarts
+
+
+def test_the_most_used_categories_take_the_dead_ones_in() -> None:
+    use = torch.tensor([0.0, 3.0, 0.01, 1.0, 0.05, 2.0])
+    assert chosen_donors(use, use < 0.1).tolist() == [1, 1, 5, 3, 3, 5]
+    use = torch.tensor([0.0, 3.0, 0.0, 0.0])
+    assert chosen_donors(use, use < 0.1).tolist() == [1, 1, 1, 1], "one that is alive takes all"
+
+
+def dead_state() -> tuple[TrainState, Tensor]:
+    """Of three categories 0 is most used, 2 is dead; and what Q says to keep it so."""
+    state = state_of(tiny_config(codes="noise=4 uniform=1 cat=3").override({"stability": {"restart_every": 4}}, "test"))
+    train_step(state, make_image_set().images[:16], state.latents(16))
+    q = torch.zeros(16, 5)
+    q[:, 2] = 1.0
+    q[:4, 3] = 2.0
+    return state, q
+
+
+def test_a_dead_category_begins_anew_beside_the_most_used() -> None:
+    state, q = dead_state()
+    assert state.restarts is not None
+    head, first, averaged = state.discriminator.recognition[-1], state.generator.layers[0], state.average.layers[0]
+    before = [copy.deepcopy(module.state_dict()) for module in (head, first, averaged)]
+    moments = {name: state.opt_g.state[first.weight][name].clone() for name in ("exp_avg", "exp_avg_sq")}
+    assert [float(state.restarts.after(step, q)) for step in (1, 2, 3)] == [0, 0, 0]
+    assert all(
+        torch.equal(module.weight, old["weight"]) for module, old in zip((head, first, averaged), before, strict=True)
+    )
+    assert float(state.restarts.after(4, q)) == 1
+    # Q: rows are [mean, deviation, cat 0, cat 1, cat 2]. G: columns are [4 noise, uniform, cat 0, cat 1, cat 2].
+    old, new = before[0]["weight"], head.weight.detach()
+    assert torch.equal(new[:4], old[:4]) and head.bias[4] == before[0]["bias"][2]
+    off = (new[4] - old[2]).norm() / old[2].norm()
+    assert 0.03 < off < 0.3, "a copy with some noise"
+    for module, was in ((first, before[1]["weight"]), (averaged, before[2]["weight"])):
+        now = module.weight.detach()
+        assert torch.equal(now[:, :7], was[:, :7])
+        assert 0.03 < (now[:, 7] - was[:, 5]).norm() / was[:, 5].norm() < 0.3
+    after = state.opt_g.state[first.weight]
+    assert not after["exp_avg"][:, 7].any() and torch.equal(after["exp_avg"][:, :7], moments["exp_avg"][:, :7])
+    assert torch.equal(after["exp_avg_sq"][:, 7], moments["exp_avg_sq"][:, 5])
+    assert not state.opt_d.state[head.weight]["exp_avg"][4].any() and not state.opt_d.state[head.bias]["exp_avg"][4]
+    assert float(state.restarts.usage[2]) == pytest.approx(1 / 3), "and is given time"
+
+
+def test_a_restart_depends_on_seed_and_step() -> None:
+    rows = []
+    for step in (4, 4, 8):
+        state, q = dead_state()
+        assert state.restarts is not None
+        for _ in range(3):
+            state.restarts.after(1, q)
+        state.restarts.after(step, q)
+        rows.append(state.discriminator.recognition[-1].weight[4].detach())
+    assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
+
+
+# G's first bias
+
+
+@pytest.mark.parametrize(("shade", "drawn"), [(10, 10 / 127.5 - 1), (0, -0.95), (200, 200 / 127.5 - 1)])
+def test_the_first_images_are_as_bright_as_those_given(shade: int, drawn: float) -> None:
+    state = with_options(mean_bias=True)
+    images = torch.full((6, 1, 16, 16), shade, dtype=torch.uint8)
+    state.begin_as_bright_as(images)
+    for generator in (state.generator, state.average):
+        mean = generator(state.latents(64)).mean().item()
+        assert mean == pytest.approx(drawn, abs=0.02)
+    plain = with_options()
+    assert plain.generator(plain.latents(64)).mean().item() == pytest.approx(0, abs=0.02)
+
+
+def test_the_average_begins_as_the_generator_that_all_ranks_share() -> None:
+    """DDP gives every rank the first one's weights; where images are streamed, only that one has any to look at."""
+
+    def first_ranks(module: nn.Module) -> nn.Module:
+        if module is state.generator:
+            state.generator.output_bias.data.fill_(-1)
+        return module
+
+    state = with_options(mean_bias=True)
+    state.distribute(first_ranks)
+    assert state.average.output_bias.item() == -1
+    state.step = 7  # a resumed run: its average is behind its generator
+    state.generator.output_bias.data.fill_(0.5)
+    state.distribute(lambda module: module)
+    assert state.average.output_bias.item() == -1
+
+
+def test_brightness_is_taken_by_channel() -> None:
+    images = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
+    images[:, 0], images[:2, 1], images[:, 2] = 51, 255, 204
+    assert mean_bias(images).tanh().tolist() == pytest.approx([-0.6, 1 / 3, 0.6], abs=1e-6)
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_a_run_begins_as_bright_as_its_images_where_that_is_asked_for(
+    image_set: ImageSet, tmp_path: Path, on: bool
+) -> None:
+    """Adam moves a bias by its rate, 0.001, in each of three steps."""
+    config = tiny_config().override({"stability": {"mean_bias": on}, "steps": 3}, "test")
+    run, _ = run_alone(config, image_set, tmp_path / "run")
+    tensors = checkpoints.open_checkpoint(run.checkpoints / "step_00000003").training_tensors()
+    [bias] = [v for k, v in tensors.items() if k.startswith("generator.") and k.endswith(".bias") and v.shape == (1,)]
+    start = mean_bias(image_set.images) if on else torch.zeros(1)
+    assert abs(float(mean_bias(image_set.images))) > 0.1
+    assert bias.item() == pytest.approx(start.item(), abs=0.01)
+
+
+# All at once
+
+
+def test_a_resumed_run_with_everything_on_is_exact_and_its_model_is_loaded(image_set: ImageSet, tmp_path: Path) -> None:
+    config = everything().override({"stability": {"restart_every": 5}}, "test")  # a count that is cut in two
+    whole, reports = run_alone(config, image_set, tmp_path / "whole")
+    # The noise falls over all six steps, so the run that is cut off, at its third, was told of six.
+    cut = iter([False] * 3)
+    half, _ = run_alone(config, image_set, tmp_path / "half", stop=lambda: next(cut, True))
+    assert half.get_status()["state"] == "interrupted"
+    assert [entry.name for entry in half.checkpoints.entries()] == ["step_00000003"]
+    run_alone(config, image_set, tmp_path / "half")
+    wanted, found = (checkpoints.open_checkpoint(run.checkpoints / "step_00000006") for run in (whole, half))
+    for mine, theirs in (
+        (wanted.model_tensors(), found.model_tensors()),
+        (wanted.training_tensors(), found.training_tensors()),
+    ):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert "restarts.usage" in wanted.training_tensors()
+    rows = whole.read_metrics()
+    assert any(row["r1_penalty"] > 0 for row in rows) and any(row["restarted"] > 0 for row in rows)
+    model = load(whole.model.uri)
+    assert model.spec.network.spectral_norm and model.sample(3).shape == (3, 1, 16, 16)
+    encoded = model.encode(image_set.images[:8])
+    assert encoded["cat0_probabilities"].shape == (8, 3)
+    assert reports[-1].metrics["mi_bound"] == pytest.approx(
+        reports[-1].metrics["mi/cat0"] + reports[-1].metrics["mi/uniform0"]
+    )
+
+
+def one_rank(rank: int, world_size: int, folder: str, joint: bool) -> None:
+    """Two steps with everything on; the first rank leaves what it has."""
+    torch.set_num_threads(1)
+    config = everything().override({"network": {"sync_batchnorm": True, "joint_batchnorm": joint}}, "test")
+    state = state_of(config, consistency=None)
+    if world_size > 1:
+        dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
+        state.distribute(distributed)
+    feed = InMemoryFeed(make_image_set().images, 16, 0, rank, world_size)
+    [row] = train(
+        state, feed, steps=2, log_every=2, checkpoint_every=2, rank=rank, world_size=world_size
+    )  # fmt: skip
+    if rank == 0:
+        tensors = {f"model.{k}": v.clone() for k, v in state.discriminator.state_dict().items()} | {
+            k: v.clone() for k, v in state.training_tensors().items()
+        }
+        named = {k: torch.tensor(row[k]) for k in ("d_loss", "g_loss", "r1_penalty", "restarted", "d_grad_norm")}
+        from safetensors.torch import save_file
+
+        save_file(tensors | named, f"{folder}/{world_size}.safetensors")
+    if world_size > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_two_ranks_equal_one(tmp_path: Path, joint: bool) -> None:
+    """Synchronised statistics, so that only the order of sums differs: R1's double backward goes over ranks as well."""
+    from safetensors.torch import load_file
+
+    one_rank(0, 1, str(tmp_path), joint)
+    mp.spawn(one_rank, (2, str(tmp_path), joint), nprocs=2)
+    one, two = (load_file(tmp_path / f"{world}.safetensors") for world in (1, 2))
+    assert one.keys() == two.keys() and one["restarted"] > 0 and one["r1_penalty"] > 0
+    assert torch.equal(one["restarts.usage"], two["restarts.usage"]), "counted in whole numbers"
+    for name in one:
+        if name.endswith(("exp_avg", ".u", "norm", "loss", "penalty", "restarted")):
+            assert torch.allclose(one[name], two[name], atol=1e-4, rtol=1e-3), name
+
+
+# What is asked for
+
+
+def test_the_flags() -> None:
+    config = train_config(["--preset", "mnist", "--stability.r1", "1", "--network.spectral-norm"])
+    assert config.stability == StabilityConfig(r1=1.0) and config.network.spectral_norm
+    assert "--network.spectral-norm --stability.r1 1.0" in train_command(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"r1": -1.0}, "stability.r1 is -1.0; it must be a number of at least 0"),
+        ({"r1_every": 0}, "stability.r1_every is 0; it must be a number of steps, 1 or more"),
+        ({"instance_noise_share": 0.0}, "stability.instance_noise_share is 0.0; it must be above 0"),
+        ({"label_smoothing": 0.5}, "stability.label_smoothing is 0.5; it must be at least 0 and less than 0.5"),
+        ({"restart_below": 1.0}, "stability.restart_below is 1.0; it must lie between 0 and 1"),
+    ],
+)
+def test_bad_values_are_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        StabilityConfig(**values)
+
+
+def test_restarts_need_categories() -> None:
+    assert LatentSpec.parse("noise=2 uniform=1").names == ("uniform0",)
+    with pytest.raises(ValueError, match="restart_every is 5, and codes is 'noise=2 uniform=1', without a categorical"):
+        dataclasses.replace(RunConfig(codes="noise=2 uniform=1"), stability=StabilityConfig(restart_every=5))
