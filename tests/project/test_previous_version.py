@@ -1,4 +1,6 @@
-"""What an earlier version has written goes on: a run and a search of d57b31e. Run: pytest tests/project/test_previous_version.py
+"""What an earlier version has written is read: a run, a search and a model folder of d57b31e.
+
+Run: pytest tests/project/test_previous_version.py
 
 The fixture was made by that commit: ``images.npz`` (96 images, three classes), ``runs/small`` (20 steps, checkpoints of
 steps 10 and 20, a model folder) and ``runs/search`` (two finished trials of ``recipe.py``), made in /data.
@@ -29,22 +31,11 @@ def before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+RUN = "train --data images.npz --batch-size 8 --network.width 4 --evaluation.samples 200 --storage runs --name small"
+
+
 def test_its_run_resumes_from_its_last_checkpoint(before: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["train", "--data", "images.npz", "--codes"] + ["noise=4 cat=3 uniform=1"]
-    words += [
-        "--batch-size",
-        "8",
-        "--network.width",
-        "4",
-        "--evaluation.samples",
-        "200",
-        "--threads",
-        "1",
-        "--storage",
-        "runs",
-        "--name",
-        "small",
-    ]
+    words = [*RUN.split(), "--codes", "noise=4 cat=3 uniform=1", "--threads", "1"]
     assert main([*words, "--steps", "30", "--checkpoint-every", "10", "--resume"]) == DONE
     assert "resumed from step 20" in capsys.readouterr().err
     last = checkpoints.choose(open_storage("runs") / "small" / "checkpoints", "last", "mi_fraction")
