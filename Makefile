@@ -25,10 +25,12 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.project.public_names
 
-# Tests side by side take one core each; those with a server, a browser or Ray share it and run one by one.
+# Unit tests run side by side, one core each. Tests with a server, a browser or Ray share it and run one by one.
 test: setup
 	$(BIN)/pytest -n logical -m 'not slow and not ray and not s3 and not browser'
-	$(BIN)/pytest -m 'not slow and (ray or s3 or browser)'
+	$(BIN)/pytest -m 's3 and not ray and not slow'
+	$(BIN)/pytest -m 'browser and not slow'
+	$(BIN)/pytest -m 'ray and not slow'
 
 test-slow: setup
 	$(BIN)/pytest -m slow
