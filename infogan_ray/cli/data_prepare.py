@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.flags import Failed, parse, warn
-from infogan_ray.cli.main import DONE, FAILED, INTERRUPTED
+from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, Failed
+from infogan_ray.cli.flags import parse
 from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.formats.image_files import describe
 from infogan_ray.data.shards.dataset import RAW, TEST, TRAIN, ShardSet, check, open_shards
@@ -100,7 +100,7 @@ def _job(given: Prepare, config: DataConfig) -> Any:
     from infogan_ray.data.shards.shard_plan import cut
     from infogan_ray.data.shards.shard_source import InMemory, open_material
 
-    opened = open_material(given.source, config, say=lambda line: print(line, file=sys.stderr))
+    opened = open_material(given.source, config, say=print_progress)
     size, channels = given.image_size, given.channels or 3
     if isinstance(opened.train, InMemory):
         size, channels = opened.train.images.shape[-1], opened.train.images.shape[1]

@@ -6,14 +6,14 @@ import contextlib
 import os
 import secrets
 import socket
-import sys
 from dataclasses import dataclass
 
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.flags import Failed, extra, parse
-from infogan_ray.cli.main import DONE
+from infogan_ray.cli.display import print_progress
+from infogan_ray.cli.exit_codes import DONE, Failed
+from infogan_ray.cli.flags import extra, parse
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.storage.file_system import open_storage
 
@@ -57,7 +57,7 @@ def explore(arguments: list[str]) -> int:
         raise UserError(f"{root} {what}; name a model folder, a run (STORAGE/NAME), a search or a folder of them")
     if given.data is not None:
         if given.data in NAMES:  # fetched here, with what is done said aloud, and not while a browser waits
-            load_images(given.data, DataConfig(given.data_dir), say=lambda line: print(line, file=sys.stderr))
+            load_images(given.data, DataConfig(given.data_dir), say=print_progress)
         elif not os.path.exists(os.path.expanduser(given.data)):
             raise UserError(f"data is '{given.data}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
     shelf = Shelf(root, given.data, given.data_dir)

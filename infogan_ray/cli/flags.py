@@ -1,36 +1,20 @@
-"""What the commands share: flags to dataclasses, messages to people, a run's saved configuration."""
+"""Flags to dataclasses, and single flags that are read before the others."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import tyro
-from PIL import Image
 
 from infogan_ray import UserError
-from infogan_ray.cli import display, flag_errors
-from infogan_ray.cli.main import FAILED
-from infogan_ray.storage.file_system import open_storage
-from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import RunConfig, from_saved
+from infogan_ray.cli import flag_errors
+from infogan_ray.cli.exit_codes import Failed
 
 START_OR_RESUME = "--start-or-resume"
-PICTURES = (".png", ".jpg", ".webp")  # endings that a picture may be written by
 T = TypeVar("T")
-
-
-class Failed(Exception):
-    """A command that could not do its work: one line and the exit code."""
-
-    def __init__(self, message: str, code: int = FAILED) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @contextlib.contextmanager
@@ -84,56 +68,3 @@ def peek(arguments: list[str], flag: str) -> str | None:
         if word == flag and position + 1 < len(arguments):
             return arguments[position + 1]
     return None
-
-
-def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    """A table, or one JSON object."""
-    if as_json:
-        print(json.dumps({"rows": rows}))
-        return
-    if not rows:
-        print(f"{title}: nothing yet", file=sys.stderr)
-        return
-
-    def text(value: Any) -> str:
-        if isinstance(value, float):
-            return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
-        return "-" if value is None else str(value)
-
-    names = [name if "." in name else name.replace("_", " ") for name in rows[0]]
-    display.table(title, names, [[text(v) for v in r.values()] for r in rows])
-
-
-def warn(line: str) -> None:
-    print(f"infogan: {line}", file=sys.stderr)
-
-
-def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in metrics.items() if isinstance(v, (int, float, str))}
-
-
-def config_of(run: RunDirectory) -> RunConfig:
-    return from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")
-
-
-def output_path(text: str, valid: tuple[str, ...]) -> Path:
-    """Raises UserError for another ending, and where there is no folder to write into."""
-    path = Path(text).expanduser()
-    if path.suffix.lower() not in valid:
-        raise UserError(f"output is '{text}'; valid endings are {', '.join(valid)}")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"output is '{text}', and the folder {path.absolute().parent} does not exist")
-    return path
-
-
-def write_output(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """What ``fill`` writes, whole: what stands there already is replaced in the end, or stays. Raises StorageError."""
-    content = io.BytesIO()
-    fill(content)
-    open_storage(str(path.absolute().parent)).patient(0).write(path.name, content.getvalue())
-
-
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """As the ending says. Raises StorageError."""
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    write_output(path, lambda file: picture.save(file, kind))

@@ -13,8 +13,9 @@ from typing import Any
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.flags import Failed, extra, parse, warn
-from infogan_ray.cli.main import DONE
+from infogan_ray.cli.display import warn
+from infogan_ray.cli.exit_codes import DONE, Failed
+from infogan_ray.cli.flags import extra, parse
 
 
 @dataclass
