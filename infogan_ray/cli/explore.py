@@ -48,7 +48,7 @@ def explore(arguments: list[str]) -> int:
         from infogan_ray.web.explorer.app import make_app
         from infogan_ray.web.explorer.auth import LOOPBACK
         from infogan_ray.web.explorer.model_catalog import Shelf
-        from infogan_ray.web.gateway import LEAST_TOKEN, TOKEN, token_set
+        from infogan_ray.web.gateway import LEAST_TOKEN, TOKEN, service_token
     if not 0 <= given.port <= 65535:
         raise UserError(f"port is {given.port}; valid are 0 to 65535, and 0 takes a free one")
     root = open_storage(given.what)
@@ -61,11 +61,11 @@ def explore(arguments: list[str]) -> int:
         elif not os.path.exists(os.path.expanduser(given.data)):
             raise UserError(f"data is '{given.data}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
     shelf = Shelf(root, given.data, given.data_dir)
-    token = token_set()
+    token = service_token()
     if given.host not in LOOPBACK and token is None:
         token = secrets.token_urlsafe(24)
     if token is not None and len(token) < LEAST_TOKEN:
-        raise UserError(f"{TOKEN} has {len(token)} letters; it must have at least {LEAST_TOKEN}")
+        raise UserError(f"{TOKEN} has {len(token)} characters; it must have at least {LEAST_TOKEN}")
     with _listen(given.host, given.port) as door:
         address = _address(given.host, door.getsockname()[1], token)
         print(f"explorer of {root}: {address}", flush=True)
@@ -84,7 +84,7 @@ def explore(arguments: list[str]) -> int:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Raises Failed for a port that is taken, ValueError for an address that is not this machine's."""
+    """Raises Failed for a port that is taken, UserError for an address that is not this machine's."""
     try:
         [(family, kind, _, _, where), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
