@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Around imports: a package that is missing is said, with the extra that brings it. Raises Failed."""
+    """Around imports. Raises Failed for a package that is missing, with the extra that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -36,11 +36,12 @@ def parse(
     default: T | None = None,
     taken: Sequence[str] = (),
 ) -> T:
-    """Flags to a dataclass. Raises UserError, in one line, for flags and values that are not right.
+    """Flags to a dataclass. Raises UserError for unknown flags and wrong values.
 
-    With a default, flags of a section have its name before them. ``taken`` are flags that were taken out before.
+    With a default, a flag has the name of its section before its own. ``taken`` are valid flags that ``kind`` does not
+    have, and that the caller has removed from the arguments.
     """
-    said = io.StringIO()
+    message = io.StringIO()
     options: dict[str, Any] = {"args": list(arguments), "description": description}
     options |= {"config": (tyro.conf.OmitArgPrefixes,)} if default is None else {"default": default}
     try:
@@ -49,14 +50,15 @@ def parse(
     except SystemExit as end:
         if not end.code:
             raise
-        # Once more, for what it says in black and white and without a break: no terminal is asked for its width.
-        with flag_errors.plain(), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        # Parse once more to get the message without colours and line breaks.
+        with flag_errors.without_terminal(), contextlib.redirect_stderr(message), contextlib.suppress(SystemExit):
             tyro.cli(kind, prog=f"infogan {command}", **options)
-        reason = flag_errors.in_one_line(said.getvalue(), kind, default is not None, taken)
+        reason = flag_errors.in_one_line(message.getvalue(), kind, default is not None, taken)
         raise UserError(f"{reason}; see 'infogan {command} --help'") from None
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:
+    """The arguments without the flag, and whether it was there."""
     return [a for a in arguments if a != flag], flag in arguments
 
 

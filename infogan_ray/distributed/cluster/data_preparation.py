@@ -12,11 +12,13 @@ import logging
 import signal
 import tarfile
 import threading
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
@@ -33,7 +35,10 @@ from infogan_ray.distributed.cluster.machines import check_files, machines
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.training.config import RunConfig
 
-UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
+UNREADABLE = (
+    UserError, OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, pa.ArrowException,
+)  # fmt: skip
+"""What reading a damaged source raises. Other exceptions in a task are bugs."""
 
 
 class PreparingFailed(Exception):
@@ -115,12 +120,14 @@ def _records(
             if row["failure"]:
                 raise PreparingFailed(row["failure"])
             yield Record.from_dict(json.loads(row["record"]))
+    except ray.exceptions.RayTaskError:
+        raise  # a bug in a task; its trace is in the message
     except ray.exceptions.RayError as error:
         last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise PreparingFailed(f"a process that makes shards has failed: {last}; the log is {log}") from None
 
 
-_JOB: dict[Any, Job] = {}  # kept by each process, so that a long list of names is unpacked once
+_JOB: dict[Any, Job] = {}  # of this process, so that a long list of names is unpacked once
 
 
 def _do(shared: Any, uri: str, task: Task) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class SubmitFlags:
 
 
 class RayJobs(Backend):
+    """Jobs of one cluster."""
+
     NAME = "ray"
     CLUSTER = "http://HOST:8265"
     CLUSTER_VARIABLE = "RAY_API_SERVER_ADDRESS"  # Ray's own
