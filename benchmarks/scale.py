@@ -34,7 +34,7 @@ import tyro
 from benchmarks.counting import counted
 from benchmarks.figures import publish
 from benchmarks.reckoning import HOUR, all_reduce_bytes, daly, rewritten, simulated_share, useful_share
-from infogan_ray.cli import storage as storage_commands
+from infogan_ray.cli import runs as runs_command
 from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.evaluation.unsupervised_metrics import IMAGES, agreement
@@ -404,10 +404,10 @@ def list_runs(given: Scale, folder: Path, weight: int) -> Figures:
     for as_local in (False, True):
         storage, counter = counted(folder / "runs", as_local)
         with (
-            replaced(storage_commands, "open_storage", lambda text, s=storage: s),
+            replaced(runs_command, "open_storage", lambda text, s=storage: s),
             contextlib.redirect_stdout(io.StringIO()),
         ):
-            storage_commands.runs([str(folder / "runs"), "--json"])
+            runs_command.runs([str(folder / "runs"), "--json"])
         found[as_local] = counter.taken(), counter.read
     calls, _ = found[False]
     share = found[True][1] / (count * kept * each)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +12,9 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.flags import parse, warn
-from infogan_ray.cli.main import DONE
+from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.exit_codes import DONE
+from infogan_ray.cli.flags import parse
 from infogan_ray.evaluation.model_centrality import centralities, cross_scores
 from infogan_ray.models.infogan import InfoGAN, load
 from infogan_ray.searches.search_directory import SearchDirectory
@@ -56,7 +56,7 @@ def compare(arguments: list[str]) -> int:
     if len(models) < 3:
         raise UserError(f"different models: {len(models)}; centrality needs three or more")
     count = len(models)
-    print(f"{count * (count - 1)} comparisons of {count} models", file=sys.stderr)
+    print_progress(f"{count * (count - 1)} comparisons of {count} models")
     scores = cross_scores(list(models.values()))
     central = centralities(scores)
     names, best = list(models), int(central.argmax())

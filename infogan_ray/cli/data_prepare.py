@@ -1,10 +1,9 @@
-"""infogan data prepare and infogan data verify: images to shards that training streams, and a look at their bytes."""
+"""infogan data prepare and infogan data verify: write images as shards that training streams, and check them."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.flags import Failed, parse, warn
-from infogan_ray.cli.main import DONE, FAILED, INTERRUPTED
+from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, Failed
+from infogan_ray.cli.flags import parse
 from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.formats.image_files import describe
 from infogan_ray.data.shards.dataset import RAW, TEST, TRAIN, ShardSet, check, open_shards
@@ -50,7 +50,7 @@ class Prepare:
     workers: int | None = None
     """Processes at once; by default all CPUs."""
     overwrite: bool = False
-    """Make anew what was prepared in DEST otherwise."""
+    """Replace what was prepared in DEST with other settings."""
     dry_run: bool = False
     """Print the plan and its bytes; touch nothing."""
     json: bool = False
@@ -59,7 +59,7 @@ class Prepare:
 def prepare(arguments: list[str]) -> int:
     given = parse(
         Prepare, "data prepare", arguments,
-        "Write images as Parquet shards, which training streams. The same command goes on after a kill. "
+        "Write images as Parquet shards, which training streams. The same command continues after a kill. "
         "Example: infogan data prepare photos shards --image-size 64",
     )  # fmt: skip
     raw = given.encoding == RAW
@@ -79,7 +79,7 @@ def prepare(arguments: list[str]) -> int:
     from infogan_ray.distributed.cluster import data_preparation
 
     in_memory = job.kind == "arrays"
-    shown, started = Shown(job.count(), "images"), time.monotonic()
+    shown, started = ProgressLine(job.count(), "images"), time.monotonic()
     again = shlex.join(["infogan", "data", "prepare", *(word for word in arguments if word != "--overwrite")])
     try:
         with shown:
@@ -88,11 +88,11 @@ def prepare(arguments: list[str]) -> int:
                 lambda now: shown(now.images, now.earlier, f"{now.shards:,} of {now.of_shards:,} shards", now.broken),
             )  # fmt: skip
     except KeyboardInterrupt:
-        raise Failed(f"interrupted: {shown.text or 'nothing'} done; go on with: {again}", INTERRUPTED) from None
+        raise Failed(f"interrupted: {shown.text or 'nothing'} done; continue with: {again}", INTERRUPTED) from None
     except data_preparation.TooManyBroken as error:
         raise Failed(str(error)) from None
     except data_preparation.PreparingFailed as error:
-        raise Failed(f"{error}. Go on with: {again}") from None
+        raise Failed(f"{error}. Continue with: {again}") from None
     return _report(given, shards, time.monotonic() - started, shown.fresh)
 
 
@@ -100,7 +100,7 @@ def _job(given: Prepare, config: DataConfig) -> Any:
     from infogan_ray.data.shards.shard_plan import cut
     from infogan_ray.data.shards.shard_source import InMemory, open_material
 
-    opened = open_material(given.source, config, say=lambda line: print(line, file=sys.stderr))
+    opened = open_material(given.source, config, say=print_progress)
     size, channels = given.image_size, given.channels or 3
     if isinstance(opened.train, InMemory):
         size, channels = opened.train.images.shape[-1], opened.train.images.shape[1]
@@ -172,7 +172,7 @@ def verify(arguments: list[str]) -> int:
     )  # fmt: skip
     shards = open_shards(open_storage(given.dest))
     both, wrong, read = (*shards.train, *shards.test), [], 0
-    with Shown(sum(shard.bytes for shard in both) // 1000, "kB") as shown:
+    with ProgressLine(sum(shard.bytes for shard in both) // 1000, "kB") as shown:
         for number, shard in enumerate(both, start=1):
             if reason := check(shards, shard):
                 wrong.append(reason)
@@ -187,15 +187,15 @@ def verify(arguments: list[str]) -> int:
     return FAILED if wrong else DONE
 
 
-class Shown:
-    """How far it is, on stderr: a line that is written over on a terminal, one every ten seconds elsewhere."""
+class ProgressLine:
+    """Progress on stderr: one line that is overwritten on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, total: int, unit: str) -> None:
         self.total, self.unit = total, unit
         self.started, self.printed = time.monotonic(), 0.0
         self.text, self.fresh = "", 0
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> ProgressLine:
         return self
 
     def __exit__(self, *_: object) -> None:

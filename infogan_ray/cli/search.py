@@ -13,8 +13,9 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.flags import START_OR_RESUME, Failed, parse, print_rows
-from infogan_ray.cli.main import DONE, INTERRUPTED
+from infogan_ray.cli.display import print_rows
+from infogan_ray.cli.exit_codes import DONE, INTERRUPTED, Failed
+from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.search_display import SearchDisplay
 from infogan_ray.cli.train import default_name
 from infogan_ray.searches.recipe import Recipe, load_recipe

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.flags import START_OR_RESUME, Failed, parse, peek, scalars, take_flag, warn
-from infogan_ray.cli.main import DIVERGED, DONE, FAILED, INTERRUPTED
+from infogan_ray.cli.display import scalars, warn
+from infogan_ray.cli.exit_codes import DIVERGED, DONE, FAILED, INTERRUPTED, Failed
+from infogan_ray.cli.flags import START_OR_RESUME, parse, peek, take_flag
 from infogan_ray.data.feeds.feed_policy import feed_line
 from infogan_ray.distributed.train import launching
 from infogan_ray.storage.file_system import StorageError, open_storage

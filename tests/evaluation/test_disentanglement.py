@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from infogan_ray.cli import model as commands
+from infogan_ray.cli import evaluate as command
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.evaluation.disentanglement.encoded import Encoded, Representation, of_model
 from infogan_ray.evaluation.disentanglement.information import gaps, in_bins, mig, shares
@@ -301,7 +301,7 @@ def untrained(tmp_path: Path) -> Path:
 def test_the_command_says_which_code_tells_what(
     untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "DisentanglementConfig", lambda: SMALL)
+    monkeypatch.setattr(command, "DisentanglementConfig", lambda: SMALL)
     file = write(tmp_path / "dsprites.npz")
     words = ["evaluate", str(untrained), "--samples", "100", "--disentanglement", str(file)]
     assert main([*words, "--json"]) == DONE

@@ -1,101 +1,23 @@
-"""infogan runs and infogan pull: what lies on storage."""
+"""infogan pull: the best checkpoint of a run or a search as a model folder, verified."""
 
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.flags import config_of, parse, print_rows, scalars, warn
-from infogan_ray.cli.main import DONE
-from infogan_ray.cli.search import board_rows
+from infogan_ray.cli.display import scalars, warn
+from infogan_ray.cli.exit_codes import DONE
+from infogan_ray.cli.flags import parse
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, best_by, check_rule, winner
-from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.storage.run_directory import RunDirectory, runs_in
-from infogan_ray.training.config import METRICS
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import METRICS, from_saved
 from infogan_ray.training.publish import pull as pull_model
-from infogan_ray.training.run_listing import run_row, state_of
-
-
-@dataclass
-class Runs:
-    storage: tyro.conf.Positional[str]
-    """STORAGE, or STORAGE/NAME for one run's checkpoints."""
-    json: bool = False
-
-
-def runs(arguments: list[str]) -> int:
-    given = parse(Runs, "runs", arguments, "List runs. Example: infogan runs runs")
-    storage = open_storage(given.storage)
-    if SearchDirectory(storage).exists:
-        print_rows(str(storage), board_rows(SearchDirectory(storage).board(), given.json), given.json)
-        return DONE
-    if RunDirectory(storage).looks_like_one:
-        return _one_run(RunDirectory(storage), given.json)
-    rows = [run_row(run) for run in runs_in(storage)]
-    if not given.json:
-        for row in rows:
-            counts = {word: row.pop(word.replace(" ", "_")) for word in _COUNTS}
-            row["notes"] = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or None
-    print_rows(str(storage), rows, given.json)
-    for entry in storage.entries():
-        if entry.is_folder and (search := SearchDirectory(storage / entry.name)).exists:
-            warn(f"{entry.name} is a search; its board: infogan runs {shlex.quote(search.folder.uri)}")
-    return DONE
-
-
-_COUNTS = ("unfinished checkpoints", "broken checkpoints", "restarts")
-
-
-def _one_run(run: RunDirectory, as_json: bool) -> int:
-    status = run.get_status()
-    good, bad, chosen, state = state_of(run, status["state"], thorough=run.folder.is_local)
-    last = checkpoints.last(good)
-    rows = []
-    for checkpoint in good:
-        marks = [word for word, other in (("best", chosen), ("last", last)) if other is checkpoint]
-        marks += ["last good"] if checkpoint.name == status.get("last_good") else []
-        shown = {name: checkpoint.metrics.get(name) for name in ("mi_bound", "mi_fraction", "clustering_error")}
-        rows.append({"checkpoint": checkpoint.name, **shown, "is": ", ".join(marks)})
-    why = f" ({status['message']})" if status.get("message") else ""
-    print_rows(f"{run.folder}: {state}{why}", rows, as_json)
-    for error in bad:
-        kind = "unfinished" if isinstance(error, checkpoints.Unfinished) else "broken"
-        print(f"{kind}: {error}", file=sys.stderr)
-    return DONE
-
-
-@dataclass
-class Report:
-    run: tyro.conf.Positional[str]
-    """STORAGE/NAME of a run, which may still be training, or of a search."""
-
-
-def report(arguments: list[str]) -> int:
-    given = parse(
-        Report,
-        "report",
-        arguments,
-        "Write report.html into the folder of a run or search. Example: infogan report runs/first",
-    )
-    folder = open_storage(given.run)
-    if SearchDirectory(folder).exists:
-        from infogan_ray.web.reports.search import write_search_report
-
-        write_search_report(SearchDirectory(folder))
-    else:
-        from infogan_ray.web.reports.run import write_run_report
-
-        write_run_report(RunDirectory(folder))
-    print(f"{folder}/{RunDirectory.REPORT}")
-    return DONE
 
 
 @dataclass
@@ -127,7 +49,7 @@ def pull(arguments: list[str]) -> int:
         raise UserError(f"{flag} is for a search, and {run.folder} is none; drop it, or name STORAGE/SEARCH")
     if not run.exists:
         raise UserError(f"run {run.folder} does not exist; 'infogan runs {run.folder.parent}' lists those that do")
-    config = config_of(run)
+    config = from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")
     metric = own or config.metric
     if metric not in METRICS:
         raise UserError(f"metric is '{metric}'; valid are {', '.join(METRICS)}")
