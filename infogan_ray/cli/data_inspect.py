@@ -15,7 +15,7 @@ from infogan_ray.cli import display
 from infogan_ray.cli.flags import PICTURES, output_path, parse, warn, write_picture
 from infogan_ray.cli.main import DONE, FAILED
 from infogan_ray.data.datasets import DataConfig
-from infogan_ray.data.formats.image_files import describe, printable
+from infogan_ray.data.image_files import describe, printable
 from infogan_ray.models.traversal import tile
 
 MOST_SHOWN = 20  # classes in the text; --json has all

@@ -29,7 +29,8 @@ from infogan_ray.cli.flags import (
 from infogan_ray.cli.main import DONE
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.factors import open_factors
-from infogan_ray.data.formats.recognise import Encoded, open_collection
+from infogan_ray.data.formats.collection import EncodedImages
+from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.image_loader import read_pictures, summary
 from infogan_ray.evaluation.bound_and_clustering import EvaluationConfig, measure_bound
 from infogan_ray.evaluation.disentanglement.encoded import of_model
@@ -224,10 +225,10 @@ def encode(arguments: list[str]) -> int:
     size, channels = model.spec.image_size, model.spec.channels
     path = Path(given.images).expanduser()
     collection = open_collection(path, say=_say) if given.images not in NAMES and path.exists() else None
-    if isinstance(collection, Encoded):
+    if isinstance(collection, EncodedImages):
         names, parts = [], []
         for part in (collection, collection.test):
-            if isinstance(part, Encoded):
+            if isinstance(part, EncodedImages):
                 pictures = read_pictures(part.files, size, channels, _say, given.max_bad)
                 for line in summary(part.files, pictures):
                     _say(line)

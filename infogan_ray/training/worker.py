@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.feed_policy import make_feed
 from infogan_ray.data.feeds.memory import Feed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.precision import set_matrix_products

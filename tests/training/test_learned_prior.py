@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from benchmarks import imbalance
 from infogan_ray import Recipe, cli
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.train import launching
 from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import Categorical, LatentSpec, Sigma

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from infogan_ray.cli.main import USAGE, main
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training import worker
