@@ -25,7 +25,7 @@ from infogan_ray.distributed.submission.submitter import KUBERAY, LOCAL, OVER, J
 from infogan_ray.distributed.submission.work import FILES, Work
 from infogan_ray.searches.recipe import load_recipe
 from infogan_ray.training.config import check_name
-from infogan_ray.training.tracking.tracking import with_absolute_path
+from infogan_ray.training.tracking.addresses import with_absolute_path
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own variable for it
 POLL_S = 1.0

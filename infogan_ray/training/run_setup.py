@@ -29,7 +29,7 @@ from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import LABEL_METRICS, RunConfig
 from infogan_ray.training.run_outcome import Listener
-from infogan_ray.training.tracking.tracking import with_absolute_path
+from infogan_ray.training.tracking.addresses import with_absolute_path
 from infogan_ray.training.train_state import checkpoint_bytes
 
 SAMPLED = 1000  # images that a run's data is known again by

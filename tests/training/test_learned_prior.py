@@ -34,7 +34,7 @@ from infogan_ray.training.ddp import distributed
 from infogan_ray.training.learned_prior import GRAIN, LearnedPrior, PriorConfig, as_measured, floored, rounded
 from infogan_ray.training.run_outcome import RunResult
 from infogan_ray.training.step import train, train_step
-from infogan_ray.training.tracking.tracking import curves
+from infogan_ray.training.tracking.curves import curves
 from infogan_ray.training.train_state import TrainState
 from infogan_ray.web.reports.run import run_report
 from tests.conftest import make_image_set, tiny_config, tiny_images
