@@ -29,8 +29,9 @@ import tyro
 from benchmarks.quality import JOURNAL, _is, journal, tell
 from benchmarks.stability import OF_THE_TERM, SAME, VARIANTS, is_meant
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import DataConfig, ImageSet, load_images
+from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.bound_and_clustering import measure_bound
 from infogan_ray.evaluation.unsupervised_metrics import measure_sorting
 from infogan_ray.training.cuda_graph import GraphedStep

@@ -35,8 +35,8 @@ from benchmarks.counting import counted
 from benchmarks.figures import publish
 from benchmarks.reckoning import HOUR, all_reduce_bytes, daly, rewritten, simulated_share, useful_share
 from infogan_ray.cli import runs as runs_command
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.unsupervised_metrics import IMAGES, agreement
 from infogan_ray.models.networks import BatchNorm
 from infogan_ray.searches.asha import Halving, Verdict

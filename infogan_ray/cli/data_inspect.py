@@ -16,7 +16,7 @@ from infogan_ray.cli.exit_codes import DONE, FAILED
 from infogan_ray.cli.flags import parse
 from infogan_ray.cli.output_files import PICTURES, output_path, write_picture
 from infogan_ray.data.datasets import DataConfig
-from infogan_ray.data.formats.image_files import describe, printable
+from infogan_ray.data.image_files import describe, printable
 from infogan_ray.models.traversal import tile
 
 MOST_SHOWN = 20  # classes in the text; --json has all

@@ -18,7 +18,7 @@ from infogan_ray.cli.display import print_progress, warn
 from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import parse
 from infogan_ray.data.datasets import DataConfig
-from infogan_ray.data.formats.image_files import describe
+from infogan_ray.data.image_files import describe
 from infogan_ray.data.shards.dataset import RAW, TEST, TRAIN, ShardSet, check, open_shards
 from infogan_ray.storage.file_system import open_storage
 
@@ -71,9 +71,9 @@ def prepare(arguments: list[str]) -> int:
         raise UserError(f"DEST is {folder}, inside of {given.source}; name a folder outside")
     config = DataConfig(given.data_dir, given.image_size, given.channels, given.labels, given.max_bad)
     job = _job(given, config)
-    from infogan_ray.data.shards.progress_log import Ledger
+    from infogan_ray.data.preparation.progress_log import ProgressLog
 
-    Ledger(folder).check(job.asked, given.overwrite)
+    ProgressLog(folder).check(job.asked, given.overwrite)
     if given.dry_run:
         return _plan(given, job, folder)
     from infogan_ray.distributed.cluster import data_preparation
@@ -97,12 +97,12 @@ def prepare(arguments: list[str]) -> int:
 
 
 def _job(given: Prepare, config: DataConfig) -> Any:
-    from infogan_ray.data.shards.shard_plan import cut
-    from infogan_ray.data.shards.shard_source import InMemory, open_material
+    from infogan_ray.data.preparation.shard_plan import plan_shards
+    from infogan_ray.data.preparation.shard_source import SourceInMemory, open_source
 
-    opened = open_material(given.source, config, say=print_progress)
+    opened = open_source(given.source, config, say=print_progress)
     size, channels = given.image_size, given.channels or 3
-    if isinstance(opened.train, InMemory):
+    if isinstance(opened.train, SourceInMemory):
         size, channels = opened.train.images.shape[-1], opened.train.images.shape[1]
     if given.encoding == RAW and size is None:
         raise UserError(
@@ -111,14 +111,14 @@ def _job(given: Prepare, config: DataConfig) -> Any:
         )
     if size is not None and (size < 1 or channels not in (1, 3)):
         raise UserError(f"image_size is {size} and channels is {channels}; valid are 1 and more, and 1 or 3")
-    return cut(opened, given.encoding, size, channels, given.rows_per_shard, given.rows_per_group, given.seed)
+    return plan_shards(opened, given.encoding, size, channels, given.rows_per_shard, given.rows_per_group, given.seed)
 
 
 def _plan(given: Prepare, job: Any, folder: Any) -> int:
-    from infogan_ray.data.shards.progress_log import Ledger
+    from infogan_ray.data.preparation.progress_log import ProgressLog
 
     tasks = job.tasks()
-    there = 0 if given.overwrite else len(Ledger(folder).done(tasks))
+    there = 0 if given.overwrite else len(ProgressLog(folder).done(tasks))
     plan = {
         "dest": str(folder), **job.asked, "train": job.count(TRAIN), "test": job.count(TEST), "tasks": len(tasks),
         "done": there, "image_bytes": job.image_bytes, "bytes": job.image_bytes * job.count(),

@@ -16,7 +16,8 @@ from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
 from infogan_ray.cli.output_files import output_path, write_output
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
-from infogan_ray.data.formats.recognise import Encoded, open_collection
+from infogan_ray.data.formats.collection import EncodedImages
+from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.image_loader import read_pictures, summary
 from infogan_ray.models.infogan import load
 
@@ -40,10 +41,10 @@ def encode(arguments: list[str]) -> int:
     size, channels = model.spec.image_size, model.spec.channels
     path = Path(given.images).expanduser()
     collection = open_collection(path, say=print_progress) if given.images not in NAMES and path.exists() else None
-    if isinstance(collection, Encoded):
+    if isinstance(collection, EncodedImages):
         names, parts = [], []
         for part in (collection, collection.test):
-            if isinstance(part, Encoded):
+            if isinstance(part, EncodedImages):
                 pictures = read_pictures(part.files, size, channels, print_progress, given.max_bad)
                 for line in summary(part.files, pictures):
                     print_progress(line)

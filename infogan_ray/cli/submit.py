@@ -22,7 +22,7 @@ from infogan_ray.data.formats.celeba import is_attribute
 from infogan_ray.distributed.submission.work import FILES, Work
 from infogan_ray.searches.recipe import load_recipe
 from infogan_ray.training.config import check_name
-from infogan_ray.training.tracking.tracking import with_absolute_path
+from infogan_ray.training.tracking.addresses import with_absolute_path
 
 
 @dataclass

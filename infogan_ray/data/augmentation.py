@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from infogan_ray import UserError
+from infogan_ray.data.affine import affine_maps, transform
 from infogan_ray.data.feeds.memory import share
-from infogan_ray.training.consistency import affine, moved
 
 DRAWS = 7  # numbers per image: turn, size, right, down; mirror; brightness; contrast
 MOST = {"shift": 0.5, "degrees": 180.0, "scale": 0.9, "brightness": 1.0, "contrast": 1.0}
@@ -66,7 +66,7 @@ def augment(images: Tensor, config: AugmentationConfig, draws: Tensor) -> Tensor
         return images
     levels = images.float()
     if config.degrees or config.scale or config.shift:
-        levels = moved(levels, affine(draws[:4], config.degrees, config.scale, config.shift))
+        levels = transform(levels, affine_maps(draws[:4], config.degrees, config.scale, config.shift))
     if config.contrast:
         mean = levels.mean((1, 2, 3), keepdim=True)
         levels = mean + (levels - mean) * (1 + config.contrast * draws[6].view(-1, 1, 1, 1))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError  # comes with torchvision
 
-from infogan_ray.data.formats.image_files import Broken
+from infogan_ray.data.image_files import Broken
 
 # No others: Pillow would hand PostScript, for one, to a program of its own.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from infogan_ray import UserError
-from infogan_ray.data.formats import idx
+from infogan_ray.data import idx
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MIRROR_TIMEOUT_S = 20

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infogan_ray.data.datasets import HOLD_OUT, DataConfig
+from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.decoding import Facts, decode
-from infogan_ray.data.formats.collection import Encoded, Pixels
-from infogan_ray.data.formats.image_files import Broken, Files
-from infogan_ray.data.formats.recognise import plain, recognise
-from infogan_ray.data.image_loader import Say, classes, each, to_numbers
-from infogan_ray.data.load_in_memory import bring, channels_first
+from infogan_ray.data.formats.collection import EncodedImages, RawImages
+from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.image_files import Broken, Files, Say
+from infogan_ray.data.image_loader import each
+from infogan_ray.data.image_set import HOLD_OUT
+from infogan_ray.data.load_in_memory import channels_first, with_size_and_channels
 from infogan_ray.models.networks import SIZES, plan
 
 SHEET = 64  # images on the contact sheet
@@ -113,10 +114,9 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
     """
     if config.image_size is not None or config.channels is not None:
         plan(config.image_size or SIZES[0], config.channels or 1)
-    published = recognise(path, config.labels, say)
-    if isinstance(published, Pixels):
-        return _numbers(published, config)
-    collection = published or plain(path)
+    collection = open_collection(path, config.labels, say)
+    if isinstance(collection, RawImages):
+        return _numbers(collection, config)
     source = collection.files
     looks: dict[int, _Look] = {}
     broken: dict[int, str] = {}
@@ -131,11 +131,7 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
     coloured = sum(look.coloured for look in looks.values())
     size = config.image_size or _size(facts)
     channels = config.channels or (3 if coloured else 1)
-    if published is not None:
-        counts, kinds = _classes(published, rows), published.classes or []
-    else:
-        found = classes(source, names, config.labels, say) if names else None
-        counts, kinds = Counter(found or []), to_numbers(found)[1] if found else []
+    counts, kinds = _classes(collection, rows), collection.classes or []
     share = len(broken) / len(source.names)
     return Survey(
         kind=collection.kind,
@@ -154,7 +150,7 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
     )
 
 
-def _numbers(found: Pixels, config: DataConfig) -> Numbers:
+def _numbers(found: RawImages, config: DataConfig) -> Numbers:
     """The whole file is read once, as packed ones can only be read forwards."""
     height, width = found.shape[:2]
     channels = config.channels or (found.shape[2] if len(found.shape) == 3 else 1)
@@ -165,7 +161,7 @@ def _numbers(found: Pixels, config: DataConfig) -> Numbers:
         image for first, _, chunk in found.chunks(0, found.count)
         for row, image in enumerate(chunk, start=first) if row in chosen
     ]  # fmt: skip
-    sheet = bring(channels_first(np.stack(images)), size, channels)
+    sheet = with_size_and_channels(channels_first(np.stack(images)), size, channels)
     counts = _classes(found, list(range(found.count)))
     held = found.test.count if found.test else 0
     return Numbers(
@@ -175,7 +171,7 @@ def _numbers(found: Pixels, config: DataConfig) -> Numbers:
     )  # fmt: skip
 
 
-def _classes(found: Encoded | Pixels, rows: list[int]) -> Counter[str]:
+def _classes(found: EncodedImages | RawImages, rows: list[int]) -> Counter[str]:
     if found.labels is None or found.classes is None:
         return Counter()
     counts = np.bincount(found.labels[rows], minlength=len(found.classes))

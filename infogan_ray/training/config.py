@@ -30,7 +30,7 @@ from infogan_ray.training.consistency import ConsistencyConfig
 from infogan_ray.training.contrastive import ContrastiveConfig
 from infogan_ray.training.learned_prior import PriorConfig
 from infogan_ray.training.regularisers import StabilityConfig
-from infogan_ray.training.tracking.tracking import check_addresses
+from infogan_ray.training.tracking.addresses import check_addresses
 from infogan_ray.training.train_state import OptimizerConfig, TrainState
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.bound_and_clustering import go_on, measure_bound, measure_clustering
 from infogan_ray.evaluation.sliced_wasserstein import measure_quality
 from infogan_ray.evaluation.unsupervised_metrics import measure_sorting

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.feed_policy import make_feed
 from infogan_ray.data.feeds.memory import Feed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.precision import set_matrix_products
@@ -161,7 +161,7 @@ class FirstRank:
     ) -> None:  # fmt: skip
         self.config, self.images, self.run, self.state = config, images, run, state
         self.outbox, self.stop, self.world_size, self.turn = outbox, stop, world_size, turn
-        self.tracking = Tracking(config, run, state.step)
+        self.tracking = Tracking(config.to_dict(), config.latents, run, state.step)
         outbox.before_each = self.tracking.settle
         self.saved_at = state.step
         self.evaluated = start is None or "mi_bound" in start.metrics
@@ -237,7 +237,7 @@ class FirstRank:
         now = (bool(self.outbox.trouble), self.outbox.missed)
         if now == self._told:
             recorded = self.graphed.news() if self.graphed is not None else ""
-            return recorded or self.tracking.news()
+            return recorded or self.tracking.pop_status()
         self._told = now
         return self.outbox.lag or f"storage is well again; step {self.outbox.stored:,} is stored"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
-from infogan_ray.data.formats.image_files import Broken
+from infogan_ray.data.image_files import Broken
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import Bernoulli, Categorical
 from infogan_ray.models.traversal import COLUMNS, code_columns, png, walk

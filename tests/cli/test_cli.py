@@ -21,7 +21,7 @@ from infogan_ray.cli import display
 from infogan_ray.cli.exit_codes import FAILED, USAGE
 from infogan_ray.cli.main import COMMANDS, main
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.training.config import PRESETS, preset
 from tests.conftest import tiny_config
 from tests.training.test_step import run_alone

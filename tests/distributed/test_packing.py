@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.tune import packing
 from infogan_ray.distributed.tune.packing import Pack
 from infogan_ray.storage.file_system import open_storage

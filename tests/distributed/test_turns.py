@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.tune.turns import Turns
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage

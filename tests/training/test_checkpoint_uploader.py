@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.run_directory import MetricsLog, RunDirectory

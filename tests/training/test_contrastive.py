@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed, share
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.storage import checkpoints
 from infogan_ray.training.config import RunConfig

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.training.cuda_graph import WARM_UP, GraphedStep, Played, cuda_graph
 from infogan_ray.training.step import make_step, train
 from infogan_ray.training.train_state import TrainState

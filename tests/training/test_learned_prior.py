@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from benchmarks import imbalance
 from infogan_ray import Recipe, cli
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.train import launching
 from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import Categorical, LatentSpec, Sigma
@@ -34,7 +34,7 @@ from infogan_ray.training.ddp import distributed
 from infogan_ray.training.learned_prior import GRAIN, LearnedPrior, PriorConfig, as_measured, floored, rounded
 from infogan_ray.training.run_outcome import RunResult
 from infogan_ray.training.step import train, train_step
-from infogan_ray.training.tracking.tracking import curves
+from infogan_ray.training.tracking.curves import curves
 from infogan_ray.training.train_state import TrainState
 from infogan_ray.web.reports.run import run_report
 from tests.conftest import make_image_set, tiny_config, tiny_images

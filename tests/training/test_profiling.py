@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.profiling import RECORDED, WARM_UP, Profile

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.infogan import load
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import Storage, open_storage

@@ -19,8 +19,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed, to_unit_range
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import discriminator_loss, generator_loss, information_bound, weighted_bound

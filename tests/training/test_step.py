@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed, share, to_unit_range
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.cluster.resources import fit
 from infogan_ray.models.infogan import InfoGAN, load
 from infogan_ray.models.precision import resolve_precision, set_matrix_products

@@ -13,7 +13,7 @@ from infogan_ray.cli.main import DONE, USAGE, main
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, sample_picture
 from infogan_ray.training.publish import METRICS, name_codes
-from infogan_ray.training.tracking.tracking import GROUPS
+from infogan_ray.training.tracking.curves import GROUPS
 from infogan_ray.web.reports.run import run_report
 from tests.web.test_search_report import labels, parsed, section, words
 

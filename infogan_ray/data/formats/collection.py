@@ -1,13 +1,14 @@
-"""What every layout is opened as: images in order, each with a name and perhaps a class, any stretch of which is read.
+"""What every format is opened as: images in a fixed order, each with a name and perhaps a class.
 
-A collection is plain data, a path and an index. It holds no open file, so that another process can go on with it.
+Any range of them can be read. A collection holds a path and an index, and no open file: it can be pickled.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -16,10 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from infogan_ray.data.decoding import decode
-from infogan_ray.data.formats.image_files import Broken, Files, read_file
-from infogan_ray.data.formats.records import Records
-
-Say = Callable[[str], None]
+from infogan_ray.data.formats.records import StoredImages
+from infogan_ray.data.image_files import Broken, Files, Say, read_file
+from infogan_ray.data.labels import class_names, to_numbers
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Collection(Protocol):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedImages:
     """Images in files, in an archive or in a table."""
 
     files: Files
@@ -99,12 +99,12 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class RawImages:
     """Images of one size as plain numbers, in one file or in several that follow each other."""
 
     path: Path
     kind: str
-    parts: tuple[Records, ...]
+    parts: tuple[StoredImages, ...]
     classes: list[str] | None = None
     labels: np.ndarray | None = None
     test: Collection | None = None
@@ -118,7 +118,7 @@ class Pixels:
         """(H, W) or (H, W, C)."""
         return self.parts[0].shape
 
-    def chunks(self, start: int, stop: int) -> Iterator[tuple[int, Records, np.ndarray]]:
+    def chunks(self, start: int, stop: int) -> Iterator[tuple[int, StoredImages, np.ndarray]]:
         """Number of the first, the file, and a few images, uint8 (n, H, W[, C])."""
         before = 0
         for part in self.parts:
@@ -150,6 +150,30 @@ def numbered(labels: np.ndarray, names: Sequence[str] | None = None) -> tuple[np
         return labels.astype(np.int64), list(names)
     kinds, numbers = np.unique(labels, return_inverse=True)
     return numbers.reshape(-1).astype(np.int64), [str(kind) for kind in kinds]
+
+
+def with_labels(found: EncodedImages, table: str | None, say: Say) -> EncodedImages:
+    """With a class for each image from a CSV file, which names the images of all parts. None leaves it as it is."""
+    if table is None:
+        return found
+    if found.test is None:
+        return with_classes(found, class_names(found.files, found.files.names, table, say))
+    test = found.test
+    assert isinstance(test, EncodedImages)
+    train_names, test_names = (
+        class_names(part.files, part.files.names, table, lambda line: None) or [] for part in (found, test)
+    )
+    numbers, kinds = to_numbers([*train_names, *test_names])
+    test = dataclasses.replace(test, classes=kinds, labels=numbers[len(train_names) :].numpy())
+    return dataclasses.replace(found, classes=kinds, labels=numbers[: len(train_names)].numpy(), test=test)
+
+
+def with_classes(found: EncodedImages, names: list[str] | None) -> EncodedImages:
+    """With the class of each image by its name, if there are any."""
+    if names is None:
+        return found
+    numbers, kinds = to_numbers(names)
+    return dataclasses.replace(found, classes=kinds, labels=numbers.numpy())
 
 
 def of_a_test_part(path: Path, root: Path) -> bool:

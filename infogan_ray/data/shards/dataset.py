@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
-from infogan_ray.data.formats.image_files import Broken
+from infogan_ray.data.image_files import Broken
 from infogan_ray.storage.file_system import Storage, guarded, patiently
 
 FORMAT = 1

@@ -26,10 +26,10 @@ import ray.exceptions
 from infogan_ray import UserError
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.image_loader import name_some
+from infogan_ray.data.preparation.progress_log import ProgressLog
+from infogan_ray.data.preparation.shard_plan import ShardPlan, ShardTask
+from infogan_ray.data.preparation.shard_writer import TaskRecord, write_shards
 from infogan_ray.data.shards.dataset import ShardSet
-from infogan_ray.data.shards.progress_log import Ledger
-from infogan_ray.data.shards.shard_plan import Job, Task
-from infogan_ray.data.shards.shard_writer import Record, fill
 from infogan_ray.distributed.cluster.connection import connect
 from infogan_ray.distributed.cluster.machines import check_files, machines
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
@@ -62,7 +62,7 @@ class Progress:
 
 
 def prepare(
-    job: Job, folder: Storage, source: Path | None = None, workers: int | None = None, max_bad: float = 0.0,
+    job: ShardPlan, folder: Storage, source: Path | None = None, workers: int | None = None, max_bad: float = 0.0,
     overwrite: bool = False, listen: Callable[[Progress], None] = lambda progress: None,
 ) -> ShardSet:  # fmt: skip
     """Do what is missing of a job, and publish it.
@@ -70,9 +70,9 @@ def prepare(
     ``source`` is the path that workers read, None for images in memory. Raises UserError for a folder of something
     else; TooManyBroken, StorageError and PreparingFailed.
     """
-    ledger, tasks = Ledger(folder), job.tasks()
-    ledger.begin(job.asked, overwrite)
-    records = ledger.done(tasks)
+    log, tasks = ProgressLog(folder), job.tasks()
+    log.begin(job.asked, overwrite)
+    records = log.done(tasks)
     earlier = sum(record.rows for record in records.values())
 
     def report() -> None:
@@ -90,12 +90,12 @@ def prepare(
             report()
     if not any(record.shards for record in records.values()):
         raise TooManyBroken(_too_many(job, records, max_bad))
-    return ledger.publish(job, records.values())
+    return log.write_manifest(job, records.values())
 
 
 def _records(
-    job: Job, tasks: list[Task], folder: Storage, source: Path | None, workers: int | None
-) -> Iterator[Record]:
+    job: ShardPlan, tasks: list[ShardTask], folder: Storage, source: Path | None, workers: int | None
+) -> Iterator[TaskRecord]:
     """Records in the order in which tasks finish."""
     log = cache_folder() / "logs" / f"prepare-{folder.name}.log"
     connect(log)
@@ -111,7 +111,7 @@ def _records(
     uri = folder.uri
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
-        return _do(shared[0], uri, Task(**row))
+        return _do(shared[0], uri, ShardTask(**row))
 
     asked = ray.data.from_items([dataclasses.asdict(task) for task in tasks], override_num_blocks=len(tasks))
     made = asked.map(work, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=workers or cpus))
@@ -119,7 +119,7 @@ def _records(
         for row in made.iter_rows():
             if row["failure"]:
                 raise PreparingFailed(row["failure"])
-            yield Record.from_dict(json.loads(row["record"]))
+            yield TaskRecord.from_dict(json.loads(row["record"]))
     except ray.exceptions.RayTaskError:
         raise  # a bug in a task; its trace is in the message
     except ray.exceptions.RayError as error:
@@ -127,10 +127,10 @@ def _records(
         raise PreparingFailed(f"a process that makes shards has failed: {last}; the log is {log}") from None
 
 
-_JOB: dict[Any, Job] = {}  # of this process, so that a long list of names is unpacked once
+_JOB: dict[Any, ShardPlan] = {}  # of this process, so that a long list of names is unpacked once
 
 
-def _do(shared: Any, uri: str, task: Task) -> dict[str, Any]:
+def _do(shared: Any, uri: str, task: ShardTask) -> dict[str, Any]:
     """Runs in a process of Ray. Failures of storage and source come back as a line; other exceptions are bugs."""
     if shared not in _JOB:
         _JOB.clear()
@@ -138,8 +138,8 @@ def _do(shared: Any, uri: str, task: Task) -> dict[str, Any]:
     job = _JOB[shared]
     folder = open_storage(uri)
     try:
-        record = fill(job, task, folder)
-        Ledger(folder).enter(record)
+        record = write_shards(job, task, folder)
+        ProgressLog(folder).add(record)
     except StorageError as error:
         return {"record": "", "failure": str(error)}
     except UNREADABLE as error:
@@ -156,7 +156,7 @@ def _silence_ray_data() -> None:
     context.print_on_execution_start = False
 
 
-def _too_many(job: Job, records: dict[int, Record], max_bad: float) -> str:
+def _too_many(job: ShardPlan, records: dict[int, TaskRecord], max_bad: float) -> str:
     broken = {name: why for number in sorted(records) for name, why in records[number].broken.items()}
     read = sum(record.rows for record in records.values())
     count = f"{len(broken):,} of the first {read:,}" if read < job.count() else f"{len(broken):,} of {job.count():,}"

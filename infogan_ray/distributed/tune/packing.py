@@ -21,8 +21,8 @@ import ray.exceptions
 import torch
 
 from infogan_ray import UserError
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.feed_policy import make_resident
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.cluster.resources import Resources
 from infogan_ray.distributed.tune.turns import Turns
 from infogan_ray.storage.file_system import open_storage

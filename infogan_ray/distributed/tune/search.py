@@ -23,8 +23,8 @@ import ray.exceptions
 from ray import tune
 
 from infogan_ray import UserError
-from infogan_ray.data.datasets import ImageSet
-from infogan_ray.data.feeds.feed_policy import AUTO, MEMORY, feed_line
+from infogan_ray.data.feeds.feed_policy import feed_line
+from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.distributed.cluster.connection import connect
 from infogan_ray.distributed.cluster.machines import check_files, machines
 from infogan_ray.distributed.cluster.resources import Resources, at_once

@@ -23,7 +23,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_function
 
 from infogan_ray import Recipe
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.cluster.resources import Resources
 from infogan_ray.distributed.train.trainer import launch
 from infogan_ray.distributed.tune import packing

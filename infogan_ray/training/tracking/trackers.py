@@ -1,4 +1,4 @@
-"""MLflow and Weights & Biases, as trackers: each a run of theirs, which a resumed run of ours goes on with."""
+"""MLflow and Weights & Biases as trackers. A resumed run continues the run that it has there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from infogan_ray.storage.run_directory import RunDirectory, step_name
-from infogan_ray.training.tracking.tracking import SHORT_PATIENCE_S, TAGS
+from infogan_ray.training.tracking.channel import SHORT_PATIENCE_S
+from infogan_ray.training.tracking.curves import TAGS
 
 EXPERIMENT = "infogan_ray"  # in MLflow, unless $MLFLOW_EXPERIMENT_NAME says another
 

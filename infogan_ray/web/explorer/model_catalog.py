@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from infogan_ray import UserError
-from infogan_ray.data.datasets import DataConfig, ImageSet, is_at_hand, load_images
+from infogan_ray.data.datasets import DataConfig, is_at_hand, load_images
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.code_names import read_names
 from infogan_ray.models.infogan import InfoGAN, load
 from infogan_ray.models.latents import Bernoulli, Categorical

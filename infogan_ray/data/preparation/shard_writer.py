@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from infogan_ray.data.decoding import decode, to_square
-from infogan_ray.data.formats.image_files import Broken
+from infogan_ray.data.image_files import Broken
+from infogan_ray.data.preparation.shard_plan import Settings, ShardPlan, ShardTask
 from infogan_ray.data.shards.dataset import COLUMNS, RAW, TEST, TRAIN, Shard
-from infogan_ray.data.shards.shard_plan import Job, Settings, Task
 from infogan_ray.storage.file_system import Storage
 
 CHECKED_SIZE = 32  # an encoded image is decoded once to see that it can be, small
@@ -26,7 +26,7 @@ LEVEL = 3  # of zstd
 
 
 @dataclass(frozen=True)
-class Record:
+class TaskRecord:
     """What came of a task: its files by split (none where nothing could be read), conversions, the broken by name."""
 
     number: int
@@ -50,7 +50,7 @@ class Record:
         }  # fmt: skip
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Record:
+    def from_dict(cls, found: dict[str, Any]) -> TaskRecord:
         """Raises KeyError, TypeError or ValueError for what is no record."""
         shards = {
             split: Shard(str(s["file"]), tuple(int(n) for n in s["groups"]), int(s["bytes"]), str(s["sha256"]))
@@ -59,30 +59,30 @@ class Record:
         return cls(int(found["number"]), shards, Counter(found["conversions"]), dict(found["broken"]))
 
 
-def fill(job: Job, task: Task, folder: Storage) -> Record:
+def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecord:
     """Do a task: its shards are written whole, one after the other. Raises StorageError.
 
-    ValueError, in one line, if the source cannot be read on.
+    Raises UserError, in one line, if the source cannot be read.
     """
-    part, settings = job.parts[task.part], job.settings
-    material, order = part.material, job.rows(task)
+    part, settings = plan.parts[task.part], plan.settings
+    source, order = part.source, plan.rows(task)
     place = {row: number for number, row in enumerate(order)}
     kept: dict[int, tuple[str, bytes, int | None, str]] = {}
     broken: dict[int, str] = {}
     conversions: Counter[str] = Counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's doubts about single files: what they come to is counted instead
-        for row, image in material.read(order if material.at_random else range(task.start, task.stop)):
+        for row, image in source.read(order if source.random_access else range(task.start, task.stop)):
             try:
                 if isinstance(image, Broken):
                     raise image
-                content, changes = _content(image, settings, material.crop)
+                content, changes = _content(image, settings, source.crop)
             except Broken as reason:
                 broken[row] = str(reason)
                 continue
             conversions.update(changes)
-            label = None if material.labels is None else int(material.labels[row])
-            kept[place[row]] = (part.split_of(row), content, label, material.name(row))
+            label = None if source.labels is None else int(source.labels[row])
+            kept[place[row]] = (part.split_of(row), content, label, source.name(row))
     shards = {}
     for split in (TRAIN, TEST):
         chosen = [kept[number][1:] for number in sorted(kept) if kept[number][0] == split]
@@ -90,7 +90,7 @@ def fill(job: Job, task: Task, folder: Storage) -> Record:
             content, groups = to_parquet(chosen, settings)
             folder.write(task.file(split), content)
             shards[split] = Shard(task.file(split), groups, len(content), hashlib.sha256(content).hexdigest())
-    return Record(task.number, shards, conversions, {material.name(row): broken[row] for row in sorted(broken)})
+    return TaskRecord(task.number, shards, conversions, {source.name(row): broken[row] for row in sorted(broken)})
 
 
 def _content(image: bytes | np.ndarray, settings: Settings, crop: int | None) -> tuple[bytes, list[str]]:

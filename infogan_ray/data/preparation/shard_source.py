@@ -12,12 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from infogan_ray import UserError
-from infogan_ray.data.datasets import NAMES, DataConfig, ImageSet, load_images
-from infogan_ray.data.formats.image_files import Broken, Source, read_file
-from infogan_ray.data.formats.recognise import Encoded, open_collection
+from infogan_ray.data.datasets import NAMES, DataConfig, load_images
+from infogan_ray.data.formats.collection import EncodedImages
+from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.image_files import Broken, ImageFiles, read_file
+from infogan_ray.data.image_set import ImageSet
 
 
-class Material(Protocol):
+class ShardSource(Protocol):
     """Plain data, which another process can go on with. ``read`` gives the images of rows in any order."""
 
     @property
@@ -27,7 +29,7 @@ class Material(Protocol):
     def labels(self) -> np.ndarray | None: ...
 
     @property
-    def at_random(self) -> bool:
+    def random_access(self) -> bool:
         """Whether any rows are read about as quickly as rows that follow each other."""
 
     @property
@@ -37,17 +39,17 @@ class Material(Protocol):
     def name(self, row: int) -> str: ...
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes | np.ndarray | Broken]]:
-        """A file's bytes or uint8 pixels (H, W[, C]). Rows rise where ``at_random`` is not."""
+        """A file's bytes or uint8 pixels (H, W[, C]). Rows rise where ``random_access`` is not."""
 
 
 @dataclass(frozen=True)
-class InMemory:
+class SourceInMemory:
     """uint8 images (N, C, H, W) and, where there are any, labels (N,)."""
 
     images: np.ndarray
     labels: np.ndarray | None
     prefix: str
-    at_random: bool = True
+    random_access: bool = True
     crop: None = None
 
     @property
@@ -64,8 +66,8 @@ class InMemory:
 
 
 @dataclass(frozen=True)
-class InFiles:
-    """Encoded images in a folder, an archive or a table."""
+class SourceInFiles:
+    """EncodedImages images in a folder, an archive or a table."""
 
     files: Any
     labels: np.ndarray | None
@@ -75,9 +77,11 @@ class InFiles:
         return len(self.files.names)
 
     @property
-    def at_random(self) -> bool:
+    def random_access(self) -> bool:
         """Of a folder and of a .zip; a tar and a packed table are read forwards."""
-        return isinstance(self.files, Source) and (self.files.path.is_dir() or self.files.path.suffix.lower() == ".zip")
+        return isinstance(self.files, ImageFiles) and (
+            self.files.path.is_dir() or self.files.path.suffix.lower() == ".zip"
+        )
 
     @property
     def crop(self) -> int | None:
@@ -95,19 +99,19 @@ class InFiles:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedSource:
     """A source: its training part, its own test part if it has one, and what it was, to know it again by."""
 
     name: str
     kind: str
-    train: Material
-    test: Material | None
+    train: ShardSource
+    test: ShardSource | None
     classes: tuple[str, ...] | None
     content: str
     """SHA-256 of the pixels, or over the names, sizes and times of change of the files."""
 
 
-def open_material(source: str, config: DataConfig, say: Callable[[str], None]) -> Opened:
+def open_source(source: str, config: DataConfig, say: Callable[[str], None]) -> OpenedSource:
     """A named dataset or whatever lies at a path. Raises UserError, in one line, for what cannot be read.
 
     Images in memory are brought to ``config``'s size and channels here, by the same arithmetic as in training.
@@ -118,14 +122,14 @@ def open_material(source: str, config: DataConfig, say: Callable[[str], None]) -
     if not path.exists():
         raise UserError(f"SRC is '{source}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
     found = open_collection(path, config.labels, say)
-    if not isinstance(found, Encoded):  # pixels in one file, which training reads as a whole, too
+    if not isinstance(found, EncodedImages):  # pixels in one file, which training reads as a whole, too
         return _in_memory(load_images(source, config, say))
-    test = None if found.test is None else InFiles(found.test.files, found.test.labels)  # type: ignore[attr-defined]
+    test = None if found.test is None else SourceInFiles(found.test.files, found.test.labels)  # type: ignore[attr-defined]
     kinds = None if found.classes is None else tuple(found.classes)
-    return Opened(path.name, found.kind, InFiles(found.files, found.labels), test, kinds, fingerprint(path))
+    return OpenedSource(path.name, found.kind, SourceInFiles(found.files, found.labels), test, kinds, fingerprint(path))
 
 
-def _in_memory(found: ImageSet) -> Opened:
+def _in_memory(found: ImageSet) -> OpenedSource:
     arrays = [
         None if tensor is None else tensor.numpy()
         for tensor in (found.images, found.labels, found.test_images, found.test_labels)
@@ -143,9 +147,9 @@ def _in_memory(found: ImageSet) -> Opened:
         names = found.classes or (
             tuple(str(number) for number in range(every.max() + 1)) if every.max() < len(every) else None
         )
-    test = None if test_images is None else InMemory(test_images, test_labels, "test")
+    test = None if test_images is None else SourceInMemory(test_images, test_labels, "test")
     content = _digest(*arrays)
-    return Opened(found.name, "arrays", InMemory(images, labels, "train"), test, names, content)
+    return OpenedSource(found.name, "arrays", SourceInMemory(images, labels, "train"), test, names, content)
 
 
 def fingerprint(path: Path) -> str:

@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from infogan_ray import UserError
+from infogan_ray.data.preparation.shard_plan import ShardPlan, ShardTask, differences
+from infogan_ray.data.preparation.shard_writer import TaskRecord
 from infogan_ray.data.shards.dataset import MANIFEST, PROGRESS, TEST, TRAIN, ShardSet
-from infogan_ray.data.shards.shard_plan import Job, Task, compare
-from infogan_ray.data.shards.shard_writer import Record
 from infogan_ray.storage.file_system import Storage
 
 SETTINGS = "settings.json"
@@ -29,8 +29,8 @@ MOST_NAMED = 1000  # broken files in the manifest
 READERS = 16  # records are small, and each is a round trip
 
 
-class Ledger:
-    """The folder. Methods raise StorageError, and ValueError, in one line, where DEST is not what was asked for."""
+class ProgressLog:
+    """The folder. Methods raise StorageError, and UserError, in one line, where DEST is not what was asked for."""
 
     def __init__(self, folder: Storage) -> None:
         self.folder, self.progress = folder, folder / PROGRESS
@@ -51,9 +51,9 @@ class Ledger:
         if before is None:
             if self.folder.entries():
                 raise UserError(f"DEST is {self.folder}, where shards lie of which nothing is known; add --overwrite")
-        elif differences := compare(before, asked):
+        elif differing := differences(before, asked):
             raise UserError(
-                f"DEST is {self.folder}, prepared otherwise: {'; '.join(differences)}; ask for the same, name another "
+                f"DEST is {self.folder}, prepared otherwise: {'; '.join(differing)}; ask for the same, name another "
                 "folder, or make it anew with --overwrite"
             )
 
@@ -81,7 +81,7 @@ class Ledger:
         except (json.JSONDecodeError, UnicodeDecodeError):
             return {}
 
-    def done(self, tasks: Sequence[Task]) -> dict[int, Record]:
+    def done(self, tasks: Sequence[ShardTask]) -> dict[int, TaskRecord]:
         """Records of the tasks whose shards lie there, of the right size."""
         there = {entry.name: entry.size for entry in self.folder.entries()}
         names = {entry.name for entry in self.progress.entries()}
@@ -94,30 +94,30 @@ class Ledger:
             if all(there.get(shard.file) == shard.bytes for shard in record.shards.values())
         }
 
-    def _record(self, number: int) -> Record | None:
+    def _record(self, number: int) -> TaskRecord | None:
         try:
-            return Record.from_dict(json.loads(self.progress.read(_name(number))))
+            return TaskRecord.from_dict(json.loads(self.progress.read(_name(number))))
         except (KeyError, TypeError, ValueError, AttributeError, FileNotFoundError):
             return None
 
-    def enter(self, record: Record) -> None:
+    def add(self, record: TaskRecord) -> None:
         self.progress.write(_name(record.number), json.dumps(record.to_dict(), indent=1).encode())
 
-    def publish(self, job: Job, records: Iterable[Record]) -> ShardSet:
+    def write_manifest(self, plan: ShardPlan, records: Iterable[TaskRecord]) -> ShardSet:
         """Write the manifest. The same whatever the order in which the tasks were done, and how often."""
         ordered = sorted(records, key=lambda record: record.number)
         conversions: Counter[str] = sum((record.conversions for record in ordered), Counter())
         broken = [item for record in ordered for item in record.broken.items()]
         about = {
-            "source": job.name, "asked": job.asked, "conversions": dict(sorted(conversions.items())),
+            "source": plan.name, "asked": plan.asked, "conversions": dict(sorted(conversions.items())),
             "broken": len(broken), "broken_files": dict(broken[:MOST_NAMED]),
         }  # fmt: skip
         train, test = (
             tuple(record.shards[split] for record in ordered if split in record.shards) for split in (TRAIN, TEST)
         )
-        settings = job.settings
+        settings = plan.settings
         shards = ShardSet(
-            self.folder, settings.encoding, settings.image_size, settings.channels, job.classes, train, test, about
+            self.folder, settings.encoding, settings.image_size, settings.channels, plan.classes, train, test, about
         )
         self.folder.write(MANIFEST, shards.to_json())
         return shards

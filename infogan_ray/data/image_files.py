@@ -1,4 +1,4 @@
-"""What image files a path holds: a folder of folders, a .zip, a .tar or one file. Nothing is ever unpacked to disk.
+"""Lists the image files in a folder of folders, a .zip, a .tar or one file. Nothing is unpacked to disk.
 
 Names are relative, with '/' between their parts, and sorted: the same files come in the same order from a folder and
 from an archive of it, on every machine.
@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,11 @@ from infogan_ray import UserError
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 TARS = (".tar", ".tar.gz", ".tgz")
 MOST_BYTES = 512 * 1024**2  # of one file: a few kilobytes of an archive can hold as many gigabytes
-LITTER = ("thumbs.db", "desktop.ini")  # which no one put there; hidden files and __MACOSX are skipped, too
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # hidden files and __MACOSX are skipped as well
+TABLE = ".parquet"
+
+Say = Callable[[str], None]
+"""Takes one line of text for the user."""
 
 
 class Broken(Exception):
@@ -30,7 +34,7 @@ class Broken(Exception):
 
 
 class Files(Protocol):
-    """Where encoded images lie: a ``Source``, or what is read like one."""
+    """Where encoded images lie: an ``ImageFiles``, or a table or archive that is read like one."""
 
     @property
     def path(self) -> Path: ...
@@ -51,7 +55,7 @@ class Files(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageFiles:
     """The images of a path: ``names`` in order, and what else lay there, counted in words."""
 
     path: Path
@@ -82,25 +86,36 @@ class Source:
             yield from read(self.path, [(self.members[self.names[row]], row) for row in wanted])
 
 
-def open_source(path: Path) -> Source:
+def list_image_files(path: Path) -> ImageFiles:
     """List the images of a path. Raises UserError, in one line, where there is none or the archive is broken."""
     kind = _kind(path)
     if kind == "folder":
         source = _folder(path)
     elif kind == "file":
-        source = Source(path, (path.name,))
+        source = ImageFiles(path, (path.name,))
     else:
         members, skipped = (_zip_members if kind == "zip" else _tar_members)(path)
-        source = Source(path, _in_order(list(members)), skipped, members)
+        source = ImageFiles(path, _in_order(list(members)), skipped, members)
     if not source.names:
         there = f"; there are only {describe(source.skipped)}" if source.skipped else ""
         raise UserError(f"data: no image in {path} ({', '.join(ENDINGS)} are read, in subfolders too){there}")
     return source
 
 
-def is_source(path: Path) -> bool:
-    """Whether a path is of a kind that ``open_source`` reads."""
+def is_listable(path: Path) -> bool:
+    """Whether a path is of a kind that ``list_image_files`` reads."""
     return path.is_dir() or path.name.lower().endswith((".zip", *TARS, *ENDINGS))
+
+
+def first_data_file(folder: Path) -> Path | None:
+    """The first image, table or tar in a folder and those below it: its kind tells the layout of the others."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        fits = [name for name in names if name.lower().endswith((*ENDINGS, *TARS, TABLE)) and not name.startswith(".")]
+        if fits:
+            images = [name for name in fits if name.lower().endswith(ENDINGS)]
+            return Path(place) / min(images or fits)
+    return None
 
 
 def read_file(path: Path) -> bytes:
@@ -162,7 +177,7 @@ def _junk(name: str) -> str | None:
     """Why a file or folder of this name is skipped, if it is."""
     if name.startswith(".") or name == "__MACOSX":
         return "hidden"
-    return "left by the system" if name.lower() in LITTER else None
+    return "left by the system" if name.lower() in SYSTEM_FILES else None
 
 
 def _not_an_image(name: str) -> str | None:
@@ -172,7 +187,7 @@ def _not_an_image(name: str) -> str | None:
     return None if ending in ENDINGS else f"{printable(ending)} files" if ending else "files without an ending"
 
 
-def _folder(root: Path) -> Source:
+def _folder(root: Path) -> ImageFiles:
     """Every folder is walked once, by its real name if it has one below the root, else by its first link."""
     names: list[str] = []
     skipped: Counter[str] = Counter()
@@ -211,7 +226,7 @@ def _folder(root: Path) -> Source:
     walk("")
     while links:
         walk(links.pop(0))
-    return Source(root, _in_order(names), skipped)
+    return ImageFiles(root, _in_order(names), skipped)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

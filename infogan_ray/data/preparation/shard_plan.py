@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from infogan_ray import UserError
-from infogan_ray.data.datasets import HOLD_OUT
-from infogan_ray.data.formats.image_files import Broken
+from infogan_ray.data.image_files import Broken
+from infogan_ray.data.image_set import HOLD_OUT
+from infogan_ray.data.preparation.shard_source import OpenedSource, ShardSource
 from infogan_ray.data.shards.dataset import ENCODED, FORMAT, RAW, TEST, TRAIN
-from infogan_ray.data.shards.shard_source import Material, Opened
 
 SHARD_BYTES, GROUP_BYTES = 64_000_000, 4_000_000  # of images, before compression
 LEAST_GROUP, MOST_GROUP = 64, 4096  # rows
 FEWEST_SHARDS = 16  # of a smaller source, too, so that there is something to share among processes
 MOST_SHARD_BYTES = 1_000_000_000  # a shard is made in memory
-WEIGHED = 32  # images from which the size of an encoded one is guessed
+SIZED = 32  # images from which the size of an encoded one is guessed
 ENCODINGS = (RAW, ENCODED)
 
 
@@ -42,7 +42,7 @@ class Settings:
 class Part:
     """Images of one split, of which with ``hold_out`` every seventh goes to the test split."""
 
-    material: Material
+    source: ShardSource
     split: str
     hold_out: bool = False
 
@@ -50,12 +50,12 @@ class Part:
         return TEST if self.hold_out and row % HOLD_OUT == HOLD_OUT - 1 else self.split
 
     def count(self, split: str) -> int:
-        held = self.material.count // HOLD_OUT if self.hold_out else 0
-        return held * (split == TEST) + (self.material.count - held) * (split == self.split)
+        held = self.source.count // HOLD_OUT if self.hold_out else 0
+        return held * (split == TEST) + (self.source.count - held) * (split == self.split)
 
 
 @dataclass(frozen=True)
-class Task:
+class ShardTask:
     """Rows ``start`` to ``stop`` of a part, in the order in which it is dealt."""
 
     number: int
@@ -68,7 +68,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardPlan:
     """All that is to be prepared. ``image_bytes``: of one, exact if raw, guessed if encoded."""
 
     name: str
@@ -91,41 +91,41 @@ class Job:
             "classes": None if self.classes is None else len(self.classes), **asdict(self.settings),
         }  # fmt: skip
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[ShardTask]:
         step = self.settings.rows_per_shard
         stretches = [
-            (place, start, min(start + step, part.material.count))
+            (place, start, min(start + step, part.source.count))
             for place, part in enumerate(self.parts)
-            for start in range(0, part.material.count, step)
+            for start in range(0, part.source.count, step)
         ]
-        return [Task(number, *stretch) for number, stretch in enumerate(stretches)]
+        return [ShardTask(number, *stretch) for number, stretch in enumerate(stretches)]
 
-    def rows(self, task: Task) -> list[int]:
+    def rows(self, task: ShardTask) -> list[int]:
         """Rows of the source, in the order in which they stand in the shard.
 
         Streaming shuffles row groups and deals from a few of them at a time, so what lies together in the source, as
         classes do, must not lie together in the shards. What can be read at random is shuffled as a whole; of what is
         read forwards each shard is shuffled within, and the rest is the stream's to do.
         """
-        material, seed = self.parts[task.part].material, self.settings.seed
-        if material.at_random:
-            order = np.random.default_rng([seed, task.part]).permutation(material.count)
+        source, seed = self.parts[task.part].source, self.settings.seed
+        if source.random_access:
+            order = np.random.default_rng([seed, task.part]).permutation(source.count)
             return order[task.start : task.stop].tolist()
         order = np.random.default_rng([seed, task.part, task.start]).permutation(task.stop - task.start)
         return (task.start + order).tolist()
 
 
-def cut(
-    opened: Opened, encoding: str, image_size: int | None, channels: int | None, rows_per_shard: int | None = None,
-    rows_per_group: int | None = None, seed: int = 0,
-) -> Job:  # fmt: skip
+def plan_shards(
+    opened: OpenedSource, encoding: str, image_size: int | None, channels: int | None,
+    rows_per_shard: int | None = None, rows_per_group: int | None = None, seed: int = 0,
+) -> ShardPlan:  # fmt: skip
     """The job, with defaults for what is None. Raises UserError, in one line, for numbers that are out of range."""
     count = opened.train.count
     if encoding == RAW:
         assert image_size and channels
         each = channels * image_size * image_size
     else:
-        each, image_size, channels = weigh(opened.train), None, None
+        each, image_size, channels = mean_image_bytes(opened.train), None, None
     for name, value in (("rows_per_shard", rows_per_shard), ("rows_per_group", rows_per_group)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
@@ -143,17 +143,17 @@ def cut(
     parts = [Part(opened.train, TRAIN, held)]
     if opened.test is not None:
         parts.append(Part(opened.test, TEST))
-    return Job(opened.name, opened.kind, opened.content, opened.classes, tuple(parts), settings, each)
+    return ShardPlan(opened.name, opened.kind, opened.content, opened.classes, tuple(parts), settings, each)
 
 
-def weigh(material: Material) -> int:
+def mean_image_bytes(source: ShardSource) -> int:
     """Bytes of an encoded image, by the first few."""
-    found = [image for _, image in material.read(range(min(WEIGHED, material.count))) if not isinstance(image, Broken)]
+    found = [image for _, image in source.read(range(min(SIZED, source.count))) if not isinstance(image, Broken)]
     sizes = [image.nbytes if isinstance(image, np.ndarray) else len(image) for image in found]
     return max(1, sum(sizes) // len(sizes)) if sizes else 1
 
 
-def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is asked for now and was not before, in words."""
     said = []
     for key in dict.fromkeys([*now, *before]):
