@@ -52,8 +52,8 @@ def explore(arguments: list[str]) -> int:
     if not 0 <= given.port <= 65535:
         raise UserError(f"port is {given.port}; valid are 0 to 65535, and 0 takes a free one")
     root = open_storage(given.what)
-    if root.is_itself_a_file or (root.is_local and not os.path.isdir(root.path)):
-        what = "is a file" if root.is_itself_a_file else "does not exist"
+    if root.path_is_file or (root.is_local and not os.path.isdir(root.path)):
+        what = "is a file" if root.path_is_file else "does not exist"
         raise UserError(f"{root} {what}; name a model folder, a run (STORAGE/NAME), a search or a folder of them")
     if given.data is not None:
         if given.data in NAMES:  # fetched here, with what is done said aloud, and not while a browser waits

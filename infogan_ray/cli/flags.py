@@ -130,7 +130,7 @@ def write_output(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """What ``fill`` writes, whole: what stands there already is replaced in the end, or stays. Raises StorageError."""
     content = io.BytesIO()
     fill(content)
-    open_storage(str(path.absolute().parent)).patient(0).write(path.name, content.getvalue())
+    open_storage(str(path.absolute().parent)).with_retry_timeout(0).write(path.name, content.getvalue())
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

@@ -108,8 +108,8 @@ def _run(name: str, arguments: list[str]) -> int:
     from importlib import import_module
 
     from infogan_ray.cli.flags import Failed
-    from infogan_ray.storage.checkpoints import BadCheckpoint
     from infogan_ray.storage.file_system import StorageError
+    from infogan_ray.storage.manifests import BadCheckpoint
 
     try:
         command: int = getattr(import_module(f"infogan_ray.cli.{HOMES.get(name, name)}"), name)(arguments)

@@ -23,8 +23,8 @@ from torch import Tensor
 from infogan_ray import UserError, __version__
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import png, tile
-from infogan_ray.storage.checkpoints import BadCheckpoint
 from infogan_ray.storage.file_system import StorageError
+from infogan_ray.storage.manifests import BadCheckpoint
 from infogan_ray.training.publish import name_codes
 from infogan_ray.web.explorer.auth import Guard
 from infogan_ray.web.explorer.library import Library

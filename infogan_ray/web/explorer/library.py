@@ -7,7 +7,7 @@ from typing import Any
 
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, winner
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.publish import METRICS
@@ -66,7 +66,7 @@ class Library:
     def _board_best(self, search: SearchDirectory) -> int | None:
         if not search.folder.is_file(search.BOARD):
             return None
-        picks = checkpoints.parse_json(search.name, search.folder.read(search.BOARD)).get("picks", {})
+        picks = manifests.parse_json(search.name, search.folder.read(search.BOARD)).get("picks", {})
         return picks.get(DEFAULT)
 
     def _search(self, id: str, search: SearchDirectory) -> dict[str, Any]:

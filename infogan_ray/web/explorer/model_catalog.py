@@ -23,9 +23,9 @@ from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.models.traversal import walk
 from infogan_ray.searches.search_directory import SearchDirectory
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, StorageError
-from infogan_ray.storage.run_directory import RunDirectory, sample_picture, traversal_picture
+from infogan_ray.storage.run_directory import RunDirectory, sample_picture_name, traversal_picture_name
 from infogan_ray.training.config import RunConfig, from_saved
 from infogan_ray.training.model_card import SAMPLES, traversal_file
 from infogan_ray.training.publish import CONFIG, METRICS, check_content, is_model
@@ -88,7 +88,7 @@ class Shelf:
         if kind == "run":
             run = RunDirectory(folder)
             status = run.get_status()
-            good, bad, chosen, state = state_of(run, status["state"], thorough=False)
+            good, bad, chosen, state = state_of(run, status["state"], verify=False)
             found = [
                 {"name": c.name, "step": c.step, "metrics": numbers(c.metrics), "path": path_of(c.folder)} for c in good
             ]
@@ -97,7 +97,7 @@ class Shelf:
             if self.start and id == "":
                 best = self.start
         else:
-            model_metrics = checkpoints.parse_json(f"{folder}/{METRICS}", folder.read(METRICS))
+            model_metrics = manifests.parse_json(f"{folder}/{METRICS}", folder.read(METRICS))
             step, state, broken = model_metrics.get("step", 0), "model", []
             found = [{"name": "", "step": step, "metrics": numbers(model_metrics), "path": path_of(folder)}]
             best = ""
@@ -151,8 +151,8 @@ class Shelf:
             raise NotThere(f"'{checkpoint}' is not a checkpoint")
         run = RunDirectory(folder)
         try:
-            found = checkpoints.open_checkpoint(run.checkpoints / checkpoint, thorough=False)
-        except checkpoints.Unfinished as error:
+            found = checkpoints.open_checkpoint(run.checkpoints / checkpoint, verify=False)
+        except manifests.IncompleteCheckpoint as error:
             raise NotThere(str(error)) from None
         spec = ModelSpec.from_dict(found.state["model"])
         model = InfoGAN.from_tensors(spec, found.model_tensors(), found.folder)
@@ -175,9 +175,9 @@ class Shelf:
             elif step is None:
                 raise NotThere("step is missing")
             elif code is None:
-                content = RunDirectory(folder).samples.read(sample_picture(step))
+                content = RunDirectory(folder).samples.read(sample_picture_name(step))
             else:
-                content = RunDirectory(folder).traversals.read(traversal_picture(step, code))
+                content = RunDirectory(folder).traversals.read(traversal_picture_name(step, code))
         except FileNotFoundError:
             raise NotThere(f"no such picture of '{id}'") from None
         check_content("picture.png", content)
@@ -223,7 +223,7 @@ class Shelf:
 
 
 def _config(folder: Storage) -> RunConfig:
-    return from_saved(checkpoints.parse_json(f"{folder}/{CONFIG}", folder.read(CONFIG)), f"{folder}/{CONFIG}")
+    return from_saved(manifests.parse_json(f"{folder}/{CONFIG}", folder.read(CONFIG)), f"{folder}/{CONFIG}")
 
 
 def _pickable(found: ImageSet) -> RealImages:
@@ -238,7 +238,7 @@ def kind_of(folder: Storage) -> str | None:
         return "model"
     if SearchDirectory(folder).exists:
         return "search"
-    return "run" if RunDirectory(folder).looks_like_one else None
+    return "run" if RunDirectory(folder).looks_like_run else None
 
 
 def path_of(folder: Storage) -> str:

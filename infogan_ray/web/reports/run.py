@@ -82,7 +82,7 @@ def run_report(run: RunDirectory) -> str:
 
 
 def read(run: RunDirectory) -> Found:
-    if not run.looks_like_one:
+    if not run.looks_like_run:
         raise UserError(f"{run.folder} is not a run; 'infogan runs {run.folder.parent}' lists those that are")
     notes: list[str] = []
     saved: dict[str, Any] = {}
