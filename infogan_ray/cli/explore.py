@@ -47,7 +47,7 @@ def explore(arguments: list[str]) -> int:
 
         from infogan_ray.web.explorer.app import make_app
         from infogan_ray.web.explorer.auth import LOOPBACK
-        from infogan_ray.web.explorer.model_catalog import Shelf
+        from infogan_ray.web.explorer.model_catalog import ModelCatalog
         from infogan_ray.web.gateway import LEAST_TOKEN, TOKEN, token_set
     if not 0 <= given.port <= 65535:
         raise UserError(f"port is {given.port}; valid are 0 to 65535, and 0 takes a free one")
@@ -60,7 +60,7 @@ def explore(arguments: list[str]) -> int:
             load_images(given.data, DataConfig(given.data_dir), say=lambda line: print(line, file=sys.stderr))
         elif not os.path.exists(os.path.expanduser(given.data)):
             raise UserError(f"data is '{given.data}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
-    shelf = Shelf(root, given.data, given.data_dir)
+    catalog = ModelCatalog(root, given.data, given.data_dir)
     token = token_set()
     if given.host not in LOOPBACK and token is None:
         token = secrets.token_urlsafe(24)
@@ -77,7 +77,9 @@ def explore(arguments: list[str]) -> int:
             import webbrowser
 
             webbrowser.open(address)
-        server = uvicorn.Server(uvicorn.Config(make_app(shelf, token), log_level="warning", lifespan="off", ws="none"))
+        server = uvicorn.Server(
+            uvicorn.Config(make_app(catalog, token), log_level="warning", lifespan="off", ws="none")
+        )
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[door])
     return DONE
