@@ -43,9 +43,10 @@ from infogan_ray.searches.asha import Halving, Verdict
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory, remaining
 from infogan_ray.searches.selection_rules import DEFAULT, ranked
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.storage.run_directory import MetricsLog, RunDirectory, step_name
+from infogan_ray.storage.metrics_log import MetricsLog
+from infogan_ray.storage.run_directory import RunDirectory, step_name
 from infogan_ray.training.checkpoint_uploader import HEARTBEAT_S, Outbox, Parcel
 from infogan_ray.training.config import preset
 from infogan_ray.training.step import train
@@ -247,14 +248,14 @@ def lay_out(search: SearchDirectory, count: int, recipe: Recipe, seed: int, line
 
 
 def seal_quickly(place: Path, files: dict[str, bytes]) -> None:
-    """As ``checkpoints.seal``, without its care: tens of thousands of files are made here."""
+    """As ``manifests.write_with_manifest``, without its care: tens of thousands of files are made here."""
     import hashlib
 
     place.mkdir(parents=True)
     for name, content in files.items():
         (place / name).write_bytes(content)
     listed = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
-    (place / checkpoints.MANIFEST).write_text(json.dumps({"format": checkpoints.FORMAT, "files": listed}))
+    (place / manifests.MANIFEST).write_text(json.dumps({"format": checkpoints.FORMAT, "files": listed}))
 
 
 def boards(given: Scale, folder: Path) -> Figures:
@@ -344,7 +345,7 @@ def run_storage(given: Scale, folder: Path) -> Figures:
     for step in range(1, 10):
         counter.taken()
         about = {"metrics": {"mi_fraction": step / 10}}
-        files = checkpoints.pack(step, {"x": torch.zeros(8)}, {"x": torch.zeros(8)}, about)
+        files = checkpoints.serialize(step, {"x": torch.zeros(8)}, {"x": torch.zeros(8)}, about)
         outbox.log({"step": step})
         outbox.step = step
         outbox.put(Parcel(step, files, pictures))
@@ -374,8 +375,8 @@ def run_storage(given: Scale, folder: Path) -> Figures:
             f"{writes:,.0f} writes a second, {(sum(beat.values()) - beat['put']) * at_once / HEARTBEAT_S:,.0f} others"
         )
     big = torch.zeros(weight // 8)
-    packed = timed(lambda: files.update(checkpoints.pack(1, {"x": big}, {"x": big}, {})))
-    sealed = timed(lambda: checkpoints.seal(open_storage(folder) / "big", files))
+    packed = timed(lambda: files.update(checkpoints.serialize(1, {"x": big}, {"x": big}, {})))
+    sealed = timed(lambda: manifests.write_with_manifest(open_storage(folder) / "big", files))
     read = timed(lambda: checkpoints.open_checkpoint(open_storage(folder) / "big").training_tensors())
     figures["run: that checkpoint here: pack (training waits); write with SHA-256; verify and read one half"] = (
         f"{span(packed)}; {span(sealed)}; {span(read)}"

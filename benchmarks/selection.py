@@ -17,7 +17,7 @@ from infogan_ray.evaluation.unsupervised_metrics import SCORES, rank_correlation
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, finite, winner
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.web.reports.decisions import as_if_stopping
+from infogan_ray.web.reports.decisions import replay_with_stopping
 
 # Small is good of these.
 SMALL = ("swd", "clustering_error")
@@ -48,7 +48,7 @@ def main() -> int:
     best = min(errors, key=lambda trial: errors[trial])
     print(f"\nleast clustering error: trial {best}, {errors[best]:.1%}\n")
     print("| rule | all to their end | with early stopping |\n|---|---|---|")
-    halving = as_if_stopping(search.halving(), about["reduction"])
+    halving = replay_with_stopping(search.halving(), about["reduction"])
     left = [row for row in rows if halving.stopped_at(row["trial"]) is None]
     for rule in RULES:
         picks = [winner(some, about["metric"], rule) for some in (rows, left)]

@@ -47,20 +47,20 @@ def explore(arguments: list[str]) -> int:
 
         from infogan_ray.web.explorer.app import make_app
         from infogan_ray.web.explorer.auth import LOOPBACK
-        from infogan_ray.web.explorer.model_catalog import Shelf
+        from infogan_ray.web.explorer.model_catalog import ModelCatalog
         from infogan_ray.web.gateway import LEAST_TOKEN, TOKEN, service_token
     if not 0 <= given.port <= 65535:
         raise UserError(f"port is {given.port}; valid are 0 to 65535, and 0 takes a free one")
     root = open_storage(given.what)
-    if root.is_itself_a_file or (root.is_local and not os.path.isdir(root.path)):
-        what = "is a file" if root.is_itself_a_file else "does not exist"
+    if root.path_is_file or (root.is_local and not os.path.isdir(root.path)):
+        what = "is a file" if root.path_is_file else "does not exist"
         raise UserError(f"{root} {what}; name a model folder, a run (STORAGE/NAME), a search or a folder of them")
     if given.data is not None:
         if given.data in NAMES:  # fetched now, with its progress shown, and not while a browser waits
             load_images(given.data, DataConfig(given.data_dir), say=print_progress)
         elif not os.path.exists(os.path.expanduser(given.data)):
             raise UserError(f"data is '{given.data}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
-    shelf = Shelf(root, given.data, given.data_dir)
+    catalog = ModelCatalog(root, given.data, given.data_dir)
     token = service_token()
     if given.host not in LOOPBACK and token is None:
         token = secrets.token_urlsafe(24)
@@ -77,7 +77,9 @@ def explore(arguments: list[str]) -> int:
             import webbrowser
 
             webbrowser.open(address)
-        server = uvicorn.Server(uvicorn.Config(make_app(shelf, token), log_level="warning", lifespan="off", ws="none"))
+        server = uvicorn.Server(
+            uvicorn.Config(make_app(catalog, token), log_level="warning", lifespan="off", ws="none")
+        )
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     return DONE

@@ -94,8 +94,8 @@ def _main(arguments: list[str]) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     """One line for what the user did wrong and for the failures that have a name. Other exceptions show their trace."""
     from infogan_ray.distributed.submission.backend import SubmissionFailed
-    from infogan_ray.storage.checkpoints import BadCheckpoint
     from infogan_ray.storage.file_system import StorageError
+    from infogan_ray.storage.manifests import BadCheckpoint
 
     try:
         command: int = getattr(import_module(f"infogan_ray.cli.{name}"), name)(arguments)

@@ -29,7 +29,7 @@ def write_output(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """Write what ``fill`` writes, whole. If that fails, an existing file stays as it was. Raises StorageError."""
     content = io.BytesIO()
     fill(content)
-    open_storage(str(path.absolute().parent)).patient(0).write(path.name, content.getvalue())
+    open_storage(str(path.absolute().parent)).with_retry_timeout(0).write(path.name, content.getvalue())
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

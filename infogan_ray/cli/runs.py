@@ -13,9 +13,9 @@ from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
 from infogan_ray.cli.search import board_rows
 from infogan_ray.searches.search_directory import SearchDirectory
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.storage.run_directory import RunDirectory, runs_in
+from infogan_ray.storage.run_directory import RunDirectory, list_runs
 from infogan_ray.training.run_listing import run_row, state_of
 
 
@@ -32,9 +32,9 @@ def runs(arguments: list[str]) -> int:
     if SearchDirectory(storage).exists:
         print_rows(str(storage), board_rows(SearchDirectory(storage).board(), given.json), given.json)
         return DONE
-    if RunDirectory(storage).looks_like_one:
+    if RunDirectory(storage).looks_like_run:
         return _one_run(RunDirectory(storage), given.json)
-    rows = [run_row(run) for run in runs_in(storage)]
+    rows = [run_row(run) for run in list_runs(storage)]
     if not given.json:
         for row in rows:
             counts = {word: row.pop(word.replace(" ", "_")) for word in _COUNTS}
@@ -51,7 +51,7 @@ _COUNTS = ("unfinished checkpoints", "broken checkpoints", "restarts")
 
 def _one_run(run: RunDirectory, as_json: bool) -> int:
     status = run.get_status()
-    good, bad, chosen, state = state_of(run, status["state"], thorough=run.folder.is_local)
+    good, bad, chosen, state = state_of(run, status["state"], verify=run.folder.is_local)
     last = checkpoints.last(good)
     rows = []
     for checkpoint in good:
@@ -62,6 +62,6 @@ def _one_run(run: RunDirectory, as_json: bool) -> int:
     why = f" ({status['message']})" if status.get("message") else ""
     print_rows(f"{run.folder}: {state}{why}", rows, as_json)
     for error in bad:
-        kind = "unfinished" if isinstance(error, checkpoints.Unfinished) else "broken"
+        kind = "unfinished" if isinstance(error, manifests.IncompleteCheckpoint) else "broken"
         print(f"{kind}: {error}", file=sys.stderr)
     return DONE

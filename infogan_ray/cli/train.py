@@ -39,10 +39,10 @@ def train(arguments: list[str]) -> int:
     name = config.name or default_name(config.data or "run")
     config = dataclasses.replace(config, name=name)
     if either and not dry_run:
-        config = dataclasses.replace(config, resume=RunDirectory.has_begun(open_storage(config.storage), name))
+        config = dataclasses.replace(config, resume=RunDirectory.can_resume(open_storage(config.storage), name))
     storage = open_storage(config.storage)
     if not dry_run or (storage.is_local and not either):  # a bucket need not be there yet to ask what a run would take
-        RunDirectory.free(storage, name, config.resume)  # before anything is fetched
+        RunDirectory.check_name(storage, name, config.resume)  # before anything is fetched
     if dry_run:
         return _dry_run(config)
     started = time.monotonic()

@@ -18,7 +18,7 @@ from infogan_ray.models.latents import Bernoulli, Categorical, Code, LatentSpec
 from infogan_ray.models.networks import Discriminator, Generator, ModelSpec
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.models.traversal import Traversal, code_columns, one_hot, to_bytes, traverse
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import from_saved
@@ -144,7 +144,7 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
     folder, run = open_storage(path), None
     names = {entry.name for entry in folder.entries()}
     if not names:
-        what = "is a file" if folder.is_itself_a_file else "does not exist"
+        what = "is a file" if folder.path_is_file else "does not exist"
         raise UserError(f"model {folder} {what}; name a model folder, a run (STORAGE/NAME) or a checkpoint")
     if "checkpoints" in names:
         run = RunDirectory(folder)
@@ -156,7 +156,7 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
         manifest, description = checkpoint.manifest, checkpoint.state
         run = RunDirectory(folder.parent.parent)
     elif "config.json" in names:
-        manifest = checkpoints.Manifest.of(folder, required=(checkpoints.MODEL, "config.json"))
+        manifest = manifests.Manifest.load(folder, required=(checkpoints.MODEL, "config.json"))
         manifest.verify()
         description = manifest.read_json("config.json")
     else:

@@ -16,7 +16,7 @@ from infogan_ray import UserError, __version__
 from infogan_ray.evaluation.unsupervised_metrics import SCORES, agreement
 from infogan_ray.searches.asha import Halving, Verdict, rungs
 from infogan_ray.searches.selection_rules import DEFAULT, GATE, RULES, Row, pareto, ranked, winner
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
 from infogan_ray.training.publish import CATEGORIES, METRICS
@@ -64,7 +64,7 @@ class SearchDirectory:
         """
         search = cls(storage / name)
         described = {"version": __version__, "code": code(), **json.loads(json.dumps(described))}
-        if search.folder.is_itself_a_file:
+        if search.folder.path_is_file:
             raise UserError(f"storage: {search.folder} is a file where a folder should be; name another with --storage")
         if not resume:
             if any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):  # of a writer that was killed
@@ -122,7 +122,7 @@ class SearchDirectory:
 
     def description(self) -> dict[str, Any]:
         """Raises BadCheckpoint if search.json is not JSON."""
-        return checkpoints.parse_json(f"{self.folder}/{self.SEARCH}", self.folder.read(self.SEARCH))
+        return manifests.parse_json(f"{self.folder}/{self.SEARCH}", self.folder.read(self.SEARCH))
 
     def save_events(self, halving: Halving) -> None:
         self.folder.write(self.EVENTS, json.dumps(halving.events).encode())
@@ -135,7 +135,7 @@ class SearchDirectory:
             try:
                 events = json.loads(self.folder.read(self.EVENTS))
             except ValueError as error:
-                raise checkpoints.BadCheckpoint(f"{self.folder}/{self.EVENTS} is not JSON ({error})") from None
+                raise manifests.BadCheckpoint(f"{self.folder}/{self.EVENTS} is not JSON ({error})") from None
         stops = about["early_stopping"] and about["searcher"] != "population"
         levels = rungs(about["grace"], about["budget"], about["reduction"])
         return Halving.replay(events, levels, about["reduction"] if stops else 1)
@@ -163,9 +163,9 @@ class SearchDirectory:
         step, batch_size = status["step"], about["trials"][number]["batch_size"]
         try:
             if state == "finished":
-                metrics = checkpoints.Manifest.of(run.model, required=(METRICS,)).read_json(METRICS)
+                metrics = manifests.Manifest.load(run.model, required=(METRICS,)).read_json(METRICS)
             else:
-                good, _ = checkpoints.list_checkpoints(run.checkpoints, thorough=False)
+                good, _ = checkpoints.list_checkpoints(run.checkpoints, verify=False)
                 measured = checkpoints.last([one for one in good if about["metric"] in one.metrics])
                 metrics = measured.metrics if measured else {}
                 step = measured.step if measured else 0
@@ -185,7 +185,7 @@ class SearchDirectory:
     def _categories(self, number: int) -> dict[str, list[int]]:
         """How a finished trial's model sorts the images that all are asked about; none without such codes."""
         try:
-            manifest = checkpoints.Manifest.of(self.trial(number).model, required=())
+            manifest = manifests.Manifest.load(self.trial(number).model, required=())
             return manifest.read_json(CATEGORIES) if CATEGORIES in manifest.files else {}
         except (ValueError, StorageError):  # its state on the board says so
             return {}

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infogan_ray.evaluation.bound_and_clustering import go_on
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import StorageError
-from infogan_ray.storage.run_directory import MetricsLog, RunDirectory, step_name
+from infogan_ray.storage.metrics_log import MetricsLog
+from infogan_ray.storage.run_directory import RunDirectory, step_name
 from infogan_ray.training.step import never
 
 HEARTBEAT_S = 10.0
@@ -41,7 +42,7 @@ class Superseded(StorageError):
     """Another attempt writes this run now; two writers would spoil each other's checkpoints."""
 
     def __init__(self, where: str) -> None:
-        super().__init__(f"{where}: another attempt has taken this run over", passing=False)
+        super().__init__(f"{where}: another attempt has taken this run over", transient=False)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Outbox:
         self.restarts, self.missed = restarts, 0
         self.trouble = ""
         self.before_each: Callable[[], None] = go_on  # called in the thread before a checkpoint is sent
-        self._run = run.patient(SHORT_PATIENCE_S)
+        self._run = run.with_retry_timeout(SHORT_PATIENCE_S)
         self._keep, self._metric, self._max_misses = keep, metric, max_misses
         self._owner = f"{_number_after(run.get_status().get('owner')):020d}-{uuid.uuid4().hex[:8]}"
         self._waiting: Parcel | None = None
@@ -82,7 +83,7 @@ class Outbox:
         self._changed, self._status = threading.Condition(), threading.Lock()
         self._next_beat = time.monotonic() + HEARTBEAT_S
         run.set_status("running", step, **self._about())
-        checkpoints.discard_orphans(run.checkpoints)
+        checkpoints.delete_incomplete(run.checkpoints)
         self._log = MetricsLog(self._run, step)
         self._next_flush = 0.0
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
@@ -160,7 +161,7 @@ class Outbox:
         if not self._status.acquire(timeout=max(patience_s, SHORT_PATIENCE_S)):
             raise StorageError(f"{self._run.folder}: an earlier word on the run's state is still on its way", True)
         try:
-            self._run.patient(patience_s).set_status(state, self.step, **{**self._about(), **more})
+            self._run.with_retry_timeout(patience_s).set_status(state, self.step, **{**self._about(), **more})
         finally:
             self._status.release()
 
@@ -190,13 +191,13 @@ class Outbox:
                     self._send(parcel)
                 self._beat(always=parcel is not None)
             except Exception as error:  # a thread that dies silently would let training go on for days in vain
-                passing = isinstance(error, StorageError) and error.passing
+                passing = isinstance(error, StorageError) and error.transient
                 with self._changed:
                     self.trouble = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
                     self._in_flight = None
                     if not passing:
                         known = error if isinstance(error, StorageError) else None
-                        self._failure = known or StorageError(self.trouble, passing=False)
+                        self._failure = known or StorageError(self.trouble, transient=False)
                     elif self._waiting is None and parcel is not self._sent:
                         self._waiting = parcel
                     self._changed.notify_all()
@@ -214,17 +215,19 @@ class Outbox:
     def _send(self, parcel: Parcel) -> None:
         folder = self._run.checkpoints / step_name(parcel.step)
         try:
-            checkpoints.seal(folder, parcel.files, before_each=lambda: self._beat(always=False, check=True))
+            manifests.write_with_manifest(
+                folder, parcel.files, before_each=lambda: self._beat(always=False, check=True)
+            )
         except StorageError as error:
-            if not error.passing and not isinstance(error, Superseded):  # a full disk: do not leave it fuller
+            if not error.transient and not isinstance(error, Superseded):  # a full disk: do not leave it fuller
                 with contextlib.suppress(StorageError):
-                    checkpoints.discard(folder)
+                    checkpoints.delete_checkpoint(folder)
             raise
         with self._changed:
             self.stored, self.missed, self._sent = parcel.step, 0, parcel
         for (place, name), content in parcel.pictures.items():
             (self._run.folder / place).write(name, content)
-        checkpoints.discard_orphans(self._run.checkpoints)
+        checkpoints.delete_incomplete(self._run.checkpoints)
         checkpoints.prune(self._run.checkpoints, self._keep, self._metric, parcel.step)
 
     def _beat(self, always: bool, check: bool = False) -> None:

@@ -52,7 +52,7 @@ class Profile:
         """
         if not self.trace or (self._missed and not again):
             return ""
-        folder, name = run.patient(PATIENCE_S).profile, trace_name(self.first)
+        folder, name = run.with_retry_timeout(PATIENCE_S).profile, trace_name(self.first)
         try:
             folder.write(name, self.trace)
         except StorageError as error:

@@ -17,7 +17,7 @@ from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator
 from infogan_ray.models.precision import autocast, resolve_precision
 from infogan_ray.models.traversal import draw, png, tile, to_bytes, traverse
-from infogan_ray.storage.run_directory import RunDirectory, sample_picture, traversal_picture
+from infogan_ray.storage.run_directory import RunDirectory, sample_picture_name, traversal_picture_name
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_state import TrainState
 
@@ -77,8 +77,8 @@ def draw_pictures(state: TrainState, run: RunDirectory) -> dict[tuple[str, str],
     with torch.inference_mode():
         draws = latents.sample(64, torch.Generator(state.device).manual_seed(0))
         samples = tile(to_bytes(generator(draws)).cpu(), columns=8, scale=2)
-    pictures = {(run.samples.name, sample_picture(state.step)): png(samples)}
+    pictures = {(run.samples.name, sample_picture_name(state.step)): png(samples)}
     for name in latents.names:
         picture = draw(traverse(latents, generator, name))
-        pictures[run.traversals.name, traversal_picture(state.step, name)] = png(picture)
+        pictures[run.traversals.name, traversal_picture_name(state.step, name)] = png(picture)
     return pictures

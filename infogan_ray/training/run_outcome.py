@@ -47,7 +47,7 @@ class RunResult:
 def set_last_status(run: RunDirectory, state: str, step: int, **about: Any) -> None:
     """As far as storage lets it be said."""
     with contextlib.suppress(StorageError):
-        run = run.patient(LAST_STATUS_S)
+        run = run.with_retry_timeout(LAST_STATUS_S)
         known = {k: v for k, v in run.get_status().items() if k in ("owner", "stored", "restarts", "last_good")}
         run.set_status(state, step, **known, **about)
 

@@ -22,7 +22,7 @@ from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.precision import set_matrix_products
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.checkpoints import Checkpoint
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
@@ -80,7 +80,7 @@ def run_worker(
     """
     keep_freed_memory()
     set_matrix_products(config.precision)
-    run = run.patient(START_PATIENCE_S)
+    run = run.with_retry_timeout(START_PATIENCE_S)
     steps = config.total_steps(images.count)
     start, outbox, said = begin(config, run, steps, rank, world_size, device, restarts)
     if start is NOT_BEGUN:
@@ -127,7 +127,7 @@ def begin(
     said: list[str] = []
     if rank == 0:
         try:
-            chosen = checkpoints.last_whole(run.checkpoints, said.append)
+            chosen = checkpoints.last_valid(run.checkpoints, said.append)
             if chosen is not None and chosen.step > steps:
                 raise StorageFailed(f"steps is {steps:,}, and the run is at step {chosen.step:,}; give --steps more")
             outbox = Outbox(
@@ -271,7 +271,7 @@ class FirstRank:
             "model": state.spec.to_dict(), "metrics": metrics, "seed": self.config.seed, "world_size": self.world_size
         }  # fmt: skip
         with self.turn():
-            files = checkpoints.pack(state.step, state.model_tensors(), state.training_tensors(), about)
+            files = checkpoints.serialize(state.step, state.model_tensors(), state.training_tensors(), about)
             pictures = {} if self.stop() else draw_pictures(state, self.run)
         self.tracking.show(state.step, pictures)
         self.outbox.put(Parcel(state.step, files, pictures), hurry=self.stop)
@@ -317,8 +317,8 @@ class FirstRank:
             raise self.diverged
         if not measured:
             raise Halted
-        folder = self.run.patient(LAST_PATIENCE_S).checkpoints / step_name(self.state.step)
-        checkpoints.amend(checkpoints.open_checkpoint(folder, thorough=False), measured)
+        folder = self.run.with_retry_timeout(LAST_PATIENCE_S).checkpoints / step_name(self.state.step)
+        checkpoints.add_metrics(checkpoints.open_checkpoint(folder, verify=False), measured)
 
     def _last_words(self) -> str:
         """Store what can be stored in the seconds that are left."""
@@ -337,7 +337,7 @@ class FirstRank:
         return f"{stopped}, which is stored" if self.state.step else f"{stopped}, before there was anything to store"
 
     def _publish_best(self) -> dict[str, Any]:
-        patient = self.run.patient(LAST_PATIENCE_S)
+        patient = self.run.with_retry_timeout(LAST_PATIENCE_S)
         chosen = checkpoints.choose(patient.checkpoints, "best", self.config.metric)
         spec, tensors = ModelSpec.from_dict(chosen.state["model"]), chosen.model_tensors()
         with self.turn():  # to build a model draws from torch's one generator, and another run may be about to begin
@@ -346,7 +346,9 @@ class FirstRank:
                 model, self.images, self.config, self.state.device, self._unless_stopped
             )
             files = model_files(chosen, self.config, full)
-        checkpoints.seal(patient.model, files)  # one that is there is replaced, and is unfinished in between
+        manifests.write_with_manifest(
+            patient.model, files
+        )  # one that is there is replaced, and is unfinished in between
         del full["categories"]
         return {**full, "step": chosen.step}
 

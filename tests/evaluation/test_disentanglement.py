@@ -27,8 +27,9 @@ from infogan_ray.evaluation.disentanglement.vae_scores import beta_vae, factor_v
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
-from infogan_ray.storage.checkpoints import MODEL, seal
+from infogan_ray.storage.checkpoints import MODEL
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.manifests import write_with_manifest
 from tests.data.test_factors import write
 
 SIZES = (3, 4, 5, 6)
@@ -294,7 +295,7 @@ def untrained(tmp_path: Path) -> Path:
     modules = dict(zip(("generator", "discriminator"), spec.build(), strict=True))
     tensors = {f"{part}.{k}": v for part, module in modules.items() for k, v in module.state_dict().items()}
     described = json.dumps({"model": spec.to_dict(), "run": {}}).encode()
-    seal(open_storage(tmp_path / "model"), {MODEL: save(tensors), "config.json": described})
+    write_with_manifest(open_storage(tmp_path / "model"), {MODEL: save(tensors), "config.json": described})
     return tmp_path / "model"
 
 

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from infogan_ray.data.image_set import ImageSet
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
-from infogan_ray.storage.run_directory import MetricsLog, RunDirectory
+from infogan_ray.storage.metrics_log import MetricsLog
+from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training import checkpoint_uploader as outbox_module
 from infogan_ray.training.checkpoint_uploader import Outbox, Overtaken, Parcel, StorageFailed
 from infogan_ray.training.worker import Report, run_worker
@@ -91,7 +92,7 @@ def test_after_the_stated_number_of_misses_the_run_fails_and_what_was_stored_is_
         run_on(proxy.uri("away"), image_set, at, steps=10_000, checkpoint_every=5, max_missed_checkpoints=2)
     proxy.become("well")
     run = RunDirectory(open_storage(proxy.uri("away")) / "run")
-    last = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    last = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
     assert last is not None and last.step in (10, 15)
 
 
@@ -155,13 +156,13 @@ def test_an_overtaken_writer_touches_nothing_of_its_successor(tmp_path: Path) ->
 
 def test_a_storage_that_is_merely_slow_never_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "LONGEST_WAIT_S", 0.01)
-    real = checkpoints.seal
+    real = manifests.write_with_manifest
 
     def slow(*arguments: Any, **more: Any) -> None:
         time.sleep(0.5)
         real(*arguments, **more)
 
-    monkeypatch.setattr(checkpoints, "seal", slow)
+    monkeypatch.setattr(manifests, "write_with_manifest", slow)
     outbox = Outbox(RunDirectory(open_storage(tmp_path)), step=0, keep=5, metric="mi_fraction", max_misses=2)
     for step in range(1, 8):
         outbox.put(Parcel(step, FILES))
@@ -226,10 +227,10 @@ def test_a_stop_in_the_middle_of_an_evaluation_keeps_the_step(image_set: ImageSe
         if report.phase == "evaluating" and report.metrics["step"] == 6:
             stopping.append(True)
     assert report.phase == "interrupted" and report.metrics["message"] == "stopped at step 6, which is stored"
-    last = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    last = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
     assert last is not None and last.step == 6 and "mi_fraction" not in last.metrics
     run_alone(config, image_set, tmp_path / "run")
-    last = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    last = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
     assert last is not None and "mi_fraction" in last.metrics and run.get_status()["state"] == "finished"
 
 
@@ -271,7 +272,7 @@ def test_a_line_that_an_error_cut_short_is_written_anew(tmp_path: Path, monkeypa
 
     def half(folder: Storage, name: str, content: bytes) -> None:
         whole(folder, name, content[: len(content) // 2])
-        raise StorageError("a share that went away", passing=True)
+        raise StorageError("a share that went away", transient=True)
 
     monkeypatch.setattr(Storage, "append", half)
     for step in (2, 3):

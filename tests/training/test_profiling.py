@@ -74,7 +74,7 @@ def test_storage_that_is_away_gets_the_trace_later(tmp_path: Path, monkeypatch: 
         profile.step()
 
     def away(*_: object) -> None:
-        raise StorageError("the store does not answer", passing=True)
+        raise StorageError("the store does not answer", transient=True)
 
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "write", away)

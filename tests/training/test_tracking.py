@@ -163,7 +163,7 @@ def test_a_write_that_is_cut_short_is_made_again_in_another_file(
 
     def half(folder: Storage, name: str, content: bytes) -> None:
         whole(folder, name, content[: 2 * len(content) // 3])
-        raise StorageError("no room", passing=True)
+        raise StorageError("no room", transient=True)
 
     monkeypatch.setattr(Storage, "append", half)
     files.row(2, {"a": 2.0}, time.time())

@@ -230,7 +230,7 @@ class _Reader:
         self.stopping = threading.Event()
         self._size, self._channels, self._seed = image_size, channels, seed
         self._groups = shards.groups
-        self._shards = replace(shards, folder=shards.folder.patient(ATTEMPT_S))
+        self._shards = replace(shards, folder=shards.folder.with_retry_timeout(ATTEMPT_S))
         self._asked: queue.SimpleQueue[tuple[Window, Future[Held]] | None] = queue.SimpleQueue()
         # A daemon: a read that hangs must not keep Python from ending.
         self._thread = threading.Thread(target=self._work, name="infogan-feed", daemon=True)
@@ -280,7 +280,7 @@ class _Reader:
             try:
                 return read_group(self._shards, shard, number, self._size, self._channels)[0]
             except StorageError as error:
-                if self.stopping.is_set() or not error.passing or time.monotonic() > deadline:
+                if self.stopping.is_set() or not error.transient or time.monotonic() > deadline:
                     raise
             except ValueError as error:  # bytes that are not those that were written: to read again does not help
-                raise StorageError(str(error), passing=False) from None
+                raise StorageError(str(error), transient=False) from None

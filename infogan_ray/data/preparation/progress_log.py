@@ -37,7 +37,7 @@ class ProgressLog:
 
     def check(self, asked: Mapping[str, Any], overwrite: bool) -> None:
         """Refuse a folder of something else. Nothing is changed."""
-        if self.folder.is_itself_a_file:
+        if self.folder.path_is_file:
             raise UserError(f"DEST is {self.folder}, a file; name a folder that is new or empty")
         foreign = [entry.name for entry in self.folder.entries() if not OURS.fullmatch(entry.name)]
         if foreign:

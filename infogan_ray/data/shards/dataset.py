@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
 from infogan_ray.data.image_files import Broken
-from infogan_ray.storage.file_system import Storage, guarded, patiently
+from infogan_ray.storage.errors import retry, translate_errors
+from infogan_ray.storage.file_system import Storage
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -139,7 +140,7 @@ def read_group(shards: ShardSet, shard: Shard, number: int, size: int, channels:
             return pq.ParquetFile(file).read_row_group(number, columns=["image", "label"], use_threads=False)
 
     try:
-        table = patiently(lambda: guarded(where, read), shards.folder.patience_s)
+        table = retry(lambda: translate_errors(where, read), shards.folder.retry_timeout_s)
     except FileNotFoundError:
         raise UserError(f"data: {where} is missing; prepare the images again") from None
     except (pa.ArrowException, IndexError) as error:
@@ -170,7 +171,7 @@ def check(shards: ShardSet, shard: Shard) -> str | None:
     """What is wrong with a shard's bytes, in one line; None if they are those that were written."""
     sha, size = hashlib.sha256(), 0
     try:
-        for chunk in shards.folder.chunks(shard.file):
+        for chunk in shards.folder.read_chunks(shard.file):
             sha.update(chunk)
             size += len(chunk)
     except FileNotFoundError:

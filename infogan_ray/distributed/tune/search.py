@@ -39,7 +39,7 @@ from infogan_ray.searches.asha import Halving, Verdict
 from infogan_ray.searches.recipe import TRACKERS, Recipe, without_trackers
 from infogan_ray.searches.search_directory import SearchDirectory, remaining
 from infogan_ray.searches.selection_rules import DEFAULT, Row, winner
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import last_line, set_last_status
@@ -181,7 +181,7 @@ def prepare(directory: SearchDirectory, number: int, parent: int | None, config:
     if parent is not None and not run.exists:
         donor = checkpoints.choose(directory.trial(parent).checkpoints, "last", "step")
         files = {name: donor.manifest.read(name) for name in donor.manifest.files}
-        checkpoints.seal(run.checkpoints / donor.name, files)
+        manifests.write_with_manifest(run.checkpoints / donor.name, files)
     if not run.exists or not directory.has_begun(number):
         write_config(run, config, images)
 

@@ -249,7 +249,7 @@ class Rungs(FIFOScheduler):
 
     def _save(self) -> None:
         """Before anything follows from it. Trials wait for the answer meanwhile, and an outage is waited for."""
-        SearchDirectory(self.directory.folder.patient(LAST_PATIENCE_S)).save_events(self.halving)
+        SearchDirectory(self.directory.folder.with_retry_timeout(LAST_PATIENCE_S)).save_events(self.halving)
 
     def _text(self, number: int, result: dict[str, Any], verdict: Verdict) -> str:
         reached = max((rung for rung in self.halving.rungs if rung <= result["images"]), default=0)

@@ -42,7 +42,7 @@ class EventFiles:
 
         ``descriptions``: by tag, in Markdown. Raises StorageError.
         """
-        self._folder = run.folder.patient(PATIENCE_S)
+        self._folder = run.folder.with_retry_timeout(PATIENCE_S)
         self._descriptions, self._described = descriptions, set[str]()
         known = [entry.name[len(run.EVENTS) :] for entry in self._folder.entries() if entry.name.startswith(run.EVENTS)]
         times = [int(part) for name in known if (part := name.split(".")[0]).isdigit()]

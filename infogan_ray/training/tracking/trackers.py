@@ -28,7 +28,7 @@ class MLflow:
 
         self._entities, self._metrics = entities, list[Any]()
         self._client = MlflowClient(tracking_uri=uri)
-        key = run.patient(SHORT_PATIENCE_S).key()
+        key = run.with_retry_timeout(SHORT_PATIENCE_S).tracking_key()
         experiment = self._experiment(uri)
         found = self._client.search_runs([experiment], f"tags.`infogan_ray.key` = '{key}'", max_results=1)
         self._known = -1
@@ -89,7 +89,7 @@ class WandB:
     def __init__(self, project: str, run: RunDirectory, about: Mapping[str, Any]) -> None:
         import wandb
 
-        key = run.patient(SHORT_PATIENCE_S).key()
+        key = run.with_retry_timeout(SHORT_PATIENCE_S).tracking_key()
         group, divider, _ = run.title.rpartition("/")
         # Nothing of the machine: no git, no program's text, no name of a host or user.
         settings = wandb.Settings(

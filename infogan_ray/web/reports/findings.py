@@ -1,4 +1,4 @@
-"""What storage says of a search, read once for its report: whatever is odd or missing leaves a gap and a note.
+"""The data of a search, read from storage once for its report. What is missing or broken leaves a gap and a note.
 
 Bounds are in nats, lengths of training in images seen.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from infogan_ray import UserError
 from infogan_ray.searches.asha import Halving
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, GATE, RULES, Row, pareto, winner
@@ -65,7 +66,7 @@ class Trial:
         """The largest bound in nats that each code can reach; empty if the configuration is not one of ours."""
         try:
             latents = RunConfig().override(dict(self.config), "the search").latents
-        except ValueError:
+        except UserError:
             return {}
         return {name: code.ceiling(latents.sigma) for name, code in as_measured(latents, self.priors).items()}
 
@@ -118,7 +119,7 @@ def read(search: SearchDirectory) -> Findings:
         try:
             if search.trial(number).folder.entries():
                 statuses[number] = search.trial(number).get_status()
-        except (ValueError, StorageError) as error:
+        except (UserError, StorageError) as error:
             notes.append(f"trial {number} could not be read: {error}")
     board = _saved_board(search)
     rows: list[Row] = board.get("rows") or []
@@ -189,7 +190,7 @@ def _trial(
                         points.append((step * batch, line[name]))
                 bounds |= {key[3:]: line[key] for key in line if key.startswith("mi/") and is_number(line[key])}
                 priors |= {key: line[key] for key in line if key.startswith("prior/") and is_number(line[key])}
-        except (ValueError, StorageError) as error:
+        except (UserError, StorageError) as error:
             notes.append(f"the curves of trial {number} could not be read: {error}")
     for points in curves.values():
         points.sort(key=lambda point: point[0])

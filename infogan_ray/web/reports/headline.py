@@ -8,7 +8,7 @@ import time
 from infogan_ray.evaluation.unsupervised_metrics import SCORES
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF
 from infogan_ray.web.reports.findings import Findings
-from infogan_ray.web.reports.markup import escape, is_number, shown
+from infogan_ray.web.reports.markup import escape, format_value, is_number
 from infogan_ray.web.reports.page import command, paragraph, tiles
 
 
@@ -34,17 +34,17 @@ def headline(found: Findings) -> str:
             bound = f"nats, of {sum(ceilings.values()):.3f}" if ceilings else "nats"
         facts = [
             ("winner", best.label, f"of {finished} that finished, {found.planned} in all"),
-            (found.metric, shown(best.row.get(found.metric)), bound),
-            ("image quality (SWD)", shown(best.row.get("swd")), "distance to the data; small is good"),
+            (found.metric, format_value(best.row.get(found.metric)), bound),
+            ("image quality (SWD)", format_value(best.row.get("swd")), "distance to the data; small is good"),
         ]
         score = SCORE_OF.get(found.rule, "")
         if is_number(best.row.get(score)):  # the rule's own, by which it won
-            facts.insert(1, (score, shown(best.row[score]), SCORES.get(score, "")))
+            facts.insert(1, (score, format_value(best.row[score]), SCORES.get(score, "")))
         error = best.row.get("clustering_error")
         if is_number(error):
             facts.append(("clustering error", f"{error:.1%}", "by labels that neither training nor the search saw"))
         parts.append(tiles([*facts, compute(found)]))
-        values = ", ".join(f"{path} {shown(value)}" for path, value in best.values.items())
+        values = ", ".join(f"{path} {format_value(value)}" for path, value in best.values.items())
         parts.append(paragraph(f"Its values: {values}.") if values else "")
         parts.append(command(f"infogan pull {shlex.quote(uri)} best"))
     if found.as_of is not None:
@@ -66,4 +66,4 @@ def compute(found: Findings) -> tuple[str, str, str]:
     words = f"{which} saw {seen:,} images; all run to their end would have seen {whole:,}"
     if not found.about.get("early_stopping", True):
         return name, "nothing", f"it was off; {words}"
-    return name, f"{spared / whole:.0%}" if whole else shown(None), words
+    return name, f"{spared / whole:.0%}" if whole else format_value(None), words

@@ -11,15 +11,15 @@ from infogan_ray.evaluation.unsupervised_metrics import SCORES
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF
 from infogan_ray.web.reports.charts import SLOTS, Point, Series, line_chart, scatter
-from infogan_ray.web.reports.decisions import as_if_stopping, decisions
+from infogan_ray.web.reports.decisions import decisions, replay_with_stopping
 from infogan_ray.web.reports.findings import NOT_BEGUN, Findings, Trial, read
 from infogan_ray.web.reports.headline import headline
-from infogan_ray.web.reports.markup import brief, escape, is_number, short_names, shown
+from infogan_ray.web.reports.markup import escape, format_tick, format_value, is_number, short_labels
 from infogan_ray.web.reports.page import Cell, figure, page, paragraph, table
 from infogan_ray.web.reports.parallel import Line, parallel_coordinates
-from infogan_ray.web.reports.pictures import Room, gallery
+from infogan_ray.web.reports.pictures import PictureBudget, model_pictures
 from infogan_ray.web.reports.recipe import recipe
-from infogan_ray.web.reports.scales import spans
+from infogan_ray.web.reports.scales import is_log_range
 
 PICTURED = 3  # trials whose pictures are in the report
 HELP = {
@@ -81,7 +81,7 @@ def picks(found: Findings) -> str:
     ]  # fmt: skip
     least = min((trial.row["swd"] for trial in found.trials if trial.has_finished and _measured(trial)), default=None)
     chart = scatter(
-        "Bound and image quality", points, found.metric, "SWD", log_y=spans([point.y for point in points]),
+        "Bound and image quality", points, found.metric, "SWD", log_y=is_log_range([point.y for point in points]),
         better="better: to the right and down",
         limit=least and found.gate * least,
         limit_label=f"{found.gate:g} times the least SWD:",
@@ -100,7 +100,7 @@ def board(found: Findings) -> str:
         and any(trial.row.get(key) is not None for trial in found.trials)
     ]  # fmt: skip
     paths = _paths(found)
-    names = short_names(paths, [*fields, "trial", "state", "picked by"])
+    names = short_labels(paths, [*fields, "trial", "state", "picked by"])
     headings: list[str | Cell] = [
         "trial",
         "state",
@@ -125,7 +125,7 @@ def board(found: Findings) -> str:
 
 def curves(found: Findings) -> str:
     slots = _slots(found)
-    marks = [(float(rung), f"rung {brief(rung)}") for rung in found.halving.rungs]
+    marks = [(float(rung), f"rung {format_tick(rung)}") for rung in found.halving.rungs]
     log = len(marks) > 2
 
     def lines(name: str) -> list[Series]:
@@ -160,7 +160,7 @@ def curves(found: Findings) -> str:
 
 def space(found: Findings) -> str:
     with_values = [trial for trial in found.trials if trial.values and trial.state != NOT_BEGUN]
-    varied = [path for path in _paths(found) if len({shown(t.values.get(path)) for t in with_values}) > 1]
+    varied = [path for path in _paths(found) if len({format_value(t.values.get(path)) for t in with_values}) > 1]
     if not varied:
         return paragraph("Fewer than two trials with different values have begun.")
     lines = []
@@ -170,7 +170,7 @@ def space(found: Findings) -> str:
             Line(trial.label, trial.values, score if is_number(score) else None, not _counts(trial), _note(trial))
         )
     chart = parallel_coordinates(
-        "Values and what came of them", lines, varied, found.metric, names=short_names(varied, []),
+        "Values and what came of them", lines, varied, found.metric, names=short_labels(varied, []),
         log=_drawn_log(found), faint_label="did not run to its end",
     )  # fmt: skip
     return figure(chart, f"One line per trial; the last axis is {found.metric}. Hover over a line for all its values.")
@@ -179,7 +179,7 @@ def space(found: Findings) -> str:
 def rungs(found: Findings) -> str:
     levels = found.halving.rungs
     stopping = bool(found.about.get("early_stopping", True)) and found.about.get("searcher") != "population"
-    replayed = None if stopping else as_if_stopping(found.halving, int(found.about["reduction"]))
+    replayed = None if stopping else replay_with_stopping(found.halving, int(found.about["reduction"]))
     headings: list[str | Cell] = ["trial", *(Cell(f"{rung:,} images") for rung in levels), "state"]
     headings += ["with early stopping"] if replayed else []
     rows = []
@@ -187,7 +187,7 @@ def rungs(found: Findings) -> str:
         row: list[Any] = [trial.number]
         for one in decisions(found.halving, trial.number, trial.state):
             place = f", place {one.place[0]} of {one.place[1]}" if one.place else ""
-            score = "" if one.score is None else f"{escape(shown(one.score))}{place}<br/>"
+            score = "" if one.score is None else f"{escape(format_value(one.score))}{place}<br/>"
             row.append(Cell(one.outcome, one.score, markup=f"{score}<small>{escape(one.outcome)}</small>"))
         row.append(trial.state)
         if replayed:
@@ -223,7 +223,7 @@ def pictures(found: Findings) -> str:
     best = [trial for trial in found.trials if trial.has_finished][:PICTURED]
     if not best:
         return paragraph("There are none: a trial has pictures when it has come to its end.")
-    parts, room = [], Room()
+    parts, room = [], PictureBudget()
     for trial in best:
         tops = trial.ceilings
         notes = {
@@ -231,10 +231,10 @@ def pictures(found: Findings) -> str:
             for code, bound in trial.bounds.items()
         }
         facts = ", ".join(
-            f"{key} {shown(trial.row[key])}" for key in _measures(found) if trial.row.get(key) is not None
+            f"{key} {format_value(trial.row[key])}" for key in _measures(found) if trial.row.get(key) is not None
         )
         parts.append(f"<h3>{escape(f'Trial {trial.number}: {facts}')}</h3>")
-        parts.append(gallery(found.search.trial(trial.number).model, trial.label, notes, room))
+        parts.append(model_pictures(found.search.trial(trial.number).model, trial.label, notes, room))
     return "".join(parts)
 
 
@@ -264,8 +264,8 @@ def _note(trial: Trial) -> str:
 
 def _drawn_log(found: Findings) -> list[str]:
     """What the recipe draws evenly by its logarithm."""
-    spread = found.about.get("space")
-    pairs = spread.items() if isinstance(spread, dict) else ()
+    space = found.about.get("space")
+    pairs = space.items() if isinstance(space, dict) else ()
     return [path for path, value in pairs if isinstance(value, dict) and value.get("sampler") == "loguniform"]
 
 
