@@ -37,6 +37,21 @@ def open_backend(given: Any, which: Which) -> tuple[str, Backend]:
         flags = getattr(given, backend.NAME, None)
         for field in dataclasses.fields(flags) if flags is not None and backend is not chosen else ():
             if getattr(flags, field.name) != field.default:
-                flag = f"--{field.name.replace('_', '-')}"
-                raise UserError(f"{flag} is for --cluster {backend.CLUSTER}, and the cluster is '{cluster}'")
+                raise UserError(
+                    f"{_flag(field.name)} is for --cluster {backend.CLUSTER}, and the cluster is '{cluster}'"
+                )
     return cluster, chosen(cluster, getattr(given, chosen.NAME, None) or getattr(chosen, which)(), warn)
+
+
+def place_flags(given: Any) -> list[str]:
+    """The flags by which another command finds the same jobs."""
+    words = [] if given.cluster is None else ["--cluster", given.cluster]
+    for backend in registry.BACKENDS:
+        for field in dataclasses.fields(backend.FLAGS):
+            if (value := getattr(getattr(given, backend.NAME), field.name)) != field.default:
+                words += [_flag(field.name), str(value)]
+    return words
+
+
+def _flag(field_name: str) -> str:
+    return f"--{field_name.replace('_', '-')}"

@@ -14,7 +14,7 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.backend_flags import open_backend, with_backend_flags
+from infogan_ray.cli.backend_flags import open_backend, place_flags, with_backend_flags
 from infogan_ray.cli.display import print_progress, warn
 from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse, peek
@@ -38,17 +38,17 @@ def jobs(arguments: list[str]) -> int:
     flags = with_backend_flags(Jobs, "FLAGS")
     given: Any = parse(flags, "jobs", arguments, "Jobs that were submitted. Example: infogan jobs logs ID --follow")
     cluster, backend = open_backend(given, "FLAGS")
-    cluster_flag = [] if given.cluster is None else ["--cluster", given.cluster]
+    place = place_flags(given)
     if given.action != "list" and not given.id:
         raise UserError(f"id is not given; write infogan jobs {given.action} ID, with one that 'infogan jobs' lists")
     if given.action == "logs" and given.follow:
-        return follow(backend, given.id, cluster_flag, sys.stdout)
+        return follow(backend, given.id, place, sys.stdout)
     if given.action == "logs":
         for piece in backend.logs(given.id, follow=False):
             print(piece, end="", flush=True)
         return DONE
     if given.action == "stop":
-        return _stop(backend, given.id, cluster_flag)
+        return _stop(backend, given.id, place)
     found = backend.jobs() if given.action == "list" else [backend.job(given.id)]
     if given.json:
         print(json.dumps({"jobs": [dataclasses.asdict(job) for job in found]}))
@@ -63,14 +63,14 @@ def jobs(arguments: list[str]) -> int:
     return DONE
 
 
-def follow(backend: Backend, id: str, cluster_flag: list[str], to: TextIO) -> int:
+def follow(backend: Backend, id: str, place: list[str], to: TextIO) -> int:
     """Print what the job prints until it ends. Returns its exit code."""
     try:
         for piece in backend.logs(id, follow=True):
             print(piece, end="", flush=True, file=to)
         job = _wait_for_end(backend, id)
     except KeyboardInterrupt:
-        again = infogan_command("jobs", "logs", id, "--follow", *cluster_flag)
+        again = infogan_command("jobs", "logs", id, "--follow", *place)
         raise Failed(f"{id} continues; follow it: {again}", INTERRUPTED) from None
     warn(f"{id} {job.state}" + (f": {job.message}" if job.message and job.state == "failed" else ""))
     if job.state == "succeeded":
@@ -78,7 +78,7 @@ def follow(backend: Backend, id: str, cluster_flag: list[str], to: TextIO) -> in
     return job.exit_code if job.exit_code and job.exit_code > 0 else INTERRUPTED if job.state == "stopped" else FAILED
 
 
-def _stop(backend: Backend, id: str, cluster_flag: list[str]) -> int:
+def _stop(backend: Backend, id: str, place: list[str]) -> int:
     before = backend.job(id)
     if before.state in FINAL_STATES:
         print(f"{id} had {before.state} before")
@@ -91,7 +91,7 @@ def _stop(backend: Backend, id: str, cluster_flag: list[str]) -> int:
     print(f"{id} {job.state}")
     words = shlex.split(job.command)[1:]
     if name := peek(words, "--name"):
-        warn(f"continue it: {infogan_command('submit', *cluster_flag, '--', *with_resume(words, name))}")
+        warn(f"continue it: {infogan_command('submit', *place, '--', *with_resume(words, name))}")
     return DONE
 
 

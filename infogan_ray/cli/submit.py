@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.backend_flags import open_backend, with_backend_flags
+from infogan_ray.cli.backend_flags import open_backend, place_flags, with_backend_flags
 from infogan_ray.cli.display import warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import START_OR_RESUME, parse
@@ -30,7 +30,7 @@ class Submit:
     follow: bool = False
     """Print what the job prints until it ends, and exit with its exit code."""
     dry_run: bool = False
-    """Print what would be sent (for kuberay, the RayJob), and touch nothing."""
+    """Print what would be sent, and touch nothing."""
     working_dir: Path | None = None
     """A folder to send too, for a recipe that imports from it; without data, environments and secrets."""
     env: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -54,17 +54,17 @@ def submit(arguments: list[str]) -> int:
         print(backend.plan(work))
         return DONE
     id = backend.submit(work)
-    cluster_flag = [] if given.cluster is None else ["--cluster", given.cluster]
+    place = place_flags(given)
     if given.json:
         print(json.dumps({"job": id, "name": work.name, "cluster": cluster, "command": work.command}))
     else:
         print(id)
-    follow_command = infogan_command("jobs", "logs", id, "--follow", *cluster_flag)
+    follow_command = infogan_command("jobs", "logs", id, "--follow", *place)
     warn(f"{work.name} is submitted to {cluster}; follow it: {follow_command}")
     flags = [word for word in arguments[:cut] if word not in ("--follow", "--json")]
     again = infogan_command("submit", *flags, "--", *with_resume(arguments[cut + 1 :], work.name))
     warn(f"should the cluster be lost: {again}")
-    return follow(backend, id, cluster_flag, sys.stderr if given.json else sys.stdout) if given.follow else DONE
+    return follow(backend, id, place, sys.stderr if given.json else sys.stdout) if given.follow else DONE
 
 
 def work_of(arguments: list[str], given: Submit, remote: bool) -> Work:

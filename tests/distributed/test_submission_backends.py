@@ -385,7 +385,9 @@ def test_a_new_backend_is_one_class_and_its_registration(
         assert "queue://HOST" in shown and "--partition" in shown and "Of the queue." in shown
     place = ["--cluster", "queue://host", "--partition", "night"]
     assert main(["submit", *place, "--follow", "--", *TRAIN, "--name", "first"]) == DONE
-    assert capsys.readouterr().out == "night-1\nstep 10\n"
+    shown = capsys.readouterr()
+    assert shown.out == "night-1\nstep 10\n"
+    assert f"infogan jobs logs night-1 --follow {' '.join(place)}\n" in shown.err
     assert main(["jobs", "list", *place, "--json"]) == DONE
     assert json.loads(capsys.readouterr().out)["jobs"][0]["command"].endswith("--name first")
     assert main(["doctor", "--cluster", "queue://host"]) == DONE and "it knows 1 jobs" in capsys.readouterr().out
