@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from infogan_ray import UserError
-from infogan_ray.data.datasets import DataConfig, is_at_hand, load_images
+from infogan_ray.data.datasets import DataConfig, is_available, load_images
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.code_names import read_names
 from infogan_ray.models.infogan import InfoGAN, load
@@ -195,7 +195,7 @@ class Shelf:
     def can_pick(self, id: str) -> dict[str, Any]:
         """Whether there are real images to pick from without fetching anything, or why not."""
         data, data_dir = self._data_of(id)
-        if data is None or not is_at_hand(data, data_dir):
+        if data is None or not is_available(data, data_dir):
             why = f"the images of {data} are not on this machine" if data else "it is not known what it was trained on"
             return {"why": f"{why}; name some with: infogan explore ... --data"}
         return {"data": data}
@@ -203,7 +203,7 @@ class Shelf:
     def real_images(self, id: str, model: InfoGAN) -> RealImages:
         """Held-out images where there are some, brought to the model's size. Raises NotThere, ValueError."""
         data, data_dir = self._data_of(id)
-        if data is None or not is_at_hand(data, data_dir):
+        if data is None or not is_available(data, data_dir):
             raise NotThere(self.can_pick(id)["why"])
         key = (data, data_dir, model.spec.image_size, model.spec.channels)
         with self._lock:
