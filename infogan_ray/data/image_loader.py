@@ -1,4 +1,4 @@
-"""Reads all images of a source into one array, decoded in threads. Broken files are named and skipped, or fatal if many."""
+"""Reads all images of a source into one array, decoded in threads. Broken files are named and skipped, or refused."""
 
 from __future__ import annotations
 
