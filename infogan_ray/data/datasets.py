@@ -1,4 +1,4 @@
-"""What ``--data`` names: mnist, fashion_mnist, shapes (drawn here), or a path that holds images in a layout we read."""
+"""Loads what ``--data`` names: mnist, fashion_mnist, shapes (generated here), or images at a path, in any format."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ NAMES = (*fetch.SOURCES, "shapes")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and the size and channels that they are brought to."""
+    """Which images, and the size and channels that they get."""
 
     data_dir: str | None = None
-    """Folder to look for a named dataset first (raw IDX or .gz)."""
+    """Folder that is searched first for a named dataset (raw IDX or .gz)."""
     image_size: int | None = None
     """Height and width; by default the data's own."""
     channels: int | None = None
@@ -50,7 +50,7 @@ def load_images(
 ) -> ImageSet:  # fmt: skip
     """Load a dataset into memory, or with ``feed`` a sample of a prepared one to stream (auto: as ``budget`` allows).
 
-    Raises UserError, in one line, for whatever cannot be used.
+    Raises UserError, in one line, for what cannot be used.
     """
     config = config or DataConfig()
     shards = prepared(data) if data not in NAMES else None
@@ -78,10 +78,10 @@ def load_images(
     return fit(found, config)
 
 
-def is_at_hand(data: str, data_dir: str | None = None) -> bool:
-    """Whether ``load_images`` would have to fetch nothing."""
+def is_available(data: str, data_dir: str | None = None) -> bool:
+    """Whether ``load_images`` need not fetch anything."""
     if data in fetch.SOURCES:
-        return fetch.is_at_hand(data, Path(data_dir).expanduser() if data_dir else None)
+        return fetch.is_available(data, Path(data_dir).expanduser() if data_dir else None)
     return data in NAMES or Path(data).expanduser().exists()
 
 
@@ -109,7 +109,7 @@ def _load_path(
 def _prepared(shards: ShardSet, config: DataConfig, feed: str, budget: MemoryBudget | None, sample: int) -> ImageSet:
     if shards.encoding == ENCODED:
         size, channels = resolve_size(shards, config.image_size, config.channels)
-    else:  # in memory they are brought to what is asked for afterwards
+    else:  # in memory they get the configured size afterwards
         size, channels = resolve_size(shards, None, None)
     if choose_feed(feed, shards.count() * channels * size**2, budget) == STREAM:
         resolve_size(shards, config.image_size, config.channels)
@@ -120,7 +120,7 @@ def _prepared(shards: ShardSet, config: DataConfig, feed: str, budget: MemoryBud
 
 
 def _bytes(collection: Collection, config: DataConfig) -> int:
-    """Of the images and of the test part in memory; 0 where a size is missing, which is refused when it is needed."""
+    """Of the images and the test part in memory. 0 where the size is missing, which is refused later."""
     height, width, *channels = collection.shape if isinstance(collection, RawImages) else (0, 0, 3)
     if config.image_size is not None:
         height = width = config.image_size
@@ -136,7 +136,7 @@ def _hold_out(name: str, images: Tensor, labels: Tensor | None, classes: tuple[s
 
 
 def fit(found: ImageSet, config: DataConfig) -> ImageSet:
-    """The images in the configured channels and size. Raises UserError for what is not square, without a size."""
+    """The images with the configured channels and size. Raises UserError if they are not square and no size is set."""
     height, width = found.images.shape[2:]
     if height != width and config.image_size is None:
         raise UserError(f"data: the images are {height}x{width}; set image_size to bring them to a square")

@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 
 class Broken(Exception):
-    """A file that gives no picture; the text goes on after its name: 'is cut off'."""
+    """A file that gives no image. The text continues a sentence that begins with its name: 'is cut off'."""
 
 
 class Files(Protocol):
@@ -56,7 +56,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The images of a path: ``names`` in order, and what else lay there, counted in words."""
+    """The image files of a path: ``names`` in order, and all other files, counted by kind."""
 
     path: Path
     names: tuple[str, ...]
@@ -71,9 +71,9 @@ class ImageFiles:
         return printable(str(self.path if _kind(self.path) == "file" else self.path / name))
 
     def contents(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes | Path | Broken]]:
-        """For each row (by default all) of ``names``, in the order in which they are quickest read: what to decode.
+        """What to decode for each row (by default all) of ``names``, in the order in which they are read fastest.
 
-        A file of a folder comes as its path, so that whoever decodes it can read it in a thread of its own.
+        A file of a folder is given as its path, so that a decoding thread can read it.
         """
         wanted = range(len(self.names)) if rows is None else sorted(rows)
         kind = _kind(self.path)
@@ -188,7 +188,7 @@ def _not_an_image(name: str) -> str | None:
 
 
 def _folder(root: Path) -> ImageFiles:
-    """Every folder is walked once, by its real name if it has one below the root, else by its first link."""
+    """Lists every folder once, by its real name if it has one below the root, else by its first link."""
     names: list[str] = []
     skipped: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
@@ -219,7 +219,7 @@ def _folder(root: Path) -> ImageFiles:
                 elif reason := _not_an_image(entry.name):
                     skipped[reason] += 1
                 elif os.path.isfile(entry) or not os.path.exists(entry):
-                    names.append(name)  # a link to nowhere is the user's image that is missing: broken, not skipped
+                    names.append(name)  # a link to nowhere is a missing image: broken, not skipped
                 else:
                     skipped["pipes and devices"] += 1
 

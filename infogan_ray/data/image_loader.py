@@ -1,4 +1,4 @@
-"""All images of a source into one array, decoded in threads; broken files are named, skipped or, if many, fatal."""
+"""Reads all images of a source into one array, decoded in threads. Broken files are named and skipped, or refused."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Pictures:
 def each(
     source: Files, work: Callable[[bytes], T], say: Say, threads: int | None = None, rows: Sequence[int] | None = None
 ) -> Iterator[tuple[int, T | Broken]]:
-    """Row and ``work(its bytes)`` of every file, or why it is broken, in the order of ``Files.contents``.
+    """Row and ``work(bytes)`` of every file, or why it is broken, in the order of ``Files.contents``.
 
-    Pillow decodes outside the interpreter's lock, so threads do it side by side. A few files at a time are in memory.
+    Pillow decodes outside the interpreter's lock, so threads decode in parallel. A few files at a time are in memory.
     """
     threads = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
 
@@ -60,7 +60,7 @@ def each(
     start = said = time.monotonic()
     done = 0
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("ignore")  # Pillow's doubts about single files: what they come to is counted instead
+        warnings.simplefilter("ignore")  # Pillow's warnings about single files; conversions are counted instead
         contents = source.contents(rows)
         more = True
         while more or waiting:
@@ -110,7 +110,7 @@ def read_pictures(
 
 
 def summary(source: Files, pictures: Pictures) -> list[str]:
-    """What was read, what was done to it, and what was not read, a line each."""
+    """A line each for the images that were read, the files that were skipped, and the broken files."""
     done = describe(pictures.conversions) or "taken as they are"
     lines = [f"data: {len(pictures.names):,} images of {source.path}: {done}"]
     if source.skipped:

@@ -1,4 +1,4 @@
-"""What a path with images holds, read as training would read it, and a configuration that fits it."""
+"""Inspects the images at a path, read as training reads them, and proposes a configuration."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from infogan_ray.data.load_in_memory import channels_first, with_size_and_channe
 from infogan_ray.models.networks import SIZES, plan
 
 SHEET = 64  # images on the contact sheet
-LOOKED_AT = 64  # height and width at which colour is looked for, and the largest size that is proposed
-COLOUR = 8  # levels between channels that are still grey: JPEG leaves some in a grey picture
-MOST_CLASSES = 100  # folders that are more than that are hardly classes
+LOOKED_AT = 64  # height and width at which colour is detected, and the largest size that is proposed
+COLOUR = 8  # difference between channels that is still grey: JPEG adds some to a grey image
+MOST_CLASSES = 100  # more folders than that are hardly classes
 BATCH = 128
 STEPS = 20_000
 
@@ -46,7 +46,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that was found. ``sheet`` is uint8 (up to 64, C, S, S), as training would see the images."""
+    """The result for encoded images. ``sheet`` is uint8 (up to 64, C, S, S), as training sees the images."""
 
     kind: str
     """The layout: 'folder of images', 'CelebA folder'."""
@@ -84,8 +84,8 @@ class _Look:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """What was found where images are plain numbers of one size, of which none can be broken."""
+class RawSurvey:
+    """The result for raw images of one size, of which none can be broken."""
 
     path: Path
     kind: str
@@ -107,8 +107,8 @@ class Numbers:
         }  # fmt: skip
 
 
-def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
-    """Decode every image once, and those of the sheet again. What ``config`` leaves open is proposed.
+def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
+    """Decode every image once, and those of the sheet again. Proposes what ``config`` leaves open.
 
     Raises UserError, in one line, where there are no images and for sizes that no network has.
     """
@@ -116,7 +116,7 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
         plan(config.image_size or SIZES[0], config.channels or 1)
     collection = open_collection(path, config.labels, say)
     if isinstance(collection, RawImages):
-        return _numbers(collection, config)
+        return _inspect_raw(collection, config)
     source = collection.files
     looks: dict[int, _Look] = {}
     broken: dict[int, str] = {}
@@ -150,7 +150,7 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
     )
 
 
-def _numbers(found: RawImages, config: DataConfig) -> Numbers:
+def _inspect_raw(found: RawImages, config: DataConfig) -> RawSurvey:
     """The whole file is read once, as packed ones can only be read forwards."""
     height, width = found.shape[:2]
     channels = config.channels or (found.shape[2] if len(found.shape) == 3 else 1)
@@ -164,7 +164,7 @@ def _numbers(found: RawImages, config: DataConfig) -> Numbers:
     sheet = with_size_and_channels(channels_first(np.stack(images)), size, channels)
     counts = _classes(found, list(range(found.count)))
     held = found.test.count if found.test else 0
-    return Numbers(
+    return RawSurvey(
         found.path, found.kind, found.count, held, found.shape, counts,
         _propose(found.path, config, size, channels, found.count, len(counts), 0.0),
         (found.count + held) * channels * size * size, sheet,

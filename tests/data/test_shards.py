@@ -1,4 +1,4 @@
-"""The cut of a dataset into shards, one shard, and what lies in the folder meanwhile; without Ray."""
+"""The plan of shards, a shard, and the progress log, without Ray. Run: pytest tests/data/test_shards.py"""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def job_of(source: Path, encoding: str = RAW, labels: str | None = None) -> Shar
 
 
 def prepare(job: ShardPlan, folder: Storage, backwards: bool = False) -> None:
-    ledger, tasks = ProgressLog(folder), job.tasks()
-    ledger.begin(job.asked, overwrite=False)
-    records = ledger.done(tasks)
+    log, tasks = ProgressLog(folder), job.tasks()
+    log.begin(job.asked, overwrite=False)
+    records = log.done(tasks)
     for task in reversed(tasks) if backwards else tasks:
         if task.number not in records:
             records[task.number] = write_shards(job, task, folder)
-            ledger.add(records[task.number])
-    ledger.write_manifest(job, records.values())
+            log.add(records[task.number])
+    log.write_manifest(job, records.values())
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training import worker
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.tracking import channel as channels
+from infogan_ray.training.tracking import event_files
 from infogan_ray.training.tracking.addresses import with_absolute_path
 from infogan_ray.training.tracking.channel import Channel
 from infogan_ray.training.tracking.curves import RESULTS, hparams
@@ -175,6 +176,27 @@ def test_a_write_that_is_cut_short_is_made_again_in_another_file(
     files.flush(False)
     assert [(event.step, event.value) for event in shown(tmp_path).Scalars("a")] == [(n, n) for n in (1, 2, 3, 4)]
     assert hparams_of(shown(tmp_path)) == {"seed": 1}
+
+
+def test_the_local_file_has_a_limit_while_the_storage_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event that does not fit is refused, so that its channel sends it again."""
+    monkeypatch.setattr(event_files, "LIMIT_BYTES", 10)
+    files = EventFiles(RunDirectory(open_storage(tmp_path)), 0, {"seed": 1}, {})
+
+    def unavailable(folder: Storage, name: str, content: bytes) -> None:
+        raise StorageError("unavailable", passing=True)
+
+    monkeypatch.setattr(Storage, "append", unavailable)
+    files.row(1, {"a": 1.0}, time.time())
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            files.row(2, {"a": 2.0}, time.time())
+    monkeypatch.undo()
+    files.row(2, {"a": 2.0}, time.time())
+    files.flush(False)
+    assert steps(shown(tmp_path), "a") == [1, 2]
 
 
 def event_files_of(run: RunDirectory, copy: Path) -> Path:

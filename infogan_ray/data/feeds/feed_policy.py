@@ -1,4 +1,4 @@
-"""Which feed a run gets: its images in memory where they fit there, else a stream of a prepared dataset."""
+"""Chooses a run's feed: images in memory where they fit, else a stream of a prepared dataset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PREPARE = "write it once as shards, by: infogan data prepare, and name them as -
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """The memory of one machine in bytes, and how many copies of the images it holds: one for each of its workers."""
+    """The free memory of one machine in bytes, and the copies of the images in it: one for each of its workers."""
 
     free: int
     copies: int = 1
@@ -32,7 +32,7 @@ class MemoryBudget:
     def check(self, data: str, images: int, asked: str) -> str:
         """A warning about images that are not prepared and barely fit; an empty text where they fit.
 
-        Raises UserError where they cannot fit at all, unless memory was asked for.
+        Raises UserError where they cannot fit, unless memory was asked for.
         """
         if self.fits(images):
             return ""
@@ -53,7 +53,7 @@ def choose_feed(asked: str, images: int, budget: MemoryBudget | None) -> str:
 
 
 def feed_line(asked: str, images: ImageSet, budget: MemoryBudget) -> str:
-    """What is said of the choice, and why: 'feed: streaming, 48.0 GB of images against 12.1 GB of free memory; …'."""
+    """One line with the feed and the reason: 'feed: streaming, 48.0 GB of images against 12.1 GB of free memory; …'."""
     name = "streaming" if images.feed == STREAM else "in memory"
     if asked == images.feed:
         return f"feed: {name}, as asked for; {budget.compared(images.bytes)}"
@@ -65,8 +65,8 @@ def make_feed(
     images: ImageSet, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
     device: torch.device | None = None, resident: Tensor | None = None,
 ) -> Feed:  # fmt: skip
-    """The feed of a rank. Images in memory lie on the device if they fit into half of what it has free, else beside it:
-    what is dealt is the same. ``resident``: those that lie there already, for several runs."""
+    """The feed of a rank. Images in memory are kept on the device if they fit into half of its free memory, else on the
+    host; the batches are the same. ``resident``: images that are on the device already, for several runs."""
     if images.shards is not None:
         return StreamingFeed(images.shards, images.image_size, images.channels, batch_size, seed, rank, world_size)
     if resident is None:

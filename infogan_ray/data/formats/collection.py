@@ -24,17 +24,17 @@ from infogan_ray.data.labels import class_names, to_numbers
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a collection: an encoded file's bytes, or uint8 pixels (H, W) or (H, W, C)."""
+    """An image of a collection: an encoded file's bytes, or uint8 pixels (H, W) or (H, W, C)."""
 
     image: bytes | np.ndarray
     path: str
-    """Where it came from, unique in the collection, for people."""
+    """Its origin, unique in the collection, for people."""
     label: int | None
     """Number of its class in ``Collection.classes``, where there are any."""
 
 
 class Collection(Protocol):
-    """Images of any layout. ``test`` is the part that a dataset itself keeps out of training, where it has one."""
+    """Images of any format. ``test`` is the dataset's own test part, if it has one."""
 
     @property
     def path(self) -> Path: ...
@@ -58,7 +58,7 @@ class Collection(Protocol):
     def test(self) -> Collection | None: ...
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Item | Broken]]:
-        """Images ``start`` to ``stop`` with their numbers, in any order. Cheap to begin again elsewhere."""
+        """Images ``start`` to ``stop`` with their numbers, in any order."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class EncodedImages:
             if isinstance(content, Broken):
                 return content
             image: Any = content
-            if self.files.crop is not None:  # which whoever decodes it later would not know of
+            if self.files.crop is not None:  # the reader of the item does not know the crop
                 image = decode(content, self.files.crop, 3, crop=self.files.crop)[0].transpose(1, 2, 0)
             return Item(image, self.files.shown(self.files.names[row]), label)
         except Broken as reason:
@@ -100,7 +100,7 @@ class EncodedImages:
 
 @dataclass(frozen=True)
 class RawImages:
-    """Images of one size as plain numbers, in one file or in several that follow each other."""
+    """Images of one size as uint8 pixels, in one file or in several, one after the other."""
 
     path: Path
     kind: str
@@ -144,7 +144,7 @@ class RawImages:
 def numbered(labels: np.ndarray, names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
     """Whole numbers (N,) as numbers of classes 0…K-1, and the K classes' names in order.
 
-    With ``names`` the labels are places in it already. Without, what is there is a class.
+    With ``names`` the labels are places in it. Without, each value that occurs is a class.
     """
     if names is not None:
         return labels.astype(np.int64), list(names)
@@ -182,7 +182,7 @@ def of_a_test_part(path: Path, root: Path) -> bool:
 
 
 class Joined(Sequence[str]):
-    """Names of what lies in several places: the place, and a name or number in it. Made when asked for."""
+    """Names of images in several places: the place, and a name or number in it. Built on demand."""
 
     def __init__(self, places: Sequence[str], inside: Sequence[Sequence[str] | int]) -> None:
         self.places, self.inside = places, inside

@@ -88,7 +88,7 @@ def _idx_part(path: Path) -> tuple[Records, np.ndarray | None]:
         labels = idx.decode(idx.read_bytes(beside), str(beside))
     except OSError as error:
         raise damaged(beside, error) from None
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"data: {error}") from None
     if labels.shape != (count,):
         raise UserError(f"data: {beside} has {len(labels)} labels for the {count} images of {path.name}")

@@ -34,11 +34,11 @@ def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
             images = "imgs" if sprites else "images"
             labels = file["latents_classes"] if sprites else file["labels"] if "labels" in names else None
         shape, fortran, dtype, start = _header(path, f"{images}.npy")
-    except ValueError as error:
+    except UserError:
+        raise
+    except (ValueError, *DAMAGED) as error:
         if "allow_pickle" in str(error):
             raise UserError(f"data: {path} holds pickled objects, which are never read; save plain arrays") from None
-        raise
-    except DAMAGED as error:
         raise UserError(f"data: {path} is not a whole .npz file ({error})") from None
     if dtype.hasobject:
         raise UserError(f"data: {path} holds pickled objects, which are never read; save plain arrays")

@@ -21,7 +21,7 @@ import numpy as np
 from infogan_ray import UserError
 
 CHUNK = 1024  # images at once
-PIECE = 1 << 20  # bytes at once, where bytes are only passed over
+PIECE = 1 << 20  # bytes at once, where bytes are skipped
 DAMAGED = (zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, OSError, RuntimeError, NotImplementedError)
 
 
@@ -56,7 +56,7 @@ class Records:
     """Bytes before the first image, counted in the unpacked file."""
     lead: int = 0
     packing: Literal["none", "gzip", "zip", "whole"] = "none"
-    """``whole``: of an .npz whose images do not follow each other, so that all are read for any."""
+    """``whole``: of an .npz whose images do not follow each other, so that all are read for any of them."""
     member: str = ""
     """Of a zip: the member that holds the images."""
     factor: int = 1
@@ -119,7 +119,7 @@ def open_stream(path: Path, packing: str = "none", member: str = "") -> Any:
 
 
 def skip(stream: Any, count: int) -> None:
-    """Pass over some bytes: at once where the stream can, else by reading them."""
+    """Skip some bytes: at once where the stream can, else by reading them."""
     if stream.seekable():
         stream.seek(count, 1)
         return

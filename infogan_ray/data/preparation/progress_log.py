@@ -1,10 +1,10 @@
-"""What lies in the folder of a dataset that is being prepared: what was asked for, what is done, and the manifest.
+"""The progress of a dataset that is being prepared: its settings, the finished tasks, and the manifest.
 
-    DEST/.progress/settings.json    what was asked for, of which source; written first
-    DEST/.progress/00000.json …     one for each task that is done, written after its shards
+    DEST/.progress/settings.json    the source and the settings; written first
+    DEST/.progress/00000.json …     one for each finished task, written after its shards
     DEST/MANIFEST.json              written last
 
-The records stay when all is done: a shard that is lost later can then be made again, alone.
+The records are kept, so that a shard that is lost later can be made again alone.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ SETTINGS = "settings.json"
 OURS = re.compile(r"\.?(train|test)-\d{5,}\.parquet(\.\w+\.tmp)?|\.?MANIFEST\.json(\.\w+\.tmp)?|\.progress|probe-\w{8}")
 LEFTOVER = re.compile(r"\..+\.\w{8}\.tmp")
 MOST_NAMED = 1000  # broken files in the manifest
-READERS = 16  # records are small, and each is a round trip
+READERS = 16  # threads: records are small, and each takes a round trip
 
 
 class ProgressLog:
-    """The folder. Methods raise StorageError, and UserError, in one line, where DEST is not what was asked for."""
+    """The folder. Methods raise StorageError, and UserError, in one line, where DEST holds something else."""
 
     def __init__(self, folder: Storage) -> None:
         self.folder, self.progress = folder, folder / PROGRESS
 
     def check(self, asked: Mapping[str, Any], overwrite: bool) -> None:
-        """Refuse a folder of something else. Nothing is changed."""
+        """Raises UserError for a folder that holds something else. Changes nothing."""
         if self.folder.path_is_file:
             raise UserError(f"DEST is {self.folder}, a file; name a folder that is new or empty")
         foreign = [entry.name for entry in self.folder.entries() if not OURS.fullmatch(entry.name)]
@@ -58,10 +58,10 @@ class ProgressLog:
             )
 
     def begin(self, asked: Mapping[str, Any], overwrite: bool) -> None:
-        """Take the folder. What a killed attempt left half-written goes; with ``overwrite``, all that is ours."""
+        """Start or continue. Deletes the partial files of a killed attempt; with ``overwrite``, all of our files."""
         self.check(asked, overwrite)
         if overwrite:
-            self.folder.delete(MANIFEST)  # first: from here on there is no dataset
+            self.folder.delete(MANIFEST)  # first: without it the folder is no dataset
             for entry in self.folder.entries():
                 if not entry.is_folder:
                     self.folder.delete(entry.name)
@@ -82,7 +82,7 @@ class ProgressLog:
             return {}
 
     def done(self, tasks: Sequence[ShardTask]) -> dict[int, TaskRecord]:
-        """Records of the tasks whose shards lie there, of the right size."""
+        """Records of the tasks whose shards exist with the right size."""
         there = {entry.name: entry.size for entry in self.folder.entries()}
         names = {entry.name for entry in self.progress.entries()}
         wanted = [task.number for task in tasks if _name(task.number) in names]
@@ -104,7 +104,7 @@ class ProgressLog:
         self.progress.write(_name(record.number), json.dumps(record.to_dict(), indent=1).encode())
 
     def write_manifest(self, plan: ShardPlan, records: Iterable[TaskRecord]) -> ShardSet:
-        """Write the manifest. The same whatever the order in which the tasks were done, and how often."""
+        """Write the manifest, the same for any order of the tasks."""
         ordered = sorted(records, key=lambda record: record.number)
         conversions: Counter[str] = sum((record.conversions for record in ordered), Counter())
         broken = [item for record in ordered for item in record.broken.items()]

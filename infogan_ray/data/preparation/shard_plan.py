@@ -1,7 +1,7 @@
-"""How a source is cut into shards: a function of the source and the settings alone, on whatever machine it is asked.
+"""The plan of a prepared dataset: which rows of the source are in which shard.
 
-So each shard is a task that knows nothing of the others, may be done twice, and comes out the same: that is what makes
-preparing parallel and lets it go on after a kill.
+It is a function of the source and the settings alone. So each shard is a task of its own, which gives the same bytes on
+any machine and may be done twice. Tasks run in parallel, and a killed preparation continues where it was.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from infogan_ray.data.image_set import HOLD_OUT
 from infogan_ray.data.preparation.shard_source import OpenedSource, ShardSource
 from infogan_ray.data.shards.dataset import ENCODED, FORMAT, RAW, TEST, TRAIN
 
-SHARD_BYTES, GROUP_BYTES = 64_000_000, 4_000_000  # of images, before compression
+SHARD_BYTES, GROUP_BYTES = 64_000_000, 4_000_000  # of images, uncompressed
 LEAST_GROUP, MOST_GROUP = 64, 4096  # rows
-FEWEST_SHARDS = 16  # of a smaller source, too, so that there is something to share among processes
+FEWEST_SHARDS = 16  # also of a small source, so that several processes have work
 MOST_SHARD_BYTES = 1_000_000_000  # a shard is made in memory
-SIZED = 32  # images from which the size of an encoded one is guessed
+SIZED = 32  # images from which the size of an encoded one is estimated
 ENCODINGS = (RAW, ENCODED)
 
 
@@ -69,7 +69,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """All that is to be prepared. ``image_bytes``: of one, exact if raw, guessed if encoded."""
+    """All that is to be prepared. ``image_bytes``: of one image, exact if raw, estimated if encoded."""
 
     name: str
     kind: str
@@ -85,7 +85,7 @@ class ShardPlan:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What a dataset is known again by."""
+        """The source and the settings, by which an unfinished dataset is recognised."""
         return {
             "format": FORMAT, "source": self.name, "kind": self.kind, "images": self.count(), "content": self.content,
             "classes": None if self.classes is None else len(self.classes), **asdict(self.settings),
@@ -93,19 +93,19 @@ class ShardPlan:
 
     def tasks(self) -> list[ShardTask]:
         step = self.settings.rows_per_shard
-        stretches = [
+        ranges = [
             (place, start, min(start + step, part.source.count))
             for place, part in enumerate(self.parts)
             for start in range(0, part.source.count, step)
         ]
-        return [ShardTask(number, *stretch) for number, stretch in enumerate(stretches)]
+        return [ShardTask(number, *each) for number, each in enumerate(ranges)]
 
     def rows(self, task: ShardTask) -> list[int]:
         """Rows of the source, in the order in which they stand in the shard.
 
-        Streaming shuffles row groups and deals from a few of them at a time, so what lies together in the source, as
-        classes do, must not lie together in the shards. What can be read at random is shuffled as a whole; of what is
-        read forwards each shard is shuffled within, and the rest is the stream's to do.
+        The streaming feed shuffles within a few row groups at a time. So rows that are neighbours in the source, as
+        images of a class are, must not be neighbours in the shards. A source with random access is shuffled as a whole.
+        Of another source each shard is shuffled within itself, and the streaming feed shuffles the shards.
         """
         source, seed = self.parts[task.part].source, self.settings.seed
         if source.random_access:
@@ -119,7 +119,7 @@ def plan_shards(
     opened: OpenedSource, encoding: str, image_size: int | None, channels: int | None,
     rows_per_shard: int | None = None, rows_per_group: int | None = None, seed: int = 0,
 ) -> ShardPlan:  # fmt: skip
-    """The job, with defaults for what is None. Raises UserError, in one line, for numbers that are out of range."""
+    """The plan, with defaults for what is None. Raises UserError, in one line, for numbers that are out of range."""
     count = opened.train.count
     if encoding == RAW:
         assert image_size and channels
@@ -147,14 +147,14 @@ def plan_shards(
 
 
 def mean_image_bytes(source: ShardSource) -> int:
-    """Bytes of an encoded image, by the first few."""
+    """Bytes of an encoded image, estimated from the first few."""
     found = [image for _, image in source.read(range(min(SIZED, source.count))) if not isinstance(image, Broken)]
     sizes = [image.nbytes if isinstance(image, np.ndarray) else len(image) for image in found]
     return max(1, sum(sizes) // len(sizes)) if sizes else 1
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is asked for now and was not before, in words."""
+    """The settings that differ, in words."""
     said = []
     for key in dict.fromkeys([*now, *before]):
         if before.get(key) != now.get(key):

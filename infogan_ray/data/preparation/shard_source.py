@@ -1,4 +1,4 @@
-"""What is cut into shards: images in memory or in files, by row, whatever the layout in which they were published."""
+"""The source of shards: images in memory or in files, by row, whatever their format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from infogan_ray.data.image_set import ImageSet
 
 
 class ShardSource(Protocol):
-    """Plain data, which another process can go on with. ``read`` gives the images of rows in any order."""
+    """Images by row. It can be pickled. ``read`` gives the images of rows in any order."""
 
     @property
     def count(self) -> int: ...
@@ -30,7 +30,7 @@ class ShardSource(Protocol):
 
     @property
     def random_access(self) -> bool:
-        """Whether any rows are read about as quickly as rows that follow each other."""
+        """Whether reading any rows takes about as long as reading consecutive ones."""
 
     @property
     def crop(self) -> int | None:
@@ -39,7 +39,7 @@ class ShardSource(Protocol):
     def name(self, row: int) -> str: ...
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes | np.ndarray | Broken]]:
-        """A file's bytes or uint8 pixels (H, W[, C]). Rows rise where ``random_access`` is not."""
+        """A file's bytes or uint8 pixels (H, W[, C]). Without ``random_access`` the rows must rise."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class SourceInFiles:
 
 @dataclass(frozen=True)
 class OpenedSource:
-    """A source: its training part, its own test part if it has one, and what it was, to know it again by."""
+    """A source: its training part, its own test part if it has one, and what identifies it."""
 
     name: str
     kind: str
@@ -108,13 +108,13 @@ class OpenedSource:
     test: ShardSource | None
     classes: tuple[str, ...] | None
     content: str
-    """SHA-256 of the pixels, or over the names, sizes and times of change of the files."""
+    """SHA-256 of the pixels, or over the names, sizes and modification times of the files."""
 
 
 def open_source(source: str, config: DataConfig, say: Callable[[str], None]) -> OpenedSource:
     """A named dataset or whatever lies at a path. Raises UserError, in one line, for what cannot be read.
 
-    Images in memory are brought to ``config``'s size and channels here, by the same arithmetic as in training.
+    Images in memory get ``config``'s size and channels here, by the same arithmetic as in training.
     """
     path = Path(source).expanduser()
     if source in NAMES:
@@ -122,7 +122,7 @@ def open_source(source: str, config: DataConfig, say: Callable[[str], None]) -> 
     if not path.exists():
         raise UserError(f"SRC is '{source}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
     found = open_collection(path, config.labels, say)
-    if not isinstance(found, EncodedImages):  # pixels in one file, which training reads as a whole, too
+    if not isinstance(found, EncodedImages):  # pixels in one file, which training reads as a whole as well
         return _in_memory(load_images(source, config, say))
     test = None if found.test is None else SourceInFiles(found.test.files, found.test.labels)  # type: ignore[attr-defined]
     kinds = None if found.classes is None else tuple(found.classes)
@@ -153,7 +153,7 @@ def _in_memory(found: ImageSet) -> OpenedSource:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 over the names, sizes and times of change of all files of a path: no file is read."""
+    """SHA-256 over the names, sizes and modification times of all files of a path. No file is read."""
     total = hashlib.sha256()
 
     def add(name: str, about: os.stat_result) -> None:

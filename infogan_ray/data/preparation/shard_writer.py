@@ -1,4 +1,4 @@
-"""One shard: its rows are read, decoded or checked, and written as Parquet, with a record of what came of them."""
+"""Writes the shards of a task: reads its rows, decodes or checks them, and returns a record of the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEVEL = 3  # of zstd
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """What came of a task: its files by split (none where nothing could be read), conversions, the broken by name."""
+    """The result of a task: files by split (none where no image could be read), conversions, broken images by name."""
 
     number: int
     shards: dict[str, Shard]
@@ -36,7 +36,7 @@ class TaskRecord:
 
     @property
     def rows(self) -> int:
-        """All that was read, the broken too."""
+        """All images that were read, with the broken ones."""
         return sum(shard.rows for shard in self.shards.values()) + len(self.broken)
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class TaskRecord:
 
 
 def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecord:
-    """Do a task: its shards are written whole, one after the other. Raises StorageError.
+    """Do a task: write its shards, each as a whole. Raises StorageError.
 
     Raises UserError, in one line, if the source cannot be read.
     """
@@ -71,7 +71,7 @@ def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecor
     broken: dict[int, str] = {}
     conversions: Counter[str] = Counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's doubts about single files: what they come to is counted instead
+        warnings.simplefilter("ignore")  # Pillow's warnings about single files; conversions are counted instead
         for row, image in source.read(order if source.random_access else range(task.start, task.stop)):
             try:
                 if isinstance(image, Broken):
@@ -107,7 +107,7 @@ def _content(image: bytes | np.ndarray, settings: Settings, crop: int | None) ->
         assert size and channels
         pixels, facts = decode(image, size, channels, crop=crop)
         return pixels.tobytes(), facts.conversions(size, channels)
-    if crop is not None:  # which whoever decodes it later would not know of
+    if crop is not None:  # the reader of the shard does not know the crop
         pixels, _ = decode(image, crop, 3, crop=crop)
         return _png(Image.fromarray(pixels.transpose(1, 2, 0))), [f"cropped to {crop}x{crop} and packed as PNG"]
     decode(image, CHECKED_SIZE, 1)
@@ -126,7 +126,7 @@ def to_parquet(rows: list[tuple[bytes, int | None, str]], settings: Settings) ->
     packing = {"image": "zstd" if raw else "none", "label": "zstd", "path": "zstd"}
     levels = {name: LEVEL for name, kind in packing.items() if kind == "zstd"}
     sink = io.BytesIO()
-    # Statistics and dictionaries of pixels would cost time and room, and no one asks for them.
+    # Statistics and dictionaries of pixels would take time and space, and nobody reads them.
     with pq.ParquetWriter(
         sink, COLUMNS, compression=packing, compression_level=levels, use_dictionary=["label"],
         write_statistics=["label"],

@@ -1,12 +1,12 @@
 """A prepared dataset: Parquet shards and a manifest, on a disk or in a bucket, as ``infogan data prepare`` writes them.
 
-    DEST/MANIFEST.json              what the dataset is; written last, so that a folder without it is not one
+    DEST/MANIFEST.json              what the dataset is; written last, so a folder without it is no dataset
     DEST/train-00000.parquet …      and test-….parquet, where some images are kept to count errors on
 
 The columns are ``image`` (binary), ``label`` (int64, null without one) and ``path`` (where it came from). An image is
 either raw, its uint8 pixels in the order (C, S, S), or encoded, a file's bytes, which are decoded when they are read.
-A row group is the least that is read at once; the manifest knows how many rows each has, so that every row has a
-number without any shard being opened.
+A row group is the smallest unit that is read. The manifest holds the number of rows of each, so the place of every row
+is known before a shard is opened.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """What a manifest says. ``image_size`` and ``channels`` are those of raw images, None for encoded ones."""
+    """The content of a manifest. ``image_size`` and ``channels`` are those of raw images, None for encoded ones."""
 
     folder: Storage
     encoding: str
@@ -77,7 +77,7 @@ class ShardSet:
 
     @property
     def identity(self) -> str:
-        """SHA-256 over all that the manifest says, the shards' own among it."""
+        """SHA-256 of the manifest, which holds those of all shards."""
         return hashlib.sha256(self.to_json()).hexdigest()
 
     def to_json(self) -> bytes:
@@ -96,7 +96,7 @@ class ShardSet:
 
 
 def is_prepared(folder: Storage) -> bool:
-    """Or has begun to be: Parquet without a manifest must not pass for a dataset of another layout."""
+    """Whether a folder is a prepared dataset or an unfinished one, which must not be read as plain Parquet files."""
     return folder.is_file(MANIFEST) or folder.exists(PROGRESS)
 
 
@@ -130,8 +130,8 @@ def open_shards(folder: Storage) -> ShardSet:
 def read_group(shards: ShardSet, shard: Shard, number: int, size: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (n, channels, size, size) and labels int64 (n,), -1 for none, of one row group.
 
-    Raises UserError, in one line, for bytes that are not what the manifest says; the cost of checking the whole
-    shard's SHA-256 would be paid at every window, so ``verify`` does that apart.
+    Raises UserError, in one line, for bytes that differ from the manifest. The SHA-256 of whole shards is checked by
+    ``infogan data verify`` alone: here it would be paid for at every window.
     """
     where, path = f"{shards.folder}/{shard.file}", f"{shards.folder.path}/{shard.file}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from infogan_ray import UserError
-from infogan_ray.data.datasets import DataConfig, is_at_hand, load_images
+from infogan_ray.data.datasets import DataConfig, is_available, load_images
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.storage.file_system import Storage, StorageError
@@ -41,7 +41,7 @@ class RealImageSource:
     def availability(self, folder: Storage) -> dict[str, str]:
         """``data``, the name of the images of a run or model, or ``why`` there are none. Nothing is downloaded."""
         data, data_dir = self._find(folder)
-        if data is None or not is_at_hand(data, data_dir):
+        if data is None or not is_available(data, data_dir):
             why = f"the images of {data} are not on this machine" if data else "it is not known what it was trained on"
             return {"why": f"{why}; name some with: infogan explore ... --data"}
         return {"data": data}
@@ -49,7 +49,7 @@ class RealImageSource:
     def load(self, folder: Storage, model: InfoGAN) -> RealImages | None:
         """The held-out images where there are some, at the model's size. None if no images are on this machine."""
         data, data_dir = self._find(folder)
-        if data is None or not is_at_hand(data, data_dir):
+        if data is None or not is_available(data, data_dir):
             return None
         key = (data, data_dir, model.spec.image_size, model.spec.channels)
         with self._lock:
