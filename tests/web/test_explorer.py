@@ -195,7 +195,7 @@ def test_a_real_image_is_read_and_made_again(store: Path, client: TestClient, ba
     assert said["reading"]["cat0"] == expected["cat0"][0] and said["codes"]["cat0"] == said["reading"]["cat0"]
     assert said["reading"]["uniform0_std"] == pytest.approx(float(expected["uniform0_std"][0]))
     again = model.sample(8, said["codes"], seed=4)[:, 0].numpy()
-    assert np.array_equal(cells(from_data_url(said["again"]), 8), again)
+    assert np.array_equal(cells(from_data_url(said["reconstructions"]), 8), again)
     buffer = io.BytesIO()
     Image.fromarray(original[0]).convert("RGB").resize((48, 32)).save(buffer, "JPEG")
     sent = client.post("/api/encode", params={"id": "tiny", "checkpoint": LAST, "seed": 4}, content=buffer.getvalue())

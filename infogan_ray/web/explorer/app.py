@@ -254,4 +254,9 @@ def read_and_reconstruct(model: InfoGAN, image: Tensor, seed: int) -> dict[str, 
     rounded = {n: float(v >= 0.5) if model.codes[n].family == "bernoulli" else v for n, v in codes.items()}
     latents = model.latents(RECONSTRUCTIONS, rounded, seed)
     reconstructions = model.generate(latents)
-    return {"reading": reading, "codes": rounded, "picture": data_url(image), "again": data_url(reconstructions)}
+    return {
+        "reading": reading,
+        "codes": rounded,
+        "picture": data_url(image),
+        "reconstructions": data_url(reconstructions),
+    }

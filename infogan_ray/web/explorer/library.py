@@ -18,7 +18,7 @@ LISTED = 200  # entries of a storage folder on one page
 
 
 class Library:
-    """Looked at every few seconds while things train: what has not changed is not read again."""
+    """Cards, cached: the page asks every few seconds, and runs that have not changed are not read again."""
 
     def __init__(self, catalog: ModelCatalog) -> None:
         self.catalog = catalog

@@ -9,7 +9,7 @@ from infogan_ray.searches.asha import Halving, Verdict
 
 @dataclass(frozen=True)
 class Decision:
-    """``score`` is what counted at the rung; ``place`` is (rank, of how many); None where there is none."""
+    """``score``: the metric at the rung, or None. ``place``: (rank, number of trials ranked), or None."""
 
     score: float | None
     place: tuple[int, int] | None
@@ -17,7 +17,7 @@ class Decision:
 
 
 def decisions(halving: Halving, trial: int, state: str) -> list[Decision]:
-    """One per rung, in their order. ``state``: that of the trial's row."""
+    """One decision for each rung, in order. ``state``: the state in the trial's row."""
     stopped_at, verdict = halving.stopped_at(trial), halving.verdict(trial)
     state = state.partition(",")[0]
     found, over = [], ""

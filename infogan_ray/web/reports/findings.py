@@ -26,19 +26,19 @@ NOT_BEGUN = "not begun"
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial. ``row`` is its row of the board: of one that has not begun, its number, state and values alone."""
+    """One trial. ``row`` is its row of the leaderboard; before it begins, its number, state and values alone."""
 
     number: int
     row: Row
     images: int
-    """Seen, by its last word; a checkpoint may be older."""
+    """Images seen, by its last status; a checkpoint may be older."""
     config: Mapping[str, Any]
     curves: dict[str, list[tuple[float, float]]]
-    """By metric: (images seen, value), in order."""
+    """(images seen, value) in order, by metric."""
     bounds: dict[str, float]
     """The last measured bound in nats, by code."""
     priors: Mapping[str, float] = field(default_factory=dict)
-    """Of priors that are learned, what the last row of metrics tells: prior/<code>/<category>."""
+    """The last logged values of learned priors: prior/<code>/<category>."""
 
     @property
     def label(self) -> str:
@@ -63,7 +63,7 @@ class Trial:
 
     @property
     def ceilings(self) -> dict[str, float]:
-        """The largest bound in nats that each code can reach; empty if the configuration is not one of ours."""
+        """The largest bound in nats that each code can reach; empty if this version cannot read the configuration."""
         try:
             latents = RunConfig().override(dict(self.config), "the search").latents
         except UserError:
@@ -73,7 +73,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Findings:
-    """A search as its report needs it. ``trials``: in the order of the board, then those that have not begun."""
+    """A search as its report needs it. ``trials``: in the leaderboard's order, then those that have not begun."""
 
     search: SearchDirectory
     about: dict[str, Any]
@@ -85,7 +85,7 @@ class Findings:
     front: list[int]
     gate: float
     as_of: float | None
-    """When a trial was last heard of, in seconds since 1970."""
+    """The time of the latest status of a trial, in seconds since 1970."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -98,7 +98,7 @@ class Findings:
 
     @property
     def planned(self) -> int:
-        """How many trials there will be; a searcher that learns has not proposed all of them yet."""
+        """The number of trials at the end; a searcher may not have proposed all of them yet."""
         return max(int(self.about.get("count") or 0), len(self.trials))
 
     @property
@@ -149,7 +149,7 @@ def read(search: SearchDirectory) -> Findings:
 
 
 def _saved_board(search: SearchDirectory) -> dict[str, Any]:
-    """leaderboard.json, or nothing where there is none that can be read."""
+    """leaderboard.json; empty if it is missing or cannot be read."""
     try:
         board = json.loads(search.folder.read(search.BOARD))
         good = isinstance(board, dict) and all("trial" in row and "state" in row for row in board["rows"])
@@ -159,12 +159,12 @@ def _saved_board(search: SearchDirectory) -> dict[str, Any]:
 
 
 def _default_rule(board: Mapping[str, Any], picks: Mapping[str, Any]) -> str:
-    """The rule by which a board is ordered; one of an earlier version names none, and has it first among its picks."""
+    """The rule that orders a leaderboard. Those of earlier versions name none; it is the first of their picks."""
     return str(board.get("rule") or (DEFAULT if DEFAULT in picks else next(iter(picks), DEFAULT)))
 
 
 def _is_stale(rows: list[Row], begun: set[int]) -> bool:
-    """Whether a saved board misses a trial, or shows one that was not over: the search has gone on since."""
+    """Whether a search continued after its leaderboard was saved: a trial is missing, or was not over."""
     settled = all(str(row["state"]).partition(",")[0] in SETTLED for row in rows)
     return not settled or bool(begun - {row["trial"] for row in rows})
 

@@ -1,4 +1,4 @@
-"""The top of a search's report: what won, with its figures, what stopping spared, how to fetch the model."""
+"""The top of a search's report: the winner, its metrics, what early stopping saved, how to fetch the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infogan_ray.web.reports.page import command, paragraph, tiles
 
 
 def headline(found: Findings) -> str:
-    """As HTML."""
+    """HTML of the heading, the tiles and the command that fetches the model."""
     best, uri = found.best, found.search.folder.uri
     over = sum(trial.is_over for trial in found.trials)
     finished = sum(trial.has_finished for trial in found.trials)
@@ -54,7 +54,7 @@ def headline(found: Findings) -> str:
 
 
 def compute(found: Findings) -> tuple[str, str, str]:
-    """A tile: what share of the images early stopping spared, of the trials that are over by now."""
+    """A tile: the share of images that early stopping saved, over the trials that are over."""
     name = "spared by early stopping"
     over = [trial for trial in found.trials if trial.is_over]
     if found.about.get("searcher") == "population":  # members go on where others were: images are not a trial's own

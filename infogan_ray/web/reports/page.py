@@ -1,4 +1,4 @@
-"""The page around a report: one HTML file, light and dark, with nothing that a browser would have to fetch.
+"""The page of a report: one HTML file, light and dark, that needs no other file.
 
 The markup is XML as well as HTML, so that a test can parse it. Its policy allows this module's script alone: markup
 that passed ``escape`` by mistake would not run.
@@ -126,7 +126,7 @@ def page(title: str, sections: Sequence[tuple[str, str, str]], head: str) -> str
 def table(
     headings: Sequence[str | Cell], rows: Sequence[Sequence[Any]], first: Sequence[int] = (), sortable: bool = True
 ) -> str:
-    """A table of Cells or plain values; numbers stand at the right. ``first``: rows that are set off."""
+    """A table of Cells or plain values, numbers aligned right. ``first``: rows that are highlighted."""
     cells = [[value if isinstance(value, Cell) else cell(value) for value in row] for row in rows]
     numeric = [bool(cells) and all(_is_plain_number(row[column]) for row in cells) for column in range(len(headings))]
     heads = [heading if isinstance(heading, Cell) else Cell(heading) for heading in headings]
@@ -164,7 +164,7 @@ def command(words: str) -> str:
 
 
 def tiles(pairs: Sequence[tuple[str, str, str]]) -> str:
-    """Name, figure, small print."""
+    """Tiles of (name, value, explanation)."""
     inner = "".join(
         f'<div class="tile"><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(small)}</small></dd></div>'
         for name, value, small in pairs

@@ -57,7 +57,7 @@ class Axis:
 
     @classmethod
     def from_values(cls, name: str, values: Sequence[Any], top: float, bottom: float, log: bool = False) -> Axis:
-        """Numbers on a linear axis, or a logarithmic one where they span over a factor of ten; all else as choices."""
+        """An axis of numbers, logarithmic if they span more than a factor of ten; other values become choices."""
         there = [value for value in values if not _missing(value)]
         if there and all(is_number(value) for value in there):
             log = is_log_range(there) or (log and is_log_range(there, 1))
@@ -73,7 +73,7 @@ class Axis:
         return self.scale(value if self.choices is None else self.choices.index(format_value(value)))
 
     def ticks(self, values: Sequence[Any]) -> list[tuple[float, str]]:
-        """Pixel and words: the values themselves where they are few and apart, else round numbers."""
+        """(pixel, text) of each tick: the values themselves if they are few and far apart, else round numbers."""
         if self.choices is not None:
             every = -(-len(self.choices) // MAX_TICKS)
             return [(self.scale(index), self.choices[index]) for index in range(0, len(self.choices), every)]
@@ -127,7 +127,7 @@ def parallel_coordinates(
 
 
 def shade(score: float, scale: Scale) -> int:
-    """0 … SHADES - 1 by where the score lies between the least and the best."""
+    """The shade 0 … SHADES - 1 of a score, from the worst to the best."""
     share = (score - scale.low) / (scale.high - scale.low)
     return min(SHADES - 1, max(0, int(share * SHADES)))
 
@@ -152,7 +152,7 @@ def _line(line: Line, drawn: Sequence[Axis], columns: Sequence[float], axes: Seq
 
 
 def _bar(x: float, scale: Scale) -> list[str]:
-    """The shades beside the axis of the score."""
+    """The legend of shades beside the score's axis."""
     step = (scale.start - scale.end) / SHADES
     return [
         f'<rect class="bar h{index}" x="{x + 2:.1f}" y="{scale.start - step * (index + 1):.1f}" width="6" '

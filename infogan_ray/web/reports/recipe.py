@@ -1,4 +1,4 @@
-"""The section of a search's report that says how to run it again: rule, fixed values, what differs by trial."""
+"""The report's section about the recipe: rule, space, fixed values, differences between trials, commands."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def recipe(found: Findings) -> str:
 
 
 def flatten_fields(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by their paths; a table of weights by code stays one value."""
+    """Nested fields by dotted path; ``lambda_code`` stays one value."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value and key != "lambda_code":
@@ -92,7 +92,7 @@ def preset_fields(name: Any) -> dict[str, Any]:
 
 
 def _is_alike(configs: Mapping[int, Mapping[str, Any]], key: str) -> bool:
-    """By type as well: JSON tells 1 from true, Python does not."""
+    """Whether all trials have the same value, of the same type: in Python 1 equals True."""
     return len({repr(config.get(key)) for config in configs.values()}) == 1
 
 

@@ -217,7 +217,7 @@ def reproduction(found: RunFindings) -> str:
 
 
 def _ceilings(found: RunFindings) -> dict[str, float]:
-    """The largest bound in nats that each code can reach; empty without a configuration that can be read."""
+    """The largest bound in nats that each code can reach; empty if the configuration cannot be read."""
     latents = found.latents
     return {} if latents is None else {name: code.ceiling(latents.sigma) for name, code in latents.items()}
 
@@ -227,7 +227,7 @@ def _ceiling_note(ceiling: float | None) -> str:
 
 
 def _picture_names(folder: Storage) -> list[str]:
-    """The pictures in a folder by rising step; none where it cannot be read."""
+    """The names of the pictures in a folder by rising step; none if it cannot be read."""
     try:
         return sorted(entry.name for entry in folder.entries() if entry.name.endswith(".png"))
     except (UserError, StorageError):

@@ -1,4 +1,4 @@
-"""The report of a search: what won and why, all trials and what became of them, in one HTML file.
+"""The report of a search: the winner and why it won, all trials and their outcomes, in one HTML file.
 
 Each section is a function of what ``findings`` read; an empty one says so.
 """
@@ -91,7 +91,7 @@ def picks(found: Findings) -> str:
 
 
 def board(found: Findings) -> str:
-    """Any field of the rows that is one value, so that new scores appear by themselves."""
+    """The leaderboard. Every scalar field of its rows is shown, so new scores need no change here."""
     fields = list(dict.fromkeys(key for trial in found.trials for key in trial.row if key != "values"))
     fields = [
         key for key in fields
@@ -239,7 +239,7 @@ def pictures(found: Findings) -> str:
 
 
 def _slots(found: Findings) -> dict[int, int]:
-    """The first trials of the board that have been measured have a colour and a marker, the same in all charts."""
+    """Colour and marker of the first measured trials of the leaderboard, the same in all charts."""
     measured = [trial.number for trial in found.trials if trial.curves[found.metric] or _measured(trial)]
     return {number: slot for slot, number in enumerate(measured[:SLOTS])}
 
@@ -263,7 +263,7 @@ def _note(trial: Trial) -> str:
 
 
 def _drawn_log(found: Findings) -> list[str]:
-    """What the recipe draws evenly by its logarithm."""
+    """The values that the recipe samples log-uniformly."""
     space = found.about.get("space")
     pairs = space.items() if isinstance(space, dict) else ()
     return [path for path, value in pairs if isinstance(value, dict) and value.get("sampler") == "loguniform"]

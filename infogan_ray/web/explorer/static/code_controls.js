@@ -1,25 +1,26 @@
-// The controls of the codes: a slider, or a button for each value; free, or held at a value; and a name.
+// The controls of the codes. Each has a name, and a slider or a button for each value; it is free, or held at a value.
 
-import { ask, brief, calm, complain, element } from "./api.js";
+import { postJson } from "./api.js";
+import { clearError, element, formatNumber, showError } from "./dom.js";
 
-export class Codes {
-  // `changed` is called when a value was changed, `named` when a code has got another name.
-  constructor(room, changed, named) {
-    this.room = room;
-    this.changed = changed;
-    this.named = named;
+export class CodeControls {
+  // `onChange` is called after a change of a value, `onRename` after a change of a name.
+  constructor(container, onChange, onRename) {
+    this.container = container;
+    this.onChange = onChange;
+    this.onRename = onRename;
     this.values = {};
-    this.about = [];
+    this.codes = [];
   }
 
-  build(id, about, metrics, values) {
+  build(id, codes, metrics, values) {
     this.id = id;
-    this.about = about;
+    this.codes = codes;
     this.values = {};
-    for (const code of about) if (code.code in values) this.values[code.code] = values[code.code];
-    this.parts = new Map();
-    this.room.replaceChildren(...about.map(code => this.fieldset(code)));
-    this.measured(metrics);
+    for (const code of codes) if (code.code in values) this.values[code.code] = values[code.code];
+    this.controls = new Map();
+    this.container.replaceChildren(...codes.map(code => this.fieldset(code)));
+    this.showBounds(metrics);
     this.refresh();
   }
 
@@ -35,13 +36,13 @@ export class Codes {
     const control = code.family === "continuous" ? this.slider(code) : this.choices(code);
     const set = element("fieldset", {},
       element("div", { className: "code-head" }, element("b", { title: code.prior }, code.code), name),
-      element("div", { className: "bound" }, meter, words), control.whole);
-    const call = () => {
+      element("div", { className: "bound" }, meter, words), control.root);
+    const setLabel = () => {
       set.setAttribute("aria-label", this.title(code));
-      control.call(this.title(code));
+      control.setLabel(this.title(code));
     };
-    call();
-    this.parts.set(code.code, { ...control, meter, words, call });
+    setLabel();
+    this.controls.set(code.code, { ...control, meter, words, setLabel });
     return set;
   }
 
@@ -55,55 +56,55 @@ export class Codes {
     input.addEventListener("input", () => this.set(code.code, Number(input.value)));
     free.addEventListener("change", () => this.set(code.code, free.checked ? undefined : Number(input.value)));
     const track = element("div", { className: "track" }, input);
-    const whole = element("div", { className: "slide" }, track, output, element("label", {}, free, " free"));
+    const root = element("div", { className: "slide" }, track, output, element("label", {}, free, " free"));
     const refresh = value => {
       free.checked = value === undefined;
       if (value !== undefined) input.value = value;
       output.textContent = value === undefined ? "" : value.toFixed(2);
       input.setAttribute("aria-valuetext", value === undefined ? "free" : output.textContent);
     };
-    const call = title => {
+    const setLabel = title => {
       input.setAttribute("aria-label", title);
       free.setAttribute("aria-label", `${title} free`);
     };
-    return { whole, refresh, call };
+    return { root, refresh, setLabel };
   }
 
   choices(code) {
-    const whole = element("div", { className: "choices", role: "radiogroup" });
+    const root = element("div", { className: "choices", role: "radiogroup" });
     const inputs = [undefined, ...Array(code.k).keys()].map(value => {
       const words = value === undefined ? "free" : String(value);
       const input = element("input", { type: "radio", name: code.code });
       input.addEventListener("change", () => this.set(code.code, value));
-      whole.append(element("label", {}, input, element("span", {}, words)));
+      root.append(element("label", {}, input, element("span", {}, words)));
       return { input, value, words };
     });
     const refresh = value => inputs.forEach(one => { one.input.checked = one.value === value; });
-    const call = title => {
-      whole.setAttribute("aria-label", title);
+    const setLabel = title => {
+      root.setAttribute("aria-label", title);
       inputs.forEach(one => one.input.setAttribute("aria-label", `${title} ${one.words}`));
     };
-    return { whole, refresh, call };
+    return { root, refresh, setLabel };
   }
 
   async rename(code, input) {
     try {
-      const answer = await ask("/api/names", { id: this.id, names: { [code.code]: input.value } });
-      const { names } = await answer.json();
-      for (const one of this.about) one.name = names[one.code] ?? "";
+      const response = await postJson("/api/names", { id: this.id, names: { [code.code]: input.value } });
+      const { names } = await response.json();
+      for (const one of this.codes) one.name = names[one.code] ?? "";
       input.value = code.name;
-      this.parts.get(code.code).call();
-      calm("names");
-      this.named();
+      this.controls.get(code.code).setLabel();
+      clearError("names");
+      this.onRename();
     } catch (error) {
       input.value = code.name;
-      complain(error, "names");
+      showError(error, "names");
     }
   }
 
-  measured(metrics) {
-    for (const code of this.about) {
-      const { meter, words } = this.parts.get(code.code), bound = metrics[`mi/${code.code}`];
+  showBounds(metrics) {
+    for (const code of this.codes) {
+      const { meter, words } = this.controls.get(code.code), bound = metrics[`mi/${code.code}`];
       meter.value = Math.max(0, bound ?? 0);
       words.textContent = bound === undefined ? `not measured; at most ${code.ceiling.toFixed(2)}`
         : `${bound.toFixed(2)} of ${code.ceiling.toFixed(2)} nats`;
@@ -116,24 +117,24 @@ export class Codes {
     if (value === undefined) delete this.values[code];
     else this.values[code] = value;
     this.refresh();
-    this.changed();
+    this.onChange();
   }
 
   setAll(values) {
     this.values = { ...values };
     this.refresh();
-    this.changed();
+    this.onChange();
   }
 
   refresh() {
-    for (const code of this.about) this.parts.get(code.code).refresh(this.values[code.code]);
+    for (const code of this.codes) this.controls.get(code.code).refresh(this.values[code.code]);
   }
 
-  // The name in flags where there is one, else the code's own.
-  flag(code) { return this.about.find(one => one.code === code)?.name || code; }
+  // What the code is called in a command: its given name, else its own.
+  flag(code) { return this.codes.find(one => one.code === code)?.name || code; }
 
-  inWords(values = this.values) {
-    const parts = Object.entries(values).map(([code, value]) => `${this.flag(code)}=${brief(value)}`);
+  describe(values = this.values) {
+    const parts = Object.entries(values).map(([code, value]) => `${this.flag(code)}=${formatNumber(value)}`);
     return parts.join(", ") || "all codes free";
   }
 }
