@@ -22,7 +22,6 @@ from torch.nn.grad import conv2d_weight
 
 from infogan_ray.distributed.cluster.threads import cores
 from infogan_ray.models.convolutions import FEW, columns, fold
-from infogan_ray.training.heap import keep_freed_memory
 
 ELSEWHERE = 40_000_000
 
@@ -41,7 +40,6 @@ class Convolutions:
 def main() -> int:
     given = tyro.cli(Convolutions)
     torch.set_num_threads(given.threads or cores())
-    keep_freed_memory()
     kind = torch.bfloat16 if given.precision == "bf16" else torch.float32
     print(f"{given.precision}, {given.images} images, {torch.get_num_threads()} threads; milliseconds\n")
     print(

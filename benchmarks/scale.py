@@ -48,7 +48,7 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import MetricsLog, RunDirectory, step_name
 from infogan_ray.training.checkpoint_uploader import HEARTBEAT_S, Outbox, Parcel
 from infogan_ray.training.config import preset
-from infogan_ray.training.step import train
+from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState, checkpoint_bytes
 from infogan_ray.web.reports.search import write_search_report
 

@@ -19,7 +19,7 @@ from infogan_ray.evaluation.bound_and_clustering import go_on
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import MetricsLog, RunDirectory, step_name
-from infogan_ray.training.step import never
+from infogan_ray.training.loop import never_stop
 
 HEARTBEAT_S = 10.0
 LONGEST_WAIT_S = 10.0  # of training for an upload that is slower than the checkpoint interval
@@ -92,7 +92,7 @@ class Outbox:
         """Add a line to metrics.jsonl."""
         self._log.add(row)
 
-    def put(self, parcel: Parcel, hurry: Callable[[], bool] = never) -> None:
+    def put(self, parcel: Parcel, hurry: Callable[[], bool] = never_stop) -> None:
         """Send a checkpoint; one that still waits is given up for it, which is a miss if storage is in trouble.
 
         A storage that is merely slow gets a few seconds first, unless ``hurry``.

@@ -76,7 +76,7 @@ class StabilityConfig:
         """The noise's standard deviation in the step after ``step`` of ``steps`` (Sønderby et al. 2017, section 3)."""
         return self.instance_noise * max(0.0, 1 - step / (self.instance_noise_share * steps))
 
-    def penalises(self, step: int) -> bool:
+    def has_r1(self, step: int) -> bool:
         """Whether R1 is taken in the step after ``step`` steps."""
         return self.r1 > 0 and step % self.r1_every == 0
 

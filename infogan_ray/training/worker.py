@@ -26,14 +26,15 @@ from infogan_ray.storage import checkpoints
 from infogan_ray.storage.checkpoints import Checkpoint
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.training.accumulation import train_on_batch
 from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.cuda_graph import GraphedStep
 from infogan_ray.training.heap import keep_freed_memory
+from infogan_ray.training.loop import Diverged, never_stop, train
 from infogan_ray.training.profiling import Profile
 from infogan_ray.training.publish import model_files
 from infogan_ray.training.run_evaluation import draw_pictures, evaluate_checkpoint, evaluate_state
-from infogan_ray.training.step import Diverged, make_step, never, train
 from infogan_ray.training.tracking.tracking import LAST_PATIENCE_S as TRACKERS_PATIENCE_S
 from infogan_ray.training.tracking.tracking import Tracking
 from infogan_ray.training.train_state import TrainState
@@ -68,7 +69,7 @@ class Halted(Exception):
 def run_worker(
     config: RunConfig, images: ImageSet, run: RunDirectory, *,
     device: torch.device, rank: int = 0, world_size: int = 1, wrap: Callable[[nn.Module], nn.Module] | None = None,
-    stop: Callable[[], bool] = never, restarts: int = 0,
+    stop: Callable[[], bool] = never_stop, restarts: int = 0,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext, resident: Tensor | None = None,
 ) -> Generator[Report, None, None]:  # fmt: skip
     """Train to the configured step, from the last whole checkpoint if the run has one.
@@ -95,7 +96,7 @@ def run_worker(
         if start is not None and tensors is not None:
             state.restore(start.step, *tensors)
         elif config.stability.mean_bias and len(images.images):  # streamed, ranks but the first have no sample
-            state.begin_as_bright_as(images.images)
+            state.set_mean_bias(images.images)
         del tensors
         if wrap is not None:
             state.distribute(wrap)
@@ -174,10 +175,10 @@ class FirstRank:
     def lead(self, feed: Feed, loop: dict[str, Any], start: Checkpoint | None) -> Iterator[Report]:
         """Train with all that rank 0 does beside it, from the greeting to the last word."""
         state, outbox, steps = self.state, self.outbox, loop["steps"]
-        loop = loop | {"step_with": self.step}
+        loop = loop | {"update": self.step}
         yield Report({"step": state.step}, say=self.greeting(start))
         try:
-            for metrics in train(state, feed, **loop, halt=self.must_halt, stepped=self.stepped):
+            for metrics in train(state, feed, **loop, halt=self.must_halt, on_step=self.stepped):
                 due = is_due(state, self.config, steps)
                 if due:
                     yield Report(metrics, phase="evaluating")
@@ -209,10 +210,10 @@ class FirstRank:
             with self.turn():  # nobody records meanwhile
                 self.graphed = None
 
-    def step(self, *about: Any) -> dict[str, Tensor]:
-        """As ``make_step``."""
+    def step(self, *about: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """As ``train_on_batch``."""
         with self.turn():
-            return (self.graphed or make_step)(*about)
+            return (self.graphed or train_on_batch)(*about)
 
     def greeting(self, start: Checkpoint | None) -> str:
         restarts = self.outbox.restarts
@@ -236,7 +237,7 @@ class FirstRank:
         """What changed about storage since it was last told; else of the step's recording, or of a tracker."""
         now = (bool(self.outbox.trouble), self.outbox.missed)
         if now == self._told:
-            recorded = self.graphed.news() if self.graphed is not None else ""
+            recorded = self.graphed.pop_status() if self.graphed is not None else ""
             return recorded or self.tracking.news()
         self._told = now
         return self.outbox.lag or f"storage is well again; step {self.outbox.stored:,} is stored"

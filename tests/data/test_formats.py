@@ -28,7 +28,7 @@ from infogan_ray.data.formats import idx, matlab
 from infogan_ray.data.formats.image_files import Broken
 from infogan_ray.data.formats.recognise import Collection, Item, open_collection
 from infogan_ray.training.config import preset
-from infogan_ray.training.step import train
+from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState
 from tests import layouts
 from tests.layouts import COUNT, MAKERS, TESTS, Made, pixels, png

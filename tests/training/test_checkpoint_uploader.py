@@ -237,7 +237,7 @@ def test_divergence_of_what_is_measured_marks_the_last_good_checkpoint(
     image_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from infogan_ray.training import worker
-    from infogan_ray.training.step import Diverged
+    from infogan_ray.training.loop import Diverged
 
     measured = iter([0.5, float("nan")])
     monkeypatch.setattr(worker, "evaluate_state", lambda *_: {"mi_fraction": next(measured), "mi_bound": 1.0})

@@ -23,9 +23,9 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.checkpoint_uploader import StorageFailed
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.loop import Diverged
 from infogan_ray.training.run_outcome import LAST_WORDS_S, failed
 from infogan_ray.training.run_setup import log_path
-from infogan_ray.training.step import Diverged
 from infogan_ray.training.worker import run_worker
 
 

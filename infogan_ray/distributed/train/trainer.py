@@ -45,6 +45,7 @@ from infogan_ray.training.checkpoint_uploader import StorageFailed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.heap import HUGE_PAGES, TUNABLES
+from infogan_ray.training.loop import Diverged
 from infogan_ray.training.run_outcome import (
     ENDINGS,
     WORKER_RESTARTS,
@@ -57,7 +58,6 @@ from infogan_ray.training.run_outcome import (
     set_last_status,
 )
 from infogan_ray.training.run_setup import begin, log_path, with_absolute_paths
-from infogan_ray.training.step import Diverged
 from infogan_ray.training.worker import run_worker
 
 

@@ -29,8 +29,8 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.checkpoint_uploader import Overtaken
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.loop import Diverged
 from infogan_ray.training.run_outcome import TakenOver, last_line
-from infogan_ray.training.step import Diverged
 from infogan_ray.training.worker import Report, run_worker
 
 MOST = 31  # streams of a process, one for each trial

@@ -33,8 +33,8 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S, Overtaken, StorageFailed
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.loop import Diverged
 from infogan_ray.training.run_outcome import TakenOver, TrainingFailed, last_line, set_last_status
-from infogan_ray.training.step import Diverged
 from infogan_ray.training.worker import run_worker
 
 # How long Tune waits, before it uses a process again, for a stopped trial to store its last checkpoint and to give its
