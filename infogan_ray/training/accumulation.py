@@ -70,7 +70,7 @@ def update_networks(
 
 
 def sync_gradients(module: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """Inside, a backward pass averages gradients over ranks if ``now``; else they stay, and the next one adds to them."""
+    """Inside, a backward pass averages gradients over ranks if ``now``; else the next one adds to them."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) and not now else nullcontext()
 
 

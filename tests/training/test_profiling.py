@@ -45,7 +45,7 @@ def test_a_trace_of_the_steps_after_the_warm_up(image_set: ImageSet, tmp_path: P
         inside = [e["name"] for e in events if e.get("ph") == "X" and start <= e["ts"] <= end]
         assert inside.count("Optimizer.step#Adam.step") == 2 and "aten::native_batch_norm_backward" in inside, name
     (line,) = said(reports, "trace")
-    assert f"steps 16 to 20 of the first rank: {run.profile}/step_00000016.json.gz; open it at" in line
+    assert f"steps 16 to 20 of rank 0: {run.profile}/step_00000016.json.gz; open it at" in line
     assert socket.gethostname() not in json.loads(content).values() and b"infogan-profile-" not in content
 
 

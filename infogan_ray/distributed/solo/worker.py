@@ -54,7 +54,7 @@ def work(job: dict[str, Any], told: Reports, stop: Stop) -> None:
     device = torch.device(job["device"])
     try:
         for report in run_worker(config, images, run, device=device, stop=stop, restarts=restarts):
-            told.write(report.told(restarts, world_size=1))
+            told.write(report.to_dict(restarts, world_size=1))
     except Diverged:  # which has been reported; to start again would end the same way
         pass
     except StorageFailed as error:

@@ -207,7 +207,7 @@ def _worker(settings: dict[str, Any]) -> None:
             config, images, run, device=get_device(), rank=rank, world_size=world_size, wrap=wrap, **first
         ):
             if rank == 0:
-                pinned = board.pin.remote(report.told(first["restarts"], world_size))
+                pinned = board.pin.remote(report.to_dict(first["restarts"], world_size))
             if report.due:
                 ray.train.report({k: v for k, v in report.metrics.items() if isinstance(v, (int, float))})
     except Diverged:  # which rank 0 has reported; to start again would end the same way
