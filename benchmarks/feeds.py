@@ -36,7 +36,7 @@ from infogan_ray.data.image_set import ImageSet
 from infogan_ray.data.shards.dataset import COLUMNS, ENCODED, MANIFEST, RAW, Shard, ShardSet
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.training.config import preset
-from infogan_ray.training.step import train
+from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState
 
 from .figures import publish

@@ -47,9 +47,9 @@ from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.metrics_log import MetricsLog
 from infogan_ray.storage.run_directory import RunDirectory, step_name
-from infogan_ray.training.checkpoint_uploader import HEARTBEAT_S, Outbox, Parcel
+from infogan_ray.training.checkpoint_uploader import HEARTBEAT_S, CheckpointUploader, PendingCheckpoint
 from infogan_ray.training.config import preset
-from infogan_ray.training.step import train
+from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState, checkpoint_bytes
 from infogan_ray.web.reports.search import write_search_report
 
@@ -339,20 +339,20 @@ def run_storage(given: Scale, folder: Path) -> Figures:
     storage, counter = counted(folder)
     run = RunDirectory(storage / "run")
     run.write_config({"model": {}, "run": config.to_dict()})
-    outbox = Outbox(run, step=0, keep=5, metric="mi_fraction", max_misses=10)
+    uploader = CheckpointUploader(run, step=0, keep=5, metric="mi_fraction", max_misses=10)
     pictures = {("samples", "x.png"): b"p"} | {("traversals", f"{n}.png"): b"p" for n in range(3)}
     calls: list[Counter[str]] = []
     for step in range(1, 10):
         counter.taken()
         about = {"metrics": {"mi_fraction": step / 10}}
         files = checkpoints.serialize(step, {"x": torch.zeros(8)}, {"x": torch.zeros(8)}, about)
-        outbox.log({"step": step})
-        outbox.step = step
-        outbox.put(Parcel(step, files, pictures))
-        outbox.flush()
+        uploader.log({"step": step})
+        uploader.step = step
+        uploader.put(PendingCheckpoint(step, files, pictures))
+        uploader.flush()
         time.sleep(0.3)  # the thread's own last words about it
         calls.append(counter.taken())
-    outbox.close("interrupted")
+    uploader.close("interrupted")
     counter.taken()
     figures: Figures = {
         "run: a checkpoint of the paper's MNIST network": size(weight),

@@ -91,7 +91,7 @@ class SearchDirectory:
                     "go on with trials that do not compare in this"
                 )
             both = range(min(len(saved["trials"]), len(described["trials"])))
-            kept = [number for number in both if search.has_begun(number)]
+            kept = [number for number in both if search.can_resume(number)]
             for number in kept:
                 for part in ("values", "trials"):
                     described[part][number] = saved[part][number]
@@ -99,7 +99,7 @@ class SearchDirectory:
             search.folder.write(cls.SEARCH, json.dumps(described, indent=1).encode())
         return search
 
-    def has_begun(self, number: int) -> bool:
+    def can_resume(self, number: int) -> bool:
         """Whether anything was ever said of a trial; its folder is prepared before that."""
         return self.trial(number).get_status()["state"] != "unknown"
 

@@ -1,4 +1,4 @@
-"""What a run measures and draws of itself: at each checkpoint, and of its best one in the end. No files, no Ray."""
+"""Measurements and pictures of a run: at each checkpoint, and of its best one in the end. No files, no Ray."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from infogan_ray.training.train_state import TrainState
 def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each: Callable[[], None]) -> dict[str, Any]:
     """The bound on fresh codes, and agreement with the first ``evaluation.labelled`` labels where there are any.
 
-    How Q sorts real images, too, where that decides something (``evaluation.sorting``).
+    Also how Q sorts real images, where that is asked for (``evaluation.sorting``) or decides which checkpoint is best.
     """
     latents, generator = state.spec.latents, state.averaged_generator()
-    with state.autocast():  # half of the time with bf16; the best checkpoint is measured again in the end, in fp32
+    with state.autocast():  # takes half the time with bf16; the best checkpoint is measured again in fp32 at the end
         metrics: dict[str, Any] = measure_bound(latents, generator, state.discriminator, config.evaluation, each)
         if config.evaluation.sorting or config.metric == "q_score":
             metrics |= measure_sorting(latents, state.discriminator, images.images, each).scores
@@ -39,11 +39,11 @@ def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each:
 def evaluate_checkpoint(
     model: InfoGAN, images: ImageSet, config: RunConfig, device: torch.device, each: Callable[[], None]
 ) -> dict[str, Any]:  # fmt: skip
-    """In fp32, as ``infogan evaluate`` does: a saved checkpoint's bound, image quality, sorting of real images, and
-    agreement with all labels if there are any. Training images, which name the categories, are read in the precision
-    of training.
+    """A saved checkpoint's bound, image quality, sorting of real images, and agreement with labels if there are any.
 
-    ``categories``: what the sorting of a fixed choice of real images is, by code; models are compared by it.
+    All are in fp32, as in ``infogan evaluate``. Only training images, whose labels name the categories, are read in the
+    precision of training. ``categories`` has Q's categories of a fixed sample of real images, by code: models are
+    compared by it.
     """
     latents, generator, discriminator = model.spec.latents, model.generator.to(device), model.discriminator.to(device)
     metrics: dict[str, Any] = measure_bound(latents, generator, discriminator, config.evaluation, each)
@@ -58,8 +58,7 @@ def measure_agreement(
     latents: LatentSpec, discriminator: Discriminator, images: ImageSet, each: Callable[[], None] = go_on, *,
     most: int | None = None, naming: AbstractContextManager[Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """``measure_clustering`` by ``most`` labels at most, and the classes' names where they are known; empty without
-    labels."""
+    """``measure_clustering`` with at most ``most`` labels, and the classes' names if known; empty without labels."""
     if images.labels is None or images.test_images is None or images.test_labels is None:
         return {}
     found = measure_clustering(

@@ -37,7 +37,7 @@ from infogan_ray.data.image_set import HOLD_OUT, ImageSet
 from infogan_ray.data.inspection import inspect
 from infogan_ray.data.preparation.shard_source import open_source
 from infogan_ray.training.config import preset
-from infogan_ray.training.step import train
+from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState
 from tests import layouts
 from tests.layouts import COUNT, MAKERS, TESTS, Made, pixels, png

@@ -22,10 +22,12 @@ from infogan_ray.training.consistency import (
     moves,
     paired,
 )
-from infogan_ray.training.step import train, train_step
+from infogan_ray.training.loop import train
+from infogan_ray.training.optimizer import OptimizerConfig
 from infogan_ray.training.train_command import train_command
-from infogan_ray.training.train_state import OptimizerConfig, TrainState
+from infogan_ray.training.train_state import TrainState
 from tests.conftest import make_image_set, tiny_config
+from tests.training.steps import step_on
 
 ON = ConsistencyConfig(weight=1.0, start=0, full=1)
 
@@ -173,7 +175,7 @@ def test_it_is_off_unless_asked_for() -> None:
     state = state_with(ConsistencyConfig())
     feed = InMemoryFeed(make_image_set().images, 16, 0)
     [row] = train(state, feed, steps=1, log_every=1, checkpoint_every=1)
-    assert "consistency_loss" not in row and state.moves(16) is None
+    assert "consistency_loss" not in row and state.step_noise(16, state.schedule()).transformations is None
 
 
 def test_before_its_start_the_term_is_measured_and_moves_nothing() -> None:
@@ -181,18 +183,18 @@ def test_before_its_start_the_term_is_measured_and_moves_nothing() -> None:
     weights = []
     for balance in (0.0, 5.0):
         state = state_with(ConsistencyConfig(weight=1.0, balance=balance))
-        train_step(state, images, state.latents(16), draws=state.draws(16, 100))
+        step_on(state, images, state.latents(16), noise=state.step_noise(16, state.schedule(100)))
         weights.append(torch.cat([parameter.detach().flatten() for parameter in state.discriminator.parameters()]))
     assert torch.equal(*weights)
 
 
 def test_ranks_share_the_moves_of_one_draw() -> None:
     state = state_with(ON)
-    whole = state.moves(16)
-    parts = [state.moves(16, rank, 4) for rank in range(4)]
+    whole = state.step_noise(16, state.schedule()).transformations
+    parts = [state.step_noise(16, state.schedule(), rank, 4).transformations for rank in range(4)]
     assert whole is not None and torch.equal(torch.cat([part for part in parts if part is not None]), whole)
     state.step += 1
-    again = state.moves(16)
+    again = state.step_noise(16, state.schedule()).transformations
     assert again is not None and not torch.equal(again, whole)
 
 
@@ -243,5 +245,5 @@ def test_moves_are_computed_in_fp32_in_a_step_of_bf16(monkeypatch: pytest.Monkey
         return grid(maps, *more, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.nn.functional, "affine_grid", watched)
-    train_step(state, make_image_set().images[:16], state.latents(16), draws=state.draws(16, 10))
+    step_on(state, make_image_set().images[:16], state.latents(16), noise=state.step_noise(16, state.schedule(10)))
     assert seen == [(False, torch.float32)] * 2

@@ -186,7 +186,7 @@ def test_the_local_file_has_a_limit_while_the_storage_is_unavailable(
     files = EventFiles(RunDirectory(open_storage(tmp_path)), 0, {"seed": 1}, {})
 
     def unavailable(folder: Storage, name: str, content: bytes) -> None:
-        raise StorageError("unavailable", passing=True)
+        raise StorageError("unavailable", transient=True)
 
     monkeypatch.setattr(Storage, "append", unavailable)
     files.row(1, {"a": 1.0}, time.time())

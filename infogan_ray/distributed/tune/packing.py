@@ -27,10 +27,10 @@ from infogan_ray.distributed.cluster.resources import Resources
 from infogan_ray.distributed.tune.turns import Turns
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.checkpoint_uploader import Overtaken
+from infogan_ray.training.checkpoint_uploader import RunTakenOver
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.loop import Diverged
 from infogan_ray.training.run_outcome import TakenOver, last_line
-from infogan_ray.training.step import Diverged
 from infogan_ray.training.worker import Report, run_worker
 
 MOST = 31  # streams of a process, one for each trial
@@ -150,7 +150,7 @@ class Pack:
             end = (ENDED, "")
         except Diverged as error:
             end = (DIVERGED, str(error))
-        except (Overtaken, TakenOver) as error:
+        except (RunTakenOver, TakenOver) as error:
             end = (OVERTAKEN, str(error))
         except Exception as error:
             end = (FAILED, f"{type(error).__name__}: {error}")
@@ -222,7 +222,7 @@ def follow(
 ) -> None:  # fmt: skip
     """Run a trial in one of these processes to its end, and ``tell`` of every report.
 
-    Raises Overtaken, and RuntimeError for whatever else ends it but divergence. What ``tell`` raises stops the trial,
+    Raises RunTakenOver, and RuntimeError for whatever else ends it but divergence. What ``tell`` raises stops it,
     which gets so many seconds to store its last checkpoint. A process that dies was perhaps another trial's doing: this
     one goes on in a new one, as long as it comes further.
     """
@@ -258,7 +258,7 @@ def _hear_out(pack: Any, trial: int, tell: Callable[[int, dict[str, Any]], None]
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.get(pack.stop.remote(trial, patience), timeout=patience)
     if end[0] == OVERTAKEN:
-        raise Overtaken(end[1])
+        raise RunTakenOver(end[1])
     if end[0] == FAILED:
         raise RuntimeError(end[1])
 

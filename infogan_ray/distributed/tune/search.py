@@ -182,7 +182,7 @@ def prepare(directory: SearchDirectory, number: int, parent: int | None, config:
         donor = checkpoints.choose(directory.trial(parent).checkpoints, "last", "step")
         files = {name: donor.manifest.read(name) for name in donor.manifest.files}
         manifests.write_with_manifest(run.checkpoints / donor.name, files)
-    if not run.exists or not directory.has_begun(number):
+    if not run.exists or not directory.can_resume(number):
         write_config(run, config, images)
 
 

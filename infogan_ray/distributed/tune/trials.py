@@ -31,10 +31,10 @@ from infogan_ray.searches.asha import Halving, Verdict
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S, Overtaken, StorageFailed
+from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S, RunTakenOver, StorageFailed
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.loop import Diverged
 from infogan_ray.training.run_outcome import TakenOver, TrainingFailed, last_line, set_last_status
-from infogan_ray.training.step import Diverged
 from infogan_ray.training.worker import run_worker
 
 # How long Tune waits, before it uses a process again, for a stopped trial to store its last checkpoint and to give its
@@ -84,7 +84,7 @@ def run_trial(chosen: dict[str, Any], *, images: ImageSet | None, settings: Sett
             _alone(config, images, run, settings, tell)
     except Diverged:
         pass  # its status says so, and its end tells the others not to wait
-    except (Overtaken, TakenOver):
+    except (RunTakenOver, TakenOver):
         tune.report({"overtaken": True})
     except (StorageFailed, TrainingFailed, RuntimeError, MemoryError) as error:
         # Of packed trials another may have had the memory, and the same again is not the same.
