@@ -14,6 +14,7 @@ from infogan_ray import UserError
 from infogan_ray.cli.flags import config_of, parse, print_rows, scalars, warn
 from infogan_ray.cli.main import DONE
 from infogan_ray.cli.search import board_rows
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, best_by, check_rule, winner
 from infogan_ray.storage import checkpoints
@@ -35,7 +36,7 @@ def runs(arguments: list[str]) -> int:
     given = parse(Runs, "runs", arguments, "List runs. Example: infogan runs runs")
     storage = open_storage(given.storage)
     if SearchDirectory(storage).exists:
-        print_rows(str(storage), board_rows(SearchDirectory(storage).board(), given.json), given.json)
+        print_rows(str(storage), board_rows(leaderboard(SearchDirectory(storage)), given.json), given.json)
         return DONE
     if RunDirectory(storage).looks_like_one:
         return _one_run(RunDirectory(storage), given.json)
@@ -150,7 +151,7 @@ def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
         if not 0 <= given.trial < count:
             raise UserError(f"trial is {given.trial}; {search.folder} has the trials 0 to {count - 1}")
         return search.trial(given.trial)
-    rows, rule = search.board(), given.select or DEFAULT
+    rows, rule = leaderboard(search), given.select or DEFAULT
     if given.metric is not None:
         best, by = best_by(rows, given.metric), f"metric '{given.metric}'"
     else:
