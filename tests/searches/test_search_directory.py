@@ -151,10 +151,14 @@ def test_the_rungs_survive_and_what_is_done_is_not_done_again(tmp_path: Path) ->
 
 
 def test_a_search_by_a_population_is_listed_and_not_resumed(tmp_path: Path) -> None:
-    """The last version with that searcher wrote these fields: two members, three stages, trial 2 went on from trial 1."""
+    """The last version with that searcher wrote these fields: two members, three stages, parents."""
     recipe = Recipe(
-        space={"objective.lambda_categorical": tune.uniform(0.5, 2.0)}, preset="mnist", budget=3000, grace=1000, trials=6
-    )  # fmt: skip
+        space={"objective.lambda_categorical": tune.uniform(0.5, 2.0)},
+        preset="mnist",
+        budget=3000,
+        grace=1000,
+        trials=6,
+    )
     described = recipe.describe()
     for trial, about in enumerate(described["trials"]):
         about["steps"] = -(-1000 * (trial // 2 + 1) // about["batch_size"])
