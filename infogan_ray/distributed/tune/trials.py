@@ -97,7 +97,7 @@ def run_trial(number: int, images: ImageSet, settings: TrialSettings) -> Results
         yield {TAKEN_OVER: True}
     except (StorageFailed, TrainingFailed, RuntimeError, MemoryError) as error:
         if not OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
-            raise RuntimeError(str(error)) from None
+            raise RuntimeError(str(error)) from error
         # Tune would try an error again, with the same end.
         set_last_status(run, "failed", reporter.step, message=f"{out_of_memory(config)} ({last_line(error)})")
 
