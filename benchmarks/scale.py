@@ -40,6 +40,7 @@ from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.unsupervised_metrics import IMAGES, agreement
 from infogan_ray.models.networks import BatchNorm
 from infogan_ray.searches.asha import Halving, Verdict
+from infogan_ray.searches.leaderboard import publish_leaderboard
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory, remaining
 from infogan_ray.searches.selection_rules import DEFAULT, ranked
@@ -265,12 +266,12 @@ def boards(given: Scale, folder: Path) -> Figures:
     for count in given.boards:
         local = SearchDirectory(open_storage(folder) / f"b{count}")
         lay_out(local, count, recipe, given.seed, line)
-        took = timed(local.publish_board)
+        took = timed(lambda s=local: publish_leaderboard(s))
         report_took = timed(lambda s=local: write_search_report(s))
         weight = (Path(local.folder.path) / local.REPORT).stat().st_size
         storage, counter = counted(folder)
         search = SearchDirectory(storage / f"b{count}")
-        search.publish_board()
+        publish_leaderboard(search)
         calls = counter.taken()
         bytes_each = counter.read / count
         write_search_report(search)
@@ -284,7 +285,7 @@ def boards(given: Scale, folder: Path) -> Figures:
             search.scores(number)
         scores, again = counter.taken(), counter.read / min(count, 20)
         store_s = sum(calls.values()) * given.call_ms / 1000
-        figures[f"board: publish_board of {count:,} trials on this disk; calls per trial; bytes read per trial"] = (
+        figures[f"board: leaderboard of {count:,} trials on this disk; calls per trial; bytes read per trial"] = (
             f"{span(took)}; {told(calls, count)}; {size(bytes_each)}"
         )
         figures[f"board: the same on a store at {given.call_ms:g} ms a call, one after the other (reckoned)"] = (

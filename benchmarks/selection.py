@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import tyro
 
 from infogan_ray.evaluation.unsupervised_metrics import SCORES, rank_correlation
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, finite, winner
 from infogan_ray.storage.file_system import open_storage
@@ -33,7 +34,7 @@ class Selection:
 
 def main() -> int:
     search = SearchDirectory(open_storage(tyro.cli(Selection).search))
-    about, board = search.description(), search.board()
+    about, board = search.description(), leaderboard(search)
     rows = [row for row in board if row["state"] == "finished" and finite(row["clustering_error"])]
     print(f"{len(rows)} finished trials\n\n| score | with the clustering error | with NMI |\n|---|---|---|")
     for score in ("mi_fraction", "mi_bound", "swd", *SCORES, "agreement"):

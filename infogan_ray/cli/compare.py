@@ -17,6 +17,7 @@ from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
 from infogan_ray.evaluation.model_centrality import centralities, cross_scores
 from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
 
@@ -37,7 +38,7 @@ def compare(arguments: list[str]) -> int:
     search = SearchDirectory(open_storage(given.models[0])) if len(given.models) == 1 else None
     paths = {path: path for path in given.models}
     if search is not None and search.exists:
-        finished = sorted(row["trial"] for row in search.board() if row["state"] == "finished")
+        finished = sorted(row["trial"] for row in leaderboard(search) if row["state"] == "finished")
         paths = {f"trial {number}": search.trial(number).model.uri for number in finished}
     if len(paths) < 3:
         what = f"finished trials of {search.folder}" if search is not None and search.exists else "models"

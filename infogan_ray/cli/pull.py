@@ -12,6 +12,7 @@ from infogan_ray import UserError
 from infogan_ray.cli.display import scalars, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, best_by, check_rule, winner
 from infogan_ray.storage.file_system import open_storage
@@ -72,7 +73,7 @@ def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
         if not 0 <= given.trial < count:
             raise UserError(f"trial is {given.trial}; {search.folder} has the trials 0 to {count - 1}")
         return search.trial(given.trial)
-    rows, rule = search.board(), given.select or DEFAULT
+    rows, rule = leaderboard(search), given.select or DEFAULT
     if given.metric is not None:
         best, by = best_by(rows, given.metric), f"metric '{given.metric}'"
     else:

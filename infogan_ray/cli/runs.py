@@ -12,6 +12,7 @@ from infogan_ray.cli.display import print_rows, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
 from infogan_ray.cli.search import board_rows
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
@@ -30,7 +31,7 @@ def runs(arguments: list[str]) -> int:
     given = parse(Runs, "runs", arguments, "List runs. Example: infogan runs runs")
     storage = open_storage(given.storage)
     if SearchDirectory(storage).exists:
-        print_rows(str(storage), board_rows(SearchDirectory(storage).board(), given.json), given.json)
+        print_rows(str(storage), board_rows(leaderboard(SearchDirectory(storage)), given.json), given.json)
         return DONE
     if RunDirectory(storage).looks_like_run:
         return _one_run(RunDirectory(storage), given.json)

@@ -16,7 +16,7 @@ from infogan_ray.cli.display import warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.jobs import follow, infogan_command, with_resume
-from infogan_ray.cli.search import Search
+from infogan_ray.cli.search import parse_search
 from infogan_ray.cli.train import default_name, train_config
 from infogan_ray.data.formats.celeba import is_attribute
 from infogan_ray.distributed.submission.work import FILES, Work
@@ -86,7 +86,7 @@ def work_of(arguments: list[str], given: Submit, remote: bool) -> Work:
                 "http://HOST:5000, or the absolute path of a file that all its machines share"
             )
     else:
-        search = parse(Search, "search", rest, "")
+        search = parse_search(rest)
         recipe = load_recipe(search.recipe)
         storage, name, data_dir = search.storage, search.name, search.data_dir
         data, labels = search.data or recipe.config(0).data, recipe.config(0).labels

@@ -155,6 +155,7 @@ def test_on_a_narrow_terminal_no_figure_of_a_table_is_cut(monkeypatch: pytest.Mo
         ("data prepare photos shards --encoding png", "--encoding is 'png'; valid are raw, encoded; see"),
         ("search --name first", "'recipe' is missing; see 'infogan search --help'"),
         ("search tuning/quick.py --trails 3", "there is no flag --trails; did you mean --trials?"),
+        ("search tuning/quick.py --per-process=8", "--per-process was removed; with --gpus-per-worker 0.1 ten trials"),
         ("search tuning/quick.py --trials 2.5", "--trials is '2.5'; it must be a whole number"),
     ],
 )

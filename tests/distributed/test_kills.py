@@ -220,7 +220,7 @@ def test_ctrl_c_in_a_terminal_ends_an_embedded_ray_in_order(command: str, npz: P
                     break
             said += process.stderr.read()
             assert process.wait(timeout=60) == 130, said
-            assert f"go on with: infogan {command} " in said and "its process died" not in said
+            assert f" with: infogan {command} " in said and "its process died" not in said
             assert not psutil.wait_procs(known, timeout=30)[1]
         finally:
             for survivor in [*known, process]:

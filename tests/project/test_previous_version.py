@@ -16,6 +16,7 @@ import pytest
 
 import infogan_ray
 from infogan_ray.cli.main import DONE, main
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
@@ -71,6 +72,6 @@ def test_its_model_draws_and_reads_images(before: Path) -> None:
 
 
 def test_its_search_is_known_to_be_done(before: Path) -> None:
-    board = SearchDirectory(open_storage("runs") / "search").board()
+    board = leaderboard(SearchDirectory(open_storage("runs") / "search"))
     assert [row["state"] for row in board] == ["finished", "finished"]
     assert all(row["step"] == 20 for row in board)

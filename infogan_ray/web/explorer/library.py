@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, winner
 from infogan_ray.storage import manifests
@@ -70,7 +71,7 @@ class Library:
         return picks.get(DEFAULT)
 
     def _search(self, id: str, search: SearchDirectory) -> dict[str, Any]:
-        board = search.board()
+        board = leaderboard(search)
         best = winner(board, search.description()["metric"], DEFAULT)
         rows = []
         for row in board:

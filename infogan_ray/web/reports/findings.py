@@ -12,6 +12,7 @@ from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.searches.asha import Halving
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, GATE, RULES, Row, pareto, winner
 from infogan_ray.storage.file_system import StorageError
@@ -20,7 +21,7 @@ from infogan_ray.training.learned_prior import as_measured
 from infogan_ray.web.reports.markup import is_number
 
 CURVES = ("clustering_error", "d_loss", "g_loss")  # beside the search's metric
-SETTLED = ("finished", "stopped", "diverged", "failed", "handed on")
+SETTLED = ("finished", "stopped", "diverged", "failed", "continued")
 NOT_BEGUN = "not begun"
 
 
@@ -124,7 +125,7 @@ def read(search: SearchDirectory) -> Findings:
     board = _saved_board(search)
     rows: list[Row] = board.get("rows") or []
     if _is_stale(rows, set(statuses)):
-        board, rows = {}, search.board()
+        board, rows = {}, leaderboard(search)
     known = {row["trial"] for row in rows}
     values = about.get("values") or []
     for number in range(len(configs)):

@@ -255,7 +255,7 @@ def _measured(trial: Trial) -> bool:
 
 
 def _counts(trial: Trial) -> bool:
-    return trial.has_finished or trial.state == "handed on"
+    return trial.has_finished or trial.state == "continued"
 
 
 def _note(trial: Trial) -> str:
