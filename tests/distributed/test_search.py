@@ -27,6 +27,7 @@ from infogan_ray.distributed.tune.asha_scheduler import SearchEvent
 from infogan_ray.distributed.tune.search import SearchFailed, search
 from infogan_ray.models.infogan import load
 from infogan_ray.searches.asha import Verdict
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, winner
@@ -212,7 +213,7 @@ def test_a_killed_search_resumes_to_the_same_decisions(recipe_file: Path, tmp_pa
     calm, killed = (SearchDirectory(open_storage(tmp_path / "runs" / name)) for name in ("calm", "killed"))
     assert decisions(calm, recipe) == decisions(killed, recipe)
     for rule in RULES:
-        picks = [winner(directory.board(), recipe.metric, rule) for directory in (calm, killed)]
+        picks = [winner(leaderboard(directory), recipe.metric, rule) for directory in (calm, killed)]
         assert picks[0] == picks[1], "to the last figure"
 
 
