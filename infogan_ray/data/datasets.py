@@ -94,7 +94,8 @@ def _load_path(
     own = f"; {test.count:,} more are the test part that it comes with" if test is not None else ""
     if test is None and collection.labels is not None:
         own = f"; every {HOLD_OUT}th image is kept to count errors on"
-    say(f"data: {path} ({collection.kind}): {collection.count:,} images{classes}{own}")
+    if collection.announced:
+        say(f"data: {path} ({collection.kind}): {collection.count:,} images{classes}{own}")
     if budget is not None and (line := budget.check(str(path), _bytes(collection, config), feed)):
         say(line)
     images, labels = load_in_memory(collection, config.image_size, config.channels, config.max_bad, say)

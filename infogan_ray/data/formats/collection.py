@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -44,6 +44,10 @@ class Collection(Protocol):
         """For people: 'SVHN .mat', 'CelebA folder', 'folder of images'."""
 
     @property
+    def announced(self) -> bool:
+        """Whether the user is told what was found."""
+
+    @property
     def count(self) -> int: ...
 
     @property
@@ -70,6 +74,7 @@ class EncodedImages:
     classes: list[str] | None = None
     labels: np.ndarray | None = None
     test: Collection | None = None
+    announced: ClassVar[bool] = True
 
     @property
     def path(self) -> Path:
@@ -108,6 +113,8 @@ class RawImages:
     classes: list[str] | None = None
     labels: np.ndarray | None = None
     test: Collection | None = None
+    announced: bool = True
+    """False for the user's own arrays, of which nothing is new to them."""
 
     @property
     def count(self) -> int:

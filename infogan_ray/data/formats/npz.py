@@ -61,10 +61,11 @@ def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
         member=f"{images}.npy", factor=255 if sprites else 1,
     )  # fmt: skip
     if labels is None:
-        return RawImages(path, ".npz file", (records,))
+        return RawImages(path, ".npz file", (records,), announced=False)
     whole = sprites and labels.size and labels.min() >= 0 and labels.max() < len(DSPRITES_SHAPES)
     numbers, classes = numbered(labels, DSPRITES_SHAPES if whole else None)
-    return RawImages(path, "dSprites .npz" if sprites else ".npz file", (records,), classes, numbers)
+    kind = "dSprites .npz" if sprites else ".npz file"
+    return RawImages(path, kind, (records,), classes, numbers, announced=sprites)
 
 
 def _header(path: Path, member: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:

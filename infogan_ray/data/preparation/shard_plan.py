@@ -56,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Rows ``start`` to ``stop`` of a part, in the order in which it is dealt."""
+    """Rows ``start`` to ``stop`` of a part, in its shuffled order."""
 
     number: int
     part: int
