@@ -85,7 +85,7 @@ class TrainState:
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Train through ``wrap(module)``, which averages gradients over ranks (DistributedDataParallel)."""
         self.generate, self.discriminate = wrap(self.generator), wrap(self.discriminator)
-        if self.step == 0:  # ``wrap`` has given all ranks the first one's beginning
+        if self.step == 0:  # ``wrap`` has given all ranks the weights of rank 0
             self.average.load_state_dict(self.generator.state_dict())
         if self.contrast is not None:
             self.contrast.compare = wrap(self.contrast.discriminator)

@@ -29,7 +29,7 @@ from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S, Checkpoint
 from infogan_ray.training.checkpoint_writer import CheckpointWriter, Stopped
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.cuda_graph import GraphedStep
-from infogan_ray.training.loop import Diverged, never_stop, train
+from infogan_ray.training.loop import Diverged, Update, never_stop, train
 from infogan_ray.training.profiling import Profile
 from infogan_ray.training.publish import model_files
 from infogan_ray.training.run_evaluation import evaluate_checkpoint
@@ -200,7 +200,7 @@ class RankZeroDuties:
     stop: Callable[[], bool]
 
     @property
-    def update(self) -> Any:
+    def update(self) -> Update:
         return self.graphed or train_on_batch
 
     @property

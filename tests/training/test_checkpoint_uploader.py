@@ -70,7 +70,7 @@ def test_a_run_on_s3_leaves_everything_there_and_no_secret(image_set: ImageSet, 
 
 @pytest.mark.parametrize("mode", ["503", "reset", "cut"])
 def test_training_goes_on_through_an_outage(image_set: ImageSet, proxy: Proxy, tmp_path: Path, mode: Mode) -> None:
-    """Away from step 6 until step 60; the lag is told, and at the end all is there."""
+    """Unavailable from step 6 until step 60. The lag is reported, and at the end everything is stored."""
     at = {6: lambda: proxy.become(mode), 60: lambda: proxy.become("well")}
     run, reports = run_on(proxy.uri(f"outage {mode}"), image_set, at, steps=90, checkpoint_every=10, keep=20)
     said = [report.say for report in reports if report.say]
@@ -122,7 +122,7 @@ def test_a_full_disk_ends_in_a_plain_message_and_an_intact_checkpoint(image_set:
     assert steps_in(run) == [3, 6], "with room again it goes on"
 
 
-def test_an_overtaken_writer_stops(tmp_path: Path) -> None:
+def test_a_writer_whose_run_was_taken_over_stops(tmp_path: Path) -> None:
     run = RunDirectory(open_storage(tmp_path))
     config: dict[str, Any] = {"step": 0, "keep": 5, "metric": "mi_fraction", "max_misses": 3}
     old = CheckpointUploader(run, **config)
@@ -137,7 +137,7 @@ def test_an_overtaken_writer_stops(tmp_path: Path) -> None:
     assert [entry.name for entry in run.checkpoints.entries()] == ["step_00000008"]
 
 
-def test_an_overtaken_writer_touches_nothing_of_its_successor(tmp_path: Path) -> None:
+def test_a_writer_whose_run_was_taken_over_touches_nothing_of_its_successor(tmp_path: Path) -> None:
     """The old one comes late to a step that the new one has stored already."""
     run = RunDirectory(open_storage(tmp_path))
     config: dict[str, Any] = {"step": 0, "keep": 5, "metric": "mi_fraction", "max_misses": 3}

@@ -30,7 +30,7 @@ SCHEDULES: dict[str, Any] = {  # all that can follow one: the bound's weights, t
     "stability": {"r1": 1.0, "r1_every": 3, "instance_noise": 0.1, "lambda_warmup": 30, "restart_every": 4},
     "contrastive": {"weight": 1.0, "start": 5},
 }
-PARTS: dict[str, Any] = {name: part for name, part in SCHEDULES.items() if name != "contrastive"} | {
+MICROBATCHES: dict[str, Any] = {name: part for name, part in SCHEDULES.items() if name != "contrastive"} | {
     "optimizer": {"lr_decay": 0.8, "accumulate": 3}
 }
 STEPS = 24
@@ -86,8 +86,8 @@ def far(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).float().norm() / wanted.float().norm().clamp(min=1e-6))
 
 
-@pytest.mark.parametrize("changes", [{}, EVERYTHING, SCHEDULES, PARTS, {"network": {"spectral_norm": True}}])
-def test_a_recorded_step_is_the_plain_one(changes: dict[str, Any], device: str, image_set: ImageSet) -> None:
+@pytest.mark.parametrize("changes", [{}, EVERYTHING, SCHEDULES, MICROBATCHES, {"network": {"spectral_norm": True}}])
+def test_a_recorded_step_equals_one_without_a_graph(changes: dict[str, Any], device: str, image_set: ImageSet) -> None:
     """Each step by itself, from the same state: over many, this small net magnifies the last bit of a number."""
     config = tiny_config().override(changes, "test")
     plain, graphed = (make_state(config, device) for _ in range(2))
@@ -121,7 +121,7 @@ def test_metrics_of_a_step_are_not_overwritten_by_the_next(image_set: ImageSet) 
     assert len({row["d_loss"].item() for row in rows}) == len(rows)
 
 
-def test_a_step_that_cannot_be_recorded_goes_on_plainly(image_set: ImageSet) -> None:
+def test_a_step_that_cannot_be_recorded_continues_without_a_graph(image_set: ImageSet) -> None:
     def refuse(*_: object) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 

@@ -30,7 +30,7 @@ STEPS = 3
 CASES: dict[str, dict[str, Any]] = {
     "fp32": {"network": {"sync_batchnorm": True}},
     "bf16": {"network": {"sync_batchnorm": True}, "optimizer": {"wire": "bf16"}},
-    "moved": {"consistency": {"weight": 1.0, "start": 0, "full": 1}},
+    "transformed": {"consistency": {"weight": 1.0, "start": 0, "full": 1}},
     "accumulated": {"consistency": {"weight": 1.0, "start": 0, "full": 1}, "optimizer": {"accumulate": 2}},
 }
 
@@ -101,23 +101,23 @@ def test_ranks_stay_equal(ranks: Path, case: str) -> None:
     own = ("running_mean", "running_var")  # statistics of its own share of the batch
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items() if not name.endswith(own))
     same = torch.equal(one["generator.layers.1.running_mean"], other["generator.layers.1.running_mean"])
-    assert same is (case not in ("moved", "accumulated"))
+    assert same is (case not in ("transformed", "accumulated"))
 
 
-@pytest.mark.parametrize(("case", "parts"), [("moved", 2), ("accumulated", 4)])
-def test_parts_of_a_step_are_what_so_many_ranks_are(ranks: Path, case: str, parts: int) -> None:
+@pytest.mark.parametrize(("case", "parts"), [("transformed", 2), ("accumulated", 4)])
+def test_microbatches_are_equal_to_so_many_ranks(ranks: Path, case: str, parts: int) -> None:
     """Two ranks in one part each, and in two, against one rank in as many parts: the same gradients, to what the order
     of additions makes."""
-    alone = run_steps(tiny_config().override(CASES["moved"] | {"optimizer": {"accumulate": parts}}, "test"))[1]
+    alone = run_steps(tiny_config().override(CASES["transformed"] | {"optimizer": {"accumulate": parts}}, "test"))[1]
     theirs = tensors(ranks, case)
     assert len(alone) > 10
     for name, tensor in alone.items():
         assert torch.allclose(tensor, theirs[f"first.{name}"], atol=2e-6), name
-    whole = run_steps(tiny_config().override(CASES["moved"], "test"))[1]
+    whole = run_steps(tiny_config().override(CASES["transformed"], "test"))[1]
     assert not all(torch.allclose(t, whole[name], atol=2e-5) for name, t in alone.items()), "in one part it is another"
 
 
-@pytest.mark.parametrize("case", ["moved", "accumulated"])
+@pytest.mark.parametrize("case", ["transformed", "accumulated"])
 def test_each_gradient_is_sent_once_a_step(case: str, ranks: Path) -> None:
     config = tiny_config().override(CASES[case], "test")
     found = json.loads((ranks / f"{case}-0.json").read_text())

@@ -66,7 +66,7 @@ def test_a_run_that_is_too_short_says_so(image_set: ImageSet, tmp_path: Path) ->
     assert not run.profile.entries() and run.get_status()["state"] == "finished"
 
 
-def test_storage_that_is_away_gets_the_trace_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_was_unavailable_gets_the_trace_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, profile = RunDirectory(open_storage(tmp_path / "run")), Profile(100, torch.device("cpu"))
     assert profile.deliver(run, again=True) == ""
     for _ in range(WARM_UP + RECORDED):

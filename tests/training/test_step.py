@@ -1,4 +1,4 @@
-"""The training step, the loop, the feed and one whole run without Ray. Run: pytest tests/training/test_step.py"""
+"""The training step, the loop, the feed and one whole run, without Ray. Run: pytest tests/training/test_step.py"""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_value_ranges_of_data_and_generator_match() -> None:
     assert torch.equal(to_bytes(to_unit_range(levels)), levels)
 
 
-def test_ranks_draw_different_latents_whose_union_is_the_whole_draw() -> None:
+def test_ranks_have_different_latents_whose_union_is_the_global_batch() -> None:
     """Known mistake: every rank drawing the same z."""
     state = make_state()
     whole = state.latents(16)
@@ -284,7 +284,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(image_set: ImageSet, tmp_path
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_a_run_goes_on_as_the_model_that_it_was_whatever_options_have_come_since(
+def test_a_run_continues_as_the_model_that_it_was_whatever_options_have_come_since(
     image_set: ImageSet, tmp_path: Path
 ) -> None:
     from infogan_ray.training.run_setup import as_begun, write_config
@@ -307,8 +307,8 @@ def test_a_run_goes_on_as_the_model_that_it_was_whatever_options_have_come_since
         write_config(run, config.override({"network": {"width": 12}}, "test"), image_set)
 
 
-def test_parts_are_computed_one_after_another(image_set: ImageSet) -> None:
-    """No layer sees more than a part of the images, real and drawn, and the metrics are those of all of them."""
+def test_microbatches_are_computed_one_after_another(image_set: ImageSet) -> None:
+    """No layer sees more than one microbatch of real and generated images; the metrics are those of all of them."""
     config = tiny_config().override({"optimizer": {"accumulate": 3}}, "test")
     state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer)
     seen = set()
@@ -324,8 +324,8 @@ def test_parts_are_computed_one_after_another(image_set: ImageSet) -> None:
     assert 0 < (metrics["d_loss"] - whole["d_loss"]).abs() < 0.1
 
 
-def test_a_row_counts_the_same_in_parts_of_any_size(image_set: ImageSet) -> None:
-    """16 rows in three parts: D's gradient and loss are the means over rows of what the parts have by themselves."""
+def test_a_row_counts_the_same_in_microbatches_of_any_size(image_set: ImageSet) -> None:
+    """16 rows in three microbatches: D's gradient and loss are means over rows of what each has by itself."""
 
     def moments(state: TrainState) -> torch.Tensor:
         tensors = state.training_tensors()
@@ -357,7 +357,7 @@ def test_a_row_counts_the_same_in_parts_of_any_size(image_set: ImageSet) -> None
         ({"optimizer": {"accumulate": 2}, "prior": {"learn": True, "method": "gumbel"}}, "prior.method gumbel is on"),
     ],
 )  # fmt: skip
-def test_parts_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_impossible_microbatches_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_config().override(changes, "test")
 
