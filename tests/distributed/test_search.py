@@ -285,9 +285,8 @@ def test_a_trial_without_memory_ends_with_advice_and_the_others_finish(npz: Path
 def test_a_trial_that_diverges_ends_and_the_others_finish(
     npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fixed = {**small(npz).fixed, "optimizer.lr_discriminator": 1e-3}
-    space = {"optimizer.lr_generator": tune.grid_search([1e30, 1e-3])}
-    result = search(small(npz, searcher="grid", space=space, fixed=fixed), open_storage(tmp_path), "diverges")
+    space = {"objective.lambda_categorical": tune.grid_search([1e38, 1.0])}
+    result = search(small(npz, searcher="grid", space=space), open_storage(tmp_path), "diverges")
     assert capsys.readouterr().out == "", "Tune prints nothing, also of a trial that ends without a score"
     assert {row["trial"]: row["state"] for row in result.rows} == {0: "diverged", 1: "finished"}
     assert result.best["trial"] == 1 and " at step " in result.search.trial(0).get_status()["message"]
