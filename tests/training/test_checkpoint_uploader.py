@@ -162,7 +162,7 @@ def test_a_storage_that_is_merely_slow_never_fails_the_run(tmp_path: Path, monke
         time.sleep(0.5)
         real(*arguments, **more)
 
-    monkeypatch.setattr(checkpoints, "seal", slow)
+    monkeypatch.setattr(manifests, "write_with_manifest", slow)
     uploader = CheckpointUploader(
         RunDirectory(open_storage(tmp_path)), step=0, keep=5, metric="mi_fraction", max_misses=2
     )
