@@ -17,12 +17,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 import tyro
+from infogan_ray.training.heap import keep_freed_memory
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from infogan_ray.distributed.cluster.threads import cores
 from infogan_ray.models.convolutions import FEW, columns, fold
-from infogan_ray.training.heap import keep_freed_memory
 
 ELSEWHERE = 40_000_000
 

@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import tyro
+from infogan_ray.training.heap import keep_freed_memory, with_huge_pages
 
 from infogan_ray.training.config import preset
 from infogan_ray.training.ddp import distributed
-from infogan_ray.training.heap import keep_freed_memory, with_huge_pages
 from infogan_ray.training.step import train_step
 from infogan_ray.training.train_state import TrainState
 

@@ -26,10 +26,10 @@ from pathlib import Path
 
 import psutil
 import tyro
+from infogan_ray.training.heap import with_huge_pages
 
 from benchmarks.figures import rows_of
 from infogan_ray.distributed.cluster.threads import cores
-from infogan_ray.training.heap import with_huge_pages
 from tests.servers import free_ports
 
 BATCH = 128

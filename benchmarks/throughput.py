@@ -26,6 +26,7 @@ from unittest import mock
 
 import torch
 import tyro
+from infogan_ray.training.heap import keep_freed_memory, with_huge_pages
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,7 +37,6 @@ from infogan_ray.distributed.cluster.threads import cores
 from infogan_ray.models.precision import resolve_precision
 from infogan_ray.training.config import preset
 from infogan_ray.training.cuda_graph import GraphedStep
-from infogan_ray.training.heap import keep_freed_memory, with_huge_pages
 from infogan_ray.training.step import make_step
 from infogan_ray.training.train_state import TrainState
 

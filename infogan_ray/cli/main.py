@@ -5,7 +5,6 @@ Nothing heavy is imported here, so that ``infogan --help`` answers at once.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import io
 import os
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from infogan_ray import UserError
 
 COMMANDS = {
-    "train": "train an InfoGAN: one worker here or on a cluster, or many",
+    "train": "train an InfoGAN: in this process, or with many workers on a cluster",
     "search": "search λ and the priors under Ray Tune",
     "submit": "hand a run or a search to a cluster, and close the lid",
     "jobs": "what was submitted: list, status, logs, stop",
@@ -92,16 +91,7 @@ def _main(arguments: list[str]) -> int:
         meant = f"data {close[0]}" if close and close[0] in OF_DATA else "".join(close)
         hint = f"did you mean '{meant}'?" if meant else f"valid are {', '.join(COMMANDS)}"
         return _error(f"unknown command '{name}'; {hint}", USAGE)
-    if name != "train":
-        return _run(name, arguments[1:])
-    from infogan_ray.distributed.train.warming import warmed_for
-
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(warmed_for(arguments[1:]))
-        except UserError as error:
-            return _error(str(error), USAGE)
-        return _run(name, arguments[1:])
+    return _run(name, arguments[1:])
 
 
 def _run(name: str, arguments: list[str]) -> int:

@@ -19,6 +19,7 @@ from infogan_ray.searches.selection_rules import DEFAULT, GATE, RULES, Row, pare
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
+from infogan_ray.training.json_difference import difference
 from infogan_ray.training.publish import CATEGORIES, METRICS
 
 # What a trial's scores depend on: a search continues with the same code, or where the user accepts the change.
@@ -227,23 +228,3 @@ def remaining(search: SearchDirectory, halving: Halving, count: int) -> list[int
         and not halving.has_ended(number)
         and search.trial(number).get_status()["state"] not in done
     ]
-
-
-def difference(old: Any, new: Any, path: str = "") -> str:
-    """The first difference of two JSON values in words; empty if there is none."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in (*old, *(key for key in new if key not in old)):
-            where = f"{path}.{key}" if path else str(key)
-            if key not in old or key not in new:
-                return f"{where} is {'new' if key not in old else 'gone'}"
-            if found := difference(old[key], new[key], where):
-                return found
-        return ""
-    if isinstance(old, list) and isinstance(new, list):
-        if len(old) != len(new):
-            return f"{path} has {len(new)} entries, and had {len(old)}"
-        for number, pair in enumerate(zip(old, new, strict=True)):
-            if found := difference(*pair, f"{path}[{number}]"):
-                return found
-        return ""
-    return "" if old == new else f"{path} is {new!r}, and was {old!r}"

@@ -29,7 +29,6 @@ from infogan_ray.storage.run_directory import RunDirectory, step_name
 from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.cuda_graph import GraphedStep
-from infogan_ray.training.heap import keep_freed_memory
 from infogan_ray.training.profiling import Profile
 from infogan_ray.training.publish import model_files
 from infogan_ray.training.run_evaluation import draw_pictures, evaluate_checkpoint, evaluate_state
@@ -52,7 +51,7 @@ class Report:
     phase: str = "training"
     say: str = ""
 
-    def told(self, restarts: int, world_size: int) -> dict[str, Any]:
+    def to_dict(self, restarts: int, world_size: int) -> dict[str, Any]:
         """As a driver's listener hears it."""
         about = {"phase": self.phase, "say": self.say, "restarts": restarts, "world_size": world_size}
         return {**about, **self.metrics}
@@ -78,7 +77,6 @@ def run_worker(
     the device already. Raises Diverged on every rank that sees it, StorageFailed on rank 0, and on other ranks what
     storage raises.
     """
-    keep_freed_memory()
     set_matrix_products(config.precision)
     run = run.patient(START_PATIENCE_S)
     steps = config.total_steps(images.count)

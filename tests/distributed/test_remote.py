@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 import ray
+from infogan_ray.distributed.solo import driver as solo
 
 from infogan_ray import train
 from infogan_ray.distributed.cluster.resources import Resources, TooMuch
-from infogan_ray.distributed.solo import driver as solo
 from infogan_ray.distributed.train import relay, remote
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory

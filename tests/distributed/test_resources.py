@@ -14,6 +14,8 @@ import grpc
 import pytest
 import ray
 import torch
+from infogan_ray.distributed.train.relay import WAITS
+from infogan_ray.training.heap import TUNABLES
 
 from infogan_ray.cli.main import INTERRUPTED, main
 from infogan_ray.distributed.cluster import auth_check, connection
@@ -25,12 +27,10 @@ from infogan_ray.distributed.cluster.threads import cores, limit, use
 from infogan_ray.distributed.train import embedded, relay
 from infogan_ray.distributed.train.driver import Driver
 from infogan_ray.distributed.train.head_monitor import HeadWatch
-from infogan_ray.distributed.train.relay import WAITS
 from infogan_ray.distributed.train.trainer import _wanted_now
 from infogan_ray.distributed.tune import trials
 from infogan_ray.distributed.tune.trials import Settings, _with_workers
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.heap import TUNABLES
 from tests.servers import free_ports
 
 CPU_ONLY = [{"CPU": 2.0}, {"CPU": 4.0}]

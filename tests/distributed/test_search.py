@@ -19,11 +19,11 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from infogan_ray.distributed.train.relay import WAITS
 from ray import tune
 
 from infogan_ray.cli.main import DONE, USAGE, main
 from infogan_ray.distributed.train import head_monitor
-from infogan_ray.distributed.train.relay import WAITS
 from infogan_ray.distributed.tune.search import SearchFailed, search
 from infogan_ray.distributed.tune.trials import News
 from infogan_ray.models.infogan import load

@@ -17,15 +17,15 @@ import psutil
 import pytest
 import ray
 import torch
-
-from infogan_ray import train
-from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.distributed.solo import driver as solo
 from infogan_ray.distributed.solo import process
 from infogan_ray.distributed.solo.reports import Reports
-from infogan_ray.distributed.train import remote, trainer
 from infogan_ray.distributed.train.launching import launcher
 from infogan_ray.distributed.train.warming import warmed_for
+
+from infogan_ray import train
+from infogan_ray.data.datasets import DataConfig, load_images
+from infogan_ray.distributed.train import remote, trainer
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory

@@ -15,11 +15,11 @@ import psutil
 import pytest
 import ray
 import torch
+from infogan_ray.distributed.train.relay import WAITS
 
 from infogan_ray import train
 from infogan_ray.distributed.cluster.resources import Resources, TooMuch
 from infogan_ray.distributed.train import head_monitor, trainer
-from infogan_ray.distributed.train.relay import WAITS
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, RunExists

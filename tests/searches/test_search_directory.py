@@ -10,10 +10,11 @@ import pytest
 
 from infogan_ray import Recipe
 from infogan_ray.cli.search import explain
-from infogan_ray.searches.search_directory import SearchDirectory, code, difference, remaining
+from infogan_ray.searches.search_directory import SearchDirectory, code, remaining
 from infogan_ray.searches.selection_rules import best_by, pareto, ranked, winner
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunExists
+from infogan_ray.training.json_difference import difference
 
 tune = pytest.importorskip("ray.tune")
 

@@ -29,7 +29,7 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.checkpoint_uploader import Overtaken
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.run_outcome import TakenOver, last_line
+from infogan_ray.training.run_outcome import RunTakenOver, last_line
 from infogan_ray.training.step import Diverged
 from infogan_ray.training.worker import Report, run_worker
 
@@ -150,7 +150,7 @@ class Pack:
             end = (ENDED, "")
         except Diverged as error:
             end = (DIVERGED, str(error))
-        except (Overtaken, TakenOver) as error:
+        except (Overtaken, RunTakenOver) as error:
             end = (OVERTAKEN, str(error))
         except Exception as error:
             end = (FAILED, f"{type(error).__name__}: {error}")

@@ -28,10 +28,9 @@ from infogan_ray.data.feeds.feed_policy import AUTO, MEMORY, feed_line
 from infogan_ray.distributed.cluster.connection import connect
 from infogan_ray.distributed.cluster.machines import check_files, machines
 from infogan_ray.distributed.cluster.resources import Resources, at_once
+from infogan_ray.distributed.train.checks import Checked, check
 from infogan_ray.distributed.train.driver import POLL_S
-from infogan_ray.distributed.train.head_monitor import NO_GROUP_S, HeadWatch
-from infogan_ray.distributed.train.relay import WAITS
-from infogan_ray.distributed.train.trainer import check
+from infogan_ray.distributed.train.head_monitor import SLOW_START_S, WAITING_FOR_ROOM, HeadMonitor
 from infogan_ray.distributed.tune.packing import check_packed, close_packs, open_packs
 from infogan_ray.distributed.tune.searchers import Past, propose
 from infogan_ray.distributed.tune.trials import News, Rungs, Settings, StopAll, patient_trainable, run_trial
@@ -43,7 +42,7 @@ from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import last_line, set_last_status
-from infogan_ray.training.run_setup import Checked, log_path, with_absolute_paths, write_config
+from infogan_ray.training.run_setup import log_path, with_absolute_paths, write_config
 from infogan_ray.web.reports.search import write_search_report
 
 TRIAL_RESTARTS = 3  # of a trial whose process dies
@@ -206,7 +205,7 @@ def run_trials(
 ) -> str:  # fmt: skip
     """Run the trials that are left; the error of the first that failed for good, or nothing. Raises SearchFailed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    connect(log_path(directory.folder), dashboard=wanted.workers != 1)
+    connect(log_path(directory.folder))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a spot machine's notice, as in a single run
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
@@ -268,7 +267,7 @@ class Patience:
     def __init__(self, listen: Listener) -> None:
         self._listen, self._answers = listen, list[Any]()
         self._heard, self._said = time.monotonic(), False
-        self._head = HeadWatch()
+        self._head = HeadMonitor()
 
     def begin_with(self, packs: list[Any]) -> None:
         """Packed trials have no places of Tune's: it is the processes that they share that wait."""
@@ -281,12 +280,12 @@ class Patience:
     def look(self) -> None:
         if not self._said and self._all_wait(time.monotonic() - self._heard):
             self._said = True
-            self._listen({"event": "data", "say": WAITS})
+            self._listen({"event": "data", "say": WAITING_FOR_ROOM})
 
     def _all_wait(self, silent: float) -> bool:
         if not self._answers:
             return self._head.is_waited_for_room(silent)
-        return silent > NO_GROUP_S and not ray.wait(self._answers, timeout=0)[0]
+        return silent > SLOW_START_S and not ray.wait(self._answers, timeout=0)[0]
 
     def close(self) -> None:
         self._head.close()

@@ -25,7 +25,7 @@ from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_functi
 from infogan_ray import Recipe
 from infogan_ray.data.datasets import ImageSet
 from infogan_ray.distributed.cluster.resources import Resources
-from infogan_ray.distributed.train.trainer import launch
+from infogan_ray.distributed.train.trainer import run_worker_group
 from infogan_ray.distributed.tune import packing
 from infogan_ray.searches.asha import Halving, Verdict
 from infogan_ray.searches.search_directory import SearchDirectory
@@ -33,7 +33,7 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S, Overtaken, StorageFailed
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.run_outcome import TakenOver, TrainingFailed, last_line, set_last_status
+from infogan_ray.training.run_outcome import RunTakenOver, TrainingFailed, last_line, set_last_status
 from infogan_ray.training.step import Diverged
 from infogan_ray.training.worker import run_worker
 
@@ -84,7 +84,7 @@ def run_trial(chosen: dict[str, Any], *, images: ImageSet | None, settings: Sett
             _alone(config, images, run, settings, tell)
     except Diverged:
         pass  # its status says so, and its end tells the others not to wait
-    except (Overtaken, TakenOver):
+    except (Overtaken, RunTakenOver):
         tune.report({"overtaken": True})
     except (StorageFailed, TrainingFailed, RuntimeError, MemoryError) as error:
         # Of packed trials another may have had the memory, and the same again is not the same.
@@ -157,7 +157,7 @@ def _with_workers(config: RunConfig, run: RunDirectory, settings: Settings, tell
         settings.workers, config.threads or 1, settings.device, config.gpus_per_worker, config.placement
     )  # fmt: skip
     try:
-        launch(config, wanted, run, listen, patience=0.9 * HAND_OVER_S)
+        run_worker_group(config, wanted, run, listen, patience=0.9 * HAND_OVER_S)
     except KeyboardInterrupt:
         if not stopped:
             raise
