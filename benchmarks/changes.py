@@ -27,7 +27,6 @@ from infogan_ray.training import step
 from infogan_ray.training.train_state import TrainState
 
 AS_IT_IS = "as it is"
-HUGE = "memory in huge pages"
 
 
 @dataclass
@@ -99,8 +98,6 @@ UNDONE: dict[str, dict[str, object]] = {
     "gradients' norms by dot products": {"change": norms_by_layer},
     "fused Adam; PyTorch's default (foreach)": {"change": adam()},
     "fused Adam; one tensor at a time": {"change": adam(foreach=False)},
-    "freed memory kept": {"keep": False},
-    HUGE: {},
     "metrics read every tenth step; every step": {"read_every": 1},
 }
 
@@ -114,7 +111,7 @@ def main() -> int:
     given = tyro.cli(Changes)
     with contextlib.ExitStack() as stack:
         took = by_turns(
-            {name: stack.enter_context(Arm(name, given, steps_of, huge=name != HUGE)) for name in UNDONE},
+            {name: stack.enter_context(Arm(name, given, steps_of)) for name in UNDONE},
             given.rounds,
             given.steps,
         )

@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 import tyro
-from infogan_ray.training.heap import keep_freed_memory
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
@@ -41,7 +40,6 @@ class Convolutions:
 def main() -> int:
     given = tyro.cli(Convolutions)
     torch.set_num_threads(given.threads or cores())
-    keep_freed_memory()
     kind = torch.bfloat16 if given.precision == "bf16" else torch.float32
     print(f"{given.precision}, {given.images} images, {torch.get_num_threads()} threads; milliseconds\n")
     print(

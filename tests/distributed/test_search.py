@@ -19,11 +19,11 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from infogan_ray.distributed.train.relay import WAITS
 from ray import tune
 
 from infogan_ray.cli.main import DONE, USAGE, main
 from infogan_ray.distributed.train import head_monitor
+from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM
 from infogan_ray.distributed.tune.search import SearchFailed, search
 from infogan_ray.distributed.tune.trials import News
 from infogan_ray.models.infogan import load
@@ -103,19 +103,19 @@ def decisions(directory: SearchDirectory, recipe: Recipe) -> list[int | None]:
 def test_trials_whose_room_others_have_wait_for_it_and_the_search_says_so(
     workers: int, packed: int, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head_monitor, "SAYS_SO_S", 1.0)
-    monkeypatch.setattr("infogan_ray.distributed.tune.search.NO_GROUP_S", 3.0)
+    monkeypatch.setattr(head_monitor, "QUIET_S", 1.0)
+    monkeypatch.setattr("infogan_ray.distributed.tune.search.SLOW_START_S", 3.0)
     recipe = dataclasses.replace(load_recipe(recipe_file), trials=1, workers=workers)
     with all_cpus_taken() as others:
         heard: list[str] = []
 
         def listen(news: News) -> None:
             heard.append(news.get("say", ""))
-            if heard[-1] == WAITS:
+            if heard[-1] == WAITING_FOR_ROOM:
                 ray.kill(others)
 
         result = search(recipe, open_storage(tmp_path / "runs"), "waits", per_process=packed, listen=listen)
-    assert heard.count(WAITS) == 1 and result.best["state"] == "finished"
+    assert heard.count(WAITING_FOR_ROOM) == 1 and result.best["state"] == "finished"
     no_trial_stays()
 
 

@@ -6,6 +6,8 @@ import os
 import socket
 import time
 
+from ray.exceptions import AuthenticationError
+
 from infogan_ray import UserError
 from infogan_ray.distributed.submission.dashboard import TOKEN, TOKEN_PATH, find_token
 
@@ -38,7 +40,24 @@ def check_address(address: str) -> None:
 
 
 def refusal(address: str, error: Exception) -> UserError | None:
-    """What a user can do about an error of ``ray.init``; None for an error of another kind."""
+    """What a user can do about an error of ``ray.init``; None for an error of another kind.
+
+    Ray says the same of a wrong token, of none, and of another service that listens there.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, AuthenticationError):  # no token, or a file that cannot be read
+        return UserError(f"{MODE} is 'token': {text}")
+    if isinstance(error, ConnectionError) and asks_for_token():
+        return UserError(
+            f"RAY_ADDRESS is '{address}', and the cluster there does not take our token; give its own by {PLACES}"
+        )
+    if isinstance(error, ConnectionError):
+        return UserError(
+            f"RAY_ADDRESS is '{address}', and no Ray cluster there lets us in; if it asks for a token, export "
+            f"{MODE}=token, and give it by {PLACES}"
+        )
+    if isinstance(error, (OSError, RuntimeError)):  # certificates, another version of Ray
+        return UserError(f"RAY_ADDRESS is '{address}': {text}")
     return None
 
 

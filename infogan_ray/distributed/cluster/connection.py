@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # for dead or frozen workers (30 s by default)
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 LIBRARIES = ("ray", "ray.train", "ray.tune", "mlflow", "alembic", "wandb", "py.warnings")
 
 
@@ -36,12 +37,7 @@ def connect(log: Path | None) -> None:
     if not ray.is_initialized():
         if address:
             auth_check.check_address(address)
-            try:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR)
-            except Exception as error:  # Ray has no class of its own for a cluster that refuses
-                if (refusal := auth_check.refusal(address, error)) is None:
-                    raise
-                raise refusal from None
+            _join(address)
         else:
             # Without an address Ray would join any cluster that somebody has started on this machine. The dashboard is
             # how Ray Train finds and frees the places of killed workers.
@@ -50,6 +46,20 @@ def connect(log: Path | None) -> None:
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         _send_logs_to(logging.FileHandler(log))
+
+
+def _join(address: str) -> None:
+    level = os.environ.get(LOG_LEVEL)
+    os.environ[LOG_LEVEL] = level or "fatal"  # while it tries, Ray writes a line a second to the terminal
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray has no class of its own for a cluster that refuses
+        if (refusal := auth_check.refusal(address, error)) is None:
+            raise
+        raise refusal from None
+    finally:
+        if level is None:
+            del os.environ[LOG_LEVEL]
 
 
 @contextlib.contextmanager
