@@ -3,9 +3,9 @@
     python -m benchmarks.start                      # on a machine that does nothing else, without another Ray
     python -m benchmarks.start --rounds 5 --json start.json
 
-The same training by ``infogan train`` in local mode, on an embedded Ray, on a local cluster that runs already, and by the
-worker function without a driver, by turns; figures are medians over the rounds. Scaling is weak: twice the workers, twice
-the batch, one thread each.
+The same training by ``infogan train`` in local mode, on an embedded Ray, on a local cluster that runs already, and by
+the worker's generator without a driver, by turns; figures are medians over the rounds. Scaling is weak: twice the
+workers, twice the batch, one thread each.
 """
 
 from __future__ import annotations
