@@ -140,10 +140,8 @@ def test_a_worker_killed_while_s3_is_away_goes_on_when_it_is_back(bars: Any, pro
 
 def test_a_killed_driver_and_a_killed_head_are_resumed_to_the_same_bits(npz: Path, tmp_path: Path) -> None:
     """In processes of their own, each with an embedded Ray: the driver dies in the first, Ray's head in the second."""
-    program = (
-        "from infogan_ray.distributed.train import head_monitor as head; "
+    program = "from infogan_ray.distributed.train import head_monitor as head; "
     program += "head.HEAD_SILENT_S = 10.0; "  # 45 in earnest
-    )
     program += "from infogan_ray.cli.main import main; raise SystemExit(main())"
     command = [sys.executable, "-c", program, "train"]
     steps = 3 * STEPS  # a quick machine makes 200 of them before the kill that a checkpoint calls for
