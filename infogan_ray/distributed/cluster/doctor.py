@@ -105,7 +105,7 @@ def _cluster() -> Finding:
         return Finding(
             "ok",
             "Ray cluster",
-            "RAY_ADDRESS is not set: a run of one worker needs no Ray, others start their own",
+            "RAY_ADDRESS is not set: a run of one worker needs none, others start their own",
         )
     import ray
 

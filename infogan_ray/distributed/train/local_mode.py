@@ -65,12 +65,13 @@ class LocalReporter:
 
 @contextmanager
 def restored_torch_settings() -> Iterator[None]:
-    """Restore PyTorch's threads, its precision of matrix products and its device, and end its process group."""
+    """Restore PyTorch's threads, random numbers, precision and device, and end its process group."""
     threads, precision = torch.get_num_threads(), torch.backends.cuda.matmul.fp32_precision
     device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
     had_group = dist.is_initialized()
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.fp32_precision = precision
@@ -84,8 +85,9 @@ def restored_torch_settings() -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Ray's log lines of a rank that is not to print are dropped."""
     logger = logging.getLogger("ray.train")
-    before, logger.disabled = logger.disabled, True
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.setLevel(before)
