@@ -96,7 +96,7 @@ def ray_cluster() -> Iterator[None]:
     from infogan_ray.distributed.cluster import connection
 
     os.environ.update(CREDENTIALS | connection.ENVIRONMENT | ENVIRONMENT_OF_TESTS)
-    ray.init("local", num_cpus=4, include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

@@ -27,9 +27,11 @@ LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 LIBRARIES = ("ray", "ray.train", "ray.tune", "mlflow", "alembic", "wandb", "py.warnings")
 
 
-def connect(log: Path | None) -> None:
+def connect(log: Path | None, dashboard: bool = False) -> None:
     """Join the cluster of $RAY_ADDRESS, or start an embedded one. Ray's own messages go to ``log``.
 
+    ``dashboard``: of an embedded cluster. It is some ten processes, and needed only for Ray Train inside of Ray Tune:
+    through it Ray finds and frees the places of a killed trial's workers.
     Raises UserError, in one line, for a cluster that does not answer or refuses us.
     """
     address = os.environ.get("RAY_ADDRESS")
@@ -39,10 +41,11 @@ def connect(log: Path | None) -> None:
             auth_check.check_address(address)
             _join(address)
         else:
-            # Without an address Ray would join any cluster that somebody has started on this machine. The dashboard is
-            # how Ray Train finds and frees the places of killed workers.
-            ray.init("local", num_cpus=cores(), include_dashboard=True, log_to_driver=False,
-                     logging_level=logging.ERROR)  # fmt: skip
+            # Without an address Ray would join any cluster that somebody has started on this machine.
+            ray.init(
+                "local", num_cpus=cores(), include_dashboard=dashboard, log_to_driver=False,
+                logging_level=logging.ERROR,
+            )  # fmt: skip
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         _send_logs_to(logging.FileHandler(log))

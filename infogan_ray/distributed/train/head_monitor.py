@@ -7,7 +7,8 @@ import threading
 import time
 
 import ray
-from ray.util import placement_group_table
+from ray.util import placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from infogan_ray.distributed.cluster.connection import machines_of_the_cluster
 from infogan_ray.training.run_outcome import HeadLost
@@ -75,3 +76,15 @@ class HeadMonitor:
         """A group's id ends with that of its job. A trial that waits for its workers has a group without CPUs."""
         mine = [group for id, group in placement_group_table().items() if id.endswith(self._job)]
         return {group["state"] for group in mine if group["bundles"].get(0, {}).get("CPU")} - {"REMOVED"}
+
+
+def places() -> set[str]:
+    """The ids of all placement groups that have not been removed; none without a Ray."""
+    table = placement_group_table() if ray.is_initialized() else {}
+    return {id for id, group in table.items() if group["state"] != "REMOVED"}
+
+
+def free_places(ids: set[str]) -> None:
+    """Remove placement groups. A controller that was killed cannot, and its successor would wait for the room."""
+    for id in ids:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(id))))

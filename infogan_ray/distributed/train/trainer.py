@@ -26,6 +26,7 @@ from infogan_ray.distributed.cluster.resources import Resources, room
 from infogan_ray.distributed.train import local_mode, torchrun
 from infogan_ray.distributed.train.checks import check, runs_in_this_process
 from infogan_ray.distributed.train.driver import Driver
+from infogan_ray.distributed.train.head_monitor import free_places, places
 from infogan_ray.distributed.train.signals import handle_signals
 from infogan_ray.distributed.train.status_mailbox import MailboxReporter, start_mailbox
 from infogan_ray.distributed.train.worker_function import Reporter, train_on_worker
@@ -165,9 +166,12 @@ def _fit_until_it_ends(
         )  # fmt: skip
         # NCCL does not let two ranks share a GPU; gloo does.
         group = TorchConfigOnRaysInterface("gloo" if wanted.gpus_per_worker < 1 else None)
+        others = places()
         error = driver.follow(ray_trainer(job_of(config, wanted, run), reporter, workers, group, scratch))
         if error is None or driver.has_ended:
             return
+        if isinstance(error, ray.exceptions.RayError) and not driver.is_guest:  # the controller was killed
+            free_places(places() - others)
         cause = _cause(error)
         if _found_no_room(error):  # others have it, or machines have died
             try:
@@ -225,8 +229,8 @@ def _resources_now(config: RunConfig, wanted: Resources, driver: Driver) -> Reso
         config = config.override({"device": wanted.device}, "the run")
         return resources(config, lambda line: driver.listen({"phase": line}))
     nodes = machines()  # a trial's resources are the search's to decide
-    if (places := room(wanted.of_a_worker, nodes, wanted.placement)) < wanted.most:
-        raise UserError(f"the cluster's {len(nodes)} machine(s) have room for {places} of {wanted.most} workers")
+    if (fitting := room(wanted.of_a_worker, nodes, wanted.placement)) < wanted.most:
+        raise UserError(f"the cluster's {len(nodes)} machine(s) have room for {fitting} of {wanted.most} workers")
     return wanted
 
 

@@ -205,7 +205,7 @@ def run_trials(
 ) -> str:  # fmt: skip
     """Run the trials that are left; the error of the first that failed for good, or nothing. Raises SearchFailed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    connect(log_path(directory.folder))
+    connect(log_path(directory.folder), dashboard=wanted.workers != 1)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a spot machine's notice, as in a single run
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
