@@ -110,7 +110,7 @@ def test_a_trials_workers_get_the_share_and_the_place_that_the_recipe_says(monke
 def test_an_embedded_ray_is_one_of_its_own_whatever_runs_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked without an address, Ray joins the latest cluster of this machine, and waits for minutes if it has died."""
     asked: list[str | None] = []
-    for name in connection.ENVIRONMENT:
+    for name in connection.ENVIRONMENT | connection.ENVIRONMENT_OF_AN_EMBEDDED_RAY:
         monkeypatch.setenv(name, "as it was")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda address=None, **more: asked.append(address))

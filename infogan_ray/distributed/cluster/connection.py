@@ -23,6 +23,8 @@ ENVIRONMENT = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # for dead or frozen workers (30 s by default)
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
+# An embedded Ray lives on one machine, which is not taken away from under it.
+ENVIRONMENT_OF_AN_EMBEDDED_RAY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 LIBRARIES = ("ray", "ray.train", "ray.tune", "mlflow", "alembic", "wandb", "py.warnings")
 
@@ -35,7 +37,8 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
     Raises UserError, in one line, for a cluster that does not answer or refuses us.
     """
     address = os.environ.get("RAY_ADDRESS")
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    for name, value in (ENVIRONMENT if address else ENVIRONMENT | ENVIRONMENT_OF_AN_EMBEDDED_RAY).items():
+        os.environ.setdefault(name, value)
     if not ray.is_initialized():
         if address:
             auth_check.check_address(address)
