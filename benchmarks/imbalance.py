@@ -23,10 +23,10 @@ import torch
 import tyro
 
 from benchmarks.figures import rows_of
-from infogan_ray.cli.display import duration
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.datasets import load_images
 from infogan_ray.evaluation.bound_and_clustering import assign
+from infogan_ray.evaluation.progress import duration
 from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import Categorical
 from infogan_ray.storage.file_system import open_storage

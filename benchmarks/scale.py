@@ -543,26 +543,26 @@ def failures(given: Scale, folder: Path) -> Figures:
 
 
 def on_ray(given: Scale, folder: Path) -> Figures:
-    """An embedded Ray: the progress board, polls of actors, results that Tune's loop takes."""
+    """An embedded Ray: the status mailbox, polls of actors, results that Tune's loop takes."""
     import ray
     from ray import tune
 
     from infogan_ray.distributed.cluster.connection import connect
-    from infogan_ray.distributed.train.status_mailbox import start_board
+    from infogan_ray.distributed.train.status_mailbox import start_mailbox
 
     connect(folder / "ray.log")
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"], os.environ["RAY_AIR_NEW_OUTPUT"] = "1", "0"
     figures: Figures = {}
     try:
-        board = start_board()
-        ray.get(board.enter.remote())
+        mailbox = start_mailbox()
+        ray.get(mailbox.start.remote())
         report = {"phase": "training", "say": "", **json.loads(metrics_line().replace(b"STEP", b"1"))}
         pins = 5000
-        pinned = timed(lambda: ray.get([board.pin.remote(report) for _ in range(pins)][-1]))
-        drained = timed(lambda: ray.get(board.drain.remote()))
-        figures["ray: reports pinned to the board a second, by one caller"] = f"{pins / pinned:,.0f}"
+        pinned = timed(lambda: ray.get([mailbox.put.remote(report) for _ in range(pins)][-1]))
+        drained = timed(lambda: ray.get(mailbox.pop_reports.remote()))
+        figures["ray: reports put into the mailbox a second, by one caller"] = f"{pins / pinned:,.0f}"
         figures[f"ray: the driver fetches {pins:,} of them in"] = span(drained)
-        others = [start_board() for _ in range(4)]
+        others = [start_mailbox() for _ in range(4)]
         ray.get([other.is_stopping.remote() for other in others])
 
         def poll(count: int) -> None:
@@ -576,7 +576,7 @@ def on_ray(given: Scale, folder: Path) -> Figures:
         figures[f"ray: one round of {given.gpus:,} polls by one process (as Ray Train's controller each 0.2 s)"] = span(
             took
         )
-        for each in (*others, board):
+        for each in (*others, mailbox):
             ray.kill(each)
         rounds = 50
 

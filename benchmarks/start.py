@@ -3,9 +3,9 @@
     python -m benchmarks.start                      # on a machine that does nothing else, without another Ray
     python -m benchmarks.start --rounds 5 --json start.json
 
-The same training by ``infogan train`` as it is, on an embedded Ray, on a local cluster that runs already, and what its
-worker does without a driver, by turns; figures are medians over the rounds. Scaling is weak: twice the workers, twice
-the batch, one thread each.
+The same training by ``infogan train`` in local mode, on an embedded Ray, on a local cluster that runs already, and by
+the worker's generator without a driver, by turns; figures are medians over the rounds. Scaling is weak: twice the
+workers, twice the batch, one thread each.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ import tyro
 
 from benchmarks.figures import rows_of
 from infogan_ray.distributed.cluster.threads import cores
-from infogan_ray.training.heap import with_huge_pages
 from tests.servers import free_ports
 
 BATCH = 128
 INFOGAN = [sys.executable, "-m", "infogan_ray", "train"]
 ALONE = [sys.executable, "-m", "benchmarks.start", "--alone"]
-WITHOUT, PLAIN = "the worker alone", "a process of its own"
-EMBEDDED, WARM = "embedded Ray", "running cluster"
-ONE, TWO = "embedded Ray, 1 worker of 1 thread", "embedded Ray, 2 workers of 1 thread, twice the batch"
+WITHOUT, LOCAL = "the worker function alone", "local mode"
+WARM = "running cluster"
+ONE, TWO = "local mode, 1 thread", "embedded Ray, 2 workers of 1 thread, twice the batch"
 
 
 @dataclass
@@ -46,7 +45,7 @@ class Start:
 
     rounds: int = 3
     steps: int = 120
-    arms: tuple[str, ...] = (WITHOUT, PLAIN, EMBEDDED, WARM, ONE, TWO)
+    arms: tuple[str, ...] = (WITHOUT, LOCAL, WARM, ONE, TWO)
     json: Path | None = None
 
 
@@ -71,7 +70,6 @@ def main() -> int:
             for arm in given.arms:
                 print(f"round {round_ + 1}: {arm}", file=sys.stderr)
                 environment = os.environ | joined if arm == WARM else dict(os.environ)
-                environment = with_huge_pages(environment) if arm == WITHOUT else environment  # others do so
                 if arm == WARM and not warmed:  # its second job is what is asked for
                     warmed = bool(run(arm, given.steps, Path(folder) / "first", environment))
                 timings[arm].append(run(arm, given.steps, Path(folder) / f"{arm}-{round_}", environment))
@@ -86,7 +84,6 @@ def run(arm: str, steps: int, folder: Path, environment: dict[str, str]) -> Timi
     words = ["--preset", "mnist", "--steps", str(steps), "--log-every", "20", "--checkpoint-every", str(steps)]
     words += ["--batch-size", str(BATCH * workers), "--workers", str(workers), "--threads", str(threads)]
     words += ["--device", "cpu", "--storage", str(folder), "--name", "run"]
-    words += ["--ray", "always"] if arm in (EMBEDDED, ONE) else []
     start = time.monotonic()
     process = subprocess.Popen(
         [*(ALONE if arm == WITHOUT else INFOGAN), *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -171,8 +168,7 @@ def tell(timings: dict[str, list[Timing]]) -> None:
     for arm, found in middle.items():
         print(f"| {arm} | {found['first_step']:.1f} s | {found['rate']:,.0f} | {found['end']:.1f} s |")
     for of, over, factor, what in (
-        (PLAIN, WITHOUT, 1, "steady images/s of a process of its own, of those of the worker alone"),
-        (EMBEDDED, WITHOUT, 1, "steady images/s on an embedded Ray, of those of the worker alone"),
+        (LOCAL, WITHOUT, 1, "steady images/s of local mode, of those of the worker alone"),
         (WARM, WITHOUT, 1, "steady images/s on a cluster, of those of the worker alone"),
         (TWO, ONE, 2, "weak scaling of 2 workers of 1 thread"),
     ):

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 __all__ = ["InfoGAN", "Recipe", "RunConfig", "UserError", "__version__", "load", "search", "train"]
 
 if TYPE_CHECKING:
-    from infogan_ray.distributed.train.launching import train
+    from infogan_ray.distributed.train.trainer import train
     from infogan_ray.distributed.tune.search import search
     from infogan_ray.models.infogan import InfoGAN, load
     from infogan_ray.searches.recipe import Recipe
@@ -32,7 +32,7 @@ def __getattr__(name: str) -> Any:
 
     homes = {
         "InfoGAN": "models.infogan", "load": "models.infogan", "RunConfig": "training.config",
-        "train": "distributed.train.launching", "Recipe": "searches.recipe", "search": "distributed.tune.search",
+        "train": "distributed.train.trainer", "Recipe": "searches.recipe", "search": "distributed.tune.search",
     }  # fmt: skip
     if name not in homes:
         raise AttributeError(f"module 'infogan_ray' has no attribute '{name}'")

@@ -94,11 +94,9 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     from infogan_ray.distributed.cluster import connection
-    from infogan_ray.distributed.train import embedded
 
-    os.environ.update(CREDENTIALS | connection.ENVIRONMENT | embedded.ENVIRONMENT | ENVIRONMENT_OF_TESTS)
-    with embedded.without_services():
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    os.environ.update(CREDENTIALS | connection.ENVIRONMENT | ENVIRONMENT_OF_TESTS)
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

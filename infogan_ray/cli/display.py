@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from infogan_ray.storage.file_system import Storage
-    from infogan_ray.training.config import RunConfig
+from infogan_ray.evaluation.progress import duration as duration
 
 PLAIN_EVERY_S = 10
 
@@ -78,33 +77,6 @@ class TrainDisplay:
             left = (now - self.first[0]) / (step - self.first[1]) * (self.steps - step)
             parts.append(f"{duration(left)} left")
         return "  ".join(parts)
-
-
-def checkpoint_plan(config: RunConfig, steps: int, bytes_each: int, where: Storage) -> str:
-    """How many checkpoints there will be and what they take: two at least, the best and the last."""
-    kept = min(max(config.keep, 2), -(-steps // config.checkpoint_every))
-    return (
-        f"checkpoints: every {config.checkpoint_every:,} steps, {size(bytes_each)} each, {kept} kept: "
-        f"{size(kept * bytes_each)} in {where}"
-    )
-
-
-def wire_plan(gradients: dict[str, int], config: RunConfig, workers: int) -> str:
-    """What a step sends, from the bytes of each network's gradients. In a ring of W ranks, each sends 2 (W - 1) / W of
-    what is reduced, and receives as much."""
-    wire = config.optimizer.wire
-    each = ", ".join(f"{name} {size(count)}" for name, count in gradients.items())
-    if workers == 1:
-        return f"gradients in {wire}: {each}; one worker sends nothing"
-    sent = size(sum(gradients.values()) * 2 * (workers - 1) / workers)
-    more = ", and batch-norm statistics" if config.network.sync_batchnorm else ""
-    return f"gradients in {wire}: {each}; each of {workers} workers sends {sent} a step{more}"
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
 def bound_text(metrics: dict[str, Any], ceilings: dict[str, float]) -> str:
@@ -184,11 +156,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    return decimal(round(count))
 
 
 def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -17,7 +17,7 @@ from infogan_ray import UserError
 from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE, Failed
 
 COMMANDS = {
-    "train": "train an InfoGAN: one worker here or on a cluster, or many",
+    "train": "train an InfoGAN: in this process, or with many workers on a cluster",
     "search": "search λ and the priors under Ray Tune",
     "submit": "hand a run or a search to a cluster, which runs it without this terminal",
     "jobs": "jobs that were submitted: list, status, logs, stop",

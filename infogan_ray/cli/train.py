@@ -17,16 +17,21 @@ from infogan_ray.cli.display import scalars, warn
 from infogan_ray.cli.exit_codes import DIVERGED, DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse, peek, take_flag
 from infogan_ray.data.feeds.feed_policy import feed_line
-from infogan_ray.distributed.train import launching
+from infogan_ray.distributed.cluster.connection import PrintedToLog
+from infogan_ray.distributed.train import torchrun, trainer
+from infogan_ray.distributed.train.checks import check, runs_in_this_process
 from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig, load_config, preset
 from infogan_ray.training.ddp import gradient_bytes
 from infogan_ray.training.learned_prior import as_measured
+from infogan_ray.training.run_cost import checkpoint_plan, wire_plan
 from infogan_ray.training.run_outcome import HeadLost, TrainingFailed
 from infogan_ray.training.run_setup import kept_feed
 from infogan_ray.training.train_command import train_command
 from infogan_ray.training.train_state import checkpoint_bytes
+
+EXIT_CODES = {"finished": DONE, "interrupted": INTERRUPTED, "diverged": DIVERGED}
 
 
 def train(arguments: list[str]) -> int:
@@ -34,6 +39,8 @@ def train(arguments: list[str]) -> int:
     arguments, as_json = take_flag(arguments, "--json")
     arguments, either = take_flag(arguments, START_OR_RESUME)
     config = train_config(arguments)
+    if torchrun.is_other_rank():  # rank 0 alone prints and writes
+        return DONE if dry_run else EXIT_CODES[trainer.join_rank_zero().state]
     if config.name is None and (config.resume or either):
         raise UserError(f"name is not set, and {'--resume' if config.resume else START_OR_RESUME} needs the run's")
     name = config.name or default_name(config.data or "run")
@@ -47,8 +54,8 @@ def train(arguments: list[str]) -> int:
         return _dry_run(config)
     started = time.monotonic()
     try:
-        with display.TrainDisplay(config.steps) as shown:
-            result = launching.train(config, shown)
+        with display.TrainDisplay(config.steps) as shown, contextlib.redirect_stdout(PrintedToLog()):
+            result = trainer.train(config, shown)
     except HeadLost as error:
         warn(f"{error}. Go on with: {_resume_command(config)}")
         os._exit(FAILED)  # an orderly end would wait for the dead head, and then print Ray's own traces
@@ -128,8 +135,7 @@ def train_config(arguments: list[str]) -> RunConfig:
 
 
 def _dry_run(config: RunConfig) -> int:
-    launcher = launching.launcher(config)
-    found = launcher.check(config, say=lambda line: print(line, file=sys.stderr), sample=0)
+    found = check(config, say=lambda line: print(line, file=sys.stderr), sample=0)
     wanted, images = found.wanted, found.images
     steps = config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
@@ -140,12 +146,13 @@ def _dry_run(config: RunConfig) -> int:
     print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
     print(f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / images.count:.1f} epochs")
     print(
-        display.checkpoint_plan(
+        checkpoint_plan(
             config, steps, checkpoint_bytes(spec, config.contrastive), open_storage(config.storage) / str(config.name)
         )
     )
-    print(display.wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.most))
-    print(f"runs on: {wanted.text}, in {launching.under(config, wanted)}; threads: {wanted.threads_from}")
+    print(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.most))
+    where = "this process" if runs_in_this_process(wanted) else "processes of Ray Train"
+    print(f"runs on: {wanted.text}, in {where}; threads: {wanted.threads_from}")
     return DONE
 
 

@@ -14,6 +14,7 @@ from infogan_ray.searches.recipe import POPULATION
 from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
+from infogan_ray.training.json_difference import difference
 
 # A trial's scores depend on this code: a search continues with the same code, or where the user accepts the change.
 DECISIVE = ("models", "training", "data", "evaluation", "searches", "distributed/tune")
@@ -161,23 +162,3 @@ def remaining(search: SearchDirectory, halving: Halving, count: int) -> list[int
         and not halving.has_ended(number)
         and search.trial(number).get_status()["state"] not in done
     ]
-
-
-def difference(old: Any, new: Any, path: str = "") -> str:
-    """The first difference of two JSON values in words; empty if there is none."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in (*old, *(key for key in new if key not in old)):
-            where = f"{path}.{key}" if path else str(key)
-            if key not in old or key not in new:
-                return f"{where} is {'new' if key not in old else 'gone'}"
-            if found := difference(old[key], new[key], where):
-                return found
-        return ""
-    if isinstance(old, list) and isinstance(new, list):
-        if len(old) != len(new):
-            return f"{path} has {len(new)} entries, and had {len(old)}"
-        for number, pair in enumerate(zip(old, new, strict=True)):
-            if found := difference(*pair, f"{path}[{number}]"):
-                return found
-        return ""
-    return "" if old == new else f"{path} is {new!r}, and was {old!r}"

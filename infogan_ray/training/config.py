@@ -80,6 +80,8 @@ LOWER_IS_BETTER = ("clustering_error",)
 LONGEST_NAME = 200  # bytes; 255 are the most for a file, whose name may have an ending
 RESERVED = ("checkpoints", "model", "samples", "traversals")
 PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
+REMOVED = ("ray",)
+"""Fields of earlier versions, of the outermost section. Saved configurations may have them; they have no effect."""
 LABEL_METRICS = ("clustering_error", "clustering_acc_hungarian", "nmi", "ari")
 
 
@@ -123,10 +125,6 @@ class RunConfig:
     """Share of a GPU for each worker: 0.5 puts two on one (for small models; they then speak through gloo)."""
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
     """Workers on as few machines as they fit on, or on as many as there are; strict: on one machine, or one on each."""
-    ray: Literal["auto", "always"] = "auto"
-    """auto: one worker is a plain process, of this machine or, where there is a cluster ($RAY_ADDRESS), of one that has
-    room for it, which starts sooner and has its cores to itself; several are run by Ray Train. always: Ray Train in any
-    case."""
     wait: float = 0.0
     """Seconds that an autoscaling cluster is given to grow; without, what it does not have is refused at once."""
     precision: str = "auto"
@@ -183,7 +181,6 @@ class RunConfig:
         _one_of("feed", self.feed, ("auto", "memory", "stream"))
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
         _one_of("placement", self.placement, PLACEMENTS)
-        _one_of("ray", self.ray, ("auto", "always"))
         if not 0 < self.gpus_per_worker <= 1:
             raise UserError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be above 0 and at most 1")
         if not 0 <= self.wait < float("inf"):
@@ -333,6 +330,8 @@ def _replace(section: Any, values: dict[str, Any], source: str, prefix: str) -> 
     changes: dict[str, Any] = {}
     for key, value in values.items():
         key = str(key).replace("-", "_")
+        if not prefix and key in REMOVED:
+            continue
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"valid are {', '.join(hints)}"

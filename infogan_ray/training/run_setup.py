@@ -1,4 +1,4 @@
-"""How a run begins: what is refused before a worker starts, and what is written of it then. No Ray."""
+"""Checks of a run before a worker starts, and what is written into its directory then. No Ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,41 +14,31 @@ from typing import Any
 import torch
 
 from infogan_ray import UserError, __version__
-from infogan_ray.cli.display import checkpoint_plan
 from infogan_ray.data.datasets import load_images
 from infogan_ray.data.feeds.feed_policy import MemoryBudget, feed_line
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
-from infogan_ray.distributed.cluster.resources import Resources
 from infogan_ray.models.latents import Categorical
 from infogan_ray.models.networks import ModelSpec, plan
-from infogan_ray.searches.search_directory import difference
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import LABEL_METRICS, RunConfig
+from infogan_ray.training.json_difference import difference
+from infogan_ray.training.run_cost import checkpoint_plan
 from infogan_ray.training.run_outcome import Listener
 from infogan_ray.training.tracking.addresses import with_absolute_path
 from infogan_ray.training.train_state import checkpoint_bytes
 
-SAMPLED = 1000  # images that a run's data is known again by
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What is known before a run begins: what it takes, the memory that there is for its images, and these."""
-
-    wanted: Resources
-    room: MemoryBudget
-    images: ImageSet
+SAMPLED = 1000  # images whose pixels identify a run's data
 
 
 def check_data(
     config: RunConfig, room: MemoryBudget, say: Callable[[str], None] = print, sample: int = SAMPLE
 ) -> ImageSet:
-    """The images, and all that can be refused when they are known. Raises UserError, in one line.
+    """Load the images, and refuse what does not fit them. Raises UserError, in one line.
 
-    ``say`` hears of a fetch. ``sample``: how many images of a streamed dataset are read; workers read their own.
+    ``say`` is told of a download. ``sample``: how many images of a streamed dataset are read; workers read their own.
     """
     if config.name is None:
         raise UserError("name is not set; give the run a --name")
@@ -69,7 +58,7 @@ def check_data(
 
 
 def kept_feed(config: RunConfig) -> str:
-    """The feed that is asked for; of a resumed run, the one that it has: they deal the images in different orders.
+    """The feed that is asked for. A resumed run keeps its own, since feeds return the images in different orders.
 
     Raises UserError where another is asked for.
     """
@@ -87,10 +76,12 @@ def kept_feed(config: RunConfig) -> str:
     return kept
 
 
-def begin(config: RunConfig, images: ImageSet, room: MemoryBudget, listen: Listener) -> tuple[RunConfig, RunDirectory]:
-    """Claim the run's directory and write what it is; returns the configuration as its workers get it.
+def prepare_run(
+    config: RunConfig, images: ImageSet, room: MemoryBudget, listen: Listener
+) -> tuple[RunConfig, RunDirectory]:
+    """Claim the run's directory and write its configuration; returns the configuration that its workers get.
 
-    Raises UserError for what cannot be resumed so, RunExists for a name that is taken.
+    Raises UserError for a run that cannot be resumed with it, and RunExists for a name that is taken.
     """
     name = config.name
     assert name is not None, "see check_data"
@@ -100,7 +91,7 @@ def begin(config: RunConfig, images: ImageSet, room: MemoryBudget, listen: Liste
     before = run.get_status()
     if config.resume and before["state"] == "running":
         ago = time.time() - before["time"]
-        say = f"{run.name} was heard of {ago:.0f} s ago; should it still run, it stops: this attempt takes it over"
+        say = f"{run.name} reported {ago:.0f} s ago; if it still runs, it stops: this attempt takes it over"
         listen({"phase": "resuming", "step": before["step"], "say": say})
     steps = config.total_steps(images.count)
     if config.resume and before.get("stored", 0) > steps:
@@ -120,7 +111,7 @@ def begin(config: RunConfig, images: ImageSet, room: MemoryBudget, listen: Liste
 
 
 def as_begun(config: RunConfig, run: RunDirectory) -> RunConfig:
-    """Of a run that is resumed, what decides nothing but its beginning, as that was."""
+    """Settings that matter at the first step alone, which a resumed run keeps."""
     if not run.exists:
         return config
     begun = run.read_config()["run"].get("stability", {})
@@ -128,7 +119,7 @@ def as_begun(config: RunConfig, run: RunDirectory) -> RunConfig:
 
 
 def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
-    """Save the resolved configuration. Raises UserError where a resumed run was another model or has other shards."""
+    """Save the resolved configuration. Raises UserError where a resumed run has another model or other data."""
     spec = config.model_spec(images.image_size, images.channels).to_dict()
     if run.exists:
         # Read and written again: what did not exist yet when the run began has its default.
@@ -163,8 +154,8 @@ def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None
 
 
 def identity(images: ImageSet) -> dict[str, Any]:
-    """What a run's data was, to know it again by. ``sample``: SHA-256 over some of the pixels, which another version of
-    a library may decode otherwise."""
+    """Identifies a run's data. ``sample``: SHA-256 over some of the pixels, which another version of a library may
+    decode differently."""
     if images.shards is not None:
         return {"manifest": images.shards.identity}
     some = images.images[:: max(1, images.count // SAMPLED)].contiguous()
@@ -173,7 +164,7 @@ def identity(images: ImageSet) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """What a run was made with; nothing of it tells whose machine it was."""
+    """The versions that a run uses; nothing in it identifies the machine."""
     return {
         "infogan-ray": __version__, "python": platform.python_version(), "torch": torch.__version__,
         "ray": version("ray"), "system": f"{platform.system()} {platform.machine()}",
@@ -181,15 +172,15 @@ def environment() -> dict[str, str]:
 
 
 def log_path(folder: Storage, name: str = "ray.log") -> Path:
-    """Where the messages of Ray, or of a worker without it, go: into a run's or search's folder on this machine's
-    disks, else the user's cache."""
+    """The file for log lines of Ray and other libraries: in the run's or search's folder, or for a bucket in the user's
+    cache."""
     if folder.is_local:
         return Path(folder.path) / name
     return cache_folder() / "logs" / f"{folder.name}.log"
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Workers run in another folder, where a relative path means something else. A dataset's name stays a name."""
+    """Workers run in another folder, where a relative path has another meaning. A dataset's name stays a name."""
     data = Path(config.data).expanduser() if config.data else None
     return dataclasses.replace(
         config,

@@ -177,22 +177,21 @@ def test_a_run_over_two_machines_outlives_one_of_them(wire: Wire, second: Host, 
     assert "world size 1, before 2" in resumed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "cut off"])
 def test_one_worker_goes_on_on_another_machine(wire: Wire, second: Host, npz: Path, how: str) -> None:
-    """Without Ray Train, and whichever machine Ray gave it."""
+    """A worker group of one, whichever machine Ray gave it."""
     name = f"one-{how.replace(' ', '-')}"
     run = RunDirectory(open_storage(wire.storage) / name)
     steps = 1500
     words = submit(wire, npz, name, "--steps", str(steps), "--checkpoint-every", str(EVERY), "--keep", "100")
     id = wire.head.infogan("submit", "--", *words).stdout.strip()
     has_stored(wire, id, run, 2 * EVERY)
-    [place] = [machine for machine in wire.machines if machine.runs("infogan_ray.distributed.solo.worker")]
+    [place] = [machine for machine in wire.machines if machine.runs("RayTrainWorker")]
     try:
         lose(wire, place, how)
-        said = finished(wire, id, run, steps)
+        finished(wire, id, run, steps)
         assert run.get_status()["restarts"] == 1
-        gone = "is gone, or Ray's process on it"  # cut off, it is what comes first: silence, or Ray finds out
-        assert gone in said or (how == "cut off" and "no sign of life for 60 s" in said)
     finally:
         place.link(up=True)
         wire.kill(place)

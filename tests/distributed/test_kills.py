@@ -103,7 +103,7 @@ def test_a_frozen_worker_is_noticed_and_replaced(bars: Any) -> None:
         kill(how=signal.SIGSTOP)
 
     harm = Harm({150: freeze})
-    result = train(bars(steps=400, checkpoint_every=100, ray="always"), harm)
+    result = train(bars(steps=400, checkpoint_every=100), harm)
     assert result.state == "finished" and result.restarts == 1
     assert len(frozen) == 1 and not frozen[0].is_running()
 
@@ -118,11 +118,12 @@ def test_a_killed_controller_is_started_again(bars: Any) -> None:
         controller.kill()
 
     harm = Harm({120: kill_controller})
-    result = train(bars(steps=300, checkpoint_every=50, workers=1, threads=3, ray="always"), harm)
+    result = train(bars(steps=300, checkpoint_every=50, workers=1, threads=3), harm)
     assert result.state == "finished" and result.restarts == 1
     assert "starting workers again" in [report["phase"] for report in harm.heard]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_killed_while_s3_is_away_goes_on_when_it_is_back(bars: Any, proxy: Proxy) -> None:
     def kill_in_an_outage() -> None:
@@ -131,7 +132,7 @@ def test_a_worker_killed_while_s3_is_away_goes_on_when_it_is_back(bars: Any, pro
 
     harm = Harm({150: kill_in_an_outage})
     threading.Timer(40, proxy.become, ["well"]).start()
-    config = dataclasses.replace(bars(steps=300, checkpoint_every=100, ray="always"), storage=proxy.uri("runs"))
+    config = dataclasses.replace(bars(steps=300, checkpoint_every=100), storage=proxy.uri("runs"))
     result = train(config, harm)
     assert result.state == "finished" and result.restarts == 1
     assert checkpoints.last_valid(result.run.checkpoints, warn=pytest.fail).step == 300  # type: ignore[union-attr]
@@ -139,14 +140,15 @@ def test_a_worker_killed_while_s3_is_away_goes_on_when_it_is_back(bars: Any, pro
 
 def test_a_killed_driver_and_a_killed_head_are_resumed_to_the_same_bits(npz: Path, tmp_path: Path) -> None:
     """In processes of their own, each with an embedded Ray: the driver dies in the first, Ray's head in the second."""
-    program = "from infogan_ray.distributed import heads; heads.HEAD_SILENT_S = 10.0; "  # 45 in earnest
+    program = "from infogan_ray.distributed.train import head_monitor as head; "
+    program += "head.HEAD_SILENT_S = 10.0; "  # 45 in earnest
     program += "from infogan_ray.cli.main import main; raise SystemExit(main())"
     command = [sys.executable, "-c", program, "train"]
     steps = 3 * STEPS  # a quick machine makes 200 of them before the kill that a checkpoint calls for
     command += ["--data", str(npz), "--storage", str(tmp_path), "--name", "run", "--steps", str(steps)]
     command += ["--codes", "noise=4 cat=3 uniform=1", "--batch-size", "16", "--checkpoint-every", str(EVERY)]
     command += ["--threads", "1", "--network.width", "8", "--evaluation.samples", "200", "--keep", "40"]
-    command += ["--device", "cpu", "--precision", "fp32", "--log-every", "2", "--ray", "always"]
+    command += ["--device", "cpu", "--precision", "fp32", "--log-every", "2"]
     run = RunDirectory(open_storage(tmp_path / "run"))
 
     def after_a_checkpoint(more: list[str], harm: Callable[[psutil.Process], None]) -> tuple[int, str, str]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import grpc
 import pytest
 import ray
 import torch
 
+from infogan_ray import UserError
 from infogan_ray.cli.main import INTERRUPTED, main
 from infogan_ray.distributed.cluster import auth_check, connection
 from infogan_ray.distributed.cluster import machines as cluster_machines
@@ -22,15 +17,13 @@ from infogan_ray.distributed.cluster.machines import machines, resources
 from infogan_ray.distributed.cluster.network_interface import interface_of
 from infogan_ray.distributed.cluster.resources import ASKED, LIMITED, SHARED_OUT, Resources, TooMuch, at_once, fit, room
 from infogan_ray.distributed.cluster.threads import cores, limit, use
-from infogan_ray.distributed.train import embedded, relay
+from infogan_ray.distributed.train import checks
 from infogan_ray.distributed.train.driver import Driver
-from infogan_ray.distributed.train.head_monitor import HeadWatch
-from infogan_ray.distributed.train.relay import WAITS
-from infogan_ray.distributed.train.trainer import _wanted_now
+from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM, HeadMonitor
+from infogan_ray.distributed.train.trainer import _resources_now
 from infogan_ray.distributed.tune import trials
 from infogan_ray.distributed.tune.trials import TrialSettings, _train_with_workers
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.heap import TUNABLES
 from tests.servers import free_ports
 
 CPU_ONLY = [{"CPU": 2.0}, {"CPU": 4.0}]
@@ -73,26 +66,27 @@ def test_what_has_begun_on_a_gpu_does_not_go_on_without_one() -> None:
         patch.setattr(cluster_machines, "machines", lambda: CPU_ONLY)
         patch.setattr(ray, "is_initialized", lambda: True)
         with pytest.raises(ValueError, match="device is 'cuda', and no GPU is to be seen"):
-            _wanted_now(config(workers=2), begun, there)  # type: ignore[arg-type]  # all that it asks of a driver
+            _resources_now(config(workers=2), begun, there)  # type: ignore[arg-type]  # all that it asks of a driver
 
 
 def test_who_waits_for_room_says_so_until_there_is_some() -> None:
     """Between two attempts of Ray Train nobody asks for room; an elastic run does not ask before there is enough."""
 
     def said(*seen: tuple[float, set[str] | None], elastic: bool = False) -> list[str]:
-        head = HeadWatch.__new__(HeadWatch)
+        head = HeadMonitor.__new__(HeadMonitor)
         driver, phases = Driver.__new__(Driver), list[str]()
-        driver.head, driver.is_guest, driver.final, driver._waits = head, False, {}, False
+        driver.head, driver.is_guest, driver.final, driver._waits_for_room = head, False, {}, False
         driver.listen = lambda report: phases.append(report["phase"])
         for silent, head.places in seen:
-            driver._say_who_waits(silent, elastic)
+            driver._say_whether_room_is_waited_for(silent, elastic)
         return phases
 
     assert said((5, None), (12, None), (40, None)) == [], "nobody has looked, or the head does not answer"
     assert said((12, {"CREATED"}), (400, {"CREATED"})) == [], "workers that are busy"
-    assert said((12, {"PENDING"}), (14, set()), (16, {"PENDING"}), (18, {"CREATED"})) == [WAITS, "starting workers"]
+    waits = said((12, {"PENDING"}), (14, set()), (16, {"PENDING"}), (18, {"CREATED"}))
+    assert waits == [WAITING_FOR_ROOM, "starting workers"]
     assert said((12, set()), (400, set())) == [], "a slow start"
-    assert said((12, set()), (40, set()), (50, {"PENDING"}), elastic=True) == [WAITS]
+    assert said((12, set()), (40, set()), (50, {"PENDING"}), elastic=True) == [WAITING_FOR_ROOM]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +100,7 @@ def test_runs_at_once(workers: int, placement: str, runs: int) -> None:
 
 def test_a_trials_workers_get_the_share_and_the_place_that_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Resources] = []
-    monkeypatch.setattr(trials, "launch", lambda config, wanted, *rest, **more: asked.append(wanted))
+    monkeypatch.setattr(trials, "run_worker_group", lambda config, wanted, *rest, **more: asked.append(wanted))
     given = config(gpus_per_worker=0.5, placement="strict_spread", workers=2)
     settings = TrialSettings([], "", "cuda", "mi_fraction", 2)
     assert not list(_train_with_workers(given, None, None, settings))  # type: ignore[arg-type]  # only launch uses them
@@ -116,29 +110,41 @@ def test_a_trials_workers_get_the_share_and_the_place_that_the_recipe_says(monke
 def test_an_embedded_ray_is_one_of_its_own_whatever_runs_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked without an address, Ray joins the latest cluster of this machine, and waits for minutes if it has died."""
     asked: list[str | None] = []
-    for name in [*(connection.ENVIRONMENT | embedded.ENVIRONMENT), TUNABLES]:
+    for name in connection.ENVIRONMENT | connection.ENVIRONMENT_OF_AN_EMBEDDED_RAY:
         monkeypatch.setenv(name, "as it was")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda address=None, **more: asked.append(address))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     connection.connect(None)
-    with answering_as_a_head() as address:
-        monkeypatch.setenv("RAY_ADDRESS", address)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
         connection.connect(None)
     assert asked == ["local", None]
 
 
-@contextlib.contextmanager
-def answering_as_a_head() -> Iterator[str]:
-    """Its address; of all that is asked of a head, one thing is answered."""
-    answer = grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
-    service, _, method = auth_check.ASKS.strip("/").partition("/")
-    server = grpc.server(ThreadPoolExecutor(1))
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: answer})])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(None).wait()
+REFUSALS = (
+    (ConnectionError("Failed to connect"), "no Ray cluster there lets us in; if it asks for a token, export RAY_AUTH"),
+    (RuntimeError("Version mismatch:\n 2.9"), "RAY_ADDRESS is '127.0.0.1:[0-9]+': Version mismatch: 2.9"),
+)
+
+
+def test_a_cluster_that_refuses_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody listens, and Ray has its own words for what is wrong."""
+    for name in connection.ENVIRONMENT:
+        monkeypatch.setenv(name, "as it was")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        for error, said in REFUSALS:
+
+            def refused(error: Exception = error, **given: object) -> None:
+                raise error
+
+            monkeypatch.setattr(ray, "init", refused)
+            with pytest.raises(UserError, match=said):
+                connection.connect(None)
+    assert auth_check.refusal("head:6379", ZeroDivisionError("a bug")) is None
 
 
 def test_a_cluster_that_does_not_answer_is_said_in_a_line(
@@ -160,19 +166,9 @@ def test_a_cluster_that_does_not_answer_is_said_in_a_line(
     def interrupted(log: None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(relay, "connect", interrupted)
+    monkeypatch.setattr(checks, "connect", interrupted)
     assert main(["train", "--preset", "mnist", "--name", "nowhere"]) == INTERRUPTED
-    assert capsys.readouterr().err == "infogan: interrupted\n"
-
-
-def test_a_ray_that_a_stopped_run_has_ended_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked, Ray would start another cluster by itself."""
-    asked: list[str] = []
-    monkeypatch.setattr(embedded, "placement_group_table", lambda: asked.append("table") or {})
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with embedded.freed():
-        asked.clear()
-    assert not asked
+    assert capsys.readouterr().err == "infogan: interrupted before there was anything to go on with\n"
 
 
 def test_workers_follow_what_there_is() -> None:
@@ -280,9 +276,3 @@ def test_the_interface_of_an_address() -> None:
     assert interface_of("127.0.0.1") == "lo"
     assert interface_of("198.51.100.1") == ""
     assert {name for _, name in socket.if_nameindex()} >= {"lo"}
-
-
-def test_the_controllers_part_needs_no_torch() -> None:
-    """Ray Train's controller imports it, and the workers wait for that."""
-    look = "import sys, infogan_ray.distributed.train.light; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout.split() == ["False"]

@@ -22,7 +22,7 @@ from ray import tune
 
 from infogan_ray.cli.main import DONE, USAGE, main
 from infogan_ray.distributed.train import head_monitor
-from infogan_ray.distributed.train.relay import WAITS
+from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM
 from infogan_ray.distributed.tune.asha_scheduler import SearchEvent
 from infogan_ray.distributed.tune.search import SearchFailed, search
 from infogan_ray.models.infogan import load
@@ -102,18 +102,19 @@ def decisions(directory: SearchDirectory, recipe: Recipe) -> list[int | None]:
 def test_a_search_says_that_its_trials_wait_for_room_on_the_cluster(
     workers: int, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head_monitor, "SAYS_SO_S", 1.0)
+    monkeypatch.setattr(head_monitor, "QUIET_S", 1.0)
+    monkeypatch.setattr("infogan_ray.distributed.tune.search.SLOW_START_S", 3.0)
     recipe = dataclasses.replace(load_recipe(recipe_file), trials=1, workers=workers)
     with all_cpus_taken() as others:
         heard: list[str] = []
 
         def listen(event: SearchEvent) -> None:
             heard.append(event.get("say", ""))
-            if heard[-1] == WAITS:
+            if heard[-1] == WAITING_FOR_ROOM:
                 ray.kill(others)
 
         result = search(recipe, open_storage(tmp_path / "runs"), "waits", listen=listen)
-    assert heard.count(WAITS) == 1 and result.best["state"] == "finished"
+    assert heard.count(WAITING_FOR_ROOM) == 1 and result.best["state"] == "finished"
     no_trial_stays()
 
 

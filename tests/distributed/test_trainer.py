@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray
 import torch
@@ -19,7 +13,7 @@ import torch
 from infogan_ray import train
 from infogan_ray.distributed.cluster.resources import Resources, TooMuch
 from infogan_ray.distributed.train import head_monitor, trainer
-from infogan_ray.distributed.train.relay import WAITS
+from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
@@ -28,25 +22,6 @@ from tests.conftest import tiny_config
 from tests.harm import all_cpus_taken
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
-
-
-def test_ray_train_starts_no_more_than_an_embedded_ray_needs(npz: Path, tmp_path: Path) -> None:
-    before = set(psutil.Process().children(recursive=True))  # what other tests, of Ray Data and Tune, have left
-    seen: set[str] = set()
-    config = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), workers=2)
-    train(config, lambda report: seen.update(names_of_processes(before)))
-    assert "RayTrainWorker" in seen
-    needless = ("_AutoscalingCoordinatorActor", "DatasetManager", "PlacementGroupCleaner", "PreemptionWatcher")
-    assert not seen.intersection(needless)
-
-
-def names_of_processes(before: set[psutil.Process]) -> set[str]:
-    """What Ray calls the processes that it runs for us since then."""
-    found = set()
-    for process in set(psutil.Process().children(recursive=True)) - before:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found.add(process.name().removeprefix("ray::").partition(".")[0])
-    return found
 
 
 def run(npz: Path, tmp_path: Path, **changes: Any) -> tuple[Any, list[dict[str, Any]]]:
@@ -96,19 +71,19 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], lis
     """Ray Train looks for room four times for a second, not for 15, and the driver says so after one. Who calls this
     gets the list of how many workers have been asked for, and is called back when they are for the second time."""
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
-    monkeypatch.setattr(head_monitor, "SAYS_SO_S", 1.0)
-    make = trainer._trainer
+    monkeypatch.setattr(head_monitor, "QUIET_S", 1.0)
+    make = trainer.ray_trainer
 
     def ask(again: Callable[[], None]) -> list[int]:
         numbers: list[int] = []
 
-        def counted(kind: Any, config: Any, wanted: Resources, *more: Any) -> Any:
-            numbers.append(wanted.most)
+        def counted(job: Any, reporter: Any, workers: Any, *more: Any) -> Any:
+            numbers.append(workers.num_workers)
             if len(numbers) == 2:
                 again()
-            return make(kind, config, wanted, *more)
+            return make(job, reporter, workers, *more)
 
-        monkeypatch.setattr(trainer, "_trainer", counted)
+        monkeypatch.setattr(trainer, "ray_trainer", counted)
         return numbers
 
     return ask
@@ -120,7 +95,7 @@ def test_several_workers_wait_for_the_room_that_others_have_and_say_so(asked: An
         numbers = asked(lambda: ray.kill(others))
         result, heard = run(npz, tmp_path, workers=2)
     assert result.state == "finished" and result.restarts == 0 and numbers == [2, 2]
-    assert [report["phase"] for report in heard].count(WAITS) == 1
+    assert [report["phase"] for report in heard].count(WAITING_FOR_ROOM) == 1
 
 
 def test_room_that_the_machines_have_no_more_is_not_waited_for(
@@ -137,51 +112,3 @@ def test_room_that_the_machines_have_no_more_is_not_waited_for(
         run(npz, tmp_path, workers=2)
     assert numbers == [2, 3]
     assert RunDirectory(open_storage(tmp_path / "runs/tiny")).get_status()["state"] == "failed"
-
-
-def starts_only_what_it_needs(family: list[psutil.Process]) -> None:
-    """Each of Ray's services costs a second before the first step and cores after it; torch is half of a start."""
-    commands, maps = {}, {}
-    for process in family:
-        with contextlib.suppress(
-            psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError
-        ):  # one that ends meanwhile
-            commands[process.pid] = " ".join(process.cmdline())
-            maps[process.pid] = Path(f"/proc/{process.pid}/maps").read_text()
-    services = ("autoscaler/_private/monitor.py", "log_monitor.py", "dashboard/dashboard.py", "dashboard/agent.py")
-    python = [command for command in commands.values() if not command.startswith("sh ") and "/raylet/" not in command]
-    assert not [command for command in python for service in services if service in command]
-    with_torch = {commands[pid] for pid, files in maps.items() if "libtorch_cpu" in files}
-    assert len(with_torch) == 1 and "RayTrainWorker" in with_torch.pop()
-
-
-@pytest.mark.parametrize("notice", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path, tmp_path: Path) -> None:
-    """In a process of its own, with an embedded Ray of its own, as a user's."""
-    words = ["--data", str(npz), "--steps", "1000000", "--batch-size", "16", "--threads", "1", "--network.width", "8"]
-    words += ["--codes", "noise=4 cat=3 uniform=1", "--storage", str(tmp_path / "runs"), "--name", "long"]
-    words += ["--ray", "always"]
-    command = [sys.executable, "-c", "from infogan_ray.cli.main import main; raise SystemExit(main())", "train", *words]
-    # Tests that are themselves a background job have SIGINT ignored, and what they start would inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    signal.signal(signal.SIGINT, before)
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("training: step"):
-                break
-        family = psutil.Process(process.pid).children(recursive=True)
-        starts_only_what_it_needs(family)
-        process.send_signal(notice)
-        said = process.stderr.read()
-        assert process.wait(timeout=60) == 130, said
-        assert not psutil.wait_procs(family, timeout=10)[1], "all that it has started ends with it"
-    finally:
-        process.kill()
-    told = re.search(r"infogan: interrupted: stopped at step ([\d,]+), which is stored; go on with: (.+)", said)
-    assert told and told[2].startswith("infogan train") and told[2].endswith("--resume"), said
-    run = RunDirectory(open_storage(tmp_path / "runs" / "long"))
-    last = checkpoints.last_valid(run.checkpoints, warn=print)
-    assert last is not None and last.step == int(told[1].replace(",", "")) > 0
-    assert run.get_status()["state"] == "interrupted"

@@ -11,11 +11,12 @@ import pytest
 from infogan_ray import Recipe, UserError
 from infogan_ray.cli.search import explain
 from infogan_ray.searches.leaderboard import leaderboard, publish_leaderboard
-from infogan_ray.searches.search_directory import SearchDirectory, code, difference, remaining
+from infogan_ray.searches.search_directory import SearchDirectory, code, remaining
 from infogan_ray.searches.selection_rules import best_by, pareto, ranked, winner
 from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunExists
+from infogan_ray.training.json_difference import difference
 from infogan_ray.web.reports.search import search_report
 
 tune = pytest.importorskip("ray.tune")

@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from infogan_ray.cli.display import wire_plan
 from infogan_ray.cli.main import USAGE, main
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.contrastive import ContrastiveConfig, PairDiscriminator
 from infogan_ray.training.ddp import distributed, gradient_bytes
 from infogan_ray.training.optimizer import OptimizerConfig
+from infogan_ray.training.run_cost import wire_plan
 from infogan_ray.training.train_state import TrainState
 from tests.conftest import make_image_set, tiny_config
 from tests.training.steps import step_on

@@ -23,7 +23,7 @@ from infogan_ray import Recipe, cli
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.data.image_set import ImageSet
-from infogan_ray.distributed.train import launching
+from infogan_ray.distributed.train import trainer
 from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import Categorical, LatentSpec, Sigma
 from infogan_ray.models.losses import information_bound
@@ -196,7 +196,7 @@ def test_the_end_of_a_run_tells_the_ceiling_of_what_was_learned(
     config = dataclasses.replace(tiny_config(prior=dataclasses.replace(REAL, rate=0.1)), codes="cat=3@0.8:0.15:0.05")
     run, reports = run_alone(config, image_set, tmp_path / "run")
     result = RunResult(run, "finished", reports[-1].metrics)
-    monkeypatch.setattr(launching, "train", lambda *given: result)
+    monkeypatch.setattr(trainer, "train", lambda *given: result)
     words = ["--data", "mnist", "--codes", config.codes, "--storage", str(tmp_path), "--name", "other"]
     assert cli.train([*words, "--prior.learn"]) == 0
     entropy = load(run.model.uri).spec.latents["cat0"].entropy()

@@ -10,7 +10,7 @@ import torch
 from infogan_ray.data.feeds.feed_policy import MemoryBudget
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.run_setup import begin, check_data
+from infogan_ray.training.run_setup import check_data, prepare_run
 from tests.conftest import tiny_config
 
 ROOM = MemoryBudget(2**34)
@@ -23,7 +23,7 @@ def test_a_run_goes_on_with_the_data_that_it_began_with(npz: Path, tmp_path: Pat
 
     def go_on(found: ImageSet) -> RunConfig:
         heard.clear()
-        config_then, _ = begin(resumed, found, ROOM, lambda report: heard.append(report.get("say", "")))
+        config_then, _ = prepare_run(resumed, found, ROOM, lambda report: heard.append(report.get("say", "")))
         return config_then
 
     resumed = config

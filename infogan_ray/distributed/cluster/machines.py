@@ -12,24 +12,19 @@ from typing import Any
 
 import ray
 import ray.exceptions
-from ray._private.utils import get_num_cpus
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infogan_ray import UserError
-from infogan_ray.cli.display import duration
-from infogan_ray.data.shards.sampling import SAMPLE
 from infogan_ray.distributed.cluster.connection import machines_of_the_cluster
-from infogan_ray.distributed.cluster.resources import Resources, TooMuch, fit, room_for_images, this_machine
+from infogan_ray.distributed.cluster.resources import Resources, TooMuch, fit, this_machine
 from infogan_ray.distributed.cluster.threads import limit
+from infogan_ray.evaluation.progress import duration
 from infogan_ray.storage.file_system import Storage
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.run_setup import Checked, check_data
-from infogan_ray.training.tracking.addresses import check_packages
 
 PROBE_S = 30.0  # for the other machines to say what they see
 POLL_S = 2.0  # while a cluster grows
-COUNT_S = 5.0  # for Ray's coordinator, which counts in milliseconds
 SAID_EVERY_S = 15.0
 
 
@@ -64,19 +59,7 @@ def machines() -> list[dict[str, float]]:
     """The CPUs and GPUs of each machine."""
     if ray.is_initialized():
         return machines_of_the_cluster()
-    # What an embedded Ray will find, which may be less than the machine has; less still where a scheduler pins us.
-    here = this_machine()
-    return [here | {"CPU": min(get_num_cpus(True), here["CPU"])}]
-
-
-def count_machines_again() -> None:
-    """Have Ray's coordinator look at the machines now: how many workers an elastic run begins with is its last count,
-    of up to 20 s ago, and a machine that has come since would be left out. It outlives jobs; a new one has just looked.
-    """
-    # ValueError: there is none yet. AttributeError: another Ray, whose coordinator's own business this is.
-    with contextlib.suppress(ray.exceptions.RayError, ValueError, AttributeError):
-        coordinator = ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
-        ray.get(coordinator._tick.remote(), timeout=COUNT_S)
+    return [this_machine()]
 
 
 def wish(config: RunConfig) -> list[dict[str, float]]:
@@ -84,19 +67,6 @@ def wish(config: RunConfig) -> list[dict[str, float]]:
     least, _ = config.worker_range or (1, 1)
     gpus = {"GPU": config.gpus_per_worker} if config.device == "cuda" else {}
     return [{"CPU": config.threads or 1, **gpus}] * least
-
-
-def check(config: RunConfig, say: Callable[[str], None] = print, sample: int = SAMPLE) -> Checked:
-    """All that can be refused before a worker starts. Raises UserError, in one line; see ``check_data``."""
-    check_packages(config.mlflow, config.wandb)
-    wanted = resources(config, say)
-    return check_images(config, wanted, say, sample)
-
-
-def check_images(config: RunConfig, wanted: Resources, say: Callable[[str], None], sample: int) -> Checked:
-    """What is left to be refused of a run for which there is room."""
-    room = room_for_images(wanted, machines())
-    return Checked(wanted, room, check_data(config, room, say, sample))
 
 
 def check_files(config: RunConfig, storage: Storage) -> bool:
@@ -130,7 +100,7 @@ def check_files(config: RunConfig, storage: Storage) -> bool:
                 if asked[id] in late:
                     raise UserError(f"machine {machine} does not say within {PROBE_S:.0f} s which files it sees")
                 answers[machine] = _answer(asked[id], machine)
-            except ValueError:
+            except UserError:
                 if any(other["NodeID"] == id and other["Alive"] for other in ray.nodes()):
                     raise
                 # It has died, before the question or since: no worker will be there.

@@ -1,4 +1,4 @@
-"""Which network interface gloo and NCCL take: the one by which Ray's machines know each other."""
+"""The network interface that gloo and NCCL use: the one by which Ray's machines know each other."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ import struct
 from typing import Any
 
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 CHOSEN_BY = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
-class Announced(_TorchBackend):
-    """PyTorch's process group, by the interface that each worker's machine is known by."""
+TorchBackend: Any = TorchConfig().backend_cls
+
+
+class TorchBackendOnRaysInterface(TorchBackend):
+    """PyTorch's process group, on the interface that Ray knows each worker's machine by."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(choose_interface)
         super().on_start(worker_group, backend_config)
 
 
-class BetweenMachines(TorchConfig):
+class TorchConfigOnRaysInterface(TorchConfig):
     """In place of a TorchConfig where workers may be on several machines."""
 
     @property
-    def backend_cls(self) -> type[Announced]:
-        return Announced
+    def backend_cls(self) -> type[TorchBackendOnRaysInterface]:
+        return TorchBackendOnRaysInterface
 
 
 def choose_interface() -> None:
-    """Runs in each worker process before it looks for the others. What the operator has set stays.
+    """Runs in each worker process before it connects to the others. What the operator has set stays.
 
-    Left alone, gloo takes the interface that the host's own name resolves to, which on many machines is the loopback,
-    and the workers of two machines wait for each other for ever.
+    By default gloo uses the interface that the host's own name resolves to. On many machines that is the loopback, and
+    the workers of two machines wait for each other for ever.
     """
     import ray
 

@@ -1,4 +1,7 @@
-"""Where rank 0 pins its reports and the driver fetches them: a small actor, without a barrier."""
+"""How rank 0 of a worker group reports to the driver, and hears of a stop: a small actor, which nobody waits for.
+
+``ray.train.report`` makes all ranks wait for each other, so it is not called for every report.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +17,31 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 STOP_POLL_S = 0.5
 
 
-def start_board() -> Any:
-    """A board on this machine: it lives as long as the driver does, whichever workers die."""
+def start_mailbox() -> Any:
+    """Start a mailbox on this machine. It lives as long as the driver does, whichever workers die."""
     # Not softly: Ray would take another machine if this one has no CPUs to give, as heads have not.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     placed: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
-    return ray.remote(Board).options(**placed).remote()
+    return ray.remote(StatusMailbox).options(**placed).remote()
 
 
-class Board:
-    """Where rank 0 pins its reports and the driver fetches them, and where the driver says that it is time to stop."""
+class StatusMailbox:
+    """Rank 0 puts reports in, the driver takes them out and asks for a stop."""
 
     def __init__(self) -> None:
         self.reports: list[dict[str, Any]] = []
         self.starts = 0
         self.stopping = False
 
-    def enter(self) -> int:
-        """Rank 0 starts; how often it has done so before."""
+    def start(self) -> int:
+        """Rank 0 starts; returns how often it has started before."""
         self.starts += 1
         return self.starts - 1
 
-    def pin(self, report: dict[str, Any]) -> None:
+    def put(self, report: dict[str, Any]) -> None:
         self.reports.append(report)
 
-    def drain(self) -> list[dict[str, Any]]:
+    def pop_reports(self) -> list[dict[str, Any]]:
         reports, self.reports = self.reports, []
         return reports
 
@@ -49,18 +52,30 @@ class Board:
         return self.stopping
 
 
-class StopWatch:
-    """Asks the board in a thread of its own whether it is time to stop: a step does not wait for the answer."""
+class MailboxReporter:
+    """A worker's ``Reporter`` that talks to a mailbox."""
 
-    def __init__(self, board: Any) -> None:
-        self._board, self._stopping = board, False
-        threading.Thread(target=self._look, name="stop-watch", daemon=True).start()
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+        self._stopping = False
+        self._last_put: Any = None
 
-    def __call__(self) -> bool:
+    def start(self) -> int:
+        threading.Thread(target=self._watch_for_stop, name="stop-watch", daemon=True).start()
+        return int(ray.get(self._mailbox.start.remote()))
+
+    def send(self, report: dict[str, Any]) -> None:
+        self._last_put = self._mailbox.put.remote(report)
+
+    def stop_requested(self) -> bool:
         return self._stopping
 
-    def _look(self) -> None:
+    def flush(self) -> None:
+        ray.get(self._last_put)
+
+    def _watch_for_stop(self) -> None:
+        """In a thread of its own, so that no step waits for the answer."""
         while not self._stopping:
             with contextlib.suppress(ray.exceptions.RayError):
-                self._stopping = ray.get(self._board.is_stopping.remote(), timeout=10 * STOP_POLL_S)
+                self._stopping = ray.get(self._mailbox.is_stopping.remote(), timeout=10 * STOP_POLL_S)
             time.sleep(STOP_POLL_S)

@@ -19,7 +19,8 @@ from infogan_ray import UserError
 from infogan_ray.data.feeds.feed_policy import feed_line
 from infogan_ray.data.image_set import AUTO, MEMORY
 from infogan_ray.distributed.cluster.connection import connect
-from infogan_ray.distributed.cluster.machines import check, check_files
+from infogan_ray.distributed.cluster.machines import check_files
+from infogan_ray.distributed.train.checks import Checked, check
 from infogan_ray.distributed.tune.asha_scheduler import SearchListener
 from infogan_ray.distributed.tune.searchers import TrialOutcome, propose_trials
 from infogan_ray.distributed.tune.tuner import SearchFailed, run_trials
@@ -30,7 +31,7 @@ from infogan_ray.searches.search_directory import SearchDirectory, remaining
 from infogan_ray.searches.selection_rules import DEFAULT, Row, winner
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.run_setup import Checked, log_path, with_absolute_paths, write_config
+from infogan_ray.training.run_setup import log_path, with_absolute_paths, write_config
 from infogan_ray.web.reports.search import write_search_report
 
 

@@ -21,14 +21,15 @@ from ray import tune
 
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.cluster.resources import Resources
-from infogan_ray.distributed.train.trainer import launch
+from infogan_ray.distributed.train.trainer import run_worker_group
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.checkpoint_uploader import RunTakenOver, StorageFailed
+from infogan_ray.training import checkpoint_uploader, run_outcome
+from infogan_ray.training.checkpoint_uploader import StorageFailed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import Diverged
-from infogan_ray.training.run_outcome import TakenOver, TrainingFailed, last_line, set_last_status
+from infogan_ray.training.run_outcome import TrainingFailed, last_line, set_last_status
 from infogan_ray.training.worker import run_worker
 
 STOP_PATIENCE_S = 108.0  # for the workers of a stopped trial to write their last checkpoint
@@ -93,7 +94,7 @@ def run_trial(number: int, images: ImageSet, settings: TrialSettings) -> Results
                 yield from reporter.results(metrics.get("step", 0), metrics)
     except Diverged:
         pass  # the trial's status says so
-    except (RunTakenOver, TakenOver):
+    except (checkpoint_uploader.RunTakenOver, run_outcome.RunTakenOver):
         yield {TAKEN_OVER: True}
     except (StorageFailed, TrainingFailed, RuntimeError, MemoryError) as error:
         if not OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
@@ -157,7 +158,7 @@ def _train_with_workers(config: RunConfig, images: ImageSet, run: RunDirectory, 
             raise KeyboardInterrupt  # ends a run with a last checkpoint
 
     with ThreadPoolExecutor(1, "trial") as pool:
-        run_ends = pool.submit(launch, config, wanted, run, listen, patience=STOP_PATIENCE_S)
+        run_ends = pool.submit(run_worker_group, config, wanted, run, listen, patience=STOP_PATIENCE_S)
         run_ends.add_done_callback(lambda _: reports.put(None))
         try:
             while (report := reports.get()) is not None:

@@ -23,8 +23,7 @@ from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.cluster.connection import connect
 from infogan_ray.distributed.cluster.machines import machines
 from infogan_ray.distributed.cluster.resources import Resources, at_once
-from infogan_ray.distributed.train.head_monitor import HeadWatch
-from infogan_ray.distributed.train.relay import WAITS
+from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM, HeadMonitor
 from infogan_ray.distributed.tune.asha_scheduler import AshaScheduler, SearchEvent, SearchListener, StopIfTakenOver
 from infogan_ray.distributed.tune.trials import SearchTrial, TrialSettings
 from infogan_ray.searches.asha import Halving, Verdict
@@ -107,7 +106,7 @@ class CapacityNotifier:
     def __init__(self, listen: SearchListener) -> None:
         self._listen = listen
         self._heard_at, self._has_told = time.monotonic(), False
-        self._head = HeadWatch()
+        self._head = HeadMonitor()
 
     def pass_on(self, event: SearchEvent) -> None:
         self._heard_at, self._has_told = time.monotonic(), False
@@ -116,7 +115,7 @@ class CapacityNotifier:
     def check(self) -> None:
         if not self._has_told and self._head.is_waited_for_room(time.monotonic() - self._heard_at):
             self._has_told = True
-            self._listen({"event": "data", "say": WAITS})
+            self._listen({"event": "data", "say": WAITING_FOR_ROOM})
 
     def close(self) -> None:
         self._head.close()

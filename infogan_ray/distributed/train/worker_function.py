@@ -1,0 +1,92 @@
+"""The function that Ray Train runs on every rank of every run: in a worker group, and in local mode in this process."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import Any, Protocol
+
+import ray.train
+import torch
+from ray.train.torch import get_device
+
+from infogan_ray.data.datasets import load_images
+from infogan_ray.data.shards.sampling import SAMPLE
+from infogan_ray.distributed.cluster.resources import ASKED
+from infogan_ray.distributed.cluster.threads import use
+from infogan_ray.distributed.train import torchrun
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.checkpoint_uploader import StorageFailed
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.ddp import distributed
+from infogan_ray.training.loop import Diverged
+from infogan_ray.training.run_outcome import failure_report
+from infogan_ray.training.worker import run_worker
+
+
+class Reporter(Protocol):
+    """Rank 0's connection to the driver."""
+
+    def start(self) -> int:
+        """Called before the first report; returns how often workers of this run were restarted."""
+
+    def send(self, report: dict[str, Any]) -> None:
+        """Passes a report to the driver's listener. Training does not wait for it."""
+
+    def stop_requested(self) -> bool:
+        """Whether the run is to end with a last checkpoint. Asked at every step."""
+
+    def flush(self) -> None:
+        """Waits until every report has been sent."""
+
+
+def train_on_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train as ``settings["job"]`` says; returns the last report.
+
+    ``settings["reporter"]``: a Reporter, which rank 0 uses. Under torchrun the other ranks get rank 0's job. A worker
+    of a group that raises is restarted by Ray Train; divergence and a failed storage are reported instead, since a
+    restart would end in the same way.
+    """
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    job, reporter = settings["job"], settings["reporter"]
+    messages = torchrun.Messages() if settings["local"] and world_size > 1 else None
+    if messages is not None:
+        job = messages.from_rank_zero(job)
+    last = _train(job, reporter, rank, world_size)
+    return last if messages is None else messages.from_rank_zero(last)
+
+
+def _train(job: dict[str, Any], reporter: Reporter, rank: int, world_size: int) -> dict[str, Any]:
+    threads = use(job["threads"], job["threads_from"], asked=job["threads_from"] == ASKED)
+    config = RunConfig().override(job["config"], "the driver")
+    assert config.data is not None
+    sample = SAMPLE if rank == 0 else 0  # rank 0 evaluates
+    images = load_images(config.data, config.data_config, lambda line: None, feed=config.feed, sample=sample)
+    device = get_device() if job["device"] == "cuda" else torch.device("cpu")
+    duties: dict[str, Any] = {}
+    if rank == 0:
+        duties = {"restarts": reporter.start(), "stop": reporter.stop_requested}
+        reporter.send({"phase": "starting workers", "say": threads})
+    wrap = partial(distributed, wire=config.optimizer.wire) if world_size > 1 else None
+    run = RunDirectory(open_storage(job["run"]))
+    last: dict[str, Any] = {"run": job["run"]}
+    reports = run_worker(config, images, run, device=device, rank=rank, world_size=world_size, wrap=wrap, **duties)
+    try:
+        with contextlib.closing(reports):
+            for report in reports:
+                if rank == 0:
+                    last |= report.to_dict(duties["restarts"], world_size)
+                    reporter.send(report.to_dict(duties["restarts"], world_size))
+                if report.due:  # Ray Train waits here for all ranks
+                    ray.train.report({k: v for k, v in report.metrics.items() if isinstance(v, (int, float))})
+    except Diverged:  # rank 0 has reported it
+        pass
+    except StorageFailed as error:
+        last |= failure_report(error)
+        if rank == 0:
+            reporter.send(failure_report(error))
+    if rank == 0:
+        reporter.flush()
+    return last

@@ -1,0 +1,339 @@
+"""One worker without a cluster: this process, stopped by signals and continued.
+
+Run: pytest tests/distributed/test_local_mode.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+
+from infogan_ray import train
+from infogan_ray.data.datasets import DataConfig, load_images
+from infogan_ray.distributed.cluster.resources import Resources
+from infogan_ray.distributed.train import checks, torchrun, trainer
+from infogan_ray.distributed.train.signals import handle_signals
+from infogan_ray.storage import checkpoints, manifests
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.run_outcome import TrainingFailed
+from tests.conftest import tiny_config
+from tests.harm import Harm, digest
+from tests.training.test_step import run_alone
+
+pytestmark = pytest.mark.timeout(120)
+
+PROGRAM = "from infogan_ray.cli.main import main; raise SystemExit(main())"
+
+
+@pytest.fixture
+def bars(npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    return lambda **changes: tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **changes)
+
+
+def undisturbed(npz: Path, folder: Path, **changes: Any) -> RunDirectory:
+    """The same run by the worker's generator alone, with the one thread that runs of these tests have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run_alone(tiny_config(**changes), load_images(str(npz), DataConfig()), folder)[0]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def words(npz: Path, storage: Path, *more: str) -> list[str]:
+    given = ["train", "--data", str(npz), "--codes", "noise=4 cat=3 uniform=1", "--batch-size", "16", "--threads", "1"]
+    given += ["--network.width", "8", "--evaluation.samples", "200", "--device", "cpu", "--precision", "fp32"]
+    return [*given, "--log-every", "2", "--storage", str(storage), "--name", "tiny", *more]
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever tests before these have joined."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@contextmanager
+def command(given: list[str], before_it: tuple[str, ...] = (), **more: Any) -> Iterator[subprocess.Popen[str]]:
+    """``infogan`` as a user's shell starts it. Ends with all that it has started."""
+    # Tests that are themselves a background job, or under nohup, have these ignored, and what they start inherits that.
+    before = {notice: signal.signal(notice, signal.SIG_DFL) for notice in (signal.SIGINT, signal.SIGHUP)}
+    started = subprocess.Popen(
+        [*(before_it or (sys.executable, "-P", "-c", PROGRAM)), *given], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True, **more,
+    )  # fmt: skip
+    for notice, handler in before.items():
+        signal.signal(notice, handler)
+    try:
+        yield started
+    finally:
+        family = psutil.Process(started.pid).children(recursive=True) if started.poll() is None else []
+        for one in (*family, started):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        started.communicate()
+
+
+def until(started: subprocess.Popen[str], beginning: str) -> None:
+    assert started.stderr is not None
+    seen = []
+    for line in started.stderr:
+        seen.append(line)
+        if line.startswith(beginning):
+            return
+    raise AssertionError("".join(seen))
+
+
+def test_a_run_is_in_this_process_unless_it_has_several_workers_or_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.runs_in_this_process(Resources(1, 1, "cpu"))
+    assert not checks.runs_in_this_process(Resources(2, 1, "cpu"))
+    assert not checks.runs_in_this_process(Resources((1, 2), 1, "cpu"))
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    assert not checks.runs_in_this_process(Resources(1, 1, "cpu")), "whoever has joined a cluster wants it"
+
+
+def test_a_command_trains_publishes_and_starts_no_process(npz: Path, tmp_path: Path) -> None:
+    """A file of the user that is called like a module of Python's is not imported. Ray's lines are in the log alone."""
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "json.py").write_text("raise ImportError('a file of the user')")
+    given = words(npz, tmp_path, "--steps", "6", "--checkpoint-every", "3", "--json")
+    with command(given, cwd=tmp_path / "beside") as started:
+        until(started, "training: step")
+        assert not psutil.Process(started.pid).children()
+        out, said = started.communicate()
+    assert started.returncode == 0, said
+    report = json.loads(out)
+    assert (report["state"], report["step"]) == ("finished", 6)
+    run = RunDirectory(open_storage(tmp_path / "tiny"))
+    assert run.get_status()["state"] == "finished" and run.model.is_file(manifests.MANIFEST)
+    assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
+    assert digest(run, 6) == digest(undisturbed(npz, tmp_path / "alone"), 6)
+    assert "local mode" not in said and b"local mode" in run.folder.read("ray.log")
+    assert not {entry.name for entry in run.folder.entries() if "attempt" in entry.name}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_mlflow_gets_an_absolute_path_and_no_standard_streams_are_needed(npz: Path, tmp_path: Path) -> None:
+    """MLflow's file is named from where the user stands."""
+    pytest.importorskip("mlflow")
+    given = words(npz, tmp_path, "--steps", "6", "--checkpoint-every", "3", "--mlflow", "sqlite:///ml.db")
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-c", PROGRAM, *given], stderr=subprocess.PIPE,
+        text=True, cwd=tmp_path, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0 and (tmp_path / "ml.db").exists(), done.stderr
+    assert "MLflow" not in done.stderr, done.stderr
+
+
+def test_the_callers_process_is_as_it_was_before(bars: Any) -> None:
+    def settings() -> list[Any]:
+        loggers = [logging.getLogger(name) for name in ("ray", "ray.train", "py.warnings")]
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        return [
+            torch.get_num_threads(), torch.backends.cuda.matmul.fp32_precision, torch.random.get_rng_state().tolist(),
+            handlers, warnings.showwarning, *((list(logger.handlers), logger.propagate) for logger in loggers),
+        ]  # fmt: skip
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        before = settings()
+        seen: list[int] = []
+        assert train(bars(), lambda report: seen.append(torch.get_num_threads())).state == "finished"
+        assert seen[-1] == 1 and settings() == before
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_divergence_ends_the_run(bars: Any) -> None:
+    result = train(bars(steps=400).override({"objective": {"lambda_continuous": 1e38}}, "test"))
+    assert result.state == "diverged" and "at step" in result.message
+
+
+def test_a_listener_that_fails_loses_nothing(bars: Any) -> None:
+    def give_up(report: dict[str, Any]) -> None:
+        if report.get("step", 0) >= 50:
+            raise OSError("the terminal is gone")
+
+    with pytest.raises(OSError, match="the terminal is gone"):
+        train(bars(steps=100_000), give_up)
+    run = RunDirectory(open_storage(bars().storage) / "tiny")
+    assert run.get_status()["state"] == "interrupted" and run.get_status()["stored"] >= 50
+
+
+def test_an_unexpected_error_is_raised_as_it_is_and_the_run_has_failed(
+    bars: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(config: dict[str, Any]) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(trainer, "train_on_worker", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        train(bars())
+    assert RunDirectory(open_storage(bars().storage) / "tiny").get_status()["state"] == "failed"
+
+
+@pytest.mark.parametrize("notice", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_command_says_how_to_continue(notice: signal.Signals, npz: Path, tmp_path: Path) -> None:
+    with command(words(npz, tmp_path, "--steps", "1000000")) as started:
+        until(started, "training: step 0")
+        until(started, "training: step")
+        os.killpg(started.pid, notice)  # as a terminal does, also when it is closed, and Slurm
+        said = started.communicate()[1]
+    assert started.returncode == 130, said
+    told = re.search(r"infogan: interrupted: stopped at step ([\d,]+), which is stored; go on with: (.+)", said)
+    assert told and told[2].startswith("infogan train") and told[2].endswith("--resume"), said
+    assert "stopping; once more to stop at once" in said
+    run = RunDirectory(open_storage(tmp_path / "tiny"))
+    last = checkpoints.last_valid(run.checkpoints, warn=print)
+    assert last is not None and last.step == int(told[1].replace(",", "")) > 0
+    assert run.get_status()["state"] == "interrupted"
+
+
+def test_a_second_ctrl_c_stops_at_once(bars: Any) -> None:
+    """Without a last checkpoint: here, while the listener hears of the first."""
+
+    def press_again(report: dict[str, Any]) -> None:
+        if report["phase"] == "stopping" or report.get("step", 0) >= 20:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(bars(steps=100_000, checkpoint_every=100_000), press_again)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    status = RunDirectory(open_storage(bars().storage) / "tiny").get_status()
+    assert (status["state"], status.get("stored", 0)) == ("interrupted", 0)
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As SIGHUP under nohup, and SIGINT in the background."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handle_signals(lambda number, frame: asked.append(number)):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with handle_signals(lambda number, frame: asked.append(number)):
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and asked == [signal.SIGTERM, signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_in_a_thread_leaves_signals_alone(bars: Any) -> None:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(train(bars())))
+    thread.start()
+    thread.join()
+    assert results[0].state == "finished"
+
+
+def test_a_killed_process_is_continued_to_the_same_bits(npz: Path, tmp_path: Path) -> None:
+    run = RunDirectory(open_storage(tmp_path / "tiny"))
+    some = ("--steps", "800", "--checkpoint-every", "50", "--keep", "40")
+    with command(words(npz, tmp_path, *some)) as started:
+        until(started, "evaluating: step 100")
+        started.kill()
+    left = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
+    assert left is not None and 50 <= left.step < 800
+    with command(words(npz, tmp_path, *some, "--resume")) as started:
+        said = started.communicate()[1]
+    assert started.returncode == 0 and f"resumed from step {left.step:,}" in said, said
+    calm = undisturbed(npz, tmp_path / "calm", steps=800, checkpoint_every=50, keep=40)
+    assert digest(run, 800) == digest(calm, 800)
+    assert [row["step"] for row in run.read_metrics()] == [row["step"] for row in calm.read_metrics()]
+
+
+def test_a_log_that_cannot_be_written_is_said_before_training(
+    monkeypatch: pytest.MonkeyPatch, bars: Any, npz: Path
+) -> None:
+    monkeypatch.setattr(trainer, "log_path", lambda folder: npz / "logs" / "ray.log")
+    with pytest.raises(TrainingFailed, match=r"the log .*bars.npz/logs/ray.log cannot be written: "):
+        train(bars())
+
+
+def test_a_saved_configuration_of_an_earlier_version_still_loads() -> None:
+    assert RunConfig().override({"ray": "always", "steps": 7}, "saved").steps == 7
+    with pytest.raises(ValueError, match="unknown field 'network.ray'"):
+        RunConfig().override({"network": {"ray": "always"}}, "saved")
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "infogan_ray")
+
+
+def test_two_ranks_of_torchrun_train_as_one_run(npz: Path, tmp_path: Path) -> None:
+    """Rank 0 alone prints and writes. Continued by one worker, the run has all that it needs."""
+    given = words(npz, tmp_path, "--checkpoint-every", "3")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    with command([*given, "--steps", "6", "--json"], TORCHRUN, env=environment) as started:
+        out, said = started.communicate(timeout=100)
+    assert started.returncode == 0, said
+    report = json.loads(out)
+    assert (report["state"], report["step"], report["world_size"]) == ("finished", 6, 2)
+    assert said.count("finished: step 6") == 1 and "local mode" not in said
+    run = RunDirectory(open_storage(tmp_path / "tiny"))
+    assert checkpoints.open_checkpoint(run.checkpoints / "step_00000006").state["world_size"] == 2
+    assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
+    with command([*given, "--steps", "9", "--resume"]) as started:
+        said = started.communicate(timeout=100)[1]
+    assert started.returncode == 0 and "world size 1, before 2" in said, said
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_both_ranks_of_torchrun_with_a_last_checkpoint(npz: Path, tmp_path: Path) -> None:
+    """The terminal sends it to torchrun and to both ranks, and torchrun sends it to them once more."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    with command(words(npz, tmp_path, "--steps", "1000000"), TORCHRUN, env=environment) as started:
+        until(started, "training: step 0")
+        until(started, "training: step")
+        os.killpg(started.pid, signal.SIGINT)
+        said = started.communicate(timeout=60)[1]
+    assert "infogan: interrupted: stopped at step" in said, said
+    status = RunDirectory(open_storage(tmp_path / "tiny")).get_status()
+    assert status["state"] == "interrupted" and status["stored"] == status["step"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"workers": 3, "batch_size": 18}, "workers is 3, and torchrun has started 2"),
+     ({"gpus_per_worker": 0.5}, "under torchrun each rank has a GPU of its own")],
+)  # fmt: skip
+def test_what_torchrun_decides_is_not_asked_for(
+    changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, bars: Any
+) -> None:
+    for name, value in zip(torchrun.VARIABLES, ("0", "0", "2", "2", "127.0.0.1", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=said):
+        train(bars(**changes))
+
+
+def test_a_storage_that_is_away_is_waited_for(bars: Any, proxy: Any) -> None:
+    harm = Harm({60: lambda: (proxy.become("503"), threading.Timer(5, proxy.become, ["well"]).start())})
+    config = dataclasses.replace(bars(steps=200, checkpoint_every=50), storage=proxy.uri("runs"))
+    result = train(config, harm)
+    assert result.state == "finished" and "storage is well again" in " ".join(harm.said)
+    assert checkpoints.last_valid(result.run.checkpoints, warn=pytest.fail).step == 200  # type: ignore[union-attr]
