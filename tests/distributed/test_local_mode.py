@@ -40,7 +40,7 @@ from tests.conftest import tiny_config
 from tests.harm import Harm, digest
 from tests.training.test_step import run_alone
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 PROGRAM = "from infogan_ray.cli.main import main; raise SystemExit(main())"
 
@@ -290,7 +290,7 @@ def test_two_ranks_of_torchrun_train_as_one_run(npz: Path, tmp_path: Path) -> No
     given = words(npz, tmp_path, "--checkpoint-every", "3")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     with command([*given, "--steps", "6", "--json"], TORCHRUN, env=environment) as started:
-        out, said = started.communicate(timeout=100)
+        out, said = started.communicate(timeout=200)
     assert started.returncode == 0, said
     report = json.loads(out)
     assert (report["state"], report["step"], report["world_size"]) == ("finished", 6, 2)
@@ -299,7 +299,7 @@ def test_two_ranks_of_torchrun_train_as_one_run(npz: Path, tmp_path: Path) -> No
     assert checkpoints.open_checkpoint(run.checkpoints / "step_00000006").state["world_size"] == 2
     assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
     with command([*given, "--steps", "9", "--resume"]) as started:
-        said = started.communicate(timeout=100)[1]
+        said = started.communicate(timeout=200)[1]
     assert started.returncode == 0 and "world size 1, before 2" in said, said
 
 
