@@ -15,7 +15,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+    return "bf16" if torch.cpu.get_capabilities().get("amx_tile") else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from infogan_ray import UserError
 from infogan_ray.data.augmentation import AugmentationConfig, augment, draw
@@ -60,7 +61,7 @@ class TrainState:
         self.generator, self.discriminator = generator.to(self.device), discriminator.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.ema_decay = optimizer.ema_decay
-        self._calibrated: list[float] = []
+        self._calibrated: Tensor | None = None
         betas = (optimizer.beta1, optimizer.beta2)
         self.opt_g = make_adam(self.generator.parameters(), optimizer.lr_generator, betas)
         self.opt_d = make_adam(self.discriminator.parameters(), optimizer.lr_discriminator, betas)
@@ -194,7 +195,8 @@ class TrainState:
     @torch.no_grad()
     def update_average(self) -> None:
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+        average, raw = list(self.average.parameters()), list(self.generator.parameters())
+        get_ema_multi_avg_fn(decay)(average, raw, self.step)
 
     def averaged_generator(self) -> Generator:
         """The averaged generator in evaluation mode, with batch-norm statistics measured for its own weights.
@@ -203,14 +205,13 @@ class TrainState:
         fresh latents of a fixed seed, so the result depends on the weights alone. They are measured once for the same
         weights: a checkpoint asks three times.
         """
-        weights: list[Tensor] = list(self.average.parameters())
-        # Norms tell whether weights have changed: PyTorch's count of writes misses some on a GPU.
-        marks: list[float] = torch.stack([*torch._foreach_norm(weights, 1), *torch._foreach_norm(weights)]).tolist()
-        if marks == self._calibrated:
+        # The weights themselves tell whether they have changed: PyTorch's count of writes misses some on a GPU.
+        weights = torch.cat([weight.detach().reshape(-1) for weight in self.average.parameters()])
+        if self._calibrated is not None and torch.equal(weights, self._calibrated):
             return self.average.eval()
         generators = (seeded_generator(self.seed, "calibrate", n, self.device) for n in range(CALIBRATION_BATCHES))
         calibrate(self.average, (self.spec.latents.sample(128, generator) for generator in generators))
-        self._calibrated = marks
+        self._calibrated = weights
         return self.average.eval()
 
     def model_tensors(self) -> dict[str, Tensor]:
