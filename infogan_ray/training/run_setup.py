@@ -21,7 +21,6 @@ from infogan_ray.data.feeds.feed_policy import AUTO, MEMORY, Room, feed_line
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.shards.sampling import SAMPLE
 from infogan_ray.distributed.cluster.resources import Resources
-from infogan_ray.models.latents import Categorical
 from infogan_ray.models.networks import ModelSpec, plan
 from infogan_ray.searches.search_directory import difference
 from infogan_ray.storage.file_system import Storage, open_storage
@@ -60,7 +59,7 @@ def check_data(config: RunConfig, room: Room, say: Callable[[str], None] = print
     if config.metric in LABEL_METRICS:
         if images.labels is None or images.test_labels is None:
             raise UserError(f"metric is '{config.metric}', which needs labels, and {config.data} has none")
-        if not any(isinstance(code, Categorical) for _, code in spec.latents.items()):
+        if not any(code.one_hot for code in spec.latents.codes):
             raise UserError(f"metric is '{config.metric}', which needs a categorical code; add cat=K to --codes")
     return images
 

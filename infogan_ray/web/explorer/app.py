@@ -249,10 +249,11 @@ def understood(model: InfoGAN, image: Tensor, seed: int) -> dict[str, Any]:
     """What Q says of one image (1, C, H, W), and what G makes of it: the codes are Q's, the noise is new."""
     [reading] = encoded(model, image)
     codes = {name: float(reading[name]) for name in model.codes}
-    rounded = {n: float(v >= 0.5) if model.codes[n].family == "bernoulli" else v for n, v in codes.items()}
+    rounded = {n: model.codes[n].nearest(v) for n, v in codes.items()}
     latents = model.latents(AGAIN, rounded, seed)
     again = model.generate(latents)
-    return {"reading": reading, "codes": rounded, "picture": in_line(image), "again": in_line(again)}
+    rows = {name: [row._asdict() for row in code.summary(name, reading)] for name, code in model.codes.items()}
+    return {"reading": reading, "rows": rows, "codes": rounded, "picture": in_line(image), "again": in_line(again)}
 
 
 def picture_of(images: Tensor, columns: int) -> Response:

@@ -414,24 +414,16 @@ export class Model {
     by("original-note").textContent = `${words}, as the model sees it`;
     by("again").src = said.again;
     by("again").alt = `Eight images made of ${this.codes.inWords(said.codes)}`;
-    const rows = this.codes.about.flatMap(code => this.reading(code, said.reading));
+    const rows = this.codes.about.flatMap(code => said.rows[code.code].map(row => this.reading(code, row)));
     by("reading").replaceChildren(element("table", {}, element("tbody", {}, ...rows)));
     by("understood").hidden = false;
   }
 
-  reading(code, reading) {
-    const row = (words, share, more) => element("tr", {},
-      element("th", { scope: "row" }, words),
-      element("td", {}, element("meter", { min: 0, max: 1, value: share, ariaLabel: `${words} ${more}` })), element("td", {}, more));
-    const title = this.codes.title(code), value = reading[code.code];
-    if (code.family === "categorical") {
-      const all = reading[`${code.code}_probabilities`].map((share, category) => ({ share, category }));
-      return all.sort((one, other) => other.share - one.share).slice(0, 3)
-        .map(({ share, category }) => row(`${title} = ${category}`, share, `${(share * 100).toFixed(1)}%`));
-    }
-    if (code.family === "bernoulli") return [row(`${title} = 1`, value, `${(value * 100).toFixed(1)}%`)];
-    const [low, high] = code.reach;
-    return [row(title, (value - low) / (high - low), `${value.toFixed(2)} ± ${reading[`${code.code}_std`].toFixed(2)}`)];
+  reading(code, { label, share, words }) {
+    const title = `${this.codes.title(code)}${label}`;
+    return element("tr", {},
+      element("th", { scope: "row" }, title),
+      element("td", {}, element("meter", { min: 0, max: 1, value: share, ariaLabel: `${title} ${words}` })), element("td", {}, words));
   }
 
   // Commands ----------------------------------------------------------------------------------------------------------
