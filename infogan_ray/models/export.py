@@ -1,8 +1,8 @@
 """A model for those who do not have this package: two graphs, as ONNX or as torch's exported programs.
 
-``generator`` draws images from latents, ``recognition`` reads codes out of images. Both take and give images as floats
-in [0, 1], which the value ranges of training are hidden behind, and any number of them at once. ``codes.json`` says
-which columns of the latents are which code, and ``example.py`` uses both graphs in a few lines.
+``generator`` makes images of latents; ``recognition`` reads codes out of images. Both take and give any number of
+images, as floats in [0, 1]. ``codes.json`` says which columns of the latents are which code, with some settings of
+each. ``example.py`` uses both graphs in a few lines.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ExportFailed(Exception):
     """The exported graph does not compute what the model does."""
 
 
-class Drawing(nn.Module):
+class GeneratorGraph(nn.Module):
     """latents (N, L) -> images (N, C, H, W) in [0, 1]."""
 
     def __init__(self, generator: Generator) -> None:
@@ -46,7 +46,7 @@ class Drawing(nn.Module):
         return (self.generator(latents) + 1) / 2
 
 
-class Reading(nn.Module):
+class RecognitionGraph(nn.Module):
     """images (N, C, H, W) in [0, 1] -> for each code, in order, what ``outputs`` names."""
 
     def __init__(self, spec: ModelSpec, discriminator: Discriminator) -> None:
@@ -75,15 +75,15 @@ def export(model: InfoGAN, folder: Path, format: str = "onnx") -> float:
         raise UserError(f"output is '{folder}', which cannot be made ({error.strerror}); name another") from None
     spec = model.spec
     latents = spec.latents.sample(CHECKED, seeded_generator(0, "export"))
-    drawing, reading = Drawing(model.generator).eval(), Reading(spec, model.discriminator).eval()
+    generate, recognise = GeneratorGraph(model.generator).eval(), RecognitionGraph(spec, model.discriminator).eval()
     with torch.no_grad():
-        images = drawing(latents)
-        codes = reading(images)
+        images = generate(latents)
+        codes = recognise(images)
     ending = FORMATS[format]
     try:
-        drawn = _write(drawing, latents, folder / f"generator{ending}", "latents", ["images"])
-        read = _write(reading, images, folder / f"recognition{ending}", "images", output_names(spec))
-        pairs = zip([images, *codes], [*drawn, *read], strict=True)
+        generated = _write(generate, latents, folder / f"generator{ending}", "latents", ["images"])
+        recognised = _write(recognise, images, folder / f"recognition{ending}", "images", output_names(spec))
+        pairs = zip([images, *codes], [*generated, *recognised], strict=True)
         worst = max(float((expected - found).abs().max()) for expected, found in pairs)
         if not worst <= TOLERANCE:
             raise ExportFailed(f"{folder}: a graph differs from the model by {worst:.2g}, more than {TOLERANCE:g}")
@@ -183,7 +183,7 @@ def example(format: str) -> str:
             "torch.set_grad_enabled(False)\nimages = generator(torch.from_numpy(latents))", "recognition(images)",
         ),
     }[format]  # fmt: skip
-    return f'''"""Draws ten images and reads their codes again. Needs numpy and {package}."""
+    return f'''"""Generates ten images and reads their codes again. Needs numpy and {package}."""
 
 import json
 from pathlib import Path

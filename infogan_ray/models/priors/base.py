@@ -139,8 +139,8 @@ class Prior(ABC):
     def sample_apart(self, n: int, gap: float | Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Two values of each of ``n`` codes, (n, dim) each, that the contrastive term tells apart.
 
-        Both have the same distribution. Between continuous ones lies at least the share ``gap`` of the prior; discrete
-        ones always differ.
+        Both have the same distribution. Between continuous values on a line lies at least the share ``gap`` of the
+        prior. Discrete values always differ, whatever the gap is: equal ones would say nothing of what a pair shares.
         """
 
     def quantile(self, share: Tensor) -> Tensor:
