@@ -57,7 +57,7 @@ def main(path: str) -> None:
 
 def grids(address: str, about: dict) -> list[float]:
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc)
-    code = next(code for code in about["codes"] if code["family"] == "continuous")["code"]
+    code = next(code for code in about["codes"] if code["control"] == "slider")["code"]
     times = []
     for turn in range(ROUNDS + 5):
         body = {"checkpoint": about["best"], "codes": {code: turn / ROUNDS}, "seed": 0}

@@ -28,11 +28,9 @@ from infogan_ray.data.datasets import load_images
 from infogan_ray.evaluation.bound_and_clustering import assign
 from infogan_ray.evaluation.progress import duration
 from infogan_ray.models.infogan import load
-from infogan_ray.models.latents import Categorical
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.learned_prior import probabilities
 from infogan_ray.training.worker import run_worker
 
 JOURNAL, IMAGES = "imbalance.jsonl", "images.npz"
@@ -125,8 +123,7 @@ def train(given: Imbalance, setting: str, seed: int, flags: list[str]) -> None:
     row = {"setting": setting, "seed": seed, "ratio": given.ratio, "flags": flags, "name": name}
     row |= {key: final[key] for key in ("clustering_error", "nmi", "ari", "mi_bound", "mi_fraction", "swd", "q_score")}
     code = load(run.model.uri).spec.latents[final["clustering_code"]]
-    assert isinstance(code, Categorical)
-    table, p = np.array(final["confusion"]), np.array(probabilities(code))
+    table, p = np.array(final["confusion"]), np.array(code.probabilities)
     row |= {"balanced_accuracy": balanced_accuracy(table), "prior": p.tolist()}
     row |= {"prior_distance": prior_distance(table, p, (counts / counts.sum()).numpy()), "confusion": table.tolist()}
     row["seconds"] = None if resumed else time.monotonic() - start

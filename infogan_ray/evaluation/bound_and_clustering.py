@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from infogan_ray import UserError
-from infogan_ray.data.feeds.memory import to_unit_range
-from infogan_ray.models.latents import Categorical, LatentSpec
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import information_bound, mi_fraction
 from infogan_ray.models.networks import Discriminator, Generator, calibrate
+from infogan_ray.models.recognition import BATCH, evaluating, recognise
 from infogan_ray.models.rng import seeded_generator
 
-BATCH = 500
 STATISTICS_OF = 2000  # images
 
 
@@ -43,19 +42,6 @@ class EvaluationConfig:
 
 def go_on() -> None:
     """The default of ``each``: what is called before every batch, and may raise to end a measurement early."""
-
-
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module is given back in the mode it came in."""
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
 
 
 @contextmanager
@@ -106,18 +92,6 @@ def measure_bound(
     }
 
 
-@torch.inference_mode()
-def recognise(discriminator: Discriminator, images: Tensor, each: Callable[[], None] = go_on) -> Tensor:
-    """Q's parameters (N, P) for uint8 images, on the CPU."""
-    device = next(discriminator.parameters()).device
-    parts = []
-    with evaluating(discriminator):
-        for part in images.split(BATCH):
-            each()
-            parts.append(discriminator(to_unit_range(part.to(device)))[1].cpu())
-    return torch.cat(parts)
-
-
 def measure_clustering(
     spec: LatentSpec, discriminator: Discriminator,
     images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor, each: Callable[[], None] = go_on,
@@ -131,7 +105,7 @@ def measure_clustering(
     ``naming``: entered while training images are read. They decide no more than what each category stands for, by
     majority, and there are many: an autocast will do for them.
     """
-    codes = [name for name, code in spec.items() if isinstance(code, Categorical)]
+    codes = [name for name, _ in spec.one_hot_items()]
     if not codes:
         return {}
     with naming or nullcontext():

@@ -27,7 +27,7 @@ from infogan_ray.evaluation.bound_and_clustering import go_on
 from infogan_ray.evaluation.disentanglement.encoded import Encoded, Representation, of_model
 from infogan_ray.evaluation.disentanglement.vae_scores import factor_vae
 from infogan_ray.models.infogan import InfoGAN
-from infogan_ray.models.latents import Bernoulli, Categorical, LatentSpec
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.rng import seeded_generator
 
 LEVELS = 20
@@ -72,16 +72,16 @@ def cross_scores(models: Sequence[InfoGAN], each: Callable[[], None] = go_on) ->
 
 def sizes_of(spec: LatentSpec) -> tuple[int, ...]:
     """How many values each code takes as a factor."""
-    return tuple(c.k if isinstance(c, Categorical) else 2 if isinstance(c, Bernoulli) else LEVELS for c in spec.codes)
+    return tuple(code.categories or LEVELS for code in spec.codes)
 
 
 def levelled(spec: LatentSpec, n: int, generator: torch.Generator) -> tuple[Tensor, np.ndarray]:
     """Latents (n, L) from the prior, continuous codes at one of LEVELS values each; and which value it is, (n, F)."""
     columns, classes = [spec.sample_noise(n, generator)], []
     for code in spec.codes:
-        if isinstance(code, (Categorical, Bernoulli)):
+        if code.categories is not None:
             values = code.sample(n, generator)
-            classes.append(values.argmax(1) if isinstance(code, Categorical) else values[:, 0].long())
+            classes.append(code.value_of(values).long())
         else:
             classes.append(torch.randint(LEVELS, (n,), generator=generator))
             values = code.quantile((classes[-1][:, None] + 0.5) / LEVELS)

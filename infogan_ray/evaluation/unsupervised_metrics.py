@@ -21,8 +21,9 @@ from infogan_ray import UserError
 from infogan_ray.data.affine import affine_maps, transform
 from infogan_ray.data.feeds.memory import to_unit_range
 from infogan_ray.evaluation.bound_and_clustering import contingency, go_on, normalised_mutual_information, recognise
-from infogan_ray.models.latents import Categorical, LatentSpec
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator
+from infogan_ray.models.priors.base import Prior
 from infogan_ray.models.rng import seeded_generator
 
 SCORES = {
@@ -60,7 +61,7 @@ def measure_sorting(
     ``q_score``: the geometric mean of the three, since each alone is fooled by something: information by a sure sorting
     by chance, the others by a few coarse categories.
     """
-    codes = [(name, code) for name, code in spec.items() if isinstance(code, Categorical)]
+    codes = list(spec.one_hot_items())
     if not codes or len(images) < 2:
         return Sorting({}, {})
     order = torch.randperm(len(images), generator=seeded_generator(0, "sorting"))
@@ -73,8 +74,8 @@ def measure_sorting(
         mine = logits[name].argmax(1)
         scores = {
             "q_information": share_of_information(logits[name].softmax(1), code),
-            "q_consistency": kappa(mine, moved[name].argmax(1), code.k),
-            "q_neighbours": kappa(mine, mine[nearest], code.k),
+            "q_consistency": kappa(mine, moved[name].argmax(1), code.dim),
+            "q_neighbours": kappa(mine, mine[nearest], code.dim),
         }
         scores["q_score"] = math.prod(score for score in scores.values()) ** (1 / len(scores))
         if not best or scores["q_score"] > best["q_score"]:
@@ -82,7 +83,7 @@ def measure_sorting(
     return Sorting(best, {name: logits[name].argmax(1).tolist() for name, _ in codes})
 
 
-def share_of_information(q: Tensor, code: Categorical) -> float:
+def share_of_information(q: Tensor, code: Prior) -> float:
     """``information`` of probabilities (N, k) over the entropy of the code's prior, 0 ... 1."""
     return min(max(information(q), 0.0) / code.entropy(), 1.0)
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from infogan_ray import UserError
+from infogan_ray.models.priors.registry import KINDS
 from infogan_ray.storage.file_system import Storage
 
 NAMES = "names.json"
 LONGEST = 40
-OURS = re.compile(r"(cat|uniform|gaussian|bernoulli)\d+")
+OURS = re.compile(rf"({'|'.join(KINDS)})\d+")
 
 
 def check_names(names: Mapping[str, Any], codes: Iterable[str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """A model for those who do not have this package: two graphs, as ONNX or as torch's exported programs.
 
-``generator`` draws images from latents, ``recognition`` reads codes out of images. Both take and give images as floats
-in [0, 1], which the value ranges of training are hidden behind, and any number of them at once. ``codes.json`` says
-which columns of the latents are which code, and ``example.py`` uses both graphs in a few lines.
+``generator`` makes images of latents; ``recognition`` reads codes out of images. Both take and give any number of
+images, as floats in [0, 1]. ``codes.json`` says which columns of the latents are which code, with some settings of
+each. ``example.py`` uses both graphs in a few lines.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from infogan_ray import UserError
-from infogan_ray.models.infogan import InfoGAN, readings
+from infogan_ray.models.infogan import InfoGAN
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator, Generator, ModelSpec
 from infogan_ray.models.rng import seeded_generator
+from infogan_ray.models.traversal import COLUMNS
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
@@ -33,7 +35,7 @@ class ExportFailed(Exception):
     """The exported graph does not compute what the model does."""
 
 
-class Drawing(nn.Module):
+class GeneratorGraph(nn.Module):
     """latents (N, L) -> images (N, C, H, W) in [0, 1]."""
 
     def __init__(self, generator: Generator) -> None:
@@ -44,7 +46,7 @@ class Drawing(nn.Module):
         return (self.generator(latents) + 1) / 2
 
 
-class Reading(nn.Module):
+class RecognitionGraph(nn.Module):
     """images (N, C, H, W) in [0, 1] -> for each code, in order, what ``outputs`` names."""
 
     def __init__(self, spec: ModelSpec, discriminator: Discriminator) -> None:
@@ -52,7 +54,7 @@ class Reading(nn.Module):
         self.latents, self.discriminator = spec.latents, discriminator
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(readings(self.latents, self.discriminator(images * 2 - 1)[1]).values())
+        return tuple(named_outputs(self.latents, self.discriminator(images * 2 - 1)[1]).values())
 
 
 def export(model: InfoGAN, folder: Path, format: str = "onnx") -> float:
@@ -73,15 +75,15 @@ def export(model: InfoGAN, folder: Path, format: str = "onnx") -> float:
         raise UserError(f"output is '{folder}', which cannot be made ({error.strerror}); name another") from None
     spec = model.spec
     latents = spec.latents.sample(CHECKED, seeded_generator(0, "export"))
-    drawing, reading = Drawing(model.generator).eval(), Reading(spec, model.discriminator).eval()
+    generate, recognise = GeneratorGraph(model.generator).eval(), RecognitionGraph(spec, model.discriminator).eval()
     with torch.no_grad():
-        images = drawing(latents)
-        codes = reading(images)
+        images = generate(latents)
+        codes = recognise(images)
     ending = FORMATS[format]
     try:
-        drawn = _write(drawing, latents, folder / f"generator{ending}", "latents", ["images"])
-        read = _write(reading, images, folder / f"recognition{ending}", "images", output_names(spec))
-        pairs = zip([images, *codes], [*drawn, *read], strict=True)
+        generated = _write(generate, latents, folder / f"generator{ending}", "latents", ["images"])
+        recognised = _write(recognise, images, folder / f"recognition{ending}", "images", output_names(spec))
+        pairs = zip([images, *codes], [*generated, *recognised], strict=True)
         worst = max(float((expected - found).abs().max()) for expected, found in pairs)
         if not worst <= TOLERANCE:
             raise ExportFailed(f"{folder}: a graph differs from the model by {worst:.2g}, more than {TOLERANCE:g}")
@@ -94,19 +96,31 @@ def export(model: InfoGAN, folder: Path, format: str = "onnx") -> float:
     return worst
 
 
+def named_outputs(latents: LatentSpec, q: Tensor) -> dict[str, Tensor]:
+    """What Q's outputs (N, P) say, by name; ``Prior.outputs`` of each kind says which."""
+    return {
+        f"{name}{end}": value
+        for name, part in latents.split_q(q).items()
+        for end, value in latents[name].outputs(part, latents.sigma).items()
+    }
+
+
 def output_names(spec: ModelSpec) -> list[str]:
-    """Of the recognition graph, as ``readings`` has them."""
-    return list(readings(spec.latents, torch.zeros(1, spec.latents.q_dim)))
+    """Of the recognition graph."""
+    return list(named_outputs(spec.latents, torch.zeros(1, spec.latents.q_dim)))
 
 
 def describe(spec: ModelSpec) -> dict[str, Any]:
-    """The columns of the latents by code, and the images."""
-    start = spec.latents.noise
-    latents: list[dict[str, Any]] = [{"name": "noise", "prior": "standard normal", "columns": [0, start]}]
+    """The columns of the latents by code, some settings of these columns, and the images."""
+    latents: list[dict[str, Any]] = [{"name": "noise", "prior": "standard normal", "columns": [0, spec.latents.noise]}]
     for name, code in spec.latents.items():
-        columns = [start, start + code.dim]
-        latents.append({"name": name, "prior": code.family, "code": f"{code.kind}={code.text()}", "columns": columns})
-        start += code.dim
+        columns = spec.latents.columns(name)
+        latents.append(
+            {
+                "name": name, "prior": code.family, "code": str(code), "columns": [columns.start, columns.stop],
+                "examples": [code.embed(value, name).tolist() for value in code.traversal(COLUMNS).values[:COLUMNS]],
+            }
+        )  # fmt: skip
     return {
         "latents": latents,
         "images": {"channels": spec.channels, "height": spec.image_size, "width": spec.image_size, "range": [0, 1]},
@@ -169,7 +183,7 @@ def example(format: str) -> str:
             "torch.set_grad_enabled(False)\nimages = generator(torch.from_numpy(latents))", "recognition(images)",
         ),
     }[format]  # fmt: skip
-    return f'''"""Draws ten images and reads their codes again. Needs numpy and {package}."""
+    return f'''"""Generates ten images and reads their codes again. Needs numpy and {package}."""
 
 import json
 from pathlib import Path
@@ -183,8 +197,7 @@ generator, recognition = ({load} for name in ("generator", "recognition"))
 latents = np.random.default_rng(0).standard_normal((10, codes["latents"][-1]["columns"][1]), dtype=np.float32)
 for code in codes["latents"][1:]:  # after the noise
     start, stop = code["columns"]
-    one_each = np.eye(stop - start)[np.arange(10) % (stop - start)]
-    latents[:, start:stop] = one_each if code["prior"] == "categorical" else 0
+    latents[:, start:stop] = np.resize(code["examples"], (10, stop - start))
 {draw}  # (10, channels, height, width) in [0, 1]
 for name, value in zip(codes["recognition"], {read}):
     print(name, np.round(np.asarray(value, dtype=float), 2).tolist())

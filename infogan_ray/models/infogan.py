@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.evaluation.bound_and_clustering import recognise
 from infogan_ray.models.code_names import NAMES, parse_names, read_names, resolve
-from infogan_ray.models.latents import Bernoulli, Categorical, Code, LatentSpec
 from infogan_ray.models.networks import Discriminator, Generator, ModelSpec
+from infogan_ray.models.priors.base import Prior
+from infogan_ray.models.recognition import BATCH, recognise
 from infogan_ray.models.rng import seeded_generator
-from infogan_ray.models.traversal import Traversal, code_columns, one_hot, to_bytes, traverse
+from infogan_ray.models.traversal import Traversal, traverse
+from infogan_ray.models.value_range import to_bytes
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import from_saved
 
-BATCH = 500
+METRIC = "mi_fraction"  # by which the best checkpoint of a run is chosen that does not say otherwise
 
 
 class InfoGAN:
@@ -49,7 +49,7 @@ class InfoGAN:
         return cls(spec, generator, discriminator, source)
 
     @property
-    def codes(self) -> dict[str, Code]:
+    def codes(self) -> dict[str, Prior]:
         """Each code's prior by name."""
         return dict(self.spec.latents.items())
 
@@ -71,7 +71,9 @@ class InfoGAN:
         latents = self.spec.latents.sample(n, seeded_generator(seed, "sample"))
         for word, value in (codes or {}).items():
             name = self.resolve(word)
-            code_columns(self.spec.latents, latents, name).copy_(_encode(name, self.spec.latents[name], value))
+            if not np.isfinite(value):
+                raise UserError(f"{name} is {value}; it must be a finite number")
+            latents[:, self.spec.latents.columns(name)] = self.spec.latents[name].embed(value, name)
         return latents
 
     @torch.inference_mode()
@@ -80,55 +82,23 @@ class InfoGAN:
         return torch.cat([to_bytes(self.generator(part)) for part in latents.split(BATCH)])
 
     def encode(self, images: Tensor) -> dict[str, np.ndarray]:
-        """What Q says of uint8 images (N, C, H, W): the category, its probability and all k of them, P(1), or mean and
-        deviation; by column name.
+        """What Q says of uint8 images (N, C, H, W), by column name; ``Prior.columns`` of each kind says which.
 
         Raises UserError for images of another size, channel count or type than the model's.
         """
         wanted = (self.spec.channels, self.spec.image_size, self.spec.image_size)
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != wanted:
             raise UserError(f"images are {images.dtype} {tuple(images.shape)}; this model reads uint8 (N, {wanted})")
-        columns: dict[str, np.ndarray] = {}
-        for name, value in readings(self.spec.latents, recognise(self.discriminator, images)).items():
-            if value.dim() == 2:
-                columns[name] = value.argmax(1).numpy()
-                columns[f"{name}_probability"] = value.max(1).values.numpy()
-                columns[f"{name}_probabilities"] = value.numpy()
-            else:
-                columns[name] = value.numpy()
-        return columns
+        latents, q = self.spec.latents, recognise(self.discriminator, images)
+        return {
+            f"{name}{end}": values.numpy()
+            for name, part in latents.split_q(q).items()
+            for end, values in latents[name].columns(part, latents.sigma).items()
+        }
 
     def traverse(self, code: str, seed: int = 0) -> Traversal:
         """The grid of one code; ``traversal.draw`` makes a picture of it."""
         return traverse(self.spec.latents, self.generator, self.resolve(code), seed, names=self.names)
-
-
-def readings(latents: LatentSpec, q: Tensor) -> dict[str, Tensor]:
-    """What Q's parameters (N, P) say, by column name: a category's probabilities (N, k); P(1), or mean and ``_std``,
-    the standard deviation, (N,) each."""
-    found: dict[str, Tensor] = {}
-    for name, part in latents.split_q(q).items():
-        code = latents[name]
-        if isinstance(code, Categorical):
-            found[name] = part.softmax(1)
-        elif isinstance(code, Bernoulli):
-            found[name] = part[:, 0].sigmoid()
-        else:
-            mean, deviation = code.mean_and_deviation(part, latents.sigma)
-            found |= {name: mean[:, 0], f"{name}_std": deviation[:, 0]}
-    return found
-
-
-def _encode(name: str, code: Code, value: float | int) -> Tensor:
-    if not np.isfinite(value):
-        raise UserError(f"{name} is {value}; it must be a finite number")
-    if isinstance(code, Categorical):
-        if value != int(value) or not 0 <= value < code.k:
-            raise UserError(f"{name} is {value:g}; valid are the categories 0 to {code.k - 1}")
-        return one_hot(int(value), code.k)
-    if isinstance(code, Bernoulli) and value not in (0, 1):
-        raise UserError(f"{name} is {value:g}; valid are 0 and 1")
-    return torch.tensor([float(value)])
 
 
 def _warn(line: str) -> None:
@@ -148,8 +118,7 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
         raise UserError(f"model {folder} {what}; name a model folder, a run (STORAGE/NAME) or a checkpoint")
     if "checkpoints" in names:
         run = RunDirectory(folder)
-        metric = from_saved(run.read_config(), f"{folder}/{run.CONFIG}").metric
-        checkpoint = checkpoints.choose(run.checkpoints, "best", metric, warn)
+        checkpoint = checkpoints.choose(run.checkpoints, "best", _metric(run), warn)
         folder, manifest, description = checkpoint.folder, checkpoint.manifest, checkpoint.state
     elif checkpoints.STATE in names or re.fullmatch(checkpoints.STEP_FOLDER, folder.name):
         checkpoint = checkpoints.open_checkpoint(folder)
@@ -171,3 +140,11 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
     elif NAMES in manifest.files:
         model.names = parse_names(manifest.read(NAMES), model.codes, f"{folder}/{NAMES}")
     return model
+
+
+def _metric(run: RunDirectory) -> str:
+    """By which the best checkpoint of a run is chosen."""
+    about = run.read_config().get("run")
+    if not isinstance(about, dict):
+        raise UserError(f"{run.folder}/{run.CONFIG} is not the configuration of a run")
+    return str(about.get("metric", METRIC))

@@ -46,7 +46,7 @@ class ObjectiveConfig:
         """lambda_j by code name. Raises UserError for an override of a code that does not exist."""
         for name in self.lambda_code:
             spec[name]
-        return {name: self.lambda_code.get(name, getattr(self, f"lambda_{code.family}")) for name, code in spec.items()}
+        return {name: self.lambda_code.get(name, getattr(self, code.lambda_field)) for name, code in spec.items()}
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: float = 0.0) -> Tensor:

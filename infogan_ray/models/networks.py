@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from infogan_ray import UserError
 from infogan_ray.models.convolutions import DoublingConv, Flatten, HalvingConv
-from infogan_ray.models.latents import LatentSpec, Sigma
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.priors.base import Sigma
 from infogan_ray.models.spectral_norm import normalise_spectrally
 
 SIZES = tuple(range(16, 129, 4))

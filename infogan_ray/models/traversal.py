@@ -11,12 +11,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from infogan_ray.models.latents import Bernoulli, Categorical, Code, Gaussian, LatentSpec, Uniform
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Generator
+from infogan_ray.models.priors.base import Prior
 from infogan_ray.models.rng import seeded_generator
+from infogan_ray.models.value_range import to_bytes
 
 COLUMNS = 9  # an odd count that is 1 modulo 4 puts columns at -1, 0 and 1 of the prior
-REACH = 2.0  # continuous codes are walked to twice the prior's half-width: what lies past the prior shows the trend
 GAP = 2  # pixels between images
 BACKGROUND, INK, FAINT, ACCENT = "#ffffff", "#222222", "#888888", "#1565c0"
 
@@ -35,22 +36,10 @@ class Traversal:
     inside: tuple[int, int] | None = None
 
 
-def walk(code: Code, columns: int = COLUMNS) -> tuple[np.ndarray, tuple[int, int]]:
-    """Values from -2 to 2 of the prior's scale for a continuous code, and which columns lie inside the prior."""
-    if isinstance(code, Uniform):
-        centre, scale = (code.low + code.high) / 2, (code.high - code.low) / 2
-    else:
-        assert isinstance(code, Gaussian)
-        centre, scale = code.mean, code.std
-    units = np.linspace(-REACH, REACH, columns)
-    within = np.flatnonzero(np.abs(units) <= 1 + 1e-9)
-    return centre + scale * units, (int(within[0]), int(within[-1]))
-
-
-def one_hot(index: int, size: int) -> Tensor:
-    row = torch.zeros(size)
-    row[index] = 1
-    return row
+def reaches_outside(code: Prior) -> bool:
+    """Whether the picture of a code has columns past the prior."""
+    values, inside = code.traversal(COLUMNS)
+    return inside is not None and inside != (0, len(values) - 1)
 
 
 @torch.inference_mode()
@@ -68,46 +57,28 @@ def traverse(
     drawable = {own: called for own, called in (names or {}).items() if can_be_drawn(called)}
     code, called = spec[name], {**{own: own for own in spec.names}, **drawable}
     draw = seeded_generator(seed, "traverse")
-    first = next((own for own, other in spec.items() if isinstance(other, Categorical)), None)
-    inside = None
-    if isinstance(code, (Categorical, Bernoulli)):
-        values = range(code.k if isinstance(code, Categorical) else 2)
+    first = next((own for own, _ in spec.one_hot_items()), None)
+    values, inside = code.traversal(columns)
+    settings = torch.stack([code.embed(value, name) for value in values])
+    if inside is None:
         base = spec.sample(columns, draw)
         grid = base.repeat(len(values), 1, 1)
-        for row, value in enumerate(values):
-            chosen = one_hot(value, code.dim) if isinstance(code, Categorical) else torch.tensor([float(value)])
-            code_columns(spec, grid[row], name).copy_(chosen)
-        rows, labels = tuple(f"{called[name]}={value}" for value in values), tuple("" for _ in range(columns))
+        grid[..., spec.columns(name)] = settings.unsqueeze(1)
+        rows, labels = tuple(f"{called[name]}={value:g}" for value in values), tuple("" for _ in range(columns))
     else:
-        positions, inside = walk(code, columns)
         count = spec[first].dim if first else 10
         # The same noise in every row where rows are categories, so that rows differ by category alone.
         base = spec.sample(1, draw).repeat(count, 1) if first else spec.sample(count, draw)
         if first:
-            code_columns(spec, base, first).copy_(torch.eye(count))
+            base[:, spec.columns(first)] = torch.eye(count)
         grid = base.unsqueeze(1).repeat(1, columns, 1)
-        code_columns(spec, grid, name).copy_(torch.from_numpy(positions).float().view(1, columns, 1))
+        grid[..., spec.columns(name)] = settings
         rows = tuple(f"{called[first]}={row}" if first else f"noise {row}" for row in range(count))
-        labels = tuple(f"{value:.3g}" for value in positions)
+        labels = tuple(f"{value:.3g}" for value in values)
     device = next(generator.parameters()).device
     images = to_bytes(generator(grid.flatten(0, 1).to(device))).cpu()
     title = f"{called[name]} ({name})" if called[name] != name else name
     return Traversal(title, images.unflatten(0, grid.shape[:2]), rows, labels, inside)
-
-
-def code_columns(spec: LatentSpec, latents: Tensor, name: str) -> Tensor:
-    """A view of one code's columns, whatever leads the last dimension."""
-    start = spec.noise
-    for own, code in spec.items():
-        if own == name:
-            return latents[..., start : start + code.dim]
-        start += code.dim
-    raise AssertionError(name)
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8, the inverse of ``to_unit_range``."""
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).byte()
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

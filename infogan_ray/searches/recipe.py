@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from infogan_ray import UserError
-from infogan_ray.models.latents import Categorical
 from infogan_ray.searches.asha import rungs
 from infogan_ray.training.config import LABEL_METRICS, RunConfig, preset
 
@@ -178,7 +177,7 @@ class Recipe:
         config = base.override(_nested(self.fixed), "recipe").override(_nested(values), f"trial {trial}")
         if self.metric == "q_score":
             config = config.override({"evaluation": {"sorting": True}}, "recipe")
-            if not any(isinstance(code, Categorical) for _, code in config.latents.items()):
+            if not any(code.one_hot for code in config.latents.codes):
                 raise UserError(f"metric is 'q_score', and trial {trial} has no categorical code; take mi_fraction")
         every = -(-self.grace // config.batch_size)
         return dataclasses.replace(

@@ -13,10 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from infogan_ray import UserError
-from infogan_ray.models.latents import Categorical, LatentSpec, one_hot
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator, Generator
+from infogan_ray.models.priors.base import one_hot
+from infogan_ray.models.priors.discrete import probabilities_on
 from infogan_ray.models.rng import seeded_generator
-from infogan_ray.training.consistency import prior_of
 from infogan_ray.training.regularisers import StabilityConfig
 
 SPREAD = 0.1  # of the noise on a copied row or column, as a share of its root mean square
@@ -25,7 +26,7 @@ MEMORY = 4.0  # an interval weighs exp(-4) in the average use at the end of the 
 
 def check_restarts(spec: LatentSpec, config: StabilityConfig) -> None:
     """Raises UserError where there is nothing to restart."""
-    if config.restart_every and not any(isinstance(code, Categorical) for code in spec.codes):
+    if config.restart_every and not any(code.one_hot for code in spec.codes):
         raise UserError(
             f"stability.restart_every is {config.restart_every}, and codes is '{spec}', without a categorical code; "
             "add one (cat=10), or leave the restarts off (0)"
@@ -51,7 +52,7 @@ class Restarts:
         self.recognition = _linear(discriminator.recognition[-1])
         self.opt_g, self.opt_d = optimizers
         device = self.recognition.weight.device
-        self.prior = torch.cat([prior_of(code, device) for code in spec.codes if isinstance(code, Categorical)])
+        self.prior = torch.cat([probabilities_on(code, device) for _, code in spec.one_hot_items()])
         self.usage = self.prior.clone()
 
     @torch.no_grad()
@@ -62,9 +63,8 @@ class Restarts:
         """
         parts = self.spec.split_q(q)
         counts = torch.cat(
-            [one_hot(parts[name].argmax(1), code.k).sum(0) for name, code in self.spec.items()
-             if isinstance(code, Categorical)]
-        )  # fmt: skip
+            [one_hot(parts[name].argmax(1), code.dim).sum(0) for name, code in self.spec.one_hot_items()]
+        )
         rows = counts.new_full((1,), len(q))
         if dist.is_initialized() and dist.get_world_size() > 1:
             both = torch.cat([counts, rows])
@@ -77,9 +77,9 @@ class Restarts:
         generator = seeded_generator(self.seed, "restarts", step, q.device)
         column, row, at = self.spec.noise, 0, 0
         for code in self.spec.codes:
-            if isinstance(code, Categorical):
-                restarted = restarted + self._restart(code.k, column, row, at, generator)
-                at += code.k
+            if code.one_hot:
+                restarted = restarted + self._restart(code.dim, column, row, at, generator)
+                at += code.dim
             column, row = column + code.dim, row + code.q_dim(self.spec.sigma)
         return restarted
 

@@ -15,12 +15,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data.affine import affine_maps, transform
-from infogan_ray.models.latents import Bernoulli, Categorical, Code, LatentSpec, constant
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.priors.discrete import probabilities_on
 
 
 @dataclass(frozen=True)
@@ -111,39 +111,21 @@ def consistency_loss(spec: LatentSpec, q: Tensor, config: ConsistencyConfig) -> 
     -E sum_c Q(c|x) log Q(c|x') + entropy * E H(Q(c|x)) + balance * KL(E Q(c|x) || P(c)). For a uniform prior the last
     is log k - H(E Q), as in regularised information maximisation (Gomes, Krause & Perona 2010); the first is the
     self-augmented training of IMSAT (Hu et al. 2017), here with gradients through both sides.
-    For a continuous code: KL of the two Gaussians.
+    For a continuous code: KL of what Q says of the two, ``Prior.divergence``.
     """
     half = len(q) // 2
     first, copies = spec.split_q(q[:half]), spec.split_q(q[half : 2 * half])
     total = q.new_zeros(())
     for name, code in spec.items():
-        if isinstance(code, (Categorical, Bernoulli)):
-            log_one, log_other = log_probabilities(code, first[name]), log_probabilities(code, copies[name])
+        if code.categories is not None:
+            log_one, log_other = code.log_probabilities(first[name]), code.log_probabilities(copies[name])
             one = log_one.exp()
             agree = -(one * log_other).sum(1).mean()
             sure = -(one * log_one).sum(1).mean()
             mean = (one.mean(0) + log_other.exp().mean(0)) / 2
-            prior = prior_of(code, mean.device)
+            prior = probabilities_on(code, mean.device)
             balanced = (mean * (mean.clamp_min(1e-12).log() - prior.log())).sum()
             total = total + agree + config.entropy * sure + config.balance * balanced
         elif config.continuous:
-            mean, deviation = code.mean_and_deviation(first[name], spec.sigma)
-            other, width = code.mean_and_deviation(copies[name], spec.sigma)
-            apart = ((mean - other) ** 2 + deviation**2) / (2 * width**2) + (width / deviation).log() - 0.5
-            total = total + config.continuous * apart.mean()
+            total = total + config.continuous * code.divergence(first[name], copies[name], spec.sigma).mean()
     return total
-
-
-def log_probabilities(code: Categorical | Bernoulli, q: Tensor) -> Tensor:
-    """(N, k) log Q of each value from Q's parameters: k logits, or the one of 1."""
-    if isinstance(code, Categorical):
-        return F.log_softmax(q, dim=1)
-    return torch.cat([F.logsigmoid(-q), F.logsigmoid(q)], dim=1)
-
-
-def prior_of(code: Code, device: torch.device) -> Tensor:
-    """(k,) the prior's probabilities of a discrete code."""
-    if isinstance(code, Bernoulli):
-        return constant((1 - code.p, code.p), device)
-    assert isinstance(code, Categorical)
-    return constant((1 / code.k,) * code.k if code.probs is None else code.probs, device)

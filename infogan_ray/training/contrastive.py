@@ -31,9 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infogan_ray import UserError
-from infogan_ray.models.latents import Bernoulli, Categorical, Code, LatentSpec, one_hot
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, frozen, initialise, recognition_head, trunk
-from infogan_ray.training.consistency import prior_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class ContrastiveConfig:
 
     def codes(self, spec: LatentSpec) -> tuple[str, ...]:
         """The names of the codes that take part. Raises UserError where the term is on and they are less than two."""
-        names = tuple(name for name, code in spec.items() if self.discrete or not isinstance(code, DISCRETE))
+        names = tuple(name for name, code in spec.items() if self.discrete or code.categories is None)
         if self.weight and len(names) < 2:
             which = "codes" if self.discrete else "continuous codes (contrastive.discrete is off)"
             raise UserError(
@@ -81,9 +80,6 @@ class ContrastiveConfig:
         """The gap in the step after ``step`` steps."""
         left = 1 - min(1.0, max(0.0, (step - self.start) / self.gap_steps))
         return self.gap_end + (self.gap - self.gap_end) * left
-
-
-DISCRETE = (Categorical, Bernoulli)
 
 
 class Pairs(NamedTuple):
@@ -109,30 +105,11 @@ def draw_pairs(
     first = [spec.sample_noise(n, generator)]
     second = list(first)
     for name, code in spec.items():
-        alike, (one, other) = code.sample(n, generator), apart(code, gap, n, generator)
+        alike, (one, other) = code.sample(n, generator), code.sample_apart(n, gap, generator)
         same = shared == codes.index(name) if name in codes else torch.ones_like(shared, dtype=torch.bool)
         first.append(torch.where(same[:, None], alike, one))
         second.append(torch.where(same[:, None], alike, other))
     return Pairs(torch.cat(first, 1), torch.cat(second, 1), shared)
-
-
-def apart(code: Code, gap: float | Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two values of a code, (n, dim) each, drawn alike: with at least the gap between them, or of two categories.
-
-    Continuous: two draws from a prior that is shorter by the gap, of which the larger one is then moved up by it, as in
-    the authors' code. Categories: P(a) P(b) without a = b.
-    """
-    if isinstance(code, Bernoulli):
-        one = (torch.rand(n, 1, generator=generator, device=generator.device) < 0.5).float()
-        return one, 1 - one
-    if isinstance(code, Categorical):
-        prior = prior_of(code, generator.device)
-        both = torch.outer(prior, prior).fill_diagonal_(0).flatten()
-        drawn = torch.multinomial(both, n, replacement=True, generator=generator)
-        return one_hot(drawn // code.k, code.k), one_hot(drawn % code.k, code.k)
-    one, other = (1 - gap) * torch.rand(2, n, 1, generator=generator, device=generator.device)
-    larger = one > other
-    return code.quantile(one + gap * larger), code.quantile(other + gap * ~larger)
 
 
 class PairDiscriminator(nn.Module):

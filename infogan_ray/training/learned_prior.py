@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +28,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.models.latents import Categorical, LatentSpec, one_hot
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.priors.base import one_hot
 
 METHODS = ("real", "gumbel")
 GRAIN = 1_000_000  # probabilities are multiples of 1 / GRAIN: six digits, which the text form keeps to the last
@@ -69,7 +70,7 @@ class PriorConfig:
 
     def check(self, spec: LatentSpec) -> None:
         """Raises UserError where a prior is to be learned and no code has one that could be."""
-        if self.learn and not any(isinstance(code, Categorical) for code in spec.codes):
+        if self.learn and not any(code.one_hot for code in spec.codes):
             raise UserError("prior.learn is on, and codes has no categorical code; add one, for example cat=10")
 
 
@@ -81,8 +82,8 @@ class LearnedPrior:
 
     def __init__(self, config: PriorConfig, spec: LatentSpec, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
-        learned = {name: code for name, code in spec.items() if isinstance(code, Categorical) and config.learn}
-        first = {name: torch.tensor(rounded(probabilities(code))) for name, code in learned.items()}
+        learned = dict(spec.one_hot_items()) if config.learn else {}
+        first = {name: torch.tensor(rounded(code.probabilities)) for name, code in learned.items()}
         self.in_use = {name: p.to(self.device) for name, p in first.items()}
         """By code, (k,): the probabilities of the specification in use."""
         self.entropy = {name: torch.special.entr(p).sum() for name, p in self.in_use.items()}
@@ -220,7 +221,7 @@ class LearnedPrior:
         for name, p in found.items():
             self.in_use[name].copy_(torch.tensor(p))
             self.entropy[name].copy_(torch.special.entr(self.in_use[name]).sum())
-        codes = (Categorical(code.dim, found[name]) if name in found else code for name, code in spec.items())
+        codes = (code.with_probabilities(found[name]) if name in found else code for name, code in spec.items())
         return dataclasses.replace(spec, codes=tuple(codes))
 
     def _probabilities(self, logits: Tensor) -> Tensor:
@@ -232,11 +233,6 @@ class LearnedPrior:
         return (p - self.config.floor / len(p)).clamp_min(1e-3 / len(p)).log()
 
 
-def probabilities(code: Categorical) -> list[float]:
-    """A categorical prior's k probabilities."""
-    return list(code.probs or [1 / code.k] * code.k)
-
-
 def floored(p: list[float], floor: float) -> list[float]:
     """Probabilities of at least floor / k each that sum to 1; as they are, if none was below."""
     least = floor / len(p)
@@ -245,7 +241,7 @@ def floored(p: list[float], floor: float) -> list[float]:
     return [least + one * scale for one in above]
 
 
-def rounded(p: list[float]) -> tuple[float, ...]:
+def rounded(p: Sequence[float]) -> tuple[float, ...]:
     """Multiples of 1 / GRAIN, none of them 0, that sum to 1 exactly (largest remainders)."""
     total = sum(p)
     shares = [one / total * GRAIN for one in p]
@@ -263,8 +259,8 @@ def as_measured(spec: LatentSpec, metrics: Mapping[str, object]) -> LatentSpec:
     for place, (name, code) in enumerate(spec.items()):
         told = [metrics.get(f"prior/{name}/{category}") for category in range(code.dim)]
         numbers = [one for one in told if isinstance(one, float) and 0 < one <= 1]
-        if isinstance(code, Categorical) and len(numbers) == code.k:
-            codes[place] = Categorical(code.k, rounded(numbers))
+        if code.one_hot and len(numbers) == code.dim:
+            codes[place] = code.with_probabilities(rounded(numbers))
     return dataclasses.replace(spec, codes=tuple(codes))
 
 

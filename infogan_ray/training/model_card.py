@@ -11,7 +11,7 @@ from infogan_ray.cli import display
 from infogan_ray.data.fetch import SOURCES
 from infogan_ray.evaluation.unsupervised_metrics import SCORES
 from infogan_ray.models.infogan import InfoGAN
-from infogan_ray.models.latents import Categorical, Code
+from infogan_ray.models.traversal import reaches_outside
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_command import train_command
 
@@ -82,7 +82,7 @@ def codes_table(model: InfoGAN, metrics: dict[str, Any]) -> str:
         ceiling = f"{prior.ceiling(model.spec.latents.sigma):.3f}"
         name = model.names.get(code, "")
         picture = f"![traversal of {name or code}]({traversal_file(code)})"
-        lines.append(f"| {code} | {name} | {type(prior).__name__}({prior.text()}) | {shown} | {ceiling} | {picture} |")
+        lines.append(f"| {code} | {name} | {prior.title} | {shown} | {ceiling} | {picture} |")
     return "\n".join(lines)
 
 
@@ -142,7 +142,7 @@ def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[
     weak = [code for code, share in _shares(model, metrics).items() if share < 0.5]
     if weak:
         lines.append(f"Q reads {', '.join(weak)} badly (less than half of the ceiling): expect little from it.")
-    if any(not isinstance(code, Categorical) for code in model.codes.values()):
+    if any(reaches_outside(code) for code in model.codes.values()):
         lines.append("Outside the blue columns a continuous code is past what training drew.")
     return lines
 
@@ -164,17 +164,13 @@ def _usage(model: InfoGAN) -> str:
     return f"""```python
 import infogan_ray
 model = infogan_ray.load('.')
-images = model.sample(16, codes={{{called!r}: {_example(code)}}})   # uint8 (16, C, H, W)
+images = model.sample(16, codes={{{called!r}: {code.examples[1]}}})   # uint8 (16, C, H, W)
 codes = model.encode(images)                       # what Q says of each image
 ```
 
 ```
 infogan explore .
 ```"""
-
-
-def _example(code: Code) -> float | int:
-    return 1 if code.family != "continuous" else 0.5
 
 
 def traversal_file(code: str) -> str:

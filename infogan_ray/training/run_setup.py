@@ -19,7 +19,6 @@ from infogan_ray.data.feeds.feed_policy import MemoryBudget, feed_line
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
-from infogan_ray.models.latents import Categorical
 from infogan_ray.models.networks import ModelSpec, plan
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
@@ -52,7 +51,7 @@ def check_data(
     if config.metric in LABEL_METRICS:
         if images.labels is None or images.test_labels is None:
             raise UserError(f"metric is '{config.metric}', which needs labels, and {config.data} has none")
-        if not any(isinstance(code, Categorical) for _, code in spec.latents.items()):
+        if not any(code.one_hot for code in spec.latents.codes):
             raise UserError(f"metric is '{config.metric}', which needs a categorical code; add cat=K to --codes")
     return images
 

@@ -16,8 +16,7 @@ from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
 from infogan_ray.data.image_files import Broken
 from infogan_ray.models.infogan import InfoGAN
-from infogan_ray.models.latents import Bernoulli, Categorical
-from infogan_ray.models.traversal import COLUMNS, code_columns, png, walk
+from infogan_ray.models.traversal import COLUMNS, png
 from infogan_ray.web.gateway import MOST_BODY
 
 DRAWN = 64
@@ -102,13 +101,9 @@ def traversal_latents(model: InfoGAN, query: TraverseQuery) -> tuple[Tensor, lis
     """(K, L), and the value of the code in each. Raises UserError for a code that does not exist."""
     name = model.resolve(query.code)
     code = model.spec.latents[name]
-    if isinstance(code, (Categorical, Bernoulli)):
-        values = [float(value) for value in range(code.k if isinstance(code, Categorical) else 2)]
-    else:
-        values = [float(value) for value in walk(code, query.columns)[0]]
+    values = code.traversal(query.columns).values
     rows = latents_at(model, query).repeat(len(values), 1)
-    columns = code_columns(model.spec.latents, rows, name)
-    columns.copy_(torch.eye(len(values)) if isinstance(code, Categorical) else torch.tensor(values).unsqueeze(1))
+    rows[:, model.spec.latents.columns(name)] = torch.stack([code.embed(value, name) for value in values])
     return rows, values
 
 
@@ -120,11 +115,8 @@ def walk_latents(model: InfoGAN, query: WalkQuery) -> Tensor:
 
 def values_of(model: InfoGAN, latent: Tensor) -> dict[str, float]:
     """The value of every code in a latent (L,)."""
-    found: dict[str, float] = {}
-    for name, code in model.codes.items():
-        part = code_columns(model.spec.latents, latent, name)
-        found[name] = float(part.argmax() if isinstance(code, Categorical) else part[0])
-    return found
+    latents = model.spec.latents
+    return {name: float(code.value_of(latent[latents.columns(name)])) for name, code in latents.items()}
 
 
 def read_image(model: InfoGAN, content: bytes) -> Tensor:

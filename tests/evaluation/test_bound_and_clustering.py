@@ -11,9 +11,9 @@ from sklearn import metrics as reference
 
 from infogan_ray.evaluation import bound_and_clustering
 from infogan_ray.evaluation.bound_and_clustering import EvaluationConfig, measure_bound
-from infogan_ray.models.latents import Gaussian, LatentSpec, Uniform
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
-from infogan_ray.models.traversal import draw, traverse, walk
+from infogan_ray.models.traversal import draw, traverse
 
 
 def pairs(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,13 +118,6 @@ def test_the_bound_is_that_of_drawn_images_whatever_statistics_training_left_in_
         measure_bound(spec.latents, generator, discriminator, samples, each=give_up)
     for name, buffer in discriminator.named_buffers():
         assert torch.equal(buffer, left[name]), f"{name} is training's, and a checkpoint's"
-
-
-def test_walks_reach_twice_the_prior() -> None:
-    values, inside = walk(Uniform(-1, 1))
-    assert values[0] == -2 and values[-1] == 2
-    assert values[inside[0]] == -1 and values[inside[1]] == 1
-    assert walk(Gaussian(1, 2))[0][[0, -1]].tolist() == [-3, 5]
 
 
 @pytest.mark.parametrize(("code", "rows"), [("cat0", 3), ("uniform0", 3), ("bernoulli0", 2)])

@@ -22,8 +22,9 @@ from infogan_ray.evaluation.unsupervised_metrics import (
     share_of_information,
     slightly_moved,
 )
-from infogan_ray.models.latents import Categorical, LatentSpec
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.models.priors.categorical import Categorical
 from tests.conftest import tiny_images
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from infogan_ray.models.latents import LatentSpec, Sigma
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import (
     ObjectiveConfig,
     discriminator_loss,
@@ -16,6 +16,7 @@ from infogan_ray.models.losses import (
     mi_fraction,
     weighted_bound,
 )
+from infogan_ray.models.priors.base import Sigma
 from infogan_ray.models.rng import seeded_generator
 
 

@@ -25,11 +25,12 @@ from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.train import trainer
 from infogan_ray.models.infogan import load
-from infogan_ray.models.latents import Categorical, LatentSpec, Sigma
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import information_bound
+from infogan_ray.models.priors.base import Sigma
+from infogan_ray.models.priors.categorical import Categorical
 from infogan_ray.storage import checkpoints
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.consistency import prior_of
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.learned_prior import GRAIN, LearnedPrior, PriorConfig, as_measured, floored, rounded
 from infogan_ray.training.loop import train
@@ -62,8 +63,8 @@ def state_with(prior: PriorConfig | None, seed: int = 0) -> TrainState:
 
 def probs(spec: LatentSpec, name: str = "cat0") -> tuple[float, ...]:
     code = spec[name]
-    assert isinstance(code, Categorical) and code.probs is not None
-    return code.probs
+    assert code.parameters, "written out"
+    return code.parameters
 
 
 def step_once(state: TrainState) -> dict[str, torch.Tensor]:
@@ -136,7 +137,7 @@ def test_all_that_is_measured_follows_the_prior(prior: PriorConfig) -> None:
     p = probs(spec)
     assert p != pytest.approx([1 / 3] * 3, abs=1e-4), "it has moved"
     entropy = -sum(one * math.log(one) for one in p)
-    assert prior_of(spec["cat0"], torch.device("cpu")).tolist() == pytest.approx(p)
+    assert spec["cat0"].probabilities == pytest.approx(p)
     latents, q = state.latents(16).detach(), torch.randn(16, spec.q_dim, generator=torch.Generator().manual_seed(0))
     likelihood = float(spec.log_likelihood(q, latents)["cat0"].mean())
     assert float(information_bound(spec, latents, q)["cat0"]) == pytest.approx(entropy + likelihood, rel=1e-5)
@@ -329,6 +330,6 @@ def test_a_row_tells_the_prior_as_it_is_when_it_is_read() -> None:
     spec = LatentSpec.parse("noise=2 cat=2")
     prior.see(spec, torch.tensor([[3.0, 0.0]]), 1.0, step=0)
     (code,) = prior.renewed(spec, 1).codes
-    assert isinstance(code, Categorical) and code.probs is not None and code.probs[0] > 0.6
-    assert [float(row[f"prior/cat0/{i}"]) for i in (0, 1)] == pytest.approx(code.probs)
+    assert code.parameters and code.probabilities[0] > 0.6
+    assert [float(row[f"prior/cat0/{i}"]) for i in (0, 1)] == pytest.approx(code.probabilities)
     assert float(row["prior/cat0/entropy"]) == pytest.approx(code.entropy(), rel=1e-5)

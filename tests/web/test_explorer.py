@@ -121,7 +121,7 @@ def test_a_search_lists_its_trials_and_each_opens(tmp_path: Path, finished: Path
 def test_a_model_is_described_with_codes_bounds_and_checkpoints(client: TestClient) -> None:
     about = client.get("/api/model", params={"id": "tiny"}).json()
     assert [code["code"] for code in about["codes"]] == ["cat0", "uniform0"]
-    assert about["codes"][0]["k"] == 3 and about["codes"][1]["reach"] == [-2, 2]
+    assert about["codes"][0]["choices"] == [0, 1, 2] and about["codes"][1]["reach"] == [-2, 2]
     assert about["codes"][1]["inside"] == [-1, 1] and about["size"] == 16
     assert [one["step"] for one in about["checkpoints"]] == [3, 6] and about["pictures"] == [3, 6]
     assert "mi/cat0" in about["checkpoints"][0]["metrics"] and about["best"] in ("step_00000003", LAST)
@@ -194,6 +194,8 @@ def test_a_real_image_is_read_and_made_again(store: Path, client: TestClient, ba
     expected = model.encode(torch.from_numpy(original).unsqueeze(1))
     assert said["reading"]["cat0"] == expected["cat0"][0] and said["codes"]["cat0"] == said["reading"]["cat0"]
     assert said["reading"]["uniform0_std"] == pytest.approx(float(expected["uniform0_std"][0]))
+    [best, *_], [mean] = said["rows"]["cat0"], said["rows"]["uniform0"]
+    assert best["label"] == f" = {expected['cat0'][0]}" and best["words"].endswith("%") and "±" in mean["words"]
     again = model.sample(8, said["codes"], seed=4)[:, 0].numpy()
     assert np.array_equal(cells(from_data_url(said["reconstructions"]), 8), again)
     buffer = io.BytesIO()

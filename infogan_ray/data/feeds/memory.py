@@ -14,11 +14,7 @@ import torch
 from torch import Tensor
 
 from infogan_ray.models.rng import seeded_generator
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 0...255 to float32 -1...1, the range of the generator's tanh."""
-    return images.float().div_(127.5).sub_(1.0)
+from infogan_ray.models.value_range import to_unit_range as to_unit_range
 
 
 def share(batch_size: int, rank: int, world_size: int) -> slice:

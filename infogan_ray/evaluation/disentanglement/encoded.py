@@ -13,7 +13,6 @@ Shapes: N images, D codes, F factors. Scores compare codes with each other, so e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +24,6 @@ from infogan_ray.data.datasets import DataConfig, fit
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.bound_and_clustering import recognise
 from infogan_ray.models.infogan import InfoGAN
-from infogan_ray.models.latents import Bernoulli, Categorical, Gaussian, Uniform
 
 
 @dataclass(frozen=True)
@@ -71,18 +69,8 @@ def of_model(model: InfoGAN) -> Representation:
         columns = []
         for name, part in spec.latents.split_q(q).items():
             code = spec.latents[name]
-            if isinstance(code, Categorical):
-                columns.append(part.argmax(1).numpy())
-            elif isinstance(code, Bernoulli):
-                columns.append((part[:, 0] > 0).numpy())
-            else:
-                columns.append(code.mean_and_deviation(part, spec.latents.sigma)[0][:, 0].numpy() / _deviation(code))
+            columns.append(code.estimate(part, spec.latents.sigma).numpy() / code.deviation)
         return np.stack(columns, 1).astype(np.float64)
 
-    categories = {Categorical: lambda code: code.k, Bernoulli: lambda code: 2}
-    sizes = tuple(categories.get(type(code), lambda code: 0)(code) for code in spec.latents.codes)
+    sizes = tuple(code.categories or 0 for code in spec.latents.codes)
     return Representation(spec.latents.names, sizes, read)
-
-
-def _deviation(prior: Uniform | Gaussian) -> float:
-    return prior.std if isinstance(prior, Gaussian) else (prior.high - prior.low) / math.sqrt(12)

@@ -251,11 +251,12 @@ def read_and_reconstruct(model: InfoGAN, image: Tensor, seed: int) -> dict[str, 
     """Q's codes of one image (1, C, H, W), and images that G generates from them with new noise."""
     [reading] = encoded(model, image)
     codes = {name: float(reading[name]) for name in model.codes}
-    rounded = {n: float(v >= 0.5) if model.codes[n].family == "bernoulli" else v for n, v in codes.items()}
+    rounded = {n: model.codes[n].nearest(v) for n, v in codes.items()}
     latents = model.latents(RECONSTRUCTIONS, rounded, seed)
     reconstructions = model.generate(latents)
     return {
         "reading": reading,
+        "rows": {name: [row._asdict() for row in code.summary(name, reading)] for name, code in model.codes.items()},
         "codes": rounded,
         "picture": data_url(image),
         "reconstructions": data_url(reconstructions),

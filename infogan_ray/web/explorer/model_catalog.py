@@ -14,9 +14,7 @@ from typing import Any
 from infogan_ray import UserError
 from infogan_ray.models.code_names import read_names
 from infogan_ray.models.infogan import InfoGAN, load
-from infogan_ray.models.latents import Bernoulli, Categorical
 from infogan_ray.models.networks import ModelSpec
-from infogan_ray.models.traversal import walk
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage
@@ -97,15 +95,10 @@ class ModelCatalog:
     @staticmethod
     def _describe_code(model: InfoGAN, name: str) -> dict[str, Any]:
         code = model.spec.latents[name]
-        about: dict[str, Any] = {
-            "code": name, "name": model.names.get(name, ""), "family": code.family,
-            "prior": f"{type(code).__name__}({code.text()})", "ceiling": code.ceiling(model.spec.latents.sigma),
+        return {
+            "code": name, "name": model.names.get(name, ""), "prior": code.title,
+            "ceiling": code.ceiling(model.spec.latents.sigma), **code.widget(),
         }  # fmt: skip
-        if isinstance(code, (Categorical, Bernoulli)):
-            return {**about, "k": code.k if isinstance(code, Categorical) else 2}
-        values, (first, last) = walk(code)
-        reach, inside = [float(values[0]), float(values[-1])], [float(values[first]), float(values[last])]
-        return {**about, "reach": reach, "inside": inside}
 
     def open(self, id: str, checkpoint: str) -> InfoGAN:
         """A verified model, from memory if it was used recently; ``checkpoint`` is empty for a model folder.

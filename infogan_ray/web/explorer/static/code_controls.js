@@ -33,7 +33,7 @@ export class CodeControls {
     name.addEventListener("keydown", event => { if (event.key === "Enter") name.blur(); });
     const meter = element("meter", { min: 0, max: code.ceiling, value: 0, ariaLabel: `Bound of ${code.code}` });
     const words = element("span");
-    const control = code.family === "continuous" ? this.slider(code) : this.choices(code);
+    const control = code.control === "slider" ? this.slider(code) : this.choices(code);
     const set = element("fieldset", {},
       element("div", { className: "code-head" }, element("b", { title: code.prior }, code.code), name),
       element("div", { className: "bound" }, meter, words), control.root);
@@ -72,7 +72,7 @@ export class CodeControls {
 
   choices(code) {
     const root = element("div", { className: "choices", role: "radiogroup" });
-    const inputs = [undefined, ...Array(code.k).keys()].map(value => {
+    const inputs = [undefined, ...code.choices].map(value => {
       const words = value === undefined ? "free" : String(value);
       const input = element("input", { type: "radio", name: code.code });
       input.addEventListener("change", () => this.set(code.code, value));

@@ -77,24 +77,16 @@ export class RealImages {
     byId("original-note").textContent = `${name}, as the model sees it`;
     byId("reconstructions").src = result.reconstructions;
     byId("reconstructions").alt = `Eight images made of ${this.controls.describe(result.codes)}`;
-    const rows = this.controls.codes.flatMap(code => this.readingRows(code, result.reading));
+    const rows = this.controls.codes.flatMap(code => result.rows[code.code].map(row => this.readingRow(code, row)));
     byId("reading").replaceChildren(element("table", {}, element("tbody", {}, ...rows)));
     byId("reconstruction").hidden = false;
   }
 
-  // What Q reads of one code, as rows of a table: the three likeliest categories, or one value.
-  readingRows(code, reading) {
-    const row = (words, share, value) => element("tr", {},
-      element("th", { scope: "row" }, words),
-      element("td", {}, element("meter", { min: 0, max: 1, value: share, ariaLabel: `${words} ${value}` })), element("td", {}, value));
-    const title = this.controls.title(code), value = reading[code.code];
-    if (code.family === "categorical") {
-      const all = reading[`${code.code}_probabilities`].map((share, category) => ({ share, category }));
-      return all.sort((one, other) => other.share - one.share).slice(0, 3)
-        .map(({ share, category }) => row(`${title} = ${category}`, share, `${(share * 100).toFixed(1)}%`));
-    }
-    if (code.family === "bernoulli") return [row(`${title} = 1`, value, `${(value * 100).toFixed(1)}%`)];
-    const [low, high] = code.reach;
-    return [row(title, (value - low) / (high - low), `${value.toFixed(2)} ± ${reading[`${code.code}_std`].toFixed(2)}`)];
+  // One row of what Q reads of a code, as the code's prior describes it.
+  readingRow(code, { label, share, words }) {
+    const title = `${this.controls.title(code)}${label}`;
+    return element("tr", {},
+      element("th", { scope: "row" }, title),
+      element("td", {}, element("meter", { min: 0, max: 1, value: share, ariaLabel: `${title} ${words}` })), element("td", {}, words));
   }
 }
