@@ -16,9 +16,10 @@ from infogan_ray.cli import display
 from infogan_ray.cli.flags import parse, warn
 from infogan_ray.cli.main import DONE
 from infogan_ray.evaluation.model_centrality import centralities, cross_scores
-from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.training.load_model import load
 
 
 @dataclass

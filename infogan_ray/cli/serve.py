@@ -34,7 +34,7 @@ def serve(arguments: list[str]) -> int:
     with extra("serve", "the service"):
         from infogan_ray.distributed.serve.service import check_strength, serving
         from infogan_ray.web.gateway import TOKEN, token_set
-    from infogan_ray.models.infogan import load
+    from infogan_ray.training.load_model import load
 
     token = token_set()
     loopback = _is_loopback(given.host)

@@ -14,12 +14,12 @@ from infogan_ray import UserError
 from infogan_ray.cli.flags import config_of, parse, print_rows, scalars, warn
 from infogan_ray.cli.main import DONE
 from infogan_ray.cli.search import board_rows
+from infogan_ray.evaluation.metrics import CHECKPOINT, check_selectable, headlines_of
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, best_by, check_rule, winner
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, runs_in
-from infogan_ray.training.config import METRICS
 from infogan_ray.training.publish import pull as pull_model
 from infogan_ray.training.run_listing import run_row, state_of
 
@@ -62,7 +62,7 @@ def _one_run(run: RunDirectory, as_json: bool) -> int:
     for checkpoint in good:
         marks = [word for word, other in (("best", chosen), ("last", last)) if other is checkpoint]
         marks += ["last good"] if checkpoint.name == status.get("last_good") else []
-        shown = {name: checkpoint.metrics.get(name) for name in ("mi_bound", "mi_fraction", "clustering_error")}
+        shown = headlines_of(checkpoint.metrics, (CHECKPOINT,))
         rows.append({"checkpoint": checkpoint.name, **shown, "is": ", ".join(marks)})
     why = f" ({status['message']})" if status.get("message") else ""
     print_rows(f"{run.folder}: {state}{why}", rows, as_json)
@@ -129,8 +129,7 @@ def pull(arguments: list[str]) -> int:
         raise UserError(f"run {run.folder} does not exist; 'infogan runs {run.folder.parent}' lists those that do")
     config = config_of(run)
     metric = own or config.metric
-    if metric not in METRICS:
-        raise UserError(f"metric is '{metric}'; valid are {', '.join(METRICS)}")
+    check_selectable(metric)
     if "://" in (given.destination or ""):
         raise UserError(f"destination is '{given.destination}'; it must be a folder on this machine")
     destination = Path(given.destination or f"{run.name}-model").expanduser().absolute()

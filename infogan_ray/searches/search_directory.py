@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infogan_ray import UserError, __version__
-from infogan_ray.evaluation.unsupervised_metrics import SCORES, agreement
+from infogan_ray.evaluation.metrics import BOARD_COLUMNS, lower_is_better
+from infogan_ray.evaluation.unsupervised_metrics import agreement
 from infogan_ray.searches.asha import Halving, Verdict, rungs
 from infogan_ray.searches.selection_rules import DEFAULT, GATE, RULES, Row, pareto, ranked, winner
 from infogan_ray.storage import checkpoints
@@ -25,7 +26,6 @@ from infogan_ray.training.publish import CATEGORIES, METRICS
 DECISIVE = ("models", "training", "data", "evaluation", "searches", "distributed/tune")
 # Grow while a search runs whose searcher learns, and are not compared with the recipe then.
 GROWING = ("values", "parents", "trials")
-MEASURED = ("mi_bound", "mi_fraction", "swd", *SCORES, "clustering_error", "nmi")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class SearchDirectory:
                 raise checkpoints.BadCheckpoint(f"{self.folder}/{self.EVENTS} is not JSON ({error})") from None
         stops = about["early_stopping"] and about["searcher"] != "population"
         levels = rungs(about["grace"], about["budget"], about["reduction"])
-        return Halving.replay(events, levels, about["reduction"] if stops else 1)
+        return Halving.replay(events, levels, about["reduction"] if stops else 1, lower_is_better(about["metric"]))
 
     def board(self) -> list[Row]:
         """A row per trial that has begun, best first by the default rule: what storage says of it now."""
@@ -178,7 +178,7 @@ class SearchDirectory:
         parents = {"parent": about["parents"][number]} if heirs else {}
         return {
             "trial": number, "state": state, "stopped_at": stopped_at, "step": step, "images": step * batch_size,
-            **{name: metrics.get(name) for name in MEASURED}, "agreement": None, **parents,
+            **{name: metrics.get(name) for name in BOARD_COLUMNS}, **parents,
             "values": about["values"][number],
         }  # fmt: skip
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.storage.file_system import Storage
-from infogan_ray.training.config import LOWER_IS_BETTER
 
 FORMAT = 1
 MODEL, TRAINING, STATE, MANIFEST = "model.safetensors", "training.safetensors", "state.json", "MANIFEST.json"
@@ -249,9 +248,9 @@ def last(checkpoints: list[Checkpoint]) -> Checkpoint | None:
     return max(checkpoints, key=lambda c: c.step, default=None)
 
 
-def best(checkpoints: list[Checkpoint], metric: str) -> Checkpoint | None:
+def best(checkpoints: list[Checkpoint], metric: str, lower_is_better: bool = False) -> Checkpoint | None:
     """The best by a metric, the later of equals; checkpoints without that metric never rank. None if none has it."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = -1 if lower_is_better else 1
     ranked = [
         c for c in checkpoints if isinstance(c.metrics.get(metric), (int, float)) and math.isfinite(c.metrics[metric])
     ]
@@ -259,8 +258,9 @@ def best(checkpoints: list[Checkpoint], metric: str) -> Checkpoint | None:
 
 
 def choose(
-    checkpoints: Storage, which: str, metric: str, warn: Callable[[str], None] = lambda line: None
-) -> Checkpoint:
+    checkpoints: Storage, which: str, metric: str, warn: Callable[[str], None] = lambda line: None, *,
+    lower_is_better: bool = False,
+) -> Checkpoint:  # fmt: skip
     """``best``, ``last`` or ``step_XXXXXXXX`` of a run's checkpoints, all of its bytes verified.
 
     A broken one is passed over, and ``warn`` hears which. Raises UserError, naming what there is, and BadCheckpoint
@@ -268,7 +268,7 @@ def choose(
     """
     if re.fullmatch(STEP_FOLDER, which) and (checkpoints / which).is_file(MANIFEST):
         return open_checkpoint(checkpoints / which)
-    chosen, bad = _first_whole(checkpoints, lambda good: _chosen(good, which, metric, warn), warn)
+    chosen, bad = _first_whole(checkpoints, lambda good: _chosen(good, which, metric, lower_is_better, warn), warn)
     if chosen is None:
         why = f" ({'; '.join(map(str, bad))})" if bad else ""
         raise UserError(f"{checkpoints} holds no whole checkpoint{why}")
@@ -316,9 +316,11 @@ def _first_whole(
                 good, bad = list_checkpoints(checkpoints, thorough=False)
 
 
-def _chosen(good: list[Checkpoint], which: str, metric: str, warn: Callable[[str], None]) -> Checkpoint:
+def _chosen(
+    good: list[Checkpoint], which: str, metric: str, lower_is_better: bool, warn: Callable[[str], None]
+) -> Checkpoint:
     names = {c.name: c for c in good}
-    chosen = {"last": last(good), "best": best(good, metric)}.get(which, names.get(which))
+    chosen = {"last": last(good), "best": best(good, metric, lower_is_better)}.get(which, names.get(which))
     if chosen is None:
         if which == "best":
             known = sorted({m for c in good for m, v in c.metrics.items() if isinstance(v, (int, float))})
@@ -331,13 +333,13 @@ def _chosen(good: list[Checkpoint], which: str, metric: str, warn: Callable[[str
     return chosen
 
 
-def prune(checkpoints: Storage, keep: int, metric: str, stored: int) -> None:
+def prune(checkpoints: Storage, keep: int, metric: str, stored: int, *, lower_is_better: bool = False) -> None:
     """Delete the oldest whole checkpoints past ``keep``; the best by ``metric`` and the last always stay.
 
     ``stored``: the step of the last, which has just been. What lies beyond it looks whole by its sizes and was passed
     over when the run began, and stays for whoever may mend it, until the run comes there."""
     good = [c for c in list_checkpoints(checkpoints, thorough=False)[0] if c.step <= stored]
-    spared = {c.name for c in (last(good), best(good, metric)) if c is not None}
+    spared = {c.name for c in (last(good), best(good, metric, lower_is_better)) if c is not None}
     others = sorted((c for c in good if c.name not in spared), key=lambda c: c.step, reverse=True)
     for checkpoint in others[max(keep - len(spared), 0) :]:
         discard(checkpoint.folder)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from infogan_ray.evaluation.bound_and_clustering import go_on
+from infogan_ray.evaluation.bound import no_callback
+from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import MetricsLog, RunDirectory, step_name
@@ -69,7 +70,7 @@ class Outbox:
         self.step, self.stored = step, step
         self.restarts, self.missed = restarts, 0
         self.trouble = ""
-        self.before_each: Callable[[], None] = go_on  # called in the thread before a checkpoint is sent
+        self.before_each: Callable[[], None] = no_callback  # called in the thread before a checkpoint is sent
         self._run = run.patient(SHORT_PATIENCE_S)
         self._keep, self._metric, self._max_misses = keep, metric, max_misses
         self._owner = f"{_number_after(run.get_status().get('owner')):020d}-{uuid.uuid4().hex[:8]}"
@@ -134,7 +135,7 @@ class Outbox:
             return f"storage is away, training goes on ({behind}, {misses}): {self.trouble}"
         return f"uploads are slower than checkpoints: some are left out ({behind})" if self._slow else ""
 
-    def flush(self, seconds: float = LAST_PATIENCE_S, each: Callable[[], None] = go_on) -> None:
+    def flush(self, seconds: float = LAST_PATIENCE_S, each: Callable[[], None] = no_callback) -> None:
         """Wait until all that was put is on storage. Raises StorageFailed after so many seconds, and what ``each``
         raises, which is called several times a second."""
         deadline = time.monotonic() + seconds
@@ -225,7 +226,9 @@ class Outbox:
         for (place, name), content in parcel.pictures.items():
             (self._run.folder / place).write(name, content)
         checkpoints.discard_orphans(self._run.checkpoints)
-        checkpoints.prune(self._run.checkpoints, self._keep, self._metric, parcel.step)
+        checkpoints.prune(
+            self._run.checkpoints, self._keep, self._metric, parcel.step, lower_is_better=lower_is_better(self._metric)
+        )
 
     def _beat(self, always: bool, check: bool = False) -> None:
         """Say that the run is alive, if it is time to or ``always``; make sure that it is still ours, or ``check``."""

@@ -21,12 +21,13 @@ from infogan_ray.data.feeds.feed_policy import AUTO, MEMORY, Room, feed_line
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.shards.sampling import SAMPLE
 from infogan_ray.distributed.cluster.resources import Resources
+from infogan_ray.evaluation.metrics import check_needs, missing_packages
 from infogan_ray.models.latents import Categorical
 from infogan_ray.models.networks import ModelSpec, plan
 from infogan_ray.searches.search_directory import difference
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import LABEL_METRICS, RunConfig
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import Listener
 from infogan_ray.training.tracking.tracking import with_absolute_path
 from infogan_ray.training.train_state import checkpoint_bytes
@@ -57,11 +58,11 @@ def check_data(config: RunConfig, room: Room, say: Callable[[str], None] = print
     images = load_images(config.data, config.data_config, say, feed=kept_feed(config), room=room, sample=sample)
     config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
-    if config.metric in LABEL_METRICS:
-        if images.labels is None or images.test_labels is None:
-            raise UserError(f"metric is '{config.metric}', which needs labels, and {config.data} has none")
-        if not any(isinstance(code, Categorical) for _, code in spec.latents.items()):
-            raise UserError(f"metric is '{config.metric}', which needs a categorical code; add cat=K to --codes")
+    labelled = images.labels is not None and images.test_labels is not None
+    categorical = any(isinstance(code, Categorical) for _, code in spec.latents.items())
+    check_needs(config.metric, config.data, labelled, categorical)
+    for line in missing_packages(labelled and categorical):
+        say(f"not measured: {line}")
     return images
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.feed_policy import make_feed
 from infogan_ray.data.feeds.memory import Feed
+from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.precision import set_matrix_products
@@ -338,7 +339,8 @@ class FirstRank:
 
     def _publish_best(self) -> dict[str, Any]:
         patient = self.run.patient(LAST_PATIENCE_S)
-        chosen = checkpoints.choose(patient.checkpoints, "best", self.config.metric)
+        metric = self.config.metric
+        chosen = checkpoints.choose(patient.checkpoints, "best", metric, lower_is_better=lower_is_better(metric))
         spec, tensors = ModelSpec.from_dict(chosen.state["model"]), chosen.model_tensors()
         with self.turn():  # to build a model draws from torch's one generator, and another run may be about to begin
             model = InfoGAN.from_tensors(spec, tensors, chosen.folder)

@@ -21,8 +21,9 @@ import torch
 from PIL import Image
 
 from infogan_ray.cli.main import USAGE, main
-from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import tile
+from infogan_ray.training.load_model import load
 from infogan_ray.web import inference
 from infogan_ray.web.endpoints import Batches, Endpoints
 from infogan_ray.web.gateway import MOST_BODY, MOST_DISCARDED, TOKEN, Ask, Busy, Call, Died, Front, Reply, token_set

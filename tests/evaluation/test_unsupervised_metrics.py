@@ -10,12 +10,12 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, normalized_mutual_info_score
 
+from infogan_ray.evaluation.measure import measure_sorting
+from infogan_ray.evaluation.metrics import SORTING, of_group
 from infogan_ray.evaluation.unsupervised_metrics import (
-    SCORES,
     agreement,
     information,
     kappa,
-    measure_sorting,
     nearest_other,
     nmi,
     rank_correlation,
@@ -48,7 +48,7 @@ SPEC = LatentSpec.parse("noise=4 cat=3")
 
 def scores(oracle: Oracle) -> dict[str, float]:
     images = torch.from_numpy(tiny_images(300)[0]).unsqueeze(1)
-    return measure_sorting(SPEC, oracle, images).scores  # type: ignore[arg-type]
+    return measure_sorting(SPEC, oracle, images)[0]  # type: ignore[arg-type]
 
 
 def test_information_is_a_share_of_what_the_prior_can_tell() -> None:
@@ -62,10 +62,11 @@ def test_information_is_a_share_of_what_the_prior_can_tell() -> None:
 
 def test_a_model_that_sorts_by_what_is_in_the_images_scores_and_others_do_not() -> None:
     good, unsure, chance = scores(Oracle(50.0)), scores(Oracle(0.0)), scores(Oracle(50.0, by_chance=True))
-    assert set(good) == set(SCORES)
+    assert set(good) == {metric.name for metric in of_group(SORTING)}
     assert good["q_information"] == pytest.approx(1.0, abs=1e-3) and good["q_neighbours"] > 0.99
     assert good["q_consistency"] > 0.9
-    assert unsure == {name: pytest.approx(0, abs=1e-5) for name in SCORES}
+    for name in ("q_information", "q_consistency", "q_neighbours", "q_score"):
+        assert unsure[name] == pytest.approx(0, abs=1e-5)
     assert chance["q_information"] > 0.9, "a sure and balanced sorting by chance: information alone does not see it"
     assert chance["q_neighbours"] < 0.2 and chance["q_score"] < 0.5 < 0.95 < good["q_score"]
     product = good["q_information"] * good["q_consistency"] * good["q_neighbours"]
@@ -118,8 +119,7 @@ def test_a_model_without_categories_has_no_scores() -> None:
     spec = LatentSpec.parse("noise=4 uniform=1")
     _, discriminator = ModelSpec(spec, 16, 1, NetworkConfig(width=8)).build()
     images = torch.from_numpy(tiny_images()[0]).unsqueeze(1)
-    found = measure_sorting(spec, discriminator, images)
-    assert found.scores == {} and found.categories == {}
+    assert measure_sorting(spec, discriminator, images) == ({}, {})
 
 
 def test_moved_copies_are_alike_under_an_autocast() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
 from infogan_ray.storage import checkpoints
@@ -21,6 +20,7 @@ from infogan_ray.storage.checkpoints import MANIFEST, BadCheckpoint, list_checkp
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import step_name
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.load_model import load
 from infogan_ray.training.publish import model_files
 from infogan_ray.training.train_command import train_command
 from tests.conftest import tiny_config

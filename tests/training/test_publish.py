@@ -17,10 +17,10 @@ import pytest
 
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.data.datasets import ImageSet
-from infogan_ray.models.infogan import load
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import STALE_AFTER_S, RunDirectory
+from infogan_ray.training.load_model import load
 from tests.conftest import tiny_config
 from tests.servers import Proxy
 from tests.storage.test_checkpoints import Bomb

@@ -13,13 +13,14 @@ import torch
 from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed, share, to_unit_range
 from infogan_ray.distributed.cluster.resources import fit
-from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.precision import resolve_precision, set_matrix_products
 from infogan_ray.models.traversal import to_bytes
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.load_model import load
 from infogan_ray.training.run_evaluation import evaluate_checkpoint, evaluate_state
 from infogan_ray.training.step import Diverged, gradient_norm, train, train_step
 from infogan_ray.training.train_state import TrainState

@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from infogan_ray import UserError
 from infogan_ray.distributed.cluster.connection import connect
-from infogan_ray.models.infogan import load
+from infogan_ray.training.load_model import load
 from infogan_ray.training.run_outcome import last_line
 from infogan_ray.web.endpoints import Endpoints
 from infogan_ray.web.gateway import (

@@ -27,6 +27,7 @@ from infogan_ray.data.datasets import ImageSet
 from infogan_ray.distributed.cluster.resources import Resources
 from infogan_ray.distributed.train.trainer import launch
 from infogan_ray.distributed.tune import packing
+from infogan_ray.evaluation.metrics import HEADLINES
 from infogan_ray.searches.asha import Halving, Verdict
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
@@ -41,7 +42,6 @@ from infogan_ray.training.worker import run_worker
 # workers back (2 s by itself).
 HAND_OVER_S = 120.0
 PROGRESS_S = 5.0  # between words about images seen
-SHOWN = ("mi_bound", "mi_fraction", "swd", "clustering_error")
 NO_MEMORY = re.compile("OutOfMemory|out of memory|can't allocate memory|not enough memory|MemoryError", re.IGNORECASE)
 
 News = dict[str, Any]
@@ -125,7 +125,7 @@ class Teller:
     def __call__(self, step: int, metrics: dict[str, Any]) -> None:
         self.step = max(step, self.step)
         about: dict[str, Any] = {"images": step * self.batch_size}
-        about |= {name: metrics[name] for name in SHOWN if name in metrics}
+        about |= {name: metrics[name] for name in HEADLINES if name in metrics}
         if self.metric in metrics:
             about["score"] = metrics[self.metric]
         elif time.monotonic() < self._told + PROGRESS_S:
@@ -202,7 +202,7 @@ class Rungs(FIFOScheduler):
             self.close()
         if self.closed:
             return TrialScheduler.STOP
-        news = {name: result[name] for name in ("images", *SHOWN) if name in result}
+        news = {name: result[name] for name in ("images", *HEADLINES) if name in result}
         known = len(self.halving.events)
         if "score" in result:
             self.halving.report(number, result["images"], result["score"])

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data.datasets import DataConfig, ImageSet, fit
-from infogan_ray.evaluation.bound_and_clustering import recognise
+from infogan_ray.evaluation.bound import recognise
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import Bernoulli, Categorical, Gaussian, Uniform
 

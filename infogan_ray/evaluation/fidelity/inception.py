@@ -20,7 +20,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.cli.display import duration
+from infogan_ray.evaluation.progress import duration
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"

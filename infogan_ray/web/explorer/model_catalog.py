@@ -17,7 +17,7 @@ import torch
 from infogan_ray import UserError
 from infogan_ray.data.datasets import DataConfig, ImageSet, is_at_hand, load_images
 from infogan_ray.models.code_names import read_names
-from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import Bernoulli, Categorical
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.rng import seeded_generator
@@ -27,6 +27,7 @@ from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, sample_picture, traversal_picture
 from infogan_ray.training.config import RunConfig, from_saved
+from infogan_ray.training.load_model import load
 from infogan_ray.training.model_card import SAMPLES, traversal_file
 from infogan_ray.training.publish import CONFIG, METRICS, check_content, is_model
 from infogan_ray.training.run_listing import state_of
