@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -153,6 +154,12 @@ _ENTRIES = (
         "q_score", "sorting of real images",
         "How Q sorts real images, without labels: the geometric mean of q_information, q_consistency and q_neighbours.",
         SORTING, q_score, needs=SORTING_NEEDS, headline=True,
+    ),
+    Metric(
+        "q_usage", "usage of categories",
+        "Entropy of how often Q uses each category for real images, as a share of log k; at most 1.",
+        SORTING, lambda sorting: entropy(sorting.categories.bincount().numpy()) / math.log(sorting.code.k),
+        needs=SORTING_NEEDS,
     ),
     Metric(
         "swd", "SWD", "Sliced Wasserstein distance of generated images to the data.",

@@ -11,8 +11,9 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, normalized_mutual_info_score
 
 from infogan_ray.evaluation.measure import measure_sorting
-from infogan_ray.evaluation.metrics import SORTING, of_group
+from infogan_ray.evaluation.metrics import SORTING, of_group, values_of
 from infogan_ray.evaluation.unsupervised_metrics import (
+    Sorting,
     agreement,
     information,
     kappa,
@@ -71,6 +72,16 @@ def test_a_model_that_sorts_by_what_is_in_the_images_scores_and_others_do_not() 
     assert chance["q_neighbours"] < 0.2 and chance["q_score"] < 0.5 < 0.95 < good["q_score"]
     product = good["q_information"] * good["q_consistency"] * good["q_neighbours"]
     assert good["q_score"] == pytest.approx(product ** (1 / 3))
+
+
+def test_usage_is_a_share_of_log_k() -> None:
+    def usage(counts: list[int]) -> float:
+        logits = torch.eye(4).repeat_interleave(torch.tensor(counts), 0)
+        unused = torch.zeros(len(logits), dtype=torch.long)
+        return values_of(SORTING, Sorting(Categorical(4), logits, unused, unused))["q_usage"]
+
+    assert usage([5, 5, 5, 5]) == pytest.approx(1) and usage([0, 9, 0, 0]) == 0
+    assert usage([8, 8, 0, 0]) == pytest.approx(0.5), "two categories of four are dead"
 
 
 def test_scores_agree_with_their_definitions() -> None:
