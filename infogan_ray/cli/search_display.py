@@ -50,7 +50,7 @@ class SearchDisplay:
 
     def render(self) -> Group:
         table = Table(title=self.heading(), title_justify="left", caption="best known first", caption_justify="left")
-        for name in ("trial", "state", "rung", "images", *SHOWN):
+        for name in ("trial", "state", "rung", "images", *(REGISTRY[name].heading for name in SHOWN)):
             table.add_column(name, justify="left" if name in ("trial", "state") else "right")
         order = sorted(self.known, key=lambda n: (-(self.known[n].get("mi_fraction") or -1.0), n))
         for number in order[:ROWS]:
@@ -61,7 +61,7 @@ class SearchDisplay:
     def cells(self, number: int, row: Mapping[str, Any]) -> list[str]:
         state = {"progress": "running", "score": "running", "ended": "finished"}.get(row["event"], row["event"])
         rung = sum(row["images"] >= level for level in self.rungs)
-        shown = [REGISTRY[name].text(row[name]) if row.get(name) is not None else "" for name in SHOWN]
+        shown = [format(row[name], REGISTRY[name].form) if row.get(name) is not None else "" for name in SHOWN]
         share = f"{min(row['images'] / self.budget, 1):.0%}"
         return [str(number), state, f"{rung}/{len(self.rungs)}", f"{row['images']:,} ({share})", *shown]
 

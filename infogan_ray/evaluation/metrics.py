@@ -83,6 +83,11 @@ class Metric:
         return f"{value:{self.form}}{f' {self.unit}' if self.unit else ''}"
 
     @property
+    def heading(self) -> str:
+        """Of a column whose cells have no unit."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
     def direction(self) -> str:
         return "small is good" if self.lower_is_better else "large is good"
 

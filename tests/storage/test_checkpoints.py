@@ -165,7 +165,8 @@ def test_best_last_and_pruning(tmp_path: Path) -> None:
         write(tmp_path, step, mi_fraction=fraction, clustering_error=fraction)
     write(tmp_path, 5)  # without metrics: never best
     assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 1
-    assert checkpoints.choose(open_storage(tmp_path), "best", "clustering_error").step == 4
+    least = checkpoints.choose(open_storage(tmp_path), "best", "clustering_error", lower_is_better=True)
+    assert least.step == 4
     assert checkpoints.choose(open_storage(tmp_path), "step_00000002", "mi_fraction").step == 2
     checkpoints.prune(open_storage(tmp_path), keep=3, metric="mi_fraction", stored=5)
     assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 4, 5]

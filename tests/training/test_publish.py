@@ -221,8 +221,8 @@ def test_the_chosen_checkpoint_may_be_pruned_meanwhile(
     chosen: list[str] = []
     real: Callable[..., checkpoints.Checkpoint] = checkpoints.choose
 
-    def choose(*arguments: object) -> checkpoints.Checkpoint:
-        found = real(*arguments)
+    def choose(*arguments: object, **options: object) -> checkpoints.Checkpoint:
+        found = real(*arguments, **options)
         chosen.append(found.name)
         if len(chosen) == 1:
             checkpoints.discard(found.folder)

@@ -131,8 +131,7 @@ def curves(found: Findings) -> str:
 
     ceilings = found.best.ceilings if found.best else next((t.ceilings for t in found.trials if t.ceilings), {})
     ceiling = (sum(ceilings.values()) or None) if found.metric == "mi_bound" else 1.0
-    measure = REGISTRY.get(found.metric)
-    unit = f"{found.metric} ({measure.unit})" if measure and measure.unit else found.metric
+    unit = REGISTRY[found.metric].heading if found.metric in REGISTRY else found.metric
     chart = line_chart(
         "The metric at each checkpoint", lines(found.metric), "images seen", unit, log_x=log, ceiling=ceiling,
         marks=marks, faint_label="stopped",
