@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_STEPS ?= 2500
 DEMO_NAME := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: setup demo check test test-ray image clean
+.PHONY: setup demo check test test-slow test-all image clean
 
 setup: $(VENV)/.installed
 
@@ -22,15 +22,20 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.project.public_names
 
+# Unit tests run side by side, one core each. Tests with a server, a browser or Ray share it and run one by one.
 test: setup
-	$(BIN)/pytest -n logical -m 'not ray and not s3 and not browser'
-	$(BIN)/pytest -m 's3 and not ray'
-	$(BIN)/pytest -m browser
-	$(BIN)/pytest -m ray
+	$(BIN)/pytest -n logical -m 'not slow and not ray and not s3 and not browser'
+	$(BIN)/pytest -m 's3 and not ray and not slow'
+	$(BIN)/pytest -m 'browser and not slow'
+	$(BIN)/pytest -m 'ray and not slow'
 
-test-ray: setup
-	$(BIN)/pytest -m ray
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+test-all: test test-slow
 
 # The script sees make's variables: make image VARIANT=gpu TAG=... BASE_IMAGE=... TORCH_INDEX_URL=... BUILD_ARGS='...'
 image:

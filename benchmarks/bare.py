@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from infogan_ray.data.datasets import ImageSet, load_images
+from infogan_ray.data.datasets import load_images
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig

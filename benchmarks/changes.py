@@ -27,7 +27,6 @@ from infogan_ray.training import step
 from infogan_ray.training.train_state import TrainState
 
 AS_IT_IS = "as it is"
-HUGE = "memory in huge pages"
 
 
 @dataclass
@@ -50,19 +49,11 @@ def not_frozen(state: TrainState) -> None:
     step.frozen = contextlib.nullcontext  # type: ignore[assignment]
 
 
-class Usual(torch.optim.Adam):
-    """PyTorch's own, asked for the rate as ours is."""
-
-    def set_learning_rate(self, rate: float) -> None:
-        for group in self.param_groups:
-            group["lr"] = rate
-
-
 def adam(**how: bool) -> Callable[[TrainState], None]:
     def change(state: TrainState) -> None:
         for name, optimizer in state.optimizers.items():
             (group,) = optimizer.param_groups
-            other = Usual(group["params"], float(group["lr"]), group["betas"], **how)
+            other = torch.optim.Adam(group["params"], float(group["lr"]), group["betas"], **how)
             state.optimizers[name] = other
             setattr(state, name, other)
 
@@ -99,8 +90,6 @@ UNDONE: dict[str, dict[str, object]] = {
     "gradients' norms by dot products": {"change": norms_by_layer},
     "fused Adam; PyTorch's default (foreach)": {"change": adam()},
     "fused Adam; one tensor at a time": {"change": adam(foreach=False)},
-    "freed memory kept": {"keep": False},
-    HUGE: {},
     "metrics read every tenth step; every step": {"read_every": 1},
 }
 
@@ -114,7 +103,7 @@ def main() -> int:
     given = tyro.cli(Changes)
     with contextlib.ExitStack() as stack:
         took = by_turns(
-            {name: stack.enter_context(Arm(name, given, steps_of, huge=name != HUGE)) for name in UNDONE},
+            {name: stack.enter_context(Arm(name, given, steps_of)) for name in UNDONE},
             given.rounds,
             given.steps,
         )

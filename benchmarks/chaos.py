@@ -144,22 +144,22 @@ def upload(uri: str, step: int, started: Any) -> None:
     """One writer: a checkpoint of some megabytes."""
     import torch
 
-    from infogan_ray.storage import checkpoints
+    from infogan_ray.storage import checkpoints, manifests
     from infogan_ray.storage.file_system import open_storage
     from infogan_ray.storage.run_directory import step_name
 
     generator = torch.Generator().manual_seed(step)
     model, training = (torch.randn(UPLOAD_BYTES // 8, generator=generator) for _ in range(2))
-    files = checkpoints.pack(step, {"x": model}, {"x": training}, {"metrics": {"mi_fraction": step}})
+    files = checkpoints.serialize(step, {"x": model}, {"x": training}, {"metrics": {"mi_fraction": step}})
     folder = open_storage(uri) / step_name(step)
     folder.entries()  # the client is ready
     started.set()
-    checkpoints.seal(folder, files)
+    manifests.write_with_manifest(folder, files)
 
 
 def kills_in_uploads(server: S3Server, kills: int) -> dict[str, Any]:
     """Writers are killed at random moments of their upload; after each, a reader looks at what there is."""
-    from infogan_ray.storage import checkpoints
+    from infogan_ray.storage import checkpoints, manifests
     from infogan_ray.storage.file_system import open_storage
 
     uri = f"s3://{BUCKET}/uploads?endpoint_override=127.0.0.1:{server.port}&scheme=http&region=us-east-1"
@@ -174,22 +174,22 @@ def kills_in_uploads(server: S3Server, kills: int) -> dict[str, Any]:
         step += 1
         killed, _ = one_upload(context, uri, step, random.uniform(0, 1.1 * whole_took))
         in_the_middle += killed
-        good, _ = checkpoints.list_checkpoints(store, thorough=False)
+        good, _ = checkpoints.list_checkpoints(store, verify=False)
         for checkpoint in good[-3:]:
             listed += 1
             try:
                 checkpoint.manifest.verify()
-            except checkpoints.BadCheckpoint as error:
+            except manifests.BadCheckpoint as error:
                 bad += 1
                 say(f"BAD: {error}")
-        last = checkpoints.last_whole(store, warn=say)
+        last = checkpoints.last_valid(store, warn=say)
         bad += last is None or last.name != good[-1].name
         for old in good[:-3]:
-            checkpoints.discard(old.folder)
+            checkpoints.delete_checkpoint(old.folder)
         if step % 50 == 0:
             say(f"{in_the_middle} writers killed in the middle of {step - 5}")
-    unfinished = len(checkpoints.list_checkpoints(store, thorough=False)[1])
-    orphans = len(checkpoints.discard_orphans(store))
+    unfinished = len(checkpoints.list_checkpoints(store, verify=False)[1])
+    orphans = len(checkpoints.delete_incomplete(store))
     return {
         "SIGKILLs in the middle of an upload to S3": in_the_middle,
         "bad checkpoints listed or loaded": f"{bad} of {listed} looked at",

@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from infogan_ray.distributed.cluster.threads import cores
-from infogan_ray.models.convolutions import FEW, columns, fold
-from infogan_ray.training.heap import keep_freed_memory
+from infogan_ray.models.convolutions import FEW_CHANNELS, columns, fold
 
 ELSEWHERE = 40_000_000
 
@@ -41,7 +40,6 @@ class Convolutions:
 def main() -> int:
     given = tyro.cli(Convolutions)
     torch.set_num_threads(given.threads or cores())
-    keep_freed_memory()
     kind = torch.bfloat16 if given.precision == "bf16" else torch.float32
     print(f"{given.precision}, {given.images} images, {torch.get_num_threads()} threads; milliseconds\n")
     print(
@@ -58,8 +56,8 @@ def main() -> int:
 def chosen(what: str, channels: int, kind: torch.dtype) -> int:
     """Which of the three the product's own layers take."""
     if what == "gradient in its input":
-        return 2 if channels <= FEW and kind == torch.float32 else 1
-    wide_weight = channels > FEW and kind == torch.bfloat16 and what == "gradient in its weight"
+        return 2 if channels <= FEW_CHANNELS and kind == torch.float32 else 1
+    wide_weight = channels > FEW_CHANNELS and kind == torch.bfloat16 and what == "gradient in its weight"
     by_columns = channels == 1 or wide_weight
     return 2 if by_columns else 1
 

@@ -28,14 +28,15 @@ import torch
 import tyro
 from PIL import Image
 
-from infogan_ray.data.datasets import ImageSet, load_images
+from infogan_ray.data.datasets import load_images
 from infogan_ray.data.feeds.feed_policy import make_feed
 from infogan_ray.data.feeds.memory import Feed
 from infogan_ray.data.feeds.streaming import StreamingFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.data.shards.dataset import COLUMNS, ENCODED, MANIFEST, RAW, Shard, ShardSet
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.training.config import preset
-from infogan_ray.training.step import train
+from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState
 
 from .figures import publish

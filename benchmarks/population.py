@@ -29,12 +29,14 @@ import tyro
 from benchmarks.quality import JOURNAL, _is, journal, tell
 from benchmarks.stability import OF_THE_TERM, SAME, VARIANTS, is_meant
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import DataConfig, ImageSet, load_images
+from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.measure import measure_bound, measure_sorting
+from infogan_ray.training.accumulation import train_on_batch
 from infogan_ray.training.cuda_graph import GraphedStep
+from infogan_ray.training.loop import run_step
 from infogan_ray.training.run_evaluation import measure_agreement
-from infogan_ray.training.step import make_step
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MOST = 31  # streams of a process, one for each
@@ -66,7 +68,7 @@ class Lane:
         self.feed = InMemoryFeed(on_device, config.batch_size, config.seed)
         self.state = config.new_state(self.images.image_size, self.images.channels, DEVICE)
         if config.stability.mean_bias:
-            self.state.begin_as_bright_as(self.images.images)
+            self.state.set_mean_bias(self.images.images)
         self.graphed = GraphedStep(self.state) if GraphedStep.fits(self.state, 1) else None
         self.stream = self.graphed.stream if self.graphed is not None else None  # one for all that the lane does
         if self.stream is not None:
@@ -76,7 +78,9 @@ class Lane:
         """Make one; whether it was the last."""
         with self.place():
             images = self.feed.batch(self.state.step)
-            self.last = (self.graphed or make_step)(self.state, images, self.config.batch_size, self.steps)
+            self.last = run_step(
+                self.state, images, self.config.batch_size, self.steps, update=self.graphed or train_on_batch
+            )
         return self.state.step == self.steps
 
     def measured(self) -> dict[str, Any]:

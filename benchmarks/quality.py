@@ -27,7 +27,7 @@ import tyro
 from benchmarks.figures import rows_of
 from infogan_ray.cli.display import duration
 from infogan_ray.searches.search_directory import SearchDirectory
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.training.publish import METRICS
 
@@ -92,7 +92,7 @@ def trials(search: SearchDirectory) -> list[dict[str, Any]]:
         row = {"preset": heading, "seed": config["seed"], "code": 3 if state == "diverged" else 0}
         if state == "finished":
             try:
-                row |= checkpoints.Manifest.of(one.model, required=(METRICS,)).read_json(METRICS)
+                row |= manifests.Manifest.load(one.model, required=(METRICS,)).read_json(METRICS)
             except (ValueError, StorageError) as error:
                 state = f"finished, and its model cannot be read ({error})"
         if state in ("finished", "diverged"):

@@ -11,7 +11,6 @@ over gloo. Each rank has the whole batch of the one alone. Figures are medians o
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -25,8 +24,7 @@ import tyro
 
 from infogan_ray.training.config import preset
 from infogan_ray.training.ddp import distributed
-from infogan_ray.training.heap import keep_freed_memory, with_huge_pages
-from infogan_ray.training.step import train_step
+from infogan_ray.training.loop import run_step
 from infogan_ray.training.train_state import TrainState
 
 ALONE, APART = "one rank alone", "each for itself"
@@ -59,14 +57,12 @@ def main() -> int:
     if given.steps % PARTS:
         raise SystemExit(f"steps is {given.steps}; it must be a multiple of {PARTS}")
     with tempfile.TemporaryDirectory(prefix="infogan-ranks-") as folder:
-        os.environ |= with_huge_pages(os.environ)  # which the ranks inherit
         torch.multiprocessing.spawn(work, args=(given, folder), nprocs=given.ranks)
     return 0
 
 
 def work(rank: int, given: Ranks, folder: str) -> None:
     torch.set_num_threads(1)
-    keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=given.ranks)
     states = {ALONE: make(given), APART: make(given)}
     states |= {arm: make(given, *how) for arm, how in WIRED.items()}
@@ -100,7 +96,7 @@ def timed(state: TrainState, given: Ranks, rank: int, arm: str) -> float:
     start = time.perf_counter()
     if arm != ALONE or rank == 0:
         for _ in range(given.steps // parts):
-            train_step(state, images, state.latents(len(images)))
+            run_step(state, images, len(images), steps=given.steps)
     mine = torch.tensor(time.perf_counter() - start if arm != ALONE or rank == 0 else 0.0)
     dist.all_reduce(mine, dist.ReduceOp.MAX)
     return float(mine)

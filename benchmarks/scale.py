@@ -34,21 +34,23 @@ import tyro
 from benchmarks.counting import counted
 from benchmarks.figures import publish
 from benchmarks.reckoning import HOUR, all_reduce_bytes, daly, rewritten, simulated_share, useful_share
-from infogan_ray.cli import storage as storage_commands
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.cli import runs as runs_command
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.unsupervised_metrics import IMAGES, agreement
 from infogan_ray.models.networks import BatchNorm
 from infogan_ray.searches.asha import Halving, Verdict
+from infogan_ray.searches.leaderboard import publish_leaderboard
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory, remaining
 from infogan_ray.searches.selection_rules import DEFAULT, ranked
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.storage.run_directory import MetricsLog, RunDirectory, step_name
-from infogan_ray.training.checkpoint_uploader import HEARTBEAT_S, Outbox, Parcel
+from infogan_ray.storage.metrics_log import MetricsLog
+from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.training.checkpoint_uploader import HEARTBEAT_S, CheckpointUploader, PendingCheckpoint
 from infogan_ray.training.config import preset
-from infogan_ray.training.step import train
+from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState, checkpoint_bytes
 from infogan_ray.web.reports.search import write_search_report
 
@@ -247,14 +249,14 @@ def lay_out(search: SearchDirectory, count: int, recipe: Recipe, seed: int, line
 
 
 def seal_quickly(place: Path, files: dict[str, bytes]) -> None:
-    """As ``checkpoints.seal``, without its care: tens of thousands of files are made here."""
+    """As ``manifests.write_with_manifest``, without its care: tens of thousands of files are made here."""
     import hashlib
 
     place.mkdir(parents=True)
     for name, content in files.items():
         (place / name).write_bytes(content)
     listed = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
-    (place / checkpoints.MANIFEST).write_text(json.dumps({"format": checkpoints.FORMAT, "files": listed}))
+    (place / manifests.MANIFEST).write_text(json.dumps({"format": checkpoints.FORMAT, "files": listed}))
 
 
 def boards(given: Scale, folder: Path) -> Figures:
@@ -264,12 +266,12 @@ def boards(given: Scale, folder: Path) -> Figures:
     for count in given.boards:
         local = SearchDirectory(open_storage(folder) / f"b{count}")
         lay_out(local, count, recipe, given.seed, line)
-        took = timed(local.publish_board)
+        took = timed(lambda s=local: publish_leaderboard(s))
         report_took = timed(lambda s=local: write_search_report(s))
         weight = (Path(local.folder.path) / local.REPORT).stat().st_size
         storage, counter = counted(folder)
         search = SearchDirectory(storage / f"b{count}")
-        search.publish_board()
+        publish_leaderboard(search)
         calls = counter.taken()
         bytes_each = counter.read / count
         write_search_report(search)
@@ -283,7 +285,7 @@ def boards(given: Scale, folder: Path) -> Figures:
             search.scores(number)
         scores, again = counter.taken(), counter.read / min(count, 20)
         store_s = sum(calls.values()) * given.call_ms / 1000
-        figures[f"board: publish_board of {count:,} trials on this disk; calls per trial; bytes read per trial"] = (
+        figures[f"board: leaderboard of {count:,} trials on this disk; calls per trial; bytes read per trial"] = (
             f"{span(took)}; {told(calls, count)}; {size(bytes_each)}"
         )
         figures[f"board: the same on a store at {given.call_ms:g} ms a call, one after the other (reckoned)"] = (
@@ -338,20 +340,20 @@ def run_storage(given: Scale, folder: Path) -> Figures:
     storage, counter = counted(folder)
     run = RunDirectory(storage / "run")
     run.write_config({"model": {}, "run": config.to_dict()})
-    outbox = Outbox(run, step=0, keep=5, metric="mi_fraction", max_misses=10)
+    uploader = CheckpointUploader(run, step=0, keep=5, metric="mi_fraction", max_misses=10)
     pictures = {("samples", "x.png"): b"p"} | {("traversals", f"{n}.png"): b"p" for n in range(3)}
     calls: list[Counter[str]] = []
     for step in range(1, 10):
         counter.taken()
         about = {"metrics": {"mi_fraction": step / 10}}
-        files = checkpoints.pack(step, {"x": torch.zeros(8)}, {"x": torch.zeros(8)}, about)
-        outbox.log({"step": step})
-        outbox.step = step
-        outbox.put(Parcel(step, files, pictures))
-        outbox.flush()
+        files = checkpoints.serialize(step, {"x": torch.zeros(8)}, {"x": torch.zeros(8)}, about)
+        uploader.log({"step": step})
+        uploader.step = step
+        uploader.put(PendingCheckpoint(step, files, pictures))
+        uploader.flush()
         time.sleep(0.3)  # the thread's own last words about it
         calls.append(counter.taken())
-    outbox.close("interrupted")
+    uploader.close("interrupted")
     counter.taken()
     figures: Figures = {
         "run: a checkpoint of the paper's MNIST network": size(weight),
@@ -374,8 +376,8 @@ def run_storage(given: Scale, folder: Path) -> Figures:
             f"{writes:,.0f} writes a second, {(sum(beat.values()) - beat['put']) * at_once / HEARTBEAT_S:,.0f} others"
         )
     big = torch.zeros(weight // 8)
-    packed = timed(lambda: files.update(checkpoints.pack(1, {"x": big}, {"x": big}, {})))
-    sealed = timed(lambda: checkpoints.seal(open_storage(folder) / "big", files))
+    packed = timed(lambda: files.update(checkpoints.serialize(1, {"x": big}, {"x": big}, {})))
+    sealed = timed(lambda: manifests.write_with_manifest(open_storage(folder) / "big", files))
     read = timed(lambda: checkpoints.open_checkpoint(open_storage(folder) / "big").training_tensors())
     figures["run: that checkpoint here: pack (training waits); write with SHA-256; verify and read one half"] = (
         f"{span(packed)}; {span(sealed)}; {span(read)}"
@@ -404,10 +406,10 @@ def list_runs(given: Scale, folder: Path, weight: int) -> Figures:
     for as_local in (False, True):
         storage, counter = counted(folder / "runs", as_local)
         with (
-            replaced(storage_commands, "open_storage", lambda text, s=storage: s),
+            replaced(runs_command, "open_storage", lambda text, s=storage: s),
             contextlib.redirect_stdout(io.StringIO()),
         ):
-            storage_commands.runs([str(folder / "runs"), "--json"])
+            runs_command.runs([str(folder / "runs"), "--json"])
         found[as_local] = counter.taken(), counter.read
     calls, _ = found[False]
     share = found[True][1] / (count * kept * each)

@@ -15,10 +15,11 @@ import tyro
 
 from infogan_ray.evaluation.metrics import SORTING, lower_is_better, of_group
 from infogan_ray.evaluation.unsupervised_metrics import rank_correlation
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, finite, winner
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.web.reports.decisions import as_if_stopping
+from infogan_ray.web.reports.decisions import replay_with_stopping
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Selection:
 
 def main() -> int:
     search = SearchDirectory(open_storage(tyro.cli(Selection).search))
-    about, board = search.description(), search.board()
+    about, board = search.description(), leaderboard(search)
     rows = [row for row in board if row["state"] == "finished" and finite(row["clustering_error"])]
     print(f"{len(rows)} finished trials\n\n| score | with the clustering error | with NMI |\n|---|---|---|")
     for score in ("mi_fraction", "mi_bound", "swd", *(m.name for m in of_group(SORTING)), "agreement"):
@@ -46,7 +47,7 @@ def main() -> int:
     best = min(errors, key=lambda trial: errors[trial])
     print(f"\nleast clustering error: trial {best}, {errors[best]:.1%}\n")
     print("| rule | all to their end | with early stopping |\n|---|---|---|")
-    halving = as_if_stopping(search.halving(), about["reduction"])
+    halving = replay_with_stopping(search.halving(), about["reduction"])
     left = [row for row in rows if halving.stopped_at(row["trial"]) is None]
     for rule in RULES:
         picks = [winner(some, about["metric"], rule) for some in (rows, left)]

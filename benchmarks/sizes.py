@@ -89,7 +89,7 @@ def one(
     from benchmarks.throughput import flops_of, settle
     from infogan_ray.data.feeds.memory import InMemoryFeed
     from infogan_ray.training.config import preset
-    from infogan_ray.training.step import train
+    from infogan_ray.training.loop import train
     from infogan_ray.training.train_state import TrainState
 
     torch.set_num_threads(threads)

@@ -148,7 +148,7 @@ def tell_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int
     from infogan_ray.data.datasets import DataConfig, load_images
     from infogan_ray.data.feeds.memory import InMemoryFeed
     from infogan_ray.training.config import RunConfig
-    from infogan_ray.training.step import train
+    from infogan_ray.training.loop import train
 
     torch.set_num_threads(given.threads or torch.get_num_threads())
     images = load_images("mnist", DataConfig())

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import torch
 import tyro
@@ -34,10 +32,10 @@ from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.distributed.cluster.threads import cores
 from infogan_ray.models.precision import resolve_precision
+from infogan_ray.training.accumulation import train_on_batch
 from infogan_ray.training.config import preset
 from infogan_ray.training.cuda_graph import GraphedStep
-from infogan_ray.training.heap import keep_freed_memory, with_huge_pages
-from infogan_ray.training.step import make_step
+from infogan_ray.training.loop import run_step
 from infogan_ray.training.train_state import TrainState
 
 PLAIN = "plain loop, fp32"
@@ -72,22 +70,18 @@ def main() -> int:
     if given.device == "cuda":
         names += [f"infogan_ray, CUDA graph, {name[-4:]}" for name in names[1:]]
     with contextlib.ExitStack() as stack:
-        arms = {name: stack.enter_context(Arm(name, given, huge=name != PLAIN)) for name in names}
+        arms = {name: stack.enter_context(Arm(name, given)) for name in names}
         return quickly(arms, given) if given.quick else measure(arms, given)
 
 
 class Arm:
     """A training loop in a process of its own, which makes steps when it is asked to."""
 
-    def __init__(
-        self, name: str, given: Any, steps: Callable[[str, Any], Iterator[float]] | None = None, huge: bool = True
-    ) -> None:
-        """``huge``: its memory lies in huge pages, as a worker's does."""
+    def __init__(self, name: str, given: Any, steps: Callable[[str, Any], Iterator[float]] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._line, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, name, given, steps or steps_of))
-        with mock.patch.dict(os.environ, with_huge_pages(os.environ) if huge else {}):
-            self._process.start()
+        self._process.start()
         theirs.close()
 
     def __enter__(self) -> Arm:
@@ -215,15 +209,13 @@ def place(device: torch.device) -> str:
 
 def ours(
     images: torch.Tensor, batch: int, device: torch.device, precision: str,
-    change: Callable[[TrainState], None] | None = None, keep: bool = True, read_every: int | None = None,
+    change: Callable[[TrainState], None] | None = None, read_every: int | None = None,
     graph: bool = False,
 ) -> Iterator[float]:  # fmt: skip
     """What a worker does at each step, without Ray; metrics are read every tenth step, as by default.
 
-    ``change``: done to the state before the first step. ``keep``: freed memory, as a worker does.
+    ``change``: done to the state before the first step.
     """
-    if keep:
-        keep_freed_memory()
     config = preset("mnist")
     spec = config.model_spec(images.shape[-1], images.shape[1])
     state = TrainState(spec, config.objective, config.optimizer, device=device, precision=precision)
@@ -232,9 +224,9 @@ def ours(
     read_every = read_every or config.log_every
     feed = InMemoryFeed(images.to(device), batch, seed=0)
     window = []
-    step_with = GraphedStep(state) if graph else make_step
+    update = GraphedStep(state) if graph else train_on_batch
     while True:
-        window.append(step_with(state, feed.batch(state.step), batch, config.steps or 1))
+        window.append(run_step(state, feed.batch(state.step), batch, config.steps or 1, update=update))
         if state.step % read_every == 0:
             torch.stack([torch.stack(list(row.values())) for row in window]).tolist()
             window.clear()

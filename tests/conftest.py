@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.training.config import RunConfig
 from tests.servers import CREDENTIALS, Proxy, S3Server, s3_server
 

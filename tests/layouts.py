@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import scipy.io
 from PIL import Image
 
-from infogan_ray.data.formats import idx
+from infogan_ray.data import idx
 
 COUNT, TESTS = 20, 6  # images to train on, and of the test part
 

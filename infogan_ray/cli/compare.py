@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +12,12 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.flags import parse, warn
-from infogan_ray.cli.main import DONE
+from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.exit_codes import DONE
+from infogan_ray.cli.flags import parse
 from infogan_ray.evaluation.model_centrality import centralities, cross_scores
 from infogan_ray.models.infogan import InfoGAN
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.training.load_model import load
@@ -38,7 +39,7 @@ def compare(arguments: list[str]) -> int:
     search = SearchDirectory(open_storage(given.models[0])) if len(given.models) == 1 else None
     paths = {path: path for path in given.models}
     if search is not None and search.exists:
-        finished = sorted(row["trial"] for row in search.board() if row["state"] == "finished")
+        finished = sorted(row["trial"] for row in leaderboard(search) if row["state"] == "finished")
         paths = {f"trial {number}": search.trial(number).model.uri for number in finished}
     if len(paths) < 3:
         what = f"finished trials of {search.folder}" if search is not None and search.exists else "models"
@@ -57,7 +58,7 @@ def compare(arguments: list[str]) -> int:
     if len(models) < 3:
         raise UserError(f"different models: {len(models)}; centrality needs three or more")
     count = len(models)
-    print(f"{count * (count - 1)} comparisons of {count} models", file=sys.stderr)
+    print_progress(f"{count * (count - 1)} comparisons of {count} models")
     scores = cross_scores(list(models.values()))
     central = centralities(scores)
     names, best = list(models), int(central.argmax())

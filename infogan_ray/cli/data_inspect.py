@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +11,12 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.flags import PICTURES, output_path, parse, warn, write_picture
-from infogan_ray.cli.main import DONE, FAILED
+from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.exit_codes import DONE, FAILED
+from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output_files import PICTURES, output_path, write_picture
 from infogan_ray.data.datasets import DataConfig
-from infogan_ray.data.formats.image_files import describe, printable
+from infogan_ray.data.image_files import describe, printable
 from infogan_ray.models.traversal import tile
 
 MOST_SHOWN = 20  # classes in the text; --json has all
@@ -49,7 +50,7 @@ def inspect(arguments: list[str]) -> int:
     from infogan_ray.data.inspection import inspect as look
 
     config = DataConfig(image_size=given.image_size, channels=given.channels, labels=given.labels)
-    survey = look(path, config, say=lambda line: print(line, file=sys.stderr))
+    survey = look(path, config, say=print_progress)
     found = survey.to_dict()
     sheet = None
     if output is not None and len(survey.sheet):

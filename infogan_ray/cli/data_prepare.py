@@ -1,10 +1,9 @@
-"""infogan data prepare and infogan data verify: images to shards that training streams, and a look at their bytes."""
+"""infogan data prepare and infogan data verify: write images as shards that training streams, and check them."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.flags import Failed, parse, warn
-from infogan_ray.cli.main import DONE, FAILED, INTERRUPTED
+from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, Failed
+from infogan_ray.cli.flags import parse
 from infogan_ray.data.datasets import DataConfig
-from infogan_ray.data.formats.image_files import describe
+from infogan_ray.data.image_files import describe
 from infogan_ray.data.shards.dataset import RAW, TEST, TRAIN, ShardSet, check, open_shards
 from infogan_ray.storage.file_system import open_storage
 
@@ -50,7 +50,7 @@ class Prepare:
     workers: int | None = None
     """Processes at once; by default all CPUs."""
     overwrite: bool = False
-    """Make anew what was prepared in DEST otherwise."""
+    """Replace what was prepared in DEST with other settings."""
     dry_run: bool = False
     """Print the plan and its bytes; touch nothing."""
     json: bool = False
@@ -59,7 +59,7 @@ class Prepare:
 def prepare(arguments: list[str]) -> int:
     given = parse(
         Prepare, "data prepare", arguments,
-        "Write images as Parquet shards, which training streams. The same command goes on after a kill. "
+        "Write images as Parquet shards, which training streams. The same command continues after a kill. "
         "Example: infogan data prepare photos shards --image-size 64",
     )  # fmt: skip
     raw = given.encoding == RAW
@@ -71,15 +71,15 @@ def prepare(arguments: list[str]) -> int:
         raise UserError(f"DEST is {folder}, inside of {given.source}; name a folder outside")
     config = DataConfig(given.data_dir, given.image_size, given.channels, given.labels, given.max_bad)
     job = _job(given, config)
-    from infogan_ray.data.shards.progress_log import Ledger
+    from infogan_ray.data.preparation.progress_log import ProgressLog
 
-    Ledger(folder).check(job.asked, given.overwrite)
+    ProgressLog(folder).check(job.asked, given.overwrite)
     if given.dry_run:
         return _plan(given, job, folder)
     from infogan_ray.distributed.cluster import data_preparation
 
     in_memory = job.kind == "arrays"
-    shown, started = Shown(job.count(), "images"), time.monotonic()
+    shown, started = ProgressLine(job.count(), "images"), time.monotonic()
     again = shlex.join(["infogan", "data", "prepare", *(word for word in arguments if word != "--overwrite")])
     try:
         with shown:
@@ -88,21 +88,21 @@ def prepare(arguments: list[str]) -> int:
                 lambda now: shown(now.images, now.earlier, f"{now.shards:,} of {now.of_shards:,} shards", now.broken),
             )  # fmt: skip
     except KeyboardInterrupt:
-        raise Failed(f"interrupted: {shown.text or 'nothing'} done; go on with: {again}", INTERRUPTED) from None
+        raise Failed(f"interrupted: {shown.text or 'nothing'} done; continue with: {again}", INTERRUPTED) from None
     except data_preparation.TooManyBroken as error:
         raise Failed(str(error)) from None
     except data_preparation.PreparingFailed as error:
-        raise Failed(f"{error}. Go on with: {again}") from None
+        raise Failed(f"{error}. Continue with: {again}") from None
     return _report(given, shards, time.monotonic() - started, shown.fresh)
 
 
 def _job(given: Prepare, config: DataConfig) -> Any:
-    from infogan_ray.data.shards.shard_plan import cut
-    from infogan_ray.data.shards.shard_source import InMemory, open_material
+    from infogan_ray.data.preparation.shard_plan import plan_shards
+    from infogan_ray.data.preparation.shard_source import SourceInMemory, open_source
 
-    opened = open_material(given.source, config, say=lambda line: print(line, file=sys.stderr))
+    opened = open_source(given.source, config, say=print_progress)
     size, channels = given.image_size, given.channels or 3
-    if isinstance(opened.train, InMemory):
+    if isinstance(opened.train, SourceInMemory):
         size, channels = opened.train.images.shape[-1], opened.train.images.shape[1]
     if given.encoding == RAW and size is None:
         raise UserError(
@@ -111,14 +111,14 @@ def _job(given: Prepare, config: DataConfig) -> Any:
         )
     if size is not None and (size < 1 or channels not in (1, 3)):
         raise UserError(f"image_size is {size} and channels is {channels}; valid are 1 and more, and 1 or 3")
-    return cut(opened, given.encoding, size, channels, given.rows_per_shard, given.rows_per_group, given.seed)
+    return plan_shards(opened, given.encoding, size, channels, given.rows_per_shard, given.rows_per_group, given.seed)
 
 
 def _plan(given: Prepare, job: Any, folder: Any) -> int:
-    from infogan_ray.data.shards.progress_log import Ledger
+    from infogan_ray.data.preparation.progress_log import ProgressLog
 
     tasks = job.tasks()
-    there = 0 if given.overwrite else len(Ledger(folder).done(tasks))
+    there = 0 if given.overwrite else len(ProgressLog(folder).done(tasks))
     plan = {
         "dest": str(folder), **job.asked, "train": job.count(TRAIN), "test": job.count(TEST), "tasks": len(tasks),
         "done": there, "image_bytes": job.image_bytes, "bytes": job.image_bytes * job.count(),
@@ -172,7 +172,7 @@ def verify(arguments: list[str]) -> int:
     )  # fmt: skip
     shards = open_shards(open_storage(given.dest))
     both, wrong, read = (*shards.train, *shards.test), [], 0
-    with Shown(sum(shard.bytes for shard in both) // 1000, "kB") as shown:
+    with ProgressLine(sum(shard.bytes for shard in both) // 1000, "kB") as shown:
         for number, shard in enumerate(both, start=1):
             if reason := check(shards, shard):
                 wrong.append(reason)
@@ -187,15 +187,15 @@ def verify(arguments: list[str]) -> int:
     return FAILED if wrong else DONE
 
 
-class Shown:
-    """How far it is, on stderr: a line that is written over on a terminal, one every ten seconds elsewhere."""
+class ProgressLine:
+    """Progress on stderr: one line that is overwritten on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, total: int, unit: str) -> None:
         self.total, self.unit = total, unit
         self.started, self.printed = time.monotonic(), 0.0
         self.text, self.fresh = "", 0
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> ProgressLine:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,8 @@
-"""What a person sees: the progress of a run, its summary, tables. rich on a terminal, plain lines into a pipe."""
+"""What commands print: a run's progress and summary, tables, warnings. rich on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -126,3 +127,35 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """On stdout: a table, or one JSON object."""
+    if as_json:
+        print(json.dumps({"rows": rows}))
+        return
+    if not rows:
+        print_progress(f"{title}: nothing yet")
+        return
+
+    def text(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
+        return "-" if value is None else str(value)
+
+    names = [name if "." in name else name.replace("_", " ") for name in rows[0]]
+    table(title, names, [[text(value) for value in row.values()] for row in rows])
+
+
+def print_progress(line: str) -> None:
+    """On stderr, so that stdout holds results alone."""
+    print(line, file=sys.stderr)
+
+
+def warn(line: str) -> None:
+    print_progress(f"infogan: {line}")
+
+
+def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics that are numbers or text."""
+    return {name: value for name, value in metrics.items() if isinstance(value, (int, float, str))}

@@ -1,4 +1,4 @@
-"""What the parser of flags refuses, in the form of all our messages: field, value, what is valid, what to do next."""
+"""Errors of the flag parser, tyro, in the form of our messages: field, value, valid choices, next step."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ NUMBER = re.compile(r"-\.?\d.*")
 
 
 @contextlib.contextmanager
-def plain() -> Iterator[None]:
-    """Inside, the parser writes for no terminal: lines as wide as they are."""
+def without_terminal() -> Iterator[None]:
+    """Inside, the parser breaks no line and prints no help on stdout."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100000"
     try:
@@ -43,10 +43,10 @@ def plain() -> Iterator[None]:
 
 
 def in_one_line(text: str, kind: type, prefixes: bool, more: Iterable[str] = ()) -> str:
-    """From the parser's box; what it says in other forms than those known here stays as it is.
+    """One line made of the parser's box. A message of an unknown form is returned as it is.
 
-    ``kind`` is the dataclass that was to be filled; where ``prefixes`` is true, flags have their section's name before
-    theirs. ``more`` are flags that were taken out before.
+    ``kind`` is the dataclass of the flags. With ``prefixes``, a flag has the name of its section before its own.
+    ``more`` are valid flags that ``kind`` does not have.
     """
     message = _first_part(text)
     flags = dict(_flags(kind, prefixes))
@@ -73,7 +73,7 @@ def in_one_line(text: str, kind: type, prefixes: bool, more: Iterable[str] = ())
 
 
 def _first_part(text: str) -> str:
-    """What is said under the box's title, up to a rule across it. Where no UTF-8 is written the frame is one rule."""
+    """The text under the box's title, up to a line across the box. Without UTF-8 the box is drawn by one line."""
     lines: list[str] = []
     for line in text.splitlines()[1:]:
         line = line.strip("│ ")
@@ -85,7 +85,7 @@ def _first_part(text: str) -> str:
 
 
 def _flags(kind: type, prefixes: bool, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """With their types; of one that is on or off also the form that turns it off."""
+    """(flag, type); a boolean flag also in the form that turns it off."""
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, name = hints[field.name], field.name.replace("_", "-")
@@ -113,7 +113,7 @@ def _unknown(words: Sequence[str], flags: Sequence[str]) -> str:
 
 
 def _near(name: str, flags: Sequence[str]) -> list[str]:
-    """Up to four flags that may be meant: by a part of the name or how it begins, or else by a slip of the hand."""
+    """Up to four flags that may be meant: those that share a part or the start of the name, or else are spelt alike."""
     if len(name) < 2:
         return []
     last = {flag: flag[2:].rpartition(".")[2] for flag in flags}

@@ -1,41 +1,25 @@
-"""What the commands share: flags to dataclasses, messages to people, a run's saved configuration."""
+"""Flags to dataclasses, and single flags that are read before the others."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import tyro
-from PIL import Image
 
 from infogan_ray import UserError
-from infogan_ray.cli import display, flag_errors
-from infogan_ray.cli.main import FAILED
-from infogan_ray.storage.file_system import open_storage
-from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import RunConfig, from_saved
+from infogan_ray.cli import flag_errors
+from infogan_ray.cli.exit_codes import Failed
 
 START_OR_RESUME = "--start-or-resume"
-PICTURES = (".png", ".jpg", ".webp")  # endings that a picture may be written by
 T = TypeVar("T")
-
-
-class Failed(Exception):
-    """A command that could not do its work: one line and the exit code."""
-
-    def __init__(self, message: str, code: int = FAILED) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @contextlib.contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Around imports: a package that is missing is said, with the extra that brings it. Raises Failed."""
+    """Around imports. Raises Failed for a package that is missing, with the extra that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -52,11 +36,12 @@ def parse(
     default: T | None = None,
     taken: Sequence[str] = (),
 ) -> T:
-    """Flags to a dataclass. Raises UserError, in one line, for flags and values that are not right.
+    """Flags to a dataclass. Raises UserError for unknown flags and wrong values.
 
-    With a default, flags of a section have its name before them. ``taken`` are flags that were taken out before.
+    With a default, a flag has the name of its section before its own. ``taken`` are valid flags that ``kind`` does not
+    have, and that the caller has removed from the arguments.
     """
-    said = io.StringIO()
+    message = io.StringIO()
     options: dict[str, Any] = {"args": list(arguments), "description": description}
     options |= {"config": (tyro.conf.OmitArgPrefixes,)} if default is None else {"default": default}
     try:
@@ -65,14 +50,15 @@ def parse(
     except SystemExit as end:
         if not end.code:
             raise
-        # Once more, for what it says in black and white and without a break: no terminal is asked for its width.
-        with flag_errors.plain(), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        # Parse once more to get the message without colours and line breaks.
+        with flag_errors.without_terminal(), contextlib.redirect_stderr(message), contextlib.suppress(SystemExit):
             tyro.cli(kind, prog=f"infogan {command}", **options)
-        reason = flag_errors.in_one_line(said.getvalue(), kind, default is not None, taken)
+        reason = flag_errors.in_one_line(message.getvalue(), kind, default is not None, taken)
         raise UserError(f"{reason}; see 'infogan {command} --help'") from None
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:
+    """The arguments without the flag, and whether it was there."""
     return [a for a in arguments if a != flag], flag in arguments
 
 
@@ -84,56 +70,3 @@ def peek(arguments: list[str], flag: str) -> str | None:
         if word == flag and position + 1 < len(arguments):
             return arguments[position + 1]
     return None
-
-
-def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    """A table, or one JSON object."""
-    if as_json:
-        print(json.dumps({"rows": rows}))
-        return
-    if not rows:
-        print(f"{title}: nothing yet", file=sys.stderr)
-        return
-
-    def text(value: Any) -> str:
-        if isinstance(value, float):
-            return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
-        return "-" if value is None else str(value)
-
-    names = [name if "." in name else name.replace("_", " ") for name in rows[0]]
-    display.table(title, names, [[text(v) for v in r.values()] for r in rows])
-
-
-def warn(line: str) -> None:
-    print(f"infogan: {line}", file=sys.stderr)
-
-
-def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in metrics.items() if isinstance(v, (int, float, str))}
-
-
-def config_of(run: RunDirectory) -> RunConfig:
-    return from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")
-
-
-def output_path(text: str, valid: tuple[str, ...]) -> Path:
-    """Raises UserError for another ending, and where there is no folder to write into."""
-    path = Path(text).expanduser()
-    if path.suffix.lower() not in valid:
-        raise UserError(f"output is '{text}'; valid endings are {', '.join(valid)}")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"output is '{text}', and the folder {path.absolute().parent} does not exist")
-    return path
-
-
-def write_output(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """What ``fill`` writes, whole: what stands there already is replaced in the end, or stays. Raises StorageError."""
-    content = io.BytesIO()
-    fill(content)
-    open_storage(str(path.absolute().parent)).patient(0).write(path.name, content.getvalue())
-
-
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """As the ending says. Raises StorageError."""
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    write_output(path, lambda file: picture.save(file, kind))

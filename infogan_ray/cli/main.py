@@ -1,24 +1,26 @@
 """The command line: finds the command, runs it, and turns its errors into one line and an exit code.
 
-Nothing heavy is imported here, so that ``infogan --help`` answers at once.
+A command is the function of its name in the module of its name: ``infogan_ray.cli.pull.pull``. It is imported when it
+is called, so that ``infogan --help`` answers at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from infogan_ray import UserError
+from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE, Failed
 
 COMMANDS = {
     "train": "train an InfoGAN: one worker here or on a cluster, or many",
     "search": "search λ and the priors under Ray Tune",
-    "submit": "hand a run or a search to a cluster, and close the lid",
-    "jobs": "what was submitted: list, status, logs, stop",
+    "submit": "hand a run or a search to a cluster, which runs it without this terminal",
+    "jobs": "jobs that were submitted: list, status, logs, stop",
     "runs": "list the runs of a storage folder, or one run's checkpoints",
     "report": "write report.html of a run or search: curves, pictures, how to run it again",
     "pull": "fetch the best checkpoint of a run as a model folder, verified",
@@ -34,13 +36,7 @@ COMMANDS = {
     "data": "fetch a named dataset; inspect images; prepare them as shards, and verify those",
     "doctor": "what this machine can do, and what is wrong",
 }
-HOMES = {  # modules of more than one command
-    "runs": "storage", "report": "storage", "pull": "storage", "jobs": "submit", "data": "data_and_doctor",
-    "doctor": "data_and_doctor", "evaluate": "model", "traverse": "model", "sample": "model", "encode": "model",
-    "name": "model", "export": "model",
-}  # fmt: skip
-OF_DATA = ("fetch", "inspect", "prepare", "verify")  # which need the word data before them
-DONE, FAILED, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 130
+DATA_ACTIONS = ("fetch", "inspect", "prepare", "verify")
 
 
 def help_text() -> str:
@@ -63,15 +59,15 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    _write_what_the_terminal_can()
+    _replace_unencodable()
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:  # also while torch is imported
         return _error("interrupted", INTERRUPTED)
 
 
-def _write_what_the_terminal_can() -> None:
-    """Where the output is not UTF-8 what it lacks becomes a question mark, and not the end of the command."""
+def _replace_unencodable() -> None:
+    """Where the output is not UTF-8, characters that it lacks become question marks instead of an exception."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
@@ -88,42 +84,32 @@ def _main(arguments: list[str]) -> int:
         return DONE
     name = arguments[0]
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, [*COMMANDS, *OF_DATA], n=1)
-        meant = f"data {close[0]}" if close and close[0] in OF_DATA else "".join(close)
+        close = difflib.get_close_matches(name, [*COMMANDS, *DATA_ACTIONS], n=1)
+        meant = f"data {close[0]}" if close and close[0] in DATA_ACTIONS else "".join(close)
         hint = f"did you mean '{meant}'?" if meant else f"valid are {', '.join(COMMANDS)}"
         return _error(f"unknown command '{name}'; {hint}", USAGE)
-    if name != "train":
-        return _run(name, arguments[1:])
-    from infogan_ray.distributed.train.warming import warmed_for
-
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(warmed_for(arguments[1:]))
-        except UserError as error:
-            return _error(str(error), USAGE)
-        return _run(name, arguments[1:])
+    return _run(name, arguments[1:])
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    from importlib import import_module
-
-    from infogan_ray.cli.flags import Failed
-    from infogan_ray.storage.checkpoints import BadCheckpoint
+    """One line for what the user did wrong and for the failures that have a name. Other exceptions show their trace."""
+    from infogan_ray.distributed.submission.backend import SubmissionFailed
     from infogan_ray.storage.file_system import StorageError
+    from infogan_ray.storage.manifests import BadCheckpoint
 
     try:
-        command: int = getattr(import_module(f"infogan_ray.cli.{HOMES.get(name, name)}"), name)(arguments)
+        command: int = getattr(import_module(f"infogan_ray.cli.{name}"), name)(arguments)
         return command
     except Failed as error:
         return _error(str(error), error.code)
-    except (BadCheckpoint, StorageError) as error:
+    except (BadCheckpoint, StorageError, SubmissionFailed) as error:
         return _error(str(error), FAILED)
     except UserError as error:
         return _error(str(error), USAGE)
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except OSError as error:  # a full disk, a folder that may not be read or written
+    except OSError as error:  # the system refuses: a full disk, a folder without permission
         if error.strerror is None:
             raise
         about = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "

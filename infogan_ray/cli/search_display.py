@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a table that changes on a terminal, a line per event into a pipe."""
+"""The display of a running search: a table that is redrawn on a terminal, or one line for each event into a pipe."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from infogan_ray.cli import display
 from infogan_ray.evaluation.metrics import HEADLINES, LABELS, REGISTRY, SEARCH, needs
 
 SHOWN = tuple(name for name in HEADLINES if not needs(name, LABELS) and REGISTRY[name].measured != SEARCH)
-ROWS = 20  # of the table; more trials are counted in one line
+ROWS = 20  # trials in the table; the others are counted in one line
 OVER = ("finished", "stopped", "failed", "diverged", "ended", "interrupted")
 
 
 class SearchDisplay:
-    """Shows what a search says of its trials, on stderr. ``budget``: images of a trial that is not stopped."""
+    """Listens to a search and shows its trials on stderr. ``budget``: images of a trial that is not stopped."""
 
     def __init__(self, trials: int, budget: int, rungs: Sequence[int]) -> None:
         self.trials, self.budget, self.rungs = trials, budget, rungs
@@ -38,18 +38,18 @@ class SearchDisplay:
         if self.live.is_started:
             self.live.stop()
 
-    def __call__(self, news: Mapping[str, Any]) -> None:
-        if "trial" in news:
-            number = news["trial"]
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if "trial" in event:
+            number = event["trial"]
             row = self.known.setdefault(number, {"event": "starting", "images": 0})
-            row.update({name: value for name, value in news.items() if name != "say"})
-            self.seen_before.setdefault(number, row["images"])  # a resumed trial has not just seen them
-        if news.get("say"):
-            line = f"{display.duration(time.monotonic() - self.started)}  {news['say']}"
+            row.update({name: value for name, value in event.items() if name != "say"})
+            self.seen_before.setdefault(number, row["images"])  # a resumed trial saw these before it was resumed
+        if event.get("say"):
+            line = f"{display.duration(time.monotonic() - self.started)}  {event['say']}"
             display.errors.print(line, soft_wrap=True, markup=False)
 
     def render(self) -> Group:
-        table = Table(title=self.heading(), title_justify="left", caption="best known first", caption_justify="left")
+        table = Table(title=self.heading(), title_justify="left", caption="best so far first", caption_justify="left")
         for name in ("trial", "state", "rung", "images", *(REGISTRY[name].heading for name in SHOWN)):
             table.add_column(name, justify="left" if name in ("trial", "state") else "right")
         order = sorted(self.known, key=lambda n: (-(self.known[n].get("mi_fraction") or -1.0), n))

@@ -13,18 +13,19 @@ from typing import Any
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.flags import Failed, extra, parse, warn
-from infogan_ray.cli.main import DONE
+from infogan_ray.cli.display import warn
+from infogan_ray.cli.exit_codes import DONE, Failed
+from infogan_ray.cli.flags import extra, parse
 
 
 @dataclass
 class Serve:
     model: tyro.conf.Positional[str]
     host: str = "127.0.0.1"
-    """Interface to listen on. All but the loopback want $INFOGAN_TOKEN to be set."""
+    """Interface to listen on. All but the loopback need $INFOGAN_TOKEN."""
     port: int = 8000
     replicas: int = 1
-    """Processes with the model, one thread each; with two or more, one may die unnoticed."""
+    """Processes with the model, one thread each. With two or more, clients do not notice if one dies."""
 
 
 def serve(arguments: list[str]) -> int:
@@ -32,16 +33,16 @@ def serve(arguments: list[str]) -> int:
         Serve, "serve", arguments, "Answer /sample, /traverse and /encode over HTTP. Example: infogan serve first-model"
     )
     with extra("serve", "the service"):
-        from infogan_ray.distributed.serve.service import check_strength, serving
-        from infogan_ray.web.gateway import TOKEN, token_set
+        from infogan_ray.distributed.serve.service import ServiceFailed, check_token, serving
+        from infogan_ray.web.gateway import TOKEN, service_token
     from infogan_ray.training.load_model import load
 
-    token = token_set()
+    token = service_token()
     loopback = _is_loopback(given.host)
     if token or not loopback:
-        check_strength(token)
+        check_token(token)
     _check(given)
-    load(given.model, warn)  # says what is wrong with it before Ray is started
+    load(given.model, warn)  # refuses a bad model before Ray is started
     path = os.path.abspath(os.path.expanduser(given.model)) if "://" not in given.model else given.model
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -53,7 +54,7 @@ def serve(arguments: list[str]) -> int:
             print(f"{given.model} at http://{shown}:{given.port}; Ctrl-C ends it", flush=True)
             print(f"""curl{header} http://{shown}:{given.port}/sample -d '{{"n": 16}}' -o samples.png""", flush=True)
             stop.wait()
-    except RuntimeError as error:
+    except ServiceFailed as error:
         raise Failed(f"the service has not started: {error}") from None
     return DONE
 

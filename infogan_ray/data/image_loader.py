@@ -1,8 +1,7 @@
-"""All images of a source into one array, decoded in threads; broken files are named, skipped or, if many, fatal."""
+"""Reads all images of a source into one array, decoded in threads. Broken files are named and skipped, or refused."""
 
 from __future__ import annotations
 
-import csv
 import os
 import shlex
 import time
@@ -20,13 +19,12 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
-from infogan_ray.data.formats.image_files import Broken, Files, class_of, describe, printable, read_file
+from infogan_ray.data.image_files import Broken, Files, Say, describe, printable, read_file
 
 NAMED = 5  # broken files in a message; `infogan data inspect` names them all
 SAY_EVERY_S = 5.0
 MOST_THREADS = 32
 T = TypeVar("T")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ class Pictures:
 def each(
     source: Files, work: Callable[[bytes], T], say: Say, threads: int | None = None, rows: Sequence[int] | None = None
 ) -> Iterator[tuple[int, T | Broken]]:
-    """Row and ``work(its bytes)`` of every file, or why it is broken, in the order of ``Source.contents``.
+    """Row and ``work(bytes)`` of every file, or why it is broken, in the order of ``Files.contents``.
 
-    Pillow decodes outside the interpreter's lock, so threads do it side by side. A few files at a time are in memory.
+    Pillow decodes outside the interpreter's lock, so threads decode in parallel. A few files at a time are in memory.
     """
     threads = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
 
@@ -62,7 +60,7 @@ def each(
     start = said = time.monotonic()
     done = 0
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("ignore")  # Pillow's doubts about single files: what they come to is counted instead
+        warnings.simplefilter("ignore")  # Pillow's warnings about single files; conversions are counted instead
         contents = source.contents(rows)
         more = True
         while more or waiting:
@@ -112,7 +110,7 @@ def read_pictures(
 
 
 def summary(source: Files, pictures: Pictures) -> list[str]:
-    """What was read, what was done to it, and what was not read, a line each."""
+    """A line each for the images that were read, the files that were skipped, and the broken files."""
     done = describe(pictures.conversions) or "taken as they are"
     lines = [f"data: {len(pictures.names):,} images of {source.path}: {done}"]
     if source.skipped:
@@ -154,91 +152,3 @@ def _inspect(source: Files) -> str:
 def _round_up(broken: int, source: Files) -> str:
     """The least share in thousandths that lets so many pass."""
     return f"{-(-broken * 1000 // len(source.names)) / 1000:g}"
-
-
-def classes(source: Files, names: Sequence[str], table: str | None, say: Say) -> list[str] | None:
-    """The class of each name: from a CSV file if one is given, else from the folders, else None.
-
-    ``names`` are those of the source that could be read. Raises UserError if the CSV does not fit them.
-    """
-    if table is None:
-        return class_of(names)
-    path = Path(table).expanduser()
-    given = _read_table(path)
-    found, unknown = _match(given, source.names)
-    if not found:
-        example = f" (for example {_some(unknown)})" if unknown else ""
-        raise UserError(f"labels: none of the files that {path} names is in {source.path}{example}")
-    if unknown:
-        say(f"labels: {len(unknown):,} rows of {path} name no image that is there, for example {_some(unknown)}")
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise UserError(
-            f"labels: {len(missing):,} of {len(names):,} images have no row in {path}, for example {_some(missing)}; "
-            "add them, or leave --labels out: training needs none"
-        )
-    return [found[name] for name in names]
-
-
-def to_numbers(labels: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """Labels as int64 (N,) 0…K-1 and the K classes in order: as numbers if all are, else as text."""
-    kinds = set(labels)
-    ordered = sorted(kinds, key=int) if all(_is_number(kind) for kind in kinds) else sorted(kinds)
-    number = {kind: place for place, kind in enumerate(ordered)}
-    return torch.tensor([number[label] for label in labels]), ordered
-
-
-def _is_number(text: str) -> bool:
-    return text.lstrip("-").isascii() and text.lstrip("-").isdigit() and str(int(text)) == text
-
-
-def _read_table(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise UserError(f"labels is {path}, which {'is no file' if path.exists() else 'does not exist'}")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if "file" not in columns or "label" not in columns:
-                raise UserError(
-                    f"labels: {path} has the columns {', '.join(map(repr, columns)) or 'none'}; its first line must "
-                    "name 'file' and 'label'"
-                )
-            given: dict[str, str] = {}
-            for row in reader:
-                name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
-                if not name or not label:
-                    raise UserError(f"labels: line {reader.line_num} of {path} has no {'label' if name else 'file'}")
-                if given.setdefault(name, label) != label:
-                    raise UserError(
-                        f"labels: line {reader.line_num} of {path} gives {printable(name)} the label '{label}', and "
-                        f"an earlier one '{given[name]}'"
-                    )
-            return given
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise UserError(f"labels: {path} is not a CSV file in UTF-8 ({error})") from None
-
-
-def _match(given: dict[str, str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Labels by the source's names, and the table's names that fit none: a path counts first, then its last part."""
-    there = set(names)
-    last_parts = Counter(name.rpartition("/")[2] for name in names)
-    by_last_part = {name.rpartition("/")[2]: name for name in names}
-    found: dict[str, str] = {}
-    unknown: list[str] = []
-    short: list[tuple[str, str]] = []
-    for name, label in given.items():
-        plain = name.replace("\\", "/").removeprefix("./")
-        if plain in there:
-            found[plain] = label
-        elif last_parts[plain] == 1:
-            short.append((by_last_part[plain], label))
-        else:
-            unknown.append(name)
-    for name, label in short:
-        found.setdefault(name, label)
-    return found, unknown
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(printable(name) for name in names[:3])

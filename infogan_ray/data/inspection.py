@@ -1,4 +1,4 @@
-"""What a path with images holds, read as training would read it, and a configuration that fits it."""
+"""Inspects the images at a path, read as training reads them, and proposes a configuration."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infogan_ray.data.datasets import HOLD_OUT, DataConfig
+from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.decoding import Facts, decode
-from infogan_ray.data.formats.collection import Encoded, Pixels
-from infogan_ray.data.formats.image_files import Broken, Files
-from infogan_ray.data.formats.recognise import plain, recognise
-from infogan_ray.data.image_loader import Say, classes, each, to_numbers
-from infogan_ray.data.load_in_memory import bring, channels_first
+from infogan_ray.data.formats.collection import EncodedImages, RawImages
+from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.image_files import Broken, Files, Say
+from infogan_ray.data.image_loader import each
+from infogan_ray.data.image_set import HOLD_OUT
+from infogan_ray.data.load_in_memory import channels_first, with_size_and_channels
 from infogan_ray.models.networks import SIZES, plan
 
 SHEET = 64  # images on the contact sheet
-LOOKED_AT = 64  # height and width at which colour is looked for, and the largest size that is proposed
-COLOUR = 8  # levels between channels that are still grey: JPEG leaves some in a grey picture
-MOST_CLASSES = 100  # folders that are more than that are hardly classes
+LOOKED_AT = 64  # height and width at which colour is detected, and the largest size that is proposed
+COLOUR = 8  # difference between channels that is still grey: JPEG adds some to a grey image
+MOST_CLASSES = 100  # more folders than that are hardly classes
 BATCH = 128
 STEPS = 20_000
 
@@ -45,7 +46,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that was found. ``sheet`` is uint8 (up to 64, C, S, S), as training would see the images."""
+    """The result for encoded images. ``sheet`` is uint8 (up to 64, C, S, S), as training sees the images."""
 
     kind: str
     """The layout: 'folder of images', 'CelebA folder'."""
@@ -83,8 +84,8 @@ class _Look:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """What was found where images are plain numbers of one size, of which none can be broken."""
+class RawSurvey:
+    """The result for raw images of one size, of which none can be broken."""
 
     path: Path
     kind: str
@@ -106,17 +107,16 @@ class Numbers:
         }  # fmt: skip
 
 
-def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
-    """Decode every image once, and those of the sheet again. What ``config`` leaves open is proposed.
+def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
+    """Decode every image once, and those of the sheet again. Proposes what ``config`` leaves open.
 
     Raises UserError, in one line, where there are no images and for sizes that no network has.
     """
     if config.image_size is not None or config.channels is not None:
         plan(config.image_size or SIZES[0], config.channels or 1)
-    published = recognise(path, config.labels, say)
-    if isinstance(published, Pixels):
-        return _numbers(published, config)
-    collection = published or plain(path)
+    collection = open_collection(path, config.labels, say)
+    if isinstance(collection, RawImages):
+        return _inspect_raw(collection, config)
     source = collection.files
     looks: dict[int, _Look] = {}
     broken: dict[int, str] = {}
@@ -131,11 +131,7 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
     coloured = sum(look.coloured for look in looks.values())
     size = config.image_size or _size(facts)
     channels = config.channels or (3 if coloured else 1)
-    if published is not None:
-        counts, kinds = _classes(published, rows), published.classes or []
-    else:
-        found = classes(source, names, config.labels, say) if names else None
-        counts, kinds = Counter(found or []), to_numbers(found)[1] if found else []
+    counts, kinds = _classes(collection, rows), collection.classes or []
     share = len(broken) / len(source.names)
     return Survey(
         kind=collection.kind,
@@ -154,7 +150,7 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | Numbers:
     )
 
 
-def _numbers(found: Pixels, config: DataConfig) -> Numbers:
+def _inspect_raw(found: RawImages, config: DataConfig) -> RawSurvey:
     """The whole file is read once, as packed ones can only be read forwards."""
     height, width = found.shape[:2]
     channels = config.channels or (found.shape[2] if len(found.shape) == 3 else 1)
@@ -165,17 +161,17 @@ def _numbers(found: Pixels, config: DataConfig) -> Numbers:
         image for first, _, chunk in found.chunks(0, found.count)
         for row, image in enumerate(chunk, start=first) if row in chosen
     ]  # fmt: skip
-    sheet = bring(channels_first(np.stack(images)), size, channels)
+    sheet = with_size_and_channels(channels_first(np.stack(images)), size, channels)
     counts = _classes(found, list(range(found.count)))
     held = found.test.count if found.test else 0
-    return Numbers(
+    return RawSurvey(
         found.path, found.kind, found.count, held, found.shape, counts,
         _propose(found.path, config, size, channels, found.count, len(counts), 0.0),
         (found.count + held) * channels * size * size, sheet,
     )  # fmt: skip
 
 
-def _classes(found: Encoded | Pixels, rows: list[int]) -> Counter[str]:
+def _classes(found: EncodedImages | RawImages, rows: list[int]) -> Counter[str]:
     if found.labels is None or found.classes is None:
         return Counter()
     counts = np.bincount(found.labels[rows], minlength=len(found.classes))

@@ -1,4 +1,4 @@
-"""A collection into memory: every image brought to the size and channels that are asked for."""
+"""Loads a collection into memory, every image in the configured size and channels."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.data.formats.collection import Collection, Encoded, Pixels, Say
+from infogan_ray.data.formats.collection import Collection, EncodedImages, RawImages
+from infogan_ray.data.image_files import Say
 from infogan_ray.data.image_loader import read_pictures, summary
 
 
-def gather(
+def load_in_memory(
     collection: Collection, size: int | None, channels: int | None, max_bad: float, say: Say
 ) -> tuple[Tensor, Tensor | None]:
     """Images uint8 (N, C, S, S) and, where there are any, labels (N,) of a collection, without its test part.
 
     Raises UserError, in one line, if too many images are broken or a size is missing.
     """
-    if isinstance(collection, Encoded):
+    if isinstance(collection, EncodedImages):
         return _decoded(collection, size, channels, max_bad, say)
-    assert isinstance(collection, Pixels)
+    assert isinstance(collection, RawImages)
     height, width = collection.shape[:2]
     if height != width and size is None:
         raise UserError(f"data: the images are {height}x{width}; set image_size to bring them to a square")
     images: Tensor | None = None
     for first, _, chunk in collection.chunks(0, collection.count):
-        part = bring(channels_first(chunk), size, channels)
+        part = with_size_and_channels(channels_first(chunk), size, channels)
         if images is None:
             images = torch.empty((collection.count, *part.shape[1:]), dtype=torch.uint8)
         images[first : first + len(part)] = part
@@ -44,7 +45,7 @@ def channels_first(images: np.ndarray) -> Tensor:
 
 
 def _decoded(
-    collection: Encoded, size: int | None, channels: int | None, max_bad: float, say: Say
+    collection: EncodedImages, size: int | None, channels: int | None, max_bad: float, say: Say
 ) -> tuple[Tensor, Tensor | None]:
     if size is None:
         raise UserError(
@@ -59,8 +60,8 @@ def _decoded(
     return pictures.images, torch.from_numpy(collection.labels[pictures.rows])
 
 
-def bring(images: Tensor, size: int | None, channels: int | None) -> Tensor:
-    """uint8 (N, C, H, W) to ``channels`` and to ``size`` squared; None leaves either as it is."""
+def with_size_and_channels(images: Tensor, size: int | None, channels: int | None) -> Tensor:
+    """uint8 (N, C, H, W) as (N, channels, size, size); None leaves either as it is."""
     if channels == 3 and images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1).contiguous()
     elif channels == 1 and images.shape[1] == 3:

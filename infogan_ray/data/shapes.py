@@ -1,4 +1,4 @@
-"""Drawn images whose factors are known: a shape with its scale, rotation and place, on the grid of dSprites.
+"""Generated images whose factors are known: a shape with its scale, rotation and place, on the grid of dSprites.
 
 dSprites (Matthey et al. 2017, github.com/google-deepmind/dsprites-dataset) has 3 shapes x 6 scales x 40 rotations x
 32 x 32 places, 737,280 images of 64 x 64, the last factor changing fastest. This is the same grid in the same order,

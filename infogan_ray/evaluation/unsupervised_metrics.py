@@ -18,13 +18,13 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from infogan_ray import UserError
+from infogan_ray.data.affine import affine_maps, transform
 from infogan_ray.data.feeds.memory import to_unit_range
 from infogan_ray.evaluation.bound import no_callback, recognise
 from infogan_ray.evaluation.clustering import contingency, normalised_mutual_information
 from infogan_ray.models.latents import Categorical, LatentSpec
 from infogan_ray.models.networks import Discriminator
 from infogan_ray.models.rng import seeded_generator
-from infogan_ray.training.consistency import affine, moved
 
 IMAGES = 2000
 SIDE = 16  # neighbours are looked for in images brought to about this size
@@ -128,7 +128,7 @@ def slightly_moved(images: Tensor) -> Tensor:
     generator = seeded_generator(0, "moved")
     draws = torch.rand(4, len(images), generator=generator) * 2 - 1
     with torch.autocast("cpu", enabled=False):  # of a measurement in bf16
-        return moved(images.float(), affine(draws, DEGREES, SCALE, SHIFT)).round().to(torch.uint8)
+        return transform(images.float(), affine_maps(draws, DEGREES, SCALE, SHIFT)).round().to(torch.uint8)
 
 
 def agreement(sortings: Sequence[Mapping[str, Sequence[int]]]) -> list[float | None]:

@@ -1,13 +1,13 @@
-"""4 x 4 convolutions of stride 2, padding 1, and their transposes, as a CPU trains them fastest.
+"""4 x 4 convolutions of stride 2, padding 1, and their transposes, in the form that trains fastest on a CPU.
 
-With images x (B, C, H, W), features y (B, O, H // 2, W // 2) and a weight w (O, C, 4, 4) three maps are parts of one
-trilinear form: <halve(x, w), y> = <x, double(y, w)> = <w, correlate(x, y)>. The gradients of each are the two others,
-so all can be differentiated as often as one likes, which R1's penalty does. Everything lies with its channels last:
-what a kernel sees of one row is then a single run of memory, cheap to lay out for a matrix product (``columns``).
+Images x (B, C, H, W), features y (B, O, H // 2, W // 2) and a weight w (O, C, 4, 4) have one trilinear form:
+<halve(x, w), y> = <x, double(y, w)> = <w, correlate(x, y)>. The gradients of each function are the two others, so all
+can be differentiated any number of times, as R1's penalty needs. Tensors have their channels last: the pixels of one
+row under a kernel are then contiguous, and cheap to arrange for a matrix product (``columns``).
 
-What oneDNN does faster is left to it (docs/speed.md has the figures). Products are faster for the pass and the weight
-gradient of a grey image, which share its columns; for the weight gradient of a wide layer in bf16; and on the way back
-to an image in fp32.
+oneDNN does what it does faster (docs/speed.md has the figures). Matrix products are faster in three cases: the forward
+pass and weight gradient of a grey image, which share its columns; the weight gradient of a wide layer in bf16; and the
+gradient in an image in fp32.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-FEW = 8
-"""Channels of an image at most, or of two that are stacked; a layer that sees more is wide."""
+FEW_CHANNELS = 8
+"""An image, or two stacked ones, have at most so many; a layer with more is wide."""
 
 
 class HalvingConv(nn.Conv2d):
@@ -35,7 +35,7 @@ class HalvingConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not _trains_on_cpu(self, x):
             return super().forward(x)
-        y: Tensor = Halve.apply(*_of_one_type(x, self.weight, self.bias), None)
+        y: Tensor = Halve.apply(*_cast_for_autocast(x, self.weight, self.bias), None)
         return y
 
 
@@ -50,52 +50,54 @@ class DoublingConv(nn.ConvTranspose2d):
             return super().forward(y, output_size)
         odd = int(self.output_padding[0])
         size = (2 * y.shape[2] + odd, 2 * y.shape[3] + odd)
-        x: Tensor = Double.apply(*_of_one_type(y, self.weight, self.bias), size)
+        x: Tensor = Double.apply(*_cast_for_autocast(y, self.weight, self.bias), size)
         return x
 
 
 class Flatten(nn.Flatten):
-    """(B, C, H, W) -> (B, C * H * W). The gradient comes back with its channels last, as what it belongs to lies."""
+    """(B, C, H, W) -> (B, C * H * W). The gradient has its channels last, as the images do."""
 
     def forward(self, x: Tensor) -> Tensor:
         if _trains_on_cpu(self, x) and x.requires_grad:
-            x = x.view_as(x)  # a tensor of our own for the hook: not another one at each pass on what was given
-            x.register_hook(_last)
+            x = x.view_as(x)  # a new tensor, so that hooks do not pile up on the one that was given
+            x.register_hook(_channels_last)
         return super().forward(x)
 
 
 def _trains_on_cpu(layer: nn.Module, x: Tensor) -> bool:
-    """Whether to do it our way. In all else, what is published and exported above all, layers are PyTorch's own."""
+    """Whether to use this module's functions. Published and exported models use PyTorch's own layers."""
     return layer.training and x.is_cpu and torch.is_grad_enabled()
 
 
-def _of_one_type(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What autocast, where it is on, does in front of a convolution of PyTorch's."""
+def _cast_for_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Casts as autocast, where it is on, does before a convolution of PyTorch's."""
     if not torch.is_autocast_enabled("cpu") or x.dtype == torch.float64:
         return x, weight, bias
     kind = torch.get_autocast_dtype("cpu")
     return x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
 
 
-_asked = threading.local()
+_thread = threading.local()
 
 
 @contextmanager
-def of_images_alone() -> Iterator[None]:
-    """Backward passes of this thread inside compute no gradients of weights: of a gradient in images that is asked for
-    with ``torch.autograd.grad``, PyTorch tells its own layers that, and others not."""
-    _asked.images_alone = True
+def no_weight_gradients() -> Iterator[None]:
+    """Inside, backward passes of this thread compute no gradients of weights.
+
+    ``torch.autograd.grad`` with respect to images tells PyTorch's own layers so, but not custom functions.
+    """
+    _thread.skip_weights = True
     try:
         yield
     finally:
-        _asked.images_alone = False
+        _thread.skip_weights = False
 
 
-def _asks_for_weights() -> bool:
-    return not getattr(_asked, "images_alone", False)
+def _needs_weight_gradients() -> bool:
+    return not getattr(_thread, "skip_weights", False)
 
 
-# In what follows x, y and weight are also what a gradient in each of them is called: it is of the same space.
+# Below, x, y and weight also name the gradients with respect to each of them, which have the same shapes.
 
 
 class Halve(torch.autograd.Function):
@@ -111,11 +113,11 @@ class Halve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, known = ctx.saved_tensors
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        x_needed, weight_needed, bias_needed, _ = ctx.needs_input_grad
         return (
-            Double.apply(y, weight, None, x.shape[2:]) if of_x else None,
-            Correlate.apply(x, y, known) if of_weight and _asks_for_weights() else None,
-            y.sum((0, 2, 3)) if of_bias and _asks_for_weights() else None,
+            Double.apply(y, weight, None, x.shape[2:]) if x_needed else None,
+            Correlate.apply(x, y, known) if weight_needed and _needs_weight_gradients() else None,
+            y.sum((0, 2, 3)) if bias_needed and _needs_weight_gradients() else None,
             None,
         )
 
@@ -131,12 +133,12 @@ class Double(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
         y, weight = ctx.saved_tensors
-        of_y, of_weight, of_bias, _ = ctx.needs_input_grad
-        known = columns(x.detach()) if x.shape[1] == 1 else None  # for both
+        y_needed, weight_needed, bias_needed, _ = ctx.needs_input_grad
+        known = columns(x.detach()) if x.shape[1] == 1 else None  # both gradients read them
         return (
-            Halve.apply(x, weight, None, known) if of_y else None,
-            Correlate.apply(x, y, known) if of_weight and _asks_for_weights() else None,
-            x.sum((0, 2, 3)) if of_bias and _asks_for_weights() else None,
+            Halve.apply(x, weight, None, known) if y_needed else None,
+            Correlate.apply(x, y, known) if weight_needed and _needs_weight_gradients() else None,
+            x.sum((0, 2, 3)) if bias_needed and _needs_weight_gradients() else None,
             None,
         )
 
@@ -152,10 +154,10 @@ class Correlate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
         x, y = ctx.saved_tensors
-        of_x, of_y, _ = ctx.needs_input_grad
+        x_needed, y_needed, _ = ctx.needs_input_grad
         return (
-            Double.apply(y, weight, None, x.shape[2:]) if of_x else None,
-            Halve.apply(x, weight, None, None) if of_y else None,
+            Double.apply(y, weight, None, x.shape[2:]) if x_needed else None,
+            Halve.apply(x, weight, None, None) if y_needed else None,
             None,
         )
 
@@ -163,7 +165,7 @@ class Correlate(torch.autograd.Function):
 def halve(x: Tensor, weight: Tensor, bias: Tensor | None, known: Tensor | None) -> Tensor:
     """The convolution, (B, O, H // 2, W // 2), by the columns of x where they are known."""
     if known is None:
-        return F.conv2d(_last(x), weight, bias, 2, 1)
+        return F.conv2d(_channels_last(x), weight, bias, 2, 1)
     matrix = _matrix(weight).T
     product = known @ matrix if bias is None else torch.addmm(bias, known, matrix)
     return product.view(len(x), x.shape[2] // 2, x.shape[3] // 2, len(weight)).permute(0, 3, 1, 2)
@@ -172,11 +174,11 @@ def halve(x: Tensor, weight: Tensor, bias: Tensor | None, known: Tensor | None) 
 def double(y: Tensor, weight: Tensor, bias: Tensor | None, size: Sequence[int]) -> Tensor:
     """The transposed convolution, (B, C, H, W) for a size of (H, W)."""
     channels = weight.shape[1]
-    if channels > FEW or y.dtype == torch.bfloat16:
+    if channels > FEW_CHANNELS or y.dtype == torch.bfloat16:
         odd = (size[0] % 2, size[1] % 2)
-        return F.conv_transpose2d(_last(y), weight, bias, 2, 1, output_padding=odd)
+        return F.conv_transpose2d(_channels_last(y), weight, bias, 2, 1, output_padding=odd)
     x = fold(_rows(y) @ _matrix(weight), (len(y), channels, *size))
-    return _last(x) if bias is None else x + bias.view(-1, 1, 1)
+    return _channels_last(x) if bias is None else x + bias.view(-1, 1, 1)
 
 
 def correlate(x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
@@ -184,15 +186,15 @@ def correlate(x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
     channels, features = x.shape[1], y.shape[1]
     if known is not None:
         product = (known.T @ _rows(y)).view(4, 4, channels, features).permute(3, 2, 0, 1)
-    elif channels > FEW and x.dtype == torch.bfloat16:
+    elif channels > FEW_CHANNELS and x.dtype == torch.bfloat16:
         product = (_rows(y).T @ columns(x)).view(features, 4, 4, channels).permute(0, 3, 1, 2)
     else:
-        product = conv2d_weight(_last(x), (features, channels, 4, 4), _last(y), 2, 1)
+        product = conv2d_weight(_channels_last(x), (features, channels, 4, 4), _channels_last(y), 2, 1)
     return product.contiguous()
 
 
 def columns(x: Tensor) -> Tensor:
-    """(B * H // 2 * W // 2, 16 C): what the kernel sees at each of its places, in the order of ``_matrix``."""
+    """(B * H // 2 * W // 2, 16 C): the pixels under the kernel at each of its places, in the order of ``_matrix``."""
     count, channels, height, width = x.shape
     padded = x.new_empty(count, height + 2, width + 2, channels)
     for border in (padded[:, 0], padded[:, -1], padded[:, :, 0], padded[:, :, -1]):
@@ -203,14 +205,14 @@ def columns(x: Tensor) -> Tensor:
     return padded.as_strided(seen, (image, 2 * row, 2 * pixel, row, 1)).reshape(-1, 16 * channels)
 
 
-def fold(sent: Tensor, shape: Sequence[int]) -> Tensor:
-    """The transpose of ``columns``: x (B, C, H, W), of which each pixel is the sum of what was sent to it."""
+def fold(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """The transpose of ``columns``: x (B, C, H, W), each pixel the sum of the values at its places."""
     count, channels, height, width = shape
     down, across = height // 2, width // 2
-    # Row 2 a + p of a kernel, a and p 0 or 1, meets the padded image a pairs of rows below the kernel's own, in row p
-    # of the pair; columns alike. For each (a, b) all that is sent makes one image of pairs.
-    parts = sent.view(count, down, across, 2, 2, 2, 2 * channels)  # (..., a, p, b, pixels of a pair)
-    padded = sent.new_zeros(count, down + 1, 2, across + 1, 2 * channels)
+    # Row 2 a + p of a kernel (a and p are 0 or 1) lies on row p of a pair of rows of the padded image, a pairs below
+    # the kernel's first pair; columns alike. For each (a, b) all values make one image of pairs.
+    parts = values.view(count, down, across, 2, 2, 2, 2 * channels)  # (..., a, p, b, pixels of a pair)
+    padded = values.new_zeros(count, down + 1, 2, across + 1, 2 * channels)
     for a in (0, 1):
         for b in (0, 1):
             padded[:, a : a + down, :, b : b + across] += parts[:, :, :, a, :, b].transpose(2, 3)
@@ -228,5 +230,5 @@ def _rows(y: Tensor) -> Tensor:
     return y.permute(0, 2, 3, 1).reshape(-1, y.shape[1])
 
 
-def _last(x: Tensor) -> Tensor:
+def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)

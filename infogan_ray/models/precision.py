@@ -1,4 +1,4 @@
-"""What products are computed in: bf16 under autocast, or fp32, on GPUs also with TF32's 10 bits of mantissa."""
+"""Precision of matrix products: bf16 under autocast, or fp32; on GPUs also TF32, with 10 bits of mantissa."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """What a forward pass in so resolved a precision runs inside."""
+    """The context of a forward pass, for a precision that ``resolve_precision`` returned."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 

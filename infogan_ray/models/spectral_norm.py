@@ -15,11 +15,11 @@ FIRST_ITERATIONS = 15  # so that the first steps do not train against a poor est
 
 
 class SpectralNorm(nn.Module):
-    """W -> W / u'Wv, u and v its leading singular vectors as power iteration finds them.
+    """W -> W / u'Wv; u and v are its leading singular vectors, found by power iteration.
 
-    ``u`` is state: it travels with the weights in checkpoints and published models. Every rank has the same weights,
-    and so the same u, without a word between them. torch's own parametrization iterates in whatever precision an
-    autocast says; here it is that of the weight.
+    ``u`` is state: checkpoints and published models contain it. Every rank has the same weights, so u is the same
+    without communication. torch's own parametrization iterates in the precision of an autocast; this one iterates in
+    the precision of the weight.
     """
 
     u: Tensor
@@ -42,7 +42,7 @@ class SpectralNorm(nn.Module):
             image = matrix @ v
             if self.training:
                 self.u.copy_(F.normalize(image.detach(), dim=0))
-            # A copy: a second pass before the backward one would change what the first one's gradient needs.
+            # A copy, because another forward pass before the backward one would change what that gradient needs.
             return weight / torch.dot(self.u.clone(), image)
 
 

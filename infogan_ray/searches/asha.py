@@ -1,12 +1,12 @@
 """Asynchronous successive halving whose decisions depend on scores alone, not on which trial reported first.
 
-ASHA (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning") lets a trial past a rung if it is among
-the best 1/reduction of those that have reached that rung so far. "So far" depends on the speed of machines, and a
-search that was killed and resumed decides otherwise than one that was not. Here trials have an order, and trial i is
-judged among trials 0 … i alone: whatever the order of their reports, the same scores give the same decisions. A trial
-whose predecessors have not all spoken goes on meanwhile, and may be stopped later, at the rung where it stood.
+ASHA (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning") lets a trial pass a rung if it is among
+the best 1/reduction of the trials that have reached that rung so far. "So far" depends on the speed of machines, so a
+search that was killed and resumed would decide differently. Here trials have an order, and trial i is judged among
+trials 0 … i alone: the same scores give the same decisions, whatever the order of reports. A trial continues while
+earlier trials have not reported, and may then be stopped at a rung that it has passed.
 
-Rungs are counted in images seen, which a restart does not set back. torch-free and Ray-free.
+Rungs are counted in images seen, which a restart does not reset. This module imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from infogan_ray import UserError
 
 
 class Verdict(Enum):
-    """What is known of a trial: it goes on, it is stopped, or its predecessors have not all spoken."""
+    """A trial continues, is stopped, or waits (while it continues) for earlier trials to report."""
 
     CONTINUE = "continue"
     STOP = "stop"
@@ -31,7 +31,7 @@ class Verdict(Enum):
 def rungs(grace: int, budget: int, reduction: int) -> tuple[int, ...]:
     """Images seen at which trials are judged: grace, grace·reduction, … below the budget.
 
-    Raises UserError where there would be none.
+    Raises UserError if there would be no rung.
     """
     if reduction < 2:
         raise UserError(f"reduction is {reduction}; it must be at least 2")
@@ -44,9 +44,9 @@ def rungs(grace: int, budget: int, reduction: int) -> tuple[int, ...]:
 
 
 class Halving:
-    """Scores by trial and rung, and what follows from them. Trials are numbered from 0 in the order of the search.
+    """Scores by trial and rung, and the decisions that follow. Trials are numbered from 0 in the order of the search.
 
-    A ``reduction`` of 1 stops nobody.
+    A ``reduction`` of 1 stops no trial.
     """
 
     def __init__(self, rungs: Sequence[int], reduction: int, lower_is_better: bool = False) -> None:
@@ -54,14 +54,14 @@ class Halving:
         self._sign = -1.0 if lower_is_better else 1.0
         self._scores: dict[tuple[int, int], float] = {}
         self._ended: set[int] = set()
-        self._lines = [_Line() for _ in self.rungs]
+        self._rankings = [_Ranking() for _ in self.rungs]
         self.events: list[dict[str, Any]] = []
 
     @classmethod
     def replay(
         cls, events: Iterable[dict[str, Any]], rungs: Sequence[int], reduction: int, lower_is_better: bool = False
     ) -> Halving:
-        """The state after events that were saved: as JSON objects they survive any crash of the searcher."""
+        """The state after saved events. They are JSON objects, so that a search survives any crash."""
         halving = cls(rungs, reduction, lower_is_better)
         for event in events:
             if event["event"] == "ended":
@@ -73,8 +73,8 @@ class Halving:
     def report(self, trial: int, images: int, score: float) -> None:
         """A trial's score after so many images. The first report at or past a rung counts for it, later ones do not.
 
-        A score that is not finite ends the trial: it never ranks, and nobody waits for it. After its end a trial's
-        scores do not count any more, since others have been judged without them.
+        A score that is not finite ends the trial: it never ranks, and no trial waits for it. Scores after a trial's end
+        do not count, since other trials have been judged without them.
         """
         if trial in self._ended:
             return
@@ -88,7 +88,7 @@ class Halving:
             self.events.append({"event": "score", "trial": trial, "images": images, "score": score})
 
     def end(self, trial: int) -> None:
-        """The trial reports no more: it has finished, failed or diverged."""
+        """The trial will not report again: it has finished, failed or diverged."""
         if trial not in self._ended:
             self._ended.add(trial)
             self.events.append({"event": "ended", "trial": trial})
@@ -97,7 +97,7 @@ class Halving:
         return trial in self._ended
 
     def verdict(self, trial: int) -> Verdict:
-        """Whether a trial may go on, by all rungs that it has reached."""
+        """Whether a trial may continue, by all rungs that it has reached."""
         return self._judge(trial)[0]
 
     def stopped_at(self, trial: int) -> int | None:
@@ -106,17 +106,19 @@ class Halving:
         return rung if verdict is Verdict.STOP else None
 
     def score(self, trial: int, rung: int) -> float | None:
-        """What a trial was judged by at a rung; None if it has not come there."""
+        """The score by which a trial was judged at a rung; None if it has not reached the rung."""
         return self._scores.get((trial, rung))
 
     def place(self, trial: int, rung: int) -> tuple[int, int] | None:
-        """The rank of a trial at a rung among trials 0 … trial (1 is best, equals share the better one), and how many
-        those are. None if it is not among them, or if that is not known yet."""
+        """A trial's rank at a rung among trials 0 … trial (1 is best, equals share the better rank), and their number.
+
+        None if the trial is not ranked there, or if its rank is not known yet.
+        """
         level = self.rungs.index(rung)
-        line = self._lines[level]
-        while line.next <= trial and (counts := self._reaches(line.next, level)) is not None:
-            line.take(self._sign * self._scores[line.next, rung] if counts else None)
-        return line.places.get(trial)
+        ranking = self._rankings[level]
+        while ranking.next <= trial and (counts := self._reaches(ranking.next, level)) is not None:
+            ranking.add(self._sign * self._scores[ranking.next, rung] if counts else None)
+        return ranking.places.get(trial)
 
     def _judge(self, trial: int) -> tuple[Verdict, int | None]:
         for level, rung in enumerate(self.rungs):
@@ -130,7 +132,7 @@ class Halving:
         return Verdict.CONTINUE, None
 
     def _passes(self, trial: int, level: int) -> bool | None:
-        """Whether a trial gets past a rung; None if that is not known yet. What is known never changes."""
+        """Whether a trial passes a rung; None if that is not known yet. A known answer never changes."""
         reaches = self._reaches(trial, level)
         if not reaches:
             return reaches
@@ -138,7 +140,7 @@ class Halving:
         return None if place is None else place[0] <= max(1, math.ceil(place[1] / self.reduction))
 
     def _reaches(self, trial: int, level: int) -> bool | None:
-        """Whether a trial is a rival at a rung: not if it was stopped below it, however far it went on meanwhile."""
+        """Whether a trial is ranked at a rung: not if it was stopped at a lower one, even if it trained on."""
         if level > 0:
             passed = self._passes(trial, level - 1)
             if not passed:
@@ -148,16 +150,16 @@ class Halving:
         return False if trial in self._ended else None
 
 
-class _Line:
-    """The trials at one rung, taken in their order: each one's place is among those before it, and never changes."""
+class _Ranking:
+    """The trials at one rung, added in their order. A trial ranks among those before it; its place never changes."""
 
     def __init__(self) -> None:
         self.next = 0
         self.places: dict[int, tuple[int, int]] = {}
         self._scores: list[float] = []  # rising
 
-    def take(self, score: float | None) -> None:
-        """The next trial, whose score (high is good) counts here, or that does not come here."""
+    def add(self, score: float | None) -> None:
+        """Add the next trial with its score (high is good), or None if it is not ranked at this rung."""
         if score is not None:
             bisect.insort(self._scores, score)
             better = len(self._scores) - bisect.bisect_right(self._scores, score)

@@ -1,7 +1,7 @@
 """Search recipes: a short Python file with Ray Tune's space primitives over configuration fields, loaded and checked.
 
-Trial i of a recipe is a function of (recipe, seed, i) alone, so that a search that was killed goes on with the same
-trials. No Ray here: the primitives are asked for values through their own ``sample``.
+Trial i of a recipe is a function of (recipe, seed, i) alone, so a search that was killed continues with the same
+trials. This module does not import Ray: it draws values by the primitives' own ``sample``.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from infogan_ray.models.latents import Categorical
 from infogan_ray.searches.asha import rungs
 from infogan_ray.training.config import RunConfig, preset
 
-SEARCHERS = ("random", "grid", "optuna", "population")
-# What a population may change: a member goes on with the networks and images of another.
-IN_MID_RUN = ("objective", "optimizer")
-# What decides which trial is stopped, and is kept with the search.
+SEARCHERS = ("random", "grid", "optuna")
+MOVED_MODULE = "infogan_ray.recipes"  # from which recipe files of earlier versions import Recipe
+POPULATION = "population"  # a searcher of earlier versions, whose searches are still listed and reported
+# Fields that decide which trials there are and which are stopped. They are saved with the search.
 RULE = ("metric", "budget", "grace", "reduction", "early_stopping", "searcher", "generation", "workers", "seed")
-# What the bound's ceiling depends on.
+# Fields that the bound's ceiling depends on.
 PRIORS = ("codes", "network.sigma_min", "network.sigma_fixed")
-# What a search itself decides for every trial.
+# Fields that the search decides for every trial.
 DECIDED = (
     "preset",
     "steps",
@@ -53,12 +53,12 @@ DECIDED = (
     "threads",
     "ray",
 )
-# What would make trials incomparable if it differed between them.
+# Fields that must be the same in all trials; otherwise their scores do not compare.
 ALIKE = (
     "data", "data_dir", "image_size", "channels", "labels", "max_bad", "feed", "evaluation", "device", "keep",
     "max_missed_checkpoints", "mlflow", "wandb",
 )  # fmt: skip
-# Of a trial's fields, what decides nothing: as the recipe says now, also of a search that goes on.
+# Fields that decide no score. A resumed search takes them from the recipe as it is now.
 TRACKERS = ("mlflow", "wandb")
 
 
@@ -78,18 +78,18 @@ class Recipe:
     """What rungs compare: mi_fraction, mi_bound where all trials have the same codes, q_score (how Q sorts real
     images; see docs/selection.md), or another metric that needs no labels."""
     trials: int = 12
-    """Of random search and of Optuna's; a grid has as many as its points, a population as its members and stages."""
+    """The number of trials of random search and of Optuna; a grid has one for each of its points."""
     reduction: int = 3
     early_stopping: bool = True
-    """False: all trials run to the end, and rungs only take notes."""
+    """False: all trials run to the end, and rungs only record scores."""
     searcher: str = "random"
-    """random, grid, optuna (TPE) or population (population-based training: ``grace`` images between exchanges)."""
+    """random, grid or optuna (TPE)."""
     generation: int = 4
-    """Trials that optuna proposes at once, from the scores of those before; the members of a population."""
+    """The number of trials that optuna proposes at a time, from the scores of all trials before them."""
     workers: int = 1
     """Data-parallel workers of each trial."""
     seed: int = 0
-    """Of the values drawn; each trial's own seed is a field like others."""
+    """Of the drawn values. The seed of a trial's training is the field ``seed``."""
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -97,6 +97,10 @@ class Recipe:
         for name, least in (("workers", 1), ("generation", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.searcher == POPULATION:
+            raise UserError(
+                f"searcher is '{POPULATION}', which was removed; take optuna, which learns from trials, random or grid"
+            )
         if self.searcher not in SEARCHERS:
             raise UserError(f"searcher is '{self.searcher}'; valid are {', '.join(SEARCHERS)}")
         if self.metric not in RUNG_METRICS:
@@ -109,9 +113,6 @@ class Recipe:
         for path in self.space:
             if path.split(".")[0] in ALIKE:
                 raise UserError(f"space: '{path}' must be the same in all trials; give it in 'fixed'")
-            if self.searcher == "population" and path.split(".")[0] not in IN_MID_RUN:
-                valid = " and ".join(f"{section}.*" for section in IN_MID_RUN)
-                raise UserError(f"space: '{path}' cannot change in mid-run; a population takes {valid}")
         if both := set(self.space) & set(self.fixed):
             raise UserError(f"space: '{sorted(both)[0]}' is fixed as well; take it out of one of them")
         if not any(is_free(value) for value in self.space.values()):
@@ -142,25 +143,10 @@ class Recipe:
                     f"metric is '{self.metric}', and prior.learn is on in trial {trial}: each trial has a prior of "
                     "its own then, and their nats do not compare; take mi_fraction"
                 )
-            if self.searcher == "population":
-                self._check_schedules(config)
-
-    @staticmethod
-    def _check_schedules(config: RunConfig) -> None:
-        """Each stage of a member is a run of its own steps: what falls over a share of them would rise again."""
-        decay, noise = config.optimizer.lr_decay, config.stability.instance_noise
-        for name, value in (("optimizer.lr_decay", decay), ("stability.instance_noise", noise)):
-            if value:
-                raise UserError(
-                    f"{name} is {value:g}, which falls over a run's steps, and a population trains in stages; "
-                    f"fix '{name}' at 0"
-                )
 
     @property
     def count(self) -> int:
         """The number of trials."""
-        if self.searcher == "population":
-            return self.generation * -(-self.budget // self.grace)
         return math.prod(len(values) for values in self._grids().values()) if self.searcher == "grid" else self.trials
 
     @property
@@ -171,22 +157,17 @@ class Recipe:
     @property
     def adaptive(self) -> bool:
         """Whether later trials depend on the scores of earlier ones."""
-        return self.searcher in ("optuna", "population")
-
-    def images(self, trial: int) -> int:
-        """Images seen by a trial that runs to its end: the budget, but for the earlier stages of a population."""
-        stage = trial // self.generation + 1
-        return min(self.budget, self.grace * stage) if self.searcher == "population" else self.budget
+        return self.searcher == "optuna"
 
     def values(self, trial: int) -> dict[str, Any]:
-        """The values of the searched fields in a trial; of an adaptive searcher, those that chance would give it."""
+        """The values of the searched fields in a trial; of an adaptive searcher, random ones."""
         if self.searcher == "grid":
             points = itertools.product(*self._grids().values())
             chosen = dict(zip(self._grids(), next(itertools.islice(points, trial, None)), strict=True))
             return {path: plain(chosen.get(path, value)) for path, value in self.space.items()}
         values = {}
         for position, (path, domain) in enumerate(self.space.items()):
-            if is_free(domain):  # a stream of its own per trial and field: more trials change none of the first ones
+            if is_free(domain):  # own generator for each trial and field: more trials change none of the first
                 state = np.random.RandomState(np.random.SeedSequence([self.seed, trial, position]).generate_state(4))
                 domain = domain.sample(random_state=state)
             values[path] = plain(domain)
@@ -195,10 +176,10 @@ class Recipe:
     def config(self, trial: int, values: Mapping[str, Any] | None = None) -> RunConfig:
         """The configuration of a trial, by default with its own values.
 
-        It is evaluated, and has a checkpoint, at every rung and at its end. Its model is that of its last step: a high
-        bound is reached early, by models that still draw smudges, and trials compare after equally many images only.
+        A trial is evaluated, and writes a checkpoint, at every rung and at its end. Its model is that of its last step,
+        since trials compare only after equally many images, and models with poor images can have a high bound early.
 
-        Raises UserError, naming the field, for values that no run can have.
+        Raises UserError, naming the field, for invalid values.
         """
         base = preset(self.preset) if self.preset else RunConfig()
         values = self.values(trial) if values is None else values
@@ -210,7 +191,7 @@ class Recipe:
             raise UserError(f"metric is '{self.metric}', and trial {trial} has no categorical code; take mi_fraction")
         every = -(-self.grace // config.batch_size)
         return dataclasses.replace(
-            config, name=f"trial_{trial:04d}", steps=-(-self.images(trial) // config.batch_size), epochs=None,
+            config, name=f"trial_{trial:04d}", steps=-(-self.budget // config.batch_size), epochs=None,
             checkpoint_every=every, metric="step", workers=self.workers,
         )  # fmt: skip
 
@@ -221,7 +202,7 @@ class Recipe:
         known = range(0 if self.adaptive else self.count)
         return {
             **rule, "count": self.count, "space": space,
-            "values": [self.values(trial) for trial in known], "parents": [None for _ in known],
+            "values": [self.values(trial) for trial in known],
             "trials": [without_trackers(self.config(trial)) for trial in known],
         }  # fmt: skip
 
@@ -234,18 +215,21 @@ def without_trackers(config: RunConfig) -> dict[str, Any]:
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """The ``recipe`` of a Python file. Raises UserError in one line for a file without one, or with an error in it."""
+    """The ``recipe`` of a Python file. Raises UserError, with the line, if the file fails or defines none."""
     file = Path(path).expanduser()
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
         raise UserError(f"recipe {file} {what}; name a file such as tuning/quick.py")
     try:
         found = runpy.run_path(str(file)).get("recipe")
-    except Exception as error:  # whatever a user's file does
+    except Exception as error:  # a user's file may raise anything
         places = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         line = error.lineno if isinstance(error, SyntaxError) else places[-1] if places else "?"
+        where = f"recipe {file}, line {line}"
+        if isinstance(error, ModuleNotFoundError) and error.name == MOVED_MODULE:
+            raise UserError(f"{where}: {MOVED_MODULE} has moved; write 'from infogan_ray import Recipe'") from None
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        raise UserError(f"recipe {file}, line {line}: {kind}{' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: {kind}{' '.join(str(error).split())}") from None
     if not isinstance(found, Recipe):
         raise UserError(f"recipe {file} has no 'recipe = Recipe(…)'; see tuning/ for examples")
     return found

@@ -1,8 +1,8 @@
-"""How the winner of a search is picked: rules over the rows of its board, none of which sees a label.
+"""Rules that pick the winner of a search from the rows of its leaderboard. No rule uses labels.
 
-A bound near its ceiling is reached by good models and by bad ones, so the bound alone picks no winner: every rule but
-``bound`` and ``quality`` asks first that a trial's images are about as good as the best trial's. How far each rule
-agrees with the clustering error was measured: docs/selection.md.
+Good and bad models alike reach a bound near its ceiling, so the bound alone picks no winner. Every rule but ``bound``
+and ``quality`` picks among the trials whose images are nearly as good as the best trial's. docs/selection.md measures
+how far each rule agrees with the clustering error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from infogan_ray import UserError
 from infogan_ray.evaluation.metrics import BOARD_COLUMNS, BOUND, is_in_group, lower_is_better
 
-GATE = 1.5  # how much worse than the best trial's images a winner's may be
+GATE = 1.5  # largest ratio of a winner's SWD to the least SWD of all trials
 GATED = f"among those within {GATE:g} times the least SWD"
 RULES = {
     "sorting": f"best sorting of real images (q_score) {GATED}; without a categorical code as 'gated'",
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def winner(rows: Sequence[Row], metric: str, rule: str) -> Row | None:
-    """The trial that a rule picks among those that ran to their end; None if it can rank none of them.
+    """The trial that a rule picks among the finished ones; None if it can rank none of them.
 
     Raises UserError, naming the rules, for another name.
     """
@@ -77,7 +77,7 @@ def pareto(rows: Sequence[Row], metric: str) -> list[Row]:
 
 
 def ranked(rows: Sequence[Row], metric: str, rule: str) -> list[Row]:
-    """Finished trials by a rule, one after the other; then the others by how far they came."""
+    """Finished trials in the order in which a rule picks them; then the others by images seen."""
     left, order = list(rows), list[Row]()
     while (best := winner(left, metric, rule)) is not None:
         order.append(best)
@@ -90,7 +90,7 @@ def ranked(rows: Sequence[Row], metric: str, rule: str) -> list[Row]:
 
 
 def _bound(metric: str) -> str:
-    """What the bound is in a search by this metric: of one that does not compare bounds at its rungs, the fraction."""
+    """The column that is the bound: of a search whose metric is not a bound, mi_fraction."""
     return metric if is_in_group(metric, BOUND) else "mi_fraction"
 
 

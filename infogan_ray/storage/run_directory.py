@@ -1,11 +1,9 @@
-"""The run directory: the one owner of every file name in it."""
+"""The run directory: defines the name of every file in it."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from infogan_ray import UserError
-from infogan_ray.storage.file_system import Storage, StorageError
+from infogan_ray.storage.errors import StorageError
+from infogan_ray.storage.file_system import Storage
 
-# A run whose writer has not been heard of for this long has been killed. One that starts says so once: it may wait for
-# room on the cluster, or for a large folder to be read.
+# A run that has not written its status for this long was killed. A starting run writes it once: it may wait for room on
+# the cluster, or for a large folder to be read.
 STALE_AFTER_S = {"starting": 3600, "running": 180}
 
 
@@ -26,7 +25,7 @@ class RunExists(UserError):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """``<storage>/<run>``: where each of its files lies, and the small ones read and written."""
+    """``<storage>/<run>``: the place of each file, and functions that read and write the small ones."""
 
     folder: Storage
 
@@ -43,7 +42,7 @@ class RunDirectory:
 
     @property
     def title(self) -> str:
-        """The name; of a trial, behind that of its search."""
+        """The run's name; for a trial, the search's name precedes it."""
         above = self.folder.parent
         return f"{above.parent.name}/{self.name}" if above.name == "trials" else self.name
 
@@ -57,55 +56,56 @@ class RunDirectory:
 
     @property
     def samples(self) -> Storage:
-        """Holds ``sample_picture`` of every checkpoint."""
+        """One ``sample_picture_name`` for each checkpoint."""
         return self.folder / "samples"
 
     @property
     def traversals(self) -> Storage:
-        """Holds ``traversal_picture`` of every checkpoint and code."""
+        """One ``traversal_picture_name`` for each checkpoint and code."""
         return self.folder / "traversals"
 
     @property
     def profile(self) -> Storage:
-        """Holds the traces that --profile makes, gzipped JSON of Chrome's format."""
+        """The traces that --profile records: gzipped JSON in Chrome's format."""
         return self.folder / "profile"
 
-    def patient(self, seconds: float) -> RunDirectory:
-        """The same, with so many seconds of retries where storage is away."""
-        return RunDirectory(self.folder.patient(seconds))
+    def with_retry_timeout(self, seconds: float) -> RunDirectory:
+        """The same directory; operations on an unavailable storage are retried for so many seconds."""
+        return RunDirectory(self.folder.with_retry_timeout(seconds))
 
     @property
     def exists(self) -> bool:
         return self.folder.is_file(self.CONFIG)
 
     @property
-    def looks_like_one(self) -> bool:
-        """Whether the folder is a run, be it a half-written one."""
+    def looks_like_run(self) -> bool:
+        """Whether the folder holds a run, complete or not."""
         parts = {self.CONFIG, self.STATUS, self.METRICS, "checkpoints"}
         return bool(parts & {entry.name for entry in self.folder.entries()})
 
     @classmethod
-    def free(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
-        """The directory of a name that may be taken, untouched.
+    def check_name(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
+        """The directory of a name that a run may use. Nothing is written.
 
-        Raises RunExists for a taken one unless ``resume``, ValueError for what is no folder or not there to resume.
+        Raises RunExists for a taken name unless ``resume``. Raises UserError for a file in the place of a folder, and
+        for ``resume`` without such a run.
         """
         run = cls(storage / name)
         for folder in (storage, run.folder):
-            if folder.is_itself_a_file:
+            if folder.path_is_file:
                 raise UserError(f"storage: {folder} is a file where a folder should be; name another with --storage")
         taken = bool(run.folder.entries())
         if resume and not run.exists:
             hint = "what has that name is none; take another" if taken else "drop --resume to start it"
             raise UserError(f"name is '{name}', and there is no such run in {storage} to resume; {hint}")
         if not resume and taken:
-            hint = ", or go on with it by --resume" if run.exists else ""
+            hint = ", or continue it with --resume" if run.exists else ""
             raise RunExists(f"name '{name}' is taken in {storage}; take another --name{hint}")
         return run
 
     @classmethod
-    def has_begun(cls, storage: Storage, name: str) -> bool:
-        """Whether there is a run to go on with. What one left that was killed as it took its name is cleared away."""
+    def can_resume(cls, storage: Storage, name: str) -> bool:
+        """Whether there is a run to continue. A lone status file, left by a kill at the very start, is deleted."""
         run = cls(storage / name)
         if not run.exists and [entry.name for entry in run.folder.entries()] == [cls.STATUS]:
             run.folder.delete(cls.STATUS)
@@ -113,18 +113,18 @@ class RunDirectory:
 
     @classmethod
     def claim(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
-        """Take a name in a storage folder: ``free``, and a new run's first file is written, which shows that it can be.
+        """Take a name in a storage folder: check it, and write a new run's first file.
 
-        Raises UserError where it cannot, and as ``free`` does.
+        Raises UserError where storage cannot be written, and as ``check_name`` does.
         """
-        run = cls.free(storage, name, resume)
+        run = cls.check_name(storage, name, resume)
         try:
             if not resume:
                 run.set_status("starting")
         except StorageError as error:
             raise UserError(f"storage: cannot write to {error}; name another with --storage") from None
         for entry in run.folder.entries():
-            if entry.name.endswith(".tmp"):  # of a writer that was killed
+            if entry.name.endswith(".tmp"):  # left by a writer that was killed
                 run.folder.delete(entry.name)
         return run
 
@@ -132,7 +132,7 @@ class RunDirectory:
         self.folder.write(self.CONFIG, json.dumps(config, indent=1).encode())
 
     def read_config(self) -> dict[str, Any]:
-        """Raises UserError if there is none or it is not ours."""
+        """Raises UserError if config.json is missing or is not the configuration of a run."""
         try:
             config = json.loads(self.folder.read(self.CONFIG))
         except FileNotFoundError:
@@ -149,7 +149,7 @@ class RunDirectory:
         self.folder.write(self.STATUS, json.dumps(status).encode())
 
     def get_status(self) -> dict[str, Any]:
-        """What was last said of the run; ``killed`` if it says running and its writer is silent."""
+        """The last status; ``killed`` if it is running or starting, but too old."""
         try:
             status = json.loads(self.folder.read(self.STATUS))
             step, age = int(status["step"]), time.time() - float(status["time"])
@@ -160,8 +160,8 @@ class RunDirectory:
             status["state"] = "killed"
         return {**status, "step": step}
 
-    def key(self) -> str:
-        """What the run is called by trackers that remember it; made when first asked for. Raises StorageError."""
+    def tracking_key(self) -> str:
+        """The run's identifier at trackers, written on first use. Raises StorageError."""
         try:
             found = json.loads(self.folder.read(self.TRACKING))
             if isinstance(found, dict) and re.fullmatch("[0-9a-f]{16}", str(found.get("key"))):
@@ -173,7 +173,7 @@ class RunDirectory:
         return key
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Every whole line; one that a kill cut short is passed over."""
+        """Every complete line; a line that a kill truncated is skipped."""
         try:
             content = self.folder.read(self.METRICS)
         except FileNotFoundError:
@@ -187,64 +187,24 @@ class RunDirectory:
                 yield row
 
 
-class MetricsLog:
-    """``metrics.jsonl`` of a running run: lines are added at once and reach storage with ``flush``.
-
-    An object store cannot append: there the whole file is written anew, so flush seldom.
-    """
-
-    def __init__(self, run: RunDirectory, step: int) -> None:
-        """Starts with what is there up to ``step``: the lines of work that was lost go, so that steps rise."""
-        self._folder, self._name = run.folder, run.METRICS
-        self._lines = [json.dumps(row) + "\n" for row in run.read_metrics() if row.get("step", 0) <= step]
-        self._lock, self._flushing = threading.Lock(), threading.Lock()
-        if self._lines or self._folder.is_file(self._name):
-            self._folder.write(self._name, "".join(self._lines).encode())
-        self._flushed, self._torn = len(self._lines), False
-
-    def add(self, row: dict[str, Any]) -> None:
-        with self._lock:
-            self._lines.append(json.dumps(row) + "\n")
-
-    def flush(self, patience_s: float) -> None:
-        """Raises StorageError after so many seconds; then nothing is lost, and the next call writes it."""
-        folder = self._folder.patient(patience_s)
-        with self._flushing:
-            with self._lock:
-                until = len(self._lines)
-            if until == self._flushed:
-                return
-            if folder.is_local and not self._torn:
-                self._torn = True  # by an error in the midst of a line, after which the whole file is written anew
-                with contextlib.suppress(StorageError):
-                    folder.append(self._name, self._text(self._flushed, until))
-                    self._torn = False
-            if self._torn or not folder.is_local:
-                folder.write(self._name, self._text(0, until))
-            self._flushed, self._torn = until, False
-
-    def _text(self, start: int, stop: int) -> bytes:
-        return "".join(self._lines[start:stop]).encode()
-
-
 def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def sample_picture(step: int) -> str:
+def sample_picture_name(step: int) -> str:
     return f"{step_name(step)}.png"
 
 
-def traversal_picture(step: int, code: str) -> str:
+def traversal_picture_name(step: int, code: str) -> str:
     return f"{step_name(step)}_{code}.png"
 
 
-def runs_in(storage: Storage) -> list[RunDirectory]:
-    """What looks like a run in a storage folder, half-written ones too. Raises UserError if it is no folder."""
+def list_runs(storage: Storage) -> list[RunDirectory]:
+    """The runs in a storage folder, incomplete ones too. Raises UserError if it is no folder."""
     entries = storage.entries()
-    if not entries and storage.is_itself_a_file:
+    if not entries and storage.path_is_file:
         raise UserError(f"storage: {storage} is a file; name a folder of runs")
     if not entries and storage.is_local and storage.name and not storage.parent.exists(storage.name):
         raise UserError(f"storage: {storage} does not exist; name a folder of runs")
     runs = [RunDirectory(storage / entry.name) for entry in entries if entry.is_folder]
-    return [run for run in runs if run.looks_like_one]
+    return [run for run in runs if run.looks_like_run]

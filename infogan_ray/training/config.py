@@ -31,9 +31,10 @@ from infogan_ray.training.category_restarts import check_restarts
 from infogan_ray.training.consistency import ConsistencyConfig
 from infogan_ray.training.contrastive import ContrastiveConfig
 from infogan_ray.training.learned_prior import PriorConfig
+from infogan_ray.training.optimizer import OptimizerConfig
 from infogan_ray.training.regularisers import StabilityConfig
-from infogan_ray.training.tracking.tracking import check_addresses
-from infogan_ray.training.train_state import OptimizerConfig, TrainState
+from infogan_ray.training.tracking.addresses import check_addresses
+from infogan_ray.training.train_state import TrainState
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mnist": {"data": "mnist", "codes": "noise=62 cat=10 uniform=2", "steps": 5000},

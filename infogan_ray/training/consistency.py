@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infogan_ray import UserError
+from infogan_ray.data.affine import affine_maps, transform
 from infogan_ray.models.latents import Bernoulli, Categorical, Code, LatentSpec, constant
 
 
@@ -74,21 +75,13 @@ class ConsistencyConfig:
         return self.weight * min(1.0, max(0.0, (step - self.start) / (self.full - self.start)))
 
 
-def affine(draws: Tensor, degrees: float, scale: float, shift: float) -> Tensor:
-    """(N, 2, 3) maps of coordinates in [-1, 1] from draws (4, N) in [-1, 1]: turn, size, right, down."""
-    angle, size, right, down = draws.unbind(0)
-    angle, size = angle * math.radians(degrees), 1 + size * scale
-    cosine, sine = angle.cos() * size, angle.sin() * size
-    return torch.stack([cosine, -sine, 2 * shift * right, sine, cosine, 2 * shift * down], 1).view(-1, 2, 3)
-
-
 def moves(draws: Tensor, config: ConsistencyConfig) -> Tensor:
     """(N, 2, 3) maps from draws (``config.draws``, N) in [-1, 1].
 
-    Four of ``affine``; with ``flip`` a fifth, which mirrors where it is negative; with ``shear`` or ``stretch`` two
-    more, the last: the width and the slant.
+    The first four are those of ``affine_maps``. With ``flip`` a fifth mirrors where it is negative. With ``shear`` or
+    ``stretch`` the last two are the width and the slant.
     """
-    maps = affine(draws[:4], config.degrees, config.scale, config.shift)
+    maps = affine_maps(draws[:4], config.degrees, config.scale, config.shift)
     if config.shear or config.stretch:
         width, slant = draws[-2:, :, None]
         maps[:, :, 1] += config.shear * slant * maps[:, :, 0]
@@ -98,26 +91,17 @@ def moves(draws: Tensor, config: ConsistencyConfig) -> Tensor:
     return maps
 
 
-def moved(images: Tensor, maps: Tensor) -> Tensor:
-    """Each image (N, C, H, W) of floats under its own map (N, 2, 3); differentiable in the images.
-
-    To be called outside of an autocast: in bf16 places are off by a tenth of a pixel, in large images by more.
-    """
-    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
 def paired(real: Tensor, maps: Tensor) -> Tensor:
     """Of (B, C, H, W): every other image, then their moved copies, then the last one if B is odd."""
     half = len(real) // 2
     first = real[0 : 2 * half : 2]
-    return torch.cat([first, moved(first, maps[:half]), real[2 * half :]])
+    return torch.cat([first, transform(first, maps[:half]), real[2 * half :]])
 
 
 def half_moved(drawn: Tensor, maps: Tensor) -> Tensor:
     """(B, C, H, W) with the second half moved, in the same order."""
     half = len(drawn) // 2
-    return torch.cat([drawn[:half].float(), moved(drawn[half:].float(), maps[half:])])
+    return torch.cat([drawn[:half].float(), transform(drawn[half:].float(), maps[half:])])
 
 
 def consistency_loss(spec: LatentSpec, q: Tensor, config: ConsistencyConfig) -> Tensor:

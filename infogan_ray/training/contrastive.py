@@ -33,7 +33,6 @@ from torch import Tensor, nn
 from infogan_ray import UserError
 from infogan_ray.models.latents import Bernoulli, Categorical, Code, LatentSpec, one_hot
 from infogan_ray.models.networks import ModelSpec, frozen, initialise, recognition_head, trunk
-from infogan_ray.training.adam import Adam
 from infogan_ray.training.consistency import prior_of
 
 
@@ -157,11 +156,8 @@ class Contrast:
         self.discriminator = PairDiscriminator(spec, len(self.codes)).to(device)
         self.compare: nn.Module = self.discriminator
         """H as it is trained: under several ranks, what averages its gradients."""
-
-    def optimise(self, rate: float, betas: tuple[float, float]) -> Adam:
-        """H's own Adam, which ``learn`` uses."""
-        self.adam = Adam(self.discriminator.parameters(), rate, betas)
-        return self.adam
+        self.adam: torch.optim.Adam
+        """H's own, which ``learn`` uses; the training state makes it."""
 
     def draw(self, spec: LatentSpec, gap: float | Tensor, n: int, generator: torch.Generator) -> Pairs:
         """``n`` pairs; ``spec`` has the priors in use."""

@@ -1,10 +1,10 @@
-"""The training step as a CUDA graph: recorded once, and from then on played by the GPU, with no Python in between.
+"""The training step as a CUDA graph: recorded once, then replayed by the GPU without Python.
 
-A step of a small network is some hundred kernels of a few microseconds each, and to launch them from Python takes
-longer than to run them. What differs from step to step (images, the schedule's weights) is copied into tensors that
-stay where they are; what is drawn comes from generators that stay, too, and are seeded for the step; the recording
-reads those, and changes weights and moments in place. What follows both updates, the averaged generator above all, is
-left out: it decides by the number of the step.
+A step of a small network is some hundred kernels of a few microseconds each. To launch them from Python takes longer
+than to run them. What differs from step to step (images, the schedule's weights) is copied into tensors that keep their
+addresses. Random numbers come from generators that are kept, too, and seeded for each step. The recording reads those,
+and changes weights and moments in place. What follows both updates, the averaged generator above all, is not recorded:
+it depends on the number of the step.
 
 One rank on one GPU. Gradients of several ranks go through DistributedDataParallel, whose reductions are not recorded
 here; a learned prior changes the bound's constants.
@@ -13,7 +13,6 @@ here; a learned prior changes the bound's constants.
 from __future__ import annotations
 
 import time
-import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -21,123 +20,101 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infogan_ray.models.rng import LastingStreams
-from infogan_ray.training.step import draw_and_play
-from infogan_ray.training.train_state import Course, Number, TrainState
+from infogan_ray.models.rng import RecordedGenerators
+from infogan_ray.training.accumulation import train_on_batch
+from infogan_ray.training.step import Metrics
+from infogan_ray.training.step_inputs import Number, Schedule
+from infogan_ray.training.train_state import TrainState
 
 WARM_UP = 3
-"""Steps of a kind that are made plainly first: libraries choose kernels and optimisers make their state in them."""
+"""Steps of a kind that are made without a graph first: libraries choose kernels and optimisers make their state."""
 
-Played = tuple[list[str], Tensor, Tensor]
-"""The metrics' names, their values (M,), and what Q said of real images."""
-Recorder = Callable[
-    [Callable[[], Played], LastingStreams, "torch.cuda.Stream | None"], tuple[Callable[[], None], Played]
-]
-LIVE: weakref.WeakSet[GraphedStep] = weakref.WeakSet()
+Outputs = tuple[list[str], Tensor, Tensor]
+"""The metrics' names, their values (M,), and Q's parameters for real images."""
+Recorder = Callable[[Callable[[], Outputs], RecordedGenerators, "torch.cuda.Stream | None"],
+                    tuple[Callable[[], None], Outputs]]  # fmt: skip
 
 
-def cuda_graph(
-    steps: Callable[[], Played], streams: LastingStreams, stream: torch.cuda.Stream | None
-) -> tuple[Callable[[], None], Played]:
-    """What plays ``steps`` again, and the tensors that every replay writes. Nothing is computed yet.
+def record_cuda_graph(
+    step: Callable[[], Outputs], generators: RecordedGenerators, stream: torch.cuda.Stream | None
+) -> tuple[Callable[[], None], Outputs]:
+    """What replays ``step``, and the tensors that every replay writes. Nothing is computed yet.
 
-    Other threads may use the GPU meanwhile: checkpoints are on their way to storage.
+    Other threads may use the GPU meanwhile.
     """
-    graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    for generator in streams.generators.values():
+    graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    for generator in generators.generators.values():
         graph.register_generator_state(generator)
     try:
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            made = steps()
+            outputs = step()
     finally:
-        torch.cuda.set_stream(here)  # a recording that fails leaves another one current
-    return graph.replay, made
-
-
-def this_threads_stream() -> torch.cuda.Stream | None:
-    """The stream that this thread has been given, as those that share a process are (``distributed/packing.py``)."""
-    here = torch.cuda.current_stream()
-    return None if here == torch.cuda.default_stream() else here
-
-
-def own_stream() -> torch.cuda.Stream:
-    """One that no other graphed step of this process has.
-
-    PyTorch deals out 32, by turns. Matrix products have their scratch memory by stream, and a recording keeps that of
-    the stream that it was made on: two that play at the same time must not have been made on the same one.
-    """
-    taken = {step.stream.cuda_stream for step in LIVE if step.stream is not None}
-    for _ in range(32):
-        stream = torch.cuda.Stream()
-        if stream.cuda_stream not in taken:
-            return stream
-    raise RuntimeError("more than 31 steps are recorded in this process; PyTorch has no stream left for another")
+        torch.cuda.set_stream(current)  # a recording that fails leaves another one current
+    return graph.replay, outputs
 
 
 class Recording:
-    """Of one kind of step: the tensors that it reads, and what plays it."""
+    """One kind of step: the tensors that it reads, and what replays it."""
 
     def __init__(
-        self, state: TrainState, images: Tensor, course: Course, batch_size: int, record: Recorder,
+        self, state: TrainState, images: Tensor, schedule: Schedule, batch_size: int, record: Recorder,
         stream: torch.cuda.Stream | None,
     ) -> None:  # fmt: skip
-        self._images, self._streams = images.clone(), LastingStreams(state.streams)
-        self._numbers = [torch.zeros((), device=state.device) for _ in numbers_of(course)]
+        self._images, self._generators = images.clone(), RecordedGenerators(state.rng)
+        self._numbers = [torch.zeros((), device=state.device) for _ in numbers_of(schedule)]
         self._written: list[Number | None] = [None] * len(self._numbers)
         scalars = iter(self._numbers)
-        own = Course(
-            {name: next(scalars) for name in course.lambdas}, next(scalars),
-            None if course.noise is None else next(scalars), None if course.gap is None else next(scalars),
-            course.penalised,
+        own = Schedule(
+            {name: next(scalars) for name in schedule.lambdas}, next(scalars),
+            None if schedule.noise is None else next(scalars), None if schedule.gap is None else next(scalars),
+            schedule.has_r1,
         )  # fmt: skip
 
-        def steps() -> Played:
-            before, state.streams = state.streams, self._streams
+        def step() -> Outputs:
+            before, state.rng = state.rng, self._generators
             try:
-                metrics, q = draw_and_play(state, self._images, own, batch_size)
+                metrics, q_real = train_on_batch(state, self._images, own, batch_size)
             finally:
-                state.streams = before
-            return list(metrics), torch.stack([value.float() for value in metrics.values()]), q
+                state.rng = before
+            return list(metrics), torch.stack([value.float() for value in metrics.values()]), q_real
 
-        self._replay, self._made = record(steps, self._streams, stream)
+        self._replay, self._outputs = record(step, self._generators, stream)
 
-    def play(self, images: Tensor, course: Course, step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """As ``training.play``; what Q said is overwritten by the next replay."""
+    def replay(self, images: Tensor, schedule: Schedule, step: int) -> tuple[Metrics, Tensor]:
+        """As ``train_on_batch``; Q's parameters are overwritten by the next replay."""
         self._images.copy_(images, non_blocking=True)
-        self._streams.seek(step)
-        for index, number in enumerate(numbers_of(course)):
+        self._generators.seed_for(step)
+        for index, number in enumerate(numbers_of(schedule)):
             if number != self._written[index]:
                 self._numbers[index].fill_(number)
                 self._written[index] = number
         self._replay()
-        names, values, q = self._made
-        return dict(zip(names, values.clone().unbind(), strict=True)), q
+        names, values, q_real = self._outputs
+        return dict(zip(names, values.clone().unbind(), strict=True)), q_real
 
 
-def numbers_of(course: Course) -> list[Number]:
-    """All of a course that a recording reads anew at each replay."""
-    return [*course.lambdas.values(), *(part for part in course[1:4] if part is not None)]
+def numbers_of(schedule: Schedule) -> list[Number]:
+    """All of a schedule that a recording reads anew at each replay."""
+    optional = (schedule.consistency, schedule.noise, schedule.gap)
+    return [*schedule.lambdas.values(), *(number for number in optional if number is not None)]
 
 
 class GraphedStep:
-    """``make_step`` of a state, recorded once it has been made a few times.
+    """``train_on_batch`` of a state, recorded after WARM_UP steps.
 
     Steps of another kind, as those with R1 beside those without, get a recording of their own. Where one cannot be
-    recorded, steps of its kind go on plainly, no other recording is tried, and ``news`` says why.
+    recorded, training continues without a graph, no other recording is tried, and ``pop_status`` says why.
     """
 
-    stream: torch.cuda.Stream | None
-    """On which steps are made plainly and recorded. They may be played on any."""
-
-    def __init__(self, state: TrainState, record: Recorder = cuda_graph) -> None:
+    def __init__(self, state: TrainState, record: Recorder = record_cuda_graph) -> None:
         self.state, self._record = state, record
         self._recordings: dict[Any, Recording] = {}
         self.plain: Counter[Any] = Counter()
         """How many steps of each kind were made without a recording."""
-        self._news: list[str] = []
+        self._status: list[str] = []
         self.refused = False
-        self.stream = (this_threads_stream() or own_stream()) if state.device.type == "cuda" else None
-        LIVE.add(self)
+        self.stream = torch.cuda.Stream() if state.device.type == "cuda" else None
+        """On which steps are warmed up and recorded. They may be replayed on any."""
 
     @staticmethod
     def fits(state: TrainState, world_size: int) -> bool:
@@ -145,52 +122,47 @@ class GraphedStep:
         return state.device.type == "cuda" and world_size == 1 and not state.prior.in_use
 
     def __call__(
-        self, state: TrainState, images: Tensor, batch_size: int, steps: int, rank: int = 0, world_size: int = 1
-    ) -> dict[str, Tensor]:
-        """As ``make_step``."""
+        self, state: TrainState, images: Tensor, schedule: Schedule, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> tuple[Metrics, Tensor]:
+        """As ``train_on_batch``."""
         assert state is self.state and world_size == 1
-        state.set_learning_rates(steps)
-        course = state.course(steps)
-        kind = (images.shape, *(part is None for part in course), course.penalised)
+        kind = (images.shape, *(part is None for part in schedule), schedule.has_r1)
         if not self.refused and kind not in self._recordings and self.plain[kind] >= WARM_UP:
-            self._take(kind, images, course, batch_size)
+            self._try_to_record(kind, images, schedule, batch_size)
         if kind in self._recordings:
-            metrics, q = self._recordings[kind].play(images, course, state.step)
-        else:
-            self.plain[kind] += 1
-            metrics, q = self._plainly(images, course, batch_size)
-        return metrics | state.after_step(q, 1.0)
+            return self._recordings[kind].replay(images, schedule, state.step)
+        self.plain[kind] += 1
+        return self._without_graph(images, schedule, batch_size)
 
-    def news(self) -> str:
-        """What is to be said of recordings since this was last asked; empty if nothing is."""
-        news, self._news = "; ".join(self._news), []
-        return news
+    def pop_status(self) -> str:
+        """What is to be said of recordings since this was last called; empty if nothing is."""
+        status, self._status = "; ".join(self._status), []
+        return status
 
-    def _plainly(self, images: Tensor, course: Course, batch_size: int) -> tuple[dict[str, Tensor], Tensor]:
+    def _without_graph(self, images: Tensor, schedule: Schedule, batch_size: int) -> tuple[Metrics, Tensor]:
         if self.stream is None or self.refused:
-            return draw_and_play(self.state, images, course, batch_size)
-        # On the stream of the recording: where a weight's gradient is added up is decided by the stream of its first
-        # use. What is made here is used up on the other stream before this one goes on, since it waits for that first.
-        here = torch.cuda.current_stream()
-        self.stream.wait_stream(here)
+            return train_on_batch(self.state, images, schedule, batch_size)
+        # A weight's gradient is accumulated on the stream of its first use, so that must be the recording's stream.
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
-            made = draw_and_play(self.state, images, course, batch_size)
-        here.wait_stream(self.stream)
-        return made
+            outputs = train_on_batch(self.state, images, schedule, batch_size)
+        current.wait_stream(self.stream)
+        return outputs
 
-    def _take(self, kind: Any, images: Tensor, course: Course, batch_size: int) -> None:
-        begun = time.monotonic()
+    def _try_to_record(self, kind: Any, images: Tensor, schedule: Schedule, batch_size: int) -> None:
+        started = time.monotonic()
         try:
-            recording = Recording(self.state, images, course, batch_size, self._record, self.stream)
+            recording = Recording(self.state, images, schedule, batch_size, self._record, self.stream)
         except RuntimeError as error:  # CUDA's own too: nothing was computed
             self.refused = True
             why = " ".join(str(error).split())[:200]
-            self._news.append(f"the step cannot be recorded as a CUDA graph, and runs without one, slower: {why}")
+            self._status.append(f"the step cannot be recorded as a CUDA graph, and runs without one, slower: {why}")
             return
         self._recordings[kind] = recording
         if len(self._recordings) == 1:
-            took = time.monotonic() - begun
-            self._news.append(
-                f"the step plays as a CUDA graph, recorded in {took:.2f} s after {WARM_UP} steps (--no-cuda-graph: "
+            took = time.monotonic() - started
+            self._status.append(
+                f"the step runs as a CUDA graph, recorded in {took:.2f} s after {WARM_UP} steps (--no-cuda-graph: "
                 "without)"
             )

@@ -29,7 +29,6 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.models.latents import Categorical, LatentSpec, one_hot
-from infogan_ray.training.adam import Adam
 
 METHODS = ("real", "gumbel")
 GRAIN = 1_000_000  # probabilities are multiples of 1 / GRAIN: six digits, which the text form keeps to the last
@@ -91,13 +90,13 @@ class LearnedPrior:
         self.logits: dict[str, Tensor] = {}
         self.gathered: dict[str, Tensor] = {}
         """Sums of the logits' gradients since the prior last changed, over ranks and steps."""
-        self.adam: Adam | None = None
+        self.adam: torch.optim.Adam | None = None
         if config.method == "real":
             self.average = {name: p.clone() for name, p in self.in_use.items()}
         elif learned:
             self.logits = {name: self._inverse(p).requires_grad_() for name, p in self.in_use.items()}
             self.gathered = {name: torch.zeros_like(p) for name, p in self.in_use.items()}
-            self.adam = Adam(self.logits.values(), config.lr, fused=False)
+            self.adam = torch.optim.Adam(self.logits.values(), config.lr)
 
     def first(self, spec: LatentSpec) -> LatentSpec:
         """The specification to begin with: that of ``spec``, with every probability that is learned written out."""

@@ -12,7 +12,7 @@ from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.models.code_names import NAMES, parse_names, read_names
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.networks import ModelSpec
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import from_saved
@@ -31,7 +31,7 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
     folder, run = open_storage(path), None
     names = {entry.name for entry in folder.entries()}
     if not names:
-        what = "is a file" if folder.is_itself_a_file else "does not exist"
+        what = "is a file" if folder.path_is_file else "does not exist"
         raise UserError(f"model {folder} {what}; name a model folder, a run (STORAGE/NAME) or a checkpoint")
     if "checkpoints" in names:
         run = RunDirectory(folder)
@@ -44,7 +44,7 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
         manifest, description = checkpoint.manifest, checkpoint.state
         run = RunDirectory(folder.parent.parent)
     elif "config.json" in names:
-        manifest = checkpoints.Manifest.of(folder, required=(checkpoints.MODEL, "config.json"))
+        manifest = manifests.Manifest.load(folder, required=(checkpoints.MODEL, "config.json"))
         manifest.verify()
         description = manifest.read_json("config.json")
     else:

@@ -16,7 +16,7 @@ from infogan_ray.models.code_names import NAMES, check_names, read_names
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.traversal import draw, png, tile
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.checkpoints import Checkpoint
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
@@ -32,7 +32,7 @@ def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, An
     """The files of a model folder by name: the same bytes for the same checkpoint, metrics and names of codes."""
     spec = ModelSpec.from_dict(checkpoint.state["model"])
     weights = checkpoint.manifest.read(checkpoints.MODEL)
-    tensors = checkpoints.parse_tensors(f"{checkpoint.folder}/{checkpoints.MODEL}", weights)
+    tensors = manifests.parse_tensors(f"{checkpoint.folder}/{checkpoints.MODEL}", weights)
     model = InfoGAN.from_tensors(spec, tensors, checkpoint.folder)
     with contextlib.suppress(ValueError):  # a broken file of names, which ``load`` names, must not cost a run its model
         model.names = read_names(checkpoint.folder.parent.parent, model.codes)
@@ -78,15 +78,15 @@ def name_codes(folder: Storage, names: Mapping[str, str]) -> dict[str, str]:
 
 def is_model(folder: Storage) -> bool:
     """Whether a folder is a model folder; a run has its manifests further down."""
-    return folder.is_file(checkpoints.MANIFEST) and folder.is_file(CONFIG)
+    return folder.is_file(manifests.MANIFEST) and folder.is_file(CONFIG)
 
 
 def _rename_in(folder: Storage, model: InfoGAN, names: dict[str, str]) -> None:
-    manifest = checkpoints.Manifest.of(folder, required=(checkpoints.MODEL, CONFIG, METRICS))
+    manifest = manifests.Manifest.load(folder, required=(checkpoints.MODEL, CONFIG, METRICS))
     config = from_saved(manifest.read_json(CONFIG), f"{folder}/{CONFIG}")
     model.names = names
     files = _with_names(model, config, manifest.read_json(METRICS))
-    checkpoints.replace(manifest, {NAMES: b"{}", **files})
+    manifests.replace_files(manifest, {NAMES: b"{}", **files})
 
 
 def pull(
@@ -104,15 +104,15 @@ def pull(
         try:
             files = _published(run, chosen, warn) or model_files(chosen, config, chosen.metrics)
             break
-        except checkpoints.BadCheckpoint:  # a run that goes on may have pruned it since it was chosen
-            if not tries_left or chosen.folder.is_file(checkpoints.MANIFEST):
+        except manifests.BadCheckpoint:  # a run that goes on may have pruned it since it was chosen
+            if not tries_left or chosen.folder.is_file(manifests.MANIFEST):
                 raise
     for name, content in files.items():
         check_content(name, content)
     if not _holds(destination, files, warn):
         beside = open_storage(destination.parent) / f".{destination.name}.{uuid.uuid4().hex[:8]}"
         try:
-            checkpoints.seal(beside, files)
+            manifests.write_with_manifest(beside, files)
             try:
                 os.rename(beside.path, destination)
             except OSError:  # another pull has been faster, or something else is there
@@ -126,13 +126,13 @@ def pull(
 def _published(run: RunDirectory, chosen: Checkpoint, warn: Callable[[str], None]) -> dict[str, bytes] | None:
     """The files of the run's model folder, if it is whole and of this checkpoint's very weights."""
     try:
-        manifest = checkpoints.Manifest.of(run.model, required=(checkpoints.MODEL, CONFIG, METRICS, CARD))
+        manifest = manifests.Manifest.load(run.model, required=(checkpoints.MODEL, CONFIG, METRICS, CARD))
         if manifest.files[checkpoints.MODEL] != chosen.manifest.files[checkpoints.MODEL]:
             return None
         return {name: manifest.read(name) for name in manifest.files}
-    except checkpoints.Unfinished:
+    except manifests.IncompleteCheckpoint:
         return None
-    except checkpoints.BadCheckpoint as error:
+    except manifests.BadCheckpoint as error:
         warn(f"passed over: {error}")
         return None
 
@@ -143,7 +143,7 @@ def _holds(destination: Path, files: dict[str, bytes], warn: Callable[[str], Non
         return False
     what = "is something else"
     try:
-        manifest = checkpoints.Manifest.of(
+        manifest = manifests.Manifest.load(
             open_storage(destination), required=(checkpoints.MODEL, CONFIG, METRICS, CARD)
         )
         found = {name: manifest.read(name) for name in manifest.files}
@@ -153,7 +153,7 @@ def _holds(destination: Path, files: dict[str, bytes], warn: Callable[[str], Non
             warn(f"{destination} holds this model already, and is left as it is, with its names, figures and card")
             return True
         what = "holds another model"
-    except (checkpoints.BadCheckpoint, StorageError):
+    except (manifests.BadCheckpoint, StorageError):
         pass
     raise UserError(f"destination {destination} exists and {what}; name another folder")
 
@@ -162,16 +162,16 @@ def check_content(name: str, content: bytes) -> None:
     """Raises BadCheckpoint, by name, unless a file of a model folder is of the kind that its ending says."""
     ending = name.rpartition(".")[2]
     if ending == "safetensors":
-        checkpoints.parse_tensors(name, content)
+        manifests.parse_tensors(name, content)
     elif ending == "json":
-        checkpoints.parse_json(name, content)
+        manifests.parse_json(name, content)
     elif ending == "png":
         if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-            raise checkpoints.BadCheckpoint(f"{name} is not a PNG picture")
+            raise manifests.BadCheckpoint(f"{name} is not a PNG picture")
     elif ending == "md":
         try:
             content.decode()
         except UnicodeDecodeError:
-            raise checkpoints.BadCheckpoint(f"{name} is not text") from None
+            raise manifests.BadCheckpoint(f"{name} is not text") from None
     else:
-        raise checkpoints.BadCheckpoint(f"{name} is not a file of a model folder; it is refused")
+        raise manifests.BadCheckpoint(f"{name} is not a file of a model folder; it is refused")

@@ -1,7 +1,9 @@
-"""What steadies adversarial training: R1, instance noise, label smoothing, warm-up, G's first bias. All off by default.
+"""Regularisers of adversarial training: R1, instance noise, label smoothing, warm-up, G's first bias. All are off by
+default.
 
-Each is a function of its own that the training step calls. Spectral normalisation is part of the network
-(``spectral.py``), restarts of dead categories have state (``restarts.py``). What helps here is in docs/experiments.md.
+Each is a function that the training step calls. Spectral normalisation is part of the network
+(``models/spectral_norm.py``). Restarts of dead categories have state (``category_restarts.py``). docs/experiments.md
+shows what helps.
 Shapes: B this rank's share of the global batch, (B, C, H, W) images in [-1, 1], (B,) logits of D.
 """
 
@@ -14,9 +16,9 @@ import torch
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.models.convolutions import of_images_alone
+from infogan_ray.models.convolutions import no_weight_gradients
 
-MOST_MEAN = 0.95
+MAX_MEAN = 0.95  # of pixels in [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,11 @@ class StabilityConfig:
     lambda_warmup: int = 0
     """Steps over which the weights of the bound rise linearly from 0."""
     restart_every: int = 0
-    """Steps between looks for categories that Q hardly uses on real images; such a one is made a copy of another."""
+    """Steps between searches for categories that Q hardly uses on real images. Each becomes a copy of another one."""
     restart_below: float = 0.1
-    """A category is dead that is used less often than this share of its prior probability."""
+    """A category is dead if it is used less often than this share of its prior probability."""
     mean_bias: bool = False
-    """G's first images are as bright as the training images are on average, instead of grey: for images that are
-    nearly all background."""
+    """G's first images have the mean of the training images instead of grey: for images that are mostly background."""
 
     def __post_init__(self) -> None:
         for name in ("r1", "instance_noise"):
@@ -76,7 +77,7 @@ class StabilityConfig:
         """The noise's standard deviation in the step after ``step`` of ``steps`` (Sønderby et al. 2017, section 3)."""
         return self.instance_noise * max(0.0, 1 - step / (self.instance_noise_share * steps))
 
-    def penalises(self, step: int) -> bool:
+    def has_r1(self, step: int) -> bool:
         """Whether R1 is taken in the step after ``step`` steps."""
         return self.r1 > 0 and step % self.r1_every == 0
 
@@ -84,23 +85,23 @@ class StabilityConfig:
 def mean_bias(images: Tensor) -> Tensor:
     """The bias (C,) in front of G's tanh for the mean of uint8 images (N, C, H, W).
 
-    Grey noise over a black background, which is what G begins with, differs from image to image by next to nothing, and
-    D's batch norm, with statistics of drawn images alone, takes out what they have in common and magnifies the rest: D
-    sees that they are drawn, and says nothing that would make them darker. On ``shapes`` two of three seeds never left
-    it. The mean is kept off the ends of tanh, where the bias could hardly be learned any more.
+    G begins with grey images that hardly differ from one another. D's batch norm has statistics of generated images
+    alone: it removes what they have in common and magnifies the rest. D then recognises them, and its gradient does
+    not make them darker. On ``shapes`` two of three seeds never left this state. The mean is clamped, since near the
+    ends of tanh the bias could hardly be learned any more.
     """
     assert len(images), "there is no mean of no images"
-    # Part by part: the sum makes 8 bytes of each that it reads.
+    # In parts, since the sum takes 8 bytes for each byte that it reads.
     total = torch.stack([part.sum(dim=(0, 2, 3), dtype=torch.int64) for part in images.split(500)]).sum(0)
     mean = total.double() / (images.numel() // images.shape[1]) / 127.5 - 1
-    return mean.clamp(-MOST_MEAN, MOST_MEAN).atanh().float()
+    return mean.clamp(-MAX_MEAN, MAX_MEAN).atanh().float()
 
 
 def with_noise(images: Tensor, noise: Tensor | None) -> Tensor:
-    """Images (N, C, H, W) plus the last N of the step's noise (2B, C, H, W): B rows are for real, B for drawn ones.
+    """Images (N, C, H, W) plus the last N rows of noise (2B, C, H, W): B rows for real images, B for generated ones.
 
-    Sønderby et al. 2017 (arXiv:1610.04490, section 3): real and drawn images get noise of one kind, in D's step and
-    in G's, so that their distributions overlap and D's gradient says something.
+    Sønderby et al. 2017 (arXiv:1610.04490, section 3): real and generated images get the same kind of noise, in D's
+    step and in G's. Their distributions then overlap, and D's gradient is informative.
     """
     return images if noise is None else images + noise[-len(images) :]
 
@@ -108,18 +109,18 @@ def with_noise(images: Tensor, noise: Tensor | None) -> Tensor:
 def r1_penalty(config: StabilityConfig, signs: Tensor | None, real_logits: Tensor, images: Tensor) -> Tensor:
     """gamma / 2 * E |grad D(x)|^2 over real x, a scalar (Mescheder et al. 2018, arXiv:1801.04406, equation 9).
 
-    D is its logit, as there. ``images`` (2B, C, H, W), which require a gradient, begin with the real ones that gave
-    ``real_logits`` (B,). Every ``r1_every``-th step has it times ``r1_every``, and the others, without signs, 0: so it
-    weighs the same (Karras et al. 2020, arXiv:1912.04958, appendix B).
+    D is its logit, as there. ``images`` (2B, C, H, W) require a gradient; the first B are the real ones that gave
+    ``real_logits`` (B,). Every ``r1_every``-th step has the penalty times ``r1_every``. Other steps have no signs and a
+    penalty of 0, so it weighs the same on average (Karras et al. 2020, arXiv:1912.04958, appendix B).
 
-    ``signs`` (B,) of -1 and 1 by chance. Without batch norm they make no difference: an image moves its own logit
-    alone. With it, an image moves all logits through the statistics, and those moves cancel in a plain sum of logits:
-    that sum is constant behind a last batch norm and a linear head, whatever D does. With signs, the expectation is the
-    sum of all squared slopes of all logits, over B (Hutchinson's estimate of the Jacobian's norm).
+    ``signs`` (B,) are -1 or 1 at random. Without batch norm they make no difference: an image changes its own logit
+    alone. With batch norm, an image changes all logits through the statistics. Those changes cancel in a plain sum of
+    logits, which is constant behind a last batch norm and a linear head. With signs, the expectation is the sum of all
+    squared slopes of all logits, over B (Hutchinson's estimate of the Jacobian's norm).
     """
     if signs is None:
         return real_logits.new_zeros(())
-    with of_images_alone():
+    with no_weight_gradients():
         (slopes,) = torch.autograd.grad((signs * real_logits).sum(), images, create_graph=True)
     squares = slopes[: len(real_logits)].float().square().flatten(1).sum(1)
     return config.r1_every * config.r1 / 2 * squares.mean()

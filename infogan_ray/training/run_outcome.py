@@ -10,7 +10,7 @@ from typing import Any
 
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.checkpoint_uploader import Overtaken, StorageFailed
+from infogan_ray.training.checkpoint_uploader import RunTakenOver, StorageFailed
 
 ENDINGS = ("finished", "interrupted", "failed", "diverged")
 WORKER_RESTARTS = 3  # of workers that die, as long as there is no new checkpoint
@@ -47,7 +47,7 @@ class RunResult:
 def set_last_status(run: RunDirectory, state: str, step: int, **about: Any) -> None:
     """As far as storage lets it be said."""
     with contextlib.suppress(StorageError):
-        run = run.patient(LAST_STATUS_S)
+        run = run.with_retry_timeout(LAST_STATUS_S)
         known = {k: v for k, v in run.get_status().items() if k in ("owner", "stored", "restarts", "last_good")}
         run.set_status(state, step, **known, **about)
 
@@ -67,7 +67,7 @@ def conclude(run: RunDirectory, final: dict[str, Any], log: Path | str) -> RunRe
 
 def failed(error: StorageFailed) -> dict[str, Any]:
     """A worker's last words where storage has failed it."""
-    return {"phase": "failed", "message": str(error), "overtaken": isinstance(error, Overtaken)}
+    return {"phase": "failed", "message": str(error), "overtaken": isinstance(error, RunTakenOver)}
 
 
 def last_line(error: BaseException) -> str:

@@ -16,9 +16,10 @@ import torch
 
 from infogan_ray import UserError, __version__
 from infogan_ray.cli.display import checkpoint_plan
-from infogan_ray.data.datasets import ImageSet, load_images
-from infogan_ray.data.feeds.feed_policy import AUTO, MEMORY, Room, feed_line
+from infogan_ray.data.datasets import load_images
+from infogan_ray.data.feeds.feed_policy import MemoryBudget, feed_line
 from infogan_ray.data.fetch import cache_folder
+from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
 from infogan_ray.distributed.cluster.resources import Resources
 from infogan_ray.evaluation.metrics import check_needs, missing_packages
@@ -29,7 +30,7 @@ from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import Listener
-from infogan_ray.training.tracking.tracking import with_absolute_path
+from infogan_ray.training.tracking.addresses import with_absolute_path
 from infogan_ray.training.train_state import checkpoint_bytes
 
 SAMPLED = 1000  # images that a run's data is known again by
@@ -40,11 +41,13 @@ class Checked:
     """What is known before a run begins: what it takes, the memory that there is for its images, and these."""
 
     wanted: Resources
-    room: Room
+    room: MemoryBudget
     images: ImageSet
 
 
-def check_data(config: RunConfig, room: Room, say: Callable[[str], None] = print, sample: int = SAMPLE) -> ImageSet:
+def check_data(
+    config: RunConfig, room: MemoryBudget, say: Callable[[str], None] = print, sample: int = SAMPLE
+) -> ImageSet:
     """The images, and all that can be refused when they are known. Raises UserError, in one line.
 
     ``say`` hears of a fetch. ``sample``: how many images of a streamed dataset are read; workers read their own.
@@ -55,7 +58,7 @@ def check_data(config: RunConfig, room: Room, say: Callable[[str], None] = print
         raise UserError("data is not set; give --data (mnist, fashion_mnist, shapes, or a path) or a --preset")
     if config.image_size is not None:
         plan(config.image_size, config.channels or 1)
-    images = load_images(config.data, config.data_config, say, feed=kept_feed(config), room=room, sample=sample)
+    images = load_images(config.data, config.data_config, say, feed=kept_feed(config), budget=room, sample=sample)
     config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
     labelled = images.labels is not None and images.test_labels is not None
@@ -85,7 +88,7 @@ def kept_feed(config: RunConfig) -> str:
     return kept
 
 
-def begin(config: RunConfig, images: ImageSet, room: Room, listen: Listener) -> tuple[RunConfig, RunDirectory]:
+def begin(config: RunConfig, images: ImageSet, room: MemoryBudget, listen: Listener) -> tuple[RunConfig, RunDirectory]:
     """Claim the run's directory and write what it is; returns the configuration as its workers get it.
 
     Raises UserError for what cannot be resumed so, RunExists for a name that is taken.

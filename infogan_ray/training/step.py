@@ -1,194 +1,104 @@
-"""The training step, and the loop that yields metrics. torch only: no Ray, no files.
+"""The training step: one update of D with Q, then one of G. torch only: no Ray, no files.
 
-Shapes: B this rank's share of the global batch, (B, C, H, W) images, (B, L) latents.
+Gradient accumulation (``accumulation.py``), CUDA graphs (``cuda_graph.py``) and the loop (``loop.py``) are around it.
+Shapes: B this rank's rows of the global batch, (B, C, H, W) images, (B, L) latents, (B, P) Q's parameters.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
-
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from infogan_ray.data.feeds.memory import Feed, onto, share, to_unit_range
+from infogan_ray.data.feeds.memory import to_unit_range
 from infogan_ray.models.losses import discriminator_loss, generator_loss, information_bound, weighted_bound
 from infogan_ray.models.networks import frozen
 from infogan_ray.training.consistency import consistency_loss, half_moved, paired
 from infogan_ray.training.regularisers import r1_penalty, with_noise
-from infogan_ray.training.train_state import Course, Draws, TrainState
+from infogan_ray.training.step_inputs import Microbatch, Schedule
+from infogan_ray.training.train_state import TrainState
 
-HALT_EVERY = 10
-
-
-class Diverged(Exception):
-    """A loss, a gradient or a bound is no longer finite: the run has nothing more to gain."""
-
-    def __init__(self, step: int, quantity: str, value: float) -> None:
-        super().__init__(f"{quantity} is {value} at step {step}")
-        self.step, self.quantity = step, quantity
+Metrics = dict[str, Tensor]
 
 
-def make_step(
-    state: TrainState, images: Tensor, batch_size: int, steps: int, rank: int = 0, world_size: int = 1
-) -> dict[str, Tensor]:
-    """A step of so many, from this rank's uint8 images (B, C, H, W) of the global batch: all that follows from them.
+def train_step(state: TrainState, batch: Microbatch, schedule: Schedule) -> tuple[Metrics, Tensor]:
+    """Both updates on the same images. Returns ``step_metrics``, and Q's parameters for real images, (B, P)."""
+    images = real_and_generated(state, batch)
 
-    Returns detached scalars, those of ``play`` and of ``TrainState.after_step``: restarted (categories), and
-    prior/<code>/... of a prior that is learned. Nothing waits for the device.
-    """
-    state.set_learning_rates(steps)
-    metrics, q = draw_and_play(state, images, state.course(steps), batch_size, rank, world_size)
-    return metrics | state.after_step(q, len(images) * world_size / batch_size)
-
-
-class Part(NamedTuple):
-    """What a pass works on: this rank's rows of the global batch or, where they are accumulated, some of them."""
-
-    images: Tensor
-    """uint8 (B, C, H, W)."""
-    latents: Tensor
-    """(B, L)."""
-    draws: Draws
-    weight: float = 1.0
-    """B over the mean share of a rank: gradients, summed over parts and averaged over ranks, are the mean over rows."""
-
-
-def draw_and_play(
-    state: TrainState, images: Tensor, course: Course, batch_size: int, rank: int = 0, world_size: int = 1
-) -> tuple[dict[str, Tensor], Tensor]:
-    """What the step draws, and both updates; as ``play``."""
-    images = state.augment(images, batch_size, rank, world_size)
-    latents = state.latents(batch_size, rank, world_size)
-    draws = state.draws(batch_size, 0, rank, world_size, course)
-    parts = parts_of(images, latents, draws, len(images) * world_size / batch_size, state.optimizer.accumulate)
-    return play(state, parts, course)
-
-
-def parts_of(images: Tensor, latents: Tensor, draws: Draws, weight: float, count: int) -> list[Part]:
-    """A rank's rows in so many parts. ``weight``: of all of them."""
-    if count == 1:
-        return [Part(images, latents, draws, weight)]
-    rows = len(images)
-    slices = [share(rows, number, count) for number in range(count)]
-    return [Part(images[s], latents[s], draws.rows(s), weight * (s.stop - s.start) / rows) for s in slices]
-
-
-def train_step(
-    state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, draws: Draws | None = None
-) -> dict[str, Tensor]:
-    """A step with draws that are given."""
-    parts = parts_of(images, latents, draws or Draws(), weight, state.optimizer.accumulate)
-    metrics, q = play(state, parts, state.course())
-    return metrics | state.after_step(q, weight)
-
-
-def play(state: TrainState, parts: Sequence[Part], course: Course) -> tuple[dict[str, Tensor], Tensor]:
-    """One update of D with Q, then one of G, each by the gradients of all parts of all ranks.
-
-    All that differs from step to step is handed in, so that a GPU can play it again as it was recorded (``graphs.py``).
-    Returns detached scalars, d_loss, g_loss, d_real and d_fake (D's mean probability of "real"), d_accuracy (the share
-    of real and of made images that it judges rightly), both gradients' norms, train_mi/<code>, and, where they are on,
-    consistency_loss, r1_penalty, contrastive_loss, contrastive_accuracy; and what Q says of real images, (B, P) or no
-    rows (``TrainState.asks_q``).
-    """
-    several, last, judged, pleased, answers = len(parts) > 1, parts[-1], [], [], []
     state.opt_d.zero_grad()
-    for part in parts:
-        # Of several parts G makes its images once more in its own step: to keep what led to all would take memory.
-        with torch.set_grad_enabled(not several):
-            images = images_of(state, part)
-        with exchanged(state.discriminate, part is last):
-            told, q = judge(state, part, images, course)
-        judged.append(told)
-        answers.append(q)
-    d_norm = gradient_norm(state.discriminator)
+    d_metrics, q_real = discriminator_step(state, batch, images, schedule)
+    d_grad_norm = gradient_norm(state.discriminator)
     state.opt_d.step()
 
     state.opt_g.zero_grad()
-    for part in parts:
-        with exchanged(state.generate, part is last):
-            pleased.append(please(state, part, images_of(state, part) if several else images, course))
-    g_norm = gradient_norm(state.generator)
+    g_metrics = generator_step(state, batch, images, schedule)
+    g_grad_norm = gradient_norm(state.generator)
     state.opt_g.step()
-
-    of_d, of_g = mean_of(judged, parts), mean_of(pleased, parts)
-    metrics = {"d_loss": of_d["d_loss"], "g_loss": of_g["g_loss"], "d_grad_norm": d_norm, "g_grad_norm": g_norm}
-    return metrics | of_d | of_g, torch.cat(answers) if several else answers[0]
+    return step_metrics(d_metrics, g_metrics, d_grad_norm, g_grad_norm), q_real
 
 
-def images_of(state: TrainState, part: Part) -> tuple[Tensor, Tensor]:
-    """Drawn and real images, (B, C, H, W) each in [-1, 1], moved where the consistency term moves them."""
+def discriminator_step(
+    state: TrainState, batch: Microbatch, images: tuple[Tensor, Tensor], schedule: Schedule
+) -> tuple[Metrics, Tensor]:
+    """D's and Q's gradients: trunk, D head and Q head minimise the adversarial loss minus the weighted bound."""
+    (real, generated), noise, count = images, batch.noise, len(batch.images)
+    groups, q_from = 1 if state.discriminator.joint_batchnorm else 2, 0 if reads_real(state, batch) else count
     with state.autocast():
-        fakes, real = state.generate(part.latents), to_unit_range(part.images)
-    moves = part.draws.moves
-    return (fakes, real) if moves is None else (half_moved(fakes, moves), paired(real, moves))  # in fp32
+        both = with_noise(torch.cat([real, generated.detach()]), noise.instance_noise)
+        both.requires_grad_(noise.signs is not None)  # R1 takes D's gradient at real images
+        logits, q = state.discriminate(both, groups=groups, q_from=q_from)
+    (real_logits, generated_logits), q_real = logits.chunk(2), q[:-count]
+    d_loss = discriminator_loss(real_logits, generated_logits, state.stability.label_smoothing)
+    bounds = information_bound(state.spec.latents, batch.latents.detach(), q[-count:])
+    loss, metrics = d_loss - weighted_bound(bounds, schedule.lambdas), {"d_loss": d_loss}
+    if noise.transformations is not None:
+        metrics["consistency_loss"] = consistency_loss(state.spec.latents, q_real, state.consistency)
+        loss = loss + schedule.consistency * metrics["consistency_loss"]
+    if state.stability.r1:
+        metrics["r1_penalty"] = r1_penalty(state.stability, noise.signs, real_logits, both)
+        loss = loss + metrics["r1_penalty"]
+    (batch.weight * loss).backward()
+    metrics |= accuracy(real_logits, generated_logits) | {f"train_mi/{name}": bound for name, bound in bounds.items()}
+    return detached(metrics), q_real.detach()
 
 
-def judge(
-    state: TrainState, part: Part, images: tuple[Tensor, Tensor], course: Course
-) -> tuple[dict[str, Tensor], Tensor]:
-    """D's gradients of a part: trunk, D head and Q head minimise the adversarial loss minus the weighted bound.
-
-    Returns metrics, and what Q says of real images, (B, P) or no rows."""
-    spec, stability, (moves, _, noise, signs) = state.spec.latents, state.stability, part.draws
-    (fakes, real), count = images, len(part.images)
-    with state.autocast():
-        both = with_noise(torch.cat([real, fakes.detach()]), noise).requires_grad_(signs is not None)
-        q_from = 0 if moves is not None or state.asks_q else count
-        logits, q = state.discriminate(both, groups=1 if state.discriminator.joint_batchnorm else 2, q_from=q_from)
-    real_logits, fake_logits = logits.chunk(2)
-    bounds = information_bound(spec, part.latents.detach(), q[-count:])
-    d_loss = discriminator_loss(real_logits, fake_logits, stability.label_smoothing)
-    loss, told = d_loss - weighted_bound(bounds, course.lambdas), {"d_loss": d_loss}
-    if moves is not None:
-        told["consistency_loss"] = consistency_loss(spec, q[:-count], state.consistency)
-        loss = loss + course.consistency * told["consistency_loss"]
-    if stability.r1:
-        told["r1_penalty"] = r1_penalty(stability, signs, real_logits, both)
-        loss = loss + told["r1_penalty"]
-    (part.weight * loss).backward()
-    told |= {"d_real": real_logits.sigmoid().mean(), "d_fake": fake_logits.sigmoid().mean()}
-    told["d_accuracy"] = ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2
-    told |= {f"train_mi/{name}": bound for name, bound in bounds.items()}
-    return {name: value.detach() for name, value in told.items()}, q[:-count].detach()
-
-
-def please(state: TrainState, part: Part, images: tuple[Tensor, Tensor], course: Course) -> dict[str, Tensor]:
-    """G's gradients of a part, on the same images, against the D and Q just made; with pairs also against H, which
-    learns. Returns metrics."""
-    (fakes, real), count, (_, pairs, noise, _) = images, len(part.images), part.draws
+def generator_step(state: TrainState, batch: Microbatch, images: tuple[Tensor, Tensor], schedule: Schedule) -> Metrics:
+    """G's gradients on the same objective, with D and Q as just updated and frozen; with pairs, H learns as well."""
+    (real, generated), noise, count = images, batch.noise, len(batch.images)
     with frozen(state.discriminator), state.autocast():
-        judged = torch.cat([real, fakes]) if state.discriminator.joint_batchnorm else fakes
-        q_from = len(judged) - count if part.draws.moves is None and not state.asks_q else 0
-        logits, fake_q = state.discriminator(with_noise(judged, noise), q_from=q_from)
+        seen = torch.cat([real, generated]) if state.discriminator.joint_batchnorm else generated
+        q_from = 0 if reads_real(state, batch) else len(seen) - count
+        logits, q = state.discriminator(with_noise(seen, noise.instance_noise), q_from=q_from)
         g_loss = generator_loss(logits[-count:])
-        bounds = information_bound(state.spec.latents, part.latents, fake_q[-count:])
-        loss, told = g_loss - weighted_bound(bounds, course.lambdas), {"g_loss": g_loss}
-        if pairs is not None and state.contrast is not None:
-            contrast, news = state.contrast.step(pairs, state.generate, part.weight)
-            loss, told = loss + contrast, told | news
-        (part.weight * loss).backward()
-    return {name: value.detach() for name, value in told.items()}
+        bounds = information_bound(state.spec.latents, batch.latents, q[-count:])
+        loss, metrics = g_loss - weighted_bound(bounds, schedule.lambdas), {"g_loss": g_loss}
+        if noise.pairs is not None and state.contrast is not None:
+            contrast, of_contrast = state.contrast.step(noise.pairs, state.generate, batch.weight)
+            loss, metrics = loss + contrast, metrics | of_contrast
+        (batch.weight * loss).backward()
+    return detached(metrics)
 
 
-def exchanged(module: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """Inside, a backward pass averages gradients over ranks, or leaves them to be added to by the next one."""
-    return module.no_sync() if isinstance(module, DistributedDataParallel) and not now else nullcontext()
+def real_and_generated(state: TrainState, batch: Microbatch) -> tuple[Tensor, Tensor]:
+    """Real and generated images, (B, C, H, W) each in [-1, 1], transformed where the consistency term is on."""
+    with state.autocast():
+        generated, real = state.generate(batch.latents), to_unit_range(batch.images)
+    transformations = batch.noise.transformations
+    if transformations is None:
+        return real, generated
+    return paired(real, transformations), half_moved(generated, transformations)  # in fp32
 
 
-def mean_of(told: Sequence[dict[str, Tensor]], parts: Sequence[Part]) -> dict[str, Tensor]:
-    """Metrics over the rows of all parts."""
-    if len(parts) == 1:
-        return told[0]
-    shares = [part.weight / sum(part.weight for part in parts) for part in parts]
-    rows = [torch.stack(list(each.values())) * share for share, each in zip(shares, told, strict=True)]
-    return dict(zip(told[0], torch.stack(rows).sum(0).unbind(), strict=True))
+def reads_real(state: TrainState, batch: Microbatch) -> bool:
+    """Whether Q is asked about real images as well."""
+    return batch.noise.transformations is not None or state.needs_q_on_real
+
+
+def accuracy(real_logits: Tensor, generated_logits: Tensor) -> Metrics:
+    """D's mean probability of "real" for each kind of image, and the share of images that it classifies correctly."""
+    right = ((real_logits > 0).float().mean() + (generated_logits < 0).float().mean()) / 2
+    return {
+        "d_real": real_logits.sigmoid().mean(), "d_fake": generated_logits.sigmoid().mean(), "d_accuracy": right
+    }  # fmt: skip
 
 
 def gradient_norm(module: nn.Module) -> Tensor:
@@ -196,62 +106,20 @@ def gradient_norm(module: nn.Module) -> Tensor:
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     if not (gradients and gradients[0].is_cpu):
         return nn.utils.get_total_norm(gradients)
-    # Dot products read them once at the memory's speed, and add more precisely.
+    # On a CPU dot products are faster, and add more precisely.
     rows = [gradient.reshape(-1) for gradient in gradients]
     return torch.stack([torch.dot(row, row) for row in rows]).sum().sqrt()
 
 
-def never() -> bool:
-    """The default of ``halt``: nobody asks the training to stop."""
-    return False
+def detached(metrics: Metrics) -> Metrics:
+    return {name: value.detach() for name, value in metrics.items()}
 
 
-def train(
-    state: TrainState, feed: Feed, *, steps: int, log_every: int, checkpoint_every: int,
-    rank: int = 0, world_size: int = 1, halt: Callable[[], bool] = never,
-    stepped: Callable[[], None] | None = None, step_with: Callable[..., dict[str, Tensor]] = make_step,
-) -> Iterator[dict[str, float]]:  # fmt: skip
-    """Train up to ``steps``; yield means over all ranks every ``log_every`` steps and where a checkpoint is due.
+def step_metrics(d_metrics: Metrics, g_metrics: Metrics, d_grad_norm: Tensor, g_grad_norm: Tensor) -> Metrics:
+    """All scalars of a step: d_loss, g_loss, d_grad_norm and g_grad_norm first, since a divergence names the first.
 
-    Ends early, on all ranks at the same step, when ``halt`` is true on any. Raises Diverged when a metric is not
-    finite. The device is waited for only where metrics are read. ``stepped`` is called after each step, which
-    ``step_with`` makes: as ``make_step``.
+    Then d_real, d_fake, d_accuracy, train_mi/<code> and, where they are on, consistency_loss, r1_penalty,
+    contrastive_loss and contrastive_accuracy.
     """
-    window: list[dict[str, Tensor]] = []
-    started = time.monotonic()
-    # Ranks agree on a halt by a sum over all: at every step on a CPU, seldom on a GPU, which would have to wait for it.
-    agree_every = 1 if state.device.type == "cpu" or world_size == 1 else HALT_EVERY
-    while state.step < steps:
-        if state.step % agree_every == 0 and _any_rank(halt(), world_size, state.device):
-            return
-        images = onto(state.device, feed.batch(state.step))
-        weight = len(images) * world_size / feed.batch_size
-        window.append(step_with(state, images, feed.batch_size, steps, rank, world_size))
-        if stepped is not None:
-            stepped()
-        step = state.step
-        if step % log_every and step % checkpoint_every and step < steps:
-            continue
-        names = list(window[0])
-        rows = torch.stack([torch.stack([row[name] for name in names]) for row in window]) * weight
-        if world_size > 1:
-            dist.all_reduce(rows)  # so that all ranks see a divergence at the same step
-            rows /= world_size
-        *each, means = torch.cat([rows, rows.mean(0, keepdim=True)]).tolist()  # the one place that waits for the device
-        for row, at in zip(each, range(step - len(window) + 1, step + 1), strict=True):
-            for name, value in zip(names, row, strict=True):
-                if not math.isfinite(value):
-                    raise Diverged(at, name, value)
-        metrics: dict[str, float] = dict(zip(names, means, strict=True))
-        metrics |= {"step": step, "epoch": step / feed.steps_per_epoch}
-        metrics["images_per_second"] = len(window) * feed.batch_size / (time.monotonic() - started)
-        yield metrics
-        window, started = [], time.monotonic()
-
-
-def _any_rank(flag: bool, world_size: int, device: torch.device) -> bool:
-    if world_size == 1:
-        return flag
-    flags = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(flags)
-    return bool(flags.item())
+    losses = {"d_loss": d_metrics["d_loss"], "g_loss": g_metrics["g_loss"]}
+    return losses | {"d_grad_norm": d_grad_norm, "g_grad_norm": g_grad_norm} | d_metrics | g_metrics

@@ -1,4 +1,4 @@
-"""The command that makes a run again."""
+"""The command that repeats a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from infogan_ray.training.config import RunConfig, preset
 
 
 def train_command(config: RunConfig) -> str:
-    """The command that makes this run again: every field that differs from the preset's."""
+    """The command that repeats this run, with every field that differs from the preset's."""
     base = preset(config.preset) if config.preset else RunConfig()
     words = ["infogan", "train", *(["--preset", config.preset] if config.preset else [])]
     words += _flags(config.to_dict(), base.to_dict(), "--")

@@ -1,370 +1,329 @@
-"""One worker's part of a run: build or resume, train, evaluate, hand checkpoints to the outbox, publish. No Ray.
+"""One worker's part of a run: build or resume, train, evaluate, hand over checkpoints, publish. No Ray.
 
-The same generator runs under Ray Train on every rank, and in a process of its own without Ray. Rank 0 owns all files.
+The same generator runs on every rank. Rank 0 owns all files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray import UserError
 from infogan_ray.data.feeds.feed_policy import make_feed
-from infogan_ray.data.feeds.memory import Feed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.precision import set_matrix_products
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.checkpoints import Checkpoint
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
-from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S, Outbox, Parcel, StorageFailed
+from infogan_ray.training.accumulation import train_on_batch
+from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S, CheckpointUploader, StorageFailed
+from infogan_ray.training.checkpoint_writer import CheckpointWriter, Stopped
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.cuda_graph import GraphedStep
-from infogan_ray.training.heap import keep_freed_memory
+from infogan_ray.training.loop import Diverged, never_stop, train
 from infogan_ray.training.profiling import Profile
 from infogan_ray.training.publish import model_files
-from infogan_ray.training.run_evaluation import draw_pictures, evaluate_checkpoint, evaluate_state
-from infogan_ray.training.step import Diverged, make_step, never, train
+from infogan_ray.training.run_evaluation import evaluate_checkpoint
+from infogan_ray.training.run_logger import RunLogger
 from infogan_ray.training.tracking.tracking import LAST_PATIENCE_S as TRACKERS_PATIENCE_S
-from infogan_ray.training.tracking.tracking import Tracking
 from infogan_ray.training.train_state import TrainState
 
 START_PATIENCE_S = 120.0  # a restart may fall into an outage
-LAST_WORDS_S = 7.0  # what a machine that is about to go leaves for the last checkpoint: ten seconds in all
-LAST_TRACKING_S = 1.0  # likewise, for curves
+SHUTDOWN_GRACE_S = 7.0  # for the last checkpoint of a machine that will be gone in ten seconds
+TRACKING_GRACE_S = 1.0  # likewise, for curves
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker has to say at a step. ``due``: a checkpoint is due, on every rank alike. ``say``: for people."""
+    """What a worker reports at a step. ``due``: a checkpoint is due, on every rank alike. ``say``: for people."""
 
     metrics: dict[str, Any]
     due: bool = False
     phase: str = "training"
     say: str = ""
 
-    def told(self, restarts: int, world_size: int) -> dict[str, Any]:
-        """As a driver's listener hears it."""
+    def to_dict(self, restarts: int, world_size: int) -> dict[str, Any]:
+        """What a driver's listener gets."""
         about = {"phase": self.phase, "say": self.say, "restarts": restarts, "world_size": world_size}
         return {**about, **self.metrics}
-
-
-NOT_BEGUN = object()
-
-
-class Halted(Exception):
-    """The run was asked to stop while something was being measured."""
 
 
 def run_worker(
     config: RunConfig, images: ImageSet, run: RunDirectory, *,
     device: torch.device, rank: int = 0, world_size: int = 1, wrap: Callable[[nn.Module], nn.Module] | None = None,
-    stop: Callable[[], bool] = never, restarts: int = 0,
-    turn: Callable[[], AbstractContextManager[None]] = nullcontext, resident: Tensor | None = None,
+    stop: Callable[[], bool] = never_stop, restarts: int = 0,
 ) -> Generator[Report, None, None]:  # fmt: skip
     """Train to the configured step, from the last whole checkpoint if the run has one.
 
-    When ``stop`` becomes true on rank 0, all ranks end at the same step and a last checkpoint is written. Of several
-    runs that share a process, each with one rank, the one that has its ``turn`` computes. ``resident``: the images, on
-    the device already. Raises Diverged on every rank that sees it, StorageFailed on rank 0, and on other ranks what
-    storage raises.
+    When ``stop`` becomes true on rank 0, all ranks end at the same step and a last checkpoint is written. Raises
+    Diverged on every rank that sees it, StorageFailed on rank 0, and on other ranks what storage raises.
     """
-    keep_freed_memory()
     set_matrix_products(config.precision)
-    run = run.patient(START_PATIENCE_S)
-    steps = config.total_steps(images.count)
-    start, outbox, said = begin(config, run, steps, rank, world_size, device, restarts)
-    if start is NOT_BEGUN:
+    run, steps = run.with_retry_timeout(START_PATIENCE_S), config.total_steps(images.count)
+    start = agree_on_start(config, run, steps, rank, world_size, device, restarts)
+    if start is None:
         return
-    assert start is None or isinstance(start, Checkpoint)
-    with contextlib.ExitStack() as over:
-        if outbox is not None:
-            over.callback(outbox.close)
-        tensors = None if start is None else (start.model_tensors(), start.training_tensors())
-        with turn():
-            state = config.new_state(images.image_size, images.channels, device)
-        if start is not None and tensors is not None:
-            state.restore(start.step, *tensors)
-        elif config.stability.mean_bias and len(images.images):  # streamed, ranks but the first have no sample
-            state.begin_as_bright_as(images.images)
-        del tensors
-        if wrap is not None:
-            state.distribute(wrap)
+    with contextlib.ExitStack() as resources:
+        if start.uploader is not None:
+            resources.callback(start.uploader.close)
+        state = make_state(config, images, start.checkpoint, device, wrap)
+        feed = make_feed(images, config.batch_size, config.seed, rank, world_size, device)
+        resources.enter_context(contextlib.closing(feed))
         loop: dict[str, Any] = {
             "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every,
             "rank": rank, "world_size": world_size,
         }  # fmt: skip
-        feed = make_feed(images, config.batch_size, config.seed, rank, world_size, device, resident)
-        over.enter_context(contextlib.closing(feed))
-        if outbox is None:
+        if start.uploader is None:
             for metrics in train(state, feed, **loop):
                 yield Report(metrics, due=is_due(state, config, steps))
             return
-        for line in said:
+        for line in start.warnings:
             yield Report({"step": state.step}, phase="resuming", say=line)
-        first = FirstRank(config, images, run, state, start, outbox, stop, world_size, turn)
-        yield from first.lead(feed, loop, start)
+        duties = resources.enter_context(rank_zero_duties(config, images, run, state, start, stop, world_size))
+        yield Report({"step": state.step}, say=resume_message(config, state, start, world_size))
+        try:
+            for metrics in train(
+                state, feed, **loop, halt=duties.must_halt, on_step=duties.on_step, update=duties.update
+            ):
+                due = is_due(state, config, steps)
+                if due:
+                    yield Report(metrics, phase="evaluating")
+                    metrics |= duties.writer.evaluate_and_write(metrics)
+                else:
+                    duties.log.log(metrics)
+                yield Report(metrics, due, say=duties.log.pop_status())
+                yield from duties.deliver_trace(due)
+            yield from finish(duties, steps)
+        except Diverged as error:
+            yield Report(report_divergence(duties, error), phase="diverged")
+            raise
 
 
-def begin(
+@dataclass(frozen=True)
+class Start:
+    """What a rank starts with: a checkpoint or none; on rank 0 the uploader, and lines for people."""
+
+    checkpoint: Checkpoint | None
+    uploader: CheckpointUploader | None
+    warnings: list[str]
+
+
+def agree_on_start(
     config: RunConfig, run: RunDirectory, steps: int, rank: int, world_size: int, device: torch.device, restarts: int
-) -> tuple[Checkpoint | object | None, Outbox | None, list[str]]:
-    """The checkpoint to start from, the same on all ranks; on rank 0 the outbox, and what is to be said.
+) -> Start | None:
+    """Choose the checkpoint to start from, the same on all ranks.
 
-    Rank 0 chooses and takes the run over, then tells the others: a step, none, or that the run cannot begin; they
-    must not wait for a rank that has left. Raises StorageFailed on rank 0 where it cannot; others get NOT_BEGUN.
+    Rank 0 chooses it and takes the run over, then sends the others a step, none, or that the run cannot start. They
+    must not wait for a rank that has left. Raises StorageFailed on rank 0 where it cannot; others get None.
     """
-    chosen, outbox, failure = None, None, ""
-    said: list[str] = []
+    chosen, uploader, failure = None, None, ""
+    warnings: list[str] = []
     if rank == 0:
         try:
-            chosen = checkpoints.last_whole(run.checkpoints, said.append)
+            chosen = checkpoints.last_valid(run.checkpoints, warnings.append)
             if chosen is not None and chosen.step > steps:
                 raise StorageFailed(f"steps is {steps:,}, and the run is at step {chosen.step:,}; give --steps more")
-            outbox = Outbox(
+            uploader = CheckpointUploader(
                 run, step=chosen.step if chosen else 0, keep=config.keep, metric=config.metric,
                 max_misses=config.max_missed_checkpoints, restarts=restarts,
             )  # fmt: skip
-        except (StorageError, StorageFailed, ValueError) as error:
+        except (StorageError, StorageFailed, UserError) as error:
             failure = str(error)
     if world_size > 1:
-        word = torch.tensor([-2 if failure else chosen.step if chosen else -1], device=device)
-        dist.broadcast(word, src=0)
-        if rank > 0 and word.item() == -2:
-            return NOT_BEGUN, None, said
-        if rank > 0 and word.item() >= 0:
-            chosen = checkpoints.open_checkpoint(run.checkpoints / step_name(int(word.item())))
+        message = torch.tensor([-2 if failure else chosen.step if chosen else -1], device=device)
+        dist.broadcast(message, src=0)
+        if rank > 0 and message.item() == -2:
+            return None
+        if rank > 0 and message.item() >= 0:
+            chosen = checkpoints.open_checkpoint(run.checkpoints / step_name(int(message.item())))
     if failure:
         raise StorageFailed(failure)
-    return chosen, outbox, said
+    return Start(chosen, uploader, warnings)
+
+
+def make_state(
+    config: RunConfig, images: ImageSet, start: Checkpoint | None, device: torch.device,
+    wrap: Callable[[nn.Module], nn.Module] | None,
+) -> TrainState:  # fmt: skip
+    """The training state of a checkpoint, or that before the first step."""
+    tensors = None if start is None else (start.model_tensors(), start.training_tensors())
+    state = config.new_state(images.image_size, images.channels, device)
+    if start is not None and tensors is not None:
+        state.restore(start.step, *tensors)
+    elif config.stability.mean_bias and len(images.images):  # streamed, ranks but the first have no sample
+        state.set_mean_bias(images.images)
+    if wrap is not None:
+        state.distribute(wrap)
+    return state
 
 
 def is_due(state: TrainState, config: RunConfig, steps: int) -> bool:
+    """Whether a checkpoint is due."""
     return state.step % config.checkpoint_every == 0 or state.step == steps
 
 
-class FirstRank:
-    """What rank 0 does beside training: evaluate, hand over checkpoints, bring the run to its end."""
+def resume_message(config: RunConfig, state: TrainState, start: Start, world_size: int) -> str:
+    """Where training starts, for people; empty for a new run."""
+    assert start.uploader is not None
+    restarts = start.uploader.restarts
+    why = f" after restart {restarts} of the workers" if restarts else ""
+    if start.checkpoint is None:
+        again = bool(restarts) or config.resume
+        return f"started again from step 0{why}: no checkpoint had been finished" if again else ""
+    before = start.checkpoint.state.get("world_size", world_size)
+    workers = f"; world size {world_size}, before {before}" if before != world_size else ""
+    return f"resumed from step {state.step:,}{why}{workers}"
 
-    def __init__(
-        self, config: RunConfig, images: ImageSet, run: RunDirectory, state: TrainState, start: Checkpoint | None,
-        outbox: Outbox, stop: Callable[[], bool], world_size: int, turn: Callable[[], AbstractContextManager[None]],
-    ) -> None:  # fmt: skip
-        self.config, self.images, self.run, self.state = config, images, run, state
-        self.outbox, self.stop, self.world_size, self.turn = outbox, stop, world_size, turn
-        self.tracking = Tracking(config, run, state.step)
-        outbox.before_each = self.tracking.settle
-        self.saved_at = state.step
-        self.evaluated = start is None or "mi_bound" in start.metrics
-        self.diverged: Diverged | None = None
-        self.profile = Profile(state.step, state.device) if config.profile else None
-        self.stepped = self.profile.step if self.profile is not None else None
-        self.graphed = GraphedStep(state) if config.cuda_graph and GraphedStep.fits(state, world_size) else None
-        self._told = (False, 0)
 
-    def lead(self, feed: Feed, loop: dict[str, Any], start: Checkpoint | None) -> Iterator[Report]:
-        """Train with all that rank 0 does beside it, from the greeting to the last word."""
-        state, outbox, steps = self.state, self.outbox, loop["steps"]
-        loop = loop | {"step_with": self.step}
-        yield Report({"step": state.step}, say=self.greeting(start))
-        try:
-            for metrics in train(state, feed, **loop, halt=self.must_halt, stepped=self.stepped):
-                due = is_due(state, self.config, steps)
-                if due:
-                    yield Report(metrics, phase="evaluating")
-                    metrics |= self.checkpoint(metrics)
-                else:
-                    self.log(metrics)
-                yield Report(metrics, due, say=self.news())
-                yield from self.traced(due)
-            yield from self.finish(steps)
-        except Diverged as error:
-            yield Report(self.give_up_as_diverged(error), phase="diverged")
-            raise
-        except StorageFailed:
-            raise
-        except StorageError as error:
-            raise StorageFailed(str(error)) from None
-        except (
-            Exception,
-            GeneratorExit,
-        ):  # another rank has died, perhaps: a checkpoint on its way should still arrive
-            with contextlib.suppress(StorageFailed):
-                outbox.flush(LAST_WORDS_S)
-            raise
-        finally:
-            if self.profile is not None:
-                self.profile.close()
-            self.tracking.close(state.step)
-            outbox.close()
-            with self.turn():  # nobody records meanwhile
-                self.graphed = None
+@dataclass
+class RankZeroDuties:
+    """What rank 0 does beside training, each by an object of its own."""
 
-    def step(self, *about: Any) -> dict[str, Tensor]:
-        """As ``make_step``."""
-        with self.turn():
-            return (self.graphed or make_step)(*about)
+    config: RunConfig
+    images: ImageSet
+    run: RunDirectory
+    state: TrainState
+    uploader: CheckpointUploader
+    log: RunLogger
+    writer: CheckpointWriter
+    profile: Profile | None
+    graphed: GraphedStep | None
+    stop: Callable[[], bool]
 
-    def greeting(self, start: Checkpoint | None) -> str:
-        restarts = self.outbox.restarts
-        why = f" after restart {restarts} of the workers" if restarts else ""
-        if start is None:
-            again = bool(restarts) or self.config.resume
-            return f"started again from step 0{why}: no checkpoint had been finished" if again else ""
-        before = start.state.get("world_size", self.world_size)
-        workers = f"; world size {self.world_size}, before {before}" if before != self.world_size else ""
-        return f"resumed from step {self.state.step:,}{why}{workers}"
+    @property
+    def update(self) -> Any:
+        return self.graphed or train_on_batch
+
+    @property
+    def on_step(self) -> Callable[[], None] | None:
+        return self.profile.step if self.profile is not None else None
 
     def must_halt(self) -> bool:
-        self.outbox.step = self.state.step
-        return self.stop() or self.outbox.failure is not None or self.diverged is not None
+        self.uploader.step = self.state.step
+        return self.stop() or self.uploader.failure is not None or self.writer.diverged is not None
 
-    def log(self, metrics: dict[str, Any]) -> None:
-        self.outbox.log(metrics)
-        self.tracking.log(metrics)
+    def deliver_trace(self, due: bool) -> Iterator[Report]:
+        """Where the profile's trace is, once."""
+        if self.profile is not None and (line := self.profile.deliver(self.run, again=due)):
+            yield Report({"step": self.state.step}, say=line)
 
-    def news(self) -> str:
-        """What changed about storage since it was last told; else of the step's recording, or of a tracker."""
-        now = (bool(self.outbox.trouble), self.outbox.missed)
-        if now == self._told:
-            recorded = self.graphed.news() if self.graphed is not None else ""
-            return recorded or self.tracking.news()
-        self._told = now
-        return self.outbox.lag or f"storage is well again; step {self.outbox.stored:,} is stored"
 
-    def traced(self, due: bool) -> Iterator[Report]:
-        """Where the trace is, once."""
-        if self.profile is not None and (said := self.profile.deliver(self.run, again=due)):
-            yield Report({"step": self.state.step}, say=said)
+@contextlib.contextmanager
+def rank_zero_duties(
+    config: RunConfig, images: ImageSet, run: RunDirectory, state: TrainState, start: Start,
+    stop: Callable[[], bool], world_size: int,
+) -> Iterator[RankZeroDuties]:  # fmt: skip
+    """Rank 0's duties, which are closed in the end. What storage raises inside becomes StorageFailed."""
+    uploader, checkpoint = start.uploader, start.checkpoint
+    assert uploader is not None
+    graphed = GraphedStep(state) if config.cuda_graph and GraphedStep.fits(state, world_size) else None
+    log = RunLogger(config, run, state.step, uploader, graphed)
+    evaluated = checkpoint is None or "mi_bound" in checkpoint.metrics
+    writer = CheckpointWriter(config, images, run, state, uploader, log, stop, world_size, evaluated)
+    profile = Profile(state.step, state.device) if config.profile else None
+    try:
+        yield RankZeroDuties(config, images, run, state, uploader, log, writer, profile, graphed, stop)
+    except (Diverged, StorageFailed):
+        raise
+    except StorageError as error:
+        raise StorageFailed(str(error)) from None
+    except (Exception, GeneratorExit):  # perhaps another rank has died: a checkpoint in flight should still arrive
+        with contextlib.suppress(StorageFailed):
+            uploader.flush(SHUTDOWN_GRACE_S)
+        raise
+    finally:
+        if profile is not None:
+            profile.close()
+        log.tracking.close(state.step)
+        uploader.close()
 
-    def checkpoint(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Evaluate, log and hand the checkpoint over; returns what was measured, nothing if asked to stop meanwhile."""
-        measured = self._measure()
-        self.log({**metrics, **measured})  # before the checkpoint is on its way: no line before it can be lost then
-        if self.diverged is None:
-            self.evaluated = bool(measured)
-            self._put({**metrics, **measured})
-        return measured
 
-    def _measure(self) -> dict[str, Any]:
-        measured: dict[str, Any] = {}
-        with contextlib.suppress(Halted), self.turn():
-            measured = evaluate_state(self.state, self.images, self.config, self._unless_stopped)
-        for name, value in measured.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                self.diverged = Diverged(self.state.step, name, value)  # raised when all ranks have halted
-                return {}
-        return measured
+def finish(duties: RankZeroDuties, steps: int) -> Iterator[Report]:
+    """After the last step, or a halt: store the last checkpoint, publish the best one, and report how the run ended."""
+    state, uploader, writer, log = duties.state, duties.uploader, duties.writer, duties.log
+    uploader.step = state.step
+    stopped = duties.stop()
+    if not stopped:  # else the seconds that are left belong to the last checkpoint
+        yield from duties.deliver_trace(due=True)
+    if duties.profile is not None and (line := duties.profile.close(stopped)):
+        yield Report({"step": state.step}, say=line)
+    if writer.diverged is not None:
+        raise writer.diverged
+    if uploader.failure is None and state.step > writer.written_at:  # halted between two checkpoints
+        writer.write({"step": state.step}, evaluated=False)
+    try:
+        if uploader.failure is not None or duties.stop():
+            raise Stopped
+        if not writer.evaluated:  # resumed at the last step, whose evaluation had been cut short
+            yield Report({"step": steps}, phase="evaluating")
+            writer.evaluate_last()
+        if uploader.busy:
+            yield Report({"step": steps}, phase="uploading the last checkpoint", say=log.pop_status())
+        uploader.flush(LAST_PATIENCE_S, writer.check_stop)
+        yield Report({"step": steps}, phase="evaluating the best checkpoint on all data")
+        final = publish_best(duties)
+        uploader.close("finished", LAST_PATIENCE_S, best=final["step"])
+        log.tracking.end("finished", steps, final)
+        log.tracking.close(steps, TRACKERS_PATIENCE_S)
+        yield Report({**final, "step": steps, "best_step": final["step"]}, phase="finished", say=log.pop_status())
+    except Stopped:
+        if uploader.failure is not None:
+            raise uploader.failure from None
+        yield Report({"step": state.step, "message": store_before_shutdown(duties)}, phase="interrupted")
 
-    def _put(self, metrics: dict[str, Any]) -> None:
-        state = self.state
-        about = {
-            "model": state.spec.to_dict(), "metrics": metrics, "seed": self.config.seed, "world_size": self.world_size
-        }  # fmt: skip
-        with self.turn():
-            files = checkpoints.pack(state.step, state.model_tensors(), state.training_tensors(), about)
-            pictures = {} if self.stop() else draw_pictures(state, self.run)
-        self.tracking.show(state.step, pictures)
-        self.outbox.put(Parcel(state.step, files, pictures), hurry=self.stop)
-        self.saved_at = state.step
 
-    def finish(self, steps: int) -> Iterator[Report]:
-        """After the last step, or the halt: bring everything to storage and say how the run ended."""
-        self.outbox.step = self.state.step
-        halted = self.stop()
-        if not halted:  # else the seconds that are left belong to the last checkpoint
-            yield from self.traced(due=True)
-        if self.profile is not None and (said := self.profile.close(halted)):
-            yield Report({"step": self.state.step}, say=said)
-        if self.diverged is not None:
-            raise self.diverged
-        if self.outbox.failure is None and self.state.step > self.saved_at:  # halted between two checkpoints
-            self._put({"step": self.state.step})
-            self.evaluated = False
-        try:
-            if self.outbox.failure is not None or self.stop():
-                raise Halted
-            if not self.evaluated:  # resumed at the last step, whose evaluation had been cut short
-                yield Report({"step": steps}, phase="evaluating")
-                self._measure_last()
-            if self.outbox.busy:
-                yield Report({"step": steps}, phase="uploading the last checkpoint", say=self.news())
-            self.outbox.flush(LAST_PATIENCE_S, self._unless_stopped)
-            yield Report({"step": steps}, phase="evaluating the best checkpoint on all data")
-            final = self._publish_best()
-            self.outbox.close("finished", LAST_PATIENCE_S, best=final["step"])
-            self.tracking.end("finished", steps, final)
-            self.tracking.close(steps, TRACKERS_PATIENCE_S)
-            yield Report({**final, "step": steps, "best_step": final["step"]}, phase="finished", say=self.news())
-        except Halted:
-            if self.outbox.failure is not None:
-                raise self.outbox.failure from None
-            yield Report({"step": self.state.step, "message": self._last_words()}, phase="interrupted")
+def publish_best(duties: RankZeroDuties) -> dict[str, Any]:
+    """Evaluate the best checkpoint on all data and write the folder ``model``. Returns its metrics and step."""
+    run, config = duties.run.with_retry_timeout(LAST_PATIENCE_S), duties.config
+    better = lower_is_better(config.metric)
+    chosen = checkpoints.choose(run.checkpoints, "best", config.metric, lower_is_better=better)
+    model = InfoGAN.from_tensors(ModelSpec.from_dict(chosen.state["model"]), chosen.model_tensors(), chosen.folder)
+    metrics = chosen.metrics | evaluate_checkpoint(
+        model, duties.images, config, duties.state.device, duties.writer.check_stop
+    )
+    # A model that is there is replaced; in between it is unfinished.
+    manifests.write_with_manifest(run.model, model_files(chosen, config, metrics))
+    del metrics["categories"]
+    return {**metrics, "step": chosen.step}
 
-    def _measure_last(self) -> None:
-        """The last checkpoint is whole, and stays so: its measurement is added to it."""
-        measured = self._measure()
-        if self.diverged is not None:
-            raise self.diverged
-        if not measured:
-            raise Halted
-        folder = self.run.patient(LAST_PATIENCE_S).checkpoints / step_name(self.state.step)
-        checkpoints.amend(checkpoints.open_checkpoint(folder, thorough=False), measured)
 
-    def _last_words(self) -> str:
-        """Store what can be stored in the seconds that are left."""
-        stopped, failure = f"stopped at step {self.state.step:,}", ""
-        try:
-            self.outbox.flush(LAST_WORDS_S)
-        except StorageFailed as error:
-            failure = str(error)
-        self.tracking.close(self.state.step, LAST_TRACKING_S)
-        try:
-            self.outbox.close("interrupted")
-        except StorageError as error:
-            failure = failure or str(error)
-        if failure:
-            return f"{stopped}, but {failure}"
-        return f"{stopped}, which is stored" if self.state.step else f"{stopped}, before there was anything to store"
+def store_before_shutdown(duties: RankZeroDuties) -> str:
+    """Store what can be stored in the seconds that are left; returns what became of it."""
+    step = duties.state.step
+    stopped, failure = f"stopped at step {step:,}", ""
+    try:
+        duties.uploader.flush(SHUTDOWN_GRACE_S)
+    except StorageFailed as error:
+        failure = str(error)
+    duties.log.tracking.close(step, TRACKING_GRACE_S)
+    try:
+        duties.uploader.close("interrupted")
+    except StorageError as error:
+        failure = failure or str(error)
+    if failure:
+        return f"{stopped}, but {failure}"
+    return f"{stopped}, which is stored" if step else f"{stopped}, before there was anything to store"
 
-    def _publish_best(self) -> dict[str, Any]:
-        patient = self.run.patient(LAST_PATIENCE_S)
-        metric = self.config.metric
-        chosen = checkpoints.choose(patient.checkpoints, "best", metric, lower_is_better=lower_is_better(metric))
-        spec, tensors = ModelSpec.from_dict(chosen.state["model"]), chosen.model_tensors()
-        with self.turn():  # to build a model draws from torch's one generator, and another run may be about to begin
-            model = InfoGAN.from_tensors(spec, tensors, chosen.folder)
-            full = chosen.metrics | evaluate_checkpoint(
-                model, self.images, self.config, self.state.device, self._unless_stopped
-            )
-            files = model_files(chosen, self.config, full)
-        checkpoints.seal(patient.model, files)  # one that is there is replaced, and is unfinished in between
-        del full["categories"]
-        return {**full, "step": chosen.step}
 
-    def give_up_as_diverged(self, error: Diverged) -> dict[str, Any]:
-        """What was good before stays, and the status says which checkpoint that is; returns what it says."""
-        with contextlib.suppress(StorageFailed):  # the divergence is the news; the status names what is stored
-            self.outbox.flush()
-        stored = self.outbox.stored
-        about: dict[str, Any] = {"quantity": error.quantity, "message": str(error)}
-        about |= {"last_good": step_name(stored)} if stored else {}
-        self.outbox.step = error.step
-        self.tracking.end("diverged", error.step, {})
-        with contextlib.suppress(StorageError):
-            self.outbox.close("diverged", **about)
-        return {"step": error.step, **about}
-
-    def _unless_stopped(self) -> None:
-        if self.stop():
-            raise Halted
+def report_divergence(duties: RankZeroDuties, error: Diverged) -> dict[str, Any]:
+    """Earlier checkpoints stay, and the run's status names the last good one. Returns what the status says."""
+    with contextlib.suppress(StorageFailed):  # the divergence is what matters; the status names what is stored
+        duties.uploader.flush()
+    stored = duties.uploader.stored
+    about: dict[str, Any] = {"quantity": error.quantity, "message": str(error)}
+    about |= {"last_good": step_name(stored)} if stored else {}
+    duties.uploader.step = error.step
+    duties.log.tracking.end("diverged", error.step, {})
+    with contextlib.suppress(StorageError):
+        duties.uploader.close("diverged", **about)
+    return {"step": error.step, **about}

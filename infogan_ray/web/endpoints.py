@@ -1,6 +1,6 @@
-"""The service's answers around one model: POST /sample, /traverse and /encode, GET /health.
+"""The endpoints of the web service around one model: POST /sample, /traverse and /encode, GET /health.
 
-Requests that wait at the same time are computed together. No Ray: ``Front(None, Endpoints(...).answer)`` is a whole
+Requests that wait at the same time are computed together. No Ray: ``Gateway(None, Endpoints(...).answer)`` is a whole
 service in one process.
 """
 
@@ -19,9 +19,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from infogan_ray import UserError
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.storage.file_system import StorageError
-from infogan_ray.web.gateway import HEALTH, Call, Reply, refusal, unauthorized
+from infogan_ray.web.gateway import HEALTH, Call, Reply, error_reply, unauthorized
 from infogan_ray.web.inference import (
     MOST_IMAGES,
     Format,
@@ -34,16 +35,17 @@ from infogan_ray.web.inference import (
     traversal_latents,
 )
 
-COLUMNS = 8  # of a picture of samples, as infogan sample draws it
+COLUMNS = 8  # of a picture of samples, as of infogan sample
 R = TypeVar("R", bound=Sequence[Any])
 logger = logging.getLogger(__name__)
 
 
 class Batches(Generic[R]):
-    """Calls of ``compute``, one at a time; what comes meanwhile is computed together next, in the order of its coming.
+    """Calls ``compute`` for one batch at a time. Requests that arrive meanwhile form the next batch, in their order.
 
-    A lone request waits for nobody. (Ray Serve's own batching waits a fixed time, and puts a request that no longer
-    fits behind all others.) ``compute`` maps rows to as many results; ``most`` rows at once, unless one call has more.
+    A lone request does not wait. (Ray Serve's own batching waits a fixed time, and puts a request that no longer fits
+    behind all others.) ``compute`` maps rows to as many results. A batch has at most ``most`` rows, or
+    is one request.
     """
 
     def __init__(self, compute: Callable[[Tensor], R], most: int, executor: Executor) -> None:
@@ -75,13 +77,13 @@ class Batches(Generic[R]):
                 continue
             start = 0
             for rows, future in batch:
-                if not future.done():  # its client may have gone
+                if not future.done():  # its client may have left
                     future.set_result(results[start : start + len(rows)])  # type: ignore[arg-type]
                 start += len(rows)
 
 
 class Endpoints:
-    """``executor`` computes; with one thread the model is never in two batches at once."""
+    """``executor`` runs the model. With one thread, no two batches run at once."""
 
     def __init__(self, model: InfoGAN, token: str | None, executor: Executor) -> None:
         self.model, self.token = model, token
@@ -96,24 +98,24 @@ class Endpoints:
         }
 
     async def answer(self, call: Call) -> Reply:
-        """To everything: 400 with a line for what cannot be asked, 500 and a log for a mistake of ours."""
+        """The reply to any call: 400 with a line for a bad request, 500 and a log for a bug of the service."""
         if call.path not in self._routes:
-            return refusal(404, f"{call.path[:100]} does not exist; there are {', '.join(self._routes)}")
+            return error_reply(404, f"{call.path[:100]} does not exist; valid are {', '.join(self._routes)}")
         method, route = self._routes[call.path]
         if call.method != method:
-            return refusal(405, f"{call.path} is asked with {method}", ("Allow", method))
+            return error_reply(405, f"{call.path} takes {method}", ("Allow", method))
         if refused := unauthorized(call, self.token):
             return refused
         try:
             return await route(call)
-        except ValueError as error:
-            return refusal(400, str(error))
+        except UserError as error:
+            return error_reply(400, str(error))
         except Exception:
             logger.exception("a request to %s failed", call.path)
-            return refusal(500, "the service failed at this request; its log has the reason")
+            return error_reply(500, "the service failed at this request; its log has the reason")
 
     async def health(self, call: Call) -> Reply:
-        """That there is a model, for everybody; which one, for those who may use it."""
+        """Everybody learns that the service lives; only holders of the token learn which model it has."""
         secret = self.token is not None and not call.authorization
         return _json({"status": "ok"} | ({} if secret else self._description))
 
@@ -123,13 +125,13 @@ class Endpoints:
         return await _picture(images, query.format, min(query.n, COLUMNS))
 
     async def traverse(self, call: Call) -> Reply:
-        """The values that the code takes are in a header, as a JSON list."""
+        """The header X-Values has the values of the code, as a JSON list."""
         query = read_query(TraverseQuery, call.body)
         rows, values = traversal_latents(self.model, query)
         return await _picture(await self._generate(rows), query.format, len(rows), ("X-Values", json.dumps(values)))
 
     async def encode(self, call: Call) -> Reply:
-        image = await asyncio.to_thread(read_image, self.model, call.body)  # a large one takes a second
+        image = await asyncio.to_thread(read_image, self.model, call.body)  # decoding a large one takes a second
         return _json((await self._encode(image))[0])
 
 
@@ -142,7 +144,7 @@ def _json(value: Any) -> Reply:
 
 
 def describe(model: InfoGAN) -> dict[str, Any]:
-    """Where a model is from, the step of its checkpoint, and its codes with priors and with what people call them."""
+    """Where a model comes from, the step of its checkpoint, and its codes with their priors and names."""
     step: int | None = None
     if match := re.fullmatch(r"step_(\d+)", model.source.name):
         step = int(match[1])

@@ -1,8 +1,8 @@
-"""What stands before the service in Ray Serve's HTTP proxy: token, bound on bodies, and another try.
+"""The gateway: it checks a request's token, bounds its body, and asks another replica when one dies.
 
-Serve sends a request again only until a replica has taken it. One that dies later takes its requests along, and their
-clients would get a bare 500. The proxy outlives replicas, and an answer depends on its request alone; so the front
-keeps each request until it is answered, and asks another replica if need be. No torch: every proxy loads this.
+It runs in Ray Serve's HTTP proxy. Serve itself repeats a request only until a replica has taken it; if that replica
+dies, the client gets a bare 500. The proxy outlives replicas, and a reply depends on its request alone. So the gateway
+keeps each request until it is answered. No torch and no Ray: every proxy loads this module.
 """
 
 from __future__ import annotations
@@ -17,17 +17,14 @@ from typing import NamedTuple
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# The names by which Serve knows us.
-CALLBACK, HERE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "infogan_ray.distributed.serve.proxy.middlewares"
-HEALTH_PERIOD = "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"
-HEALTH_PERIOD_S = "1"  # three in a row, and a dead proxy is replaced; by default that takes half a minute
-APPLICATION, DEPLOYMENT = "infogan", "Model"
 TOKEN = "INFOGAN_TOKEN"
 LEAST_TOKEN = 16
+"""Characters."""
 HEALTH = "/health"
 MOST_BODY = 8 * 1024**2
+"""Bytes of a body that are kept; up to MOST_DISCARDED are read and dropped."""
 MOST_DISCARDED = 4 * MOST_BODY
-ATTEMPTS = 3  # a request that itself kills replicas must not kill them all
+ATTEMPTS = 3  # a request that kills replicas must not kill them all
 PAUSE_S = 0.1
 DEADLINE_S = 60.0
 RETRY_AFTER_S = 1
@@ -49,45 +46,47 @@ class Reply(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class Died(Exception):
-    """The replica that had the request is no more."""
+class ReplicaDied(Exception):
+    """The replica that had the request has died."""
 
 
-class Busy(Exception):
+class ReplicasBusy(Exception):
     """No replica takes the request."""
 
 
-Ask = Callable[[Call], Awaitable[Reply]]
+AskReplica = Callable[[Call], Awaitable[Reply]]
 
 
-def token_set() -> str | None:
-    """The token of the environment. A Secret made of a file often ends in a new line."""
+def service_token() -> str | None:
+    """$INFOGAN_TOKEN, without the line end that a Kubernetes Secret made from a file often has."""
     return os.environ.get(TOKEN, "").strip() or None
 
 
-def refusal(status: int, line: str, *headers: tuple[str, str]) -> Reply:
+def error_reply(status: int, line: str, *headers: tuple[str, str]) -> Reply:
     return Reply(status, json.dumps({"error": line}).encode(), headers=headers)
 
 
-def busy(line: str) -> Reply:
-    return refusal(503, line, ("Retry-After", str(RETRY_AFTER_S)))
+def busy_reply(line: str) -> Reply:
+    return error_reply(503, line, ("Retry-After", str(RETRY_AFTER_S)))
 
 
 def unauthorized(call: Call, token: str | None) -> Reply | None:
-    """The 401 for a call without the service's token. That a service lives, everybody may ask."""
+    """The 401 for a call without the service's token; None where the call may pass. Everybody may ask for HEALTH."""
     if token is None or (call.path == HEALTH and not call.authorization):
         return None
     kind, _, given = call.authorization.partition(" ")
     if kind.lower() == "bearer" and compare_digest(given.strip().encode(), token.encode()):
         return None
-    what = "the token is not this service's" if given else "a token is wanted"
-    return refusal(401, f"{what}; send the header 'Authorization: Bearer TOKEN'", ("WWW-Authenticate", "Bearer"))
+    what = "this is not the service's token" if given else "a token is needed"
+    return error_reply(401, f"{what}; send the header 'Authorization: Bearer TOKEN'", ("WWW-Authenticate", "Bearer"))
 
 
-class Front:
-    """ASGI. ``ask`` answers a call, or raises Died or Busy; ``app`` gets the proxy's own paths (/-/healthz)."""
+class Gateway:
+    """ASGI. ``ask`` answers a call, or raises ReplicaDied or ReplicasBusy. ``app`` gets the proxy's own paths, /-/…."""
 
-    def __init__(self, app: ASGIApp | None, ask: Ask, token: str | None = None, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self, app: ASGIApp | None, ask: AskReplica, token: str | None = None, deadline_s: float = DEADLINE_S
+    ) -> None:
         self.app, self.ask, self.token, self.deadline_s = app, ask, token, deadline_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +100,7 @@ class Front:
         if reply is None:
             body = await read_body(headers, receive)
             if body is None:
-                reply = refusal(
+                reply = error_reply(
                     413, f"the body is too large; at most {MOST_BODY:,} bytes are read", ("Connection", "close")
                 )
             else:
@@ -112,25 +111,25 @@ class Front:
         await send({"type": "http.response.body", "body": reply.body})
 
     async def answer(self, call: Call) -> Reply:
-        """Of the first replica that lives to give one; 503 with a reason if there is none."""
+        """The reply of the first replica that survives the call; 503 with a reason if none does."""
         try:
             async with asyncio.timeout(self.deadline_s):
                 for attempt in range(ATTEMPTS):
                     try:
                         return await self.ask(call)
-                    except Died:
+                    except ReplicaDied:
                         await asyncio.sleep(PAUSE_S * attempt)
-        except Busy as error:
-            return busy(f"{error}; try again")
+        except ReplicasBusy as error:
+            return busy_reply(f"{error}; try again")
         except TimeoutError:
-            return busy(f"no replica has answered within {self.deadline_s:g} s; try again")
-        return busy(f"{ATTEMPTS} replicas have died over this request; try again")
+            return busy_reply(f"no replica has answered within {self.deadline_s:g} s; try again")
+        return busy_reply(f"{ATTEMPTS} replicas have died at this request; try again")
 
 
 async def read_body(headers: Headers, receive: Receive) -> bytes | None:
-    """None for a body of more than MOST_BODY bytes: no more than those are ever held.
+    """The body, or None if it has more than MOST_BODY bytes; no more than those are ever kept.
 
-    The rest is read and dropped up to a bound, since most clients read no answer before they have sent all.
+    The rest is read and dropped up to MOST_DISCARDED, since most clients send everything before they read a reply.
     """
     parts: list[bytes] | None = []
     size, announced = 0, headers.get("content-length", "0")

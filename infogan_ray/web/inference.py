@@ -1,4 +1,4 @@
-"""What may be asked of a model over a network, typed and bounded; the explorer and the service answer alike."""
+"""Requests to a model over a network, typed and bounded, and their answers. The explorer and the service share them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
-from infogan_ray.data.formats.image_files import Broken
+from infogan_ray.data.image_files import Broken
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import Bernoulli, Categorical
 from infogan_ray.models.traversal import COLUMNS, code_columns, png, walk
 from infogan_ray.web.gateway import MOST_BODY
 
 DRAWN = 64
+"""Latents that one seed generates; a point is one of them."""
 MOST_IMAGES = 256  # in one answer
 MOST_CODES = 256
 MOST_BYTES = MOST_BODY  # of an uploaded image
-MOST_PIXELS = 50_000_000  # of it when unpacked: a few kilobytes of PNG can hold gigabytes
+MOST_PIXELS = 50_000_000  # of an uploaded image: a few kilobytes of PNG can unpack to gigabytes
 LARGEST_SEED = 2**31 - 1
 
 Format = Literal["png", "npy"]
@@ -39,7 +40,7 @@ class Query(BaseModel):
 
 
 class Point(Query):
-    """One latent: row ``index`` of the 64 that a seed draws, with ``codes`` fixed; z stays when codes move."""
+    """One latent: row ``index`` of a seed's DRAWN latents, with ``codes`` fixed. z does not depend on ``codes``."""
 
     codes: Codes = {}
     seed: Seed = 0
@@ -47,7 +48,7 @@ class Point(Query):
 
 
 class SampleQuery(Query):
-    """As ``infogan sample``: n images with ``codes`` fixed, e.g. {"cat0": 3}, all else drawn."""
+    """As ``infogan sample``: n images with ``codes`` fixed, e.g. {"cat0": 3}, and all else sampled."""
 
     n: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 64
     codes: Codes = {}
@@ -56,7 +57,7 @@ class SampleQuery(Query):
 
 
 class TraverseQuery(Point):
-    """One code takes each of its values (a continuous one ``columns`` of them), all else stands still at the point."""
+    """One code takes each of its values, a continuous one ``columns`` of them. All else stays as at the point."""
 
     code: Annotated[str, Field(max_length=100)]
     columns: Columns = COLUMNS
@@ -112,7 +113,7 @@ def traversal_latents(model: InfoGAN, query: TraverseQuery) -> tuple[Tensor, lis
 
 
 def walk_latents(model: InfoGAN, query: WalkQuery) -> Tensor:
-    """(columns, L). One-hot codes are mixed on the way, as sums of categories that training never saw."""
+    """(columns, L). Between two categories, one-hot codes are mixtures, which training never saw."""
     share = torch.linspace(0, 1, query.columns).unsqueeze(1)
     return latents_at(model, query.start) * (1 - share) + latents_at(model, query.end) * share
 
@@ -127,7 +128,7 @@ def values_of(model: InfoGAN, latent: Tensor) -> dict[str, float]:
 
 
 def read_image(model: InfoGAN, content: bytes) -> Tensor:
-    """An uploaded picture as the model reads it, (1, C, H, W) uint8. Raises UserError for what is none."""
+    """An uploaded picture as the model reads it, (1, C, H, W) uint8. Raises UserError if it is not an image."""
     if len(content) > MOST_BYTES:
         raise UserError(f"the image has {len(content):,} bytes; at most {MOST_BYTES:,} are read")
     try:
@@ -144,8 +145,7 @@ def encoded(model: InfoGAN, images: Tensor) -> list[dict[str, Any]]:
 
 
 def mosaic(images: Tensor, columns: int) -> Image.Image:
-    """uint8 (N, C, H, W) edge to edge in rows of ``columns``: grey where the model is, which is packed seven times as
-    fast as RGB."""
+    """uint8 (N, C, H, W), edge to edge in rows of ``columns``. Grey images give a grey PNG: seven times as fast."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     cells = torch.full((rows * columns, channels, height, width), 255, dtype=torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pty
@@ -17,9 +18,10 @@ import pytest
 import torch
 
 from infogan_ray.cli import display
-from infogan_ray.cli.main import COMMANDS, FAILED, USAGE, main
+from infogan_ray.cli.exit_codes import FAILED, USAGE
+from infogan_ray.cli.main import COMMANDS, main
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation import texts
 from infogan_ray.training.config import PRESETS, preset
 from tests.conftest import tiny_config
@@ -154,6 +156,7 @@ def test_on_a_narrow_terminal_no_figure_of_a_table_is_cut(monkeypatch: pytest.Mo
         ("data prepare photos shards --encoding png", "--encoding is 'png'; valid are raw, encoded; see"),
         ("search --name first", "'recipe' is missing; see 'infogan search --help'"),
         ("search tuning/quick.py --trails 3", "there is no flag --trails; did you mean --trials?"),
+        ("search tuning/quick.py --per-process=8", "--per-process was removed; with --gpus-per-worker 0.1 ten trials"),
         ("search tuning/quick.py --trials 2.5", "--trials is '2.5'; it must be a whole number"),
     ],
 )
@@ -361,8 +364,33 @@ def test_an_output_that_is_not_utf8_gets_question_marks(trained: Path, tmp_path:
     )
 
 
+@pytest.mark.parametrize(
+    ("bug", "last_line"),
+    [
+        ("__import__('numpy').zeros(3).reshape(2, 2)", "ValueError: cannot reshape array of size 3 into shape (2,2)"),
+        ("{}['absent']", "KeyError: 'absent'"),
+        ("__import__('torch').zeros(2) @ __import__('torch').zeros(3)", "RuntimeError: "),
+    ],
+)
+def test_a_bug_inside_a_command_shows_its_trace(bug: str, last_line: str, tmp_path: Path) -> None:
+    program = (
+        "from infogan_ray.cli import runs, main\n"
+        f"runs.open_storage = lambda text: {bug}\n"
+        f"raise SystemExit(main.main(['runs', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    lines = done.stderr.splitlines()
+    assert done.returncode == FAILED and lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith(last_line), done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_the_function_of_its_name_in_the_module_of_its_name(name: str) -> None:
+    assert callable(getattr(importlib.import_module(f"infogan_ray.cli.{name}"), name))
+
+
 def test_ctrl_c_while_a_command_is_still_imported_is_one_line() -> None:
-    program = "import signal; from infogan_ray import cli; signal.setitimer(signal.ITIMER_REAL, 0.3); "
+    program = "import signal; from infogan_ray.cli import main as cli; signal.setitimer(signal.ITIMER_REAL, 0.3); "
     program += "signal.signal(signal.SIGALRM, signal.default_int_handler); raise SystemExit(cli.main(['runs', '.']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (130, "infogan: interrupted\n")

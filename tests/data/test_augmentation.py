@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from infogan_ray.data.augmentation import DRAWS, MOST, AugmentationConfig, augment, draw
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed, to_unit_range
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.training.config import PRESETS, RunConfig, preset
-from infogan_ray.training.step import train
+from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState
 from tests.conftest import tiny_config
 

@@ -12,9 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from infogan_ray.data import fetch
+from infogan_ray.data import fetch, idx
 from infogan_ray.data.datasets import DataConfig, load_images
-from infogan_ray.data.formats import idx
 from tests.conftest import tiny_images
 
 

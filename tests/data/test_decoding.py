@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from infogan_ray.data.decoding import FORMATS, Facts, decode
-from infogan_ray.data.formats.image_files import Broken
+from infogan_ray.data.image_files import Broken
 
 RED, WHITE, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 255)
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from infogan_ray.cli.main import main
-from infogan_ray.data.datasets import DataConfig, ImageSet, load_images
-from infogan_ray.data.feeds.feed_policy import Room, choose, feed_line, make_feed
+from infogan_ray.data.datasets import DataConfig, load_images
+from infogan_ray.data.feeds.feed_policy import MemoryBudget, choose_feed, feed_line, make_feed
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.data.feeds.streaming import StreamingFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.data.shards.sampling import read_rows
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
@@ -23,25 +24,28 @@ GB = 10**9
 
 
 def test_auto_streams_what_does_not_fit_into_half_of_the_free_memory() -> None:
-    assert choose("auto", 4 * GB, Room(10 * GB)) == "memory"
-    assert choose("auto", 4 * GB, Room(10 * GB, copies=2)) == "stream", "each worker has a copy"
-    assert choose("auto", 6 * GB, Room(10 * GB)) == "stream"
-    assert choose("memory", 60 * GB, Room(GB)) == "memory" and choose("stream", 1, Room(GB)) == "stream"
+    assert choose_feed("auto", 4 * GB, MemoryBudget(10 * GB)) == "memory"
+    assert choose_feed("auto", 4 * GB, MemoryBudget(10 * GB, copies=2)) == "stream", "each worker has a copy"
+    assert choose_feed("auto", 6 * GB, MemoryBudget(10 * GB)) == "stream"
+    assert (
+        choose_feed("memory", 60 * GB, MemoryBudget(GB)) == "memory"
+        and choose_feed("stream", 1, MemoryBudget(GB)) == "stream"
+    )
 
 
 def test_the_choice_and_its_reason_are_one_line(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "s", numbered(20), [[20]])
-    streamed = load_images(str(tmp_path / "s"), feed="auto", room=Room(100))
+    streamed = load_images(str(tmp_path / "s"), feed="auto", budget=MemoryBudget(100))
     assert streamed.shards == shards and streamed.feed == "stream" and streamed.bytes == 20 * 16
-    assert feed_line("auto", streamed, Room(100)) == (
+    assert feed_line("auto", streamed, MemoryBudget(100)) == (
         "feed: streaming, 320 bytes of images against 100 bytes of free memory; --feed memory overrides"
     )
-    held = load_images(str(tmp_path / "s"), feed="auto", room=Room(10**6, 2))
+    held = load_images(str(tmp_path / "s"), feed="auto", budget=MemoryBudget(10**6, 2))
     assert held.feed == "memory" and numbers(held.images) == list(range(20))
-    assert feed_line("auto", held, Room(10**6, 2)) == (
+    assert feed_line("auto", held, MemoryBudget(10**6, 2)) == (
         "feed: in memory, 320 bytes of images for each of 2 workers against 1.0 MB of free memory"
     )
-    assert "as asked for" in feed_line("memory", held, Room(10))
+    assert "as asked for" in feed_line("memory", held, MemoryBudget(10))
     assert isinstance(make_feed(held, 8, 0), InMemoryFeed)
     feed = make_feed(streamed, 8, 0)
     assert isinstance(feed, StreamingFeed)
@@ -54,14 +58,14 @@ def test_images_that_are_not_prepared_are_not_streamed(npz: Path, tmp_path: Path
     with pytest.raises(ValueError, match=r"MANIFEST"):
         load_images(f"file://{tmp_path}/nothing", feed="stream")
     with pytest.raises(ValueError, match=r"bars\.npz has .* against 10 bytes of free memory; .*infogan data prepare"):
-        load_images(str(npz), feed="auto", room=Room(10))
+        load_images(str(npz), feed="auto", budget=MemoryBudget(10))
     said: list[str] = []
-    load_images(str(npz), say=said.append, feed="auto", room=Room(40_000))
+    load_images(str(npz), say=said.append, feed="auto", budget=MemoryBudget(40_000))
     assert len(said) == 1 and "which is tight" in said[0]
     said.clear()
-    load_images(str(npz), say=said.append, feed="memory", room=Room(10))
+    load_images(str(npz), say=said.append, feed="memory", budget=MemoryBudget(10))
     assert len(said) == 1, "memory that is asked for is not refused"
-    load_images(str(npz), say=said.append, feed="auto", room=Room(10**9))
+    load_images(str(npz), say=said.append, feed="auto", budget=MemoryBudget(10**9))
     assert len(said) == 1
 
 

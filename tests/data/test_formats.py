@@ -8,9 +8,11 @@ import json
 import pickle
 import re
 import shlex
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -20,15 +22,22 @@ import scipy.io
 import torch
 from PIL import Image
 
+from infogan_ray import UserError
 from infogan_ray.cli.main import DONE, main
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import HOLD_OUT, DataConfig, ImageSet, load_images
+from infogan_ray.data import idx
+from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.feeds.memory import InMemoryFeed
-from infogan_ray.data.formats import idx, matlab
-from infogan_ray.data.formats.image_files import Broken
-from infogan_ray.data.formats.recognise import Collection, Item, open_collection
+from infogan_ray.data.formats import recognise
+from infogan_ray.data.formats.collection import Collection, Item, RawImages
+from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.formats.records import Records
+from infogan_ray.data.image_files import Broken
+from infogan_ray.data.image_set import HOLD_OUT, ImageSet
+from infogan_ray.data.inspection import inspect
+from infogan_ray.data.preparation.shard_source import open_source
 from infogan_ray.training.config import preset
-from infogan_ray.training.step import train
+from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState
 from tests import layouts
 from tests.layouts import COUNT, MAKERS, TESTS, Made, pixels, png
@@ -294,45 +303,74 @@ def cut(path: Path, share: float = 0.5) -> Path:
     return path
 
 
-@pytest.mark.parametrize("make", [layouts.svhn, layouts.idx_files])
-def test_a_wrong_checksum_is_found_by_whoever_reads_to_the_end(make: Callable[[Path], Made], tmp_path: Path) -> None:
-    made = make(tmp_path)
-    path = tmp_path / ("train_32x32.mat" if make is layouts.svhn else "train-images-idx3-ubyte.gz")
-    content = bytearray(path.read_bytes())
-    first_element = 128 + 8 + int.from_bytes(content[132:136], "little")  # X, packed
-    content[first_element - 1 if make is layouts.svhn else -8] ^= 1
-    path.write_bytes(content)
+def test_a_wrong_checksum_is_found_by_whoever_reads_to_the_end(tmp_path: Path) -> None:
+    made = layouts.idx_files(tmp_path)
+    flip(tmp_path / "train-images-idx3-ubyte.gz", -8)
     collection = open_collection(made.path, say=quiet)
     assert len(read(collection, 0, COUNT - 1)) == COUNT - 1
-    with pytest.raises(ValueError, match="is not a whole file"):
+    with pytest.raises(UserError, match="is not a whole file"):
         read(collection, COUNT - 1, COUNT)
 
 
-MATLABS = sorted((Path(scipy.io.__file__).parent / "matlab" / "tests" / "data").glob("test*_[567].*.mat"))
+def flip(path: Path, place: int) -> Path:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    return path
 
 
-@pytest.mark.skipif(not MATLABS, reason="this SciPy comes without its test files")
-def test_what_matlab_itself_wrote_is_read_as_scipy_reads_it() -> None:
-    compared = 0
-    for path in MATLABS:
-        if "hdf5" in path.name:
-            with pytest.raises(ValueError, match="MATLAB 7.3 file"):
-                matlab.arrays(path)
-            continue
-        mine = matlab.arrays(path)
-        for name, theirs in scipy.io.loadmat(path).items():
-            if not name.startswith("__") and isinstance(theirs, np.ndarray) and theirs.dtype.kind in "iuf":
-                assert np.array_equal(matlab.numbers(path, mine[name]), theirs), (path, name)
-                compared += 1
-    assert compared > 10
+def test_without_scipy_one_line_says_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.svhn(tmp_path)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)  # how Python itself remembers that there is none
+    with pytest.raises(UserError, match=r"needs scipy; install it with: pip install 'infogan-ray\[mat\]'$"):
+        load(tmp_path)
+
+
+def test_cells_and_structures_of_a_mat_file_are_never_loaded(tmp_path: Path) -> None:
+    cells = np.empty(2, object)
+    cells[:] = [np.zeros(3, np.uint8), "text"]
+    content = {"X": pixels(4, 8, 8, 3).transpose(1, 2, 3, 0), "more": cells, "about": {"a": 1}}
+    scipy.io.savemat(tmp_path / "a.mat", content)
+    assert load(tmp_path / "a.mat").images.shape == (4, 3, 8, 8)
+    scipy.io.savemat(tmp_path / "a.mat", {"X": cells})
+    with pytest.raises(UserError, match="'X' in .* is cell"):
+        load(tmp_path / "a.mat")
+
+
+def test_the_readme_names_every_format() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text().split("### Published datasets")[1].split("### ")[0]
+    said = {
+        "celeba": "| CelebA |", "svhn": "| SVHN", "cifar": "| CIFAR-10, CIFAR-100 |", "idx": "| MNIST's kin |",
+        "npz": "| your own arrays |", "chairs": "| 3D chairs", "parquet": "`.parquet`", "webdataset": "| WebDataset |",
+        "image_folder": "any folder of face images", "pickled": "is pickled and refused",
+    }  # fmt: skip
+    assert [name for name in (each.__name__.rpartition(".")[2] for each in recognise.FORMATS) if name not in said] == []
+    assert [name for name, words in said.items() if words not in text] == []
+
+
+def test_a_new_format_is_a_module_and_its_name_in_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of 8 x 8 bytes, one after the other, in a file that ends in .raw."""
+
+    def open_images(path: Path, labels: str | None, say: object) -> RawImages:
+        return RawImages(path, "raw bytes", (Records(path, path.stat().st_size // 64, (8, 8), (0, 1)),))
+
+    new = SimpleNamespace(matches=lambda path: path.suffix == ".raw", open_images=open_images)
+    monkeypatch.setattr(recognise, "FORMATS", (new, *recognise.FORMATS))
+    images = pixels(COUNT, 8, 8)
+    (tmp_path / "a.raw").write_bytes(images.tobytes())
+    assert torch.equal(load(tmp_path / "a.raw").images, as_tensor(images))
+    assert inspect(tmp_path / "a.raw", DataConfig(), quiet).kind == "raw bytes"
+    source = open_source(str(tmp_path / "a.raw"), DataConfig(), quiet)
+    assert [image.tolist() for _, image in source.train.read([3])] == [images[3].tolist()]
 
 
 def bad_files(root: Path) -> list[tuple[Path, str]]:
     """Files that cannot be read, and what is said of them."""
-    for name in ("mat", "mat_u", "cifar", "idx", "sprites", "table"):
+    for name in ("mat", "mat_u", "mat_f", "cifar", "idx", "sprites", "table"):
         (root / name).mkdir()
     layouts.svhn(root / "mat")
     layouts.svhn_unpacked(root / "mat_u")
+    layouts.svhn(root / "mat_f")
     layouts.cifar100(root / "cifar")
     layouts.idx_files(root / "idx")
     layouts.dsprites(root / "sprites")
@@ -340,7 +378,7 @@ def bad_files(root: Path) -> list[tuple[Path, str]]:
     scipy.io.savemat(root / "other.mat", {"A": np.zeros((3, 3))})
     scipy.io.savemat(root / "shape.mat", {"X": np.zeros((3, 3), np.uint8)})
     scipy.io.savemat(root / "labels.mat", {"X": np.zeros((4, 4, 3, 5), np.uint8), "y": np.full((5, 1), 11)})
-    (root / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform".ljust(600))
+    (root / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform".ljust(124) + b"\x00\x02IM" + bytes(500))
     (root / "cifar-10-batches-py").mkdir()
     for name in ("data_batch_1", "data_batch_2", "test_batch"):
         (root / "cifar-10-batches-py" / name).write_bytes(b"\x80\x02}q")
@@ -370,6 +408,7 @@ def bad_files(root: Path) -> list[tuple[Path, str]]:
     return [
         (cut(root / "mat" / "train_32x32.mat"), "is not a whole file"),
         (cut(root / "mat_u" / "train_32x32.mat"), "is not a whole file"),
+        (flip(root / "mat_f" / "train_32x32.mat", 4000), "is not a whole file"),
         (root / "other.mat", "has no array 'X' as SVHN's have (it has A)"),
         (root / "shape.mat", "'X' in"),
         (root / "labels.mat", "'y' in"),

@@ -18,10 +18,10 @@ from PIL import Image
 
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.cli.train import train_config
-from infogan_ray.data import image_loader
-from infogan_ray.data.datasets import DataConfig, ImageSet, load_images
-from infogan_ray.data.formats import image_files
-from infogan_ray.data.formats.image_files import class_of, open_source
+from infogan_ray.data import image_files, image_loader
+from infogan_ray.data.datasets import DataConfig, load_images
+from infogan_ray.data.image_files import class_of, list_image_files
+from infogan_ray.data.image_set import ImageSet
 
 SIZE = 16
 
@@ -83,7 +83,7 @@ def assert_equal(one: ImageSet, other: ImageSet) -> None:
 
 
 def test_a_messy_folder_is_read_in_order_and_its_junk_is_counted(photos: Path) -> None:
-    source = open_source(photos)
+    source = list_image_files(photos)
     assert source.names[:4] == ("cats/0.png", "cats/1.jpg", "cats/2.webp", "cats/4.gif")
     assert len(source.names) == 18 and source.names[8] == "cats/old/3.tif"
     assert source.skipped == {
@@ -96,7 +96,7 @@ def test_a_messy_folder_is_read_in_order_and_its_junk_is_counted(photos: Path) -
     text = "\n".join(said)
     for words in ("18 images", "18 cropped to the middle square", "7 grey repeated in three channels", "1 .heic files"):
         assert words in text
-    assert "2 classes from the folders" in text
+    assert "(folder of images): 18 images, 2 classes; every 7th image" in text
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tgz"])
@@ -130,7 +130,7 @@ def test_links_are_followed_once(photos: Path) -> None:
     (photos / "dogs" / "more").symlink_to(elsewhere)
     (photos / "dogs" / "one.png").symlink_to(photos / "cats" / "0.png")
     os.mkfifo(photos / "dogs" / "pipe.png")
-    source = open_source(photos)
+    source = list_image_files(photos)
     assert len(source.names) == 20 and {"dogs/more/new.png", "dogs/one.png"} <= set(source.names)
     assert source.skipped["links to a folder that is read already"] == 5 and source.skipped["pipes and devices"] == 1
 
@@ -209,7 +209,7 @@ def test_the_order_does_not_depend_on_threads_and_progress_is_told(
 ) -> None:
     monkeypatch.setattr(image_loader, "SAY_EVERY_S", 0.0)
     said: list[str] = []
-    source = open_source(photos)
+    source = list_image_files(photos)
     read = image_loader.read_pictures(source, SIZE, 3, said.append, threads=threads)
     assert read.names == list(source.names) and torch.equal(read.images[0, :, 8, 8], torch.tensor([0, 255, 128]))
     assert said[0].startswith("data: 1 of 18 images read") and said[-1].startswith("data: 18 of 18")
@@ -223,7 +223,7 @@ def table(photos: Path, rows: list[tuple[str, object]]) -> str:
 
 
 def test_labels_from_a_csv(photos: Path) -> None:
-    names = open_source(photos).names
+    names = list_image_files(photos).names
     rows: list[tuple[str, object]] = [(name, place % 11) for place, name in enumerate(names)]
     found = load(photos, labels=table(photos, rows))
     assert found.labels is not None and found.test_labels is not None

@@ -1,4 +1,4 @@
-"""The cut of a dataset into shards, one shard, and what lies in the folder meanwhile; without Ray."""
+"""The plan of shards, a shard, and the progress log, without Ray. Run: pytest tests/data/test_shards.py"""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from PIL import Image
 
 from infogan_ray.cli.main import FAILED, USAGE, main
 from infogan_ray.data.datasets import DataConfig, load_images
+from infogan_ray.data.preparation.progress_log import ProgressLog
+from infogan_ray.data.preparation.shard_plan import ShardPlan, plan_shards
+from infogan_ray.data.preparation.shard_source import open_source
+from infogan_ray.data.preparation.shard_writer import write_shards
 from infogan_ray.data.shards.dataset import ENCODED, PROGRESS, RAW, TEST, TRAIN, check, open_shards
-from infogan_ray.data.shards.progress_log import Ledger
-from infogan_ray.data.shards.shard_plan import Job, cut
-from infogan_ray.data.shards.shard_source import open_material
-from infogan_ray.data.shards.shard_writer import fill
 from infogan_ray.storage.file_system import Storage, open_storage
 from tests.servers import Proxy
 
@@ -37,20 +37,20 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def job_of(source: Path, encoding: str = RAW, labels: str | None = None) -> Job:
-    opened = open_material(str(source), DataConfig(image_size=16, channels=1, labels=labels), say=lambda line: None)
-    return cut(opened, encoding, 16, 1, rows_per_shard=20, rows_per_group=8)
+def job_of(source: Path, encoding: str = RAW, labels: str | None = None) -> ShardPlan:
+    opened = open_source(str(source), DataConfig(image_size=16, channels=1, labels=labels), say=lambda line: None)
+    return plan_shards(opened, encoding, 16, 1, rows_per_shard=20, rows_per_group=8)
 
 
-def prepare(job: Job, folder: Storage, backwards: bool = False) -> None:
-    ledger, tasks = Ledger(folder), job.tasks()
-    ledger.begin(job.asked, overwrite=False)
-    records = ledger.done(tasks)
+def prepare(job: ShardPlan, folder: Storage, backwards: bool = False) -> None:
+    log, tasks = ProgressLog(folder), job.tasks()
+    log.begin(job.asked, overwrite=False)
+    records = log.done(tasks)
     for task in reversed(tasks) if backwards else tasks:
         if task.number not in records:
-            records[task.number] = fill(job, task, folder)
-            ledger.enter(records[task.number])
-    ledger.publish(job, records.values())
+            records[task.number] = write_shards(job, task, folder)
+            log.add(records[task.number])
+    log.write_manifest(job, records.values())
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -187,8 +187,8 @@ def test_a_dataset_that_is_not_finished_or_no_dataset_is_said(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job, folder = job_of(photos), open_storage(tmp_path / "dest")
-    Ledger(folder).begin(job.asked, overwrite=False)
-    fill(job, job.tasks()[0], folder)
+    ProgressLog(folder).begin(job.asked, overwrite=False)
+    write_shards(job, job.tasks()[0], folder)
     assert main(["data", "verify", str(tmp_path / "dest")]) == USAGE
     assert "infogan data prepare has not come to its end" in capsys.readouterr().err
     with pytest.raises(ValueError, match="has not come to its end"):

@@ -206,7 +206,7 @@ def test_a_broken_shard_is_said_in_one_line_by_the_batch_that_needs_it(
         with pytest.raises(StorageError, match=r"train-00001\.parquet.*(corrupt|cannot be read)") as said:
             for step in range(feed.steps_per_epoch):
                 feed.batch(step)
-        assert "\n" not in str(said.value) and not said.value.passing
+        assert "\n" not in str(said.value) and not said.value.transient
     path.unlink()
     with pytest.raises(StorageError, match=r"train-00001\.parquet is missing"):
         opened(shards, 16, 160).batch(2)
@@ -221,7 +221,7 @@ def test_an_outage_is_waited_for_and_close_does_not_wait(
     def away(*given: Any) -> Any:
         failures[0] += 1
         if failures[0] < 4:
-            raise StorageError("bucket is away", passing=True)
+            raise StorageError("bucket is away", transient=True)
         return real(*given)
 
     monkeypatch.setattr(streaming, "read_group", away)
@@ -232,7 +232,7 @@ def test_an_outage_is_waited_for_and_close_does_not_wait(
     def for_ever(*_: Any) -> Any:
         begun.set()
         time.sleep(0.01)
-        raise StorageError("bucket is away", passing=True)
+        raise StorageError("bucket is away", transient=True)
 
     monkeypatch.setattr(streaming, "read_group", for_ever)
     feed = opened(shards, 16)
@@ -300,7 +300,7 @@ def test_a_killed_run_that_is_resumed_equals_an_undisturbed_one(tmp_path: Path) 
             break
     steps.close()
     assert not [t for t in threading.enumerate() if t.name == "infogan-feed"], "the reader has gone with the run"
-    last = checkpoints.last_whole(killed.checkpoints, print)
+    last = checkpoints.last_valid(killed.checkpoints, print)
     assert last is not None and last.step == 4
     run_alone(config, images, tmp_path / "killed")
     wanted, found = (checkpoints.open_checkpoint(run.checkpoints / "step_00000008") for run in (whole, killed))

@@ -1,4 +1,4 @@
-"""The service without Ray: what it answers, what it refuses, and what the front does when replicas die."""
+"""The service without Ray: what it answers, what it refuses, and what the gateway does when replicas die."""
 
 from __future__ import annotations
 
@@ -20,13 +20,25 @@ import pytest
 import torch
 from PIL import Image
 
-from infogan_ray.cli.main import USAGE, main
+from infogan_ray.cli.exit_codes import USAGE
+from infogan_ray.cli.main import main
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import tile
 from infogan_ray.training.load_model import load
 from infogan_ray.web import inference
 from infogan_ray.web.endpoints import Batches, Endpoints
-from infogan_ray.web.gateway import MOST_BODY, MOST_DISCARDED, TOKEN, Ask, Busy, Call, Died, Front, Reply, token_set
+from infogan_ray.web.gateway import (
+    MOST_BODY,
+    MOST_DISCARDED,
+    TOKEN,
+    AskReplica,
+    Call,
+    Gateway,
+    ReplicaDied,
+    ReplicasBusy,
+    Reply,
+    service_token,
+)  # fmt: skip
 
 # Of Ray Serve's own, at import.
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
@@ -52,12 +64,12 @@ def model(finished: Path) -> InfoGAN:
 
 
 @pytest.fixture
-def front(model: InfoGAN) -> Front:
-    return Front(None, Endpoints(model, SECRET, ThreadPoolExecutor(1)).answer, SECRET)
+def gateway(model: InfoGAN) -> Gateway:
+    return Gateway(None, Endpoints(model, SECRET, ThreadPoolExecutor(1)).answer, SECRET)
 
 
 async def send(
-    front: Front, path: str, body: bytes | AsyncIterator[bytes] = b"", method: str = "POST", **headers: str
+    gateway: Gateway, path: str, body: bytes | AsyncIterator[bytes] = b"", method: str = "POST", **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
     """Through ASGI. An iterator is a body in pieces whose length is not announced."""
     sent: list[Any] = []
@@ -76,17 +88,17 @@ async def send(
     if isinstance(body, bytes):
         headers = {"content-length": str(len(body))} | headers
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await front({"type": "http", "method": method, "path": path, "headers": raw}, receive, keep)
+    await gateway({"type": "http", "method": method, "path": path, "headers": raw}, receive, keep)
     start, content = sent
     found = {name.decode(): value.decode() for name, value in start["headers"]}
     assert found["content-length"] == str(len(content["body"]))
     return start["status"], found, content["body"]
 
 
-def ask(front: Front, path: str, body: Any = b"", method: str = "POST", **headers: str) -> tuple[int, Any]:
+def ask(gateway: Gateway, path: str, body: Any = b"", method: str = "POST", **headers: str) -> tuple[int, Any]:
     """With the token, unless another is given. Status, and the JSON or bytes."""
     content = json.dumps(body).encode() if isinstance(body, dict) else body
-    status, found, answer = asyncio.run(send(front, path, content, method, **(BEARER | headers)))
+    status, found, answer = asyncio.run(send(gateway, path, content, method, **(BEARER | headers)))
     return status, json.loads(answer) if found["content-type"] == "application/json" else answer
 
 
@@ -99,12 +111,12 @@ def picture(size: tuple[int, int] = (20, 30)) -> bytes:
 # What it answers
 
 
-def test_a_sample_is_the_models(front: Front, model: InfoGAN) -> None:
+def test_a_sample_is_the_models(gateway: Gateway, model: InfoGAN) -> None:
     wanted = model.sample(12, {"cat0": 2}, seed=5)
     query = {"n": 12, "codes": {"cat0": 2}, "seed": 5}
-    status, answer = ask(front, "/sample", query | {"format": "npy"})
+    status, answer = ask(gateway, "/sample", query | {"format": "npy"})
     assert status == 200 and np.array_equal(np.load(io.BytesIO(answer)), wanted.permute(0, 2, 3, 1).numpy())
-    status, answer = ask(front, "/sample", query)
+    status, answer = ask(gateway, "/sample", query)
     assert status == 200 and Image.open(io.BytesIO(answer)).convert("RGB").tobytes() == tile(wanted, 8, gap=0).tobytes()
 
 
@@ -115,26 +127,26 @@ def test_a_picture_of_images_shows_each_in_its_place(channels: int) -> None:
     assert shown.convert("RGB").tobytes() == tile(images, 4, gap=0).tobytes()
 
 
-def test_a_traversal_moves_one_code(front: Front, model: InfoGAN) -> None:
+def test_a_traversal_moves_one_code(gateway: Gateway, model: InfoGAN) -> None:
     query = {"code": "uniform0", "columns": 5, "seed": 3, "format": "npy"}
-    status, headers, answer = asyncio.run(send(front, "/traverse", json.dumps(query).encode(), **BEARER))
+    status, headers, answer = asyncio.run(send(gateway, "/traverse", json.dumps(query).encode(), **BEARER))
     rows, values = inference.traversal_latents(model, inference.TraverseQuery(code="uniform0", columns=5, seed=3))
     assert status == 200 and json.loads(headers["x-values"]) == values
     assert np.array_equal(np.load(io.BytesIO(answer)), model.generate(rows).permute(0, 2, 3, 1).numpy())
 
 
-def test_encode_says_what_q_says(front: Front, model: InfoGAN) -> None:
+def test_encode_answers_what_q_says(gateway: Gateway, model: InfoGAN) -> None:
     content = picture()
-    status, answer = ask(front, "/encode", content)
+    status, answer = ask(gateway, "/encode", content)
     assert status == 200 and answer == inference.encoded(model, inference.read_image(model, content))[0]
     assert set(answer) == set(model.encode(inference.read_image(model, content)))
 
 
-def test_health_names_the_model_to_those_with_the_token(front: Front, model: InfoGAN) -> None:
-    status, answer = ask(front, "/health", method="GET")
+def test_health_names_the_model_to_those_with_the_token(gateway: Gateway, model: InfoGAN) -> None:
+    status, answer = ask(gateway, "/health", method="GET")
     assert status == 200 and answer["model"] == str(model.source) and answer["step"] > 0
     assert answer["codes"] == {"cat0": "cat=3", "uniform0": "uniform=1"} and answer["names"] == {}
-    assert asyncio.run(send(front, "/health", method="GET"))[2] == b'{"status": "ok"}'
+    assert asyncio.run(send(gateway, "/health", method="GET"))[2] == b'{"status": "ok"}'
 
 
 def test_requests_that_wait_are_computed_together(model: InfoGAN) -> None:
@@ -205,12 +217,12 @@ def test_a_batch_that_fails_fails_its_own_requests_alone() -> None:
         ("/encode", b"not a picture", "this is not an image that can be read"),
     ],
 )
-def test_bad_input_is_400_and_one_line(front: Front, path: str, body: Any, line: str) -> None:
-    status, answer = ask(front, path, body)
+def test_bad_input_is_400_and_one_line(gateway: Gateway, path: str, body: Any, line: str) -> None:
+    status, answer = ask(gateway, path, body)
     assert status == 400 and line in answer["error"] and "\n" not in answer["error"]
 
 
-def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(front: Front) -> None:
+def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(gateway: Gateway) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -218,13 +230,13 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(front: Front) ->
     bomb = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
-    status, answer = ask(front, "/encode", bomb)
+    status, answer = ask(gateway, "/encode", bomb)
     assert status == 400 and "image" in answer["error"]
 
 
-def test_other_paths_and_methods(front: Front) -> None:
-    assert ask(front, "/samples")[0] == 404
-    status, headers, _ = asyncio.run(send(front, "/sample", method="GET", **BEARER))
+def test_other_paths_and_methods(gateway: Gateway) -> None:
+    assert ask(gateway, "/samples")[0] == 404
+    status, headers, _ = asyncio.run(send(gateway, "/sample", method="GET", **BEARER))
     assert status == 405 and headers["allow"] == "POST"
 
 
@@ -238,22 +250,22 @@ def test_without_the_token_nothing_is_answered(model: InfoGAN, given: str) -> No
         asked.append(call)
         return Reply(200, b"")
 
-    status, headers, answer = asyncio.run(send(Front(None, replicas, SECRET), "/sample", b"{}", authorization=given))
+    status, headers, answer = asyncio.run(send(Gateway(None, replicas, SECRET), "/sample", b"{}", authorization=given))
     assert status == 401 and headers["www-authenticate"] == "Bearer" and "Authorization: Bearer" in str(answer)
     assert not asked
-    endpoints = Endpoints(model, SECRET, ThreadPoolExecutor(1))  # what asks a replica past the front
+    endpoints = Endpoints(model, SECRET, ThreadPoolExecutor(1))  # what asks a replica past the gateway
     for path in ("/sample", "/encode"):
         assert asyncio.run(endpoints.answer(Call("POST", path, given, b"{}"))).status == 401
 
 
 def test_the_token_may_come_from_a_file_with_a_new_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN, f"{SECRET}\n")
-    assert token_set() == SECRET
+    assert service_token() == SECRET
     monkeypatch.setenv(TOKEN, "\n")
-    assert token_set() is None
+    assert service_token() is None
 
 
-def test_a_large_body_is_413_and_never_held(front: Front) -> None:
+def test_a_large_body_is_413_and_never_held(gateway: Gateway) -> None:
     taken = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -263,21 +275,21 @@ def test_a_large_body_is_413_and_never_held(front: Front) -> None:
             yield bytes(2**20)
 
     assert MOST_BODY == inference.MOST_BYTES
-    assert asyncio.run(send(front, "/encode", bytes(MOST_BODY), **BEARER))[0] == 400  # it fits, and is no picture
-    assert asyncio.run(send(front, "/encode", bytes(MOST_BODY + 1), **BEARER))[0] == 413
+    assert asyncio.run(send(gateway, "/encode", bytes(MOST_BODY), **BEARER))[0] == 400  # it fits, and is no picture
+    assert asyncio.run(send(gateway, "/encode", bytes(MOST_BODY + 1), **BEARER))[0] == 413
     for length in ({}, {"content-length": "5"}, {"content-length": str(10**12)}, {"content-length": "-1"}):
         taken = 0
-        status, headers, answer = asyncio.run(send(front, "/encode", endless(), **BEARER, **length))
+        status, headers, answer = asyncio.run(send(gateway, "/encode", endless(), **BEARER, **length))
         assert status == 413 and headers["connection"] == "close" and b"8,388,608 bytes" in answer
         assert taken <= MOST_DISCARDED + 2**20
     taken = 0
-    assert asyncio.run(send(front, "/encode", endless()))[0] == 401 and taken == 0
+    assert asyncio.run(send(gateway, "/encode", endless()))[0] == 401 and taken == 0
 
 
-# What the front does when replicas die
+# What the gateway does when replicas die
 
 
-def replicas(*fates: Exception | float | Reply) -> tuple[Ask, list[Call]]:
+def replicas(*fates: Exception | float | Reply) -> tuple[AskReplica, list[Call]]:
     """What becomes of each try: an exception, seconds without an answer, or an answer."""
     left, asked = list(fates), list[Call]()
 
@@ -295,17 +307,20 @@ def replicas(*fates: Exception | float | Reply) -> tuple[Ask, list[Call]]:
 
 
 def test_a_request_goes_to_another_replica_when_its_own_dies() -> None:
-    answer, asked = replicas(Died(), Died(), Reply(200, b"seen"))
-    assert asyncio.run(send(Front(None, answer), "/sample", b"{}"))[::2] == (200, b"seen")
+    answer, asked = replicas(ReplicaDied(), ReplicaDied(), Reply(200, b"seen"))
+    assert asyncio.run(send(Gateway(None, answer), "/sample", b"{}"))[::2] == (200, b"seen")
     assert asked == [Call("POST", "/sample", "", b"{}")] * 3
 
 
 @pytest.mark.parametrize(
-    "fates, line", [([Died()] * 3, "3 replicas have died"), ([Busy("many")], "many"), ([60.0], "within 0.2 s")]
+    "fates, line",
+    [([ReplicaDied()] * 3, "3 replicas have died"), ([ReplicasBusy("many")], "many"), ([60.0], "within 0.2 s")],
 )
 def test_a_request_without_a_replica_is_asked_to_come_again(fates: list[Any], line: str) -> None:
     answer, asked = replicas(*fates)
-    status, headers, body = asyncio.run(send(Front(None, answer, deadline_s=0.5 if len(fates) > 1 else 0.2), "/sample"))
+    status, headers, body = asyncio.run(
+        send(Gateway(None, answer, deadline_s=0.5 if len(fates) > 1 else 0.2), "/sample")
+    )
     assert status == 503 and headers["retry-after"] == "1" and line in json.loads(body)["error"]
     assert len(asked) == len(fates)
 
@@ -323,7 +338,7 @@ def test_a_replica_says_in_one_line_what_it_lacks(monkeypatch: pytest.MonkeyPatc
 
     for model, token, line in [
         ("", SECRET, "INFOGAN_MODEL is not set; name a model folder"),
-        (str(tmp_path / "no"), "", "INFOGAN_TOKEN is not set: whoever reaches the service would use it"),
+        (str(tmp_path / "no"), "", "INFOGAN_TOKEN is not set: everybody who reaches the service could use it"),
         (str(tmp_path / "no"), "short", "INFOGAN_TOKEN is too short"),
     ]:
         monkeypatch.setenv(MODEL, model)

@@ -28,7 +28,7 @@ from infogan_ray.distributed.train.head_monitor import HeadWatch
 from infogan_ray.distributed.train.relay import WAITS
 from infogan_ray.distributed.train.trainer import _wanted_now
 from infogan_ray.distributed.tune import trials
-from infogan_ray.distributed.tune.trials import Settings, _with_workers
+from infogan_ray.distributed.tune.trials import TrialSettings, _train_with_workers
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.heap import TUNABLES
 from tests.servers import free_ports
@@ -108,8 +108,8 @@ def test_a_trials_workers_get_the_share_and_the_place_that_the_recipe_says(monke
     asked: list[Resources] = []
     monkeypatch.setattr(trials, "launch", lambda config, wanted, *rest, **more: asked.append(wanted))
     given = config(gpus_per_worker=0.5, placement="strict_spread", workers=2)
-    settings = Settings([], "", "cuda", "mi_fraction", 2)
-    _with_workers(given, None, settings, None)  # type: ignore[arg-type]  # the run and the teller go to launch alone
+    settings = TrialSettings([], "", "cuda", "mi_fraction", 2)
+    assert not list(_train_with_workers(given, None, None, settings))  # type: ignore[arg-type]  # only launch uses them
     assert (asked[0].of_a_worker, asked[0].placement) == ({"CPU": 1, "GPU": 0.5}, "strict_spread")
 
 

@@ -26,7 +26,7 @@ from infogan_ray.distributed.solo.reports import Reports
 from infogan_ray.distributed.train import remote, trainer
 from infogan_ray.distributed.train.launching import launcher
 from infogan_ray.distributed.train.warming import warmed_for
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
@@ -151,7 +151,7 @@ def test_it_trains_and_publishes_without_ray(npz: Path, tmp_path: Path) -> None:
     assert (report["state"], report["step"]) == ("finished", 6)
     assert "threads: 1 for each worker" in said and "feed: in memory" in said
     run = RunDirectory(open_storage(tmp_path / "tiny"))
-    assert run.get_status()["state"] == "finished" and run.model.is_file(checkpoints.MANIFEST)
+    assert run.get_status()["state"] == "finished" and run.model.is_file(manifests.MANIFEST)
     assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
     assert digest(run, 6) == digest(undisturbed(npz, tmp_path / "alone"), 6)
     assert not run.folder.read("worker.log")
@@ -243,7 +243,7 @@ def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path,
     told = re.search(r"infogan: interrupted: stopped at step ([\d,]+), which is stored; go on with: (.+)", said)
     assert told and told[2].startswith("infogan train") and told[2].endswith("--resume"), said
     run = RunDirectory(open_storage(tmp_path / "tiny"))
-    last = checkpoints.last_whole(run.checkpoints, warn=print)
+    last = checkpoints.last_valid(run.checkpoints, warn=print)
     assert last is not None and last.step == int(told[1].replace(",", "")) > 0
     assert run.get_status()["state"] == "interrupted"
 
@@ -285,7 +285,7 @@ def test_a_killed_driver_takes_its_worker_along_and_is_resumed_to_the_same_bits(
         worker = worker_of(started.pid)
         started.kill()
         assert worker.wait(timeout=30) is None or not worker.is_running()
-    left = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    left = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
     assert left is not None and 50 <= left.step < 800, "the worker has stored what it had, and gone"
     with command(words(npz, tmp_path, *some, "--resume")) as started:
         said = started.communicate()[1]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from infogan_ray.distributed.submission.backend import FINAL_STATES
 from infogan_ray.distributed.submission.local import LocalJobs
-from infogan_ray.distributed.submission.submitter import OVER
 from infogan_ray.distributed.submission.work import Work
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
@@ -86,7 +86,7 @@ def test_a_job_is_followed_stopped_with_a_checkpoint_and_gone_on_with(head: Head
     assert stopped.stdout == f"{id} stopped\n" and "-- train" in stopped.stderr and "--resume" in stopped.stderr
     status = run.get_status()
     assert status["state"] == "interrupted"
-    assert checkpoints.choose(run.checkpoints, "last", "step").step == status["step"]
+    assert checkpoints.choose(run.checkpoints, "last", "step", lower_is_better=False).step == status["step"]
     again = head.infogan("submit", "--follow", "--", *train, "--steps", str(status["step"] + 5), "--resume")
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"resumed from step {status['step']}" in again.stdout.replace(",", "") and "succeeded" in again.stderr
@@ -131,12 +131,12 @@ def test_what_the_cluster_does_not_have_is_refused_at_once(head: Head, npz: Path
 
 
 def test_a_job_of_this_machine_is_stopped_with_a_checkpoint(npz: Path, tmp_path: Path) -> None:
-    jobs = LocalJobs(tmp_path / "jobs")
+    jobs = LocalJobs(folder=tmp_path / "jobs")
     run = RunDirectory(open_storage(str(tmp_path)) / "local")
     words = ("train", "--data", str(npz), *TINY, *LONG, "--storage", str(tmp_path), "--name", "local")
     id = jobs.submit(Work("local", words))
     until(lambda: run.get_status().get("step", 0) > 20)
     jobs.stop(id)
-    until(lambda: jobs.job(id).state in OVER, within=60)
+    until(lambda: jobs.job(id).state in FINAL_STATES, within=60)
     assert (jobs.job(id).state, jobs.job(id).exit_code) == ("stopped", 130), "".join(jobs.logs(id, follow=False))
-    assert checkpoints.choose(run.checkpoints, "last", "step").step == run.get_status()["step"]
+    assert checkpoints.choose(run.checkpoints, "last", "step", lower_is_better=False).step == run.get_status()["step"]

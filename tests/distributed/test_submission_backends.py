@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import jsonschema
 import pytest
 import yaml
 
-from infogan_ray.cli.main import DONE, FAILED, USAGE, main
-from infogan_ray.cli.submit import Submit, prepare
-from infogan_ray.distributed.cluster.doctor import examine_door
-from infogan_ray.distributed.submission.dashboard import Dashboard, compare
-from infogan_ray.distributed.submission.kuberay import Fields, KubeRay, default_manifest, render, resource_name
+from infogan_ray import UserError
+from infogan_ray.cli.exit_codes import DONE, FAILED, USAGE
+from infogan_ray.cli.main import main
+from infogan_ray.cli.submit import Submit, work_of
+from infogan_ray.distributed.submission import registry
+from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job, SubmissionFailed
+from infogan_ray.distributed.submission.dashboard import Dashboard, compare_versions, examine
+from infogan_ray.distributed.submission.kuberay import KubeRay, SubmitFlags, default_manifest, render, resource_name
 from infogan_ray.distributed.submission.local import WATCHER, LocalJobs
-from infogan_ray.distributed.submission.submitter import OVER, Job, SubmissionFailed
 from infogan_ray.distributed.submission.work import LIMIT, Work, stage
 
 RECIPE = Path(__file__).parents[2] / "tuning" / "quick.py"
@@ -70,21 +75,21 @@ def test_too_much_names_the_largest(tmp_path: Path) -> None:
 
 
 def test_the_name_is_pinned_and_files_are_sent_along() -> None:
-    work = prepare(TRAIN, Submit(), remote=True)
+    work = work_of(TRAIN, Submit(), remote=True)
     assert work.name.startswith("mnist-2") and work.arguments == (*TRAIN, "--name", work.name)
-    work = prepare(["search", str(RECIPE), "--storage", "/nfs/runs"], Submit(), remote=True)
+    work = work_of(["search", str(RECIPE), "--storage", "/nfs/runs"], Submit(), remote=True)
     assert work.arguments[:2] == ("search", "files/quick.py") and work.files == (RECIPE,)
     assert work.name.startswith("quick-2") and work.command.startswith(f"infogan search {RECIPE} ")
-    assert prepare(["search", str(RECIPE)], Submit(), remote=False).arguments[1] == str(RECIPE)
+    assert work_of(["search", str(RECIPE)], Submit(), remote=False).arguments[1] == str(RECIPE)
 
 
 def test_a_file_of_attributes_beside_the_laptop_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("list_attr_celeba.txt").write_text("0\nSmiling\n")
     words = ["train", "--data", "/shared/celeba", "--storage", "/shared/runs", "--labels"]
-    prepare([*words, "/shared/list_attr_celeba.txt:Smiling"], Submit(), remote=True)
+    work_of([*words, "/shared/list_attr_celeba.txt:Smiling"], Submit(), remote=True)
     with pytest.raises(ValueError, match="labels is 'list_attr_celeba.txt', a path of this machine"):
-        prepare([*words, "list_attr_celeba.txt:Smiling"], Submit(), remote=True)
+        work_of([*words, "list_attr_celeba.txt:Smiling"], Submit(), remote=True)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +122,9 @@ def test_a_file_of_attributes_beside_the_laptop_is_refused(tmp_path: Path, monke
         (["--env", "REGION", "--", *TRAIN], "env is 'REGION'; write NAME=VALUE"),
         (["--cluster", "ftp://x", "--", *TRAIN], "cluster is 'ftp://x'; valid are http://HOST:8265"),
         (["--cluster", "http://me:secret@host", "--", *TRAIN], "a token goes into the environment"),
+        (["--cluster", "http://me:secret@host:x", "--", *TRAIN], "cluster is 'host:x'; valid is http://HOST:8265"),
+        (["--cluster", "kuberey", "--", *TRAIN], "cluster is 'kuberey' (did you mean 'kuberay'?); valid are http"),
+        (["--image", "x", "--", *TRAIN], "--image is for --cluster kuberay, and the cluster is 'local'"),
         (["--cluster", "kuberay", "--manifest", "none.yaml", "--", *TRAIN], "manifest is none.yaml, which cannot"),
         (["--cluster", "kuberay", "--manifest", "pyproject.toml", "--", *TRAIN], "manifest is not a RayJob"),
     ],
@@ -136,15 +144,15 @@ def test_dry_run_shows_what_would_be_sent_and_asks_nobody(capsys: pytest.Capture
     assert re.search(r"\d+ files, [01]\.\d+ MB", out)
 
 
-# The door -------------------------------------------------------------------------------------------------------------
+# A cluster's dashboard ------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def head(token: str | None, python: str = "3.11.7", moved_to: str = "") -> Iterator[tuple[str, list[str | None]]]:
-    """What a Ray head's door answers, and the tokens that it was shown."""
+    """A server that answers as a Ray head's dashboard does, and the tokens that it was shown."""
     shown: list[str | None] = []
 
-    class Door(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             given = self.headers.get("Authorization")
             shown.append(given)
@@ -163,7 +171,7 @@ def head(token: str | None, python: str = "3.11.7", moved_to: str = "") -> Itera
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", shown
@@ -176,10 +184,10 @@ def test_the_token_is_found_as_ray_finds_it_and_its_lack_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with head("right") as (url, _):
-        with pytest.raises(SubmissionFailed, match="wants a token, and there is none here; set RAY_AUTH_TOKEN_PATH"):
+        with pytest.raises(SubmissionFailed, match="wants a token, and none is set here; set RAY_AUTH_TOKEN_PATH"):
             Dashboard(url).versions()
         monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
-        with pytest.raises(SubmissionFailed, match="does not take the token that is set here"):
+        with pytest.raises(SubmissionFailed, match="refuses the token that is set here"):
             Dashboard(url).versions()
         monkeypatch.delenv("RAY_AUTH_TOKEN")
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
@@ -194,31 +202,31 @@ def test_the_token_is_found_as_ray_finds_it_and_its_lack_is_said(
 def test_a_token_is_not_carried_to_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
     with head(None) as (elsewhere, shown), head(None, moved_to=f"{elsewhere}/api/version") as (url, _):
-        with pytest.raises(SubmissionFailed, match="no Ray head"):
+        with pytest.raises(SubmissionFailed, match="not a Ray head"):
             Dashboard(url).versions()
         assert shown == []
 
 
-def test_doctor_says_whether_a_door_stands_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_whether_strangers_can_run_code(monkeypatch: pytest.MonkeyPatch) -> None:
     with head(None) as (url, _):
-        found = {finding.what: finding for finding in examine_door(url)}
-        assert found["door"].mark == "bad" and "can run any command as Ray's user" in found["door"].finding
+        found = {finding.what: finding for finding in examine(Dashboard(url))}
+        assert found["access"].mark == "bad" and "can run any command as Ray's user" in found["access"].finding
         assert main(["doctor", "--cluster", url]) == FAILED
     with head("right") as (url, _):
         assert main(["doctor", "--cluster", url]) == DONE
         monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
-        found = {finding.what: finding.mark for finding in examine_door(url)}
-        assert found == {"door": "ok", "versions": "ok"}
+        found = {finding.what: finding.mark for finding in examine(Dashboard(url))}
+        assert found == {"access": "ok", "versions": "ok"}
     with pytest.raises(SubmissionFailed, match="nothing answers at http://127.0.0.1:1 "):
-        examine_door(REMOTE)
+        examine(Dashboard(REMOTE))
 
 
 def test_versions_that_cannot_run_the_code_are_refused_and_others_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SubmissionFailed, match=r"runs Ray 2\.44\.1, and this code is made for 2\.60"):
-        compare({"ray": "2.44.1", "python": "3.11.7"})
+    with pytest.raises(SubmissionFailed, match=r"runs Ray 2\.44\.1, and this code needs 2\.60"):
+        compare_versions({"ray": "2.44.1", "python": "3.11.7"})
     with pytest.raises(SubmissionFailed, match=r"Python 3\.9\.1, and this code needs 3\.11"):
-        compare({"ray": "2.60.0", "python": "3.9.1"})
-    assert compare({"ray": "2.60.0", "python": "3.11.2"}) == []
+        compare_versions({"ray": "2.60.0", "python": "3.9.1"})
+    assert compare_versions({"ray": "2.60.0", "python": "3.11.2"}) == []
     with head(None, python="3.13.0") as (url, _):
         assert main(["submit", "--cluster", url, "--", *TRAIN]) == FAILED, "it takes no jobs"
     assert "the cluster runs Python 3.13.0, this machine" in capsys.readouterr().err
@@ -227,19 +235,19 @@ def test_versions_that_cannot_run_the_code_are_refused_and_others_named(capsys: 
 # Kubernetes -----------------------------------------------------------------------------------------------------------
 
 
-def rendered(work: Work, fields: Fields) -> list[dict]:
-    return list(yaml.safe_load_all(render(work, default_manifest().read_text(), fields)))
+def rendered(work: Work, flags: SubmitFlags) -> list[dict]:
+    return list(yaml.safe_load_all(render(work, default_manifest().read_text(), flags)))
 
 
 def test_the_rayjob_is_as_it_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a wanted change: infogan submit --cluster kuberay --dry-run …, look at it, and keep it here."""
     monkeypatch.chdir(RECIPE.parent.parent)
-    work = prepare(
+    work = work_of(
         ["search", "tuning/quick.py", "--storage", "s3://bucket/runs", "--name", "Night_1", "--resume"],
         Submit(env=("AWS_REGION=eu-north-1",)), remote=True,
     )  # fmt: skip
-    fields = Fields(image="registry.example/infogan-ray:1", namespace="vision", replicas=3, gpus=False)
-    assert render(work, default_manifest().read_text(), fields) == GOLDEN.read_text()
+    flags = SubmitFlags(image="registry.example/infogan-ray:1", namespace="vision", replicas=3)
+    assert render(dataclasses.replace(work, gpus=False), default_manifest().read_text(), flags) == GOLDEN.read_text()
 
 
 def test_rendered_jobs_fit_kuberays_schema(request: pytest.FixtureRequest) -> None:
@@ -248,17 +256,33 @@ def test_rendered_jobs_fit_kuberays_schema(request: pytest.FixtureRequest) -> No
         pytest.skip("needs --kuberay-schemas DIR")
     schema = json.loads((Path(folder) / "RayJob.json").read_text())
     for words in (TRAIN, ["search", str(RECIPE), "--storage", "s3://bucket/runs"]):
-        job = rendered(prepare(words, Submit(), remote=True), Fields(image="x", replicas=2))[-1]
+        job = rendered(work_of(words, Submit(), remote=True), SubmitFlags(image="x", replicas=2))[-1]
         jsonschema.Draft202012Validator(schema).validate(job)
 
 
 def test_fields_are_filled_and_a_retry_goes_on() -> None:
-    work = Work("first", ("train", "--workers", "1:4", "--name", "first", "--resume"))
-    [job] = rendered(work, Fields(replicas=4, least=1, gpus=False))
-    assert job["spec"]["entrypoint"] == "infogan train --workers 1:4 --name first --start-or-resume"
+    words = [
+        "train",
+        "--preset",
+        "mnist",
+        "--workers",
+        "1:4",
+        "--device",
+        "cpu",
+        "--storage",
+        "/runs",
+        "--name",
+        "first",
+    ]
+    work = work_of([*words, "--resume"], Submit(), remote=True)
+    [job] = rendered(work, SubmitFlags())
+    assert job["spec"]["entrypoint"] == " ".join(["infogan", *words, "--start-or-resume"])
     [group] = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert (group["minReplicas"], group["maxReplicas"]) == (1, 4)
     assert "nvidia.com/gpu" not in yaml.safe_dump(job) and "nvidia.com/gpu" in default_manifest().read_text()
+    [job] = rendered(work, SubmitFlags(replicas=2))
+    [group] = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (group["minReplicas"], group["maxReplicas"]) == (2, 2)
 
 
 @pytest.mark.parametrize("name", ["first", "Night_1", "night-1", "1st", "a.b", "x" * 80, "x" * 79 + "y", "_"])
@@ -293,7 +317,7 @@ def test_kubectl_is_asked_for_the_right_things(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("ASKED", str(asked))
     monkeypatch.setenv("JOB", json.dumps(about))
-    kubernetes = KubeRay(fields=Fields(namespace="vision"))
+    kubernetes = KubeRay("kuberay", SubmitFlags(namespace="vision"), print)
     assert kubernetes.submit(Work("first", ("train", "--name", "first"))) == "first"
     assert "kind: RayJob" in asked.read_text()
     assert [job.state for job in kubernetes.jobs()] == ["running"]
@@ -306,18 +330,89 @@ def test_kubectl_is_asked_for_the_right_things(tmp_path: Path, monkeypatch: pyte
         kubernetes.job("second")
 
 
+# A backend more -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class QueueFlags:
+    partition: str = "main"
+    """Of the queue."""
+
+
+class Queue(Backend):
+    """All that a new backend needs: this class in a module, its name in ``registry.BACKENDS``, and its test."""
+
+    NAME, CLUSTER, FLAGS, SUBMIT_FLAGS = "queue", "queue://HOST", QueueFlags, QueueFlags
+    submitted: ClassVar[dict[str, Work]] = {}
+
+    def __init__(self, cluster: str, flags: QueueFlags, warn: Callable[[str], None]) -> None:
+        if flags.partition not in ("main", "night"):
+            raise UserError(f"partition is '{flags.partition}'; valid are main, night")
+        self.partition = flags.partition
+
+    @classmethod
+    def accepts(cls, cluster: str) -> bool:
+        return cluster.startswith("queue://")
+
+    def plan(self, work: Work) -> str:
+        return f"{self.partition}: {work.command}"
+
+    def submit(self, work: Work) -> str:
+        self.submitted[f"{self.partition}-1"] = work
+        return f"{self.partition}-1"
+
+    def jobs(self) -> list[Job]:
+        return [Job(id, "succeeded", work.command) for id, work in self.submitted.items()]
+
+    def job(self, id: str) -> Job:
+        return next(job for job in self.jobs() if job.id == id)
+
+    def logs(self, id: str, follow: bool) -> Iterator[str]:
+        yield "step 10\n"
+
+    def stop(self, id: str) -> None:
+        raise SubmissionFailed("queue: it stops nothing")
+
+
+def test_a_new_backend_is_one_class_and_its_registration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "BACKENDS", (Queue, *registry.BACKENDS))
+    for command in ("submit", "jobs"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown = capsys.readouterr().out
+        assert "queue://HOST" in shown and "--partition" in shown and "Of the queue." in shown
+    place = ["--cluster", "queue://host", "--partition", "night"]
+    assert main(["submit", *place, "--follow", "--", *TRAIN, "--name", "first"]) == DONE
+    shown = capsys.readouterr()
+    assert shown.out == "night-1\nstep 10\n"
+    assert f"infogan jobs logs night-1 --follow {' '.join(place)}\n" in shown.err
+    assert main(["jobs", "list", *place, "--json"]) == DONE
+    assert json.loads(capsys.readouterr().out)["jobs"][0]["command"].endswith("--name first")
+    assert main(["doctor", "--cluster", "queue://host"]) == DONE and "it knows 1 jobs" in capsys.readouterr().out
+    for words, reason in (
+        (["--cluster", "queue://host", "--partition", "day"], "partition is 'day'; valid are main, night"),
+        (["--partition", "night"], "--partition is for --cluster queue://HOST, and the cluster is 'local'"),
+        (["--cluster", "nowhere"], "cluster is 'nowhere'; valid are queue://HOST, http://HOST:8265, kuberay, local"),
+        (["--cluster", "queue://host"], "data is 'tests', a path of this machine"),
+    ):
+        assert main(["submit", *words, "--", *TRAIN, "--data", "tests"]) == USAGE
+        assert capsys.readouterr().err.startswith(f"infogan: {reason}")
+
+
 # This machine ---------------------------------------------------------------------------------------------------------
 
 
 def ended(jobs: LocalJobs, id: str, within: float = 60.0) -> Job:
     deadline = time.monotonic() + within
-    while (job := jobs.job(id)).state not in OVER and time.monotonic() < deadline:
+    while (job := jobs.job(id)).state not in FINAL_STATES and time.monotonic() < deadline:
         time.sleep(0.1)
     return job
 
 
 def test_a_local_job_is_known_by_its_log_and_its_end(tmp_path: Path) -> None:
-    jobs = LocalJobs(tmp_path)
+    jobs = LocalJobs(folder=tmp_path)
     right, wrong = (jobs.submit(Work("a", words)) for words in (("--version",), ("nothing",)))
     assert ended(jobs, right).state == "succeeded" and "".join(jobs.logs(right, follow=True)) == "infogan-ray 0.1.0\n"
     assert (ended(jobs, wrong).state, jobs.job(wrong).exit_code) == ("failed", USAGE)
@@ -327,8 +422,8 @@ def test_a_local_job_is_known_by_its_log_and_its_end(tmp_path: Path) -> None:
 
 
 def test_a_local_job_whose_watcher_is_killed_is_not_running(tmp_path: Path) -> None:
-    jobs = LocalJobs(tmp_path)
+    jobs = LocalJobs(folder=tmp_path)
     id = jobs.submit(Work("a", ("--version",)))
     os.killpg(json.loads((tmp_path / id / WATCHER).read_text())["pid"], signal.SIGKILL)
-    assert (ended(jobs, id).state, jobs.job(id).message) == ("failed", "its process is gone without a word")
+    assert (ended(jobs, id).state, jobs.job(id).message) == ("failed", "its process is gone, and nothing says why")
     jobs.stop(id)  # touches nobody

@@ -20,7 +20,7 @@ from infogan_ray import train
 from infogan_ray.distributed.cluster.resources import Resources, TooMuch
 from infogan_ray.distributed.train import head_monitor, trainer
 from infogan_ray.distributed.train.relay import WAITS
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
 from infogan_ray.training.run_outcome import TrainingFailed
@@ -61,7 +61,7 @@ def test_two_ranks_train_report_and_publish_without_a_restart(npz: Path, tmp_pat
     assert not [report for report in heard if report.get("say", "").startswith("resumed")], "no worker was restarted"
     assert [row["step"] for row in result.run.read_metrics()] == [2, 3, 4, 6]
     state = checkpoints.open_checkpoint(result.run.checkpoints / "step_00000006").state
-    assert state["world_size"] == 2 and result.run.model.is_file(checkpoints.MANIFEST)
+    assert state["world_size"] == 2 and result.run.model.is_file(manifests.MANIFEST)
     with pytest.raises(RunExists, match="name 'tiny' is taken"):
         run(npz, tmp_path)
 
@@ -182,6 +182,6 @@ def test_an_interrupted_run_says_how_to_go_on(notice: signal.Signals, npz: Path,
     told = re.search(r"infogan: interrupted: stopped at step ([\d,]+), which is stored; go on with: (.+)", said)
     assert told and told[2].startswith("infogan train") and told[2].endswith("--resume"), said
     run = RunDirectory(open_storage(tmp_path / "runs" / "long"))
-    last = checkpoints.last_whole(run.checkpoints, warn=print)
+    last = checkpoints.last_valid(run.checkpoints, warn=print)
     assert last is not None and last.step == int(told[1].replace(",", "")) > 0
     assert run.get_status()["state"] == "interrupted"

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from infogan_ray.cli import model as commands
+from infogan_ray.cli import evaluate as command
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.evaluation.disentanglement.encoded import Encoded, Representation, of_model
 from infogan_ray.evaluation.disentanglement.information import gaps, in_bins, mig, shares
@@ -27,8 +27,9 @@ from infogan_ray.evaluation.disentanglement.vae_scores import beta_vae, factor_v
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
-from infogan_ray.storage.checkpoints import MODEL, seal
+from infogan_ray.storage.checkpoints import MODEL
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.manifests import write_with_manifest
 from tests.data.test_factors import write
 
 SIZES = (3, 4, 5, 6)
@@ -294,14 +295,14 @@ def untrained(tmp_path: Path) -> Path:
     modules = dict(zip(("generator", "discriminator"), spec.build(), strict=True))
     tensors = {f"{part}.{k}": v for part, module in modules.items() for k, v in module.state_dict().items()}
     described = json.dumps({"model": spec.to_dict(), "run": {}}).encode()
-    seal(open_storage(tmp_path / "model"), {MODEL: save(tensors), "config.json": described})
+    write_with_manifest(open_storage(tmp_path / "model"), {MODEL: save(tensors), "config.json": described})
     return tmp_path / "model"
 
 
 def test_the_command_says_which_code_tells_what(
     untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "DisentanglementConfig", lambda: SMALL)
+    monkeypatch.setattr(command, "DisentanglementConfig", lambda: SMALL)
     file = write(tmp_path / "dsprites.npz")
     words = ["evaluate", str(untrained), "--samples", "100", "--disentanglement", str(file)]
     assert main([*words, "--json"]) == DONE

@@ -21,7 +21,7 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.fidelity import classifier
 from infogan_ray.evaluation.fidelity.classifier import WEIGHTS, ClassifierConfig, Labelled, build, classifier_of, train
 from infogan_ray.evaluation.fidelity.distances import BLOCK, frechet_distance, kernel_distance

@@ -22,7 +22,7 @@ from infogan_ray.evaluation.model_centrality import LEVELS, centralities, cross_
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from tests.web.test_search_report import make_search, run_trial
 
@@ -118,11 +118,11 @@ def as_another(finished: Path, path: Path, scale: float) -> str:
     shutil.copytree(finished, path)
     for folder in [path / "model", *(path / "checkpoints").iterdir()]:
         stored = open_storage(folder)
-        manifest = checkpoints.Manifest.of(stored, required=())
+        manifest = manifests.Manifest.load(stored, required=())
         tensors = manifest.read_tensors(checkpoints.MODEL)
         changed = {name: value * scale if value.is_floating_point() else value for name, value in tensors.items()}
         files = {name: manifest.read(name) for name in manifest.files}
-        checkpoints.seal(stored, files | {checkpoints.MODEL: save(changed)})
+        manifests.write_with_manifest(stored, files | {checkpoints.MODEL: save(changed)})
     return str(path)
 
 

@@ -15,7 +15,7 @@ from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
 from infogan_ray.models.traversal import traverse
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.training.load_model import load
 from infogan_ray.training.publish import name_codes
@@ -35,7 +35,7 @@ def test_a_name_is_kept_with_the_model_and_stands_in_card_pictures_and_flags(
     before = (model / "traversal_uniform0.png").read_bytes()
     assert main(["name", str(model), "uniform0=slant", "cat0=  which   digit "]) == DONE
     assert capsys.readouterr().out.splitlines()[-2:] == ["cat0 which digit", "uniform0 slant"]
-    checkpoints.Manifest.of(open_storage(model), required=()).verify()
+    manifests.Manifest.load(open_storage(model), required=()).verify()
     card = (model / "README.md").read_text()
     assert "| uniform0 | slant | Uniform" in card and "![traversal of slant](traversal_uniform0.png)" in card
     assert "codes={'which digit': 1}" in card
@@ -99,10 +99,10 @@ def test_a_kill_while_names_are_written_leaves_a_whole_model(run: Path, monkeypa
             try:
                 name_codes(model, {"uniform0": f"width {writes}"})
             except KeyboardInterrupt:
-                checkpoints.Manifest.of(model, required=(checkpoints.MODEL, "config.json")).verify()
+                manifests.Manifest.load(model, required=(checkpoints.MODEL, "config.json")).verify()
                 load(model.uri)
     assert name_codes(model, {"uniform0": "end"}) == load(model.uri).names == {"uniform0": "end"}
-    assert {"README.md", "names.json", "traversal_cat0.png"} <= set(checkpoints.Manifest.of(model, required=()).files)
+    assert {"README.md", "names.json", "traversal_cat0.png"} <= set(manifests.Manifest.load(model, required=()).files)
 
 
 def test_a_broken_file_of_names_is_said_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infogan_ray.models.convolutions import FEW, Correlate, Double, DoublingConv, Halve, HalvingConv, correlate
+from infogan_ray.models.convolutions import FEW_CHANNELS, Correlate, Double, DoublingConv, Halve, HalvingConv, correlate
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator, ModelSpec, NetworkConfig, frozen
 from infogan_ray.training.regularisers import StabilityConfig, r1_penalty
 
-CHANNELS = [1, 3, FEW, FEW + 4]
+CHANNELS = [1, 3, FEW_CHANNELS, FEW_CHANNELS + 4]
 SIZES = [(8, 8), (7, 7), (6, 9)]
 
 
@@ -72,7 +72,7 @@ def test_in_bf16_they_are_as_near_to_fp32_as_pytorchs_are(channels: int) -> None
             assert 0 < mine < max(1.5 * other, 0.01)
 
 
-@pytest.mark.parametrize("channels", [1, FEW + 1])
+@pytest.mark.parametrize("channels", [1, FEW_CHANNELS + 1])
 def test_gradients_can_be_differentiated_again(channels: int) -> None:
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64).requires_grad_()

@@ -41,7 +41,7 @@ def test_both_graphs_compute_what_the_model_does_and_an_example_uses_them_withou
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     model, folder = make_model(image_size, channels), tmp_path / "first model"
-    monkeypatch.setattr("infogan_ray.cli.model.load", lambda path, say: model)
+    monkeypatch.setattr("infogan_ray.cli.export.load", lambda path, say: model)
     assert main(["export", "any", "--format", format, "-o", str(folder)]) == DONE
     assert "differ from the model by at most" in capsys.readouterr().out
     latents = model.spec.latents.sample(11, torch.Generator().manual_seed(5))
@@ -98,7 +98,7 @@ def test_a_torch_program_holds_no_pickle(tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_said_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("infogan_ray.cli.model.load", lambda path, say: make_model())
+    monkeypatch.setattr("infogan_ray.cli.export.load", lambda path, say: make_model())
     assert main(["export", "any", "--format", "pickle", "-o", str(tmp_path / "x")]) == USAGE
     assert "format is 'pickle'; valid are onnx, torch" in capsys.readouterr().err
     (tmp_path / "file").touch()

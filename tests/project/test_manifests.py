@@ -22,7 +22,15 @@ import jsonschema
 import pytest
 import yaml
 
-from infogan_ray.web.gateway import APPLICATION, CALLBACK, DEPLOYMENT, HEALTH_PERIOD, HEALTH_PERIOD_S, HERE, TOKEN
+from infogan_ray.distributed.serve.proxy import (
+    APPLICATION,
+    CALLBACK,
+    CALLBACK_VARIABLE,
+    DEPLOYMENT,
+    HEALTH_PERIOD_S,
+    HEALTH_PERIOD_VARIABLE,
+)
+from infogan_ray.web.gateway import TOKEN
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 LAUNCHER = ["ray-aws.yaml", "ray-gcp.yaml", "ray-onprem.yaml"]
@@ -247,7 +255,7 @@ def test_the_token_is_on_and_secrets_are_references(name: str) -> None:
         (container,) = group["template"]["spec"]["containers"]
         assert container["envFrom"] == [{"secretRef": {"name": "infogan-storage"}}]
         literal = {variable["name"] for variable in container["env"] if "value" in variable}
-        assert literal - {CALLBACK, HEALTH_PERIOD} == {"RAY_JOB_STOP_WAIT_TIME_S", "XDG_CACHE_HOME"}
+        assert literal - {CALLBACK_VARIABLE, HEALTH_PERIOD_VARIABLE} == {"RAY_JOB_STOP_WAIT_TIME_S", "XDG_CACHE_HOME"}
     head = cluster["headGroupSpec"]
     assert head["serviceType"] == "ClusterIP" and not head.get("enableIngress")
     assert head["rayStartParams"]["num-cpus"] == "0"
@@ -274,13 +282,16 @@ def test_the_service_has_its_token_and_front_on_every_node_and_imports_what_ther
     for group in groups(manifest):
         (container,) = group["template"]["spec"]["containers"]
         environment = {variable["name"]: variable for variable in container["env"]}
-        assert environment[CALLBACK]["value"] == HERE and environment[HEALTH_PERIOD]["value"] == HEALTH_PERIOD_S
+        assert (
+            environment[CALLBACK_VARIABLE]["value"] == CALLBACK
+            and environment[HEALTH_PERIOD_VARIABLE]["value"] == HEALTH_PERIOD_S
+        )
         assert environment[TOKEN]["valueFrom"] == {"secretKeyRef": {"name": "infogan-token", "key": "token"}}
     (application,) = yaml.safe_load(manifest["spec"]["serveConfigV2"])["applications"]
     assert application["name"] == APPLICATION and application["route_prefix"] == "/"
     assert [deployment["name"] for deployment in application["deployments"]] == [DEPLOYMENT]
     assert list(application["runtime_env"]["env_vars"]) == ["INFOGAN_MODEL"]
-    for path in (application["import_path"].replace(":", "."), HERE):
+    for path in (application["import_path"].replace(":", "."), CALLBACK):
         module, _, name = path.rpartition(".")
         assert hasattr(importlib.import_module(module), name)
 

@@ -45,7 +45,7 @@ def test_lower_may_be_better_and_equals_share_the_better_place() -> None:
     assert [halving.verdict(trial) for trial in range(3)] == [Verdict.CONTINUE, Verdict.CONTINUE, Verdict.STOP]
 
 
-def test_a_trial_ahead_of_its_predecessors_goes_on_and_is_judged_when_they_have_spoken() -> None:
+def test_a_trial_ahead_of_earlier_ones_continues_and_is_judged_when_they_have_reported() -> None:
     halving = Halving(RUNGS, 3)
     halving.report(1, 1000, 0.4)
     assert halving.verdict(1) is Verdict.WAIT
@@ -57,7 +57,7 @@ def test_a_trial_ahead_of_its_predecessors_goes_on_and_is_judged_when_they_have_
     assert halving.place(0, 3000) == (1, 1), "what the stopped one did past its rung does not count"
 
 
-def test_nobody_waits_for_a_trial_that_has_ended_and_what_is_no_number_never_ranks() -> None:
+def test_no_trial_waits_for_one_that_has_ended_and_a_score_that_is_not_finite_never_ranks() -> None:
     halving = Halving(RUNGS, 3)
     halving.report(2, 1000, 0.4)
     halving.report(0, 1000, float("nan"))

@@ -90,7 +90,9 @@ def test_a_grid_has_every_point_once() -> None:
         ({"metric": "q_score", "fixed": {"codes": "noise=62 uniform=2"}}, "trial 0 has no categorical code"),
         ({"workers": 0}, "workers is 0; it must be at least 1"),
         ({"grace": 90_000}, "grace is 90,000 images; it must lie between 0 and the budget of 90,000"),
-        ({"searcher": "optunna"}, "searcher is 'optunna'; valid are random, grid"),
+        ({"searcher": "optunna"}, "searcher is 'optunna'; valid are random, grid, optuna"),
+        ({"searcher": "population"}, "searcher is 'population', which was removed; take optuna"),
+        ({"searcher": "optuna", "generation": 1}, "generation is 1; it must be at least 2"),
         ({"searcher": "grid"}, "does not suit the searcher 'grid'; give it tune.grid_search"),
         ({"space": {"batch_size": tune.grid_search([1, 2])}}, "does not suit the searcher 'random'"),
         ({"trials": 0}, "trials is 0"),
@@ -110,6 +112,10 @@ def test_a_bad_recipe_is_refused_in_one_line(changes: dict[str, Any], said: str)
         (None, "does not exist; name a file such as"),
         ("x = 1\n", "has no 'recipe = Recipe"),
         ("x = 1\ny = (\n", "line 2: SyntaxError"),
+        (
+            "from ray import tune\nfrom infogan_ray.recipes import Recipe\n",
+            "line 2: infogan_ray.recipes has moved; write 'from infogan_ray import Recipe'",
+        ),
         ("import nowhere_at_all\n", "line 1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
         (
             "from infogan_ray import Recipe\n\nrecipe = Recipe(space={}, budget=10, grace=1)\n",

@@ -1,4 +1,4 @@
-"""A search's rules and its place on storage. Run: pytest tests/searches/test_search_directory.py"""
+"""A search on storage, its leaderboard and its selection rules. Run: pytest tests/searches/test_search_directory.py"""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from infogan_ray import Recipe
+from infogan_ray import Recipe, UserError
 from infogan_ray.cli.search import explain
+from infogan_ray.searches.leaderboard import leaderboard, publish_leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory, code, difference, remaining
 from infogan_ray.searches.selection_rules import best_by, pareto, ranked, winner
+from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunExists
+from infogan_ray.web.reports.search import search_report
 
 tune = pytest.importorskip("ray.tune")
 
@@ -64,7 +67,7 @@ def test_a_search_without_categories_is_told_of_compare() -> None:
         assert "compare" not in "".join(explain(rows, "mi_fraction", "runs/s"))
 
 
-def test_a_search_is_taken_up_only_with_the_same_recipe(tmp_path: Path) -> None:
+def test_a_search_is_resumed_only_with_the_same_recipe(tmp_path: Path) -> None:
     def recipe(high: float = 2.0, **changes: Any) -> Recipe:
         space = {"objective.lambda_categorical": tune.uniform(0.5, high)}
         return Recipe(**{"space": space, "preset": "mnist", "budget": 9000, "grace": 1000, "trials": 3, **changes})
@@ -143,8 +146,55 @@ def test_the_rungs_survive_and_what_is_done_is_not_done_again(tmp_path: Path) ->
     again.end(3)
     assert remaining(search, again, 5) == [4], "one that has failed for good stays out"
     (tmp_path / "s" / "trials" / "trial_0000" / "checkpoints").symlink_to(tmp_path)
-    states = {row["trial"]: row["state"] for row in search.board()}
+    states = {row["trial"]: row["state"] for row in leaderboard(search)}
     assert states[2] == "diverged" and states[0].startswith("finished, "), "an odd trial does not hide the others"
+
+
+def test_a_search_by_a_population_is_listed_and_not_resumed(tmp_path: Path) -> None:
+    """The last version with that searcher wrote these fields: two members, three stages, parents."""
+    recipe = Recipe(
+        space={"objective.lambda_categorical": tune.uniform(0.5, 2.0)},
+        preset="mnist",
+        budget=3000,
+        grace=1000,
+        trials=6,
+    )
+    described = recipe.describe()
+    for trial, about in enumerate(described["trials"]):
+        about["steps"] = -(-1000 * (trial // 2 + 1) // about["batch_size"])
+    parents = {"searcher": "population", "generation": 2, "parents": [None, None, 1, 1, 2, 3]}
+    storage = open_storage(tmp_path)
+    search = SearchDirectory.claim(storage, "s", {**described, **parents}, resume=False)
+    for trial in range(6):
+        run, steps = search.trial(trial), described["trials"][trial]["steps"]
+        run.set_status("finished", steps)
+        metrics = {"step": steps, "mi_fraction": 0.1 * trial, "swd": 30.0}
+        manifests.write_with_manifest(run.model, {"metrics.json": json.dumps(metrics).encode()})
+    rows = {row["trial"]: row for row in leaderboard(search)}
+    assert [rows[trial]["state"] for trial in range(6)] == ["continued"] * 4 + ["finished"] * 2
+    assert [rows[trial]["parent"] for trial in range(6)] == parents["parents"]
+    best = winner(publish_leaderboard(search), "mi_fraction", "gated")
+    assert best is not None and best["trial"] == 5
+    search.folder.write(search.BOARD, search.folder.read(search.BOARD).replace(b'"continued"', b'"handed on"'))
+    page = search_report(search)
+    assert "a population hands its weights on" in page and "handed on" not in page
+    with pytest.raises(UserError, match="name 's' is a search by the searcher 'population', which was removed"):
+        SearchDirectory.claim(storage, "s", recipe.describe(), resume=True, accept_changes=True)
+
+
+def test_a_search_of_an_earlier_version_is_resumed_when_its_code_is_accepted(tmp_path: Path) -> None:
+    def recipe() -> Recipe:
+        space = {"objective.lambda_categorical": tune.uniform(0.5, 2.0)}
+        return Recipe(space=space, preset="mnist", budget=9000, grace=1000, trials=2)
+
+    storage, described = open_storage(tmp_path), recipe().describe()
+    search = SearchDirectory.claim(storage, "s", {**described, "parents": [None, None]}, resume=False)
+    assert SearchDirectory.claim(storage, "s", described, resume=True) == search, "parents are not compared"
+    search.folder.write(search.SEARCH, json.dumps({**search.description(), "code": {"objective": "0a1b2c"}}).encode())
+    with pytest.raises(UserError, match="code.objective is gone; .*--accept-changes"):
+        SearchDirectory.claim(storage, "s", described, resume=True)
+    SearchDirectory.claim(storage, "s", described, resume=True, accept_changes=True)
+    assert search.description()["trials"] == described["trials"] and "parent" not in str(leaderboard(search))
 
 
 def test_a_difference_is_named_by_its_place() -> None:

@@ -15,9 +15,10 @@ import torch
 
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
-from infogan_ray.storage import checkpoints
-from infogan_ray.storage.checkpoints import MANIFEST, BadCheckpoint, list_checkpoints, open_checkpoint
+from infogan_ray.storage import checkpoints, manifests
+from infogan_ray.storage.checkpoints import list_checkpoints, open_checkpoint
 from infogan_ray.storage.file_system import Storage, open_storage
+from infogan_ray.storage.manifests import MANIFEST, BadCheckpoint
 from infogan_ray.storage.run_directory import step_name
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.load_model import load
@@ -34,7 +35,9 @@ def write(folder: Path | Storage, step: int, **metrics: float) -> checkpoints.Ch
     tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
     state = {"model": SPEC.to_dict(), "metrics": metrics}
     folder = folder if isinstance(folder, Storage) else open_storage(folder)
-    checkpoints.seal(folder / step_name(step), checkpoints.pack(step, tensors, {"x": torch.ones(2)}, state))
+    manifests.write_with_manifest(
+        folder / step_name(step), checkpoints.serialize(step, tensors, {"x": torch.ones(2)}, state)
+    )
     return open_checkpoint(folder / step_name(step))
 
 
@@ -72,7 +75,7 @@ def test_without_manifest_it_does_not_exist(tmp_path: Path) -> None:
     write(tmp_path, 1).folder.delete(MANIFEST)
     assert list_checkpoints(open_storage(tmp_path))[0] == []
     with pytest.raises(ValueError, match="no whole checkpoint.*never finished"):
-        checkpoints.choose(open_storage(tmp_path), "last", "mi_fraction")
+        checkpoints.choose(open_storage(tmp_path), "last", "mi_fraction", lower_is_better=False)
 
 
 def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
@@ -87,10 +90,10 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
 def test_a_pickle_under_a_weights_name_is_refused_and_not_executed(tmp_path: Path) -> None:
     folder = write(tmp_path, 1).folder
     files = {name: folder.read(name) for name in (checkpoints.MODEL, checkpoints.STATE)}
-    checkpoints.seal(folder, files | {checkpoints.MODEL: pickle.dumps(Bomb())})
+    manifests.write_with_manifest(folder, files | {checkpoints.MODEL: pickle.dumps(Bomb())})
     with pytest.raises(BadCheckpoint, match="model.safetensors is not a safetensors file; it is a pickle"):
         load(folder.uri)
-    checkpoints.seal(folder, files | {checkpoints.MODEL: b"\xff" * 8 + b"{}"})
+    manifests.write_with_manifest(folder, files | {checkpoints.MODEL: b"\xff" * 8 + b"{}"})
     with pytest.raises(BadCheckpoint, match="not a safetensors file; it is broken"):
         load(folder.uri)
 
@@ -110,7 +113,7 @@ def test_odd_content_is_a_bad_checkpoint_and_no_traceback(tmp_path: Path, name: 
     if name == MANIFEST:
         folder.write(MANIFEST, content)
     else:
-        checkpoints.seal(folder, {checkpoints.MODEL: b"", name: content})
+        manifests.write_with_manifest(folder, {checkpoints.MODEL: b"", name: content})
     good, bad = list_checkpoints(open_storage(tmp_path))
     assert not good and len(bad) == 1 and name in str(bad[0])
 
@@ -128,7 +131,7 @@ def test_a_later_measurement_never_leaves_the_checkpoint_unfinished(
         seen.append(len(list_checkpoints(open_storage(tmp_path))[0]))
 
     monkeypatch.setattr(Storage, "write", spy)
-    checkpoints.amend(checkpoint, {"mi_fraction": 0.5})
+    checkpoints.add_metrics(checkpoint, {"mi_fraction": 0.5})
     assert seen == [1, 1, 1, 1], "before and after each write it is whole"
     assert open_checkpoint(checkpoint.folder).metrics == {"d_loss": 1.0, "mi_fraction": 0.5}
 
@@ -136,10 +139,10 @@ def test_a_later_measurement_never_leaves_the_checkpoint_unfinished(
 def test_what_is_no_number_never_ranks_and_what_is_not_ours_is_never_cleared_away(tmp_path: Path) -> None:
     write(tmp_path, 1, mi_fraction=0.5)
     write(tmp_path, 2, mi_fraction=float("nan"))
-    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 1
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", lower_is_better=False).step == 1
     (tmp_path / "step_backup").mkdir()
     (tmp_path / "step_00000003").mkdir()
-    assert checkpoints.discard_orphans(open_storage(tmp_path)) == ["step_00000003"]
+    assert checkpoints.delete_incomplete(open_storage(tmp_path)) == ["step_00000003"]
     assert (tmp_path / "step_backup").is_dir()
 
 
@@ -148,41 +151,43 @@ def test_where_the_chosen_one_was_pruned_the_newer_ones_are_seen(
 ) -> None:
     for step, fraction in ((1, 0.4), (2, 0.6)):
         write(tmp_path, step, mi_fraction=fraction)
-    real = checkpoints.Manifest.verify
+    real = manifests.Manifest.verify
 
-    def overtaken(self: checkpoints.Manifest) -> None:
+    def overtaken(self: manifests.Manifest) -> None:
         if self.folder.name == "step_00000002":
             write(tmp_path, 3, mi_fraction=0.9)
-            checkpoints.discard(self.folder)
+            checkpoints.delete_checkpoint(self.folder)
         real(self)
 
-    monkeypatch.setattr(checkpoints.Manifest, "verify", overtaken)
-    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 3
+    monkeypatch.setattr(manifests.Manifest, "verify", overtaken)
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", lower_is_better=False).step == 3
 
 
 def test_best_last_and_pruning(tmp_path: Path) -> None:
     for step, fraction in ((1, 0.9), (2, 0.5), (3, 0.6), (4, 0.4)):
         write(tmp_path, step, mi_fraction=fraction, clustering_error=fraction)
     write(tmp_path, 5)  # without metrics: never best
-    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 1
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", lower_is_better=False).step == 1
     least = checkpoints.choose(open_storage(tmp_path), "best", "clustering_error", lower_is_better=True)
     assert least.step == 4
-    assert checkpoints.choose(open_storage(tmp_path), "step_00000002", "mi_fraction").step == 2
-    checkpoints.prune(open_storage(tmp_path), keep=3, metric="mi_fraction", stored=5)
+    assert checkpoints.choose(open_storage(tmp_path), "step_00000002", "mi_fraction", lower_is_better=False).step == 2
+    checkpoints.prune(open_storage(tmp_path), keep=3, metric="mi_fraction", stored=5, lower_is_better=False)
     assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 4, 5]
-    checkpoints.prune(open_storage(tmp_path), keep=1, metric="mi_fraction", stored=5)
+    checkpoints.prune(open_storage(tmp_path), keep=1, metric="mi_fraction", stored=5, lower_is_better=False)
     assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 5]
     with pytest.raises(ValueError, match="'step_9'; valid are best, last, step_00000001"):
-        checkpoints.choose(open_storage(tmp_path), "step_9", "mi_fraction")
+        checkpoints.choose(open_storage(tmp_path), "step_9", "mi_fraction", lower_is_better=False)
     with pytest.raises(ValueError, match="'nmi', which no checkpoint has"):
-        checkpoints.choose(open_storage(tmp_path), "best", "nmi")
+        checkpoints.choose(open_storage(tmp_path), "best", "nmi", lower_is_better=False)
 
 
 def test_of_a_run_that_was_stopped_before_a_measurement_the_last_is_taken(tmp_path: Path) -> None:
     write(tmp_path, 11)
     write(tmp_path, 12)
     said: list[str] = []
-    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", said.append).step == 12
+    assert (
+        checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", said.append, lower_is_better=False).step == 12
+    )
     assert said == ["no checkpoint has been measured yet, so this is the last, step_00000012"]
 
 
@@ -190,7 +195,7 @@ def test_a_model_folder_stands_alone(tmp_path: Path) -> None:
     metrics = {"mi/cat0": 0.5, "mi/uniform0": -0.1, "mi_bound": 0.4, "mi_fraction": 0.2}
     checkpoint = write(tmp_path / "run", 7, **metrics)
     config = tiny_config(data="mnist")
-    checkpoints.seal(open_storage(tmp_path / "model"), model_files(checkpoint, config, checkpoint.metrics))
+    manifests.write_with_manifest(open_storage(tmp_path / "model"), model_files(checkpoint, config, checkpoint.metrics))
     shutil.rmtree(tmp_path / "run")
     model = load(tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
@@ -229,7 +234,7 @@ def test_what_is_rotten_beyond_the_last_does_not_stand_for_it(tmp_path: Path) ->
     content[-1] ^= 1
     weights.write_bytes(content)
     said: list[str] = []
-    checkpoints.prune(store, keep=1, metric="mi_fraction", stored=2)
-    assert [c.step for c in list_checkpoints(store, thorough=False)[0]] == [2, 3]
-    found = checkpoints.last_whole(store, said.append)
+    checkpoints.prune(store, keep=1, metric="mi_fraction", stored=2, lower_is_better=False)
+    assert [c.step for c in list_checkpoints(store, verify=False)[0]] == [2, 3]
+    found = checkpoints.last_valid(store, said.append)
     assert found is not None and found.step == 2 and "step_00000003" in said[0]

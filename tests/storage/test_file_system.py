@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from infogan_ray.storage.file_system import StorageError, guarded, open_storage, patiently
+from infogan_ray.storage.errors import retry, translate_errors
+from infogan_ray.storage.file_system import StorageError, open_storage
 from tests.servers import Proxy
 
 ODD_NAMES = ["a b", "größe", "100%", "a;b", "a#b", "a?b", "run-1", "run-10", "%20"]
@@ -62,22 +63,22 @@ def test_what_an_object_store_refuses_is_said_in_a_line(proxy: Proxy, monkeypatc
     uri = proxy.uri("refused")
     with pytest.raises(FileNotFoundError):
         open_storage(uri).read("absent")
-    assert not open_storage(uri).parent.is_itself_a_file, "a bucket"
+    assert not open_storage(uri).parent.path_is_file, "a bucket"
     open_storage(uri).write("file", b"x")
-    assert (open_storage(uri) / "file").is_itself_a_file
-    stream = open_storage(uri).chunks("file")
+    assert (open_storage(uri) / "file").path_is_file
+    stream = open_storage(uri).read_chunks("file")
     open_storage(uri).delete("file")
     with pytest.raises(FileNotFoundError):
         list(stream)
     proxy.become("reset")
     with pytest.raises(StorageError, match="HeadObject failed, network connection") as away:
-        open_storage(uri).patient(1).read("absent")
-    assert away.value.passing and "\n" not in str(away.value)
+        open_storage(uri).with_retry_timeout(1).read("absent")
+    assert away.value.transient and "\n" not in str(away.value)
     proxy.become("well")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StorageError, match="refuses the credentials of the environment") as refused:
         open_storage(uri).write("x", b"")
-    assert not refused.value.passing
+    assert not refused.value.transient
 
 
 def test_endpoints_come_from_the_uri_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +154,10 @@ def test_errors_that_may_pass_are_tried_again_and_others_are_not(tmp_path: Path)
             raise OSError(number, "no")
         return "done"
 
-    assert patiently(lambda: guarded("x", lambda: fail(errno.EIO, 1)), 5) == "done" and len(calls) == 2
+    assert retry(lambda: translate_errors("x", lambda: fail(errno.EIO, 1)), 5) == "done" and len(calls) == 2
     calls.clear()
     with pytest.raises(StorageError, match="x: no room is left"):
-        patiently(lambda: guarded("x", lambda: fail(errno.ENOSPC, 9)), 5)
+        retry(lambda: translate_errors("x", lambda: fail(errno.ENOSPC, 9)), 5)
     assert len(calls) == 1
     with pytest.raises(FileNotFoundError):
         open_storage(tmp_path).read("absent")

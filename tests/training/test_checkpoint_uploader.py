@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from infogan_ray.data.datasets import ImageSet
-from infogan_ray.storage import checkpoints
+from infogan_ray.data.image_set import ImageSet
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
-from infogan_ray.storage.run_directory import MetricsLog, RunDirectory
-from infogan_ray.training import checkpoint_uploader as outbox_module
-from infogan_ray.training.checkpoint_uploader import Outbox, Overtaken, Parcel, StorageFailed
+from infogan_ray.storage.metrics_log import MetricsLog
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training import checkpoint_uploader as module
+from infogan_ray.training.checkpoint_uploader import CheckpointUploader, PendingCheckpoint, RunTakenOver, StorageFailed
 from infogan_ray.training.worker import Report, run_worker
 from tests.conftest import tiny_config
 from tests.servers import SECRET, Mode, Proxy
@@ -73,7 +74,7 @@ def test_training_goes_on_through_an_outage(image_set: ImageSet, proxy: Proxy, t
     at = {6: lambda: proxy.become(mode), 60: lambda: proxy.become("well")}
     run, reports = run_on(proxy.uri(f"outage {mode}"), image_set, at, steps=90, checkpoint_every=10, keep=20)
     said = [report.say for report in reports if report.say]
-    assert any(line.startswith("storage is away, training goes on") for line in said), said
+    assert any(line.startswith("storage is unavailable, training continues") for line in said), said
     assert reports[-1].phase == "finished" and run.get_status()["state"] == "finished"
     assert steps_in(run)[-1] == 90 and len([row["step"] for row in run.read_metrics()]) == 45
     seen = shown(event_files_of(run, tmp_path / "copy"))
@@ -91,7 +92,7 @@ def test_after_the_stated_number_of_misses_the_run_fails_and_what_was_stored_is_
         run_on(proxy.uri("away"), image_set, at, steps=10_000, checkpoint_every=5, max_missed_checkpoints=2)
     proxy.become("well")
     run = RunDirectory(open_storage(proxy.uri("away")) / "run")
-    last = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    last = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
     assert last is not None and last.step in (10, 15)
 
 
@@ -124,12 +125,12 @@ def test_a_full_disk_ends_in_a_plain_message_and_an_intact_checkpoint(image_set:
 def test_an_overtaken_writer_stops(tmp_path: Path) -> None:
     run = RunDirectory(open_storage(tmp_path))
     config: dict[str, Any] = {"step": 0, "keep": 5, "metric": "mi_fraction", "max_misses": 3}
-    old = Outbox(run, **config)
-    new = Outbox(run, **config)
-    old.put(Parcel(7, FILES))
+    old = CheckpointUploader(run, **config)
+    new = CheckpointUploader(run, **config)
+    old.put(PendingCheckpoint(7, FILES))
     with pytest.raises(StorageFailed, match="another attempt has taken this run over"):
         old.flush(20)
-    new.put(Parcel(8, FILES))
+    new.put(PendingCheckpoint(8, FILES))
     new.flush(20)
     old.close()
     new.close("finished")
@@ -140,12 +141,12 @@ def test_an_overtaken_writer_touches_nothing_of_its_successor(tmp_path: Path) ->
     """The old one comes late to a step that the new one has stored already."""
     run = RunDirectory(open_storage(tmp_path))
     config: dict[str, Any] = {"step": 0, "keep": 5, "metric": "mi_fraction", "max_misses": 3}
-    old = Outbox(run, **config)
-    new = Outbox(run, **config)
-    new.put(Parcel(7, FILES))
+    old = CheckpointUploader(run, **config)
+    new = CheckpointUploader(run, **config)
+    new.put(PendingCheckpoint(7, FILES))
     new.flush(20)
-    old.put(Parcel(7, FILES | {checkpoints.MODEL: b"other"}))
-    with pytest.raises(Overtaken):
+    old.put(PendingCheckpoint(7, FILES | {checkpoints.MODEL: b"other"}))
+    with pytest.raises(RunTakenOver):
         old.flush(20)
     old.close("failed")
     assert checkpoints.open_checkpoint(run.checkpoints / "step_00000007").manifest.read(checkpoints.MODEL) == b"m"
@@ -154,21 +155,23 @@ def test_an_overtaken_writer_touches_nothing_of_its_successor(tmp_path: Path) ->
 
 
 def test_a_storage_that_is_merely_slow_never_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "LONGEST_WAIT_S", 0.01)
-    real = checkpoints.seal
+    monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.01)
+    real = manifests.write_with_manifest
 
     def slow(*arguments: Any, **more: Any) -> None:
         time.sleep(0.5)
         real(*arguments, **more)
 
     monkeypatch.setattr(checkpoints, "seal", slow)
-    outbox = Outbox(RunDirectory(open_storage(tmp_path)), step=0, keep=5, metric="mi_fraction", max_misses=2)
+    uploader = CheckpointUploader(
+        RunDirectory(open_storage(tmp_path)), step=0, keep=5, metric="mi_fraction", max_misses=2
+    )
     for step in range(1, 8):
-        outbox.put(Parcel(step, FILES))
-    assert outbox.failure is None and outbox.lag.startswith("uploads are slower than checkpoints")
-    outbox.flush(20)
-    outbox.close()
-    assert steps_of_folders(tmp_path)[-1] == "step_00000007" and outbox.lag == ""
+        uploader.put(PendingCheckpoint(step, FILES))
+    assert uploader.failure is None and uploader.lag.startswith("uploads are slower than checkpoints")
+    uploader.flush(20)
+    uploader.close()
+    assert steps_of_folders(tmp_path)[-1] == "step_00000007" and uploader.lag == ""
 
 
 def steps_of_folders(path: Path) -> list[str]:
@@ -204,11 +207,13 @@ def test_a_disk_that_fills_while_the_model_is_published_fails_plainly(image_set:
 
 
 def test_a_bug_in_the_thread_ends_the_run(tmp_path: Path) -> None:
-    outbox = Outbox(RunDirectory(open_storage(tmp_path)), step=0, keep=5, metric="mi_fraction", max_misses=3)
-    outbox.put(Parcel(1, FILES, {("no/plain/name", "x"): b""}))
+    uploader = CheckpointUploader(
+        RunDirectory(open_storage(tmp_path)), step=0, keep=5, metric="mi_fraction", max_misses=3
+    )
+    uploader.put(PendingCheckpoint(1, FILES, {("no/plain/name", "x"): b""}))
     with pytest.raises(StorageFailed, match="not a plain name"):
-        outbox.flush(20)
-    outbox.close()
+        uploader.flush(20)
+    uploader.close()
 
 
 def test_a_stop_in_the_middle_of_an_evaluation_keeps_the_step(image_set: ImageSet, tmp_path: Path) -> None:
@@ -226,21 +231,23 @@ def test_a_stop_in_the_middle_of_an_evaluation_keeps_the_step(image_set: ImageSe
         if report.phase == "evaluating" and report.metrics["step"] == 6:
             stopping.append(True)
     assert report.phase == "interrupted" and report.metrics["message"] == "stopped at step 6, which is stored"
-    last = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    last = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
     assert last is not None and last.step == 6 and "mi_fraction" not in last.metrics
     run_alone(config, image_set, tmp_path / "run")
-    last = checkpoints.last_whole(run.checkpoints, warn=pytest.fail)
+    last = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
     assert last is not None and "mi_fraction" in last.metrics and run.get_status()["state"] == "finished"
 
 
 def test_divergence_of_what_is_measured_marks_the_last_good_checkpoint(
     image_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from infogan_ray.training import worker
-    from infogan_ray.training.step import Diverged
+    from infogan_ray.training import checkpoint_writer
+    from infogan_ray.training.loop import Diverged
 
     measured = iter([0.5, float("nan")])
-    monkeypatch.setattr(worker, "evaluate_state", lambda *_: {"mi_fraction": next(measured), "mi_bound": 1.0})
+    monkeypatch.setattr(
+        checkpoint_writer, "evaluate_state", lambda *_: {"mi_fraction": next(measured), "mi_bound": 1.0}
+    )
     with pytest.raises(Diverged, match="mi_fraction is nan at step 6"):
         run_alone(tiny_config(steps=9), image_set, tmp_path / "run")
     run = RunDirectory(open_storage(tmp_path / "run"))
@@ -255,9 +262,9 @@ def test_the_later_attempt_has_the_run_whatever_the_clocks_say(tmp_path: Path, m
     for clock in (lambda: ahead, time.time_ns):
         with monkeypatch.context() as machine:
             machine.setattr(time, "time_ns", clock)
-            outbox = Outbox(run, step=0, keep=2, metric="mi_fraction", max_misses=1)
+            uploader = CheckpointUploader(run, step=0, keep=2, metric="mi_fraction", max_misses=1)
         owners.append(run.get_status()["owner"])
-        outbox.close()
+        uploader.close()
     assert owners[0] < owners[1], "the attempt before stops when it reads a greater one"
 
 
@@ -271,7 +278,7 @@ def test_a_line_that_an_error_cut_short_is_written_anew(tmp_path: Path, monkeypa
 
     def half(folder: Storage, name: str, content: bytes) -> None:
         whole(folder, name, content[: len(content) // 2])
-        raise StorageError("a share that went away", passing=True)
+        raise StorageError("a share that went away", transient=True)
 
     monkeypatch.setattr(Storage, "append", half)
     for step in (2, 3):

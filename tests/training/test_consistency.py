@@ -12,21 +12,22 @@ import pytest
 import torch
 
 from infogan_ray.cli.train import train_config
+from infogan_ray.data.affine import affine_maps, transform
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.training.consistency import (
     ConsistencyConfig,
-    affine,
     consistency_loss,
     half_moved,
-    moved,
     moves,
     paired,
 )
-from infogan_ray.training.step import train, train_step
+from infogan_ray.training.loop import train
+from infogan_ray.training.optimizer import OptimizerConfig
 from infogan_ray.training.train_command import train_command
-from infogan_ray.training.train_state import OptimizerConfig, TrainState
+from infogan_ray.training.train_state import TrainState
 from tests.conftest import make_image_set, tiny_config
+from tests.training.steps import step_on
 
 ON = ConsistencyConfig(weight=1.0, start=0, full=1)
 
@@ -103,11 +104,11 @@ def test_continuous_codes_are_left_alone_unless_asked_for() -> None:
 def test_moves_are_small_and_those_of_their_draw() -> None:
     images = torch.zeros(1, 1, 33, 33)
     images[0, 0, 16, 26] = 1.0
-    right = moved(images, affine(torch.tensor([[0.0], [0], [1], [0]]), 10, 0.1, 0.06))
+    right = transform(images, affine_maps(torch.tensor([[0.0], [0], [1], [0]]), 10, 0.1, 0.06))
     assert right[0, 0].argmax() == 16 * 33 + 24, "0.06 widths of 33 pixels"
-    still = moved(images, affine(torch.zeros(4, 1), 10, 0.1, 0.06))
+    still = transform(images, affine_maps(torch.zeros(4, 1), 10, 0.1, 0.06))
     assert torch.allclose(still, images, atol=1e-5)
-    quarter = moved(images, affine(torch.tensor([[1.0], [0], [0], [0]]), 90, 0.1, 0.06))
+    quarter = transform(images, affine_maps(torch.tensor([[1.0], [0], [0], [0]]), 90, 0.1, 0.06))
     assert quarter[0, 0].argmax() in (6 * 33 + 16, 26 * 33 + 16)
 
 
@@ -117,9 +118,9 @@ def test_a_mirrored_copy_is_the_moved_image_from_right_to_left() -> None:
     turned = torch.tensor([0.3, -0.2, 0.1, 0.4])
     draws = torch.cat([turned.repeat(2, 1).T, torch.tensor([[1.0, -1.0]])])
     maps = moves(draws, config)
-    assert torch.equal(maps[:1], affine(draws[:4, :1], config.degrees, config.scale, config.shift))
+    assert torch.equal(maps[:1], affine_maps(draws[:4, :1], config.degrees, config.scale, config.shift))
     still = moves(torch.tensor([[0.0], [0], [0], [0], [-1]]), config)
-    assert torch.allclose(moved(images[:1], still), images[:1].flip(3), atol=1e-6)
+    assert torch.allclose(transform(images[:1], still), images[:1].flip(3), atol=1e-6)
     assert config.draws == 5 and ON.draws == 4
 
 
@@ -129,12 +130,12 @@ def test_a_slant_leans_to_the_side_and_a_stretch_widens() -> None:
     bar = torch.zeros(1, 1, 33, 33)
     bar[..., 8:25, 16] = 1.0
     still = [[0.0]] * 4
-    slanted = moved(bar, moves(torch.tensor([*still, [0], [1]]), config))[0, 0]
+    slanted = transform(bar, moves(torch.tensor([*still, [0], [1]]), config))[0, 0]
     assert slanted[8].argmax() == 20 and slanted[16].argmax() == 16 and slanted[24].argmax() == 12
     assert torch.allclose(slanted.sum(1), bar[0, 0].sum(1), atol=1e-4), "each row keeps its ink"
     dot = torch.zeros(1, 1, 33, 33)
     dot[..., 10, 22] = 1.0
-    narrow = moved(dot, moves(torch.tensor([*still, [0.5], [0]]), config))[0, 0]
+    narrow = transform(dot, moves(torch.tensor([*still, [0.5], [0]]), config))[0, 0]
     assert narrow[10].argmax() == 21 and narrow[10].sum() == narrow.sum(), "6 of 1.25 pixels are 4.8; heights stay"
     assert config.draws == 6 and dataclasses.replace(config, flip=True).draws == 7
 
@@ -143,13 +144,13 @@ def test_slant_and_stretch_come_before_all_else() -> None:
     """Turned by a quarter, a slant to the side is one up and down; a mirror in between stays the fifth draw."""
     config = dataclasses.replace(ON, shear=0.5, degrees=90.0, flip=True)
     both = moves(torch.tensor([[1.0], [0], [0], [0], [1], [0], [1]]), config)
-    quarter = affine(torch.tensor([[1.0], [0], [0], [0]]), 90.0, 0.1, 0.06)[0, :, :2]
+    quarter = affine_maps(torch.tensor([[1.0], [0], [0], [0]]), 90.0, 0.1, 0.06)[0, :, :2]
     assert torch.allclose(both[0, :, :2], quarter @ torch.tensor([[1.0, 0.5], [0.0, 1.0]]), atol=1e-6)
 
 
 def test_half_of_the_real_batch_is_copies_of_the_other_half() -> None:
     real = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 4, 4)
-    maps = affine(torch.zeros(4, 5), 10, 0.1, 0.06)
+    maps = affine_maps(torch.zeros(4, 5), 10, 0.1, 0.06)
     assert paired(real, maps)[:, 0, 0, 0].tolist() == [0, 2, 0, 2, 4]
     assert half_moved(real, maps)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
@@ -174,7 +175,7 @@ def test_it_is_off_unless_asked_for() -> None:
     state = state_with(ConsistencyConfig())
     feed = InMemoryFeed(make_image_set().images, 16, 0)
     [row] = train(state, feed, steps=1, log_every=1, checkpoint_every=1)
-    assert "consistency_loss" not in row and state.moves(16) is None
+    assert "consistency_loss" not in row and state.step_noise(16, state.schedule()).transformations is None
 
 
 def test_before_its_start_the_term_is_measured_and_moves_nothing() -> None:
@@ -182,18 +183,18 @@ def test_before_its_start_the_term_is_measured_and_moves_nothing() -> None:
     weights = []
     for balance in (0.0, 5.0):
         state = state_with(ConsistencyConfig(weight=1.0, balance=balance))
-        train_step(state, images, state.latents(16), draws=state.draws(16, 100))
+        step_on(state, images, state.latents(16), noise=state.step_noise(16, state.schedule(100)))
         weights.append(torch.cat([parameter.detach().flatten() for parameter in state.discriminator.parameters()]))
     assert torch.equal(*weights)
 
 
 def test_ranks_share_the_moves_of_one_draw() -> None:
     state = state_with(ON)
-    whole = state.moves(16)
-    parts = [state.moves(16, rank, 4) for rank in range(4)]
+    whole = state.step_noise(16, state.schedule()).transformations
+    parts = [state.step_noise(16, state.schedule(), rank, 4).transformations for rank in range(4)]
     assert whole is not None and torch.equal(torch.cat([part for part in parts if part is not None]), whole)
     state.step += 1
-    again = state.moves(16)
+    again = state.step_noise(16, state.schedule()).transformations
     assert again is not None and not torch.equal(again, whole)
 
 
@@ -244,5 +245,5 @@ def test_moves_are_computed_in_fp32_in_a_step_of_bf16(monkeypatch: pytest.Monkey
         return grid(maps, *more, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.nn.functional, "affine_grid", watched)
-    train_step(state, make_image_set().images[:16], state.latents(16), draws=state.draws(16, 10))
+    step_on(state, make_image_set().images[:16], state.latents(16), noise=state.step_noise(16, state.schedule(10)))
     assert seen == [(False, torch.float32)] * 2

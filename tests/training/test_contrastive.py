@@ -16,17 +16,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed, share
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.storage import checkpoints
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.contrastive import ContrastiveConfig, Pairs, draw_pairs
 from infogan_ray.training.ddp import distributed
-from infogan_ray.training.step import train, train_step
+from infogan_ray.training.loop import train
+from infogan_ray.training.step_inputs import StepNoise
 from infogan_ray.training.train_command import train_command
-from infogan_ray.training.train_state import Draws, TrainState, checkpoint_bytes
+from infogan_ray.training.train_state import TrainState, checkpoint_bytes
 from tests.conftest import make_image_set, tiny_config
+from tests.training.steps import step_on
 from tests.training.test_step import run_alone
 
 ON = ContrastiveConfig(weight=1.0, start=0)
@@ -131,7 +133,7 @@ def test_the_term_reaches_g_and_leaves_d_and_h_alone() -> None:
     gradients = []
     for weight in (0.5, 2.0):
         state = state_with(dataclasses.replace(ON, weight=weight))
-        train_step(state, images, state.latents(16), draws=Draws(pairs=state.pairs(16)))
+        step_on(state, images, state.latents(16), noise=StepNoise(pairs=state.step_noise(16, state.schedule()).pairs))
         assert state.contrast is not None
         modules = (state.generator, state.discriminator, state.contrast.discriminator)
         gradients.append([torch.cat([p.grad.flatten() for p in module.parameters()]) for module in modules])  # type: ignore[union-attr]
@@ -152,7 +154,10 @@ def test_off_and_not_yet_begun_are_the_same_bits_as_without() -> None:
     for config in (None, ContrastiveConfig(), ContrastiveConfig(weight=1.0, start=9)):
         state = state_with(config)
         rows = list(train(state, feed, steps=3, log_every=1, checkpoint_every=9))
-        assert not any(name.startswith("contrastive") for row in rows for name in row) and state.pairs(16) is None
+        assert (
+            not any(name.startswith("contrastive") for row in rows for name in row)
+            and state.step_noise(16, state.schedule()).pairs is None
+        )
         found.append(weights_of(state))
         kept.append(set(state.training_tensors()))
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
@@ -175,7 +180,7 @@ def test_ranks_share_the_pairs_of_one_draw_and_mean_the_same() -> None:
         assert state.contrast is not None
         for module in (state.generator, state.contrast.discriminator):
             module.eval()
-        pairs = state.pairs(16, rank, world_size)
+        pairs = state.step_noise(16, state.schedule(), rank, world_size).pairs
         assert pairs is not None
         weight = len(pairs.shared) * world_size / 16
         stacked = pairs.images(state.generate)

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed
-from infogan_ray.training.cuda_graph import WARM_UP, GraphedStep, Played, cuda_graph
-from infogan_ray.training.step import make_step, train
+from infogan_ray.data.image_set import ImageSet
+from infogan_ray.training.accumulation import train_on_batch
+from infogan_ray.training.cuda_graph import WARM_UP, GraphedStep, Outputs, record_cuda_graph
+from infogan_ray.training.loop import run_step, train
 from infogan_ray.training.train_state import TrainState
 from tests.conftest import tiny_config
 from tests.training.test_waiting import EVERYTHING, LEARNED, make_state
@@ -43,7 +44,7 @@ class Replays:
         self.state = state
         self.recorded = self.played = 0
 
-    def __call__(self, steps: Callable[[], Played], *_: object) -> tuple[Callable[[], None], Played]:
+    def __call__(self, steps: Callable[[], Outputs], *_: object) -> tuple[Callable[[], None], Outputs]:
         self.recorded += 1
         made: list[Any] = [["?"], torch.zeros(64), torch.zeros(0)]
         recorded_at = self.state.step
@@ -59,8 +60,8 @@ class Replays:
         return replay, made  # type: ignore[return-value]
 
 
-def trained(state: TrainState, images: Tensor, step_with: Any, steps: int = STEPS) -> list[dict[str, float]]:
-    rows = train(state, InMemoryFeed(images, 16, 0), steps=steps, log_every=1, checkpoint_every=8, step_with=step_with)
+def trained(state: TrainState, images: Tensor, update: Any, steps: int = STEPS) -> list[dict[str, float]]:
+    rows = train(state, InMemoryFeed(images, 16, 0), steps=steps, log_every=1, checkpoint_every=8, update=update)
     return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
 
 
@@ -90,18 +91,18 @@ def test_a_recorded_step_is_the_plain_one(changes: dict[str, Any], device: str, 
     """Each step by itself, from the same state: over many, this small net magnifies the last bit of a number."""
     config = tiny_config().override(changes, "test")
     plain, graphed = (make_state(config, device) for _ in range(2))
-    step = GraphedStep(graphed, Replays(graphed) if device == "cpu" else cuda_graph)
+    step = GraphedStep(graphed, Replays(graphed) if device == "cpu" else record_cuda_graph)
     feed = InMemoryFeed(image_set.images.to(device), 16, 0)
     for number in range(STEPS):
-        wanted = make_step(plain, feed.batch(number), 16, STEPS)
-        found = step(graphed, feed.batch(number), 16, STEPS)
+        wanted = run_step(plain, feed.batch(number), 16, STEPS)
+        found = run_step(graphed, feed.batch(number), 16, STEPS, update=step)
         assert wanted.keys() == found.keys() and plain.step == graphed.step == number + 1
         assert far(torch.stack([*found.values()]), torch.stack([*wanted.values()])) < 1e-3
         theirs = tensors_of(graphed)
         for name, tensor in tensors_of(plain).items():
             assert far(theirs[name], tensor) < 1e-2, f"{name} in step {number + 1}"
             theirs[name].copy_(tensor)
-    assert "CUDA graph" in step.news() and not step.refused
+    assert "CUDA graph" in step.pop_status() and not step.refused
 
 
 def test_each_kind_of_step_is_recorded_once(image_set: ImageSet) -> None:
@@ -116,7 +117,7 @@ def test_each_kind_of_step_is_recorded_once(image_set: ImageSet) -> None:
 def test_metrics_of_a_step_are_not_overwritten_by_the_next(image_set: ImageSet) -> None:
     state = make_state(tiny_config())
     step, feed = GraphedStep(state, Replays(state)), InMemoryFeed(image_set.images, 16, 0)
-    rows = [step(state, feed.batch(state.step), 16, 100) for _ in range(WARM_UP + 3)]
+    rows = [run_step(state, feed.batch(state.step), 16, 100, update=step) for _ in range(WARM_UP + 3)]
     assert len({row["d_loss"].item() for row in rows}) == len(rows)
 
 
@@ -126,8 +127,8 @@ def test_a_step_that_cannot_be_recorded_goes_on_plainly(image_set: ImageSet) -> 
 
     plain, graphed = make_state(tiny_config()), make_state(tiny_config())
     step = GraphedStep(graphed, refuse)
-    assert trained(plain, image_set.images, make_step) == trained(graphed, image_set.images, step)
-    assert "not permitted when stream is capturing" in step.news() and not step.news()
+    assert trained(plain, image_set.images, train_on_batch) == trained(graphed, image_set.images, step)
+    assert "not permitted when stream is capturing" in step.pop_status() and not step.pop_status()
 
 
 @GPU
@@ -137,7 +138,7 @@ def test_a_step_that_waits_cannot_be_recorded_and_harms_nothing(image_set: Image
     state.autocast = lambda: (torch.ones(1, device="cuda").item(), autocast())[1]  # type: ignore[method-assign]
     step = GraphedStep(state)
     rows = trained(state, image_set.images.cuda(), step)
-    assert step.refused and "CUDA graph" in step.news() and len(rows) == STEPS
+    assert step.refused and "CUDA graph" in step.pop_status() and len(rows) == STEPS
     assert torch.cuda.current_stream() == here
 
 
@@ -161,7 +162,7 @@ def test_no_replay_waits(image_set: ImageSet) -> None:
 
     feed = InMemoryFeed(images, 16, 0)
     try:
-        rows = train(state, feed, steps=60, log_every=10, checkpoint_every=60, stepped=watch, step_with=step)
+        rows = train(state, feed, steps=60, log_every=10, checkpoint_every=60, on_step=watch, update=step)
         assert len(list(rows)) == 6 and not step.refused
         assert max(step.plain.values()) == WARM_UP, "all others were played"
     finally:
@@ -175,6 +176,6 @@ def test_the_average_is_calibrated_anew_on_a_gpu(image_set: ImageSet) -> None:
     feed, name = InMemoryFeed(image_set.images.cuda(), 16, 0), "layers.1.running_mean"
     found = []
     for _ in range(3):
-        make_step(state, feed.batch(state.step), 16, 10)
+        run_step(state, feed.batch(state.step), 16, 10)
         found.append(state.averaged_generator().state_dict()[name].clone())
     assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])

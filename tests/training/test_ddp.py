@@ -21,9 +21,10 @@ from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.contrastive import ContrastiveConfig, PairDiscriminator
 from infogan_ray.training.ddp import distributed, gradient_bytes
-from infogan_ray.training.step import train_step
-from infogan_ray.training.train_state import OptimizerConfig, TrainState
+from infogan_ray.training.optimizer import OptimizerConfig
+from infogan_ray.training.train_state import TrainState
 from tests.conftest import make_image_set, tiny_config
+from tests.training.steps import step_on
 
 STEPS = 3
 CASES: dict[str, dict[str, Any]] = {
@@ -45,7 +46,7 @@ def run_steps(config: RunConfig, rank: int = 0, world_size: int = 1) -> tuple[Tr
 
     def step() -> None:
         images, latents = feed.batch(state.step), state.latents(16, rank, world_size)
-        train_step(state, images, latents, 1.0, state.draws(16, 100, rank, world_size))
+        step_on(state, images, latents, 1.0, state.step_noise(16, state.schedule(100), rank, world_size))
 
     step()
     first = {name: tensor.clone() for name, tensor in state.training_tensors().items() if name.endswith("exp_avg")}

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from benchmarks import imbalance
 from infogan_ray import Recipe, cli
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.train import launching
 from infogan_ray.models.latents import Categorical, LatentSpec, Sigma
 from infogan_ray.models.losses import information_bound
@@ -32,12 +32,13 @@ from infogan_ray.training.consistency import prior_of
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.learned_prior import GRAIN, LearnedPrior, PriorConfig, as_measured, floored, rounded
 from infogan_ray.training.load_model import load
+from infogan_ray.training.loop import train
 from infogan_ray.training.run_outcome import RunResult
-from infogan_ray.training.step import train, train_step
-from infogan_ray.training.tracking.tracking import curves
+from infogan_ray.training.tracking.curves import curves
 from infogan_ray.training.train_state import TrainState
 from infogan_ray.web.reports.run import run_report
 from tests.conftest import make_image_set, tiny_config, tiny_images
+from tests.training.steps import step_on
 from tests.training.test_step import run_alone
 
 EARLY: dict[str, Any] = {"learn": True, "start": 0, "every": 2, "rate": 0.2, "lr": 0.1}
@@ -66,7 +67,7 @@ def probs(spec: LatentSpec, name: str = "cat0") -> tuple[float, ...]:
 
 
 def step_once(state: TrainState) -> dict[str, torch.Tensor]:
-    return train_step(state, make_image_set().images[:16], state.latents(16))
+    return step_on(state, make_image_set().images[:16], state.latents(16))
 
 
 def test_probabilities_keep_the_floor_and_their_sum() -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.loop import train
 from infogan_ray.training.profiling import RECORDED, WARM_UP, Profile
-from infogan_ray.training.step import train
 from tests.conftest import tiny_config
 from tests.servers import Proxy, S3Server
 from tests.training.test_step import make_state, run_alone
@@ -45,7 +45,7 @@ def test_a_trace_of_the_steps_after_the_warm_up(image_set: ImageSet, tmp_path: P
         inside = [e["name"] for e in events if e.get("ph") == "X" and start <= e["ts"] <= end]
         assert inside.count("Optimizer.step#Adam.step") == 2 and "aten::native_batch_norm_backward" in inside, name
     (line,) = said(reports, "trace")
-    assert f"steps 16 to 20 of the first rank: {run.profile}/step_00000016.json.gz; open it at" in line
+    assert f"steps 16 to 20 of rank 0: {run.profile}/step_00000016.json.gz; open it at" in line
     assert socket.gethostname() not in json.loads(content).values() and b"infogan-profile-" not in content
 
 
@@ -54,7 +54,7 @@ def test_what_is_recorded_is_the_same_training(image_set: ImageSet) -> None:
     for profile in (None, Profile(0, torch.device("cpu"))):
         state = make_state()
         feed = InMemoryFeed(image_set.images, 16, 0)
-        list(train(state, feed, steps=25, log_every=25, checkpoint_every=25, stepped=profile and profile.step))
+        list(train(state, feed, steps=25, log_every=25, checkpoint_every=25, on_step=profile and profile.step))
         tensors.append(state.training_tensors())
     assert profile is not None and profile.trace
     assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
@@ -74,7 +74,7 @@ def test_storage_that_is_away_gets_the_trace_later(tmp_path: Path, monkeypatch: 
         profile.step()
 
     def away(*_: object) -> None:
-        raise StorageError("the store does not answer", passing=True)
+        raise StorageError("the store does not answer", transient=True)
 
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "write", away)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
-from infogan_ray.data.datasets import ImageSet
-from infogan_ray.storage import checkpoints
+from infogan_ray.data.image_set import ImageSet
+from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import STALE_AFTER_S, RunDirectory
 from infogan_ray.training.load_model import load
@@ -41,8 +41,10 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def reseal(folder: Storage, **changed: bytes) -> None:
     """Replace files, with a manifest that agrees: what someone with access to the store can do."""
-    files = {name: folder.read(name) for name in checkpoints.Manifest.of(folder, required=()).files}
-    checkpoints.seal(folder, files | {name.replace("__", "."): content for name, content in changed.items()})
+    files = {name: folder.read(name) for name in manifests.Manifest.load(folder, required=()).files}
+    manifests.write_with_manifest(
+        folder, files | {name.replace("__", "."): content for name, content in changed.items()}
+    )
 
 
 def test_eight_at_once_succeed_with_equal_bytes(run: RunDirectory, tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_an_object_store_is_used_as_a_folder_is(
     assert bytes_of(tmp_path / "model") == published
     assert load(run.folder.uri).sample(2).equal(load(tmp_path / "model").sample(2))
     proxy.become("reset")
-    monkeypatch.setattr("infogan_ray.storage.file_system.patiently", lambda action, seconds: action())
+    monkeypatch.setattr("infogan_ray.storage.file_system.retry", lambda action, seconds: action())
     assert main(["runs", proxy.uri("my runs")]) == FAILED
     assert capsys.readouterr().err.count("\n") == 1, "an outage is one line"
     proxy.become("cut")
@@ -136,9 +138,9 @@ def test_a_manifest_that_names_a_file_elsewhere_is_passed_over(
 ) -> None:
     (tmp_path / "store" / "x").write_bytes(b"outside")
     where = run.model if folder == "model" else run.checkpoints / folder
-    manifest = json.loads(where.read(checkpoints.MANIFEST))
+    manifest = json.loads(where.read(manifests.MANIFEST))
     manifest["files"]["../../x"] = {"bytes": 7, "sha256": "0"}
-    where.write(checkpoints.MANIFEST, json.dumps(manifest).encode())
+    where.write(manifests.MANIFEST, json.dumps(manifest).encode())
     assert main(["pull", run.folder.path, str(tmp_path / "model"), "--checkpoint", "last"]) == DONE
     said = capsys.readouterr()
     expected = "step 3" if folder == "step_00000006" else "step 6"
@@ -169,8 +171,8 @@ def test_a_listing_of_many_runs_reads_no_weights_and_that_of_one_finds_a_rotten_
     assert main(["runs", run.folder.path]) == DONE
     assert "broken: " in capsys.readouterr().err
     read: list[str] = []
-    chunks = Storage.chunks
-    monkeypatch.setattr(Storage, "chunks", lambda storage, name: read.append(name) or chunks(storage, name))
+    chunks = Storage.read_chunks
+    monkeypatch.setattr(Storage, "read_chunks", lambda storage, name: read.append(name) or chunks(storage, name))
     assert main(["runs", run.folder.parent.path]) == DONE
     assert checkpoints.STATE in read and not [name for name in read if name.endswith(".safetensors")]
 
@@ -225,7 +227,7 @@ def test_the_chosen_checkpoint_may_be_pruned_meanwhile(
         found = real(*arguments, **options)
         chosen.append(found.name)
         if len(chosen) == 1:
-            checkpoints.discard(found.folder)
+            checkpoints.delete_checkpoint(found.folder)
             run.model.delete_all()
         return found
 

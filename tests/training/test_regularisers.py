@@ -19,8 +19,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from infogan_ray.cli.train import train_config
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed, to_unit_range
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import discriminator_loss, generator_loss, information_bound, weighted_bound
 from infogan_ray.models.spectral_norm import SpectralNorm
@@ -29,11 +29,13 @@ from infogan_ray.training.category_restarts import chosen_donors
 from infogan_ray.training.config import PRESETS, RunConfig, preset
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.load_model import load
+from infogan_ray.training.loop import train
 from infogan_ray.training.regularisers import StabilityConfig, mean_bias, r1_penalty, with_noise
-from infogan_ray.training.step import train, train_step
+from infogan_ray.training.step_inputs import StepNoise
 from infogan_ray.training.train_command import train_command
-from infogan_ray.training.train_state import Draws, TrainState
+from infogan_ray.training.train_state import TrainState
 from tests.conftest import make_image_set, tiny_config
+from tests.training.steps import step_on
 from tests.training.test_step import run_alone
 
 EVERYTHING: dict[str, Any] = {
@@ -183,7 +185,7 @@ def test_a_lazy_penalty_weighs_the_same() -> None:
     logits, taken = images.sum((1, 2, 3)), []
     for step in range(8):
         state.step = step
-        taken.append(float(r1_penalty(state.stability, state.signs(2), logits, images)))
+        taken.append(float(r1_penalty(state.stability, state.step_noise(2, state.schedule()).signs, logits, images)))
     assert taken == [16, 0, 0, 0, 16, 0, 0, 0], "gamma / 2 * |grad|^2 = 4, every fourth step times 4"
 
 
@@ -202,9 +204,9 @@ def test_with_batch_norm_r1_is_the_norm_of_the_jacobian(image_set: ImageSet) -> 
 
 def test_ranks_share_the_signs_of_one_draw() -> None:
     state = with_options(r1=1.0)
-    whole = state.signs(64)
+    whole = state.step_noise(64, state.schedule()).signs
     assert whole is not None and set(whole.tolist()) == {-1, 1}
-    parts = [state.signs(64, rank, 3) for rank in range(3)]
+    parts = [state.step_noise(64, state.schedule(), rank, 3).signs for rank in range(3)]
     assert torch.equal(torch.cat([part for part in parts if part is not None]), whole)
 
 
@@ -256,27 +258,27 @@ def test_noise_has_its_variance_and_falls_to_nothing() -> None:
     assert [config.noise_at(step, 100) for step in (0, 25, 50, 99)] == pytest.approx([0.4, 0.2, 0, 0])
     state = with_options(instance_noise=0.4)
     state.step = 25
-    noise = state.noise(64, 100)
+    noise = state.step_noise(64, state.schedule(100)).instance_noise
     assert noise is not None and noise.shape == (128, 1, 16, 16)
     assert float(noise.std()) == pytest.approx(0.2, rel=0.03) and abs(float(noise.mean())) < 0.01
     images = torch.ones(64, 1, 16, 16)
     assert torch.equal(with_noise(images, noise) - 1, noise[64:] + 1 - 1), "drawn images take the last rows"
     assert with_noise(images, None) is images
     state.step = 50
-    assert state.noise(64, 100) is None
+    assert state.step_noise(64, state.schedule(100)).instance_noise is None
 
 
 def test_ranks_share_the_noise_of_one_draw() -> None:
     state = with_options(instance_noise=0.4)
-    whole = state.noise(16, 100)
-    parts = [state.noise(16, 100, rank, 3) for rank in range(3)]
+    whole = state.step_noise(16, state.schedule(100)).instance_noise
+    parts = [state.step_noise(16, state.schedule(100), rank, 3).instance_noise for rank in range(3)]
     assert whole is not None
     for half in (0, 1):  # real, then drawn
         rows = torch.cat([part.chunk(2)[half] for part in parts if part is not None])
         assert torch.equal(rows, whole.chunk(2)[half])
     assert not torch.equal(*whole.chunk(2))
     state.step += 1
-    again = state.noise(16, 100)
+    again = state.step_noise(16, state.schedule(100)).instance_noise
     assert again is not None and not torch.allclose(again / again.std(), whole / whole.std(), atol=0.1)
 
 
@@ -288,7 +290,7 @@ def test_both_players_meet_the_noise(image_set: ImageSet) -> None:
         noise = level * torch.ones(32, 1, 16, 16) * torch.linspace(-1, 1, 16)
         seen: list[Tensor] = []
         state.discriminator.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given[0].detach()))
-        train_step(state, image_set.images[:16], state.latents(16), draws=Draws(noise=noise))
+        step_on(state, image_set.images[:16], state.latents(16), noise=StepNoise(instance_noise=noise))
         gradients.append(seen)
     for without, noisy in zip(*gradients, strict=True):
         assert torch.allclose(noisy - without, noise[-len(without) :], atol=1e-5)
@@ -312,7 +314,7 @@ def test_smoothing_and_warmup_reach_the_step(image_set: ImageSet) -> None:
     for options, same in (({}, True), ({"label_smoothing": 0.2}, False), ({"lambda_warmup": 10}, False)):
         state, plain = with_options(**options), with_options()
         for each in (state, plain):
-            train_step(each, image_set.images[:16], each.latents(16))
+            step_on(each, image_set.images[:16], each.latents(16))
         for mine, theirs in ((state.discriminator, plain.discriminator), (state.generator, plain.generator)):
             assert torch.equal(weights_of(mine), weights_of(theirs)) == same
 
@@ -323,7 +325,7 @@ def test_the_weights_of_the_bound_rise_from_nothing(image_set: ImageSet) -> None
     assert config.warmed(lambdas, 5)["uniform0"] == pytest.approx(0.05)
     assert StabilityConfig().warmed(lambdas, 0) is lambdas
     state = with_options(lambda_warmup=10)
-    train_step(state, image_set.images[:16], state.latents(16))
+    step_on(state, image_set.images[:16], state.latents(16))
     head = state.discriminator.recognition[-1].weight.grad
     assert head is not None and not head.any(), "at the first step Q learns nothing"
 
@@ -341,7 +343,7 @@ def test_the_most_used_categories_take_the_dead_ones_in() -> None:
 def dead_state() -> tuple[TrainState, Tensor]:
     """Of three categories 0 is most used, 2 is dead; and what Q says to keep it so."""
     state = state_of(tiny_config(codes="noise=4 uniform=1 cat=3").override({"stability": {"restart_every": 4}}, "test"))
-    train_step(state, make_image_set().images[:16], state.latents(16))
+    step_on(state, make_image_set().images[:16], state.latents(16))
     q = torch.zeros(16, 5)
     q[:, 2] = 1.0
     q[:4, 3] = 2.0
@@ -394,7 +396,7 @@ def test_a_restart_depends_on_seed_and_step() -> None:
 def test_the_first_images_are_as_bright_as_those_given(shade: int, drawn: float) -> None:
     state = with_options(mean_bias=True)
     images = torch.full((6, 1, 16, 16), shade, dtype=torch.uint8)
-    state.begin_as_bright_as(images)
+    state.set_mean_bias(images)
     for generator in (state.generator, state.average):
         mean = generator(state.latents(64)).mean().item()
         assert mean == pytest.approx(drawn, abs=0.02)

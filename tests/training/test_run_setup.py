@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from infogan_ray.data.datasets import ImageSet
-from infogan_ray.data.feeds.feed_policy import Room
+from infogan_ray.data.feeds.feed_policy import MemoryBudget
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_setup import begin, check_data
 from tests.conftest import tiny_config
 
-ROOM = Room(2**34)
+ROOM = MemoryBudget(2**34)
 
 
 def test_a_run_goes_on_with_the_data_that_it_began_with(npz: Path, tmp_path: Path) -> None:

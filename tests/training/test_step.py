@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed, share, to_unit_range
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.cluster.resources import fit
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.precision import resolve_precision, set_matrix_products
@@ -21,11 +21,13 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.load_model import load
+from infogan_ray.training.loop import Diverged, train
 from infogan_ray.training.run_evaluation import evaluate_checkpoint, evaluate_state
-from infogan_ray.training.step import Diverged, gradient_norm, train, train_step
+from infogan_ray.training.step import gradient_norm
 from infogan_ray.training.train_state import TrainState
 from infogan_ray.training.worker import Report, run_worker
 from tests.conftest import tiny_config
+from tests.training.steps import step_on
 
 
 def make_state(config: RunConfig | None = None, seed: int = 0) -> TrainState:
@@ -34,7 +36,7 @@ def make_state(config: RunConfig | None = None, seed: int = 0) -> TrainState:
 
 
 def step_once(state: TrainState, images: ImageSet) -> dict[str, torch.Tensor]:
-    return train_step(state, images.images[:16], state.latents(16))
+    return step_on(state, images.images[:16], state.latents(16))
 
 
 def test_information_reaches_the_trunk(image_set: ImageSet) -> None:
@@ -215,7 +217,9 @@ def test_the_best_checkpoint_is_measured_in_fp32_and_its_categories_named_as_it_
     for precision in ("fp32", "bf16"):
         config = tiny_config(steps=10, checkpoint_every=10, precision=precision)
         run_alone(config, image_set, tmp_path / precision)
-        chosen = checkpoints.choose(RunDirectory(open_storage(tmp_path / precision)).checkpoints, "best", "step")
+        chosen = checkpoints.choose(
+            RunDirectory(open_storage(tmp_path / precision)).checkpoints, "best", "step", lower_is_better=False
+        )
         seen: list[tuple[int, torch.dtype]] = []
         with record_outputs(seen):
             model = InfoGAN.from_tensors(config.model_spec(16, 1), chosen.model_tensors(), chosen.folder)
@@ -335,11 +339,11 @@ def test_a_row_counts_the_same_in_parts_of_any_size(image_set: ImageSet) -> None
     config = tiny_config().override({"optimizer": {"accumulate": 3}}, "test")
     together, images = config.new_state(16, 1), image_set.images[:16]
     latents = together.latents(16)
-    metrics = train_step(together, images, latents)
+    metrics = step_on(together, images, latents)
     gradient, loss = torch.zeros_like(moments(together)), torch.zeros(())
     for rows in (slice(0, 5), slice(5, 10), slice(10, 16)):
         alone = tiny_config().new_state(16, 1)
-        found = train_step(alone, images[rows], latents[rows])
+        found = step_on(alone, images[rows], latents[rows])
         gradient += len(latents[rows]) / 16 * moments(alone)
         loss += len(latents[rows]) / 16 * found["d_loss"]
     assert torch.allclose(moments(together), gradient, atol=1e-5) and gradient.abs().max() > 1e-3

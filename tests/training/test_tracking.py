@@ -16,12 +16,16 @@ import pytest
 import torch
 
 from infogan_ray.cli.main import USAGE, main
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training import worker
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.tracking import tracking
+from infogan_ray.training.tracking import channel as channels
+from infogan_ray.training.tracking import event_files
+from infogan_ray.training.tracking.addresses import with_absolute_path
+from infogan_ray.training.tracking.channel import Channel
+from infogan_ray.training.tracking.curves import RESULTS, hparams
 from infogan_ray.training.tracking.event_files import SESSION_END, SESSION_START, EventFiles
 from tests.conftest import tiny_config
 from tests.servers import Proxy
@@ -65,7 +69,7 @@ def test_tensorboard_reads_curves_pictures_and_hparams_of_a_finished_run(finishe
     assert "at most 1.099" in found.SummaryMetadata("bound/cat0").summary_description
     final = json.loads(run.model.read("metrics.json"))
     assert steps(found, "achieved/mi_fraction") == [3, 6, 7] and steps(found, "achieved/swd") == [7]
-    for name in tracking.RESULTS:
+    for name in RESULTS:
         assert found.Scalars(f"achieved/{name}")[-1].value == pytest.approx(final[name]), "of the best, on all data"
 
     assert set(found.Tags()["images"]) == {"samples", "traversal/cat0", "traversal/uniform0"}
@@ -160,7 +164,7 @@ def test_a_write_that_is_cut_short_is_made_again_in_another_file(
 
     def half(folder: Storage, name: str, content: bytes) -> None:
         whole(folder, name, content[: 2 * len(content) // 3])
-        raise StorageError("no room", passing=True)
+        raise StorageError("no room", transient=True)
 
     monkeypatch.setattr(Storage, "append", half)
     files.row(2, {"a": 2.0}, time.time())
@@ -172,6 +176,27 @@ def test_a_write_that_is_cut_short_is_made_again_in_another_file(
     files.flush(False)
     assert [(event.step, event.value) for event in shown(tmp_path).Scalars("a")] == [(n, n) for n in (1, 2, 3, 4)]
     assert hparams_of(shown(tmp_path)) == {"seed": 1}
+
+
+def test_the_local_file_has_a_limit_while_the_storage_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event that does not fit is refused, so that its channel sends it again."""
+    monkeypatch.setattr(event_files, "LIMIT_BYTES", 10)
+    files = EventFiles(RunDirectory(open_storage(tmp_path)), 0, {"seed": 1}, {})
+
+    def unavailable(folder: Storage, name: str, content: bytes) -> None:
+        raise StorageError("unavailable", transient=True)
+
+    monkeypatch.setattr(Storage, "append", unavailable)
+    files.row(1, {"a": 1.0}, time.time())
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            files.row(2, {"a": 2.0}, time.time())
+    monkeypatch.undo()
+    files.row(2, {"a": 2.0}, time.time())
+    files.flush(False)
+    assert steps(shown(tmp_path), "a") == [1, 2]
 
 
 def event_files_of(run: RunDirectory, copy: Path) -> Path:
@@ -251,9 +276,9 @@ def test_nothing_is_loaded_before_it_is_needed() -> None:
 
 def test_a_database_means_the_same_file_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert tracking.with_absolute_path("sqlite:///a.db") == f"sqlite:///{tmp_path}/a.db"
-    assert tracking.with_absolute_path("sqlite:////x/a.db") == "sqlite:////x/a.db"
-    assert tracking.with_absolute_path("http://host") == "http://host"
+    assert with_absolute_path("sqlite:///a.db") == f"sqlite:///{tmp_path}/a.db"
+    assert with_absolute_path("sqlite:////x/a.db") == "sqlite:////x/a.db"
+    assert with_absolute_path("http://host") == "http://host"
 
 
 def everything_in(folder: Path) -> bytes:
@@ -368,15 +393,15 @@ class Stuck:
 
 
 def test_a_channel_never_waits_and_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "LIMIT_BYTES", 50_000)
-    channel = tracking.Channel("stuck", Stuck)
+    monkeypatch.setattr(channels, "LIMIT_BYTES", 50_000)
+    channel = Channel("stuck", Stuck)
     started = time.monotonic()
     for _ in range(1000):
         channel.put(lambda tracker: tracker.row(1, {}, 0.0), 1000)
     channel.close()
     channel.wait(time.monotonic() + 0.5)
     assert time.monotonic() - started < 5 and sum(size for _, size, _ in channel._queue) <= 50_000
-    assert "stuck: " in channel.news() and channel.news() == ""
+    assert "stuck: " in channel.pop_status() and channel.pop_status() == ""
 
 
 class Shaky:
@@ -400,24 +425,24 @@ class Shaky:
 
 
 def test_rows_are_sent_again_in_order_and_a_picture_does_not_hold_them_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "PAUSE_S", 0.01)
-    monkeypatch.setattr(tracking, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(channels, "PAUSE_S", 0.01)
+    monkeypatch.setattr(channels, "LONGEST_PAUSE_S", 0.01)
     tracker = Shaky()
-    channel = tracking.Channel("shaky", lambda: tracker)
+    channel = Channel("shaky", lambda: tracker)
     channel.put(lambda it: it.picture(1, "samples", b"", 0.0), 1, keep=False)
     for step in (1, 2, 3):
         channel.put(lambda it, step=step: it.row(step, {}, 0.0), 1)  # type: ignore[misc]
     until(lambda: tracker.rows == [1, 2, 3])
     channel.close()
-    assert channel.news().startswith("shaky: PermissionError: no pictures here; the run goes on")
+    assert channel.pop_status().startswith("shaky: PermissionError: no pictures here; the run goes on")
 
 
 def test_hparams_are_those_that_differ_between_runs() -> None:
-    base = tracking.hparams(RunConfig())
+    base = hparams(RunConfig().to_dict())
     changed = RunConfig().override(
         {"objective": {"lambda_code": {"uniform1": 0.5}}, "seed": 4, "storage": "s3://b/x", "name": "n"}, "test"
     )
-    found = tracking.hparams(changed)
+    found = hparams(changed.to_dict())
     assert {key: value for key, value in found.items() if base.get(key) != value} == {
         "objective.lambda_code.uniform1": 0.5, "seed": 4,
     }  # fmt: skip

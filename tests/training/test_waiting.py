@@ -24,13 +24,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from infogan_ray.data.datasets import ImageSet
 from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.contrastive import Pairs
-from infogan_ray.training.step import train, train_step
-from infogan_ray.training.train_state import Draws, TrainState
+from infogan_ray.training.loop import train
+from infogan_ray.training.step_inputs import StepNoise
+from infogan_ray.training.train_state import TrainState
 from tests.conftest import tiny_config
+from tests.training.steps import step_on
 
 READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__array__")
 ON_VALUES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -127,14 +129,14 @@ def test_the_watch_lets_pass_what_does_not() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("changes", [{}, EVERYTHING, {"network": {"sigma_fixed": 0.5}}, LEARNED])
 def test_a_step_reads_nothing(changes: dict[str, Any], precision: str, image_set: ImageSet) -> None:
-    """With all that ``train`` does for it: latents, moves, augmentation, learning rates."""
+    """With all that ``train`` does for it: latents, transformations, augmentation, learning rates."""
     state = make_state(tiny_config().override(changes, "test"), precision=precision)
     feed = InMemoryFeed(image_set.images, 16, 0)
 
     def step() -> None:
         images = state.augment(feed.batch(state.step), 16)
         state.set_learning_rates(10)
-        train_step(state, images, state.latents(16), draws=state.draws(16, 1000))
+        step_on(state, images, state.latents(16), noise=state.step_noise(16, state.schedule(1000)))
 
     step()  # constants are copied to the device and optimisers make their state once, in the first
     with Watch() as watch:
@@ -155,15 +157,15 @@ def test_a_step_touches_nothing_of_the_host(changes: dict[str, Any]) -> None:
     state.opt_d, state.opt_g = (torch.optim.SGD(p.parameters(), 0.1) for p in players)  # type: ignore[assignment]
     images = torch.empty(16, 1, 16, 16, dtype=torch.uint8, device="meta")
     latents = torch.empty(16, state.spec.latents.dim, device="meta")
-    draws = Draws()
+    given = StepNoise()
     if state.contrast is not None:
         state.contrast.adam = torch.optim.SGD(state.contrast.discriminator.parameters(), 0.1)  # type: ignore[assignment]
         pairs = Pairs(latents, latents, torch.empty(16, dtype=torch.long, device="meta"))
-        moves, noise = (torch.empty(*shape, device="meta") for shape in ((16, 2, 3), (32, 1, 16, 16)))
-        draws = Draws(moves, pairs, noise, signs=torch.empty(16, device="meta"))
-    train_step(state, images, latents, draws=draws)
+        transformations, noise = (torch.empty(*shape, device="meta") for shape in ((16, 2, 3), (32, 1, 16, 16)))
+        given = StepNoise(transformations, pairs, noise, signs=torch.empty(16, device="meta"))
+    step_on(state, images, latents, noise=given)
     with Watch("meta") as watch:
-        train_step(state, images, latents, draws=draws)
+        step_on(state, images, latents, noise=given)
     assert not watch.found and watch.calls > 100
 
 
@@ -177,7 +179,7 @@ def test_training_reads_once_for_each_row_of_metrics(image_set: ImageSet) -> Non
         with Watch() as watch:
             assert next(rows)["step"] == step
         (found,) = watch.found
-        assert found.startswith("tolist at train: *each, means"), found
+        assert found.startswith("tolist at read_metrics: *each, means"), found
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -191,6 +193,6 @@ def test_pytorch_itself_sees_no_wait_on_a_gpu(changes: dict[str, Any], image_set
         torch.cuda.set_sync_debug_mode("error" if state.step % 10 else "default")
 
     try:
-        assert len(list(train(state, feed, steps=20, log_every=10, checkpoint_every=20, stepped=watch))) == 2
+        assert len(list(train(state, feed, steps=20, log_every=10, checkpoint_every=20, on_step=watch))) == 2
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -29,7 +29,7 @@ from infogan_ray.training.load_model import load
 from infogan_ray.web import inference
 from infogan_ray.web.explorer.app import make_app
 from infogan_ray.web.explorer.auth import COOKIE
-from infogan_ray.web.explorer.model_catalog import Shelf
+from infogan_ray.web.explorer.model_catalog import ModelCatalog
 from infogan_ray.web.inference import MOST_BYTES
 from infogan_ray.web.reports.search import write_search_report
 from tests.conftest import tiny_images
@@ -57,8 +57,8 @@ def bars(tmp_path: Path) -> Path:
 
 
 def client_of(path: str | Path, token: str | None = None, data: Path | None = None) -> TestClient:
-    shelf = Shelf(open_storage(path), None if data is None else str(data))
-    return TestClient(make_app(shelf, token), base_url="http://127.0.0.1:8710", follow_redirects=False)
+    catalog = ModelCatalog(open_storage(path), None if data is None else str(data))
+    return TestClient(make_app(catalog, token), base_url="http://127.0.0.1:8710", follow_redirects=False)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def cells(content: bytes, columns: int, size: int = 16) -> np.ndarray:
     return picture.reshape(rows, size, columns, size).swapaxes(1, 2).reshape(rows * columns, size, size).copy()
 
 
-def in_line(address: str) -> bytes:
+def from_data_url(address: str) -> bytes:
     assert address.startswith("data:image/png;base64,")
     return base64.b64decode(address.partition(",")[2])
 
@@ -162,15 +162,15 @@ def test_strips_move_one_code_of_the_chosen_image(store: Path, client: TestClien
     at = {"codes": {"uniform0": 0.25}, "seed": 5, "index": 9}
     found = client.post("/api/strips", json={"id": "tiny", "checkpoint": LAST, "at": at}).json()
     grid = client.post("/api/grid", json={"id": "tiny", "checkpoint": LAST, "codes": at["codes"], "seed": 5}).content
-    assert np.array_equal(cells(in_line(found["picture"]), 1)[0], cells(grid, 8)[9])
+    assert np.array_equal(cells(from_data_url(found["picture"]), 1)[0], cells(grid, 8)[9])
     assert found["at"]["uniform0"] == 0.25 and found["at"]["cat0"] in (0, 1, 2)
     strips = {strip["code"]: strip for strip in found["strips"]}
     assert strips["cat0"]["values"] == [0, 1, 2] and strips["uniform0"]["values"][0] == -2
-    own = cells(in_line(strips["cat0"]["picture"]), 3)[int(found["at"]["cat0"])]
+    own = cells(from_data_url(strips["cat0"]["picture"]), 3)[int(found["at"]["cat0"])]
     assert np.array_equal(own, cells(grid, 8)[9]), "where it stands it is the chosen image itself"
     model = load(store / "tiny" / "checkpoints" / LAST)
     moved = model.generate(model.latents(64, {**at["codes"], "cat0": 1}, 5)[9:10])[0, 0].numpy()
-    assert np.abs(cells(in_line(strips["cat0"]["picture"]), 3)[1].astype(int) - moved).max() <= 1
+    assert np.abs(cells(from_data_url(strips["cat0"]["picture"]), 3)[1].astype(int) - moved).max() <= 1
 
 
 def test_a_walk_begins_and_ends_at_its_points(client: TestClient) -> None:
@@ -179,7 +179,7 @@ def test_a_walk_begins_and_ends_at_its_points(client: TestClient) -> None:
     images = cells(client.post("/api/walk", json=body).content, 5)
     for place, at in ((0, start), (-1, end)):
         strips = client.post("/api/strips", json={"id": "tiny", "checkpoint": LAST, "at": at}).json()
-        assert np.abs(images[place].astype(int) - cells(in_line(strips["picture"]), 1)[0]).max() <= 1
+        assert np.abs(images[place].astype(int) - cells(from_data_url(strips["picture"]), 1)[0]).max() <= 1
     assert not np.array_equal(images[2], images[0]) and not np.array_equal(images[2], images[-1])
 
 
@@ -188,14 +188,14 @@ def test_a_real_image_is_read_and_made_again(store: Path, client: TestClient, ba
     index = offered["indices"][3]
     said = client.post("/api/pick", json={"id": "tiny", "checkpoint": LAST, "index": index, "seed": 4}).json()
     assert said["label"] == offered["labels"][3]
-    original = cells(in_line(said["picture"]), 1)
-    assert np.array_equal(original[0], cells(in_line(offered["picture"]), len(offered["indices"]))[3])
+    original = cells(from_data_url(said["picture"]), 1)
+    assert np.array_equal(original[0], cells(from_data_url(offered["picture"]), len(offered["indices"]))[3])
     model = load(store / "tiny" / "checkpoints" / LAST)
     expected = model.encode(torch.from_numpy(original).unsqueeze(1))
     assert said["reading"]["cat0"] == expected["cat0"][0] and said["codes"]["cat0"] == said["reading"]["cat0"]
     assert said["reading"]["uniform0_std"] == pytest.approx(float(expected["uniform0_std"][0]))
     again = model.sample(8, said["codes"], seed=4)[:, 0].numpy()
-    assert np.array_equal(cells(in_line(said["again"]), 8), again)
+    assert np.array_equal(cells(from_data_url(said["reconstructions"]), 8), again)
     buffer = io.BytesIO()
     Image.fromarray(original[0]).convert("RGB").resize((48, 32)).save(buffer, "JPEG")
     sent = client.post("/api/encode", params={"id": "tiny", "checkpoint": LAST, "seed": 4}, content=buffer.getvalue())

@@ -181,7 +181,7 @@ def test_an_image_is_chosen_moved_along_a_code_and_walked_to(page: Page, address
     page.get_by_role("button", name="B: chosen image").click()
     walk = page.get_by_role("slider", name="from A to B")
     expect(walk).to_be_visible()
-    now = page.locator("#walk-now")
+    now = page.locator("#walk-image")
     first = now.get_attribute("style")
     walk.focus()
     page.keyboard.press("End")
@@ -196,7 +196,7 @@ def test_an_image_is_uploaded_and_its_codes_are_seen(page: Page, address: str, s
     reading = page.locator("#reading")
     expect(reading).to_contain_text(re.compile(r"cat0 = \d.*%"))
     expect(reading).to_contain_text(re.compile(r"uniform0-?\d\.\d\d ± \d\.\d\d"))
-    assert page.evaluate("document.getElementById('again').naturalWidth") == 8 * 16
+    assert page.evaluate("document.getElementById('reconstructions').naturalWidth") == 8 * 16
     page.get_by_role("button", name="Take these codes").click()
     until(page, lambda now: len(now["codes"]) == 2)
     page.locator("#real-images button").nth(4).click()
@@ -228,9 +228,9 @@ def test_a_code_gets_a_name_that_lasts(page: Page, address: str, store: Path) ->
 
 def test_training_is_scrubbed_and_two_models_stand_beside_each_other(page: Page, address: str) -> None:
     open_model(page, address)
-    expect(page.locator("#scrub-step")).to_contain_text("6")
+    expect(page.locator("#timeline-step")).to_contain_text("6")
     page.locator("body").press("[")
-    expect(page.locator("#scrub-step")).to_contain_text("3, picture only")
+    expect(page.locator("#timeline-step")).to_contain_text("3, picture only")
     expect(page.locator("#grid-a figcaption")).to_contain_text("its weights are pruned")
     expect(page.locator("#grid-a img")).to_have_attribute("src", re.compile("picture.*step=3"))
     page.locator("body").press("]")

@@ -11,9 +11,9 @@ import pytest
 
 from infogan_ray.cli.main import DONE, USAGE, main
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.storage.run_directory import RunDirectory, sample_picture
+from infogan_ray.storage.run_directory import RunDirectory, sample_picture_name
 from infogan_ray.training.publish import METRICS, name_codes
-from infogan_ray.training.tracking.tracking import GROUPS
+from infogan_ray.training.tracking.curves import GROUPS
 from infogan_ray.web.reports.run import run_report
 from tests.web.test_search_report import labels, parsed, section, words
 
@@ -72,7 +72,7 @@ def test_names_that_codes_were_given_stand_beside_them(run: RunDirectory) -> Non
 
 def test_of_many_checkpoints_some_are_shown_first_and_last_among_them(run: RunDirectory) -> None:
     for step in range(10, 1010, 10):
-        run.samples.write(sample_picture(step), run.samples.read(sample_picture(STEPS)))
+        run.samples.write(sample_picture_name(step), run.samples.read(sample_picture_name(STEPS)))
     shown = [words(figure) for figure in section(parsed(run_report(run)), "time").iter("figcaption")]
     assert len(shown) == 8 and shown[0] == "step 3" and shown[-1] == "step 1,000"
 
@@ -98,7 +98,7 @@ def test_what_is_missing_or_broken_leaves_a_gap_and_a_line(tmp_path: Path, run: 
     run.folder.write(run.CONFIG, b"{")
     run.folder.write(run.METRICS, b'{"step": 5, "d_loss": NaN, "mi/cat0": 0.5}\n{"step": "x"}\n[]\nhalf')
     run.model.write(METRICS, b"[")
-    run.samples.write(sample_picture(STEPS), b"no picture")
+    run.samples.write(sample_picture_name(STEPS), b"no picture")
     text = run_report(run)
     page = parsed(text)
     assert attack not in text and "alert(1)" in words(page)

@@ -16,7 +16,7 @@ from infogan_ray.models.traversal import png
 from infogan_ray.searches.asha import Halving
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, SCORE_OF
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.training.config import preset
 from infogan_ray.web.reports import findings
@@ -72,7 +72,7 @@ def run_trial(search: SearchDirectory, number: int, state: str, bounds: dict[int
         last = bounds[max(bounds)]
         metrics = {"mi_bound": 6 * last, "mi_fraction": last, **final}
         pictures = {"samples.png": PICTURE, "traversal_cat0.png": PICTURE}
-        checkpoints.seal(run.model, {"metrics.json": json.dumps(metrics).encode(), **pictures})
+        manifests.write_with_manifest(run.model, {"metrics.json": json.dumps(metrics).encode(), **pictures})
 
 
 def report_events(search: SearchDirectory, *events: tuple[int, int | None, float]) -> None:
@@ -271,7 +271,7 @@ def test_what_a_trial_says_is_text_and_never_markup(tmp_path: Path) -> None:
     search = make_search(tmp_path, values, changes=[bad], version=bad)
     run_trial(search, 0, "finished", {90: 0.9}, swd=40.0)
     run_trial(search, 1, "finished", {90: 0.8}, swd=30.0)
-    checkpoints.seal(
+    manifests.write_with_manifest(
         search.trial(1).model,
         {"metrics.json": b'{"mi_fraction": 0.8, "swd": 30}', "traversal_<script>.png": PICTURE, "b.png": b"<script>"},
     )

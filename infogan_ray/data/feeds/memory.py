@@ -1,8 +1,8 @@
-"""What training reads its images through, and the feed whose images are in memory: uint8 and a permutation per epoch.
+"""The interface of feeds, and the feed whose images are in memory as uint8: a permutation for each epoch.
 
-What step S reads is a function of (images, seed, S) alone. Every rank permutes alike and takes its own share of each
-global batch: ranks see disjoint images, all make the same number of steps by construction, a resumed run needs no saved
-position, and the number of workers does not matter, nor does it have to divide the batch.
+The batch of step S is a function of (images, seed, S) alone. Every rank makes the same permutation and takes its own
+rows of each global batch. So ranks see disjoint images and make the same number of steps. A resumed run needs no saved
+position. The number of workers changes nothing and need not divide the batch.
 Images past the last whole batch of an epoch are left out of that epoch; the next one shuffles them in again.
 """
 
@@ -27,15 +27,14 @@ def share(batch_size: int, rank: int, world_size: int) -> slice:
 
 
 def onto(device: torch.device, tensor: Tensor) -> Tensor:
-    """A tensor on the device. Of pinned memory the copy to a GPU is put behind what is still to be done there, and the
-    host goes on; of other memory the host waits until it is made."""
+    """A tensor on the device. It is copied to a GPU through pinned memory, so that the host need not wait."""
     if device.type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Feed(Protocol):
-    """Where a rank's images come from. All feeds of a run deal the same global batch at a step, each its share."""
+    """Gives a rank its images. At a step all feeds of a run share one global batch; each gives its rank's rows."""
 
     batch_size: int
     """Of the global batch."""
@@ -45,11 +44,11 @@ class Feed(Protocol):
         """This rank's uint8 images (B / world size, C, H, W) of a step: of any step, in any order."""
 
     def close(self) -> None:
-        """Give back what the feed holds. More than once does no harm."""
+        """Release what the feed holds. It may be called more than once."""
 
 
 class InMemoryFeed:
-    """Deals ``batch_size`` images per step, to each rank its share."""
+    """Gives each rank its rows of ``batch_size`` images per step."""
 
     def __init__(self, images: Tensor, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         assert world_size <= batch_size <= len(images)
@@ -69,4 +68,4 @@ class InMemoryFeed:
         return self.images[self._order[start : start + self.batch_size][self.share]]
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """There is nothing to release."""

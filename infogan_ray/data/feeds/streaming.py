@@ -1,20 +1,21 @@
-"""The streaming feed: images of a prepared dataset, read while training goes on, in memory that does not grow with it.
+"""The streaming feed: reads a prepared dataset while training runs, in memory that does not grow with the dataset.
 
-What step S reads is a function of (dataset, seed, S) alone: not of the number of ranks, nor of what was read before. So
-any step can be read first, a resumed run needs no saved position, and the global batch is the same for any world size.
+The batch of step S is a function of (dataset, seed, S) alone. It depends neither on the number of ranks nor on what was
+read before. So a resumed run needs no saved position, and the global batch is the same for any world size.
 
-Each epoch permutes the row groups, and the rows of each. Put one after the other, without the last N mod B, they are
-cut into LANES: lane l gives its share of every global batch. Inside a lane, a window of consecutive row groups is
-permuted as one. So a batch is drawn from as many windows as there are lanes, all of them together WINDOW_BYTES large
-unless single row groups are larger than their part of it. A rank holds two windows of each of its lanes at most: the
-one that it deals from, and the one that a thread reads meanwhile.
+1. Each epoch permutes the row groups, and the rows of each.
+2. In this order, without the last N mod B rows, they are divided into LANES. Lane l gives its rows of every batch.
+3. Within a lane, a window of consecutive row groups is permuted as a whole.
 
-A rank reads the lanes that its share of the batch touches: with 1, 2, 4 or 8 ranks no lane is read twice, and no row
-group but those cut by the border of two lanes. With another number, ranks that meet inside of a lane both read it; with
-more ranks than lanes, those of one lane each read all of it and keep their rows.
+All lanes' windows together have WINDOW_BYTES, unless single row groups are larger than their part of it. A rank holds
+at most two windows of each of its lanes: the current one, and the next one, which a thread reads meanwhile.
 
-Ray Data is not used here: its order follows from its workers, so it can neither begin at a step nor deal the same batch
-to any number of ranks, and it would run processes of its own beside the trainer's.
+A rank reads the lanes that hold rows of its part of the batch. With 1, 2, 4 or 8 ranks no lane is read twice, and no
+row group but those on the border of two lanes. With another number, two ranks may share a lane, and both read it. With
+more ranks than lanes, the ranks of a lane each read all of it and keep their rows.
+
+Ray Data is not used here. The order of its rows depends on its workers, so it can neither begin at a given step nor
+give the same batch to any number of ranks. It would also run processes of its own beside the trainer's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infogan_ray import UserError
 from infogan_ray.data.feeds.memory import share
 from infogan_ray.data.shards.dataset import ShardSet, read_group
 from infogan_ray.models.rng import seeded_generator
@@ -39,9 +41,9 @@ from infogan_ray.storage.file_system import StorageError
 
 LANES = 8
 WINDOW_BYTES = 256 * 1024**2  # of decoded images, over all lanes
-PATIENCE_S = 120.0  # for storage that is away; training waits meanwhile
-ATTEMPT_S = 1.0  # of it at once: between two attempts the reader looks whether it is still wanted
-LEAVE_S = 10.0  # that a reader is given to end
+PATIENCE_S = 120.0  # for storage that is unavailable; training waits meanwhile
+ATTEMPT_S = 1.0  # for one attempt to read; between two attempts the reader checks whether it shall stop
+LEAVE_S = 10.0  # for the reader to end
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _windows(pieces: list[Piece], epoch: int, lane: int, window_rows: int) -> li
 
 
 class StreamingFeed:
-    """Deals ``batch_size`` images per step, to each rank its share, from the training split of a prepared dataset."""
+    """Gives each rank its rows of ``batch_size`` images per step, from the training split of a prepared dataset."""
 
     def __init__(
         self, shards: ShardSet, image_size: int, channels: int, batch_size: int, seed: int, rank: int = 0,
@@ -124,7 +126,7 @@ class StreamingFeed:
         self._window_rows = max(1, window_bytes // self._lane_count // (channels * image_size**2))
         self._plans: dict[int, list[list[Window]]] = {}
         self._reader = _Reader(shards, image_size, channels, seed)
-        weakref.finalize(self, self._reader.stop)  # of a feed that nobody closed, at the latest when Python ends
+        weakref.finalize(self, self._reader.stop)  # if the feed was never closed
         mine = share(batch_size, rank, world_size)
         self.lanes: list[Lane] = []
         for number in range(self._lane_count):
@@ -136,16 +138,17 @@ class StreamingFeed:
     def batch(self, step: int) -> Tensor:
         """This rank's uint8 images (B / world size, C, H, W) of a step.
 
-        Waits for what is not read yet. Raises StorageError for storage that stays away and for shards that are broken.
+        Waits for rows that are not read yet. Raises StorageError for broken shards and for storage that stays
+        unavailable.
         """
         assert not self._reader.stopping.is_set(), "the feed is closed"
         epoch, position = divmod(step, self.steps_per_epoch)
-        for lane in self.lanes:  # what this step needs is asked for before what a later one does
+        for lane in self.lanes:  # this step's windows are requested before those of later steps
             lane.seek(epoch, position)
         return torch.cat([lane.take(epoch, position) for lane in self.lanes])
 
     def close(self) -> None:
-        """End the reader. More than once does no harm."""
+        """Stop the reader. It may be called more than once."""
         self._reader.stop()
         for lane in self.lanes:
             lane.held.clear()
@@ -176,13 +179,13 @@ class Lane:
         self._windows, self._ask = windows, ask
 
     def seek(self, epoch: int, position: int) -> None:
-        """Ask for the window that a step begins in."""
+        """Request the window in which a step begins."""
         row = position * self.width + self.mine.start
         windows = self._windows(epoch, self.number)
         self._hold(windows[bisect_right(windows, row, key=lambda window: window.first) - 1])
 
     def take(self, epoch: int, position: int) -> Tensor:
-        """The rows of a step, after ``seek``; the next window is asked for as soon as there is room for it."""
+        """The rows of a step, after ``seek``. Requests the next window as soon as the one before is released."""
         row, stop = (position * self.width + end for end in (self.mine.start, self.mine.stop))
         windows = self._windows(epoch, self.number)
         number = bisect_right(windows, row, key=lambda window: window.first) - 1
@@ -206,7 +209,7 @@ class Lane:
         return self._windows(window.epoch + 1, self.number)[0]
 
     def _hold(self, window: Window, *more: Window) -> None:
-        """Have this window, and of the one that follows it what there is already, or ask for it, too."""
+        """Keep this window and the next one, if they are held, and release all others. Request what is missing."""
         after = self._after(window)
         kept = {(w.epoch, w.number) for w in (window, after)}
         for key in self.held.keys() - kept:
@@ -219,18 +222,18 @@ class Lane:
         try:
             return self.held[window.epoch, window.number].result()
         except BaseException:
-            del self.held[window.epoch, window.number]  # whoever asks again has it read again
+            del self.held[window.epoch, window.number]  # a later request reads it again
             raise
 
 
 class _Reader:
-    """Reads windows in a thread of its own, in the order in which they are asked for."""
+    """Reads windows in a thread of its own, in the order in which they are requested."""
 
     def __init__(self, shards: ShardSet, image_size: int, channels: int, seed: int) -> None:
         self.stopping = threading.Event()
         self._size, self._channels, self._seed = image_size, channels, seed
         self._groups = shards.groups
-        self._shards = replace(shards, folder=shards.folder.patient(ATTEMPT_S))
+        self._shards = replace(shards, folder=shards.folder.with_retry_timeout(ATTEMPT_S))
         self._asked: queue.SimpleQueue[tuple[Window, Future[Held]] | None] = queue.SimpleQueue()
         # A daemon: a read that hangs must not keep Python from ending.
         self._thread = threading.Thread(target=self._work, name="infogan-feed", daemon=True)
@@ -240,7 +243,7 @@ class _Reader:
         future: Future[Held] = Future()
         self._asked.put((window, future))
         if self.stopping.is_set():
-            future.cancel()  # there is perhaps nobody any more to answer
+            future.cancel()  # the thread may have ended
         return future
 
     def stop(self) -> None:
@@ -257,9 +260,9 @@ class _Reader:
             elif future.set_running_or_notify_cancel():
                 try:
                     future.set_result(self._read(window))
-                except BaseException as error:  # whoever waits for the window is told
+                except BaseException as error:  # passed to whoever waits for the window
                     future.set_exception(error)
-            del asked, window, future  # else the last window would be held while the thread waits
+            del asked, window, future  # else the thread would hold the last window while it waits
 
     def _read(self, window: Window) -> Held:
         images = np.empty((window.rows, self._channels, self._size, self._size), np.uint8)
@@ -280,7 +283,7 @@ class _Reader:
             try:
                 return read_group(self._shards, shard, number, self._size, self._channels)[0]
             except StorageError as error:
-                if self.stopping.is_set() or not error.passing or time.monotonic() > deadline:
+                if self.stopping.is_set() or not error.transient or time.monotonic() > deadline:
                     raise
-            except ValueError as error:  # bytes that are not those that were written: to read again does not help
-                raise StorageError(str(error), passing=False) from None
+            except UserError as error:  # the bytes differ from those that were written; reading again does not help
+                raise StorageError(str(error), transient=False) from None

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from infogan_ray import UserError
-from infogan_ray.data.formats.collection import Encoded, Say
-from infogan_ray.data.formats.image_files import Source, open_source
+from infogan_ray.data.formats.collection import EncodedImages, with_labels
+from infogan_ray.data.image_files import ImageFiles, Say, list_image_files
 
 CROP = 148
 IMAGES = "img_align_celeba"
@@ -23,7 +23,7 @@ ATTRIBUTES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
 TEST = 2  # of the partition: 0 is for training, 1 for validation, 2 for tests
 
 
-def celeba_images(path: Path) -> Path | None:
+def _images(path: Path) -> Path | None:
     """The folder or archive of CelebA's images that a path is or holds."""
     if path.name in (IMAGES, f"{IMAGES}.zip"):
         return path
@@ -31,21 +31,33 @@ def celeba_images(path: Path) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def open_celeba(path: Path, labels: str | None, say: Say) -> Encoded:
+def matches(path: Path) -> bool:
+    """Whether a path is or holds the folder or archive of CelebA's images."""
+    return _images(path) is not None
+
+
+def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
     """Images of the training and validation parts, with the test part where there is a partition.
 
-    ``labels``: 'FILE/list_attr_celeba.txt:Smiling' makes two classes of one attribute. Raises UserError.
+    ``labels``: a CSV file, or 'FILE/list_attr_celeba.txt:Smiling', which makes two classes of one attribute.
+    Raises UserError.
     """
-    place = celeba_images(path)
+    if is_attribute(labels):
+        return _open(path, labels, say)
+    return with_labels(_open(path, None, say), labels, say)
+
+
+def _open(path: Path, labels: str | None, say: Say) -> EncodedImages:
+    place = _images(path)
     assert place is not None
-    source = dataclasses.replace(open_source(place), crop=CROP)
+    source = dataclasses.replace(list_image_files(place), crop=CROP)
     near = [folder / name for folder in (place.parent, place.parent.parent) for name in PARTITIONS]
     partition = next((file for file in near if file.is_file()), None)
     values, classes = (None, None) if labels is None else _attribute(labels)
     kind = "CelebA folder"
     if partition is None:
         say(f"data: no {PARTITIONS[0]} beside {place}; all {len(source.names):,} images are for training")
-        return Encoded(source, kind, classes, _numbers(source, values, labels))
+        return EncodedImages(source, kind, classes, _numbers(source, values, labels))
     parts = _parts(partition)
     unknown = sum(_last(name) not in parts for name in source.names)
     if unknown:
@@ -53,10 +65,10 @@ def open_celeba(path: Path, labels: str | None, say: Say) -> Encoded:
     held = tuple(name for name in source.names if parts.get(_last(name)) == TEST)
     kept = tuple(name for name in source.names if parts.get(_last(name)) != TEST)
     if not kept or not held:
-        return Encoded(source, kind, classes, _numbers(source, values, labels))
+        return EncodedImages(source, kind, classes, _numbers(source, values, labels))
     test, train = dataclasses.replace(source, names=held), dataclasses.replace(source, names=kept)
-    part = Encoded(test, kind, classes, _numbers(test, values, labels))
-    return Encoded(train, kind, classes, _numbers(train, values, labels), part)
+    part = EncodedImages(test, kind, classes, _numbers(test, values, labels))
+    return EncodedImages(train, kind, classes, _numbers(train, values, labels), part)
 
 
 def is_attribute(labels: str | None) -> bool:
@@ -107,7 +119,7 @@ def _attribute(labels: str) -> tuple[dict[str, int], list[str]]:
     return values, [f"not {name}", name]
 
 
-def _numbers(source: Source, values: dict[str, int] | None, labels: str | None) -> np.ndarray | None:
+def _numbers(source: ImageFiles, values: dict[str, int] | None, labels: str | None) -> np.ndarray | None:
     if values is None:
         return None
     missing = next((name for name in source.names if _last(name) not in values), None)

@@ -1,40 +1,40 @@
-"""What every layout is opened as: images in order, each with a name and perhaps a class, any stretch of which is read.
+"""What every format is opened as: images in a fixed order, each with a name and perhaps a class.
 
-A collection is plain data, a path and an index. It holds no open file, so that another process can go on with it.
+Any range of them can be read. A collection holds a path and an index, and no open file: it can be pickled.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from infogan_ray.data.decoding import decode
-from infogan_ray.data.formats.image_files import Broken, Files, read_file
-from infogan_ray.data.formats.records import Records
-
-Say = Callable[[str], None]
+from infogan_ray.data.formats.records import StoredImages
+from infogan_ray.data.image_files import Broken, Files, Say, read_file
+from infogan_ray.data.labels import class_names, to_numbers
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a collection: an encoded file's bytes, or uint8 pixels (H, W) or (H, W, C)."""
+    """An image of a collection: an encoded file's bytes, or uint8 pixels (H, W) or (H, W, C)."""
 
     image: bytes | np.ndarray
     path: str
-    """Where it came from, unique in the collection, for people."""
+    """Its origin, unique in the collection, for people."""
     label: int | None
     """Number of its class in ``Collection.classes``, where there are any."""
 
 
 class Collection(Protocol):
-    """Images of any layout. ``test`` is the part that a dataset itself keeps out of training, where it has one."""
+    """Images of any format. ``test`` is the dataset's own test part, if it has one."""
 
     @property
     def path(self) -> Path: ...
@@ -42,6 +42,10 @@ class Collection(Protocol):
     @property
     def kind(self) -> str:
         """For people: 'SVHN .mat', 'CelebA folder', 'folder of images'."""
+
+    @property
+    def announced(self) -> bool:
+        """Whether the user is told what was found."""
 
     @property
     def count(self) -> int: ...
@@ -58,11 +62,11 @@ class Collection(Protocol):
     def test(self) -> Collection | None: ...
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Item | Broken]]:
-        """Images ``start`` to ``stop`` with their numbers, in any order. Cheap to begin again elsewhere."""
+        """Images ``start`` to ``stop`` with their numbers, in any order."""
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedImages:
     """Images in files, in an archive or in a table."""
 
     files: Files
@@ -70,6 +74,7 @@ class Encoded:
     classes: list[str] | None = None
     labels: np.ndarray | None = None
     test: Collection | None = None
+    announced: ClassVar[bool] = True
 
     @property
     def path(self) -> Path:
@@ -91,7 +96,7 @@ class Encoded:
             if isinstance(content, Broken):
                 return content
             image: Any = content
-            if self.files.crop is not None:  # which whoever decodes it later would not know of
+            if self.files.crop is not None:  # the reader of the item does not know the crop
                 image = decode(content, self.files.crop, 3, crop=self.files.crop)[0].transpose(1, 2, 0)
             return Item(image, self.files.shown(self.files.names[row]), label)
         except Broken as reason:
@@ -99,15 +104,17 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """Images of one size as plain numbers, in one file or in several that follow each other."""
+class RawImages:
+    """Images of one size as uint8 pixels, in one file or in several, one after the other."""
 
     path: Path
     kind: str
-    parts: tuple[Records, ...]
+    parts: tuple[StoredImages, ...]
     classes: list[str] | None = None
     labels: np.ndarray | None = None
     test: Collection | None = None
+    announced: bool = True
+    """False for the user's own arrays, of which nothing is new to them."""
 
     @property
     def count(self) -> int:
@@ -118,7 +125,7 @@ class Pixels:
         """(H, W) or (H, W, C)."""
         return self.parts[0].shape
 
-    def chunks(self, start: int, stop: int) -> Iterator[tuple[int, Records, np.ndarray]]:
+    def chunks(self, start: int, stop: int) -> Iterator[tuple[int, StoredImages, np.ndarray]]:
         """Number of the first, the file, and a few images, uint8 (n, H, W[, C])."""
         before = 0
         for part in self.parts:
@@ -144,12 +151,36 @@ class Pixels:
 def numbered(labels: np.ndarray, names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
     """Whole numbers (N,) as numbers of classes 0…K-1, and the K classes' names in order.
 
-    With ``names`` the labels are places in it already. Without, what is there is a class.
+    With ``names`` the labels are places in it. Without, each value that occurs is a class.
     """
     if names is not None:
         return labels.astype(np.int64), list(names)
     kinds, numbers = np.unique(labels, return_inverse=True)
     return numbers.reshape(-1).astype(np.int64), [str(kind) for kind in kinds]
+
+
+def with_labels(found: EncodedImages, table: str | None, say: Say) -> EncodedImages:
+    """With a class for each image from a CSV file, which names the images of all parts. None leaves it as it is."""
+    if table is None:
+        return found
+    if found.test is None:
+        return with_classes(found, class_names(found.files, found.files.names, table, say))
+    test = found.test
+    assert isinstance(test, EncodedImages)
+    train_names, test_names = (
+        class_names(part.files, part.files.names, table, lambda line: None) or [] for part in (found, test)
+    )
+    numbers, kinds = to_numbers([*train_names, *test_names])
+    test = dataclasses.replace(test, classes=kinds, labels=numbers[len(train_names) :].numpy())
+    return dataclasses.replace(found, classes=kinds, labels=numbers[: len(train_names)].numpy(), test=test)
+
+
+def with_classes(found: EncodedImages, names: list[str] | None) -> EncodedImages:
+    """With the class of each image by its name, if there are any."""
+    if names is None:
+        return found
+    numbers, kinds = to_numbers(names)
+    return dataclasses.replace(found, classes=kinds, labels=numbers.numpy())
 
 
 def of_a_test_part(path: Path, root: Path) -> bool:
@@ -158,7 +189,7 @@ def of_a_test_part(path: Path, root: Path) -> bool:
 
 
 class Joined(Sequence[str]):
-    """Names of what lies in several places: the place, and a name or number in it. Made when asked for."""
+    """Names of images in several places: the place, and a name or number in it. Built on demand."""
 
     def __init__(self, places: Sequence[str], inside: Sequence[Sequence[str] | int]) -> None:
         self.places, self.inside = places, inside

@@ -1,47 +1,103 @@
-"""The IDX format of MNIST and its kin: a big-endian header and raw bytes (magic 0x0000_08_ndim, then the sizes)."""
+"""IDX files: MNIST's layout of images and labels."""
 
 from __future__ import annotations
 
 import gzip
+import re
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from infogan_ray import UserError
+from infogan_ray.data import idx
+from infogan_ray.data.formats.collection import RawImages, numbered
+from infogan_ray.data.formats.records import DAMAGED, Records, damaged
+from infogan_ray.data.image_files import Say
 
-UINT8 = 8
+IDX_NAME = re.compile(r"(?P<part>.*)(?P<dash>[-.])images(?P<dot>[-.])idx3-ubyte(?P<gz>\.gz)?", re.DOTALL)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The uncompressed content of a raw or ``.gz`` file. Raises UserError for a broken archive."""
-    if path.suffix != ".gz":
-        return path.read_bytes()
+def idx_files(folder: Path) -> list[Path]:
+    """The IDX files of images in a folder, those of a test part last."""
+    found = [path for path in sorted(folder.iterdir()) if IDX_NAME.fullmatch(path.name) and path.is_file()]
+    return sorted(found, key=_is_test)
+
+
+def matches(path: Path) -> bool:
+    """Whether a path is an IDX file of images, a folder of them, or torchvision's folder with raw/ in it."""
+    return IDX_NAME.fullmatch(path.name) is not None if path.is_file() else _folder(path) is not None
+
+
+def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
+    """MNIST's layout: images with their labels beside them, and t10k-… or test-… as the test part of train-….
+
+    ``path`` is the folder, or the file of the images to train on. Raises UserError, in one line.
+    """
+    if path.is_dir():
+        path = _folder(path) or path
+        files = idx_files(path)
+        train = [file for file in files if not _is_test(file)] or files
+        if len({file.name.removesuffix(".gz") for file in train}) > 1:
+            raise UserError(
+                f"data: {path} holds more than one set of images ({', '.join(file.name for file in train)}); "
+                "name the file of the one to train on"
+            )
+        images = train[0]
+    else:
+        images = path
+    test = None if _is_test(images) else next(filter(_is_test, idx_files(images.parent)), None)
+    records, labels = _idx_part(images)
+    if test is None:
+        numbers, classes = (None, None) if labels is None else numbered(labels)
+        return RawImages(path, "IDX files", (records,), classes, numbers)
+    test_records, test_labels = _idx_part(test)
+    if labels is None or test_labels is None:
+        return RawImages(path, "IDX files", (records,), test=RawImages(test, "IDX files", (test_records,)))
+    numbers, classes = numbered(np.concatenate([labels, test_labels]))
+    part = RawImages(test, "IDX files", (test_records,), classes, numbers[len(labels) :])
+    return RawImages(path, "IDX files", (records,), classes, numbers[: len(labels)], part)
+
+
+def _folder(path: Path) -> Path | None:
+    return next((folder for folder in (path, path / "raw") if folder.is_dir() and idx_files(folder)), None)
+
+
+def _is_test(path: Path) -> bool:
+    match = IDX_NAME.fullmatch(path.name)
+    return match is not None and match["part"] in ("t10k", "test")
+
+
+def _idx_part(path: Path) -> tuple[Records, np.ndarray | None]:
+    packed = path.suffix == ".gz"
     try:
-        with gzip.open(path) as file:
-            return file.read()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file ({error}); delete it and fetch it again") from None
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            head = file.read(16)
+    except DAMAGED as error:
+        raise damaged(path, error) from None
+    if len(head) < 16 or head[:4] != b"\0\0\x08\x03":
+        raise UserError(f"data: {path} is not an IDX file of images (it begins with {head[:4].hex() or 'nothing'})")
+    count, height, width = struct.unpack(">3I", head[4:])
+    if not packed and path.stat().st_size != 16 + count * height * width:
+        raise UserError(f"data: {path} has {path.stat().st_size} bytes, not those of {count} x {height} x {width}")
+    records = Records(path, count, (height, width), (0, 1), 16, packing="gzip" if packed else "none")
+    beside = _labels_of(path)
+    if beside is None:
+        return records, None
+    try:
+        labels = idx.decode(idx.read_bytes(beside), str(beside))
+    except OSError as error:
+        raise damaged(beside, error) from None
+    except UserError as error:
+        raise UserError(f"data: {error}") from None
+    if labels.shape != (count,):
+        raise UserError(f"data: {beside} has {len(labels)} labels for the {count} images of {path.name}")
+    return records, labels
 
 
-def decode(content: bytes, name: str) -> np.ndarray:
-    """IDX bytes to a uint8 array of the shape in its header. Raises UserError, naming ``name``."""
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UINT8:
-        raise UserError(
-            f"{name} is not an IDX file of bytes (its first four bytes are {content[:4].hex() or 'missing'})"
-        )
-    ndim = content[3]
-    start = 4 + 4 * ndim
-    if len(content) < start:
-        raise UserError(f"{name} ends inside its IDX header")
-    shape = struct.unpack(f">{ndim}I", content[4:start])
-    if len(content) - start != int(np.prod(shape, dtype=np.int64)):
-        raise UserError(f"{name} holds {len(content) - start} bytes where its header {shape} asks for another number")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-
-
-def encode(array: np.ndarray) -> bytes:
-    """A uint8 array to IDX bytes."""
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, UINT8, array.ndim, *array.shape)
-    return header + np.ascontiguousarray(array, np.uint8).tobytes()
+def _labels_of(images: Path) -> Path | None:
+    match = IDX_NAME.fullmatch(images.name)
+    if match is None:
+        return None
+    name = f"{match['part']}{match['dash']}labels{match['dot']}idx1-ubyte"
+    return next((file for file in (images.with_name(name), images.with_name(f"{name}.gz")) if file.is_file()), None)

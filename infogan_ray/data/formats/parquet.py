@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infogan_ray import UserError
-from infogan_ray.data.formats.collection import Encoded, Joined, Say, numbered, of_a_test_part
-from infogan_ray.data.formats.image_files import MOST_BYTES, Broken
-from infogan_ray.data.image_loader import to_numbers
+from infogan_ray.data.formats.collection import EncodedImages, Joined, numbered, of_a_test_part, with_labels
+from infogan_ray.data.image_files import MOST_BYTES, TABLE, Broken, Say, first_data_file, list_image_files
+from infogan_ray.data.labels import to_numbers
 
 IMAGE_NAMES = ("image", "img", "images", "jpg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
@@ -100,15 +100,51 @@ def parquet_files(folder: Path) -> list[Path]:
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
-def open_tables(path: Path, say: Say) -> Encoded:
+def matches(path: Path) -> bool:
+    """Whether a path is a .parquet file or a folder of them.
+
+    Tables that only describe images in files, as imagefolder's metadata.parquet does, do not count.
+    """
+    if path.is_file():
+        return path.name.lower().endswith(TABLE)
+    first = first_data_file(path)
+    return first is not None and first.suffix.lower() == TABLE and not _only_describes_files(path)
+
+
+def _only_describes_files(folder: Path) -> bool:
+    try:
+        _table(folder, _parts(folder)[0])
+    except NoImages:
+        try:
+            list_image_files(folder)
+        except UserError:
+            return False
+        return True
+    except UserError:
+        pass  # open_images will say what is wrong
+    return False
+
+
+def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
     """A .parquet file, or a folder of them of which those named test… are the test part.
 
-    Raises NoImages where no column holds images, and ValueError, in one line, for what cannot be read.
+    Raises NoImages where no column holds images, and UserError, in one line, for what cannot be read.
     """
-    files = [path] if path.is_file() else parquet_files(path)
-    test = [] if path.is_file() else [file for file in files if of_a_test_part(file, path)]
-    train = [file for file in files if file not in test] or files
-    test = test if train != files else []
+    return with_labels(_open(path, say), labels, say)
+
+
+def _parts(path: Path) -> tuple[list[Path], list[Path]]:
+    """The files to train on, and those of the test part."""
+    if path.is_file():
+        return [path], []
+    files = parquet_files(path)
+    test = [file for file in files if of_a_test_part(file, path)]
+    train = [file for file in files if file not in test]
+    return (train, test) if train else (files, [])
+
+
+def _open(path: Path, say: Say) -> EncodedImages:
+    train, test = _parts(path)
     table, schema = _table(path, train)
     label = _label_column(schema)
     parts = [(table, label and _labels(table, label))]
@@ -119,11 +155,11 @@ def open_tables(path: Path, say: Say) -> Encoded:
         say(f"data: some rows of {path} have no label; errors are counted on none")
         label = None
     if label is None:
-        return Encoded(table, "Parquet", test=Encoded(parts[1][0], "Parquet") if test else None)
+        return EncodedImages(table, "Parquet", test=EncodedImages(parts[1][0], "Parquet") if test else None)
     numbers, classes = _numbers([value for _, values in parts for value in values or []], _names(schema, label), path)
     count = len(table.names)
-    part = Encoded(parts[1][0], "Parquet", classes, numbers[count:]) if test else None
-    return Encoded(table, "Parquet", classes, numbers[:count], part)
+    part = EncodedImages(parts[1][0], "Parquet", classes, numbers[count:]) if test else None
+    return EncodedImages(table, "Parquet", classes, numbers[:count], part)
 
 
 def _table(path: Path, files: list[Path]) -> tuple[Table, pa.Schema]:

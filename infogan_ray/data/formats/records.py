@@ -1,7 +1,7 @@
-"""Images of one size that lie one after the other in a file, perhaps packed: any stretch of them, a few at a time.
+"""Images of one size that lie one after the other in a file, perhaps compressed: any range, a few at a time.
 
-IDX, CIFAR's binary files, .npy members of an .npz and MATLAB's arrays differ in what stands before the images, in how
-the file is packed and in the order of an image's axes. All else is here.
+IDX, CIFAR's binary files and .npy members of an .npz differ in what stands before the images, in how the file is
+compressed and in the order of an image's axes. All else is here.
 """
 
 from __future__ import annotations
@@ -14,15 +14,32 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from infogan_ray import UserError
 
 CHUNK = 1024  # images at once
-PIECE = 1 << 20  # bytes at once, where bytes are only passed over
+PIECE = 1 << 20  # bytes at once, where bytes are skipped
 DAMAGED = (zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, OSError, RuntimeError, NotImplementedError)
+
+
+class StoredImages(Protocol):
+    """Images of one size in one file. It can be pickled and hashed."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W) or (H, W, C)."""
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Images ``start`` to ``stop``, uint8 (n, H, W[, C]), a few at a time. Raises UserError for a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +55,10 @@ class Records:
     start: int = 0
     """Bytes before the first image, counted in the unpacked file."""
     lead: int = 0
-    packing: Literal["none", "gzip", "zip", "zlib", "whole"] = "none"
-    """``whole``: of an .npz whose images do not follow each other, so that all are read for any."""
+    packing: Literal["none", "gzip", "zip", "whole"] = "none"
+    """``whole``: of an .npz whose images do not follow each other, so that all are read for any of them."""
     member: str = ""
     """Of a zip: the member that holds the images."""
-    offset: int = 0
-    """Of zlib: where the packed bytes begin."""
     factor: int = 1
     """What values are multiplied by: 255 where they are 0 and 1."""
 
@@ -53,7 +68,7 @@ class Records:
         return tuple(self.stored[axis] for axis in self.axes)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Images ``start`` to ``stop``, uint8 (n, H, W[, C]), n at most 1024. ValueError for a damaged file."""
+        """Images ``start`` to ``stop``, uint8 (n, H, W[, C]), n at most 1024. Raises UserError for a damaged file."""
         stop = self.count if stop is None else stop
         pixels = math.prod(self.stored)
         size = self.lead + pixels
@@ -65,7 +80,7 @@ class Records:
                 for first in range(start, stop, CHUNK):
                     yield self._brightened(np.array(whole[first : min(first + CHUNK, stop)], order="C"))
                 return
-            with closing(open_stream(self.path, self.packing, self.member, self.offset)) as stream:
+            with closing(open_stream(self.path, self.packing, self.member)) as stream:
                 skip(stream, self.start + start * size)
                 for first in range(start, stop, CHUNK):
                     rows = min(CHUNK, stop - first)
@@ -86,28 +101,26 @@ class Records:
         return images * np.uint8(self.factor)
 
 
-def damaged(path: Path, error: BaseException) -> ValueError:
+def damaged(path: Path, error: BaseException) -> UserError:
     """The one line that says that a file is not whole, or may not be read."""
     if isinstance(error, OSError) and error.strerror:
-        return ValueError(f"data: {path} cannot be read ({error.strerror})")
+        return UserError(f"data: {path} cannot be read ({error.strerror})")
     reason = " ".join(str(error).split()) or "it is cut off"
-    return ValueError(f"data: {path} is not a whole file ({reason}); fetch it again")
+    return UserError(f"data: {path} is not a whole file ({reason}); fetch it again")
 
 
-def open_stream(path: Path, packing: str = "none", member: str = "", offset: int = 0) -> Any:
-    """A file, a gzip file, a zip's member or a zlib stream, to be read from the front and closed."""
+def open_stream(path: Path, packing: str = "none", member: str = "") -> Any:
+    """A file, a gzip file or a zip's member, to be read from the front and closed by the caller."""
     if packing == "gzip":
         return gzip.open(path)
     if packing == "zip":
         return Member(path, member)
-    file = open(path, "rb")  # noqa: SIM115, closed by whoever asked for it
-    file.seek(offset)
-    return Unpacked(file) if packing == "zlib" else file
+    return open(path, "rb")
 
 
 def skip(stream: Any, count: int) -> None:
-    """Pass over some bytes: at once where the stream can, else by reading them."""
-    if not isinstance(stream, Unpacked) and stream.seekable():
+    """Skip some bytes: at once where the stream can, else by reading them."""
+    if stream.seekable():
         stream.seek(count, 1)
         return
     while count:
@@ -127,28 +140,6 @@ def exactly(stream: Any, count: int) -> bytes:
         parts.append(content)
         count -= len(content)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-class Unpacked:
-    """A zlib stream that begins where a file stands, read like a file. It only goes forwards."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.unpacker = zlib.decompressobj()
-
-    def read(self, count: int) -> bytes:
-        """At most so many bytes; none at the end."""
-        while not self.unpacker.eof:
-            packed = self.unpacker.unconsumed_tail or self.file.read(PIECE)
-            content = self.unpacker.decompress(packed, count)
-            if content:
-                return content
-            if not packed:
-                raise EOFError("it is cut off")
-        return b""
-
-    def close(self) -> None:
-        self.file.close()
 
 
 class Member:

@@ -17,9 +17,18 @@ from typing import Any
 import numpy as np
 
 from infogan_ray import UserError
-from infogan_ray.data.formats.collection import Encoded, Joined, Say, of_a_test_part
-from infogan_ray.data.formats.image_files import ENDINGS, TARS, Broken, Source, class_of, open_source
-from infogan_ray.data.image_loader import to_numbers
+from infogan_ray.data.formats.collection import EncodedImages, Joined, of_a_test_part, with_labels
+from infogan_ray.data.image_files import (
+    ENDINGS,
+    TARS,
+    Broken,
+    ImageFiles,
+    Say,
+    class_of,
+    first_data_file,
+    list_image_files,
+)
+from infogan_ray.data.labels import to_numbers
 
 LOOKED_AT = 64  # members that tell this layout from any other tar
 SIDE_FILES = ("cls", "cls.txt", "json")
@@ -28,11 +37,11 @@ MOST_LABEL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Shards:
+class Tars:
     """The images of several tars, one tar after the other."""
 
     path: Path
-    parts: tuple[Source, ...]
+    parts: tuple[ImageFiles, ...]
     skipped: Counter[str] = field(default_factory=Counter)
     crop: int | None = None
 
@@ -83,32 +92,44 @@ def tars(folder: Path) -> list[Path]:
     )  # fmt: skip
 
 
-def open_webdataset(path: Path, say: Say) -> Encoded:
+def matches(path: Path) -> bool:
+    """Whether a path is a tar of samples or a folder of them."""
+    tar = path if path.is_file() else first_data_file(path)
+    return tar is not None and is_tar(tar) and looks_like_webdataset(tar)
+
+
+def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
     """A tar, or a folder of tars of which those named test… are the test part. Raises UserError, in one line."""
+    return with_labels(_open(path, say), labels, say)
+
+
+def _open(path: Path, say: Say) -> EncodedImages:
     if path.is_file():
-        source, found = _open(path)
+        source, found = _open_tar(path)
         numbers, classes = _numbered([(source, found)], say, path)
-        return Encoded(source, "WebDataset tar", classes, numbers)
+        return EncodedImages(source, "WebDataset tar", classes, numbers)
     files = tars(path)
     test_files = [file for file in files if of_a_test_part(file, path)]
     train_files = [file for file in files if file not in test_files] or files
-    train = [_open(file) for file in train_files]
-    test = [_open(file) for file in test_files] if train_files != files else []
+    train = [_open_tar(file) for file in train_files]
+    test = [_open_tar(file) for file in test_files] if train_files != files else []
     numbers, classes = _numbered([*train, *test], say, path)
-    shards = _shards(path, train)
+    shards = _joined(path, train)
     part = None
     if test:
-        part = Encoded(_shards(path, test), "WebDataset tars", classes, _from(numbers, len(shards.names)))
-    return Encoded(shards, "WebDataset tars", classes, None if numbers is None else numbers[: len(shards.names)], part)
+        part = EncodedImages(_joined(path, test), "WebDataset tars", classes, _from(numbers, len(shards.names)))
+    return EncodedImages(
+        shards, "WebDataset tars", classes, None if numbers is None else numbers[: len(shards.names)], part
+    )
 
 
 def _from(numbers: np.ndarray | None, start: int) -> np.ndarray | None:
     return None if numbers is None else numbers[start:]
 
 
-def _shards(path: Path, parts: list[tuple[Source, dict[str, str]]]) -> Shards:
+def _joined(path: Path, parts: list[tuple[ImageFiles, dict[str, str]]]) -> Tars:
     skipped = sum((source.skipped for source, _ in parts), Counter())
-    return Shards(path, tuple(source for source, _ in parts), skipped)
+    return Tars(path, tuple(source for source, _ in parts), skipped)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -122,9 +143,9 @@ def _is_image(ending: str) -> bool:
     return f".{ending.rpartition('.')[2]}" in ENDINGS
 
 
-def _open(path: Path) -> tuple[Source, dict[str, str]]:
+def _open_tar(path: Path) -> tuple[ImageFiles, dict[str, str]]:
     """A tar's images, one for each sample, and its labels by sample."""
-    source = open_source(path)
+    source = list_image_files(path)
     labels: dict[str, str] = {}
     try:
         with tarfile.open(path, "r:*") as archive:
@@ -144,7 +165,7 @@ def _open(path: Path) -> tuple[Source, dict[str, str]]:
     skipped = source.skipped.copy()
     if len(names) < len(source.names):
         skipped["further images of a sample"] += len(source.names) - len(names)
-    return Source(source.path, names, skipped, source.members), labels
+    return ImageFiles(source.path, names, skipped, source.members), labels
 
 
 def _label(content: bytes, ending: str) -> str | None:
@@ -161,7 +182,7 @@ def _label(content: bytes, ending: str) -> str | None:
 
 
 def _numbered(
-    parts: list[tuple[Source, dict[str, str]]], say: Say, path: Path
+    parts: list[tuple[ImageFiles, dict[str, str]]], say: Say, path: Path
 ) -> tuple[np.ndarray | None, list[str] | None]:
     """Labels of all samples as numbers: those of the side files, else by class folders."""
     given = [labels.get(_split(name)[0]) for source, labels in parts for name in source.names]

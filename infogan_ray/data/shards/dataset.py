@@ -1,12 +1,12 @@
 """A prepared dataset: Parquet shards and a manifest, on a disk or in a bucket, as ``infogan data prepare`` writes them.
 
-    DEST/MANIFEST.json              what the dataset is; written last, so that a folder without it is not one
+    DEST/MANIFEST.json              what the dataset is; written last, so a folder without it is no dataset
     DEST/train-00000.parquet …      and test-….parquet, where some images are kept to count errors on
 
 The columns are ``image`` (binary), ``label`` (int64, null without one) and ``path`` (where it came from). An image is
 either raw, its uint8 pixels in the order (C, S, S), or encoded, a file's bytes, which are decoded when they are read.
-A row group is the least that is read at once; the manifest knows how many rows each has, so that every row has a
-number without any shard being opened.
+A row group is the smallest unit that is read. The manifest holds the number of rows of each, so the place of every row
+is known before a shard is opened.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 
 from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
-from infogan_ray.data.formats.image_files import Broken
-from infogan_ray.storage.file_system import Storage, guarded, patiently
+from infogan_ray.data.image_files import Broken
+from infogan_ray.storage.errors import retry, translate_errors
+from infogan_ray.storage.file_system import Storage
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -51,7 +52,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """What a manifest says. ``image_size`` and ``channels`` are those of raw images, None for encoded ones."""
+    """The content of a manifest. ``image_size`` and ``channels`` are those of raw images, None for encoded ones."""
 
     folder: Storage
     encoding: str
@@ -76,7 +77,7 @@ class ShardSet:
 
     @property
     def identity(self) -> str:
-        """SHA-256 over all that the manifest says, the shards' own among it."""
+        """SHA-256 of the manifest, which holds those of all shards."""
         return hashlib.sha256(self.to_json()).hexdigest()
 
     def to_json(self) -> bytes:
@@ -95,7 +96,7 @@ class ShardSet:
 
 
 def is_prepared(folder: Storage) -> bool:
-    """Or has begun to be: Parquet without a manifest must not pass for a dataset of another layout."""
+    """Whether a folder is a prepared dataset or an unfinished one, which must not be read as plain Parquet files."""
     return folder.is_file(MANIFEST) or folder.exists(PROGRESS)
 
 
@@ -129,8 +130,8 @@ def open_shards(folder: Storage) -> ShardSet:
 def read_group(shards: ShardSet, shard: Shard, number: int, size: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (n, channels, size, size) and labels int64 (n,), -1 for none, of one row group.
 
-    Raises UserError, in one line, for bytes that are not what the manifest says; the cost of checking the whole
-    shard's SHA-256 would be paid at every window, so ``verify`` does that apart.
+    Raises UserError, in one line, for bytes that differ from the manifest. The SHA-256 of whole shards is checked by
+    ``infogan data verify`` alone: here it would be paid for at every window.
     """
     where, path = f"{shards.folder}/{shard.file}", f"{shards.folder.path}/{shard.file}"
 
@@ -139,7 +140,7 @@ def read_group(shards: ShardSet, shard: Shard, number: int, size: int, channels:
             return pq.ParquetFile(file).read_row_group(number, columns=["image", "label"], use_threads=False)
 
     try:
-        table = patiently(lambda: guarded(where, read), shards.folder.patience_s)
+        table = retry(lambda: translate_errors(where, read), shards.folder.retry_timeout_s)
     except FileNotFoundError:
         raise UserError(f"data: {where} is missing; prepare the images again") from None
     except (pa.ArrowException, IndexError) as error:
@@ -170,7 +171,7 @@ def check(shards: ShardSet, shard: Shard) -> str | None:
     """What is wrong with a shard's bytes, in one line; None if they are those that were written."""
     sha, size = hashlib.sha256(), 0
     try:
-        for chunk in shards.folder.chunks(shard.file):
+        for chunk in shards.folder.read_chunks(shard.file):
             sha.update(chunk)
             size += len(chunk)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Rows of a prepared dataset as tensors: a split as a whole, or the sample by which a streamed one is evaluated."""
+"""Reads rows of a prepared dataset: a whole split, or the sample on which a streamed dataset is evaluated."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from infogan_ray.models.rng import seeded_generator
 from infogan_ray.storage.file_system import StorageError, open_storage
 
 SAMPLE = 10_000  # images of each split that a streamed dataset is evaluated on
-SAMPLE_BYTES = 256 * 1024**2  # and no more than that
-SPREAD = 32  # row groups, at equal distances, that they come from if these have enough
+SAMPLE_BYTES = 256 * 1024**2  # at most, of each sample
+SPREAD = 32  # row groups, at equal distances, from which a sample is taken if they hold enough
 
 
 def prepared(data: str) -> ShardSet | None:
@@ -51,8 +51,10 @@ def resolve_size(shards: ShardSet, image_size: int | None, channels: int | None)
 def read_rows(
     shards: ShardSet, split: str, image_size: int, channels: int, most: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """uint8 images (n, C, S, S) and labels (n,), or None without classes: all rows of a split in their order, or
-    ``most`` at random, of row groups all over the split, always the same."""
+    """uint8 images (n, C, S, S) and labels (n,), or None without classes: all rows of a split in their order.
+
+    With ``most``: so many random rows, from row groups all over the split, always the same.
+    """
     groups = [(shard, number) for shard in shards.split(split) for number in range(len(shard.groups))]
     rows = [shard.groups[number] for shard, number in groups]
     total = sum(rows)

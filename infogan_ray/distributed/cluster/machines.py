@@ -25,7 +25,7 @@ from infogan_ray.distributed.cluster.threads import limit
 from infogan_ray.storage.file_system import Storage
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_setup import Checked, check_data
-from infogan_ray.training.tracking.tracking import check_packages
+from infogan_ray.training.tracking.addresses import check_packages
 
 PROBE_S = 30.0  # for the other machines to say what they see
 POLL_S = 2.0  # while a cluster grows

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from infogan_ray import UserError
-from infogan_ray.data.feeds.feed_policy import Room
+from infogan_ray.data.feeds.feed_policy import MemoryBudget
 from infogan_ray.distributed.cluster.control_groups import free_memory
 from infogan_ray.distributed.cluster.threads import VARIABLE, cores
 from infogan_ray.training.config import RunConfig
@@ -136,13 +136,13 @@ def _fold(node: Mapping[str, float], name: str, amount: float) -> int:
     return int(node.get(name, 0) / amount + 1e-9)
 
 
-def room_for_images(wanted: Resources, machines: Iterable[Machine]) -> Room:
+def room_for_images(wanted: Resources, machines: Iterable[Machine]) -> MemoryBudget:
     """The least that any machine has free, and the most workers that one machine may get."""
     nodes = [node for node in machines if node.get("CPU")]
     each = [min(node.get(name, 0) / amount for name, amount in wanted.of_a_worker.items() if amount) for node in nodes]
     copies = max(1, min(wanted.most, int(max(each, default=1))))
     free = [int(node["memory"]) for node in nodes if "memory" in node]  # as Ray found it on each machine
-    return Room(min(free, default=free_memory()), copies)
+    return MemoryBudget(min(free, default=free_memory()), copies)
 
 
 def _text(node: Mapping[str, float]) -> str:

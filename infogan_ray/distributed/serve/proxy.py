@@ -1,6 +1,6 @@
-"""The front in Ray Serve's HTTP proxies, and its way to the replicas. No torch: every proxy loads this.
+"""The gateway in Ray Serve's HTTP proxies, and how it asks the replicas. No torch: every proxy loads this module.
 
-Serve calls ``middlewares`` in each proxy that has ``CALLBACK=HERE`` in its environment.
+Serve calls ``middlewares`` in each proxy whose environment has ``CALLBACK_VARIABLE=CALLBACK``.
 """
 
 from __future__ import annotations
@@ -13,15 +13,22 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.middleware import Middleware
 
-from infogan_ray.web.gateway import APPLICATION, DEPLOYMENT, Busy, Call, Died, Front, Reply, token_set
+from infogan_ray.web.gateway import Call, Gateway, ReplicaDied, ReplicasBusy, Reply, service_token
+
+# Ray Serve's variables for its proxies, and their values.
+CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+CALLBACK = "infogan_ray.distributed.serve.proxy.middlewares"
+HEALTH_PERIOD_VARIABLE = "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"
+HEALTH_PERIOD_S = "1"  # a dead proxy is replaced after three checks; by default that takes half a minute
+APPLICATION, DEPLOYMENT = "infogan", "Model"
 
 
 def middlewares() -> list[Middleware]:
-    return [Middleware(Front, ask=Replicas(), token=token_set())]
+    return [Middleware(Gateway, ask=Replicas(), token=service_token())]
 
 
 class Replicas:
-    """Asks one replica. A plain call: Serve's own HTTP path sends each body by two more calls, at twice the cost."""
+    """Asks one replica by a call of its method. Serve's own HTTP path needs two more calls for each body."""
 
     @cached_property
     def _answer(self) -> Any:
@@ -31,10 +38,10 @@ class Replicas:
         try:
             return await self._answer.remote(call)
         except BackPressureError:
-            raise Busy("too many requests are waiting") from None
+            raise ReplicasBusy("too many requests are waiting") from None
         except DeploymentUnavailableError:
-            raise Busy("the model has not started; see its reason with 'serve status'") from None
+            raise ReplicasBusy("the model has not started; see the reason with 'serve status'") from None
         except RayTaskError:
-            raise  # a bug of ours: nobody's death
-        except RayError as error:  # the actor or its node died, or what it answered was lost with them
-            raise Died(str(error)) from None
+            raise  # a bug in the deployment; the replica lives
+        except RayError as error:  # the actor or its node died, or its reply was lost with them
+            raise ReplicaDied(str(error)) from None

@@ -1,6 +1,6 @@
 """The web service on Ray Serve: replicas of one model. ``app`` is what cluster/kuberay/rayservice.yaml imports.
 
-Its nodes have in their environment: $INFOGAN_MODEL, $INFOGAN_TOKEN, and the proxy's front (``distributed.proxy``).
+Its nodes need $INFOGAN_MODEL, $INFOGAN_TOKEN and the variables of ``distributed.serve.proxy`` in their environment.
 """
 
 from __future__ import annotations
@@ -21,26 +21,24 @@ from starlette.responses import Response
 
 from infogan_ray import UserError
 from infogan_ray.distributed.cluster.connection import connect
+from infogan_ray.distributed.serve.proxy import (
+    APPLICATION,
+    CALLBACK,
+    CALLBACK_VARIABLE,
+    DEPLOYMENT,
+    HEALTH_PERIOD_S,
+    HEALTH_PERIOD_VARIABLE,
+)
 from infogan_ray.training.load_model import load
 from infogan_ray.training.run_outcome import last_line
 from infogan_ray.web.endpoints import Endpoints
-from infogan_ray.web.gateway import (
-    APPLICATION,
-    CALLBACK,
-    DEPLOYMENT,
-    HEALTH_PERIOD,
-    HEALTH_PERIOD_S,
-    HERE,
-    LEAST_TOKEN,
-    RETRY_AFTER_S,
-    TOKEN,
-    Call,
-    Reply,
-    busy,
-    token_set,
-)
+from infogan_ray.web.gateway import LEAST_TOKEN, RETRY_AFTER_S, TOKEN, Call, Reply, busy_reply, service_token
 
 MODEL = "INFOGAN_MODEL"
+
+
+class ServiceFailed(Exception):
+    """The service has not started: the reason in one line."""
 
 
 @serve.deployment(
@@ -54,47 +52,44 @@ MODEL = "INFOGAN_MODEL"
     ray_actor_options={"num_cpus": 1},
 )
 class Model:
-    """Raises UserError, in one line that Serve shows with the deployment, for a model or token missing or bad."""
+    """Raises UserError for a model or token that is missing or bad. Serve shows that line with the deployment."""
 
     def __init__(self, open_to_all: bool = False) -> None:
-        source, token = os.environ.get(MODEL), token_set()
+        source, token = os.environ.get(MODEL), service_token()
         if not source:
             raise UserError(f"{MODEL} is not set; name a model folder, a run or a checkpoint")
         if token or not open_to_all:
-            check_strength(token)
+            check_token(token)
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(cpus)))
         self._endpoints = Endpoints(load(source), token, ThreadPoolExecutor(1))
 
     async def answer(self, call: Call) -> Reply:
-        """What the front asks."""
+        """Called by the gateway."""
         return await self._endpoints.answer(call)
 
     async def __call__(self, request: Request) -> Response:
-        """A proxy without the front would read bodies of any size, and lose requests with their replica."""
-        reply = busy(f"set {CALLBACK}={HERE} in the environment of Ray's nodes and restart them")
+        """Refuse what comes past the gateway: without it, bodies are unbounded and die with their replica."""
+        reply = busy_reply(f"set {CALLBACK_VARIABLE}={CALLBACK} in the environment of Ray's nodes and restart them")
         return Response(reply.body, reply.status, dict(reply.headers), reply.kind)
 
 
 app = Model.bind()  # type: ignore[attr-defined]
 
 
-def check_strength(token: str | None) -> None:
+def check_token(token: str | None) -> None:
     """Raises UserError for a token that is missing or could be guessed."""
     if not token or len(token) < LEAST_TOKEN:
         raise UserError(
-            f"{TOKEN} is {'too short' if token else 'not set'}: whoever reaches the service would use it; set "
-            f"{LEAST_TOKEN} letters or more, for example {TOKEN}=$(openssl rand -hex 32)"
+            f"{TOKEN} is {'too short' if token else 'not set'}: everybody who reaches the service could use it; set "
+            f"{LEAST_TOKEN} characters or more, for example {TOKEN}=$(openssl rand -hex 32)"
         )
 
 
 @contextlib.contextmanager
 def serving(model: str, host: str, port: int, replicas: int, open_to_all: bool) -> Iterator[None]:
-    """The service on a Ray of its own, on this machine; all of it is gone afterwards.
-
-    Raises RuntimeError, in one line, if it does not start.
-    """
-    os.environ |= {MODEL: model, CALLBACK: HERE, HEALTH_PERIOD: HEALTH_PERIOD_S}
+    """The service on a Ray of its own on this machine, which ends afterwards. Raises ServiceFailed, UserError."""
+    os.environ |= {MODEL: model, CALLBACK_VARIABLE: CALLBACK, HEALTH_PERIOD_VARIABLE: HEALTH_PERIOD_S}
     connect(None)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
@@ -102,22 +97,22 @@ def serving(model: str, host: str, port: int, replicas: int, open_to_all: bool) 
         deployment: Any = Model
         serve.run(deployment.options(num_replicas=replicas).bind(open_to_all), name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
-        reason = _reason() or last_line(error)
-        _end()
-        raise RuntimeError(reason) from None
+        reason = _failure_reason() or last_line(error)
+        _shut_down()
+        raise ServiceFailed(reason) from None
     try:
         yield
     finally:
-        _end()
+        _shut_down()
 
 
-def _end() -> None:
+def _shut_down() -> None:
     serve.shutdown()
     ray.shutdown()
 
 
-def _reason() -> str | None:
-    """Why no replica has started: the last line of the traceback that Serve keeps."""
+def _failure_reason() -> str | None:
+    """Why no replica has started: the last line of the trace that Serve keeps."""
     application = serve.status().applications.get(APPLICATION)
     if application is None or DEPLOYMENT not in application.deployments:
         return None

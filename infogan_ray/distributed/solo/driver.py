@@ -35,7 +35,7 @@ from infogan_ray.training.run_outcome import (
     set_last_status,
 )
 from infogan_ray.training.run_setup import Checked, begin, check_data, log_path, with_absolute_paths
-from infogan_ray.training.tracking.tracking import check_packages
+from infogan_ray.training.tracking.addresses import check_packages
 
 POLL_S = 0.3
 SILENT_S = 60.0  # without a sign of life a worker is frozen

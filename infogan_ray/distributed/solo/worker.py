@@ -23,9 +23,9 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.checkpoint_uploader import StorageFailed
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.loop import Diverged
 from infogan_ray.training.run_outcome import LAST_WORDS_S, failed
 from infogan_ray.training.run_setup import log_path
-from infogan_ray.training.step import Diverged
 from infogan_ray.training.worker import run_worker
 
 
@@ -54,7 +54,7 @@ def work(job: dict[str, Any], told: Reports, stop: Stop) -> None:
     device = torch.device(job["device"])
     try:
         for report in run_worker(config, images, run, device=device, stop=stop, restarts=restarts):
-            told.write(report.told(restarts, world_size=1))
+            told.write(report.to_dict(restarts, world_size=1))
     except Diverged:  # which has been reported; to start again would end the same way
         pass
     except StorageFailed as error:

@@ -1,6 +1,6 @@
-"""KubeRay: a RayJob out of ``cluster/kuberay/rayjob.yaml``, applied with kubectl.
+"""Backend ``kuberay``: a RayJob made from ``cluster/kuberay/rayjob.yaml`` and applied with kubectl.
 
-The manifest is a whole one that an operator edits; a few named fields are filled in, and nothing else is touched.
+Operators edit that manifest. ``render`` fills a few named fields and changes nothing else.
 """
 
 from __future__ import annotations
@@ -12,57 +12,68 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import yaml  # comes with ray
+import yaml  # a requirement of ray
 
 import infogan_ray
 from infogan_ray import UserError
-from infogan_ray.distributed.submission.submitter import OVER, STATES, Job, SubmissionFailed
+from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job, State, SubmissionFailed
 from infogan_ray.distributed.submission.work import FILES, Work
 
 LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "infogan-ray"
 COMMAND = "infogan-ray/command"
-LONGEST_NAME = 47  # that KubeRay takes, which adds to it
+LONGEST_NAME = 47  # KubeRay appends to it
 GPU = "nvidia.com/gpu"
-ASK_S = 60.0
+TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True)
-class Fields:
-    """What is filled in; None leaves the manifest's own."""
-
-    image: str | None = None
+@dataclass
+class Flags:
     namespace: str | None = None
+    """Instead of the manifest's."""
+
+
+@dataclass
+class SubmitFlags(Flags):
+    image: str | None = None
+    """Instead of the manifest's."""
+    manifest: Path | None = None
+    """A RayJob to fill in instead of cluster/kuberay/rayjob.yaml."""
     replicas: int | None = None
-    least: int | None = None
-    """Of an elastic run; by default as many as ``replicas``."""
-    gpus: bool = True
-    """Whether the workers ask for GPUs at all."""
+    """Pods for workers; by default the --workers of train, else the manifest's."""
 
 
 def default_manifest() -> Path:
     return Path(infogan_ray.__file__).parents[1] / "cluster" / "kuberay" / "rayjob.yaml"
 
 
-class KubeRay:
+class KubeRay(Backend):
     """RayJobs of one namespace."""
 
-    def __init__(self, manifest: Path | None = None, fields: Fields | None = None) -> None:
-        self.manifest, self.fields = manifest or default_manifest(), fields or Fields()
+    NAME = CLUSTER = "kuberay"
+    FLAGS, SUBMIT_FLAGS = Flags, SubmitFlags
+
+    def __init__(self, cluster: str, flags: Flags, warn: Callable[[str], None]) -> None:
+        self.flags = flags if isinstance(flags, SubmitFlags) else SubmitFlags(flags.namespace)
+        self.manifest = self.flags.manifest or default_manifest()
+
+    @classmethod
+    def accepts(cls, cluster: str) -> bool:
+        return cluster == cls.NAME
 
     def plan(self, work: Work) -> str:
-        return render(work, self._template(), self.fields)
+        return render(work, self._template(), self.flags)
 
     def submit(self, work: Work) -> str:
-        said = self._kubectl("apply", "-f", "-", input=self.plan(work))
-        if "rayjob" not in said:
-            raise SubmissionFailed(f"kubectl did not say that a RayJob was made: {said.strip()}")
+        answer = self._kubectl("apply", "-f", "-", input=self.plan(work))
+        if "rayjob" not in answer:
+            raise SubmissionFailed(f"kubectl did not create a RayJob; it said: {answer.strip()}")
         return resource_name(work.name)
 
     def jobs(self) -> list[Job]:
@@ -73,7 +84,7 @@ class KubeRay:
         return _job(self._get(id))
 
     def logs(self, id: str, follow: bool) -> Iterator[str]:
-        while follow and self.job(id).state == "pending":  # there is nobody yet who could say anything
+        while follow and self.job(id).state == "pending":  # there is no driver yet
             time.sleep(2.0)
         words = ["ray", "job", "logs", *(["--follow"] if follow else [])]
         command = ["kubectl", *self._namespace, "exec", *self._on_the_head(self._get(id), words)]
@@ -81,27 +92,27 @@ class KubeRay:
             assert process.stdout is not None and process.stderr is not None
             yield from process.stdout
             error = process.stderr.read()
-        if process.returncode and self.job(id).state not in OVER:
+        if process.returncode and self.job(id).state not in FINAL_STATES:
             raise SubmissionFailed(f"kubectl exec: {_last_line(error)}")
 
     def stop(self, id: str) -> None:
         found = self._get(id)
-        if _job(found).state in OVER:
+        if _job(found).state in FINAL_STATES:
             return
         if not found.get("status", {}).get("jobId"):
-            self._kubectl("delete", "rayjob", id, "--wait=false")  # it has not begun: there is nothing to save
+            self._kubectl("delete", "rayjob", id, "--wait=false")  # it has not started: there is nothing to save
             return
-        # Through Ray, not by deleting: the driver gets the time for a last checkpoint.
+        # By Ray, not by deleting: the driver gets the time for a last checkpoint.
         self._kubectl("exec", *self._on_the_head(found, ["ray", "job", "stop"]))
 
     def _on_the_head(self, found: dict[str, Any], words: list[str]) -> list[str]:
-        """``kubectl exec``'s words for a command about the job, in the head's container, where the token is."""
+        """Arguments of ``kubectl exec`` for a command about the job. The head's container has the token."""
         id, status = found["metadata"]["name"], found.get("status", {})
         selector = f"ray.io/cluster={status.get('rayClusterName', '')},ray.io/node-type=head"
         heads = json.loads(self._kubectl("get", "pods", "-l", selector, "-o", "json"))["items"]
         if not heads or not status.get("jobId"):
             raise SubmissionFailed(
-                f"job {id}: its cluster is not there (state {_job(found).state}); runs and checkpoints are on storage: "
+                f"job {id}: its cluster does not exist (state {_job(found).state}); see what is on storage: "
                 "infogan runs STORAGE"
             )
         return [heads[0]["metadata"]["name"], "-c", "ray-head", "--", *words, status["jobId"]]
@@ -126,7 +137,7 @@ class KubeRay:
     @property
     def _namespace(self) -> list[str]:
         found = yaml.safe_load(self.manifest.read_text()) if self.manifest.is_file() else {}
-        namespace = self.fields.namespace or found.get("metadata", {}).get("namespace")
+        namespace = self.flags.namespace or found.get("metadata", {}).get("namespace")
         return ["--namespace", namespace] if namespace else []
 
     def _kubectl(self, *words: str, input: str | None = None) -> str:
@@ -134,17 +145,17 @@ class KubeRay:
             raise SubmissionFailed("kubectl is not installed here; --dry-run prints the RayJob to apply elsewhere")
         try:
             done = subprocess.run(
-                ["kubectl", *self._namespace, *words], input=input, capture_output=True, text=True, timeout=ASK_S
+                ["kubectl", *self._namespace, *words], input=input, capture_output=True, text=True, timeout=TIMEOUT_S
             )
         except subprocess.TimeoutExpired:
-            raise SubmissionFailed(f"kubectl {words[0]}: no answer within {ASK_S:.0f} s") from None
+            raise SubmissionFailed(f"kubectl {words[0]}: no answer within {TIMEOUT_S:.0f} s") from None
         if done.returncode:
             raise SubmissionFailed(f"kubectl {words[0]}: {_last_line(done.stderr)}")
         return done.stdout
 
 
-def render(work: Work, template: str, fields: Fields) -> str:
-    """The manifest of a job, and before it a ConfigMap of the files that it needs. Raises UserError."""
+def render(work: Work, template: str, flags: SubmitFlags) -> str:
+    """The manifest of a job, after a ConfigMap of the files that it needs, if any. Raises UserError."""
     try:
         manifest = yaml.safe_load(template)
         spec = manifest["spec"]
@@ -159,24 +170,24 @@ def render(work: Work, template: str, fields: Fields) -> str:
     about["name"] = name
     about.setdefault("labels", {})[LABEL] = MANAGER
     about.setdefault("annotations", {})[COMMAND] = work.command
-    # A retry after a lost head is the same command: it must go on, not refuse a name that is taken.
+    # KubeRay runs the same command again after a lost head: it must continue, not refuse a name that is taken.
     spec["entrypoint"] = shlex.join(["infogan", *_with_start_or_resume(work.arguments)])
-    if fields.namespace:
-        about["namespace"] = fields.namespace
+    if flags.namespace:
+        about["namespace"] = flags.namespace
     containers = [*head["containers"], *worker["containers"]]
     for container in containers:
-        if fields.image:
-            container["image"] = fields.image
+        if flags.image:
+            container["image"] = flags.image
         known = {entry["name"]: entry for entry in container.setdefault("env", [])}
         container["env"] += [{"name": k, "value": v} for k, v in work.environment.items() if k not in known]
         for key, value in work.environment.items():
             if key in known:
                 known[key].clear()
                 known[key].update(name=key, value=value)
-    if fields.replicas is not None:
-        least = fields.replicas if fields.least is None else fields.least
-        group |= {"replicas": least, "minReplicas": least, "maxReplicas": fields.replicas}
-    if not fields.gpus:
+    least, most = work.workers if work.workers and flags.replicas is None else (flags.replicas, flags.replicas)
+    if most is not None:
+        group |= {"replicas": least, "minReplicas": least, "maxReplicas": most}
+    if not work.gpus:
         for container in worker["containers"]:
             for amounts in container.get("resources", {}).values():
                 amounts.pop(GPU, None)
@@ -187,7 +198,7 @@ def render(work: Work, template: str, fields: Fields) -> str:
 
 
 class _Readable(yaml.SafeDumper):
-    """Files as they are, instead of in one line of quotes."""
+    """Writes texts of several lines as blocks."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
@@ -198,7 +209,7 @@ _Readable.add_representer(str, _text)
 
 
 def _mount_files(work: Work, name: str, namespace: str | None, head: dict[str, Any]) -> dict[str, Any]:
-    """Recipes and configurations are read by the driver, which runs on the head."""
+    """Mount recipes and configurations on the head, where the driver reads them. Returns their ConfigMap."""
     about = {"name": f"{name}-files", "labels": {LABEL: MANAGER}} | ({"namespace": namespace} if namespace else {})
     head.setdefault("volumes", []).append({"name": "files", "configMap": {"name": f"{name}-files"}})
     [container] = [one for one in head["containers"] if one["name"] == "ray-head"]
@@ -214,7 +225,7 @@ def _with_start_or_resume(arguments: tuple[str, ...]) -> list[str]:
 
 
 def resource_name(name: str) -> str:
-    """A name that Kubernetes takes: the run's own if it is one, else its like with a digest, so that none meet."""
+    """A name that Kubernetes accepts: the run's own, or a similar one with a digest, so that no two runs share one."""
     plain = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
     if plain == name and len(name) <= LONGEST_NAME and name[0].isalpha():
         return name
@@ -224,7 +235,7 @@ def resource_name(name: str) -> str:
 
 def _job(found: dict[str, Any]) -> Job:
     status, about = found.get("status", {}), found["metadata"]
-    state = STATES[status.get("jobStatus") or "PENDING"]
+    state = cast(State, (status.get("jobStatus") or "PENDING").lower())
     if status.get("jobDeploymentStatus") == "Failed":
         state = "failed"
     return Job(
@@ -242,4 +253,4 @@ def _time(text: str | None) -> float | None:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it failed without a word"])[-1]
+    return (text.strip().splitlines() or ["it failed and gave no reason"])[-1]

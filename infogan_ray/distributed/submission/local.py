@@ -1,4 +1,4 @@
-"""This machine as a place for jobs: a process of its own that goes on when the terminal closes."""
+"""Backend ``local``: a process on this machine that continues when the terminal closes."""
 
 from __future__ import annotations
 
@@ -11,94 +11,103 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.data.fetch import cache_folder
-from infogan_ray.distributed.submission.submitter import OVER, Job, SubmissionFailed
+from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job, SubmissionFailed
 from infogan_ray.distributed.submission.work import Work
 
 POLL_S = 0.3
-ABOUT, WATCHER, ENDED, LOG = "job.json", "watcher.json", "ended.json", "log"
+DESCRIPTION, WATCHER, ENDED, LOG = "job.json", "watcher.json", "ended.json", "log"
 
 
-class LocalJobs:
-    """Jobs of this machine, one folder each: what it is, its log, and how it ended."""
+class LocalJobs(Backend):
+    """Jobs of this machine. Each has a folder with its description, its log, and how it ended."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    NAME = CLUSTER = "local"
+    REMOTE = False
+
+    def __init__(
+        self, cluster: str = NAME, flags: object = None, warn: Callable[[str], None] | None = None,
+        folder: Path | None = None,
+    ) -> None:  # fmt: skip
         self.folder = folder or cache_folder() / "jobs"
+
+    @classmethod
+    def accepts(cls, cluster: str) -> bool:
+        return cluster == cls.NAME
 
     def plan(self, work: Work) -> str:
         return f"would run on this machine: {work.command}\nlog: {self.folder / f'{work.name}-…' / LOG}"
 
     def submit(self, work: Work) -> str:
         id = f"{work.name}-{uuid.uuid4().hex[:6]}"
-        place = self.folder / id
-        place.mkdir(parents=True, mode=0o700)
-        (place / ABOUT).write_text(json.dumps({"command": work.command, "started": time.time()}))
-        with (place / LOG).open("ab") as log:
+        folder = self.folder / id
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / DESCRIPTION).write_text(json.dumps({"command": work.command, "started": time.time()}))
+        with (folder / LOG).open("ab") as log:
             watcher = subprocess.Popen(
-                [sys.executable, "-m", "infogan_ray.distributed.submission.local", str(place), *work.arguments],
+                [sys.executable, "-m", "infogan_ray.distributed.submission.local", str(folder), *work.arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, **work.environment, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
-        _write(place / WATCHER, {"pid": watcher.pid, "born": _born(watcher.pid)})
+        _write(folder / WATCHER, {"pid": watcher.pid, "born": _started_at(watcher.pid)})
         return id
 
     def jobs(self) -> list[Job]:
-        ids = (
-            [place.name for place in self.folder.iterdir() if (place / ABOUT).is_file()] if self.folder.is_dir() else []
-        )
-        return sorted(map(self.job, ids), key=lambda job: -(job.started or 0))
+        found = (path.parent.name for path in self.folder.glob(f"*/{DESCRIPTION}"))
+        return sorted(map(self.job, found), key=lambda job: -(job.started or 0))
 
     def job(self, id: str) -> Job:
-        place = self._place(id)
-        about = _read(place / ABOUT)
-        ended = _read(place / ENDED)
+        folder = self._job_folder(id)
+        about = _read(folder / DESCRIPTION)
+        ended = _read(folder / ENDED)
         if ended:
             code = ended["exit_code"]
             state: Any = "succeeded" if code == 0 else "stopped" if ended["stopped"] else "failed"
             return Job(id, state, about["command"], about["started"], ended["time"], code)
-        if not (place / WATCHER).exists():
+        if not (folder / WATCHER).exists():
             return Job(id, "pending", about["command"], about["started"])
-        if self._watcher(place) is None:
-            return Job(id, "failed", about["command"], about["started"], message="its process is gone without a word")
+        if self._watcher(folder) is None:
+            why = "its process is gone, and nothing says why"
+            return Job(id, "failed", about["command"], about["started"], message=why)
         return Job(id, "running", about["command"], about["started"])
 
     def logs(self, id: str, follow: bool) -> Iterator[str]:
-        with (self._place(id) / LOG).open(errors="replace") as log:
+        with (self._job_folder(id) / LOG).open(errors="replace") as log:
             while True:
-                over = not follow or self.job(id).state in OVER  # asked before the last read
+                ended = not follow or self.job(id).state in FINAL_STATES  # asked before the last read
                 if piece := log.read():
                     yield piece
-                if over:
+                if ended:
                     return
                 time.sleep(POLL_S)
 
     def stop(self, id: str) -> None:
-        place = self._place(id)
-        watcher = self._watcher(place)
+        folder = self._job_folder(id)
+        watcher = self._watcher(folder)
         if watcher is None:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(watcher, signal.SIGTERM)
 
-    def _place(self, id: str) -> Path:
-        place = self.folder / id
-        if "/" in id or not (place / ABOUT).is_file():
+    def _job_folder(self, id: str) -> Path:
+        folder = self.folder / id
+        if "/" in id or not (folder / DESCRIPTION).is_file():
             raise UserError(f"job '{id}' is not known on this machine; 'infogan jobs list' names those that are")
-        return place
+        return folder
 
-    def _watcher(self, place: Path) -> int | None:
-        """The process that waits for the job, unless it is gone and its number perhaps another's."""
-        about = _read(place / WATCHER)
-        return about["pid"] if about and _born(about["pid"]) == about["born"] else None
+    def _watcher(self, folder: Path) -> int | None:
+        """The process that waits for the job; None if it is gone, even where another has its number."""
+        about = _read(folder / WATCHER)
+        return about["pid"] if about and _started_at(about["pid"]) == about["born"] else None
 
 
-def _born(pid: int) -> str | None:
-    """When a process began, by the kernel's count: with its number, one process and no other. None if it is gone."""
+def _started_at(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks; None if it is gone. With the number it names one process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -121,8 +130,8 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def watch(place: Path, arguments: list[str]) -> None:
-    """Run infogan, hand SIGTERM on to it, and keep how it ended."""
+def watch(folder: Path, arguments: list[str]) -> None:
+    """Run infogan, pass SIGTERM to it, and write down how it ended."""
     running: list[subprocess.Popen[bytes]] = []
     stopped = threading.Event()
 
@@ -135,7 +144,7 @@ def watch(place: Path, arguments: list[str]) -> None:
     running.append(subprocess.Popen([sys.executable, "-m", "infogan_ray", *arguments]))
     if stopped.is_set():  # before the process was known
         running[0].terminate()
-    _write(place / ENDED, {"exit_code": running[0].wait(), "stopped": stopped.is_set(), "time": time.time()})
+    _write(folder / ENDED, {"exit_code": running[0].wait(), "stopped": stopped.is_set(), "time": time.time()})
 
 
 if __name__ == "__main__":

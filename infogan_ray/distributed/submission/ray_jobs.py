@@ -1,4 +1,4 @@
-"""A Ray cluster's Jobs API: ``http://HEAD:8265``."""
+"""Backend ``ray``: the Jobs API of a Ray cluster, ``http://HEAD:8265``."""
 
 from __future__ import annotations
 
@@ -8,51 +8,60 @@ import shlex
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import requires
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from infogan_ray import UserError
-from infogan_ray.distributed.submission.dashboard import Dashboard, compare, find_token
-from infogan_ray.distributed.submission.submitter import STATES, Job, SubmissionFailed
+from infogan_ray.distributed.submission import dashboard
+from infogan_ray.distributed.submission.backend import Backend, Finding, Job, State, SubmissionFailed
+from infogan_ray.distributed.submission.dashboard import Dashboard, compare_versions, find_token
 from infogan_ray.distributed.submission.work import Work, stage
 
-# Ray's own patience between SIGTERM and SIGKILL is 3 s; a last checkpoint takes up to ten.
 STOP_WITHIN_S = 30
-ENTRYPOINT = "exec python -m infogan_ray"  # exec: no shell between a stop's signal and us
-# Of uploads and sockets.
-TALKATIVE = (
-    "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging",
-)  # fmt: skip
+"""Between SIGTERM and SIGKILL. Ray's default is 3 s, and a last checkpoint takes up to ten."""
+ENTRYPOINT = "exec python -m infogan_ray"  # exec: the signal of a stop reaches this process, not a shell
 T = TypeVar("T")
 
 
-class RayJobs:
-    """Jobs on one cluster. ``with_packages``: the cluster installs what this code needs for the job.
+@dataclass
+class SubmitFlags:
+    with_packages: bool = False
+    """The cluster installs torch and the rest for the job; not needed where its image has them."""
 
-    ``say`` hears what is to be known of the versions on both sides.
-    """
 
-    def __init__(self, url: str, with_packages: bool = False, say: Callable[[str], None] = lambda line: None) -> None:
-        self.dashboard = Dashboard(url)
-        self.with_packages = with_packages
-        self.say = say
-        self._known: object = None
+class RayJobs(Backend):
+    """Jobs of one cluster."""
 
-    @property
+    NAME = "ray"
+    CLUSTER = "http://HOST:8265"
+    CLUSTER_VARIABLE = "RAY_API_SERVER_ADDRESS"  # Ray's own
+    SUBMIT_FLAGS = SubmitFlags
+
+    def __init__(self, cluster: str, flags: object, warn: Callable[[str], None]) -> None:
+        self.dashboard = Dashboard(cluster)
+        self.with_packages = isinstance(flags, SubmitFlags) and flags.with_packages
+        self.warn = warn
+
+    @classmethod
+    def accepts(cls, cluster: str) -> bool:
+        return cluster.startswith(("http://", "https://"))
+
+    def examine(self) -> list[Finding]:
+        return dashboard.examine(self.dashboard)
+
+    @cached_property
     def _client(self):  # Ray is imported on first use
-        if self._known is None:
-            for line in compare(self.dashboard.versions()):
-                self.say(line)
-            from ray.job_submission import JobSubmissionClient
+        for line in compare_versions(self.dashboard.versions()):
+            self.warn(line)
+        from ray.job_submission import JobSubmissionClient
 
-            for name in TALKATIVE:
-                logging.getLogger(name).setLevel(logging.ERROR)
-            # Given by us: Ray looks for its mode and token once, when something first imports it.
-            token = find_token()
-            headers = {"Authorization": f"Bearer {token}"} if token else None
-            self._known = JobSubmissionClient(self.dashboard.url, headers=headers)
-        return self._known
+        for handler in logging.getLogger("ray").handlers:  # no lines about uploads
+            handler.setLevel(logging.ERROR)
+        token = find_token()  # Ray itself reads its mode and token only once, when it is first imported
+        return JobSubmissionClient(self.dashboard.url, headers={"Authorization": f"Bearer {token}"} if token else None)
 
     def plan(self, work: Work) -> str:
         with tempfile.TemporaryDirectory(prefix="infogan-submit-") as folder:
@@ -115,17 +124,17 @@ class RayJobs:
         try:
             return action()
         except (RuntimeError, ConnectionError, requests.RequestException) as error:
-            said = str(error)
-            if id is not None and ("404" in said or "does not exist" in said):
+            message = str(error)
+            if id is not None and ("404" in message or "does not exist" in message):
                 raise UserError(
                     f"job '{id}' is not known at {self.dashboard.url}; 'infogan jobs list' names those that are"
                 ) from None
-            last = next((line for line in reversed(said.splitlines()) if line.strip()), type(error).__name__)
-            raise SubmissionFailed(f"cluster: {self.dashboard.url} does not do it: {last.strip()}") from None
+            last = next((line for line in reversed(message.splitlines()) if line.strip()), type(error).__name__)
+            raise SubmissionFailed(f"cluster: {self.dashboard.url} refuses: {last.strip()}") from None
 
 
 def packages() -> list[str]:
-    """What this code needs beside Ray, as its own metadata have it."""
+    """The requirements of this package, without Ray."""
     return [line for line in requires("infogan-ray") or [] if "extra ==" not in line and not line.startswith("ray")]
 
 
@@ -136,7 +145,7 @@ def _entrypoint(work: Work) -> str:
 def _job(details) -> Job:  # ray's JobDetails
     return Job(
         id=details.submission_id,
-        state=STATES[str(getattr(details.status, "value", details.status))],
+        state=cast(State, str(getattr(details.status, "value", details.status)).lower()),
         command=(details.metadata or {}).get("infogan", details.entrypoint),
         started=details.start_time and details.start_time / 1000,
         ended=details.end_time / 1000 if details.end_time else None,

@@ -14,7 +14,7 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import HeadLost, Listener, RunResult, TrainingFailed, set_last_status
 from infogan_ray.training.run_setup import begin, log_path
-from infogan_ray.training.tracking.tracking import check_packages
+from infogan_ray.training.tracking.addresses import check_packages
 
 __all__ = ["check", "train"]  # what ``launching.launcher`` asks for
 

@@ -45,6 +45,7 @@ from infogan_ray.training.checkpoint_uploader import StorageFailed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.heap import HUGE_PAGES, TUNABLES
+from infogan_ray.training.loop import Diverged
 from infogan_ray.training.run_outcome import (
     ENDINGS,
     WORKER_RESTARTS,
@@ -57,7 +58,6 @@ from infogan_ray.training.run_outcome import (
     set_last_status,
 )
 from infogan_ray.training.run_setup import begin, log_path, with_absolute_paths
-from infogan_ray.training.step import Diverged
 from infogan_ray.training.worker import run_worker
 
 
@@ -207,7 +207,7 @@ def _worker(settings: dict[str, Any]) -> None:
             config, images, run, device=get_device(), rank=rank, world_size=world_size, wrap=wrap, **first
         ):
             if rank == 0:
-                pinned = board.pin.remote(report.told(first["restarts"], world_size))
+                pinned = board.pin.remote(report.to_dict(first["restarts"], world_size))
             if report.due:
                 ray.train.report({k: v for k, v in report.metrics.items() if isinstance(v, (int, float))})
     except Diverged:  # which rank 0 has reported; to start again would end the same way

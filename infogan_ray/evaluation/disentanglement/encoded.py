@@ -21,7 +21,8 @@ import numpy as np
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.data.datasets import DataConfig, ImageSet, fit
+from infogan_ray.data.datasets import DataConfig, fit
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.bound import recognise
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import Bernoulli, Categorical, Gaussian, Uniform

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.data.datasets import ImageSet
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.fidelity.classifier import ClassifierConfig, Labelled, classifier_of
 from infogan_ray.evaluation.fidelity.inception import Inception
 from infogan_ray.evaluation.fidelity.manifolds import NEIGHBOURS

@@ -1,4 +1,4 @@
-"""MLflow and Weights & Biases, as trackers: each a run of theirs, which a resumed run of ours goes on with."""
+"""MLflow and Weights & Biases as trackers. A resumed run continues the run that it has there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from infogan_ray.storage.run_directory import RunDirectory, step_name
-from infogan_ray.training.tracking.tracking import SHORT_PATIENCE_S, TAGS
+from infogan_ray.training.tracking.channel import SHORT_PATIENCE_S
+from infogan_ray.training.tracking.curves import TAGS
 
 EXPERIMENT = "infogan_ray"  # in MLflow, unless $MLFLOW_EXPERIMENT_NAME says another
 
@@ -27,7 +28,7 @@ class MLflow:
 
         self._entities, self._metrics = entities, list[Any]()
         self._client = MlflowClient(tracking_uri=uri)
-        key = run.patient(SHORT_PATIENCE_S).key()
+        key = run.with_retry_timeout(SHORT_PATIENCE_S).tracking_key()
         experiment = self._experiment(uri)
         found = self._client.search_runs([experiment], f"tags.`infogan_ray.key` = '{key}'", max_results=1)
         self._known = -1
@@ -88,7 +89,7 @@ class WandB:
     def __init__(self, project: str, run: RunDirectory, about: Mapping[str, Any]) -> None:
         import wandb
 
-        key = run.patient(SHORT_PATIENCE_S).key()
+        key = run.with_retry_timeout(SHORT_PATIENCE_S).tracking_key()
         group, divider, _ = run.title.rpartition("/")
         # Nothing of the machine: no git, no program's text, no name of a host or user.
         settings = wandb.Settings(

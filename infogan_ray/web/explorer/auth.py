@@ -1,4 +1,4 @@
-"""Who may use the page: this machine alone, or whoever has the token."""
+"""Access to the page: without a token for this machine alone, with one for whoever has it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ HEADERS = {
 }
 
 
-class Guard:
-    """ASGI, in front of everything.
+class AuthMiddleware:
+    """ASGI middleware that checks every request and adds security headers to every response.
 
-    Without a token, requests must name this machine as their host: a page elsewhere whose name was made to point here
-    (DNS rebinding) would else read along. With one, a link with ``?token=`` gives the browser a cookie.
+    Without a token, requests must name this machine as their host, which stops DNS rebinding: a page elsewhere whose
+    name was pointed here. With a token, a link with ``?token=`` sets a cookie in the browser.
     """
 
     def __init__(self, app: ASGIApp, token: str | None = None) -> None:
@@ -38,16 +38,16 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        refused = self._refusal(scope)
-        await (refused or self.app)(scope, receive, _with_headers(send))
+        rejection = self._reject(scope)
+        await (rejection or self.app)(scope, receive, _with_headers(send))
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def _reject(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if self.token is None:
-            if _host_of(headers.get("host", "")) not in LOOPBACK:
+            if _host_name(headers.get("host", "")) not in LOOPBACK:
                 return PlainTextResponse("this page answers to 127.0.0.1 and localhost alone\n", 403)
         elif not self._has_token(headers):
-            return self._greet(scope)
+            return self._exchange_token(scope)
         origin = headers.get("origin")
         if scope["method"] != "GET" and origin and urlsplit(origin).netloc != headers.get("host"):
             return PlainTextResponse("only the page itself may ask this\n", 403)
@@ -56,30 +56,30 @@ class Guard:
     def _has_token(self, headers: Headers) -> bool:
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
-            return self._is(given.strip())
+            return self._matches(given.strip())
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         except CookieError:
             return False
-        return cookie is not None and self._is(cookie.value)
+        return cookie is not None and self._matches(cookie.value)
 
-    def _greet(self, scope: Scope) -> Response:
+    def _exchange_token(self, scope: Scope) -> Response:
         query = parse_qsl(scope["query_string"].decode("latin-1"))
         given = dict(query).get("token")
-        if given is None or not self._is(given) or scope["method"] != "GET":
-            words = "a token is wanted: open the link that 'infogan explore' has printed\n"
-            return PlainTextResponse(words, 401, {"WWW-Authenticate": "Bearer"})
-        rest = urlencode([pair for pair in query if pair[0] != "token"])
-        answer = RedirectResponse(scope["path"] + (f"?{rest}" if rest else ""), 303)
+        if given is None or not self._matches(given) or scope["method"] != "GET":
+            message = "a token is wanted: open the link that 'infogan explore' has printed\n"
+            return PlainTextResponse(message, 401, {"WWW-Authenticate": "Bearer"})
+        other_parameters = urlencode([pair for pair in query if pair[0] != "token"])
+        answer = RedirectResponse(scope["path"] + (f"?{other_parameters}" if other_parameters else ""), 303)
         answer.set_cookie(COOKIE, given, httponly=True, samesite="strict")
         return answer
 
-    def _is(self, given: str) -> bool:
+    def _matches(self, given: str) -> bool:
         assert self.token is not None
         return compare_digest(given.encode(), self.token.encode())
 
 
-def _host_of(header: str) -> str:
+def _host_name(header: str) -> str:
     try:
         return urlsplit(f"//{header}").hostname or ""
     except ValueError:

@@ -6,35 +6,36 @@ import json
 from typing import Any
 
 from infogan_ray.evaluation.texts import headline_texts
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, winner
-from infogan_ray.storage import checkpoints
+from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.publish import METRICS
 from infogan_ray.training.run_listing import run_row
-from infogan_ray.web.explorer.model_catalog import PART, Shelf, kind_of, picture_steps
+from infogan_ray.web.explorer.model_catalog import PLAIN_NAME, ModelCatalog, folder_kind, picture_steps
 
 LISTED = 200  # entries of a storage folder on one page
 
 
 class Library:
-    """Looked at every few seconds while things train: what has not changed is not read again."""
+    """Cards, cached: the page asks every few seconds, and runs that have not changed are not read again."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf = shelf
+    def __init__(self, catalog: ModelCatalog) -> None:
+        self.catalog = catalog
         self._rows: dict[str, tuple[Any, dict[str, Any]]] = {}
 
     def rows(self, id: str = "") -> dict[str, Any]:
         """The runs, searches and models of the root, or the trials of one search, as rows for cards."""
-        folder = self.shelf.folder(id)
-        if kind_of(folder) == "search":
+        folder = self.catalog.folder(id)
+        if folder_kind(folder) == "search":
             return self._search(id, SearchDirectory(folder))
         rows = []
         names = sorted((entry.name for entry in folder.entries() if entry.is_folder), reverse=True)
         for name in names[:LISTED]:
             own = f"{id}/{name}" if id else name
-            kind = kind_of(folder / name) if PART.fullmatch(name) else None
+            kind = folder_kind(folder / name) if PLAIN_NAME.fullmatch(name) else None
             if kind == "run":
                 rows.append(self._run_card(own, RunDirectory(folder / name)))
             elif kind == "search":
@@ -67,11 +68,11 @@ class Library:
     def _board_best(self, search: SearchDirectory) -> int | None:
         if not search.folder.is_file(search.BOARD):
             return None
-        picks = checkpoints.parse_json(search.name, search.folder.read(search.BOARD)).get("picks", {})
+        picks = manifests.parse_json(search.name, search.folder.read(search.BOARD)).get("picks", {})
         return picks.get(DEFAULT)
 
     def _search(self, id: str, search: SearchDirectory) -> dict[str, Any]:
-        board = search.board()
+        board = leaderboard(search)
         best = winner(board, search.description()["metric"], DEFAULT)
         rows = []
         for row in board:

@@ -1,4 +1,4 @@
-"""What became of each trial at each rung, in words: from the journal of a search's halving."""
+"""The outcome of each trial at each rung, in words, from the events of a search's halving."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from infogan_ray.searches.asha import Halving, Verdict
 
 @dataclass(frozen=True)
 class Decision:
-    """``score`` is what counted at the rung; ``place`` is (rank, of how many); None where there is none."""
+    """``score``: the metric at the rung, or None. ``place``: (rank, number of trials ranked), or None."""
 
     score: float | None
     place: tuple[int, int] | None
@@ -17,7 +17,7 @@ class Decision:
 
 
 def decisions(halving: Halving, trial: int, state: str) -> list[Decision]:
-    """One per rung, in their order. ``state``: that of the trial's row."""
+    """One decision for each rung, in order. ``state``: the state in the trial's row."""
     stopped_at, verdict = halving.stopped_at(trial), halving.verdict(trial)
     state = state.partition(",")[0]
     found, over = [], ""
@@ -31,13 +31,13 @@ def decisions(halving: Halving, trial: int, state: str) -> list[Decision]:
             outcome = "stopped" if rung == stopped_at else "waits for earlier trials" if waiting else "went on"
             found.append(Decision(score, place, outcome))
         else:
-            outcome = over or _why_not(state, halving.has_ended(trial))
+            outcome = over or _missing_outcome(state, halving.has_ended(trial))
             over = "never got there" if outcome in ("diverged", "failed", "never got there") else outcome
             found.append(Decision(None, None, outcome))
     return found
 
 
-def _why_not(state: str, ended: bool) -> str:
+def _missing_outcome(state: str, ended: bool) -> str:
     if state in ("diverged", "failed", "not begun"):
         return state
     if state == "finished":
@@ -45,6 +45,6 @@ def _why_not(state: str, ended: bool) -> str:
     return "never got there" if ended else "not there yet"
 
 
-def as_if_stopping(halving: Halving, reduction: int) -> Halving:
-    """The same journal under early stopping: what a search that ran all trials to their end would have missed."""
+def replay_with_stopping(halving: Halving, reduction: int) -> Halving:
+    """The same events with early stopping: what it would have stopped in a search that ran all trials to their end."""
     return Halving.replay(halving.events, halving.rungs, reduction)

@@ -1,4 +1,4 @@
-"""What storage says of a search, read once for its report: whatever is odd or missing leaves a gap and a note.
+"""The data of a search, read from storage once for its report. What is missing or broken leaves a gap and a note.
 
 Bounds are in nats, lengths of training in images seen.
 """
@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from infogan_ray import UserError
 from infogan_ray.searches.asha import Halving
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, GATE, RULES, Row, pareto, winner
 from infogan_ray.storage.file_system import StorageError
@@ -19,25 +21,25 @@ from infogan_ray.training.learned_prior import as_measured
 from infogan_ray.web.reports.markup import is_number
 
 CURVES = ("clustering_error", "d_loss", "g_loss")  # beside the search's metric
-SETTLED = ("finished", "stopped", "diverged", "failed", "handed on")
+SETTLED = ("finished", "stopped", "diverged", "failed", "continued")
 NOT_BEGUN = "not begun"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial. ``row`` is its row of the board: of one that has not begun, its number, state and values alone."""
+    """One trial. ``row`` is its row of the leaderboard; before it begins, its number, state and values alone."""
 
     number: int
     row: Row
     images: int
-    """Seen, by its last word; a checkpoint may be older."""
+    """Images seen, by its last status; a checkpoint may be older."""
     config: Mapping[str, Any]
     curves: dict[str, list[tuple[float, float]]]
-    """By metric: (images seen, value), in order."""
+    """(images seen, value) in order, by metric."""
     bounds: dict[str, float]
     """The last measured bound in nats, by code."""
     priors: Mapping[str, float] = field(default_factory=dict)
-    """Of priors that are learned, what the last row of metrics tells: prior/<code>/<category>."""
+    """The last logged values of learned priors: prior/<code>/<category>."""
 
     @property
     def label(self) -> str:
@@ -62,17 +64,17 @@ class Trial:
 
     @property
     def ceilings(self) -> dict[str, float]:
-        """The largest bound in nats that each code can reach; empty if the configuration is not one of ours."""
+        """The largest bound in nats that each code can reach; empty if this version cannot read the configuration."""
         try:
             latents = RunConfig().override(dict(self.config), "the search").latents
-        except ValueError:
+        except UserError:
             return {}
         return {name: code.ceiling(latents.sigma) for name, code in as_measured(latents, self.priors).items()}
 
 
 @dataclass(frozen=True)
 class Findings:
-    """A search as its report needs it. ``trials``: in the order of the board, then those that have not begun."""
+    """A search as its report needs it. ``trials``: in the leaderboard's order, then those that have not begun."""
 
     search: SearchDirectory
     about: dict[str, Any]
@@ -84,7 +86,7 @@ class Findings:
     front: list[int]
     gate: float
     as_of: float | None
-    """When a trial was last heard of, in seconds since 1970."""
+    """The time of the latest status of a trial, in seconds since 1970."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -97,7 +99,7 @@ class Findings:
 
     @property
     def planned(self) -> int:
-        """How many trials there will be; a searcher that learns has not proposed all of them yet."""
+        """The number of trials at the end; a searcher may not have proposed all of them yet."""
         return max(int(self.about.get("count") or 0), len(self.trials))
 
     @property
@@ -118,12 +120,12 @@ def read(search: SearchDirectory) -> Findings:
         try:
             if search.trial(number).folder.entries():
                 statuses[number] = search.trial(number).get_status()
-        except (ValueError, StorageError) as error:
+        except (UserError, StorageError) as error:
             notes.append(f"trial {number} could not be read: {error}")
     board = _saved_board(search)
     rows: list[Row] = board.get("rows") or []
     if _is_stale(rows, set(statuses)):
-        board, rows = {}, search.board()
+        board, rows = {}, leaderboard(search)
     known = {row["trial"] for row in rows}
     values = about.get("values") or []
     for number in range(len(configs)):
@@ -148,7 +150,7 @@ def read(search: SearchDirectory) -> Findings:
 
 
 def _saved_board(search: SearchDirectory) -> dict[str, Any]:
-    """leaderboard.json, or nothing where there is none that can be read."""
+    """leaderboard.json; empty if it is missing or cannot be read."""
     try:
         board = json.loads(search.folder.read(search.BOARD))
         good = isinstance(board, dict) and all("trial" in row and "state" in row for row in board["rows"])
@@ -158,12 +160,12 @@ def _saved_board(search: SearchDirectory) -> dict[str, Any]:
 
 
 def _default_rule(board: Mapping[str, Any], picks: Mapping[str, Any]) -> str:
-    """The rule by which a board is ordered; one of an earlier version names none, and has it first among its picks."""
+    """The rule that orders a leaderboard. Those of earlier versions name none; it is the first of their picks."""
     return str(board.get("rule") or (DEFAULT if DEFAULT in picks else next(iter(picks), DEFAULT)))
 
 
 def _is_stale(rows: list[Row], begun: set[int]) -> bool:
-    """Whether a saved board misses a trial, or shows one that was not over: the search has gone on since."""
+    """Whether a search continued after its leaderboard was saved: a trial is missing, or was not over."""
     settled = all(str(row["state"]).partition(",")[0] in SETTLED for row in rows)
     return not settled or bool(begun - {row["trial"] for row in rows})
 
@@ -189,7 +191,7 @@ def _trial(
                         points.append((step * batch, line[name]))
                 bounds |= {key[3:]: line[key] for key in line if key.startswith("mi/") and is_number(line[key])}
                 priors |= {key: line[key] for key in line if key.startswith("prior/") and is_number(line[key])}
-        except (ValueError, StorageError) as error:
+        except (UserError, StorageError) as error:
             notes.append(f"the curves of trial {number} could not be read: {error}")
     for points in curves.values():
         points.sort(key=lambda point: point[0])

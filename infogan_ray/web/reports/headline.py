@@ -1,4 +1,4 @@
-"""The top of a search's report: what won, with its figures, what stopping spared, how to fetch the model."""
+"""The top of a search's report: the winner, its metrics, what early stopping saved, how to fetch the model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF
 from infogan_ray.web.reports.findings import Findings
-from infogan_ray.web.reports.markup import escape, is_number, shown
+from infogan_ray.web.reports.markup import escape, format_value, is_number
 from infogan_ray.web.reports.page import command, paragraph, tiles
 
 
 def headline(found: Findings) -> str:
-    """As HTML."""
+    """HTML of the heading, the tiles and the command that fetches the model."""
     best, uri = found.best, found.search.folder.uri
     over = sum(trial.is_over for trial in found.trials)
     finished = sum(trial.has_finished for trial in found.trials)
@@ -34,17 +34,17 @@ def headline(found: Findings) -> str:
             bound = f"nats, of {sum(ceilings.values()):.3f}" if ceilings else "nats"
         facts = [
             ("winner", best.label, f"of {finished} that finished, {found.planned} in all"),
-            (found.metric, shown(best.row.get(found.metric)), bound),
-            ("image quality (SWD)", shown(best.row.get("swd")), "distance to the data; small is good"),
+            (found.metric, format_value(best.row.get(found.metric)), bound),
+            ("image quality (SWD)", format_value(best.row.get("swd")), "distance to the data; small is good"),
         ]
         score = SCORE_OF.get(found.rule, "")
         if is_number(best.row.get(score)):  # the rule's own, by which it won
-            facts.insert(1, (score, shown(best.row[score]), REGISTRY[score].sentence))
+            facts.insert(1, (score, format_value(best.row[score]), REGISTRY[score].sentence))
         error = best.row.get("clustering_error")
         if is_number(error):
             facts.append(("clustering error", f"{error:.1%}", "by labels that neither training nor the search saw"))
         parts.append(tiles([*facts, compute(found)]))
-        values = ", ".join(f"{path} {shown(value)}" for path, value in best.values.items())
+        values = ", ".join(f"{path} {format_value(value)}" for path, value in best.values.items())
         parts.append(paragraph(f"Its values: {values}.") if values else "")
         parts.append(command(f"infogan pull {shlex.quote(uri)} best"))
     if found.as_of is not None:
@@ -54,7 +54,7 @@ def headline(found: Findings) -> str:
 
 
 def compute(found: Findings) -> tuple[str, str, str]:
-    """A tile: what share of the images early stopping spared, of the trials that are over by now."""
+    """A tile: the share of images that early stopping saved, over the trials that are over."""
     name = "spared by early stopping"
     over = [trial for trial in found.trials if trial.is_over]
     if found.about.get("searcher") == "population":  # members go on where others were: images are not a trial's own
@@ -66,4 +66,4 @@ def compute(found: Findings) -> tuple[str, str, str]:
     words = f"{which} saw {seen:,} images; all run to their end would have seen {whole:,}"
     if not found.about.get("early_stopping", True):
         return name, "nothing", f"it was off; {words}"
-    return name, f"{spared / whole:.0%}" if whole else shown(None), words
+    return name, f"{spared / whole:.0%}" if whole else format_value(None), words

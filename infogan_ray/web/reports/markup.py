@@ -1,4 +1,4 @@
-"""Text and numbers as they stand in a page: every text goes through ``escape``, whoever wrote it."""
+"""Text and numbers as HTML. Every text is escaped, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 MISSING = "—"
-# No browser shows them, and XML forbids them.
+# Control characters: browsers do not show them, and XML forbids them.
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 
 
@@ -20,17 +20,17 @@ def escape(value: Any) -> str:
     return html.escape(CONTROL.sub("?", text), quote=True)
 
 
-def clipped(text: str, length: int) -> str:
+def truncate(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether it is a finite number. A truth value is none."""
+    """Whether a value is a finite number. Booleans are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def shown(value: Any) -> str:
-    """A value for a reader, not yet escaped: four significant digits, thousands apart, a dash for nothing."""
+def format_value(value: Any) -> str:
+    """A value as text, not escaped: four significant digits, thousands separators, a dash for None."""
     if value is None:
         return MISSING
     if isinstance(value, bool):
@@ -44,7 +44,7 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def brief(value: float) -> str:
+def format_tick(value: float) -> str:
     """A number on an axis: 16.7k, 1.5M, 0.25, 5e-5."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= 10 * size or (abs(value) >= size and unit != "k"):
@@ -52,7 +52,7 @@ def brief(value: float) -> str:
     return _plain(f"{value:.3g}" if abs(value) < 1000 else f"{value:.4g}")
 
 
-def short_names(paths: Sequence[str], taken: Sequence[str]) -> dict[str, str]:
+def short_labels(paths: Sequence[str], taken: Sequence[str]) -> dict[str, str]:
     """The last part of each path where that is unique, else the whole."""
     last = {path: path.rpartition(".")[2] for path in paths}
     names = [*last.values(), *taken]

@@ -1,7 +1,7 @@
-"""The page around a report: one HTML file, light and dark, with nothing that a browser would have to fetch.
+"""The page of a report: one HTML file, light and dark, that needs no other file.
 
-The markup is XML as well as HTML, so that a test can parse it. Its policy lets this module's script alone run: a text
-that got past ``escape`` would still do nothing.
+The markup is XML as well as HTML, so that a test can parse it. Its policy allows this module's script alone: markup
+that passed ``escape`` by mistake would not run.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infogan_ray.web.reports import charts, parallel
-from infogan_ray.web.reports.markup import MISSING, escape, is_number, shown
+from infogan_ray.web.reports import parallel, svg
+from infogan_ray.web.reports.markup import MISSING, escape, format_value, is_number
 
 CSS = """
 :root { --paper: #fff; --ink: #1d2127; --soft: #5c6470; --line: #dfe3e8; --mute: #9aa3ad; --tint: #f4f6f8;
@@ -98,7 +98,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows, and by what it is sorted if not by that. ``markup``: HTML, which the caller has escaped."""
+    """A table cell. ``order``: its sort key, if not its text. ``markup``: HTML that the caller has escaped."""
 
     words: str = ""
     order: float | None = None
@@ -118,7 +118,7 @@ def page(title: str, sections: Sequence[tuple[str, str, str]], head: str) -> str
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<style>{CSS}{charts.CSS}{parallel.CSS}</style></head><body>{head}<nav>{links}</nav>{bodies}"
+        f"<style>{CSS}{svg.CSS}{parallel.CSS}</style></head><body>{head}<nav>{links}</nav>{bodies}"
         f"<script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -126,7 +126,7 @@ def page(title: str, sections: Sequence[tuple[str, str, str]], head: str) -> str
 def table(
     headings: Sequence[str | Cell], rows: Sequence[Sequence[Any]], first: Sequence[int] = (), sortable: bool = True
 ) -> str:
-    """A table of Cells or plain values; numbers stand at the right. ``first``: rows that are set off."""
+    """A table of Cells or plain values, numbers aligned right. ``first``: rows that are highlighted."""
     cells = [[value if isinstance(value, Cell) else cell(value) for value in row] for row in rows]
     numeric = [bool(cells) and all(_is_plain_number(row[column]) for row in cells) for column in range(len(headings))]
     heads = [heading if isinstance(heading, Cell) else Cell(heading) for heading in headings]
@@ -146,11 +146,11 @@ def table(
 
 
 def cell(value: Any) -> Cell:
-    return Cell(shown(value), value if is_number(value) else None)
+    return Cell(format_value(value), value if is_number(value) else None)
 
 
 def figure(chart: str, words: str = "") -> str:
-    """A chart, which scrolls sideways where the screen is narrower than its text can be read at."""
+    """A chart with a caption. It scrolls sideways on a screen too narrow for its text."""
     caption = f"<figcaption>{escape(words)}</figcaption>" if words else ""
     return f'<figure><div class="scroll chart-box">{chart}</div>{caption}</figure>'
 
@@ -164,7 +164,7 @@ def command(words: str) -> str:
 
 
 def tiles(pairs: Sequence[tuple[str, str, str]]) -> str:
-    """Name, figure, small print."""
+    """Tiles of (name, value, explanation)."""
     inner = "".join(
         f'<div class="tile"><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(small)}</small></dd></div>'
         for name, value, small in pairs

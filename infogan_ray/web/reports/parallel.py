@@ -1,4 +1,4 @@
-"""Parallel coordinates as inline SVG: one axis per value, one line per thing that has them, coloured by its score.
+"""Parallel coordinates as inline SVG: one axis for each value, one line for each trial, coloured by its score.
 
 The score is the last axis as well, so that nothing is said by colour alone. Sizes are pixels of the view box.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from infogan_ray.web.reports.charts import LABEL, empty_chart, svg, text
-from infogan_ray.web.reports.markup import brief, clipped, escape, is_number, shown
-from infogan_ray.web.reports.scales import Scale, limits, spans, spread
+from infogan_ray.web.reports.markup import escape, format_tick, format_value, is_number, truncate
+from infogan_ray.web.reports.scales import Scale, is_log_range, limits, separate_labels
+from infogan_ray.web.reports.svg import LABEL_LENGTH, empty_chart, svg, text
 
 SHADES = 7
-MOST_TICKS = 8  # names on an axis; of more choices every second, third … is named
+MAX_TICKS = 8  # names on an axis; of more choices every second, third … is named
 
 CSS = """
 .chart .p { fill: none; stroke: var(--shade, var(--mute, #9aa3ad)); stroke-linejoin: round; }
@@ -38,7 +38,7 @@ CSS = """
 
 @dataclass(frozen=True)
 class Line:
-    """Values by axis; one without a score is grey. ``faint``: dashed and grey as well. ``note``: for its title."""
+    """Values by axis. A line without a score is grey. ``faint``: dashed and grey. ``note``: added to its title."""
 
     label: str
     values: Mapping[str, Any]
@@ -49,38 +49,38 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """Where a value lies on an axis, in pixels from the top; None for one that is missing."""
+    """An axis of numbers or of choices; maps a value to pixels from the top."""
 
     name: str
     scale: Scale
     choices: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, name: str, values: Sequence[Any], top: float, bottom: float, log: bool = False) -> Axis:
-        """Numbers on a linear axis, or a logarithmic one where they span over a factor of ten; all else as choices."""
+    def from_values(cls, name: str, values: Sequence[Any], top: float, bottom: float, log: bool = False) -> Axis:
+        """An axis of numbers, logarithmic if they span more than a factor of ten; other values become choices."""
         there = [value for value in values if not _missing(value)]
         if there and all(is_number(value) for value in there):
-            log = spans(there) or (log and spans(there, 1))
+            log = is_log_range(there) or (log and is_log_range(there, 1))
             return cls(name, Scale(*limits(there, there, log), bottom, top, log), None)
         plain = sorted({value for value in there if is_number(value)})
-        others = sorted({shown(value) for value in there if not is_number(value)})
-        choices = tuple(dict.fromkeys([shown(value) for value in plain] + others))
+        others = sorted({format_value(value) for value in there if not is_number(value)})
+        choices = tuple(dict.fromkeys([format_value(value) for value in plain] + others))
         return cls(name, Scale(-0.5, len(choices) - 0.5, bottom, top), choices)
 
     def place(self, value: Any) -> float | None:
         if _missing(value):
             return None
-        return self.scale(value if self.choices is None else self.choices.index(shown(value)))
+        return self.scale(value if self.choices is None else self.choices.index(format_value(value)))
 
     def ticks(self, values: Sequence[Any]) -> list[tuple[float, str]]:
-        """Pixel and words: the values themselves where they are few and apart, else round numbers."""
+        """(pixel, text) of each tick: the values themselves if they are few and far apart, else round numbers."""
         if self.choices is not None:
-            every = -(-len(self.choices) // MOST_TICKS)
+            every = -(-len(self.choices) // MAX_TICKS)
             return [(self.scale(index), self.choices[index]) for index in range(0, len(self.choices), every)]
         own = sorted({float(value) for value in values if not _missing(value)})
         gaps = [abs(self.scale(b) - self.scale(a)) for a, b in pairwise(own)]
-        ticks = own if len(own) <= 6 and all(gap >= 16 for gap in gaps) else self.scale.ticks(MOST_TICKS)
-        return [(self.scale(tick), brief(tick)) for tick in ticks]
+        ticks = own if len(own) <= 6 and all(gap >= 16 for gap in gaps) else self.scale.ticks(MAX_TICKS)
+        return [(self.scale(tick), format_tick(tick)) for tick in ticks]
 
 
 def parallel_coordinates(
@@ -97,10 +97,12 @@ def parallel_coordinates(
     width = int(left + spacing * len(axes) + 120)
     if not lines or not axes:
         return empty_chart(title, "no values to show", (880, height))
-    drawn = [Axis.of(name, [line.values.get(name) for line in lines], top, bottom, name in log) for name in axes]
+    drawn = [
+        Axis.from_values(name, [line.values.get(name) for line in lines], top, bottom, name in log) for name in axes
+    ]
     scores = [line.score for line in lines if is_number(line.score)]
     if scores:
-        drawn.append(Axis.of(score_label, scores, top, bottom))
+        drawn.append(Axis.from_values(score_label, scores, top, bottom))
     columns = [left + spacing * index for index in range(len(drawn))]
     order = sorted(lines, key=lambda line: (not line.faint, _finite(line.score)))
     parts = [_line(line, drawn, columns, axes, bool(scores)) for line in order]
@@ -115,9 +117,9 @@ def parallel_coordinates(
         parts.append(f'<path class="axis" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>')
         for y, words in axis.ticks(values):
             parts.append(f'<path class="axis" d="M{x - 4:.1f} {y:.1f}H{x:.1f}"/>')
-            parts.append(text(x - 7, y + 4, _told_apart(words), "soft", "end", title=words))
+            parts.append(text(x - 7, y + 4, _abbreviate(words), "soft", "end", title=words))
         name = (names or {}).get(axis.name, axis.name) + (" (log)" if axis.scale.log else "")
-        parts.append(text(x, 34 if index % 2 else 50, clipped(name, 30), "", "middle", title=axis.name))
+        parts.append(text(x, 34 if index % 2 else 50, truncate(name, 30), "", "middle", title=axis.name))
     legend = [f"stronger and thicker: better {score_label}"] if scores else []
     legend += [f"dashed: {faint_label}"] if faint_label and any(line.faint for line in lines) else []
     parts.append(text(width - 8, 14, "; ".join(legend), "soft", "end"))
@@ -125,7 +127,7 @@ def parallel_coordinates(
 
 
 def shade(score: float, scale: Scale) -> int:
-    """0 … SHADES - 1 by where the score lies between the least and the best."""
+    """The shade 0 … SHADES - 1 of a score, from the worst to the best."""
     share = (score - scale.low) / (scale.high - scale.low)
     return min(SHADES - 1, max(0, int(share * SHADES)))
 
@@ -142,15 +144,15 @@ def _line(line: Line, drawn: Sequence[Axis], columns: Sequence[float], axes: Seq
         pen = "L"
     hue = f"h{shade(_finite(line.score), drawn[-1].scale)}" if is_number(line.score) and not line.faint else "none"
     classes = f"p {hue}{' faint' if line.faint else ''}"
-    said = f"{line.label}: " + ", ".join(f"{name} {shown(line.values.get(name))}" for name in axes)
-    said += f", score {shown(line.score)}" if is_number(line.score) else ""
+    said = f"{line.label}: " + ", ".join(f"{name} {format_value(line.values.get(name))}" for name in axes)
+    said += f", score {format_value(line.score)}" if is_number(line.score) else ""
     said += f", {line.note}" if line.note else ""
     hit = f'<path class="hit" d="{path}"/>'
     return f'<g class="{classes}"><title>{escape(said)}</title><path class="l" d="{path}"/>{hit}</g>'
 
 
 def _bar(x: float, scale: Scale) -> list[str]:
-    """The shades beside the axis of the score."""
+    """The legend of shades beside the score's axis."""
     step = (scale.start - scale.end) / SHADES
     return [
         f'<rect class="bar h{index}" x="{x + 2:.1f}" y="{scale.start - step * (index + 1):.1f}" width="6" '
@@ -161,16 +163,16 @@ def _bar(x: float, scale: Scale) -> list[str]:
 
 def _labels(best: Sequence[Line], x: float, axis: Axis) -> list[str]:
     wanted = [axis.place(line.score) or 0.0 for line in best]
-    places = spread(wanted, 15, axis.scale.end, axis.scale.start)
+    places = separate_labels(wanted, 15, axis.scale.end, axis.scale.start)
     parts = []
     for line, at, place in zip(best, wanted, places, strict=True):
         parts.append(f'<path class="axis" d="M{x + 8:.1f} {at:.1f}L{x + 20:.1f} {place:.1f}"/>')
-        parts.append(text(x + 23, place + 4, clipped(line.label, LABEL), title=line.label))
+        parts.append(text(x + 23, place + 4, truncate(line.label, LABEL_LENGTH), title=line.label))
     return parts
 
 
-def _told_apart(words: str) -> str:
-    """Short enough for its place; of long choices both ends, since many begin alike."""
+def _abbreviate(words: str) -> str:
+    """At most 14 characters: both ends of a long text, since many have the same beginning."""
     return words if len(words) <= 14 else f"{words[:5]}…{words[-8:]}"
 
 

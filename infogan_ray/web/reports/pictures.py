@@ -7,28 +7,29 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from infogan_ray import UserError
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.training.publish import SAMPLES, check_content
 from infogan_ray.web.reports.markup import escape
 
-TRAVERSAL = re.compile(r"traversal_(.+)\.png")  # as publishing.py names them
+TRAVERSAL = re.compile(r"traversal_(.+)\.png")  # as training/publish.py names them
 
 
 @dataclass
-class Room:
-    """How many bytes of pictures a page still takes: 40 codes in colour would make one that no mail carries."""
+class PictureBudget:
+    """How many more bytes of pictures a page may hold, so that it stays small enough to be mailed."""
 
     left: int = 6_000_000
 
 
-def gallery(model: Storage, whose: str, notes: Mapping[str, str], room: Room) -> str:
+def model_pictures(model: Storage, whose: str, notes: Mapping[str, str], room: PictureBudget) -> str:
     """HTML of the samples and of each code's traversal; ``notes``: words for a code's caption, by code name.
 
-    A picture that cannot be read, is none or finds no room is named in a line instead.
+    A picture that cannot be read, or exceeds the budget, is named in a line instead.
     """
     try:
         names = [entry.name for entry in model.entries() if not entry.is_folder and entry.name.endswith(".png")]
-    except (ValueError, StorageError) as error:
+    except (UserError, StorageError) as error:
         return f'<p class="soft">{escape(f"{whose} has no pictures that could be read: {error}")}</p>'
     if not names:
         return f'<p class="soft">{escape(f"{whose} has no model folder with pictures.")}</p>'
@@ -37,7 +38,7 @@ def gallery(model: Storage, whose: str, notes: Mapping[str, str], room: Room) ->
         try:
             content = model.read(name)
             check_content(name, content)
-        except (ValueError, FileNotFoundError, StorageError) as error:
+        except (UserError, FileNotFoundError, StorageError) as error:
             missing.append(str(error))
             continue
         if len(content) > room.left:

@@ -1,4 +1,4 @@
-"""The section of a search's report that says how to run it again: rule, fixed values, what differs by trial."""
+"""The report's section about the recipe: rule, space, fixed values, differences between trials, commands."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from infogan_ray import UserError
 from infogan_ray.searches.recipe import DECIDED
 from infogan_ray.training.config import RunConfig, preset
 from infogan_ray.training.train_command import train_command
 from infogan_ray.web.reports.findings import Findings, Trial
-from infogan_ray.web.reports.markup import short_names, shown
+from infogan_ray.web.reports.markup import format_value, short_labels
 from infogan_ray.web.reports.page import Cell, command, details, paragraph, table
 
-# Of a trial's fields, those that say where it lies and not what it is.
-PLACE = ("name", "storage", "resume", "data_dir", "labels", "threads", "mlflow", "wandb")
+# Fields that say where a trial is stored, not how it is trained.
+LOCATION_FIELDS = ("name", "storage", "resume", "data_dir", "labels", "threads", "mlflow", "wandb")
 
 
 def recipe(found: Findings) -> str:
@@ -24,15 +25,15 @@ def recipe(found: Findings) -> str:
     parts = [paragraph(f"Made with infogan-ray {about.get('version', 'of an unknown version')}.")]
     parts += [paragraph(f"Changed while it ran: {change}") for change in about.get("changes") or []]
     left, right = ["<h3>Rule</h3>", pairs(rule)], []
-    spread = about.get("space")
-    if isinstance(spread, dict):
-        right += ["<h3>Space</h3>", pairs({path: _domain(value) for path, value in spread.items()})]
-    configs = {trial.number: flat(trial.config) for trial in found.trials if trial.config}
+    space = about.get("space")
+    if isinstance(space, dict):
+        right += ["<h3>Space</h3>", pairs({path: _domain(value) for path, value in space.items()})]
+    configs = {trial.number: flatten_fields(trial.config) for trial in found.trials if trial.config}
     fields = list(dict.fromkeys(key for config in configs.values() for key in config))
     same = {key: next(iter(configs.values())).get(key) for key in fields if _is_alike(configs, key)}
-    differing = [key for key in fields if key not in same and key not in PLACE]
-    fixed = {key: value for key, value in same.items() if key not in PLACE}
-    base = usual(fixed.get("preset"))
+    differing = [key for key in fields if key not in same and key not in LOCATION_FIELDS]
+    fixed = {key: value for key, value in same.items() if key not in LOCATION_FIELDS}
+    base = preset_fields(fixed.get("preset"))
     set_here = {
         key: value for key, value in fixed.items() if key not in DECIDED and (key not in base or base[key] != value)
     }
@@ -43,18 +44,18 @@ def recipe(found: Findings) -> str:
     parts.append(f'<div class="pair"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     if differing:
         rows = [[number, *(configs[number].get(key) for key in differing)] for number in sorted(configs)]
-        names = short_names(differing, ["trial"])
+        names = short_labels(differing, ["trial"])
         heads: list[str | Cell] = ["trial", *(Cell(names[key], title=key) for key in differing)]
         parts += ["<h3>What differs between trials</h3>", table(heads, rows)]
     return "".join(parts) + "<h3>How to run it again</h3>" + _again(found)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by their paths; a table of weights by code stays one value."""
+def flatten_fields(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted path; ``lambda_code`` stays one value."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value and key != "lambda_code":
-            found |= flat(value, f"{prefix}{key}.")
+            found |= flatten_fields(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found
@@ -74,30 +75,36 @@ def _again(found: Findings) -> str:
 
 
 def _train(trial: Trial) -> str:
-    """Nothing if its fields are not those of this version."""
+    """The command that trains this trial alone; empty if this version cannot read its configuration."""
     own = {key: value for key, value in trial.config.items() if key not in ("name", "storage", "resume")}
     try:
         return train_command(RunConfig().override(own, trial.label))
-    except ValueError:
+    except UserError:
         return ""
 
 
-def usual(name: Any) -> dict[str, Any]:
-    """What a preset says by itself; the defaults for one that this version does not have."""
+def preset_fields(name: Any) -> dict[str, Any]:
+    """The fields of a preset; the defaults for a preset that this version does not have."""
     try:
-        return flat((preset(name) if name else RunConfig()).to_dict())
-    except ValueError:
-        return flat(RunConfig().to_dict())
+        return flatten_fields((preset(name) if name else RunConfig()).to_dict())
+    except UserError:
+        return flatten_fields(RunConfig().to_dict())
 
 
 def _is_alike(configs: Mapping[int, Mapping[str, Any]], key: str) -> bool:
-    """By type as well: JSON tells 1 from true, Python does not."""
+    """Whether all trials have the same value, of the same type: in Python 1 equals True."""
     return len({repr(config.get(key)) for config in configs.values()}) == 1
 
 
 def _domain(value: Any) -> str:
-    return ", ".join(f"{key} {shown(one)}" for key, one in value.items()) if isinstance(value, dict) else shown(value)
+    return (
+        ", ".join(f"{key} {format_value(one)}" for key, one in value.items())
+        if isinstance(value, dict)
+        else format_value(value)
+    )
 
 
 def pairs(fields: Mapping[str, Any]) -> str:
-    return table(["field", "value"], [[key, Cell(shown(value))] for key, value in fields.items()], sortable=False)
+    return table(
+        ["field", "value"], [[key, Cell(format_value(value))] for key, value in fields.items()], sortable=False
+    )

@@ -1,67 +1,29 @@
-"""The report of a run: what each code does, how training went and how to do it again, in one HTML file.
+"""The report of a run: what each code does, how training went and how to repeat it, in one HTML file.
 
-Of a run in whatever state: what is not there yet, or cannot be read, leaves a gap and a line that says so.
+A run in any state has a report. What is missing or broken leaves a gap and a line about it.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.evaluation.metrics import HEADLINES, LABELLED, REGISTRY, SORTING, of_group
 from infogan_ray.evaluation.texts import values_text
-from infogan_ray.models.code_names import read_names
-from infogan_ray.models.latents import LatentSpec
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
-from infogan_ray.training.config import RunConfig
-from infogan_ray.training.learned_prior import as_measured
-from infogan_ray.training.publish import METRICS, check_content
+from infogan_ray.training.publish import check_content
 from infogan_ray.training.train_command import train_command
 from infogan_ray.web.reports.charts import SLOTS, Series, line_chart
 from infogan_ray.web.reports.markup import escape, is_number
 from infogan_ray.web.reports.page import Cell, command, details, figure, page, paragraph, table, tiles
-from infogan_ray.web.reports.pictures import Room, gallery, picture
-from infogan_ray.web.reports.recipe import PLACE, flat, pairs, usual
+from infogan_ray.web.reports.pictures import PictureBudget, model_pictures, picture
+from infogan_ray.web.reports.recipe import LOCATION_FIELDS, flatten_fields, pairs, preset_fields
+from infogan_ray.web.reports.run_findings import RunFindings, read_run
 
-MOMENTS = 8  # of which the report shows samples
-
-
-@dataclass(frozen=True)
-class Found:
-    """What storage says of a run, read once."""
-
-    run: RunDirectory
-    status: Mapping[str, Any]
-    saved: Mapping[str, Any]
-    config: RunConfig | None
-    """None where config.json is missing or not this version's."""
-    rows: list[dict[str, Any]]
-    """Of metrics.jsonl, by rising step."""
-    final: Mapping[str, Any]
-    """Of the model folder, measured on all data; empty before the end."""
-    notes: list[str] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)
-    """What people call the codes, by code."""
-
-    @property
-    def latents(self) -> LatentSpec | None:
-        """The run's codes; a prior that is learned as it was at the latest measurement."""
-        return as_measured(self.config.latents, self.latest) if self.config else None
-
-    @property
-    def latest(self) -> dict[str, Any]:
-        """The final measurement, or the last one of training."""
-        measured = [row for row in self.rows if is_number(row.get("mi_bound"))]
-        return dict(self.final or (measured[-1] if measured else {}))
-
-    def curve(self, name: str) -> list[tuple[float, float]]:
-        return [(row["step"], row[name]) for row in self.rows if is_number(row.get(name))]
+MAX_SAMPLE_PICTURES = 8
 
 
 def write_run_report(run: RunDirectory) -> None:
@@ -71,49 +33,20 @@ def write_run_report(run: RunDirectory) -> None:
 
 def run_report(run: RunDirectory) -> str:
     """The report as one HTML page that refers to nothing outside it. Raises UserError where there is no run."""
-    found = read(run)
-    room = Room()
+    found = read_run(run)
+    room = PictureBudget()
     sections = [
         ("codes", "What each code does", codes(found, room)),
         ("measured", "What was measured", measured(found)),
         ("labels", "Categories and labels", labels(found)),
         ("curves", "Curves", curves(found)),
-        ("time", "Samples over time", over_time(found, room)),
-        ("again", "Configuration, and how to run it again", again(found)),
+        ("time", "Samples over time", samples_over_time(found, room)),
+        ("again", "Configuration, and how to run it again", reproduction(found)),
     ]
     return page(f"Run {run.name}", sections, headline(found))
 
 
-def read(run: RunDirectory) -> Found:
-    if not run.looks_like_one:
-        raise UserError(f"{run.folder} is not a run; 'infogan runs {run.folder.parent}' lists those that are")
-    notes: list[str] = []
-    saved: dict[str, Any] = {}
-    config = None
-    try:
-        saved = run.read_config()
-        config = RunConfig().override(saved["run"], f"{run.folder}/{run.CONFIG}")
-    except ValueError as error:
-        notes.append(str(error))
-    rows = [row for row in run.read_metrics() if is_number(row.get("step"))]
-    final: dict[str, Any] = {}
-    try:
-        content = json.loads(run.model.read(METRICS))
-        final = content if isinstance(content, dict) else {}
-    except FileNotFoundError:
-        pass
-    except ValueError as error:
-        notes.append(f"{run.model}/{METRICS} is not JSON: {error}")
-    found = Found(run, run.get_status(), saved, config, sorted(rows, key=lambda row: row["step"]), final, notes)
-    if found.latents is not None:
-        try:
-            found.names.update(read_names(run.folder, found.latents.names))
-        except ValueError as error:
-            notes.append(str(error))
-    return found
-
-
-def headline(found: Found) -> str:
+def headline(found: RunFindings) -> str:
     status, latest, uri = found.status, found.latest, shlex.quote(found.run.folder.uri)
     over = status["state"] == "finished"
     parts = [f"<h1>Run {escape(found.run.name)}</h1>"]
@@ -146,7 +79,7 @@ def headline(found: Found) -> str:
     return "".join(parts) + "".join(paragraph(note, "soft") for note in found.notes)
 
 
-def codes(found: Found, room: Room) -> str:
+def codes(found: RunFindings, room: PictureBudget) -> str:
     latents, latest, ceilings = found.latents, found.latest, _ceilings(found)
     parts, notes = [], {}
     if latents is not None:
@@ -160,11 +93,11 @@ def codes(found: Found, room: Room) -> str:
             notes[name] = ", ".join([*([called] if called else []), *measured])
         parts.append(table(["code", "name", "prior", "bound (nats)", "ceiling (nats)"], rows, sortable=False))
     if found.run.model.entries():
-        return "".join(parts) + gallery(found.run.model, found.run.name, notes, room)
-    names = _names(found.run.traversals)
+        return "".join(parts) + model_pictures(found.run.model, found.run.name, notes, room)
+    names = _picture_names(found.run.traversals)
     last = max((name[: len(step_name(0))] for name in names), default="")
     figures = [
-        _shown(found.run.traversals, name, name.removeprefix(f"{last}_").removesuffix(".png"), _step_text(last), room)
+        _picture(found.run.traversals, name, name.removeprefix(f"{last}_").removesuffix(".png"), _step_text(last), room)
         for name in names
         if name.startswith(last)
     ]
@@ -173,7 +106,7 @@ def codes(found: Found, room: Room) -> str:
     return "".join(parts) + f'<div class="pictures">{"".join(figures)}</div>'
 
 
-def measured(found: Found) -> str:
+def measured(found: RunFindings) -> str:
     """Every metric of the registry that has a value."""
     latest = found.latest
     rows = [
@@ -186,7 +119,7 @@ def measured(found: Found) -> str:
     return table(["metric", "value", "direction", "what it is"], rows, sortable=False)
 
 
-def labels(found: Found) -> str:
+def labels(found: RunFindings) -> str:
     counts = found.latest.get("confusion")
     if not (isinstance(counts, list) and counts and all(isinstance(row, list) and row for row in counts)):
         return paragraph("Not measured: the data has no labels, the model no categorical code, or it is too early.")
@@ -214,7 +147,7 @@ def _label_names(latest: dict[str, Any], count: int) -> list[str]:
     return [f"label {label}" for label in range(count)]
 
 
-def curves(found: Found) -> str:
+def curves(found: RunFindings) -> str:
     if not found.rows:
         return paragraph("Nothing has been logged yet.")
     ceilings = _ceilings(found)
@@ -222,7 +155,7 @@ def curves(found: Found) -> str:
     bounds = []
     for slot, name in enumerate(names):
         colour, called = slot if slot < SLOTS else None, found.names.get(name, name)
-        bounds.append(Series(called, found.curve(f"mi/{name}"), colour, note=_of(ceilings.get(name))))
+        bounds.append(Series(called, found.curve(f"mi/{name}"), colour, note=_ceiling_note(ceilings.get(name))))
     small: list[tuple[str, list[tuple[str, str]], str]] = [
         (title, [(metric.name, metric.title) for metric in of_group(group) if not metric.unit], "share")
         for title, group in (("Agreement with labels", LABELLED), ("Sorting of real images, without labels", SORTING))
@@ -264,26 +197,26 @@ def curves(found: Found) -> str:
     return "".join(parts) + f'<div class="pair">{"".join(charts)}</div>'
 
 
-def over_time(found: Found, room: Room) -> str:
-    names = _names(found.run.samples)
+def samples_over_time(found: RunFindings, room: PictureBudget) -> str:
+    names = _picture_names(found.run.samples)
     if not names:
         return paragraph("There are none yet: every checkpoint draws some.")
-    count = min(MOMENTS, len(names))
+    count = min(MAX_SAMPLE_PICTURES, len(names))
     chosen = [names[round(place * (len(names) - 1) / max(count - 1, 1))] for place in range(count)]
-    figures = [_shown(found.run.samples, name, _step_text(name), "", room) for name in chosen]
+    figures = [_picture(found.run.samples, name, _step_text(name), "", room) for name in chosen]
     said = f"{count} of {len(names)} checkpoints; the same noise and codes each time. All lie in {found.run.samples}."
     return paragraph(said, "soft") + f'<div class="pictures">{"".join(figures)}</div>'
 
 
-def again(found: Found) -> str:
+def reproduction(found: RunFindings) -> str:
     parts = []
     if found.config is not None:
         parts += [paragraph("Start it anew, with another --name:"), command(train_command(found.config))]
         if found.status["state"] != "finished":
             parts += [paragraph("Go on with it:"), command(f"{train_command(found.config)} --resume")]
-    fields = flat(found.saved.get("run") or {})
-    base = usual(fields.get("preset"))
-    own = {key: value for key, value in fields.items() if key not in PLACE and base.get(key) != value}
+    fields = flatten_fields(found.saved.get("run") or {})
+    base = preset_fields(fields.get("preset"))
+    own = {key: value for key, value in fields.items() if key not in LOCATION_FIELDS and base.get(key) != value}
     parts += ["<h3>What differs from the preset</h3>", pairs(own) if own else paragraph("Nothing.")]
     parts.append(details("All fields", pairs(fields)) if fields else "")
     environment = found.saved.get("environment")
@@ -292,21 +225,21 @@ def again(found: Found) -> str:
     return "".join(parts)
 
 
-def _ceilings(found: Found) -> dict[str, float]:
-    """The largest bound in nats that each code can reach; empty without a configuration that can be read."""
+def _ceilings(found: RunFindings) -> dict[str, float]:
+    """The largest bound in nats that each code can reach; empty if the configuration cannot be read."""
     latents = found.latents
     return {} if latents is None else {name: code.ceiling(latents.sigma) for name, code in latents.items()}
 
 
-def _of(ceiling: float | None) -> str:
+def _ceiling_note(ceiling: float | None) -> str:
     return "" if ceiling is None else f"ceiling {ceiling:.3f} nats"
 
 
-def _names(folder: Storage) -> list[str]:
-    """The pictures in a folder by rising step; none where it cannot be read."""
+def _picture_names(folder: Storage) -> list[str]:
+    """The names of the pictures in a folder by rising step; none if it cannot be read."""
     try:
         return sorted(entry.name for entry in folder.entries() if entry.name.endswith(".png"))
-    except (ValueError, StorageError):
+    except (UserError, StorageError):
         return []
 
 
@@ -315,11 +248,11 @@ def _step_text(name: str) -> str:
     return f"step {int(digits):,}" if digits.isdigit() else name
 
 
-def _shown(folder: Storage, name: str, title: str, more: str, room: Room) -> str:
+def _picture(folder: Storage, name: str, title: str, more: str, room: PictureBudget) -> str:
     try:
         content = folder.read(name)
         check_content(name, content)
-    except (ValueError, FileNotFoundError, StorageError) as error:
+    except (UserError, FileNotFoundError, StorageError) as error:
         return paragraph(str(error), "soft")
     if len(content) > room.left:
         return paragraph(f"{name} has no room in this page; it is in {folder}", "soft")

@@ -1,4 +1,4 @@
-"""From numbers to pixels: linear and logarithmic axes, their ticks, and labels that do not lie on one another."""
+"""Linear and logarithmic axes: from numbers to pixels, ticks, and labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Beyond this many times the span of the inner 95 % a range is cut: one loss that exploded would hide all others.
-OUTLYING = 8.0
+# A range of more than this many times the span of the inner 95 % is cut: one huge loss would flatten all other values.
+OUTLIER_SPAN = 8.0
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Scale:
         return log_ticks(self.low, self.high, count) if self.log else linear_ticks(self.low, self.high, count)
 
 
-def spans(values: Sequence[float], factor: float = 10.0) -> bool:
-    """Whether a logarithmic axis shows them better: all positive, and the largest over ``factor`` times the least."""
+def is_log_range(values: Sequence[float], factor: float = 10.0) -> bool:
+    """Whether a logarithmic axis suits: all values positive, the largest over ``factor`` times the least."""
     return bool(values) and min(values) > 0 and max(values) > factor * min(values)
 
 
@@ -45,7 +45,7 @@ def limits(values: Sequence[float], extra: Sequence[float] = (), log: bool = Fal
     chosen = list(ordered)
     if len(ordered) >= 20:
         inner = ordered[len(ordered) // 40 : len(ordered) - len(ordered) // 40]
-        if ordered[-1] - ordered[0] > OUTLYING * (inner[-1] - inner[0]) > 0:
+        if ordered[-1] - ordered[0] > OUTLIER_SPAN * (inner[-1] - inner[0]) > 0:
             chosen = inner
     chosen += extra
     low, high = min(chosen), max(chosen)
@@ -55,8 +55,8 @@ def limits(values: Sequence[float], extra: Sequence[float] = (), log: bool = Fal
     return low, high
 
 
-def padded(low: float, high: float, share: float = 0.05) -> tuple[float, float]:
-    """A little room on both sides of a linear axis."""
+def with_padding(low: float, high: float, share: float = 0.05) -> tuple[float, float]:
+    """The range with a margin on both sides, for a linear axis."""
     return low - share * (high - low), high + share * (high - low)
 
 
@@ -82,8 +82,8 @@ def log_ticks(low: float, high: float, count: int) -> list[float]:
     return found[:: math.ceil(len(found) / count)]
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near those wanted, in low … high and ``gap`` apart where there is room for all."""
+def separate_labels(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions near the wanted ones, within low … high, and at least ``gap`` apart if all fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     gap = min(gap, (high - low) / max(len(wanted) - 1, 1))
     places = [0.0] * len(wanted)
@@ -96,7 +96,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return places
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """At most ``most`` of the points, evenly, the last among them."""
+def subsample(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """At most ``most`` points, evenly chosen, the last included."""
     step = math.ceil(len(points) / most)
     return list(points) if step <= 1 else [*points[: len(points) - 1 : step], points[-1]]

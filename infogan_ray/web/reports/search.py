@@ -1,4 +1,4 @@
-"""The report of a search: what won and why, all trials and what became of them, in one HTML file.
+"""The report of a search: the winner and why it won, all trials and their outcomes, in one HTML file.
 
 Each section is a function of what ``findings`` read; an empty one says so.
 """
@@ -11,15 +11,15 @@ from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF
 from infogan_ray.web.reports.charts import SLOTS, Point, Series, line_chart, scatter
-from infogan_ray.web.reports.decisions import as_if_stopping, decisions
+from infogan_ray.web.reports.decisions import decisions, replay_with_stopping
 from infogan_ray.web.reports.findings import NOT_BEGUN, Findings, Trial, read
 from infogan_ray.web.reports.headline import headline
-from infogan_ray.web.reports.markup import brief, escape, is_number, short_names, shown
+from infogan_ray.web.reports.markup import escape, format_tick, format_value, is_number, short_labels
 from infogan_ray.web.reports.page import Cell, figure, page, paragraph, table
 from infogan_ray.web.reports.parallel import Line, parallel_coordinates
-from infogan_ray.web.reports.pictures import Room, gallery
+from infogan_ray.web.reports.pictures import PictureBudget, model_pictures
 from infogan_ray.web.reports.recipe import recipe
-from infogan_ray.web.reports.scales import spans
+from infogan_ray.web.reports.scales import is_log_range
 
 PICTURED = 3  # trials whose pictures are in the report
 HELP = {
@@ -75,7 +75,7 @@ def picks(found: Findings) -> str:
     ]  # fmt: skip
     least = min((trial.row["swd"] for trial in found.trials if trial.has_finished and _measured(trial)), default=None)
     chart = scatter(
-        "Bound and image quality", points, found.metric, "SWD", log_y=spans([point.y for point in points]),
+        "Bound and image quality", points, found.metric, "SWD", log_y=is_log_range([point.y for point in points]),
         better="better: to the right and down",
         limit=least and found.gate * least,
         limit_label=f"{found.gate:g} times the least SWD:",
@@ -85,7 +85,7 @@ def picks(found: Findings) -> str:
 
 
 def board(found: Findings) -> str:
-    """Any field of the rows that is one value, so that new scores appear by themselves."""
+    """The leaderboard. Every scalar field of its rows is shown, so new scores need no change here."""
     fields = list(dict.fromkeys(key for trial in found.trials for key in trial.row if key != "values"))
     fields = [
         key for key in fields
@@ -94,7 +94,7 @@ def board(found: Findings) -> str:
         and any(trial.row.get(key) is not None for trial in found.trials)
     ]  # fmt: skip
     paths = _paths(found)
-    names = short_names(paths, [*fields, "trial", "state", "picked by"])
+    names = short_labels(paths, [*fields, "trial", "state", "picked by"])
     headings: list[str | Cell] = [
         "trial",
         "state",
@@ -119,7 +119,7 @@ def board(found: Findings) -> str:
 
 def curves(found: Findings) -> str:
     slots = _slots(found)
-    marks = [(float(rung), f"rung {brief(rung)}") for rung in found.halving.rungs]
+    marks = [(float(rung), f"rung {format_tick(rung)}") for rung in found.halving.rungs]
     log = len(marks) > 2
 
     def lines(name: str) -> list[Series]:
@@ -154,7 +154,7 @@ def curves(found: Findings) -> str:
 
 def space(found: Findings) -> str:
     with_values = [trial for trial in found.trials if trial.values and trial.state != NOT_BEGUN]
-    varied = [path for path in _paths(found) if len({shown(t.values.get(path)) for t in with_values}) > 1]
+    varied = [path for path in _paths(found) if len({format_value(t.values.get(path)) for t in with_values}) > 1]
     if not varied:
         return paragraph("Fewer than two trials with different values have begun.")
     lines = []
@@ -164,7 +164,7 @@ def space(found: Findings) -> str:
             Line(trial.label, trial.values, score if is_number(score) else None, not _counts(trial), _note(trial))
         )
     chart = parallel_coordinates(
-        "Values and what came of them", lines, varied, found.metric, names=short_names(varied, []),
+        "Values and what came of them", lines, varied, found.metric, names=short_labels(varied, []),
         log=_drawn_log(found), faint_label="did not run to its end",
     )  # fmt: skip
     return figure(chart, f"One line per trial; the last axis is {found.metric}. Hover over a line for all its values.")
@@ -173,7 +173,7 @@ def space(found: Findings) -> str:
 def rungs(found: Findings) -> str:
     levels = found.halving.rungs
     stopping = bool(found.about.get("early_stopping", True)) and found.about.get("searcher") != "population"
-    replayed = None if stopping else as_if_stopping(found.halving, int(found.about["reduction"]))
+    replayed = None if stopping else replay_with_stopping(found.halving, int(found.about["reduction"]))
     headings: list[str | Cell] = ["trial", *(Cell(f"{rung:,} images") for rung in levels), "state"]
     headings += ["with early stopping"] if replayed else []
     rows = []
@@ -181,7 +181,7 @@ def rungs(found: Findings) -> str:
         row: list[Any] = [trial.number]
         for one in decisions(found.halving, trial.number, trial.state):
             place = f", place {one.place[0]} of {one.place[1]}" if one.place else ""
-            score = "" if one.score is None else f"{escape(shown(one.score))}{place}<br/>"
+            score = "" if one.score is None else f"{escape(format_value(one.score))}{place}<br/>"
             row.append(Cell(one.outcome, one.score, markup=f"{score}<small>{escape(one.outcome)}</small>"))
         row.append(trial.state)
         if replayed:
@@ -217,7 +217,7 @@ def pictures(found: Findings) -> str:
     best = [trial for trial in found.trials if trial.has_finished][:PICTURED]
     if not best:
         return paragraph("There are none: a trial has pictures when it has come to its end.")
-    parts, room = [], Room()
+    parts, room = [], PictureBudget()
     for trial in best:
         tops = trial.ceilings
         notes = {
@@ -225,15 +225,15 @@ def pictures(found: Findings) -> str:
             for code, bound in trial.bounds.items()
         }
         facts = ", ".join(
-            f"{key} {shown(trial.row[key])}" for key in _measures(found) if trial.row.get(key) is not None
+            f"{key} {format_value(trial.row[key])}" for key in _measures(found) if trial.row.get(key) is not None
         )
         parts.append(f"<h3>{escape(f'Trial {trial.number}: {facts}')}</h3>")
-        parts.append(gallery(found.search.trial(trial.number).model, trial.label, notes, room))
+        parts.append(model_pictures(found.search.trial(trial.number).model, trial.label, notes, room))
     return "".join(parts)
 
 
 def _slots(found: Findings) -> dict[int, int]:
-    """The first trials of the board that have been measured have a colour and a marker, the same in all charts."""
+    """Colour and marker of the first measured trials of the leaderboard, the same in all charts."""
     measured = [trial.number for trial in found.trials if trial.curves[found.metric] or _measured(trial)]
     return {number: slot for slot, number in enumerate(measured[:SLOTS])}
 
@@ -249,7 +249,7 @@ def _measured(trial: Trial) -> bool:
 
 
 def _counts(trial: Trial) -> bool:
-    return trial.has_finished or trial.state == "handed on"
+    return trial.has_finished or trial.state == "continued"
 
 
 def _note(trial: Trial) -> str:
@@ -257,9 +257,9 @@ def _note(trial: Trial) -> str:
 
 
 def _drawn_log(found: Findings) -> list[str]:
-    """What the recipe draws evenly by its logarithm."""
-    spread = found.about.get("space")
-    pairs = spread.items() if isinstance(spread, dict) else ()
+    """The values that the recipe samples log-uniformly."""
+    space = found.about.get("space")
+    pairs = space.items() if isinstance(space, dict) else ()
     return [path for path, value in pairs if isinstance(value, dict) and value.get("sampler") == "loguniform"]
 
 

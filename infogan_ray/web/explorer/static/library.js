@@ -1,47 +1,47 @@
-// The runs, searches and models of a folder, as cards with their latest pictures; it looks again while they train.
+// The runs, searches and models of a folder, as cards with their latest pictures; refreshed while they train.
 
-import { calm, complain, element, get, pictureOf } from "./api.js";
+import { getJson, pictureUrl } from "./api.js";
+import { byId, clearError, element, showError } from "./dom.js";
 
-const by = id => document.getElementById(id);
-const LOOK_AGAIN_MS = 5000;
+const REFRESH_MS = 5000;
 
 export class Library {
   constructor() {
-    by("filter").addEventListener("input", () => this.draw());
-    setInterval(() => { if (!by("library").hidden && !document.hidden) this.look(); }, LOOK_AGAIN_MS);
+    byId("filter").addEventListener("input", () => this.draw());
+    setInterval(() => { if (!byId("library").hidden && !document.hidden) this.refresh(); }, REFRESH_MS);
   }
 
   async open(id) {
-    if (id !== this.id) { this.drawn = undefined; by("filter").value = ""; }
+    if (id !== this.id) { this.drawn = undefined; byId("filter").value = ""; }
     this.id = id;
-    await this.look();
+    await this.refresh();
   }
 
-  async look() {
+  async refresh() {
     const { id } = this;
     try {
-      const found = await get("/api/library", { id });
+      const found = await getJson("/api/library", { id });
       if (id !== this.id) return;
       this.found = found;
       this.draw();
-      calm();
-    } catch (error) { complain(error); }
+      clearError();
+    } catch (error) { showError(error); }
   }
 
   draw() {
-    const { found } = this, wanted = by("filter").value.toLowerCase();
+    const { found } = this, wanted = byId("filter").value.toLowerCase();
     const words = JSON.stringify([found, wanted]);
     if (words === this.drawn) return;  // a card that has the focus keeps it
     this.drawn = words;
-    by("library-title").textContent = found.title;
+    byId("library-title").textContent = found.title;
     const left = found.left_out ? ` ${found.left_out} more are not shown.` : "";
-    by("library-note").textContent = (found.rows.length ? `${found.rows.length} here, looked at again every five seconds.`
+    byId("library-note").textContent = (found.rows.length ? `${found.rows.length} here, looked at again every five seconds.`
       : "Nothing here yet; this page looks again every five seconds.") + left;
-    if (found.report) by("library-note").append(" ", reportLink(found.search, "Report of the search"));
+    if (found.report) byId("library-note").append(" ", reportLink(found.search, "Report of the search"));
     const rows = found.rows.filter(row => JSON.stringify(row).toLowerCase().includes(wanted));
     const focused = document.activeElement?.getAttribute("href");
-    by("cards").replaceChildren(...rows.map(card));
-    if (focused) by("cards").querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+    byId("cards").replaceChildren(...rows.map(card));
+    if (focused) byId("cards").querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   }
 }
 
@@ -54,7 +54,7 @@ function card(row) {
   const has = row.kind === "model" || (row.picture ?? null) !== null;
   const picture = row.kind === "search"
     ? element("div", { className: "none" }, `${row.trials ?? "?"} trials${(row.best ?? null) === null ? "" : `, best: ${row.best}`}`)
-    : has ? element("img", { src: pictureOf({ id: row.id, step: row.picture ?? undefined }), alt: `Samples of ${row.name}`, loading: "lazy" })
+    : has ? element("img", { src: pictureUrl({ id: row.id, step: row.picture ?? undefined }), alt: `Samples of ${row.name}`, loading: "lazy" })
     : element("div", { className: "none" }, "no picture yet");
   const state = String(row.state).split(/[ ,]/)[0];
   const parts = [

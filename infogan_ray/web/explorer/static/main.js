@@ -1,12 +1,12 @@
-// Which of the two pages is shown. The address after '#' says it, so that a link or a reload shows the same again.
+// Shows the library or one model. The address after '#' says which, so that a link or a reload shows the same.
 
-import { calm, complain, element, get } from "./api.js";
+import { getJson } from "./api.js";
+import { byId, clearError, element, showError } from "./dom.js";
 import { Library } from "./library.js";
 import { Model } from "./model.js";
 
-const by = id => document.getElementById(id);
-const root = await get("/api/root").catch(error => { complain(error); throw error; });
-const alone = root.kind === "run" || root.kind === "model";
+const root = await getJson("/api/root").catch(error => { showError(error); throw error; });
+const isSingle = root.kind === "run" || root.kind === "model";
 
 const model = new Model(({ id, checkpoint, seed, codes }) => {
   const held = Object.entries(codes).map(([code, value]) => [`code.${code}`, value]);
@@ -16,33 +16,33 @@ const model = new Model(({ id, checkpoint, seed, codes }) => {
 const library = new Library();
 
 async function route() {
-  calm();
-  const asked = new URLSearchParams(location.hash.slice(1));
-  const id = asked.get("model") ?? (alone ? "" : null);
-  by("model").hidden = true;
-  by("library").hidden = id !== null;
-  trail(id ?? asked.get("search") ?? "");
+  clearError();
+  const parameters = new URLSearchParams(location.hash.slice(1));
+  const id = parameters.get("model") ?? (isSingle ? "" : null);
+  byId("model").hidden = true;
+  byId("library").hidden = id !== null;
+  showBreadcrumbs(id ?? parameters.get("search") ?? "");
   try {
     if (id === null) {
-      by("state").textContent = `infogan_ray ${root.version}`;
-      return await library.open(asked.get("search") ?? "");
+      byId("state").textContent = `infogan_ray ${root.version}`;
+      return await library.open(parameters.get("search") ?? "");
     }
-    const codes = Object.fromEntries([...asked].filter(([name, value]) => name.startsWith("code.") && Number.isFinite(Number(value)))
+    const codes = Object.fromEntries([...parameters].filter(([name, value]) => name.startsWith("code.") && Number.isFinite(Number(value)))
       .map(([name, value]) => [name.slice(5), Number(value)]));
-    const seed = Number(asked.get("seed") ?? 0);
-    by("model").hidden = false;
-    await model.open(id, { checkpoint: asked.get("checkpoint") ?? undefined, seed: Number.isInteger(seed) && seed >= 0 ? seed : 0, codes });
+    const seed = Number(parameters.get("seed") ?? 0);
+    byId("model").hidden = false;
+    await model.open(id, { checkpoint: parameters.get("checkpoint") ?? undefined, seed: Number.isInteger(seed) && seed >= 0 ? seed : 0, codes });
     document.title = `${model.about.title} - InfoGAN explorer`;
   } catch (error) {
-    by("model").hidden = true;
-    complain(error);
-    if (id !== null && /looks again/.test(error.message)) setTimeout(() => { if (!by("model").hidden) return; route(); }, 5000);
+    byId("model").hidden = true;
+    showError(error);
+    if (id !== null && /looks again/.test(error.message)) setTimeout(() => { if (!byId("model").hidden) return; route(); }, 5000);
   }
 }
 
-function trail(id) {
+function showBreadcrumbs(id) {
   const parts = [];
-  if (!alone) {
+  if (!isSingle) {
     const [search, trial] = id.includes("/trials/") ? id.split("/trials/") : [null, null];
     parts.push(id ? element("a", { href: "#" }, root.title) : element("span", { ariaCurrent: "page" }, root.title));
     if (search) parts.push(element("a", { href: `#${new URLSearchParams({ search })}` }, search));
@@ -50,7 +50,7 @@ function trail(id) {
   } else {
     parts.push(element("span", { ariaCurrent: "page" }, root.title));
   }
-  by("trail").replaceChildren(...parts.flatMap((part, i) => i ? [" / ", part] : [part]));
+  byId("breadcrumbs").replaceChildren(...parts.flatMap((part, i) => i ? [" / ", part] : [part]));
 }
 
 addEventListener("hashchange", route);

@@ -1,0 +1,45 @@
+"""infogan data: fetch a named dataset; inspect, prepare and verify images (``data_inspect``, ``data_prepare``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from infogan_ray import UserError
+from infogan_ray.cli.data_inspect import inspect
+from infogan_ray.cli.data_prepare import prepare, verify
+from infogan_ray.cli.display import print_progress
+from infogan_ray.cli.exit_codes import DONE
+from infogan_ray.cli.flags import parse
+from infogan_ray.data.datasets import DataConfig, load_images
+from infogan_ray.data.fetch import SOURCES
+
+ACTIONS: dict[str, Callable[[list[str]], int]] = {"inspect": inspect, "prepare": prepare, "verify": verify}
+
+
+@dataclass
+class Data:
+    action: tyro.conf.Positional[Literal["fetch", "inspect", "prepare", "verify"]]
+    name: tyro.conf.Positional[str]
+    """mnist or fashion_mnist."""
+    data_dir: str | None = None
+    """Folder to look into first."""
+
+
+def data(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ACTIONS:
+        return ACTIONS[arguments[0]](arguments[1:])
+    given = parse(
+        Data, "data", arguments,
+        "Fetch a dataset. Example: infogan data fetch mnist. "
+        "Or look through images of your own: infogan data inspect photos (see infogan data inspect --help)",
+    )  # fmt: skip
+    if given.name not in SOURCES:
+        raise UserError(f"data is '{given.name}'; valid are {', '.join(SOURCES)}")
+    images = load_images(given.name, DataConfig(given.data_dir), say=print_progress)
+    assert images.test_images is not None
+    print(f"{given.name}: {len(images.images):,} training and {len(images.test_images):,} test images, checksums right")
+    return DONE

@@ -1,0 +1,65 @@
+"""infogan encode: what the recognition network Q says of real images, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import tyro
+
+from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.exit_codes import DONE
+from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output_files import output_path, write_output
+from infogan_ray.data.datasets import NAMES, DataConfig, load_images
+from infogan_ray.data.formats.collection import EncodedImages
+from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.image_loader import read_pictures, summary
+from infogan_ray.training.load_model import load
+
+
+@dataclass
+class Encode:
+    model: tyro.conf.Positional[str]
+    images: tyro.conf.Positional[str]
+    """A dataset, a folder, .zip or .tar of images, one image or an .npz file."""
+    max_bad: float = 0.01
+    """Share of image files that may be broken and are skipped."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "codes.parquet"
+
+
+def encode(arguments: list[str]) -> int:
+    given = parse(
+        Encode, "encode", arguments, "Read codes. Example: infogan encode first-model photos -o codes.parquet"
+    )
+    output = output_path(given.output, (".parquet",))
+    model = load(given.model, warn)
+    size, channels = model.spec.image_size, model.spec.channels
+    path = Path(given.images).expanduser()
+    collection = open_collection(path, say=print_progress) if given.images not in NAMES and path.exists() else None
+    if isinstance(collection, EncodedImages):
+        names, parts = [], []
+        for part in (collection, collection.test):
+            if isinstance(part, EncodedImages):
+                pictures = read_pictures(part.files, size, channels, print_progress, given.max_bad)
+                for line in summary(part.files, pictures):
+                    print_progress(line)
+                names += [part.files.shown(name) for name in pictures.names]
+                parts.append(pictures.images)
+        images = torch.cat(parts)
+    else:
+        found = load_images(given.images, DataConfig(None, size, channels), print_progress)
+        both = [("train", found.images), *([("test", found.test_images)] if found.test_images is not None else [])]
+        names = [f"{part}/{row}" for part, tensor in both for row in range(len(tensor))]
+        images = torch.cat([tensor for _, tensor in both])
+    columns = {
+        name: pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1]) if values.ndim == 2 else values
+        for name, values in model.encode(images).items()
+    }
+    write_output(output, lambda file: pq.write_table(pa.table({"image": names, **columns}), file))
+    print(f"{output}: {len(names):,} images")
+    return DONE

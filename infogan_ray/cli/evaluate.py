@@ -1,0 +1,127 @@
+"""infogan evaluate: bound per code, and agreement with labels, factors and real images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from infogan_ray import UserError
+from infogan_ray.cli import display
+from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.exit_codes import DONE
+from infogan_ray.cli.flags import extra, parse
+from infogan_ray.data.datasets import NAMES, DataConfig, load_images
+from infogan_ray.data.factors import open_factors
+from infogan_ray.evaluation import texts
+from infogan_ray.evaluation.bound import EvaluationConfig
+from infogan_ray.evaluation.disentanglement.encoded import of_model
+from infogan_ray.evaluation.disentanglement.factor_codes import DisentanglementConfig
+from infogan_ray.evaluation.disentanglement.measure import THOROUGH
+from infogan_ray.evaluation.disentanglement.measure import measure as measure_disentanglement
+from infogan_ray.evaluation.fidelity.inception import open_inception
+from infogan_ray.evaluation.fidelity.measure import FidelityConfig, measure_fid, measure_fidelity
+from infogan_ray.evaluation.measure import measure_bound, measure_image_quality, measure_sorting
+from infogan_ray.evaluation.metrics import BOUND, of_group
+from infogan_ray.models.infogan import InfoGAN
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import RunConfig, from_saved
+from infogan_ray.training.load_model import load
+from infogan_ray.training.run_evaluation import measure_agreement
+
+
+@dataclass
+class Evaluate:
+    model: tyro.conf.Positional[str]
+    data: str | None = None
+    """By default the data that the model was trained on."""
+    data_dir: str | None = None
+    samples: int = 10_000
+    """Fresh codes for the bound."""
+    disentanglement: str | None = None
+    """Also how far each code stands for one known factor: of shapes, or of dSprites' .npz file (its path)."""
+    thorough: bool = False
+    """With --disentanglement: as many boosted trees as published figures of DCI are made with; minutes more."""
+    quality: bool = False
+    """Also Fréchet and kernel distance, precision and recall of drawn images, on the features of a small classifier of
+    the data's labels, which is trained once and then kept."""
+    quality_samples: int = 10_000
+    """Images of each kind for --quality and --fid, or half of what the data has."""
+    fid: str | None = None
+    """Also FID and KID: the .safetensors file of Inception's weights. '--fid where' says where they are to be had."""
+    json: bool = False
+
+
+def evaluate(arguments: list[str]) -> int:
+    given = parse(Evaluate, "evaluate", arguments, "Measure a model. Example: infogan evaluate first-model")
+    factors = None
+    if given.disentanglement is not None:
+        with extra("eval", "--disentanglement"):
+            import sklearn  # noqa: F401
+        factors = open_factors(given.disentanglement)
+    fidelity = FidelityConfig(samples=given.quality_samples)
+    with extra("fid", "--fid"):
+        inception = open_inception(given.fid) if given.fid is not None else None
+    model = load(given.model, warn)
+    spec = model.spec.latents
+    metrics: dict[str, Any] = measure_bound(
+        spec, model.generator, model.discriminator, EvaluationConfig(samples=given.samples)
+    )
+    run = _trained_in(model)
+    data = given.data or (run.data if run is not None else None)
+    if data is not None:
+        if given.data is None and data not in NAMES and "://" not in data and not Path(data).expanduser().exists():
+            raise UserError(f"{given.model} was trained on {data}, which is not there; say with --data where it is now")
+        given_there = run.data_config if run is not None and data == run.data else DataConfig()
+        config = dataclasses.replace(
+            given_there, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels
+        )
+        images = load_images(data, config, print_progress)
+        if given.quality:
+            metrics["quality"] = measure_fidelity(model, images, fidelity, say=print_progress)
+        if inception is not None:
+            metrics["fid"] = measure_fid(model, images.images, inception, fidelity, print_progress)
+        metrics |= measure_image_quality(spec, model.generator, images.images)
+        metrics |= measure_sorting(spec, model.discriminator, images.images)[0]
+        metrics |= measure_agreement(spec, model.discriminator, images)
+    elif given.quality or inception is not None:
+        raise UserError(f"{given.model} does not say which data it was trained on; name it with --data")
+    if factors is not None:
+        depth = THOROUGH if given.thorough else DisentanglementConfig()
+        scores = measure_disentanglement(of_model(model), factors, depth, print_progress)
+        metrics["disentanglement"] = {"factors_of": given.disentanglement, "tree_rounds": depth.tree_rounds, **scores}
+    if given.json:
+        print(json.dumps(metrics))
+        return DONE
+    rows = [[name, f"{metrics[f'mi/{name}']:.3f}", f"{code.ceiling(spec.sigma):.3f}"] for name, code in spec.items()]
+    display.table("bound in nats", ["code", "bound", "ceiling"], rows)
+    print(texts.named_text(metrics, of_group(BOUND)))
+    print(f"clustering error: {texts.clustering_text(metrics)}")
+    if held := texts.category_rows(metrics):
+        display.table("what each category holds", ["category", "test images", "labels"], held)
+    print(f"image quality: {texts.quality_text(metrics)}")
+    print(f"real images, without labels: {texts.sorting_text(metrics)}")
+    if given.quality:
+        print("\n".join(texts.fidelity_lines(metrics["quality"])))
+    if inception is not None:
+        print(texts.fid_text(metrics["fid"]))
+    if factors is not None:
+        _print_disentanglement(metrics["disentanglement"], factors.names)
+    return DONE
+
+
+def _print_disentanglement(scores: dict[str, Any], names: tuple[str, ...]) -> None:
+    known = [[code, *(f"{row[name]:.2f}" for name in names)] for code, row in scores["information"].items()]
+    display.table(f"share of each factor of {scores['factors_of']} that a code tells", ["code", *names], known)
+    print(texts.disentanglement_text(scores, len(names)))
+
+
+def _trained_in(model: InfoGAN) -> RunConfig | None:
+    for folder in (model.source, model.source.parent.parent):  # a model folder, or a checkpoint in its run
+        if RunDirectory(folder).exists:
+            return from_saved(RunDirectory(folder).read_config(), f"{folder}/{RunDirectory.CONFIG}")
+    return None

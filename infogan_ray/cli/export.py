@@ -1,0 +1,43 @@
+"""infogan export: a model as ONNX or torch graphs, for use without this package."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from infogan_ray.cli.display import warn
+from infogan_ray.cli.exit_codes import DONE, Failed
+from infogan_ray.cli.flags import parse
+from infogan_ray.models.export import ExportFailed
+from infogan_ray.models.export import export as export_model
+from infogan_ray.training.load_model import load
+
+
+@dataclass
+class Export:
+    model: tyro.conf.Positional[str]
+    format: str = "onnx"
+    """onnx (needs the extra infogan-ray[export]) or torch."""
+    output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder to make; by default NAME-onnx or NAME-torch."""
+
+
+def export(arguments: list[str]) -> int:
+    given = parse(
+        Export, "export", arguments,
+        "Write a model's generator and recognition network for use without this package, checked against the model. "
+        "Example: infogan export first-model -o first-onnx",
+    )  # fmt: skip
+    model = load(given.model, warn)
+    folder = Path(given.output or f"{model.source.name}-{given.format}").expanduser()
+    try:
+        worst = export_model(model, folder, given.format)
+    except ExportFailed as error:
+        raise Failed(str(error)) from None
+    print(f"{folder}: generator and recognition; they differ from the model by at most {worst:.1g}")
+    print(f"how to use them: python {shlex.quote(str(folder / 'example.py'))}")
+    return DONE

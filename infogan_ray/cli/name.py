@@ -1,0 +1,40 @@
+"""infogan name: names for codes, such as slant for uniform0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import tyro
+
+from infogan_ray import UserError
+from infogan_ray.cli.display import warn
+from infogan_ray.cli.exit_codes import DONE
+from infogan_ray.cli.flags import parse
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.training.load_model import load
+from infogan_ray.training.publish import name_codes
+
+
+@dataclass
+class Name:
+    model: tyro.conf.Positional[str]
+    """Model folder, run (STORAGE/NAME) or checkpoint."""
+    names: tyro.conf.Positional[list[str]] = field(default_factory=list)
+    """CODE=NAME, for example uniform0=slant; CODE= takes the name away. Without any: the names that there are."""
+
+
+def name(arguments: list[str]) -> int:
+    given = parse(
+        Name, "name", arguments,
+        "Give codes names that flags, pictures and the model card have then. "
+        "Example: infogan name first-model uniform0=slant uniform1=width",
+    )  # fmt: skip
+    pairs = dict(word.partition("=")[::2] for word in given.names)
+    wrong = next((word for word in given.names if "=" not in word), None)
+    if wrong is not None:
+        raise UserError(f"names is '{wrong}'; write CODE=NAME, for example uniform0=slant")
+    model = load(given.model, warn)
+    names = name_codes(open_storage(given.model), pairs) if pairs else model.names
+    for code in model.codes:
+        print(f"{code} {names[code]}" if code in names else code)
+    return DONE

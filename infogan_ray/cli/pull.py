@@ -1,0 +1,84 @@
+"""infogan pull: the best checkpoint of a run or a search as a model folder, verified."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from infogan_ray import UserError
+from infogan_ray.cli.display import scalars, warn
+from infogan_ray.cli.exit_codes import DONE
+from infogan_ray.cli.flags import parse
+from infogan_ray.evaluation.metrics import check_selectable
+from infogan_ray.searches.leaderboard import leaderboard
+from infogan_ray.searches.search_directory import SearchDirectory
+from infogan_ray.searches.selection_rules import DEFAULT, best_by, check_rule, winner
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import from_saved
+from infogan_ray.training.publish import pull as pull_model
+
+
+@dataclass
+class Pull:
+    run: tyro.conf.Positional[str]
+    """STORAGE/NAME."""
+    destination: tyro.conf.Positional[str | None] = None
+    """Folder to make; by default NAME-model."""
+    checkpoint: str = "best"
+    """best, last or step_XXXXXXXX."""
+    metric: str | None = None
+    """What 'best' means; by default the run's own. Of a search: the column of its board by which to pick the trial."""
+    select: str | None = None
+    """Of a search, the rule that picks the trial: sorting (the default), agreement, gated, bound or quality."""
+    trial: int | None = None
+    """Of a search, the number of a trial, instead of the rule."""
+    json: bool = False
+
+
+def pull(arguments: list[str]) -> int:
+    given = parse(Pull, "pull", arguments, "Fetch a model. Example: infogan pull runs/first first-model")
+    run = RunDirectory(open_storage(given.run))
+    check_rule(given.select or DEFAULT)
+    own = given.metric
+    if SearchDirectory(run.folder).exists:
+        run, own = _trial_of(SearchDirectory(run.folder), given), None  # a trial's model is that of its last step
+    elif given.select is not None or given.trial is not None:
+        flag = f"--select {given.select}" if given.select is not None else f"--trial {given.trial}"
+        raise UserError(f"{flag} is for a search, and {run.folder} is none; drop it, or name STORAGE/SEARCH")
+    if not run.exists:
+        raise UserError(f"run {run.folder} does not exist; 'infogan runs {run.folder.parent}' lists those that do")
+    config = from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")
+    metric = own or config.metric
+    check_selectable(metric)
+    if "://" in (given.destination or ""):
+        raise UserError(f"destination is '{given.destination}'; it must be a folder on this machine")
+    destination = Path(given.destination or f"{run.name}-model").expanduser().absolute()
+    chosen = pull_model(run, given.checkpoint, metric, config, destination, warn)
+    summary = {"model": str(destination), "step": chosen.step, **scalars(chosen.metrics)}
+    if given.json:
+        print(json.dumps(summary))
+    else:
+        print(f"{destination}: step {chosen.step:,} of {run.name}, verified")
+    return DONE
+
+
+def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
+    """The run of the trial that was asked for, or that the rule picks."""
+    if given.trial is not None:
+        count = len(search.description()["trials"])
+        if not 0 <= given.trial < count:
+            raise UserError(f"trial is {given.trial}; {search.folder} has the trials 0 to {count - 1}")
+        return search.trial(given.trial)
+    rows, rule = leaderboard(search), given.select or DEFAULT
+    if given.metric is not None:
+        best, by = best_by(rows, given.metric), f"metric '{given.metric}'"
+    else:
+        best, by = winner(rows, search.description()["metric"], rule), f"rule '{rule}'"
+    if best is None:
+        raise UserError(f"search {search.folder} has no finished trial that the {by} can rank; name a --trial")
+    warn(f"trial {best['trial']} is picked by the {by}")
+    return search.trial(best["trial"])

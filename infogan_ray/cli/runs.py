@@ -1,0 +1,69 @@
+"""infogan runs: the runs of a storage folder, or the checkpoints of one run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+
+import tyro
+
+from infogan_ray.cli.display import print_rows, warn
+from infogan_ray.cli.exit_codes import DONE
+from infogan_ray.cli.flags import parse
+from infogan_ray.cli.search import board_rows
+from infogan_ray.evaluation.metrics import CHECKPOINT, headlines_of
+from infogan_ray.searches.leaderboard import leaderboard
+from infogan_ray.searches.search_directory import SearchDirectory
+from infogan_ray.storage import checkpoints, manifests
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory, list_runs
+from infogan_ray.training.run_listing import run_row, state_of
+
+
+@dataclass
+class Runs:
+    storage: tyro.conf.Positional[str]
+    """STORAGE, or STORAGE/NAME for one run's checkpoints."""
+    json: bool = False
+
+
+def runs(arguments: list[str]) -> int:
+    given = parse(Runs, "runs", arguments, "List runs. Example: infogan runs runs")
+    storage = open_storage(given.storage)
+    if SearchDirectory(storage).exists:
+        print_rows(str(storage), board_rows(leaderboard(SearchDirectory(storage)), given.json), given.json)
+        return DONE
+    if RunDirectory(storage).looks_like_run:
+        return _one_run(RunDirectory(storage), given.json)
+    rows = [run_row(run) for run in list_runs(storage)]
+    if not given.json:
+        for row in rows:
+            counts = {word: row.pop(word.replace(" ", "_")) for word in _COUNTS}
+            row["notes"] = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or None
+    print_rows(str(storage), rows, given.json)
+    for entry in storage.entries():
+        if entry.is_folder and (search := SearchDirectory(storage / entry.name)).exists:
+            warn(f"{entry.name} is a search; its board: infogan runs {shlex.quote(search.folder.uri)}")
+    return DONE
+
+
+_COUNTS = ("unfinished checkpoints", "broken checkpoints", "restarts")
+
+
+def _one_run(run: RunDirectory, as_json: bool) -> int:
+    status = run.get_status()
+    good, bad, chosen, state = state_of(run, status["state"], verify=run.folder.is_local)
+    last = checkpoints.last(good)
+    rows = []
+    for checkpoint in good:
+        marks = [word for word, other in (("best", chosen), ("last", last)) if other is checkpoint]
+        marks += ["last good"] if checkpoint.name == status.get("last_good") else []
+        shown = headlines_of(checkpoint.metrics, (CHECKPOINT,))
+        rows.append({"checkpoint": checkpoint.name, **shown, "is": ", ".join(marks)})
+    why = f" ({status['message']})" if status.get("message") else ""
+    print_rows(f"{run.folder}: {state}{why}", rows, as_json)
+    for error in bad:
+        kind = "unfinished" if isinstance(error, manifests.IncompleteCheckpoint) else "broken"
+        print(f"{kind}: {error}", file=sys.stderr)
+    return DONE

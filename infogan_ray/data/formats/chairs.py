@@ -1,0 +1,29 @@
+"""3D chairs (Aubry et al. 2014), as a folder or as the tar in which they are published.
+
+Each of the 1,393 folders holds one chair from 62 sides. A folder is a thing and not a class of things, so there are no
+classes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from infogan_ray.data.formats.collection import EncodedImages, with_labels
+from infogan_ray.data.formats.webdataset import first_members, is_tar
+from infogan_ray.data.image_files import Say, first_data_file, list_image_files
+
+RENDER = re.compile(r"(.*/)?renders/image_\d+_p\d+_t\d+_r\d+\.png")
+
+
+def matches(path: Path) -> bool:
+    """Whether the first images of a folder or a tar are named as the rendered chairs are."""
+    if path.is_dir():
+        first = first_data_file(path)
+        return first is not None and RENDER.fullmatch(first.as_posix()) is not None
+    return is_tar(path) and any(RENDER.fullmatch(name) for name in first_members(path))
+
+
+def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
+    """All images, without classes unless a CSV file gives them. Raises UserError, in one line."""
+    return with_labels(EncodedImages(list_image_files(path), "rendered chairs"), labels, say)

@@ -1,0 +1,316 @@
+"""Lists the image files in a folder of folders, a .zip, a .tar or one file. Nothing is unpacked to disk.
+
+Names are relative, with '/' between their parts, and sorted: the same files come in the same order from a folder and
+from an archive of it, on every machine.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from infogan_ray import UserError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
+TARS = (".tar", ".tar.gz", ".tgz")
+MOST_BYTES = 512 * 1024**2  # of one file: a few kilobytes of an archive can hold as many gigabytes
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # hidden files and __MACOSX are skipped as well
+TABLE = ".parquet"
+
+Say = Callable[[str], None]
+"""Takes one line of text for the user."""
+
+
+class Broken(Exception):
+    """A file that gives no image. The text continues a sentence that begins with its name: 'is cut off'."""
+
+
+class Files(Protocol):
+    """Where encoded images lie: an ``ImageFiles``, or a table or archive that is read like one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def skipped(self) -> Counter[str]: ...
+
+    @property
+    def crop(self) -> int | None:
+        """Side of the middle square that is taken of each image; by default the largest that fits."""
+
+    def shown(self, name: str) -> str: ...
+
+    def contents(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes | Path | Broken]]: ...
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The image files of a path: ``names`` in order, and all other files, counted by kind."""
+
+    path: Path
+    names: tuple[str, ...]
+    skipped: Counter[str] = field(default_factory=Counter)
+    members: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Of an archive: what finds a name's bytes in it."""
+    crop: int | None = None
+    """Side of the middle square that is taken of each image; by default the largest that fits."""
+
+    def shown(self, name: str) -> str:
+        """A file's whole path, for people."""
+        return printable(str(self.path if _kind(self.path) == "file" else self.path / name))
+
+    def contents(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes | Path | Broken]]:
+        """What to decode for each row (by default all) of ``names``, in the order in which they are read fastest.
+
+        A file of a folder is given as its path, so that a decoding thread can read it.
+        """
+        wanted = range(len(self.names)) if rows is None else sorted(rows)
+        kind = _kind(self.path)
+        if kind == "folder":
+            yield from ((row, self.path / self.names[row]) for row in wanted)
+        elif kind == "file":
+            yield from ((row, self.path) for row in wanted)
+        else:
+            read = _zip_contents if kind == "zip" else _tar_contents
+            yield from read(self.path, [(self.members[self.names[row]], row) for row in wanted])
+
+
+def list_image_files(path: Path) -> ImageFiles:
+    """List the images of a path. Raises UserError, in one line, where there is none or the archive is broken."""
+    kind = _kind(path)
+    if kind == "folder":
+        source = _folder(path)
+    elif kind == "file":
+        source = ImageFiles(path, (path.name,))
+    else:
+        members, skipped = (_zip_members if kind == "zip" else _tar_members)(path)
+        source = ImageFiles(path, _in_order(list(members)), skipped, members)
+    if not source.names:
+        there = f"; there are only {describe(source.skipped)}" if source.skipped else ""
+        raise UserError(f"data: no image in {path} ({', '.join(ENDINGS)} are read, in subfolders too){there}")
+    return source
+
+
+def is_listable(path: Path) -> bool:
+    """Whether a path is of a kind that ``list_image_files`` reads."""
+    return path.is_dir() or path.name.lower().endswith((".zip", *TARS, *ENDINGS))
+
+
+def first_data_file(folder: Path) -> Path | None:
+    """The first image, table or tar in a folder and those below it: its kind tells the layout of the others."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        fits = [name for name in names if name.lower().endswith((*ENDINGS, *TARS, TABLE)) and not name.startswith(".")]
+        if fits:
+            images = [name for name in fits if name.lower().endswith(ENDINGS)]
+            return Path(place) / min(images or fits)
+    return None
+
+
+def read_file(path: Path) -> bytes:
+    """Raises Broken for what cannot be read, or is too large to be."""
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > MOST_BYTES:
+                raise _too_large()
+            return file.read()
+    except FileNotFoundError:
+        raise Broken("is a link to nowhere" if path.is_symlink() else "is gone") from None
+    except PermissionError:
+        raise Broken("may not be read by you") from None
+    except OSError as error:
+        raise Broken(f"cannot be read ({error.strerror or error})") from None
+
+
+def class_of(names: Sequence[str]) -> list[str] | None:
+    """The class folder of each name: the first folder of its path that is not shared by all.
+
+    None where there is no choice of classes: one folder only, or images beside the folders.
+    """
+    parts = [name.split("/") for name in names]
+    depth = 0
+    while parts and all(len(part) > depth + 1 for part in parts):
+        if len({part[depth] for part in parts}) > 1:
+            return [part[depth] for part in parts]
+        depth += 1
+    return None
+
+
+def describe(counts: Counter[str]) -> str:
+    """Counts in words, the most frequent first: '12 .txt files, 1 hidden'."""
+    return ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items(), key=lambda item: (-item[1], item)))
+
+
+def printable(name: str) -> str:
+    """A file's name as it can be printed in one line, whatever its bytes are."""
+    text = os.fsencode(name).decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _kind(path: Path) -> str:
+    lower = path.name.lower()
+    if path.is_dir():
+        return "folder"
+    return "zip" if lower.endswith(".zip") else "tar" if lower.endswith(TARS) else "file"
+
+
+def _in_order(names: list[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda name: name.split("/")))
+
+
+def _too_large() -> Broken:
+    return Broken(f"has more than {MOST_BYTES // 1024**2} MiB")
+
+
+def _junk(name: str) -> str | None:
+    """Why a file or folder of this name is skipped, if it is."""
+    if name.startswith(".") or name == "__MACOSX":
+        return "hidden"
+    return "left by the system" if name.lower() in SYSTEM_FILES else None
+
+
+def _not_an_image(name: str) -> str | None:
+    if reason := _junk(name):
+        return reason
+    ending = os.path.splitext(name)[1].lower()
+    return None if ending in ENDINGS else f"{printable(ending)} files" if ending else "files without an ending"
+
+
+def _folder(root: Path) -> ImageFiles:
+    """Lists every folder once, by its real name if it has one below the root, else by its first link."""
+    names: list[str] = []
+    skipped: Counter[str] = Counter()
+    seen: set[tuple[int, int]] = set()
+    above = {_identity(parent) for parent in root.resolve().parents}
+    links: list[str] = []
+
+    def walk(start: str) -> None:
+        waiting = [start]
+        while waiting:
+            below = waiting.pop()
+            here = root / below
+            try:
+                identity = _identity(here)
+                if identity in seen or identity in above:
+                    skipped["links to a folder that is read already"] += 1
+                    continue
+                seen.add(identity)
+                entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+            except OSError:
+                skipped["folders that may not be read"] += 1
+                continue
+            for entry in entries:
+                name = f"{below}/{entry.name}" if below else entry.name
+                if reason := _junk(entry.name):
+                    skipped[reason] += 1
+                elif os.path.isdir(entry):  # not entry.is_dir(), which raises for a link to itself
+                    (links if entry.is_symlink() else waiting).append(name)
+                elif reason := _not_an_image(entry.name):
+                    skipped[reason] += 1
+                elif os.path.isfile(entry) or not os.path.exists(entry):
+                    names.append(name)  # a link to nowhere is a missing image: broken, not skipped
+                else:
+                    skipped["pipes and devices"] += 1
+
+    walk("")
+    while links:
+        walk(links.pop(0))
+    return ImageFiles(root, _in_order(names), skipped)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    about = os.stat(folder)
+    return about.st_dev, about.st_ino
+
+
+def _member_name(name: str, skipped: Counter[str]) -> str | None:
+    """A member's name without what would lead out of the archive, or None for what is no image."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    for part in parts[:-1]:
+        if reason := _junk(part):
+            skipped[reason] += 1
+            return None
+    if not parts:
+        return None
+    if reason := _not_an_image(parts[-1]):
+        skipped[reason] += 1
+        return None
+    return "/".join(parts)
+
+
+def _zip_members(path: Path) -> tuple[dict[str, zipfile.ZipInfo], Counter[str]]:
+    """Of two members of one name the later counts, as when an archive is unpacked."""
+    where: dict[str, zipfile.ZipInfo] = {}
+    skipped: Counter[str] = Counter()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.is_dir():
+                    continue
+                if stat.S_ISLNK(info.external_attr >> 16):
+                    skipped["links inside the archive"] += 1
+                elif name := _member_name(info.filename, skipped):
+                    where[name] = info
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        raise UserError(f"data: {path} is not a whole .zip file ({error})") from None
+    return where, skipped
+
+
+def _zip_contents(path: Path, rows: list[tuple[zipfile.ZipInfo, int]]) -> Iterator[tuple[int, bytes | Broken]]:
+    with zipfile.ZipFile(path) as archive:
+        for info, row in sorted(rows, key=lambda item: item[0].header_offset):
+            try:
+                if info.file_size > MOST_BYTES:
+                    raise _too_large()
+                yield row, archive.read(info)  # no more than the size that it declares, and by its checksum
+            except Broken as reason:
+                yield row, reason
+            except RuntimeError:
+                yield row, Broken("is encrypted, or packed in a way that is not read")
+            except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
+                yield row, Broken(f"is damaged in the archive ({error})")
+
+
+def _tar_members(path: Path) -> tuple[dict[str, int], Counter[str]]:
+    """Names, and where in the (unpacked) archive the bytes of each begin."""
+    where: dict[str, int] = {}
+    skipped: Counter[str] = Counter()
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                if member.issym() or member.islnk():
+                    skipped["links inside the archive"] += 1
+                elif member.isfile() and (name := _member_name(member.name, skipped)):
+                    where[name] = member.offset_data
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"data: {path} is not a whole .tar file ({error or 'it is cut off'})") from None
+    return where, skipped
+
+
+def _tar_contents(path: Path, rows: list[tuple[int, int]]) -> Iterator[tuple[int, bytes | Broken]]:
+    """In the archive's own order: a packed one can only be read forwards."""
+    wanted = dict(rows)
+    with tarfile.open(path, "r:*") as archive:
+        for member in archive:
+            row = wanted.pop(member.offset_data, None) if member.isfile() else None
+            if row is None:
+                continue
+            if member.size > MOST_BYTES:
+                yield row, _too_large()
+                continue
+            file = archive.extractfile(member)
+            assert file is not None
+            yield row, file.read()
+            if not wanted:
+                return

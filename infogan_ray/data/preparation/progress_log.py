@@ -1,0 +1,127 @@
+"""The progress of a dataset that is being prepared: its settings, the finished tasks, and the manifest.
+
+    DEST/.progress/settings.json    the source and the settings; written first
+    DEST/.progress/00000.json …     one for each finished task, written after its shards
+    DEST/MANIFEST.json              written last
+
+The records are kept, so that a shard that is lost later can be made again alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from infogan_ray import UserError
+from infogan_ray.data.preparation.shard_plan import ShardPlan, ShardTask, differences
+from infogan_ray.data.preparation.shard_writer import TaskRecord
+from infogan_ray.data.shards.dataset import MANIFEST, PROGRESS, TEST, TRAIN, ShardSet
+from infogan_ray.storage.file_system import Storage
+
+SETTINGS = "settings.json"
+OURS = re.compile(r"\.?(train|test)-\d{5,}\.parquet(\.\w+\.tmp)?|\.?MANIFEST\.json(\.\w+\.tmp)?|\.progress|probe-\w{8}")
+LEFTOVER = re.compile(r"\..+\.\w{8}\.tmp")
+MOST_NAMED = 1000  # broken files in the manifest
+READERS = 16  # threads: records are small, and each takes a round trip
+
+
+class ProgressLog:
+    """The folder. Methods raise StorageError, and UserError, in one line, where DEST holds something else."""
+
+    def __init__(self, folder: Storage) -> None:
+        self.folder, self.progress = folder, folder / PROGRESS
+
+    def check(self, asked: Mapping[str, Any], overwrite: bool) -> None:
+        """Raises UserError for a folder that holds something else. Changes nothing."""
+        if self.folder.path_is_file:
+            raise UserError(f"DEST is {self.folder}, a file; name a folder that is new or empty")
+        foreign = [entry.name for entry in self.folder.entries() if not OURS.fullmatch(entry.name)]
+        if foreign:
+            raise UserError(
+                f"DEST is {self.folder}, where other things lie ({', '.join(foreign[:3])}); name a folder that is new "
+                "or empty"
+            )
+        before = self.asked()
+        if overwrite:
+            return
+        if before is None:
+            if self.folder.entries():
+                raise UserError(f"DEST is {self.folder}, where shards lie of which nothing is known; add --overwrite")
+        elif differing := differences(before, asked):
+            raise UserError(
+                f"DEST is {self.folder}, prepared otherwise: {'; '.join(differing)}; ask for the same, name another "
+                "folder, or make it anew with --overwrite"
+            )
+
+    def begin(self, asked: Mapping[str, Any], overwrite: bool) -> None:
+        """Start or continue. Deletes the partial files of a killed attempt; with ``overwrite``, all of our files."""
+        self.check(asked, overwrite)
+        if overwrite:
+            self.folder.delete(MANIFEST)  # first: without it the folder is no dataset
+            for entry in self.folder.entries():
+                if not entry.is_folder:
+                    self.folder.delete(entry.name)
+            self.progress.delete_all()
+        for folder in (self.folder, self.progress):
+            for entry in folder.entries():
+                if LEFTOVER.fullmatch(entry.name):
+                    folder.delete(entry.name)
+        if self.asked() is None:
+            self.progress.write(SETTINGS, json.dumps(asked, indent=1).encode())
+
+    def asked(self) -> dict[str, Any] | None:
+        try:
+            return json.loads(self.progress.read(SETTINGS))
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return {}
+
+    def done(self, tasks: Sequence[ShardTask]) -> dict[int, TaskRecord]:
+        """Records of the tasks whose shards exist with the right size."""
+        there = {entry.name: entry.size for entry in self.folder.entries()}
+        names = {entry.name for entry in self.progress.entries()}
+        wanted = [task.number for task in tasks if _name(task.number) in names]
+        with ThreadPoolExecutor(READERS) as pool:
+            found = [record for record in pool.map(self._record, wanted) if record is not None]
+        return {
+            record.number: record
+            for record in found
+            if all(there.get(shard.file) == shard.bytes for shard in record.shards.values())
+        }
+
+    def _record(self, number: int) -> TaskRecord | None:
+        try:
+            return TaskRecord.from_dict(json.loads(self.progress.read(_name(number))))
+        except (KeyError, TypeError, ValueError, AttributeError, FileNotFoundError):
+            return None
+
+    def add(self, record: TaskRecord) -> None:
+        self.progress.write(_name(record.number), json.dumps(record.to_dict(), indent=1).encode())
+
+    def write_manifest(self, plan: ShardPlan, records: Iterable[TaskRecord]) -> ShardSet:
+        """Write the manifest, the same for any order of the tasks."""
+        ordered = sorted(records, key=lambda record: record.number)
+        conversions: Counter[str] = sum((record.conversions for record in ordered), Counter())
+        broken = [item for record in ordered for item in record.broken.items()]
+        about = {
+            "source": plan.name, "asked": plan.asked, "conversions": dict(sorted(conversions.items())),
+            "broken": len(broken), "broken_files": dict(broken[:MOST_NAMED]),
+        }  # fmt: skip
+        train, test = (
+            tuple(record.shards[split] for record in ordered if split in record.shards) for split in (TRAIN, TEST)
+        )
+        settings = plan.settings
+        shards = ShardSet(
+            self.folder, settings.encoding, settings.image_size, settings.channels, plan.classes, train, test, about
+        )
+        self.folder.write(MANIFEST, shards.to_json())
+        return shards
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}.json"

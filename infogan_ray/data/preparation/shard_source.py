@@ -1,0 +1,181 @@
+"""The source of shards: images in memory or in files, by row, whatever their format."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from infogan_ray import UserError
+from infogan_ray.data.datasets import NAMES, DataConfig, load_images
+from infogan_ray.data.formats.collection import EncodedImages
+from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.image_files import Broken, ImageFiles, read_file
+from infogan_ray.data.image_set import ImageSet
+
+
+class ShardSource(Protocol):
+    """Images by row. It can be pickled. ``read`` gives the images of rows in any order."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def random_access(self) -> bool:
+        """Whether reading any rows takes about as long as reading consecutive ones."""
+
+    @property
+    def crop(self) -> int | None:
+        """Side of the middle square that is taken of each image; by default the largest that fits."""
+
+    def name(self, row: int) -> str: ...
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes | np.ndarray | Broken]]:
+        """A file's bytes or uint8 pixels (H, W[, C]). Without ``random_access`` the rows must rise."""
+
+
+@dataclass(frozen=True)
+class SourceInMemory:
+    """uint8 images (N, C, H, W) and, where there are any, labels (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    prefix: str
+    random_access: bool = True
+    crop: None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.images)
+
+    def name(self, row: int) -> str:
+        return f"{self.prefix}/{row}"
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for row in rows:
+            image = np.ascontiguousarray(self.images[row].transpose(1, 2, 0))
+            yield row, image[..., 0] if image.shape[2] == 1 else image
+
+
+@dataclass(frozen=True)
+class SourceInFiles:
+    """EncodedImages images in a folder, an archive or a table."""
+
+    files: Any
+    labels: np.ndarray | None
+
+    @property
+    def count(self) -> int:
+        return len(self.files.names)
+
+    @property
+    def random_access(self) -> bool:
+        """Of a folder and of a .zip; a tar and a packed table are read forwards."""
+        return isinstance(self.files, ImageFiles) and (
+            self.files.path.is_dir() or self.files.path.suffix.lower() == ".zip"
+        )
+
+    @property
+    def crop(self) -> int | None:
+        return getattr(self.files, "crop", None)
+
+    def name(self, row: int) -> str:
+        return self.files.names[row]
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes | Broken]]:
+        for row, content in self.files.contents(rows):
+            try:
+                yield row, read_file(content) if isinstance(content, Path) else content
+            except Broken as reason:
+                yield row, reason
+
+
+@dataclass(frozen=True)
+class OpenedSource:
+    """A source: its training part, its own test part if it has one, and what identifies it."""
+
+    name: str
+    kind: str
+    train: ShardSource
+    test: ShardSource | None
+    classes: tuple[str, ...] | None
+    content: str
+    """SHA-256 of the pixels, or over the names, sizes and modification times of the files."""
+
+
+def open_source(source: str, config: DataConfig, say: Callable[[str], None]) -> OpenedSource:
+    """A named dataset or whatever lies at a path. Raises UserError, in one line, for what cannot be read.
+
+    Images in memory get ``config``'s size and channels here, by the same arithmetic as in training.
+    """
+    path = Path(source).expanduser()
+    if source in NAMES:
+        return _in_memory(load_images(source, config, say))
+    if not path.exists():
+        raise UserError(f"SRC is '{source}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
+    found = open_collection(path, config.labels, say)
+    if not isinstance(found, EncodedImages):  # pixels in one file, which training reads as a whole as well
+        return _in_memory(load_images(source, config, say))
+    test = None if found.test is None else SourceInFiles(found.test.files, found.test.labels)  # type: ignore[attr-defined]
+    kinds = None if found.classes is None else tuple(found.classes)
+    return OpenedSource(path.name, found.kind, SourceInFiles(found.files, found.labels), test, kinds, fingerprint(path))
+
+
+def _in_memory(found: ImageSet) -> OpenedSource:
+    arrays = [
+        None if tensor is None else tensor.numpy()
+        for tensor in (found.images, found.labels, found.test_images, found.test_labels)
+    ]
+    images, labels, test_images, test_labels = arrays
+    assert images is not None
+    names = None
+    given = [part for part in (labels, test_labels) if part is not None]
+    if given:
+        every = np.concatenate(given)
+        if every.min() < 0:
+            raise UserError(
+                f"data: the labels of {found.name} begin at {every.min()}; 0 is the least that there may be"
+            )
+        names = found.classes or (
+            tuple(str(number) for number in range(every.max() + 1)) if every.max() < len(every) else None
+        )
+    test = None if test_images is None else SourceInMemory(test_images, test_labels, "test")
+    content = _digest(*arrays)
+    return OpenedSource(found.name, "arrays", SourceInMemory(images, labels, "train"), test, names, content)
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 over the names, sizes and modification times of all files of a path. No file is read."""
+    total = hashlib.sha256()
+
+    def add(name: str, about: os.stat_result) -> None:
+        total.update(os.fsencode(name) + f"\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+
+    if not path.is_dir():
+        add("", path.stat())
+    for folder, below, names in os.walk(path):
+        below.sort()
+        for name in sorted(names):
+            file = os.path.join(folder, name)
+            try:
+                add(os.path.relpath(file, path), os.stat(file))
+            except OSError:
+                total.update(os.fsencode(name) + b"\0gone\n")
+    return total.hexdigest()
+
+
+def _digest(*arrays: np.ndarray | None) -> str:
+    total = hashlib.sha256()
+    for array in arrays:
+        if array is not None:
+            total.update(f"{array.dtype}{array.shape}".encode())
+            total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()

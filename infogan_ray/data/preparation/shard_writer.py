@@ -1,0 +1,144 @@
+"""Writes the shards of a task: reads its rows, decodes or checks them, and returns a record of the result."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from infogan_ray.data.decoding import decode, to_square
+from infogan_ray.data.image_files import Broken
+from infogan_ray.data.preparation.shard_plan import Settings, ShardPlan, ShardTask
+from infogan_ray.data.shards.dataset import COLUMNS, RAW, TEST, TRAIN, Shard
+from infogan_ray.storage.file_system import Storage
+
+CHECKED_SIZE = 32  # an encoded image is decoded once to see that it can be, small
+LEVEL = 3  # of zstd
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """The result of a task: files by split (none where no image could be read), conversions, broken images by name."""
+
+    number: int
+    shards: dict[str, Shard]
+    conversions: Counter[str]
+    broken: dict[str, str]
+
+    @property
+    def rows(self) -> int:
+        """All images that were read, with the broken ones."""
+        return sum(shard.rows for shard in self.shards.values()) + len(self.broken)
+
+    def to_dict(self) -> dict[str, Any]:
+        shards = {
+            split: {"file": s.file, "groups": list(s.groups), "bytes": s.bytes, "sha256": s.sha256}
+            for split, s in self.shards.items()
+        }
+        return {
+            "number": self.number, "shards": shards, "conversions": dict(sorted(self.conversions.items())),
+            "broken": self.broken,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> TaskRecord:
+        """Raises KeyError, TypeError or ValueError for what is no record."""
+        shards = {
+            split: Shard(str(s["file"]), tuple(int(n) for n in s["groups"]), int(s["bytes"]), str(s["sha256"]))
+            for split, s in found["shards"].items()
+        }
+        return cls(int(found["number"]), shards, Counter(found["conversions"]), dict(found["broken"]))
+
+
+def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecord:
+    """Do a task: write its shards, each as a whole. Raises StorageError.
+
+    Raises UserError, in one line, if the source cannot be read.
+    """
+    part, settings = plan.parts[task.part], plan.settings
+    source, order = part.source, plan.rows(task)
+    place = {row: number for number, row in enumerate(order)}
+    kept: dict[int, tuple[str, bytes, int | None, str]] = {}
+    broken: dict[int, str] = {}
+    conversions: Counter[str] = Counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's warnings about single files; conversions are counted instead
+        for row, image in source.read(order if source.random_access else range(task.start, task.stop)):
+            try:
+                if isinstance(image, Broken):
+                    raise image
+                content, changes = _content(image, settings, source.crop)
+            except Broken as reason:
+                broken[row] = str(reason)
+                continue
+            conversions.update(changes)
+            label = None if source.labels is None else int(source.labels[row])
+            kept[place[row]] = (part.split_of(row), content, label, source.name(row))
+    shards = {}
+    for split in (TRAIN, TEST):
+        chosen = [kept[number][1:] for number in sorted(kept) if kept[number][0] == split]
+        if chosen:
+            content, groups = to_parquet(chosen, settings)
+            folder.write(task.file(split), content)
+            shards[split] = Shard(task.file(split), groups, len(content), hashlib.sha256(content).hexdigest())
+    return TaskRecord(task.number, shards, conversions, {source.name(row): broken[row] for row in sorted(broken)})
+
+
+def _content(image: bytes | np.ndarray, settings: Settings, crop: int | None) -> tuple[bytes, list[str]]:
+    """What is kept of an image, and what was done to it. Raises Broken."""
+    size, channels = settings.image_size, settings.channels
+    if isinstance(image, np.ndarray):
+        picture = Image.fromarray(image)
+        if settings.encoding == RAW:
+            assert size and channels
+            pixels, facts = to_square(picture, size, channels)
+            return pixels.tobytes(), facts.conversions(size, channels)
+        return _png(picture), ["pixels packed as PNG"]
+    if settings.encoding == RAW:
+        assert size and channels
+        pixels, facts = decode(image, size, channels, crop=crop)
+        return pixels.tobytes(), facts.conversions(size, channels)
+    if crop is not None:  # the reader of the shard does not know the crop
+        pixels, _ = decode(image, crop, 3, crop=crop)
+        return _png(Image.fromarray(pixels.transpose(1, 2, 0))), [f"cropped to {crop}x{crop} and packed as PNG"]
+    decode(image, CHECKED_SIZE, 1)
+    return image, []
+
+
+def _png(picture: Image.Image) -> bytes:
+    packed = io.BytesIO()
+    picture.save(packed, "PNG")
+    return packed.getvalue()
+
+
+def to_parquet(rows: list[tuple[bytes, int | None, str]], settings: Settings) -> tuple[bytes, tuple[int, ...]]:
+    """A file's bytes, the same for the same rows, and the rows of each of its row groups."""
+    raw, groups = settings.encoding == RAW, []
+    packing = {"image": "zstd" if raw else "none", "label": "zstd", "path": "zstd"}
+    levels = {name: LEVEL for name, kind in packing.items() if kind == "zstd"}
+    sink = io.BytesIO()
+    # Statistics and dictionaries of pixels would take time and space, and nobody reads them.
+    with pq.ParquetWriter(
+        sink, COLUMNS, compression=packing, compression_level=levels, use_dictionary=["label"],
+        write_statistics=["label"],
+    ) as writer:  # fmt: skip
+        for start in range(0, len(rows), settings.rows_per_group):
+            group = rows[start : start + settings.rows_per_group]
+            writer.write_table(_table(group), row_group_size=len(group))
+            groups.append(len(group))
+    return sink.getvalue(), tuple(groups)
+
+
+def _table(rows: Iterable[tuple[bytes, int | None, str]]) -> pa.Table:
+    images, labels, paths = zip(*rows, strict=True)
+    shown = [path.encode("utf-8", "replace").decode() for path in paths]  # a file's name need not be text
+    return pa.table([pa.array(images, pa.binary()), pa.array(labels, pa.int64()), pa.array(shown)], schema=COLUMNS)

@@ -1,0 +1,150 @@
+"""The Tuner of a search: it runs trials in the processes there is room for, and stops those that our halving stops.
+
+Tune's own files, pickles among them, stay in a temporary folder and are never read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray import tune
+
+from infogan_ray import Recipe
+from infogan_ray.data.image_set import ImageSet
+from infogan_ray.distributed.cluster.connection import connect
+from infogan_ray.distributed.cluster.machines import machines
+from infogan_ray.distributed.cluster.resources import Resources, at_once
+from infogan_ray.distributed.train.head_monitor import HeadWatch
+from infogan_ray.distributed.train.relay import WAITS
+from infogan_ray.distributed.tune.asha_scheduler import AshaScheduler, SearchEvent, SearchListener, StopIfTakenOver
+from infogan_ray.distributed.tune.trials import SearchTrial, TrialSettings
+from infogan_ray.searches.asha import Halving, Verdict
+from infogan_ray.searches.search_directory import SearchDirectory
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.run_outcome import last_line, set_last_status
+from infogan_ray.training.run_setup import log_path
+
+TRIAL_RESTARTS = 3  # of a trial whose process dies
+POLL_S = 0.3
+ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+
+
+class SearchFailed(Exception):
+    """No trial finished; the message has the first cause."""
+
+
+def run_trials(
+    directory: SearchDirectory, recipe: Recipe, configs: list[RunConfig], images: ImageSet, halving: Halving,
+    todo: list[int], wanted: Resources, listen: SearchListener,
+) -> str:  # fmt: skip
+    """Run the trials in ``todo``. Returns the error of the first that failed for good, or "". Raises SearchFailed."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    connect(log_path(directory.folder), dashboard=wanted.workers != 1)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(
+            signal.SIGTERM, signal.default_int_handler
+        )  # a spot machine's notice ends a search as Ctrl-C does
+    scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
+    capacity = CapacityNotifier(listen)
+    scheduler = AshaScheduler(directory, halving, recipe, capacity.pass_on)
+    settings = TrialSettings(
+        [config.to_dict() for config in configs], directory.folder.uri, wanted.device, recipe.metric, recipe.workers
+    )  # fmt: skip
+    try:
+        trial = tune.with_parameters(SearchTrial, images=images if recipe.workers == 1 else None, settings=settings)
+        tuner = tune.Tuner(
+            tune.with_resources(trial, trial_resources(wanted)),
+            param_space={"trial": tune.grid_search(todo)},
+            # Each trial beyond these would hold a process that waits for workers which it cannot get.
+            tune_config=tune.TuneConfig(
+                scheduler=scheduler, reuse_actors=True, max_concurrent_trials=at_once(wanted, machines())
+            ),
+            run_config=tune.RunConfig(
+                name=directory.name, storage_path=scratch, verbose=0,
+                failure_config=tune.FailureConfig(max_failures=TRIAL_RESTARTS), stop=StopIfTakenOver(scheduler),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
+            ),
+        )  # fmt: skip
+        results = fit_in_thread(tuner, capacity.check, on_interrupt=scheduler.close)
+    except (tune.TuneError, ray.exceptions.RayError) as error:
+        raise SearchFailed(f"{last_line(error)}; the log is {log_path(directory.folder)}") from None
+    finally:
+        capacity.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+    if scheduler.is_closed:
+        raise SearchFailed(f"{directory.folder}: another attempt has taken this search over")
+    for number in todo:
+        if halving.verdict(number) is Verdict.STOP:
+            set_last_status(directory.trial(number), "stopped", directory.trial(number).get_status()["step"])
+    # Tune's order is that in which trials ended, which differs between runs.
+    errors = {result.config["trial"]: result.error for result in results if result.error and result.config}
+    return last_line(errors[min(errors)]) if errors else ""
+
+
+def trial_resources(wanted: Resources) -> dict[str, float]:
+    """The resources of a trial's own process.
+
+    The process of a trial with several workers only waits. Ray refuses a trial that asks for nothing, and any share of
+    a CPU may be the one that a worker lacks, so it asks for one byte of memory.
+    """
+    if wanted.workers != 1:
+        return {"memory": 1}
+    return {name.lower(): amount for name, amount in wanted.of_a_worker.items()}
+
+
+class CapacityNotifier:
+    """Tells the listener, once, that all trials wait for room on the cluster: Tune waits without a message."""
+
+    def __init__(self, listen: SearchListener) -> None:
+        self._listen = listen
+        self._heard_at, self._has_told = time.monotonic(), False
+        self._head = HeadWatch()
+
+    def pass_on(self, event: SearchEvent) -> None:
+        self._heard_at, self._has_told = time.monotonic(), False
+        self._listen(event)
+
+    def check(self) -> None:
+        if not self._has_told and self._head.is_waited_for_room(time.monotonic() - self._heard_at):
+            self._has_told = True
+            self._listen({"event": "data", "say": WAITS})
+
+    def close(self) -> None:
+        self._head.close()
+
+
+def fit_in_thread(tuner: tune.Tuner, poll: Callable[[], None], on_interrupt: Callable[[], None]) -> list[tune.Result]:
+    """``tuner.fit()`` in a thread, since in the main thread Tune takes SIGINT over. On a signal, ends Ray's job.
+
+    Raises what ``fit`` raises.
+    """
+    outcome: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            outcome["results"] = tuner.fit()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_S)
+            poll()
+    except BaseException:
+        on_interrupt()
+        ray.shutdown()
+        raise
+    if "error" in outcome:
+        raise outcome["error"]
+    return list(outcome["results"])

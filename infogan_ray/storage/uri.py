@@ -1,0 +1,111 @@
+"""Storage URIs: what users type, checked, and the pyarrow file system that it names.
+
+Credentials come from the environment alone (AWS_ACCESS_KEY_ID and the like, GOOGLE_APPLICATION_CREDENTIALS). A URI
+with credentials is refused, so they cannot reach a configuration, a log or a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+from datetime import timedelta
+from typing import NamedTuple
+
+import pyarrow.fs as pafs
+
+from infogan_ray import UserError
+from infogan_ray.storage.errors import retry, translate_errors
+
+SETTINGS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme", "anonymous")}
+REGION_TIMEOUT_S = 20.0  # how long AWS is asked for a bucket's region
+
+
+class Location(NamedTuple):
+    """Where a storage folder is. ``scheme`` is empty for a local folder; ``settings`` is the URI's query."""
+
+    filesystem: pafs.FileSystem
+    path: str
+    scheme: str = ""
+    settings: str = ""
+
+
+def parse_uri(text: str) -> Location:
+    """A path, ``file://``, ``s3://bucket/prefix?region=…`` or ``gs://…``. Creates nothing.
+
+    AWS is asked for a bucket's region if neither the URI nor the environment names it. No other request is made.
+    Raises UserError for another scheme, credentials in the URI, unknown settings and names that lead elsewhere.
+    """
+    if not text:
+        raise UserError("storage is empty; name a folder, or a URI such as s3://bucket/prefix")
+    scheme, divider, rest = text.partition("://")
+    if not divider:
+        return _local(text)
+    address, _, query = rest.partition("?")
+    text = f"{scheme}://{address}"  # messages repeat this part of the input alone
+    # Checked first. A secret may hold a slash, so looking for '@' alone would miss it.
+    if re.search("[:@]", urllib.parse.unquote(re.split("[/#]", address)[0])):
+        raise UserError("storage has credentials in its URI; they belong into the environment (AWS_ACCESS_KEY_ID …)")
+    if scheme not in ("file", *SETTINGS):
+        raise UserError(f"storage is '{text}'; valid are a folder, file://, s3://bucket/… and gs://bucket/…")
+    given = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    for key in given:
+        if key not in SETTINGS.get(scheme, ()):
+            credentials = "; credentials belong into the environment" if re.search("key|secret|token", key) else ""
+            valid = ", ".join(SETTINGS.get(scheme, ())) or "none"
+            raise UserError(f"storage has the setting '{key}'; valid are {valid}{credentials}")
+    if "#" in rest:
+        raise UserError(f"storage is '{text}'; in a URI '#' begins a fragment: write %23")
+    if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
+        raise UserError(f"storage is '{text}'; in a URI '%' begins an escape: write %25")
+    parts = [urllib.parse.unquote(part) for part in address.split("/") if part]
+    if bad := next((part for part in parts if part in (".", "..") or "/" in part or "\0" in part), None):
+        raise UserError(f"storage is '{text}'; '{bad}' is not a plain name")
+    if scheme == "file":
+        if not address.startswith("/"):
+            raise UserError(f"storage is '{text}'; a file URI has three slashes: file:///folder")
+        return _local("/" + "/".join(parts))
+    if not parts:
+        raise UserError(f"storage is '{text}'; name a bucket: {scheme}://bucket/prefix")
+    filesystem, settings = _s3(given, parts[0]) if scheme == "s3" else _gs(given)
+    return Location(filesystem, "/".join(parts), scheme, urllib.parse.urlencode(settings))
+
+
+def _local(text: str) -> Location:
+    return Location(pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text)))
+
+
+def _s3(given: dict[str, str], bucket: str) -> tuple[pafs.FileSystem, dict[str, str]]:
+    endpoint = given.get("endpoint_override")
+    if endpoint is None:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    settings = dict(given)
+    if endpoint and "@" in endpoint:
+        raise UserError("storage endpoint has credentials in it; they belong into AWS_ACCESS_KEY_ID and its kin")
+    if endpoint:
+        scheme, divider, host = endpoint.partition("://")
+        if divider:
+            settings["scheme"], endpoint = scheme, host
+        if settings.get("scheme", "https") not in ("http", "https"):
+            raise UserError(f"storage endpoint has the scheme '{settings['scheme']}'; valid are http and https")
+        settings["endpoint_override"] = endpoint.rstrip("/")
+    region = given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region is None and endpoint:
+        region = "us-east-1"  # other servers than AWS have no regions, but the signature needs a name
+    if region is None:
+        region = retry(
+            lambda: translate_errors(f"s3://{bucket}", lambda: pafs.resolve_s3_region(bucket)), REGION_TIMEOUT_S
+        )
+    settings["region"] = region
+    options = {name: value for name, value in settings.items() if value}
+    filesystem = pafs.S3FileSystem(
+        connect_timeout=5, request_timeout=20, background_writes=False, allow_delayed_open=True,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=2), **options,
+    )  # fmt: skip
+    return filesystem, settings
+
+
+def _gs(given: dict[str, str]) -> tuple[pafs.FileSystem, dict[str, str]]:
+    options = {name: given[name] for name in ("endpoint_override", "scheme") if name in given}
+    anonymous = given.get("anonymous", "false") == "true"
+    return pafs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=10), **options), given

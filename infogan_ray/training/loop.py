@@ -1,0 +1,106 @@
+"""The training loop, which yields metrics. torch only: no Ray, no files."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from infogan_ray.data.feeds.memory import Feed, onto
+from infogan_ray.training.accumulation import train_on_batch
+from infogan_ray.training.step import Metrics
+from infogan_ray.training.step_inputs import Schedule
+from infogan_ray.training.train_state import TrainState
+
+HALT_EVERY = 10
+
+
+class Diverged(Exception):
+    """A loss, a gradient or a bound is no longer finite: the run has nothing more to gain."""
+
+    def __init__(self, step: int, quantity: str, value: float) -> None:
+        super().__init__(f"{quantity} is {value} at step {step}")
+        self.step, self.quantity = step, quantity
+
+
+def never_stop() -> bool:
+    """The default of ``halt``: nobody asks the training to stop."""
+    return False
+
+
+Update = Callable[[TrainState, Tensor, Schedule, int, int, int], tuple[Metrics, Tensor]]
+"""Makes both updates of a step: takes and returns what ``train_on_batch`` does."""
+
+
+def train(
+    state: TrainState, feed: Feed, *, steps: int, log_every: int, checkpoint_every: int,
+    rank: int = 0, world_size: int = 1, halt: Callable[[], bool] = never_stop,
+    on_step: Callable[[], None] | None = None, update: Update = train_on_batch,
+) -> Iterator[dict[str, float]]:  # fmt: skip
+    """Train up to ``steps``; yield means over all ranks every ``log_every`` steps and where a checkpoint is due.
+
+    Ends early, on all ranks at the same step, when ``halt`` is true on any. Raises Diverged when a metric is not
+    finite. The device is waited for only where metrics are read. ``on_step`` is called after each step.
+    """
+    window: list[Metrics] = []
+    started = time.monotonic()
+    # Ranks agree on a halt by a sum over all: at every step on a CPU, seldom on a GPU, which would have to wait for it.
+    agree_every = 1 if state.device.type == "cpu" or world_size == 1 else HALT_EVERY
+    while state.step < steps:
+        if state.step % agree_every == 0 and _any_rank(halt(), world_size, state.device):
+            return
+        images = onto(state.device, feed.batch(state.step))
+        weight = len(images) * world_size / feed.batch_size
+        window.append(run_step(state, images, feed.batch_size, steps, rank, world_size, update))
+        if on_step is not None:
+            on_step()
+        if state.step % log_every and state.step % checkpoint_every and state.step < steps:
+            continue
+        row = read_metrics(window, weight, world_size, state.step)
+        row |= {"step": state.step, "epoch": state.step / feed.steps_per_epoch}
+        row["images_per_second"] = len(window) * feed.batch_size / (time.monotonic() - started)
+        yield row
+        window, started = [], time.monotonic()
+
+
+def run_step(
+    state: TrainState, images: Tensor, batch_size: int, steps: int, rank: int = 0, world_size: int = 1,
+    update: Update = train_on_batch,
+) -> Metrics:  # fmt: skip
+    """The next step of so many, from this rank's uint8 images (B, C, H, W) of the global batch: all that it changes.
+
+    Returns detached scalars, those of ``train_step`` and of ``TrainState.after_step``. Nothing waits for the device.
+    """
+    state.set_learning_rates(steps)
+    metrics, q_real = update(state, images, state.schedule(steps), batch_size, rank, world_size)
+    return metrics | state.after_step(q_real, len(images) * world_size / batch_size)
+
+
+def read_metrics(window: list[Metrics], weight: float, world_size: int, step: int) -> dict[str, float]:
+    """Means over all ranks and over the steps of a window, which ends with ``step``. Raises Diverged.
+
+    This is the one place that waits for the device.
+    """
+    names = list(window[0])
+    rows = torch.stack([torch.stack([row[name] for name in names]) for row in window]) * weight
+    if world_size > 1:
+        dist.all_reduce(rows)  # so that all ranks see a divergence at the same step
+        rows /= world_size
+    *each, means = torch.cat([rows, rows.mean(0, keepdim=True)]).tolist()
+    for row, at in zip(each, range(step - len(window) + 1, step + 1), strict=True):
+        for name, value in zip(names, row, strict=True):
+            if not math.isfinite(value):
+                raise Diverged(at, name, value)
+    return dict(zip(names, means, strict=True))
+
+
+def _any_rank(flag: bool, world_size: int, device: torch.device) -> bool:
+    if world_size == 1:
+        return flag
+    flags = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(flags)
+    return bool(flags.item())

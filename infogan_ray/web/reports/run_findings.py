@@ -1,0 +1,78 @@
+"""The data of a run, read from storage once for its report. What is missing or broken leaves a gap and a note."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from infogan_ray import UserError
+from infogan_ray.models.code_names import read_names
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.learned_prior import as_measured
+from infogan_ray.training.publish import METRICS
+from infogan_ray.web.reports.markup import is_number
+
+
+@dataclass(frozen=True)
+class RunFindings:
+    """A run as its report needs it."""
+
+    run: RunDirectory
+    status: Mapping[str, Any]
+    saved: Mapping[str, Any]
+    config: RunConfig | None
+    """None if config.json is missing or cannot be read."""
+    rows: list[dict[str, Any]]
+    """The rows of metrics.jsonl by rising step."""
+    final: Mapping[str, Any]
+    """The metrics of the model folder; empty until it is written."""
+    notes: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    """The names that people gave to codes, by code."""
+
+    @property
+    def latents(self) -> LatentSpec | None:
+        """The run's codes; learned priors have the values of the latest evaluation."""
+        return as_measured(self.config.latents, self.latest) if self.config else None
+
+    @property
+    def latest(self) -> dict[str, Any]:
+        """The metrics of the model folder, or those of the last evaluation during training."""
+        measured = [row for row in self.rows if is_number(row.get("mi_bound"))]
+        return dict(self.final or (measured[-1] if measured else {}))
+
+    def curve(self, name: str) -> list[tuple[float, float]]:
+        return [(row["step"], row[name]) for row in self.rows if is_number(row.get(name))]
+
+
+def read_run(run: RunDirectory) -> RunFindings:
+    if not run.looks_like_run:
+        raise UserError(f"{run.folder} is not a run; 'infogan runs {run.folder.parent}' lists those that are")
+    notes: list[str] = []
+    saved: dict[str, Any] = {}
+    config = None
+    try:
+        saved = run.read_config()
+        config = RunConfig().override(saved["run"], f"{run.folder}/{run.CONFIG}")
+    except UserError as error:
+        notes.append(str(error))
+    rows = [row for row in run.read_metrics() if is_number(row.get("step"))]
+    final: dict[str, Any] = {}
+    try:
+        content = json.loads(run.model.read(METRICS))
+        final = content if isinstance(content, dict) else {}
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        notes.append(f"{run.model}/{METRICS} is not JSON: {error}")
+    found = RunFindings(run, run.get_status(), saved, config, sorted(rows, key=lambda row: row["step"]), final, notes)
+    if found.latents is not None:
+        try:
+            found.names.update(read_names(run.folder, found.latents.names))
+        except UserError as error:
+            notes.append(str(error))
+    return found
