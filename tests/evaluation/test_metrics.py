@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from infogan_ray import UserError
-from infogan_ray.cli.main import DONE, USAGE, main
+from infogan_ray.cli.exit_codes import DONE, USAGE
+from infogan_ray.cli.main import main
 from infogan_ray.evaluation import texts
 from infogan_ray.evaluation.clustering import CategoryCounts
 from infogan_ray.evaluation.metrics import (
@@ -36,7 +37,7 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.load_model import load
 from infogan_ray.training.model_card import model_card
-from infogan_ray.training.tracking.tracking import DESCRIPTIONS, TAGS
+from infogan_ray.training.tracking.curves import DESCRIPTIONS, TAGS
 from infogan_ray.web.reports.run import run_report
 from tests.conftest import tiny_config
 from tests.web.test_search_report import parsed, section, words
