@@ -21,16 +21,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
+from scipy.optimize import linear_sum_assignment
 
 from benchmarks.figures import rows_of
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.datasets import load_images
-from infogan_ray.evaluation.bound_and_clustering import assign
 from infogan_ray.evaluation.progress import duration
-from infogan_ray.models.infogan import load
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.load_model import load
 from infogan_ray.training.worker import run_worker
 
 JOURNAL, IMAGES = "imbalance.jsonl", "images.npz"
@@ -133,7 +133,7 @@ def train(given: Imbalance, setting: str, seed: int, flags: list[str]) -> None:
 
 def matching(table: np.ndarray) -> np.ndarray:
     """The label of each category, one to one, that explains most of a table (k, k) of categories and labels."""
-    return assign(table.max() - table.astype(np.float64))
+    return linear_sum_assignment(table, maximize=True)[1]
 
 
 def balanced_accuracy(table: np.ndarray) -> float:

@@ -32,8 +32,7 @@ from infogan_ray.cli.train import train_config
 from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.data.image_set import ImageSet
-from infogan_ray.evaluation.bound_and_clustering import measure_bound
-from infogan_ray.evaluation.unsupervised_metrics import measure_sorting
+from infogan_ray.evaluation.measure import measure_bound, measure_sorting
 from infogan_ray.training.accumulation import train_on_batch
 from infogan_ray.training.cuda_graph import GraphedStep
 from infogan_ray.training.loop import run_step
@@ -92,7 +91,7 @@ class Lane:
             if not all(math.isfinite(value) for value in self.last.values()):
                 return row | {"code": 3}
             row |= measure_bound(latents, self.state.averaged_generator(), discriminator, self.config.evaluation)
-            row |= measure_sorting(latents, discriminator, images.images).scores
+            row |= measure_sorting(latents, discriminator, images.images)[0]
             found = measure_agreement(latents, discriminator, images, naming=self.state.autocast())
             row |= {name: value for name, value in found.items() if isinstance(value, float)}
         return row

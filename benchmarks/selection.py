@@ -13,15 +13,13 @@ from dataclasses import dataclass
 
 import tyro
 
-from infogan_ray.evaluation.unsupervised_metrics import SCORES, rank_correlation
+from infogan_ray.evaluation.metrics import SORTING, lower_is_better, of_group
+from infogan_ray.evaluation.unsupervised_metrics import rank_correlation
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, finite, winner
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.web.reports.decisions import replay_with_stopping
-
-# Small is good of these.
-SMALL = ("swd", "clustering_error")
 
 
 @dataclass
@@ -37,9 +35,9 @@ def main() -> int:
     about, board = search.description(), leaderboard(search)
     rows = [row for row in board if row["state"] == "finished" and finite(row["clustering_error"])]
     print(f"{len(rows)} finished trials\n\n| score | with the clustering error | with NMI |\n|---|---|---|")
-    for score in ("mi_fraction", "mi_bound", "swd", *SCORES, "agreement"):
+    for score in ("mi_fraction", "mi_bound", "swd", *(m.name for m in of_group(SORTING)), "agreement"):
         scored = [row for row in rows if finite(row[score])]
-        mine = [-row[score] if score in SMALL else row[score] for row in scored]
+        mine = [-row[score] if lower_is_better(score) else row[score] for row in scored]
         by = [
             rank_correlation(mine, [sign * row[name] for row in scored])
             for name, sign in (("clustering_error", -1), ("nmi", 1))

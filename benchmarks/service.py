@@ -218,7 +218,7 @@ def alone(model: str) -> tuple[float, float]:
     """Calls a second of a bare loop in this process: latents, images, PNG; for one image and for 64."""
     import torch
 
-    from infogan_ray.models.infogan import load as open_model
+    from infogan_ray.training.load_model import load as open_model
     from infogan_ray.web.inference import answer
 
     torch.set_num_threads(1)
@@ -237,7 +237,7 @@ async def batched(model: str, most: int) -> float:
     """Latents to images a second with 64 requests of one image at once, at most ``most`` rows in a batch."""
     import torch
 
-    from infogan_ray.models.infogan import load as open_model
+    from infogan_ray.training.load_model import load as open_model
     from infogan_ray.web.endpoints import Batches
 
     torch.set_num_threads(1)

@@ -14,9 +14,10 @@ __all__ = ["InfoGAN", "Recipe", "RunConfig", "UserError", "__version__", "load",
 if TYPE_CHECKING:
     from infogan_ray.distributed.train.trainer import train
     from infogan_ray.distributed.tune.search import search
-    from infogan_ray.models.infogan import InfoGAN, load
+    from infogan_ray.models.infogan import InfoGAN
     from infogan_ray.searches.recipe import Recipe
     from infogan_ray.training.config import RunConfig
+    from infogan_ray.training.load_model import load
 
 
 class UserError(ValueError):
@@ -31,7 +32,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     homes = {
-        "InfoGAN": "models.infogan", "load": "models.infogan", "RunConfig": "training.config",
+        "InfoGAN": "models.infogan", "load": "training.load_model", "RunConfig": "training.config",
         "train": "distributed.train.trainer", "Recipe": "searches.recipe", "search": "distributed.tune.search",
     }  # fmt: skip
     if name not in homes:

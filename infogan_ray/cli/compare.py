@@ -16,10 +16,11 @@ from infogan_ray.cli.display import print_progress, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
 from infogan_ray.evaluation.model_centrality import centralities, cross_scores
-from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.training.load_model import load
 
 
 @dataclass

@@ -79,68 +79,6 @@ class TrainDisplay:
         return "  ".join(parts)
 
 
-def bound_text(metrics: dict[str, Any], ceilings: dict[str, float]) -> str:
-    return ", ".join(f"{name} {metrics[f'mi/{name}']:.3f} of {top:.3f}" for name, top in ceilings.items())
-
-
-def clustering_text(metrics: dict[str, Any]) -> str:
-    if "clustering_error" not in metrics:
-        return "not measured: the data has no labels, or the model no categorical code"
-    return (
-        f"{metrics['clustering_error']:.1%} ({metrics['clustering_code']}; one-to-one accuracy "
-        f"{metrics['clustering_acc_hungarian']:.1%}, NMI {metrics['nmi']:.3f}, ARI {metrics['ari']:.3f})"
-    )
-
-
-def category_rows(metrics: dict[str, Any], most: int = 3) -> list[list[str]]:
-    """[code=category, test images, what they are] of what ``measure_clustering`` found: the ``most`` common labels that
-    are a twentieth or more, and the first in any case, called as ``metrics["classes"]`` says, if it is there."""
-    rows = []
-    for category, counts in enumerate(metrics.get("confusion", [])):
-        names = metrics.get("classes") or range(len(counts))
-        total = sum(counts)
-        common = sorted(zip(counts, names, strict=False), key=lambda pair: -pair[0])[:most]
-        least = min(total / 20, common[0][0])
-        told = [f"{' '.join(str(name).split())} {n / total:.1%}" for n, name in common if n and n >= least]
-        rows.append([f"{metrics['clustering_code']}={category}", f"{total:,}", ", ".join(told) or "-"])
-    return rows
-
-
-def quality_text(metrics: dict[str, Any]) -> str:
-    if "swd" not in metrics:
-        return "not measured: no images of the data to compare with"
-    return f"SWD {metrics['swd']:.1f} to the data (two halves of the data: {metrics['swd_data']:.1f}); small is good"
-
-
-def fidelity_lines(scores: dict[str, Any]) -> list[str]:
-    """The figures of ``fidelity.measure_fidelity``."""
-    return [
-        f"on the features of a classifier of these labels (right on {scores['classifier_accuracy']:.1%} of held-out "
-        f"images), {scores['images']:,} drawn images and as many real ones:",
-        f"  Fréchet distance {scores['frechet_distance']:.3f} (two halves of the data: "
-        f"{scores['frechet_distance_data']:.3f}), kernel distance {scores['kernel_distance']:.4f} "
-        f"({scores['kernel_distance_data']:.4f}); small is good",
-        f"  precision {scores['precision']:.3f} ({scores['precision_data']:.3f}), recall {scores['recall']:.3f} "
-        f"({scores['recall_data']:.3f}); large is good",
-    ]
-
-
-def fid_text(scores: dict[str, Any]) -> str:
-    """The figures of ``fidelity.measure_fid``."""
-    return (
-        f"FID {scores['fid']:.2f} (two halves of the data: {scores['fid_data']:.2f}), KID {scores['kid']:.5f} "
-        f"({scores['kid_data']:.5f}), {scores['images']:,} drawn images and as many real ones; Inception's weights "
-        f"have the SHA-256 {scores['weights_sha256'][:12]}; small is good"
-    )
-
-
-def sorting_text(metrics: dict[str, Any]) -> str:
-    if "q_information" not in metrics:
-        return "not measured: the model has no categorical code, or there are no images"
-    scores = (f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith("q_"))
-    return ", ".join(scores) + "; large is good, 1 at most"
-
-
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A rich table on a terminal; tab-separated lines with a header elsewhere."""
     if sys.stdout.isatty():

@@ -19,7 +19,7 @@ from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.formats.collection import EncodedImages
 from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.image_loader import read_pictures, summary
-from infogan_ray.models.infogan import load
+from infogan_ray.training.load_model import load
 
 
 @dataclass

@@ -17,17 +17,20 @@ from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import extra, parse
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.factors import open_factors
-from infogan_ray.evaluation.bound_and_clustering import EvaluationConfig, measure_bound
+from infogan_ray.evaluation import texts
+from infogan_ray.evaluation.bound import EvaluationConfig
 from infogan_ray.evaluation.disentanglement.encoded import of_model
-from infogan_ray.evaluation.disentanglement.measure import THOROUGH, DisentanglementConfig
+from infogan_ray.evaluation.disentanglement.factor_codes import DisentanglementConfig
+from infogan_ray.evaluation.disentanglement.measure import THOROUGH
 from infogan_ray.evaluation.disentanglement.measure import measure as measure_disentanglement
 from infogan_ray.evaluation.fidelity.inception import open_inception
 from infogan_ray.evaluation.fidelity.measure import FidelityConfig, measure_fid, measure_fidelity
-from infogan_ray.evaluation.sliced_wasserstein import measure_quality
-from infogan_ray.evaluation.unsupervised_metrics import measure_sorting
-from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.evaluation.measure import measure_bound, measure_image_quality, measure_sorting
+from infogan_ray.evaluation.metrics import BOUND, of_group
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig, from_saved
+from infogan_ray.training.load_model import load
 from infogan_ray.training.run_evaluation import measure_agreement
 
 
@@ -82,8 +85,8 @@ def evaluate(arguments: list[str]) -> int:
             metrics["quality"] = measure_fidelity(model, images, fidelity, say=print_progress)
         if inception is not None:
             metrics["fid"] = measure_fid(model, images.images, inception, fidelity, print_progress)
-        metrics |= measure_quality(spec, model.generator, images.images)
-        metrics |= measure_sorting(spec, model.discriminator, images.images).scores
+        metrics |= measure_image_quality(spec, model.generator, images.images)
+        metrics |= measure_sorting(spec, model.discriminator, images.images)[0]
         metrics |= measure_agreement(spec, model.discriminator, images)
     elif given.quality or inception is not None:
         raise UserError(f"{given.model} does not say which data it was trained on; name it with --data")
@@ -96,16 +99,16 @@ def evaluate(arguments: list[str]) -> int:
         return DONE
     rows = [[name, f"{metrics[f'mi/{name}']:.3f}", f"{code.ceiling(spec.sigma):.3f}"] for name, code in spec.items()]
     display.table("bound in nats", ["code", "bound", "ceiling"], rows)
-    print(f"mi_bound {metrics['mi_bound']:.3f} nats, mi_fraction {metrics['mi_fraction']:.3f}")
-    print(f"clustering error: {display.clustering_text(metrics)}")
-    if held := display.category_rows(metrics):
+    print(texts.named_text(metrics, of_group(BOUND)))
+    print(f"clustering error: {texts.clustering_text(metrics)}")
+    if held := texts.category_rows(metrics):
         display.table("what each category holds", ["category", "test images", "labels"], held)
-    print(f"image quality: {display.quality_text(metrics)}")
-    print(f"real images, without labels: {display.sorting_text(metrics)}")
+    print(f"image quality: {texts.quality_text(metrics)}")
+    print(f"real images, without labels: {texts.sorting_text(metrics)}")
     if given.quality:
-        print("\n".join(display.fidelity_lines(metrics["quality"])))
+        print("\n".join(texts.fidelity_lines(metrics["quality"])))
     if inception is not None:
-        print(display.fid_text(metrics["fid"]))
+        print(texts.fid_text(metrics["fid"]))
     if factors is not None:
         _print_disentanglement(metrics["disentanglement"], factors.names)
     return DONE
@@ -114,13 +117,7 @@ def evaluate(arguments: list[str]) -> int:
 def _print_disentanglement(scores: dict[str, Any], names: tuple[str, ...]) -> None:
     known = [[code, *(f"{row[name]:.2f}" for name in names)] for code, row in scores["information"].items()]
     display.table(f"share of each factor of {scores['factors_of']} that a code tells", ["code", *names], known)
-    print(f"MIG {scores['mig']:.3f}, SAP {scores['sap']:.3f}")
-    print(
-        f"DCI: disentanglement {scores['dci_disentanglement']:.3f}, completeness {scores['dci_completeness']:.3f}, "
-        f"informativeness {scores['dci_informativeness']:.3f} ({scores['tree_rounds']} rounds of boosting)"
-    )
-    chance = f"chance is {1 / len(names):.3f}"
-    print(f"FactorVAE score {scores['factor_vae']:.3f}, beta-VAE score {scores['beta_vae']:.3f} ({chance})")
+    print(texts.disentanglement_text(scores, len(names)))
 
 
 def _trained_in(model: InfoGAN) -> RunConfig | None:

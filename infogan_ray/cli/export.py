@@ -14,7 +14,7 @@ from infogan_ray.cli.exit_codes import DONE, Failed
 from infogan_ray.cli.flags import parse
 from infogan_ray.models.export import ExportFailed
 from infogan_ray.models.export import export as export_model
-from infogan_ray.models.infogan import load
+from infogan_ray.training.load_model import load
 
 
 @dataclass

@@ -10,8 +10,8 @@ from infogan_ray import UserError
 from infogan_ray.cli.display import warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
-from infogan_ray.models.infogan import load
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.training.load_model import load
 from infogan_ray.training.publish import name_codes
 
 

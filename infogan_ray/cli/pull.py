@@ -12,12 +12,13 @@ from infogan_ray import UserError
 from infogan_ray.cli.display import scalars, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.evaluation.metrics import check_selectable
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, best_by, check_rule, winner
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import METRICS, from_saved
+from infogan_ray.training.config import from_saved
 from infogan_ray.training.publish import pull as pull_model
 
 
@@ -52,8 +53,7 @@ def pull(arguments: list[str]) -> int:
         raise UserError(f"run {run.folder} does not exist; 'infogan runs {run.folder.parent}' lists those that do")
     config = from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")
     metric = own or config.metric
-    if metric not in METRICS:
-        raise UserError(f"metric is '{metric}'; valid are {', '.join(METRICS)}")
+    check_selectable(metric)
     if "://" in (given.destination or ""):
         raise UserError(f"destination is '{given.destination}'; it must be a folder on this machine")
     destination = Path(given.destination or f"{run.name}-model").expanduser().absolute()

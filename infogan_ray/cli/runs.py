@@ -12,6 +12,7 @@ from infogan_ray.cli.display import print_rows, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
 from infogan_ray.cli.search import board_rows
+from infogan_ray.evaluation.metrics import CHECKPOINT, headlines_of
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage import checkpoints, manifests
@@ -58,7 +59,7 @@ def _one_run(run: RunDirectory, as_json: bool) -> int:
     for checkpoint in good:
         marks = [word for word, other in (("best", chosen), ("last", last)) if other is checkpoint]
         marks += ["last good"] if checkpoint.name == status.get("last_good") else []
-        shown = {name: checkpoint.metrics.get(name) for name in ("mi_bound", "mi_fraction", "clustering_error")}
+        shown = headlines_of(checkpoint.metrics, (CHECKPOINT,))
         rows.append({"checkpoint": checkpoint.name, **shown, "is": ", ".join(marks)})
     why = f" ({status['message']})" if status.get("message") else ""
     print_rows(f"{run.folder}: {state}{why}", rows, as_json)

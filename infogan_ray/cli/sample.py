@@ -13,8 +13,8 @@ from infogan_ray.cli.display import warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
 from infogan_ray.cli.output_files import PICTURES, output_path, write_output, write_picture
-from infogan_ray.models.infogan import load
 from infogan_ray.models.traversal import tile
+from infogan_ray.training.load_model import load
 
 
 @dataclass

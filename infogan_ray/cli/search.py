@@ -18,6 +18,7 @@ from infogan_ray.cli.exit_codes import DONE, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.search_display import SearchDisplay
 from infogan_ray.cli.train import default_name
+from infogan_ray.evaluation.metrics import BOARD_COLUMNS, HEADLINES
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, finite, pareto, winner
@@ -26,7 +27,7 @@ from infogan_ray.training.config import check_name
 from infogan_ray.training.train_state import checkpoint_bytes
 
 # Fields of the leaderboard that are shown by --json and the report alone.
-IN_FULL_ONLY = ("values", "step", "nmi", "stopped_at", "q_information", "q_consistency", "q_neighbours")
+IN_FULL_ONLY = ("values", "step", "stopped_at", *(name for name in BOARD_COLUMNS if name not in HEADLINES))
 
 
 @dataclass

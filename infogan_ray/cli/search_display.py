@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from infogan_ray.cli import display
+from infogan_ray.evaluation.metrics import HEADLINES, LABELS, REGISTRY, SEARCH, needs
 
+SHOWN = tuple(name for name in HEADLINES if not needs(name, LABELS) and REGISTRY[name].measured != SEARCH)
 ROWS = 20  # trials in the table; the others are counted in one line
 OVER = ("finished", "stopped", "failed", "diverged", "ended", "interrupted")
 
@@ -48,7 +50,7 @@ class SearchDisplay:
 
     def render(self) -> Group:
         table = Table(title=self.heading(), title_justify="left", caption="best so far first", caption_justify="left")
-        for name in ("trial", "state", "rung", "images", "bound (nats)", "mi_fraction", "SWD"):
+        for name in ("trial", "state", "rung", "images", *(REGISTRY[name].heading for name in SHOWN)):
             table.add_column(name, justify="left" if name in ("trial", "state") else "right")
         order = sorted(self.known, key=lambda n: (-(self.known[n].get("mi_fraction") or -1.0), n))
         for number in order[:ROWS]:
@@ -59,8 +61,7 @@ class SearchDisplay:
     def cells(self, number: int, row: Mapping[str, Any]) -> list[str]:
         state = {"progress": "running", "score": "running", "ended": "finished"}.get(row["event"], row["event"])
         rung = sum(row["images"] >= level for level in self.rungs)
-        formats = {"mi_bound": ".3f", "mi_fraction": ".3f", "swd": ".1f"}
-        shown = [format(row[name], digits) if row.get(name) is not None else "" for name, digits in formats.items()]
+        shown = [format(row[name], REGISTRY[name].form) if row.get(name) is not None else "" for name in SHOWN]
         share = f"{min(row['images'] / self.budget, 1):.0%}"
         return [str(number), state, f"{rung}/{len(self.rungs)}", f"{row['images']:,} ({share})", *shown]
 

@@ -35,7 +35,7 @@ def serve(arguments: list[str]) -> int:
     with extra("serve", "the service"):
         from infogan_ray.distributed.serve.service import ServiceFailed, check_token, serving
         from infogan_ray.web.gateway import TOKEN, service_token
-    from infogan_ray.models.infogan import load
+    from infogan_ray.training.load_model import load
 
     token = service_token()
     loopback = _is_loopback(given.host)

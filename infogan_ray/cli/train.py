@@ -20,6 +20,7 @@ from infogan_ray.data.feeds.feed_policy import feed_line
 from infogan_ray.distributed.cluster.connection import PrintedToLog
 from infogan_ray.distributed.train import torchrun, trainer
 from infogan_ray.distributed.train.checks import check, runs_in_this_process
+from infogan_ray.evaluation import texts
 from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig, load_config, preset
@@ -82,9 +83,9 @@ def train(arguments: list[str]) -> int:
     took = display.duration(time.monotonic() - started)
     restarts = f", {result.restarts} restarts of workers" if result.restarts else ""
     print(f"{config.name}: {result.metrics['step']:,} steps in {took}{restarts}; model {model}")
-    print(f"bound (nats): {display.bound_text(result.metrics, ceilings)}")
-    print(f"clustering error: {display.clustering_text(result.metrics)}")
-    print(f"image quality: {display.quality_text(result.metrics)}")
+    print(f"bound (nats): {texts.bound_text(result.metrics, ceilings)}")
+    print(f"clustering error: {texts.clustering_text(result.metrics)}")
+    print(f"image quality: {texts.quality_text(result.metrics)}")
     print(f"pictures: {model}/samples.png and {model}/traversal_*.png")
     if reported:
         print(f"report: {result.run.folder}/{RunDirectory.REPORT}")

@@ -3,7 +3,7 @@
 Lin, Thekumparampil, Fanti and Oh 2020, "InfoGAN-CR and ModelCentrality" (arXiv:1906.06034, section 5). If factors are
 in the data, good models find the same ones, while each bad model is bad in its own way; so a good one lies in the
 middle. How alike two models are: the codes of model i are taken for the known factors, its generator makes images of
-them, and A_ij is the FactorVAE score (``disentanglement.voting``) of model j's recognition network on these images.
+them, and A_ij is the FactorVAE score (``disentanglement.vae_scores``) of model j's recognition network on these images.
 With B = (A + A^T) / 2, the centrality of model i is the mean of B_ij over all other models j; the largest is picked.
 
 Where this differs from the authors' code (fjxmlzn/InfoGAN-CR), which draws the images of each vote anew and counts its
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.evaluation.bound_and_clustering import go_on
+from infogan_ray.evaluation.bound import no_callback
 from infogan_ray.evaluation.disentanglement.encoded import Encoded, Representation, of_model
 from infogan_ray.evaluation.disentanglement.vae_scores import factor_vae
 from infogan_ray.models.infogan import InfoGAN
@@ -46,10 +46,10 @@ def centralities(scores: np.ndarray) -> np.ndarray:
     return np.array([np.delete(both[number], number).mean() for number in range(count)])
 
 
-def cross_scores(models: Sequence[InfoGAN], each: Callable[[], None] = go_on) -> np.ndarray:
-    """A (n, n): row i has the FactorVAE scores of all models on images that model i drew; the diagonal is NaN.
+def cross_scores(models: Sequence[InfoGAN], before_each: Callable[[], None] = no_callback) -> np.ndarray:
+    """A (n, n): row i has the FactorVAE scores of all models on images that model i generated; the diagonal is NaN.
 
-    ``each`` is called before each of the n (n - 1) scores. Raises UserError for a model of one code.
+    ``before_each`` is called before each of the n (n - 1) scores. Raises UserError for a model of one code.
     """
     for model in models:
         if len(model.codes) < 2:
@@ -58,14 +58,14 @@ def cross_scores(models: Sequence[InfoGAN], each: Callable[[], None] = go_on) ->
     scores = np.full((len(models), len(models)), np.nan)
     for i, model in enumerate(models):
         sizes = sizes_of(model.spec.latents)
-        drawn = []
+        generated = []
         for part, count in enumerate((LEARN, JUDGE)):
             latents, classes = levelled(model.spec.latents, count, seeded_generator(0, "centrality", part))
-            drawn.append((model.generate(latents), classes))
+            generated.append((model.generate(latents), classes))
         for j, reader in enumerate(readers):
             if i != j:
-                each()
-                learn, judge = (_encoded(reader, images, classes, sizes) for images, classes in drawn)
+                before_each()
+                learn, judge = (_encoded(reader, images, classes, sizes) for images, classes in generated)
                 scores[i, j] = factor_vae(learn, judge, np.random.default_rng([i, j]))
     return scores
 

@@ -1,13 +1,11 @@
 """Image quality without another network: the sliced Wasserstein distance between patches of real and generated images.
 
 Karras et al. 2018 ("Progressive Growing of GANs", section 5): local patches of a Laplacian pyramid, compared along
-random directions. Small is good. It sees what the bound does not: a generator may carry every code and still draw
-smudges, or draw one image only.
+random directions. Small is good. It sees what the bound does not: Q may read every code of a generator that makes
+blurred images, or one image only.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data.feeds.memory import to_unit_range
-from infogan_ray.evaluation.bound_and_clustering import BATCH, evaluating, go_on
+from infogan_ray.evaluation.bound import BATCH, evaluating
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Generator
 from infogan_ray.models.rng import seeded_generator
@@ -31,27 +29,25 @@ SCALE = 1000.0  # as in the paper's tables
 
 
 @torch.inference_mode()
-def measure_quality(
-    spec: LatentSpec, generator: Generator, images: Tensor, each: Callable[[], None] = go_on
-) -> dict[str, float]:
-    """``swd`` between generated and real images, and ``swd_data`` between two halves of the real ones: what is good.
+def images_to_compare(spec: LatentSpec, generator: Generator, images: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Real, generated and other real images, uint8, IMAGES of each or N/2; None for fewer than two images.
 
-    ``images``: uint8 (N, C, H, W) of the data; IMAGES of each kind are compared, or N/2. Empty for fewer than 2.
+    ``images``: uint8 (N, C, H, W) of the data. The distance between real and other real images says what is good.
     """
     count = min(IMAGES, len(images) // 2)
     if count < 1:
-        return {}
+        return None
     device = next(generator.parameters()).device
     order = torch.randperm(len(images), generator=seeded_generator(0, "quality"))
     real, other = images[order[:count]], images[order[count : 2 * count]]
     with evaluating(generator):
         latents = spec.sample(count, seeded_generator(0, "quality", 1, device))
-        fake = torch.cat([to_bytes(generator(part)).cpu() for part in latents.split(BATCH)])
-    return {"swd": sliced_wasserstein(real, fake, 0, each), "swd_data": sliced_wasserstein(real, other, 0, each)}
+        generated = torch.cat([to_bytes(generator(part)).cpu() for part in latents.split(BATCH)])
+    return real, generated, other
 
 
 @torch.inference_mode()
-def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0, each: Callable[[], None] = go_on) -> float:
+def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0) -> float:
     """The distance, times 1000, between two sets of uint8 images (N, C, H, W) of equal number; mean over the levels.
 
     Patches of both are scaled by the real ones' mean and deviation per channel, so that a shift in brightness or
@@ -61,7 +57,6 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0, each: Callable
         raise UserError(f"real images are {tuple(real.shape)} and generated ones {tuple(fake.shape)}; they must agree")
     distances = []
     for level, (of_real, of_fake) in enumerate(zip(pyramid(real), pyramid(fake), strict=True)):
-        each()
         generator = seeded_generator(seed, "patches", level)
         mine, theirs = patches(of_real, generator), patches(of_fake, generator)
         mean = mine.mean((0, 2), keepdim=True)

@@ -1,8 +1,8 @@
-"""Scores that see no labels: how well Q sorts real images, and how far models agree on it.
+"""Metrics that see no labels: how well Q sorts real images, and how far models agree on it.
 
-The bound says how well Q reads the images that G draws; it does not say what Q makes of real ones. These do, for
-categorical codes; tests/test_selection.py has cases with known answers, and docs/selection.md how far each agrees with
-the clustering error over real searches.
+The bound says how well Q reads generated images. It does not say how Q reads real ones. These metrics do, for
+categorical codes. tests/evaluation/test_unsupervised_metrics.py has cases with known answers; docs/selection.md says
+how far each agrees with the clustering error over real searches.
 """
 
 from __future__ import annotations
@@ -20,18 +20,14 @@ from torch import Tensor
 from infogan_ray import UserError
 from infogan_ray.data.affine import affine_maps, transform
 from infogan_ray.data.feeds.memory import to_unit_range
-from infogan_ray.evaluation.bound_and_clustering import contingency, go_on, normalised_mutual_information, recognise
+from infogan_ray.evaluation.bound import no_callback
+from infogan_ray.evaluation.clustering import contingency, normalised_mutual_information
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator
 from infogan_ray.models.priors.base import Prior
+from infogan_ray.models.recognition import recognise
 from infogan_ray.models.rng import seeded_generator
 
-SCORES = {
-    "q_information": "what a category tells of a real image, as a share of the prior's entropy",
-    "q_consistency": "real images that keep their category in a slightly turned, scaled and moved copy",
-    "q_neighbours": "real images in the category of the image that looks most like them",
-    "q_score": "the geometric mean of these three",
-}
 IMAGES = 2000
 SIDE = 16  # neighbours are looked for in images brought to about this size
 DEGREES, SCALE, SHIFT = 10.0, 0.1, 0.06  # of the copies that Q should sort as the original; shift in widths
@@ -39,48 +35,65 @@ DEGREES, SCALE, SHIFT = 10.0, 0.1, 0.06  # of the copies that Q should sort as t
 
 @dataclass(frozen=True)
 class Sorting:
-    """What Q makes of real images, and the category of each by every categorical code."""
+    """What Q makes of N real images by one categorical code."""
 
-    scores: dict[str, float]
-    categories: dict[str, list[int]]
+    code: Prior
+    logits: Tensor
+    """(N, k)"""
+    copies: Tensor
+    """(N,) the category of a slightly turned, scaled and moved copy of each image."""
+    nearest: Tensor
+    """(N,) index of the other image that looks most like each image."""
+
+    @property
+    def categories(self) -> Tensor:
+        """(N,)"""
+        return self.logits.argmax(1)
 
 
 @torch.inference_mode()
-def measure_sorting(
-    spec: LatentSpec, discriminator: Discriminator, images: Tensor, each: Callable[[], None] = go_on
-) -> Sorting:
-    """Scores in 0 … 1, large is good, of the categorical code that does best; empty without one.
+def sort_real_images(
+    spec: LatentSpec, discriminator: Discriminator, images: Tensor, before_batch: Callable[[], None] = no_callback
+) -> dict[str, Sorting]:
+    """By categorical code; empty without one, or for fewer than two images.
 
     ``images``: uint8 (N, C, H, W) of the data; the same IMAGES of them for every model.
-
-    ``q_information``: I(x; c) by Q on real images, H(mean of Q) - mean of H(Q) in nats (Bridle, Heading & MacKay 1991),
-    over H(c), which is log k for a uniform prior; at most 1. ``q_consistency``: share of images that keep their
-    category in a slightly turned, scaled and moved copy. ``q_neighbours``: share of images whose nearest other image
-    has the same category; both are corrected for what chance would give (Cohen's kappa), so that one category for all
-    images scores nothing.
-    ``q_score``: the geometric mean of the three, since each alone is fooled by something: information by a sure sorting
-    by chance, the others by a few coarse categories.
     """
     codes = list(spec.one_hot_items())
     if not codes or len(images) < 2:
-        return Sorting({}, {})
+        return {}
     order = torch.randperm(len(images), generator=seeded_generator(0, "sorting"))
     some = images[order[:IMAGES]]
-    logits = spec.split_q(recognise(discriminator, some, each))
-    moved = spec.split_q(recognise(discriminator, slightly_moved(some), each))
+    logits = spec.split_q(recognise(discriminator, some, before_batch))
+    copies = spec.split_q(recognise(discriminator, slightly_moved(some), before_batch))
     nearest = nearest_other(some)
-    best: dict[str, float] = {}
-    for name, code in codes:
-        mine = logits[name].argmax(1)
-        scores = {
-            "q_information": share_of_information(logits[name].softmax(1), code),
-            "q_consistency": kappa(mine, moved[name].argmax(1), code.dim),
-            "q_neighbours": kappa(mine, mine[nearest], code.dim),
-        }
-        scores["q_score"] = math.prod(score for score in scores.values()) ** (1 / len(scores))
-        if not best or scores["q_score"] > best["q_score"]:
-            best = scores
-    return Sorting(best, {name: logits[name].argmax(1).tolist() for name, _ in codes})
+    return {name: Sorting(code, logits[name], copies[name].argmax(1), nearest) for name, code in codes}
+
+
+def q_information(sorting: Sorting) -> float:
+    """I(x; c) by Q on real images over H(c), 0 ... 1.
+
+    I is H(mean of Q) - mean of H(Q) in nats (Bridle, Heading & MacKay 1991); H(c) is log k for a uniform prior.
+    """
+    return share_of_information(sorting.logits.softmax(1), sorting.code)
+
+
+def q_consistency(sorting: Sorting) -> float:
+    """Share of images that keep their category in the copy, beyond chance (Cohen's kappa)."""
+    return kappa(sorting.categories, sorting.copies, sorting.code.dim)
+
+
+def q_neighbours(sorting: Sorting) -> float:
+    """Share of images whose nearest other image has the same category, beyond chance (Cohen's kappa)."""
+    return kappa(sorting.categories, sorting.categories[sorting.nearest], sorting.code.dim)
+
+
+def q_score(sorting: Sorting) -> float:
+    """The geometric mean of the three, since something fools each of them.
+
+    A confident sorting by chance has all the information; a few coarse categories are consistent and have neighbours.
+    """
+    return math.prod(score(sorting) for score in (q_information, q_consistency, q_neighbours)) ** (1 / 3)
 
 
 def share_of_information(q: Tensor, code: Prior) -> float:
@@ -95,7 +108,7 @@ def information(q: Tensor) -> float:
 
 
 def kappa(one: Tensor, other: Tensor, k: int) -> float:
-    """Agreement of two (N,) sortings beyond chance (Cohen 1960), clipped at 0; 0 if all is in one category."""
+    """Agreement of two (N,) sortings beyond chance (Cohen 1960), clipped at 0; 0 if one category has all images."""
     agree = float((one == other).float().mean())
     shares = [torch.bincount(each, minlength=k).double() / len(each) for each in (one, other)]
     chance = float((shares[0] * shares[1]).sum())
@@ -113,7 +126,7 @@ def nearest_other(images: Tensor) -> Tensor:
 
 
 def slightly_moved(images: Tensor) -> Tensor:
-    """Copies turned by up to DEGREES, scaled by up to SCALE and moved by up to SHIFT, at random but always alike."""
+    """Copies turned by up to DEGREES, scaled by up to SCALE and moved by up to SHIFT, at random with a fixed seed."""
     generator = seeded_generator(0, "moved")
     draws = torch.rand(4, len(images), generator=generator) * 2 - 1
     with torch.autocast("cpu", enabled=False):  # of a measurement in bf16
@@ -123,9 +136,9 @@ def slightly_moved(images: Tensor) -> Tensor:
 def agreement(sortings: Sequence[Mapping[str, Sequence[int]]]) -> list[float | None]:
     """How far each model's sorting of the same images is that of the others: its median NMI with them.
 
-    After ModelCentrality (Lin et al. 2020, "InfoGAN-CR and ModelCentrality"): what several seeds find alike is in the
-    data, what only one finds is chance. Of two models, the pair of codes that agrees best counts. None where fewer
-    than two models have a categorical code.
+    After ModelCentrality (Lin et al. 2020, "InfoGAN-CR and ModelCentrality"): what several seeds find is in the data,
+    and what only one finds is chance. Of two models, the pair of codes that agrees best counts. None for a model
+    without a categorical code, and for all where fewer than two models have one.
     """
     able = [number for number, codes in enumerate(sortings) if codes]
     between: dict[tuple[int, int], float] = {}
@@ -142,7 +155,7 @@ def agreement(sortings: Sequence[Mapping[str, Sequence[int]]]) -> list[float | N
 
 
 def nmi(one: Sequence[int], other: Sequence[int]) -> float:
-    """Normalised mutual information of two sortings of the same images; 0 if one of them sorts nothing.
+    """Normalised mutual information of two sortings of the same images; 0 if one of them has a single category.
 
     It has a ceiling below 1 where the two use different numbers of categories.
     """

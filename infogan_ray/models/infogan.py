@@ -1,27 +1,22 @@
-"""A trained InfoGAN in hand: sample, encode, traverse. ``load`` opens a model folder, a run or a checkpoint."""
+"""A trained InfoGAN: sample, encode, traverse."""
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.models.code_names import NAMES, parse_names, read_names, resolve
+from infogan_ray.models.code_names import resolve
 from infogan_ray.models.networks import Discriminator, Generator, ModelSpec
 from infogan_ray.models.priors.base import Prior
 from infogan_ray.models.recognition import BATCH, recognise
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.models.traversal import Traversal, traverse
 from infogan_ray.models.value_range import to_bytes
-from infogan_ray.storage import checkpoints, manifests
-from infogan_ray.storage.file_system import Storage, open_storage
-from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.storage.file_system import Storage
 
 METRIC = "mi_fraction"  # by which the best checkpoint of a run is chosen that does not say otherwise
 
@@ -99,52 +94,3 @@ class InfoGAN:
     def traverse(self, code: str, seed: int = 0) -> Traversal:
         """The grid of one code; ``traversal.draw`` makes a picture of it."""
         return traverse(self.spec.latents, self.generator, self.resolve(code), seed, names=self.names)
-
-
-def _warn(line: str) -> None:
-    warnings.warn(line, stacklevel=3)
-
-
-def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
-    """Open a model folder, a run (its best checkpoint) or one checkpoint, on a disk or in an object store, verified.
-
-    ``warn`` hears of broken checkpoints of a run, which are passed over. Raises UserError, naming the file, for
-    whatever is missing, broken or not safetensors.
-    """
-    folder, run = open_storage(path), None
-    names = {entry.name for entry in folder.entries()}
-    if not names:
-        what = "is a file" if folder.path_is_file else "does not exist"
-        raise UserError(f"model {folder} {what}; name a model folder, a run (STORAGE/NAME) or a checkpoint")
-    if "checkpoints" in names:
-        run = RunDirectory(folder)
-        checkpoint = checkpoints.choose(run.checkpoints, "best", _metric(run), warn)
-        folder, manifest, description = checkpoint.folder, checkpoint.manifest, checkpoint.state
-    elif checkpoints.STATE in names or re.fullmatch(checkpoints.STEP_FOLDER, folder.name):
-        checkpoint = checkpoints.open_checkpoint(folder)
-        manifest, description = checkpoint.manifest, checkpoint.state
-        run = RunDirectory(folder.parent.parent)
-    elif "config.json" in names:
-        manifest = manifests.Manifest.load(folder, required=(checkpoints.MODEL, "config.json"))
-        manifest.verify()
-        description = manifest.read_json("config.json")
-    else:
-        raise UserError(f"model {folder} holds neither config.json nor {checkpoints.STATE}; it is not a model of ours")
-    try:
-        spec = ModelSpec.from_dict(description["model"])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"model {folder}: {error}") from None
-    model = InfoGAN.from_tensors(spec, manifest.read_tensors(checkpoints.MODEL), folder)
-    if run is not None:
-        model.names = read_names(run.folder, model.codes)
-    elif NAMES in manifest.files:
-        model.names = parse_names(manifest.read(NAMES), model.codes, f"{folder}/{NAMES}")
-    return model
-
-
-def _metric(run: RunDirectory) -> str:
-    """By which the best checkpoint of a run is chosen."""
-    about = run.read_config().get("run")
-    if not isinstance(about, dict):
-        raise UserError(f"{run.folder}/{run.CONFIG} is not the configuration of a run")
-    return str(about.get("metric", METRIC))

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infogan_ray import UserError
-from infogan_ray.evaluation.unsupervised_metrics import SCORES, agreement
+from infogan_ray.evaluation.metrics import BOARD_COLUMNS
+from infogan_ray.evaluation.unsupervised_metrics import agreement
 from infogan_ray.searches.asha import Halving
 from infogan_ray.searches.recipe import POPULATION
 from infogan_ray.searches.search_directory import SearchDirectory
@@ -19,8 +20,6 @@ from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.checkpoints import BadCheckpoint
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.training.publish import CATEGORIES, METRICS
-
-MEASURED = ("mi_bound", "mi_fraction", "swd", *SCORES, "clustering_error", "nmi")
 
 
 def leaderboard(search: SearchDirectory) -> list[Row]:
@@ -79,7 +78,7 @@ def _row(search: SearchDirectory, number: int, about: dict[str, Any], halving: H
     has_parents = any(parent is not None for parent in parents)
     return {
         "trial": number, "state": state, "stopped_at": stopped_at, "step": step, "images": step * batch_size,
-        **{name: metrics.get(name) for name in MEASURED}, "agreement": None,
+        **{name: metrics.get(name) for name in BOARD_COLUMNS},
         **({"parent": parents[number]} if has_parents else {}), "values": about["values"][number],
     }  # fmt: skip
 

@@ -19,10 +19,18 @@ from typing import Any
 import numpy as np
 
 from infogan_ray import UserError
+from infogan_ray.evaluation.metrics import (
+    CATEGORICAL_CODE,
+    LABELS,
+    RUNG_METRICS,
+    SORTING,
+    is_in_group,
+    is_one_prior,
+    needs,
+)
 from infogan_ray.searches.asha import rungs
-from infogan_ray.training.config import LABEL_METRICS, RunConfig, preset
+from infogan_ray.training.config import RunConfig, preset
 
-RUNG_METRICS = ("mi_fraction", "mi_bound", "q_score")
 SEARCHERS = ("random", "grid", "optuna")
 MOVED_MODULE = "infogan_ray.recipes"  # from which recipe files of earlier versions import Recipe
 POPULATION = "population"  # a searcher of earlier versions, whose searches are still listed and reported
@@ -66,8 +74,8 @@ class Recipe:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Field path -> value, the same in every trial."""
     metric: str = "mi_fraction"
-    """What rungs compare: mi_fraction, mi_bound where all trials have the same codes, or q_score (how Q sorts real
-    images; see docs/selection.md)."""
+    """What rungs compare: mi_fraction, mi_bound where all trials have the same codes, q_score (how Q sorts real
+    images; see docs/selection.md), or another metric that needs no labels."""
     trials: int = 12
     """The number of trials of random search and of Optuna; a grid has one for each of its points."""
     reduction: int = 3
@@ -95,7 +103,7 @@ class Recipe:
         if self.searcher not in SEARCHERS:
             raise UserError(f"searcher is '{self.searcher}'; valid are {', '.join(SEARCHERS)}")
         if self.metric not in RUNG_METRICS:
-            why = ", which needs labels that a search must not see" if self.metric in LABEL_METRICS else ""
+            why = ", which needs labels that a search must not see" if needs(self.metric, LABELS) else ""
             raise UserError(f"metric is '{self.metric}'{why}; valid are {', '.join(RUNG_METRICS)}")
         rungs(self.grace, self.budget, self.reduction)
         for path in (*self.space, *self.fixed):
@@ -122,17 +130,17 @@ class Recipe:
                     f"space: '{path}' is tune.sample_from(…), whose values do not follow from the seed; take "
                     "tune.choice(…), tune.uniform(…) or the like"
                 )
-            if self.metric == "mi_bound" and is_free(value) and path in PRIORS:
+            if is_one_prior(self.metric) and is_free(value) and path in PRIORS:
                 raise UserError(
-                    f"metric is 'mi_bound', and '{path}' differs between trials: nats of different priors do not "
+                    f"metric is '{self.metric}', and '{path}' differs between trials: nats of different priors do not "
                     "compare, since their ceilings differ (log k grows with k); take mi_fraction"
                 )
         for trial in range(self.count):
             config = self.config(trial)
-            if self.metric == "mi_bound" and config.prior.learn:
+            if is_one_prior(self.metric) and config.prior.learn:
                 raise UserError(
-                    f"metric is 'mi_bound', and prior.learn is on in trial {trial}: each trial has a prior of its own "
-                    "then, and their nats do not compare; take mi_fraction"
+                    f"metric is '{self.metric}', and prior.learn is on in trial {trial}: each trial has a prior of "
+                    "its own then, and their nats do not compare; take mi_fraction"
                 )
 
     @property
@@ -175,10 +183,11 @@ class Recipe:
         base = preset(self.preset) if self.preset else RunConfig()
         values = self.values(trial) if values is None else values
         config = base.override(_nested(self.fixed), "recipe").override(_nested(values), f"trial {trial}")
-        if self.metric == "q_score":
+        if is_in_group(self.metric, SORTING):
             config = config.override({"evaluation": {"sorting": True}}, "recipe")
-            if not any(code.one_hot for code in config.latents.codes):
-                raise UserError(f"metric is 'q_score', and trial {trial} has no categorical code; take mi_fraction")
+        categorical = any(code.one_hot for code in config.latents.codes)
+        if needs(self.metric, CATEGORICAL_CODE) and not categorical:
+            raise UserError(f"metric is '{self.metric}', and trial {trial} has no categorical code; take mi_fraction")
         every = -(-self.grace // config.batch_size)
         return dataclasses.replace(
             config, name=f"trial_{trial:04d}", steps=-(-self.budget // config.batch_size), epochs=None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infogan_ray import UserError, __version__
+from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.searches.asha import Halving, Verdict, rungs
 from infogan_ray.searches.recipe import POPULATION
 from infogan_ray.storage import manifests
@@ -139,7 +140,7 @@ class SearchDirectory:
                 raise manifests.BadCheckpoint(f"{self.folder}/{self.EVENTS} is not JSON ({error})") from None
         stops = about["early_stopping"] and about["searcher"] != POPULATION
         levels = rungs(about["grace"], about["budget"], about["reduction"])
-        return Halving.replay(events, levels, about["reduction"] if stops else 1)
+        return Halving.replay(events, levels, about["reduction"] if stops else 1, lower_is_better(about["metric"]))
 
 
 def code() -> dict[str, str]:

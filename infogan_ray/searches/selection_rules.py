@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from infogan_ray import UserError
+from infogan_ray.evaluation.metrics import BOARD_COLUMNS, BOUND, is_in_group, lower_is_better
 
 GATE = 1.5  # largest ratio of a winner's SWD to the least SWD of all trials
 GATED = f"among those within {GATE:g} times the least SWD"
@@ -24,8 +25,6 @@ RULES = {
 }
 SCORE_OF = {"sorting": "q_score", "agreement": "agreement"}
 DEFAULT = "sorting"
-COLUMNS = ("mi_fraction", "mi_bound", "swd", "q_score", "agreement", "clustering_error", "nmi")
-SMALL_IS_GOOD = ("swd", "clustering_error")
 Row = dict[str, Any]
 
 
@@ -55,10 +54,10 @@ def best_by(rows: Sequence[Row], column: str) -> Row | None:
 
     Raises UserError, naming the columns, for another name.
     """
-    if column not in COLUMNS:
-        raise UserError(f"metric is '{column}'; of a search valid are {', '.join(COLUMNS)}")
+    if column not in BOARD_COLUMNS:
+        raise UserError(f"metric is '{column}'; of a search valid are {', '.join(BOARD_COLUMNS)}")
     ended = [row for row in rows if row["state"] == "finished" and finite(row.get(column))]
-    sign = -1 if column in SMALL_IS_GOOD else 1
+    sign = -1 if lower_is_better(column) else 1
     return max(ended, key=lambda row: (sign * row[column], -row["trial"]), default=None)
 
 
@@ -92,7 +91,7 @@ def ranked(rows: Sequence[Row], metric: str, rule: str) -> list[Row]:
 
 def _bound(metric: str) -> str:
     """The column that is the bound: of a search whose metric is not a bound, mi_fraction."""
-    return metric if metric in ("mi_fraction", "mi_bound") else "mi_fraction"
+    return metric if is_in_group(metric, BOUND) else "mi_fraction"
 
 
 def _ended(rows: Sequence[Row], metric: str) -> list[Row]:

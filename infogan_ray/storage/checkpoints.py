@@ -27,7 +27,6 @@ from infogan_ray.storage.manifests import (
     describe_files,
     write_manifest,
 )
-from infogan_ray.training.config import LOWER_IS_BETTER
 
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
 ADDED_METRICS = "measured.json"  # metrics that were measured after the checkpoint was written
@@ -123,9 +122,9 @@ def last(checkpoints: list[Checkpoint]) -> Checkpoint | None:
     return max(checkpoints, key=lambda c: c.step, default=None)
 
 
-def best(checkpoints: list[Checkpoint], metric: str) -> Checkpoint | None:
+def best(checkpoints: list[Checkpoint], metric: str, *, lower_is_better: bool) -> Checkpoint | None:
     """The best by a metric, the later of equals. None if no checkpoint has a finite value of it."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = -1 if lower_is_better else 1
     ranked = [
         c for c in checkpoints if isinstance(c.metrics.get(metric), (int, float)) and math.isfinite(c.metrics[metric])
     ]
@@ -133,8 +132,9 @@ def best(checkpoints: list[Checkpoint], metric: str) -> Checkpoint | None:
 
 
 def choose(
-    checkpoints: Storage, which: str, metric: str, warn: Callable[[str], None] = lambda line: None
-) -> Checkpoint:
+    checkpoints: Storage, which: str, metric: str, warn: Callable[[str], None] = lambda line: None, *,
+    lower_is_better: bool,
+) -> Checkpoint:  # fmt: skip
     """The ``best``, the ``last`` or ``step_XXXXXXXX`` of a run's checkpoints, with all bytes verified.
 
     Broken checkpoints are skipped, and ``warn`` is called with each. Raises UserError, which names the valid choices,
@@ -142,7 +142,7 @@ def choose(
     """
     if re.fullmatch(STEP_FOLDER, which) and (checkpoints / which).is_file(MANIFEST):
         return open_checkpoint(checkpoints / which)
-    chosen, bad = _first_valid(checkpoints, lambda valid: _by_name(valid, which, metric, warn), warn)
+    chosen, bad = _first_valid(checkpoints, lambda valid: _by_name(valid, which, metric, lower_is_better, warn), warn)
     if chosen is None:
         why = f" ({'; '.join(map(str, bad))})" if bad else ""
         raise UserError(f"{checkpoints} holds no whole checkpoint{why}")
@@ -190,9 +190,12 @@ def _first_valid(
                 valid, bad = list_checkpoints(checkpoints, verify=False)
 
 
-def _by_name(valid: list[Checkpoint], which: str, metric: str, warn: Callable[[str], None]) -> Checkpoint:
+def _by_name(
+    valid: list[Checkpoint], which: str, metric: str, lower_is_better: bool, warn: Callable[[str], None]
+) -> Checkpoint:
     names = {c.name: c for c in valid}
-    chosen = {"last": last(valid), "best": best(valid, metric)}.get(which, names.get(which))
+    best_one = best(valid, metric, lower_is_better=lower_is_better)
+    chosen = {"last": last(valid), "best": best_one}.get(which, names.get(which))
     if chosen is None:
         if which == "best":
             known = sorted({m for c in valid for m, v in c.metrics.items() if isinstance(v, (int, float))})
@@ -205,14 +208,14 @@ def _by_name(valid: list[Checkpoint], which: str, metric: str, warn: Callable[[s
     return chosen
 
 
-def prune(checkpoints: Storage, keep: int, metric: str, stored: int) -> None:
+def prune(checkpoints: Storage, keep: int, metric: str, stored: int, *, lower_is_better: bool) -> None:
     """Delete the oldest valid checkpoints past ``keep``. The best by ``metric`` and the last are always kept.
 
     ``stored`` is the step of the checkpoint that was just written. Later ones were found broken when the run resumed.
     They are kept for a repair until the run reaches their step.
     """
     valid = [c for c in list_checkpoints(checkpoints, verify=False)[0] if c.step <= stored]
-    kept = {c.name for c in (last(valid), best(valid, metric)) if c is not None}
+    kept = {c.name for c in (last(valid), best(valid, metric, lower_is_better=lower_is_better)) if c is not None}
     others = sorted((c for c in valid if c.name not in kept), key=lambda c: c.step, reverse=True)
     for checkpoint in others[max(keep - len(kept), 0) :]:
         delete_checkpoint(checkpoint.folder)

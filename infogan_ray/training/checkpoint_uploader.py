@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from infogan_ray.evaluation.bound_and_clustering import go_on
+from infogan_ray.evaluation.bound import no_callback
+from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.metrics_log import MetricsLog
@@ -70,7 +71,7 @@ class CheckpointUploader:
         self.step, self.stored = step, step
         self.restarts, self.missed = restarts, 0
         self.trouble = ""
-        self.before_each: Callable[[], None] = go_on  # called in the thread before a checkpoint is uploaded
+        self.before_each: Callable[[], None] = no_callback  # called in the thread before a checkpoint is uploaded
         self._run = run.with_retry_timeout(SHORT_PATIENCE_S)
         self._keep, self._metric, self._max_misses = keep, metric, max_misses
         self._owner = f"{_number_after(run.get_status().get('owner')):020d}-{uuid.uuid4().hex[:8]}"
@@ -137,7 +138,7 @@ class CheckpointUploader:
             return f"storage is unavailable, training continues ({behind}, {misses}): {self.trouble}"
         return f"uploads are slower than checkpoints: some are left out ({behind})" if self._slow else ""
 
-    def flush(self, seconds: float = LAST_PATIENCE_S, each: Callable[[], None] = go_on) -> None:
+    def flush(self, seconds: float = LAST_PATIENCE_S, each: Callable[[], None] = no_callback) -> None:
         """Wait until all that was put is on storage. Raises StorageFailed after so many seconds, and what ``each``
         raises, which is called several times a second."""
         deadline = time.monotonic() + seconds
@@ -231,7 +232,10 @@ class CheckpointUploader:
         for (place, name), content in checkpoint.pictures.items():
             (self._run.folder / place).write(name, content)
         checkpoints.delete_incomplete(self._run.checkpoints)
-        checkpoints.prune(self._run.checkpoints, self._keep, self._metric, checkpoint.step)
+        checkpoints.prune(
+            self._run.checkpoints, self._keep, self._metric, checkpoint.step,
+            lower_is_better=lower_is_better(self._metric),
+        )  # fmt: skip
 
     def _heartbeat(self, always: bool, check: bool = False) -> None:
         """Write the status if a heartbeat is due, or ``always``. Then, or on ``check``, verify that the run is ours."""

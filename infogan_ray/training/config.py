@@ -13,14 +13,16 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from typing_extensions import Doc
 
 from infogan_ray import UserError
 from infogan_ray.data.augmentation import AugmentationConfig
 from infogan_ray.data.datasets import DataConfig
-from infogan_ray.evaluation.bound_and_clustering import EvaluationConfig
+from infogan_ray.evaluation.bound import EvaluationConfig
+from infogan_ray.evaluation.metrics import SELECTABLE, is_one_prior, metric_help
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import ObjectiveConfig
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
@@ -75,14 +77,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stability": {"mean_bias": True},
     },
 }
-METRICS = ("mi_fraction", "mi_bound", "clustering_error", "clustering_acc_hungarian", "nmi", "ari", "q_score", "step")
-LOWER_IS_BETTER = ("clustering_error",)
 LONGEST_NAME = 200  # bytes; 255 are the most for a file, whose name may have an ending
 RESERVED = ("checkpoints", "model", "samples", "traversals")
 PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 REMOVED = ("ray",)
 """Fields of earlier versions, of the outermost section. Saved configurations may have them; they have no effect."""
-LABEL_METRICS = ("clustering_error", "clustering_acc_hungarian", "nmi", "ari")
 
 
 @dataclass(frozen=True)
@@ -149,9 +148,7 @@ class RunConfig:
     """Steps between lines of metrics.jsonl."""
     profile: bool = False
     """Write a trace of a few steps of the first rank into the run's folder, and say how to open it."""
-    metric: str = "mi_fraction"
-    """What 'best' means: mi_fraction, mi_bound, clustering_error, clustering_acc_hungarian, nmi, ari,
-    q_score (how Q sorts real images, without labels) or step (the last)."""
+    metric: Annotated[str, Doc(metric_help())] = "mi_fraction"
     mlflow: str | None = None
     """Also tell MLflow: http://HOST:5000 or sqlite:///FILE.db; credentials come from the environment."""
     wandb: str | None = None
@@ -176,7 +173,7 @@ class RunConfig:
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}; it must be at least 0")
         _one_of("preset", self.preset, (*PRESETS, None))
-        _one_of("metric", self.metric, METRICS)
+        _one_of("metric", self.metric, SELECTABLE)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("feed", self.feed, ("auto", "memory", "stream"))
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
@@ -217,10 +214,10 @@ class RunConfig:
         self.objective.weights(self.latents)
         self.contrastive.codes(self.latents)
         check_restarts(self.latents, self.stability)
-        if self.prior.learn and self.metric == "mi_bound":
+        if self.prior.learn and is_one_prior(self.metric):
             raise UserError(
-                "metric is 'mi_bound' and prior.learn is on: nats under different priors do not compare, and the prior "
-                "changes while it is learned; take mi_fraction"
+                f"metric is '{self.metric}' and prior.learn is on: nats under different priors do not compare, and the "
+                "prior changes while it is learned; take mi_fraction"
             )
         if self.prior.learn and self.stability.restart_every:
             raise UserError(

@@ -7,22 +7,15 @@ from typing import Any
 
 import yaml
 
-from infogan_ray.cli import display
 from infogan_ray.data.fetch import SOURCES
-from infogan_ray.evaluation.unsupervised_metrics import SCORES
+from infogan_ray.evaluation.metrics import CHECKPOINT, END, LABELLED, QUALITY, REGISTRY, SORTING, of_group
+from infogan_ray.evaluation.texts import category_rows, compared_text, is_measured, values_text
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import reaches_outside
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_command import train_command
 
 SAMPLES = "samples.png"
-MEASURED = {  # what the front matter lists, in the words of a leaderboard
-    "mi_fraction": "Mutual-information bound, share of its ceiling",
-    "clustering_acc_hungarian": "Clustering accuracy (one category to one label)",
-    "nmi": "Normalised mutual information with the labels",
-    "ari": "Adjusted Rand index with the labels",
-    "swd": "Sliced Wasserstein distance to the data",
-}
 
 
 def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> str:
@@ -53,9 +46,9 @@ def front_matter(config: RunConfig, metrics: dict[str, Any]) -> str:
     """YAML between dashes, as hubs read it: tags, the data, and what was measured."""
     data = config.data
     results = [
-        {"type": name, "name": words, "value": round(float(metrics[name]), 4)}
-        for name, words in MEASURED.items()
-        if isinstance(metrics.get(name), (int, float))
+        {"type": metric.name, "name": metric.sentence, "value": round(float(metrics[metric.name]), 4)}
+        for metric in REGISTRY.values()
+        if metric.measured in (CHECKPOINT, END) and is_measured(metrics, metric.name)
     ]
     task = {"type": "unconditional-image-generation", "name": "Unconditional image generation"}
     about: dict[str, Any] = {
@@ -95,21 +88,15 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
     if "clustering_error" in metrics:
         parts += [
             "### Agreement with labels (which training never saw)",
-            f"`{metrics['clustering_code']}` on the test set: clustering error {metrics['clustering_error']:.1%}, "
-            f"one-to-one accuracy {metrics['clustering_acc_hungarian']:.1%}, NMI {metrics['nmi']:.3f}, "
-            f"ARI {metrics['ari']:.3f}.",
+            f"`{metrics['clustering_code']}` on the test set: {values_text(metrics, of_group(LABELLED))}.",
             *_categories(metrics),
         ]
-    if "swd" in metrics:
-        parts += [
-            "### Image quality",
-            f"Sliced Wasserstein distance to the data {metrics['swd']:.1f}; between two halves of the data "
-            f"{metrics['swd_data']:.1f}. Small is good.",
-        ]
-    if "q_information" in metrics:
+    if quality := compared_text(metrics, of_group(QUALITY)):
+        parts += ["### Image quality", f"Generated images against the data: {quality}. Small is good."]
+    if sorting := [metric for metric in of_group(SORTING) if is_measured(metrics, metric.name)]:
         parts += [
             "### How it sorts real images (measured without labels)",
-            "\n".join(f"- `{name}` {metrics[name]:.3f}: {meaning}" for name, meaning in SCORES.items()),
+            "\n".join(f"- `{m.name}` {m.text(metrics[m.name])}: {m.sentence}" for m in sorting),
             "Each lies between 0 and 1; large is good.",
         ]
     if parts:
@@ -119,7 +106,7 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
 
 def _categories(metrics: dict[str, Any]) -> list[str]:
     """A table of what each category holds, if that was counted."""
-    rows = [[re.sub(r"([\\`*_<>\[\]|])", r"\\\1", cell) for cell in row] for row in display.category_rows(metrics)]
+    rows = [[re.sub(r"([\\`*_<>\[\]|])", r"\\\1", cell) for cell in row] for row in category_rows(metrics)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return ["\n".join(["| category | test images | labels |", "|---|---|---|", *lines])] if lines else []
 

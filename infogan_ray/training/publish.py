@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from infogan_ray import UserError
+from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.models.code_names import NAMES, check_names, read_names
-from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.traversal import draw, png, tile
 from infogan_ray.storage import checkpoints, manifests
@@ -20,6 +21,7 @@ from infogan_ray.storage.checkpoints import Checkpoint
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig, from_saved
+from infogan_ray.training.load_model import load
 from infogan_ray.training.model_card import SAMPLES, model_card, traversal_file
 
 METRICS, CARD, CONFIG = "metrics.json", "README.md", "config.json"
@@ -98,7 +100,7 @@ def pull(
     for content that is not what its name says.
     """
     for tries_left in (2, 1, 0):
-        chosen = checkpoints.choose(run.checkpoints, which, metric, warn)
+        chosen = checkpoints.choose(run.checkpoints, which, metric, warn, lower_is_better=lower_is_better(metric))
         try:
             files = _published(run, chosen, warn) or model_files(chosen, config, chosen.metrics)
             break

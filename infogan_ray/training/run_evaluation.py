@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from infogan_ray.data.image_set import ImageSet
-from infogan_ray.evaluation.bound_and_clustering import go_on, measure_bound, measure_clustering
-from infogan_ray.evaluation.sliced_wasserstein import measure_quality
-from infogan_ray.evaluation.unsupervised_metrics import measure_sorting
+from infogan_ray.evaluation.bound import no_callback
+from infogan_ray.evaluation.measure import measure_bound, measure_clustering, measure_image_quality, measure_sorting
+from infogan_ray.evaluation.metrics import SORTING, is_in_group
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator
@@ -30,8 +30,8 @@ def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each:
     latents, generator = state.spec.latents, state.averaged_generator()
     with state.autocast():  # takes half the time with bf16; the best checkpoint is measured again in fp32 at the end
         metrics: dict[str, Any] = measure_bound(latents, generator, state.discriminator, config.evaluation, each)
-        if config.evaluation.sorting or config.metric == "q_score":
-            metrics |= measure_sorting(latents, state.discriminator, images.images, each).scores
+        if config.evaluation.sorting or is_in_group(config.metric, SORTING):
+            metrics |= measure_sorting(latents, state.discriminator, images.images, each)[0]
         metrics |= measure_agreement(latents, state.discriminator, images, each, most=config.evaluation.labelled)
     return metrics
 
@@ -47,15 +47,15 @@ def evaluate_checkpoint(
     """
     latents, generator, discriminator = model.spec.latents, model.generator.to(device), model.discriminator.to(device)
     metrics: dict[str, Any] = measure_bound(latents, generator, discriminator, config.evaluation, each)
-    metrics |= measure_quality(latents, generator, images.images, each)
-    sorting = measure_sorting(latents, discriminator, images.images, each)
-    metrics |= {**sorting.scores, "categories": sorting.categories}
+    metrics |= measure_image_quality(latents, generator, images.images, each)
+    scores, categories = measure_sorting(latents, discriminator, images.images, each)
+    metrics |= {**scores, "categories": categories}
     in_training = autocast(device, resolve_precision(config.precision, device))
     return metrics | measure_agreement(latents, discriminator, images, each, naming=in_training)
 
 
 def measure_agreement(
-    latents: LatentSpec, discriminator: Discriminator, images: ImageSet, each: Callable[[], None] = go_on, *,
+    latents: LatentSpec, discriminator: Discriminator, images: ImageSet, each: Callable[[], None] = no_callback, *,
     most: int | None = None, naming: AbstractContextManager[Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """``measure_clustering`` with at most ``most`` labels, and the classes' names if known; empty without labels."""

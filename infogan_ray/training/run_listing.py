@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from infogan_ray.evaluation.metrics import CHECKPOINT, headlines_of, lower_is_better
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory
@@ -19,8 +20,7 @@ def run_row(run: RunDirectory) -> dict[str, Any]:
     unfinished = sum(isinstance(error, manifests.IncompleteCheckpoint) for error in bad)
     return {
         "name": run.name, "state": state, "step": status["step"],
-        "mi_bound": metrics.get("mi_bound"), "mi_fraction": metrics.get("mi_fraction"),
-        "clustering_error": metrics.get("clustering_error"), "best": chosen.name if chosen else None,
+        **headlines_of(metrics, (CHECKPOINT,)), "best": chosen.name if chosen else None,
         "last": last.name if last else None, "unfinished_checkpoints": unfinished,
         "broken_checkpoints": len(bad) - unfinished, "restarts": status.get("restarts", 0),
     }  # fmt: skip
@@ -39,6 +39,6 @@ def state_of(
     try:
         good, bad = checkpoints.list_checkpoints(run.checkpoints, verify)
         metric = from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}").metric
-        return good, bad, checkpoints.best(good, metric), state
+        return good, bad, checkpoints.best(good, metric, lower_is_better=lower_is_better(metric)), state
     except (ValueError, StorageError) as error:
         return good, bad, None, f"{state}, {error}" if run.exists else f"{state}, without {run.CONFIG}"

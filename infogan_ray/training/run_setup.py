@@ -19,10 +19,11 @@ from infogan_ray.data.feeds.feed_policy import MemoryBudget, feed_line
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
+from infogan_ray.evaluation.metrics import check_needs, missing_packages
 from infogan_ray.models.networks import ModelSpec, plan
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import LABEL_METRICS, RunConfig
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.json_difference import difference
 from infogan_ray.training.run_cost import checkpoint_plan
 from infogan_ray.training.run_outcome import Listener
@@ -48,11 +49,11 @@ def check_data(
     images = load_images(config.data, config.data_config, say, feed=kept_feed(config), budget=room, sample=sample)
     config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
-    if config.metric in LABEL_METRICS:
-        if images.labels is None or images.test_labels is None:
-            raise UserError(f"metric is '{config.metric}', which needs labels, and {config.data} has none")
-        if not any(code.one_hot for code in spec.latents.codes):
-            raise UserError(f"metric is '{config.metric}', which needs a categorical code; add cat=K to --codes")
+    labelled = images.labels is not None and images.test_labels is not None
+    categorical = any(code.one_hot for code in spec.latents.codes)
+    check_needs(config.metric, config.data, labelled, categorical)
+    for line in missing_packages(labelled and categorical):
+        say(f"not measured: {line}")
     return images
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from infogan_ray import UserError
 from infogan_ray.data.feeds.feed_policy import make_feed
 from infogan_ray.data.image_set import ImageSet
+from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.precision import set_matrix_products
@@ -284,7 +285,8 @@ def finish(duties: RankZeroDuties, steps: int) -> Iterator[Report]:
 def publish_best(duties: RankZeroDuties) -> dict[str, Any]:
     """Evaluate the best checkpoint on all data and write the folder ``model``. Returns its metrics and step."""
     run, config = duties.run.with_retry_timeout(LAST_PATIENCE_S), duties.config
-    chosen = checkpoints.choose(run.checkpoints, "best", config.metric)
+    better = lower_is_better(config.metric)
+    chosen = checkpoints.choose(run.checkpoints, "best", config.metric, lower_is_better=better)
     model = InfoGAN.from_tensors(ModelSpec.from_dict(chosen.state["model"]), chosen.model_tensors(), chosen.folder)
     metrics = chosen.metrics | evaluate_checkpoint(
         model, duties.images, config, duties.state.device, duties.writer.check_stop

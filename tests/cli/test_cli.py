@@ -22,6 +22,7 @@ from infogan_ray.cli.exit_codes import FAILED, USAGE
 from infogan_ray.cli.main import COMMANDS, main
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.image_set import ImageSet
+from infogan_ray.evaluation import texts
 from infogan_ray.training.config import PRESETS, preset
 from tests.conftest import tiny_config
 from tests.training.test_step import run_alone
@@ -199,15 +200,15 @@ def test_a_cell_of_a_table_is_no_markup(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_each_category_is_told_by_the_labels_that_it_holds() -> None:
     found = {"clustering_code": "cat0", "confusion": [[0, 900, 50, 50], [0, 0, 0, 0], [39, 0, 961, 0]]}
-    assert display.category_rows(found) == [
+    assert texts.category_rows(found) == [
         ["cat0=0", "1,000", "1 90.0%, 2 5.0%, 3 5.0%"],
         ["cat0=1", "0", "-"],
         ["cat0=2", "1,000", "2 96.1%"],
     ]
     spread = {"clustering_code": "cat0", "confusion": [[1] * 40], "classes": [f"kind\n{n}" for n in range(40)]}
-    assert display.category_rows(spread) == [["cat0=0", "40", "kind 0 2.5%, kind 1 2.5%, kind 2 2.5%"]]
-    assert display.category_rows(found | {"classes": ["bag", "coat", "a|b", "boot"]})[2][2] == "a|b 96.1%"
-    assert display.category_rows({}) == []
+    assert texts.category_rows(spread) == [["cat0=0", "40", "kind 0 2.5%, kind 1 2.5%, kind 2 2.5%"]]
+    assert texts.category_rows(found | {"classes": ["bag", "coat", "a|b", "boot"]})[2][2] == "a|b 96.1%"
+    assert texts.category_rows({}) == []
 
 
 def test_presets_then_file_then_flags(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from PIL import Image
 
 from infogan_ray.cli.exit_codes import USAGE
 from infogan_ray.cli.main import main
-from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import tile
+from infogan_ray.training.load_model import load
 from infogan_ray.web import inference
 from infogan_ray.web.endpoints import Batches, Endpoints
 from infogan_ray.web.gateway import (

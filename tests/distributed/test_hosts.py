@@ -149,7 +149,7 @@ def finished(wire: Wire, id: str, run: RunDirectory, steps: int) -> str:
     assert ended.returncode == 0, ended.stdout
     status = run.get_status()
     assert status["state"] == "finished" and status["restarts"] >= 1
-    assert checkpoints.choose(run.checkpoints, "last", "step").step == steps
+    assert checkpoints.choose(run.checkpoints, "last", "step", lower_is_better=False).step == steps
     rows = [row["step"] for row in run.read_metrics()]
     assert rows == sorted(set(rows)), "every step once, in order"
     return ended.stdout

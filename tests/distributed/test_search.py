@@ -25,7 +25,6 @@ from infogan_ray.distributed.train import head_monitor
 from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM
 from infogan_ray.distributed.tune.asha_scheduler import SearchEvent
 from infogan_ray.distributed.tune.search import SearchFailed, search
-from infogan_ray.models.infogan import load
 from infogan_ray.searches.asha import Verdict
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.recipe import Recipe, load_recipe
@@ -33,6 +32,7 @@ from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, winner
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.training.load_model import load
 from tests.harm import all_cpus_taken, processes_of
 from tests.training.test_tracking import hparams_of, shown, steps
 

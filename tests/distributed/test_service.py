@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from benchmarks.service import Answers, ask, picture, service, victims
-from infogan_ray.models.infogan import load
+from infogan_ray.training.load_model import load
 from infogan_ray.web import inference
 from infogan_ray.web.gateway import MOST_BODY
 from tests.servers import free_ports

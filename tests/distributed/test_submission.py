@@ -86,7 +86,7 @@ def test_a_job_is_followed_stopped_with_a_checkpoint_and_gone_on_with(head: Head
     assert stopped.stdout == f"{id} stopped\n" and "-- train" in stopped.stderr and "--resume" in stopped.stderr
     status = run.get_status()
     assert status["state"] == "interrupted"
-    assert checkpoints.choose(run.checkpoints, "last", "step").step == status["step"]
+    assert checkpoints.choose(run.checkpoints, "last", "step", lower_is_better=False).step == status["step"]
     again = head.infogan("submit", "--follow", "--", *train, "--steps", str(status["step"] + 5), "--resume")
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"resumed from step {status['step']}" in again.stdout.replace(",", "") and "succeeded" in again.stderr
@@ -139,4 +139,4 @@ def test_a_job_of_this_machine_is_stopped_with_a_checkpoint(npz: Path, tmp_path:
     jobs.stop(id)
     until(lambda: jobs.job(id).state in FINAL_STATES, within=60)
     assert (jobs.job(id).state, jobs.job(id).exit_code) == ("stopped", 130), "".join(jobs.logs(id, follow=False))
-    assert checkpoints.choose(run.checkpoints, "last", "step").step == run.get_status()["step"]
+    assert checkpoints.choose(run.checkpoints, "last", "step", lower_is_better=False).step == run.get_status()["step"]

@@ -315,7 +315,7 @@ def test_the_command_says_which_code_tells_what(
         assert 0 <= scores[name] <= 1, name
     assert main(words) == DONE
     said = capsys.readouterr()
-    assert f"MIG {scores['mig']:.3f}, SAP {scores['sap']:.3f}" in said.out and "chance is 0.200" in said.out
+    assert f"MIG {scores['mig']:.3f}, SAP {scores['sap']:.3f}, DCI" in said.out and "chance is 0.200" in said.out
     assert "disentanglement: 3,000 images read in" in said.err
 
 

@@ -26,10 +26,11 @@ from infogan_ray.evaluation.fidelity import classifier
 from infogan_ray.evaluation.fidelity.classifier import WEIGHTS, ClassifierConfig, Labelled, build, classifier_of, train
 from infogan_ray.evaluation.fidelity.distances import BLOCK, frechet_distance, kernel_distance
 from infogan_ray.evaluation.fidelity.inception import open_inception
-from infogan_ray.evaluation.fidelity.manifolds import precision_and_recall
-from infogan_ray.evaluation.fidelity.measure import FidelityConfig, compare, divide, draw, measure_fid, measure_fidelity
-from infogan_ray.models.infogan import load
+from infogan_ray.evaluation.fidelity.manifolds import precision, recall
+from infogan_ray.evaluation.fidelity.measure import FidelityConfig, divide, generate, measure_fid, measure_fidelity
+from infogan_ray.evaluation.metrics import FIDELITY, compared
 from infogan_ray.models.rng import seeded_generator
+from infogan_ray.training.load_model import load
 from tests.conftest import tiny_images
 
 QUICK = ClassifierConfig(width=8, features=8, steps=40, batch_size=16, learning_rate=0.01)
@@ -112,36 +113,37 @@ def clouds(seed: int, modes: list[int], each: int = 200) -> Tensor:
 
 def test_dropped_modes_cost_recall_and_strange_images_precision() -> None:
     real = clouds(0, [0, 1, 2, 3])
-    assert precision_and_recall(real, real.flip(0)) == (1, 1)
-    precision, recall = precision_and_recall(real, clouds(1, [0, 1, 2, 3]))
-    assert min(precision, recall) > 0.85
-    half_precision, half_recall = precision_and_recall(real, clouds(1, [0, 1], 400))
-    assert half_precision > 0.85 and 0.4 < half_recall <= 0.5, "half of the real images are never drawn"
-    strange_precision, strange_recall = precision_and_recall(real, clouds(1, [0, 1, 2, 3, 7, 8, 9, 10]))
-    assert 0.4 < strange_precision <= 0.5 and strange_recall > 0.85, "half of the drawn images look like none"
+    assert precision(real, real.flip(0)) == recall(real, real.flip(0)) == 1
+    alike = clouds(1, [0, 1, 2, 3])
+    assert min(precision(real, alike), recall(real, alike)) > 0.85
+    half = clouds(1, [0, 1], 400)
+    assert precision(real, half) > 0.85 and 0.4 < recall(real, half) <= 0.5, "half of the real images are not covered"
+    strange = clouds(1, [0, 1, 2, 3, 7, 8, 9, 10])
+    assert 0.4 < precision(real, strange) <= 0.5 and recall(real, strange) > 0.85, "half of the images look like none"
     one = real[:1].expand(100, -1)
-    assert precision_and_recall(real, one)[0] == 1 and precision_and_recall(real, one)[1] <= 1 / len(real)
+    assert precision(real, one) == 1 and recall(real, one) <= 1 / len(real)
 
 
 def test_precision_and_recall_in_blocks_are_the_definition() -> None:
-    real, drawn = normal(0, BLOCK + 50, 8), normal(1, BLOCK + 1, 8) * 1.2
+    real, generated = normal(0, BLOCK + 50, 8), normal(1, BLOCK + 1, 8) * 1.2
     for k in (1, 3):
-        reach = [torch.cdist(part, part).sort(1).values[:, k] for part in (real, drawn)]
-        apart = torch.cdist(drawn, real)
+        reach = [torch.cdist(part, part).sort(1).values[:, k] for part in (real, generated)]
+        apart = torch.cdist(generated, real)
         expected = (apart <= reach[0]).any(1).double().mean(), (reach[1] >= apart.T).any(1).double().mean()
-        assert precision_and_recall(real, drawn, k) == pytest.approx([float(share) for share in expected])
+        shares = precision(real, generated, k), recall(real, generated, k)
+        assert shares == pytest.approx([float(share) for share in expected])
         assert min(expected) > 0.1 and max(expected) < 0.98, "and there was something to get wrong"
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
     good = normal(0, 10)
-    for distance in (frechet_distance, kernel_distance, precision_and_recall):
+    for distance in (frechet_distance, kernel_distance, precision, recall):
         with pytest.raises(ValueError, match="two images or more"):
             distance(good[:1], good)
         with pytest.raises(ValueError, match="NaN or infinite"):
             distance(good, good * torch.inf)
-    with pytest.raises(ValueError, match="need more than 3 images of each kind; there are 10 real and 3 drawn"):
-        precision_and_recall(good, good[:3])
+    with pytest.raises(ValueError, match="need more than 3 images of each kind; there are 10 real and 3 generated"):
+        precision(good, good[:3])
 
 
 @pytest.fixture
@@ -228,20 +230,20 @@ def test_a_classifier_fits_images_of_any_size(size: int, channels: int) -> None:
 
 
 def test_faults_of_drawn_images_are_seen(cache: Path) -> None:
-    """Real images in the place of drawn ones, then with a fault each."""
+    """Real images in the place of generated ones, then with a fault each."""
     data, rest = divide(bars(1600), 0)
     judge = classifier_of(data, QUICK, lambda line: None)
-    real, other, drawn = rest[:200], rest[200:400], rest[400:600]
+    real, other, generated = rest[:200], rest[200:400], rest[400:600]
 
     def seen(images: Tensor) -> dict[str, float]:
-        return compare(*(judge.features(part) for part in (real, other, images)))
+        return compared(FIDELITY, *(judge.features(part) for part in (real, images, other)))
 
-    good = seen(drawn)
+    good = seen(generated)
     assert good["frechet_distance"] < 2 * good["frechet_distance_data"] + 0.1
     assert abs(good["kernel_distance"]) < 0.1
-    one_kind = drawn[drawn[:, 0, 3].float().mean(1) > 100]  # its bar is at the top
-    noise = torch.randint(256, drawn.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    for name, fault in (("one kind", one_kind), ("noise", noise), ("dark", drawn // 4)):
+    one_kind = generated[generated[:, 0, 3].float().mean(1) > 100]  # its bar is at the top
+    noise = torch.randint(256, generated.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for name, fault in (("one kind", one_kind), ("noise", noise), ("dark", generated // 4)):
         found = seen(fault)
         assert found["frechet_distance"] > 5 * good["frechet_distance"], name
         assert found["kernel_distance"] > 0.1, name
@@ -278,7 +280,7 @@ def test_a_model_is_measured_the_same_again(cache: Path, finished: Path) -> None
     labelled, rest = divide(data, 0)
     assert len(rest) == len(labelled.images) == 150
     assert not {part.numpy().tobytes() for part in rest} & {part.numpy().tobytes() for part in labelled.images}
-    assert len({part.numpy().tobytes() for part in draw(model, 75, 0)}) > 60
+    assert len({part.numpy().tobytes() for part in generate(model, 75, 0)}) > 60
 
 
 def test_the_command_measures_quality(
@@ -351,13 +353,13 @@ def test_fid_and_kid_with_random_weights_are_those_of_torch_fidelity(tmp_path: P
     assert found["images"] == 4
     assert found["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     order = torch.randperm(9, generator=seeded_generator(0, "fid"))
-    real, drawn = (inception.features(part) for part in (images[order[:4]], draw(model, 4, 0)))
+    real, generated = (inception.features(part) for part in (images[order[:4]], generate(model, 4, 0)))
     assert real.shape == (4, 2048) and float(real.std()) > 0
-    assert found["fid"] == pytest.approx(frechet_distance(real, drawn), rel=1e-9)
-    few = [part[:, :100].double() for part in (real, drawn)]  # theirs takes eigenvalues of all, which takes long
+    assert found["fid"] == pytest.approx(frechet_distance(real, generated), rel=1e-9)
+    few = [part[:, :100].double() for part in (real, generated)]  # theirs takes eigenvalues of all, which takes long
     theirs = fid_statistics_to_metric(*(fid_features_to_statistics(part) for part in few), False)
     assert frechet_distance(*few) == pytest.approx(theirs[KEY_METRIC_FID], rel=1e-4)
-    assert found["kid"] == pytest.approx(float(kernel_mmd(real.double().numpy(), drawn.double().numpy())), rel=1e-6)
+    assert found["kid"] == pytest.approx(float(kernel_mmd(real.double().numpy(), generated.double().numpy())), rel=1e-6)
     assert found["fid"] > 0 and found["fid_data"] > 0
 
 

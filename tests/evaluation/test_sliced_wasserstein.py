@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from infogan_ray.evaluation.sliced_wasserstein import measure_quality, patches, pyramid, sliced_wasserstein
+from infogan_ray.evaluation.measure import measure_image_quality
+from infogan_ray.evaluation.sliced_wasserstein import patches, pyramid, sliced_wasserstein
 from infogan_ray.models.traversal import to_bytes
 from tests.conftest import tiny_config
 from tests.training.test_step import make_state
@@ -60,6 +61,6 @@ def test_pyramid_and_patches() -> None:
 def test_a_fresh_generator_is_farther_from_the_data_than_the_data_from_itself() -> None:
     state = make_state(tiny_config())
     images = strokes(0, size=16)
-    measured = measure_quality(state.spec.latents, state.averaged_generator(), images)
+    measured = measure_image_quality(state.spec.latents, state.averaged_generator(), images)
     assert measured["swd"] > 3 * measured["swd_data"] > 0
-    assert measure_quality(state.spec.latents, state.averaged_generator(), images[:1]) == {}
+    assert measure_image_quality(state.spec.latents, state.averaged_generator(), images[:1]) == {}

@@ -10,12 +10,13 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, normalized_mutual_info_score
 
+from infogan_ray.evaluation.measure import measure_sorting
+from infogan_ray.evaluation.metrics import SORTING, of_group, values_of
 from infogan_ray.evaluation.unsupervised_metrics import (
-    SCORES,
+    Sorting,
     agreement,
     information,
     kappa,
-    measure_sorting,
     nearest_other,
     nmi,
     rank_correlation,
@@ -49,7 +50,7 @@ SPEC = LatentSpec.parse("noise=4 cat=3")
 
 def scores(oracle: Oracle) -> dict[str, float]:
     images = torch.from_numpy(tiny_images(300)[0]).unsqueeze(1)
-    return measure_sorting(SPEC, oracle, images).scores  # type: ignore[arg-type]
+    return measure_sorting(SPEC, oracle, images)[0]  # type: ignore[arg-type]
 
 
 def test_information_is_a_share_of_what_the_prior_can_tell() -> None:
@@ -63,14 +64,25 @@ def test_information_is_a_share_of_what_the_prior_can_tell() -> None:
 
 def test_a_model_that_sorts_by_what_is_in_the_images_scores_and_others_do_not() -> None:
     good, unsure, chance = scores(Oracle(50.0)), scores(Oracle(0.0)), scores(Oracle(50.0, by_chance=True))
-    assert set(good) == set(SCORES)
+    assert set(good) == {metric.name for metric in of_group(SORTING)}
     assert good["q_information"] == pytest.approx(1.0, abs=1e-3) and good["q_neighbours"] > 0.99
     assert good["q_consistency"] > 0.9
-    assert unsure == {name: pytest.approx(0, abs=1e-5) for name in SCORES}
+    for name in ("q_information", "q_consistency", "q_neighbours", "q_score"):
+        assert unsure[name] == pytest.approx(0, abs=1e-5)
     assert chance["q_information"] > 0.9, "a sure and balanced sorting by chance: information alone does not see it"
     assert chance["q_neighbours"] < 0.2 and chance["q_score"] < 0.5 < 0.95 < good["q_score"]
     product = good["q_information"] * good["q_consistency"] * good["q_neighbours"]
     assert good["q_score"] == pytest.approx(product ** (1 / 3))
+
+
+def test_usage_is_a_share_of_log_k() -> None:
+    def usage(counts: list[int]) -> float:
+        logits = torch.eye(4).repeat_interleave(torch.tensor(counts), 0)
+        unused = torch.zeros(len(logits), dtype=torch.long)
+        return values_of(SORTING, Sorting(Categorical(4), logits, unused, unused))["q_usage"]
+
+    assert usage([5, 5, 5, 5]) == pytest.approx(1) and usage([0, 9, 0, 0]) == 0
+    assert usage([8, 8, 0, 0]) == pytest.approx(0.5), "two categories of four are dead"
 
 
 def test_scores_agree_with_their_definitions() -> None:
@@ -119,8 +131,7 @@ def test_a_model_without_categories_has_no_scores() -> None:
     spec = LatentSpec.parse("noise=4 uniform=1")
     _, discriminator = ModelSpec(spec, 16, 1, NetworkConfig(width=8)).build()
     images = torch.from_numpy(tiny_images()[0]).unsqueeze(1)
-    found = measure_sorting(spec, discriminator, images)
-    assert found.scores == {} and found.categories == {}
+    assert measure_sorting(spec, discriminator, images) == ({}, {})
 
 
 def test_moved_copies_are_alike_under_an_autocast() -> None:

@@ -12,12 +12,12 @@ import torch
 import yaml
 
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
-from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
 from infogan_ray.models.traversal import traverse
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, open_storage
+from infogan_ray.training.load_model import load
 from infogan_ray.training.publish import name_codes
 from tests.servers import Proxy
 

@@ -39,7 +39,9 @@ def test_its_run_resumes_from_its_last_checkpoint(before: Path, capsys: pytest.C
     words = [*RUN.split(), "--codes", "noise=4 cat=3 uniform=1", "--threads", "1"]
     assert main([*words, "--steps", "30", "--checkpoint-every", "10", "--resume"]) == DONE
     assert "resumed from step 20" in capsys.readouterr().err
-    last = checkpoints.choose(open_storage("runs") / "small" / "checkpoints", "last", "mi_fraction")
+    last = checkpoints.choose(
+        open_storage("runs") / "small" / "checkpoints", "last", "mi_fraction", lower_is_better=False
+    )
     assert last.step == 30
     lines = [json.loads(line) for line in (before / "runs/small/metrics.jsonl").read_text().splitlines()]
     assert {10, 20, 30} <= {line["step"] for line in lines if "mi_bound" in line}

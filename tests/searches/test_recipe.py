@@ -72,7 +72,7 @@ def test_a_grid_has_every_point_once() -> None:
         ({"fixed": {"name": "x"}}, "'name' is decided by the search"),
         ({"space": {"data": tune.choice(["a", "b"])}}, "'data' must be the same in all trials; give it in 'fixed'"),
         ({"fixed": {"batch_size": 64}}, "'batch_size' is fixed as well"),
-        ({"metric": "mi_fractoin"}, "metric is 'mi_fractoin'; valid are mi_fraction, mi_bound, q_score"),
+        ({"metric": "mi_fractoin"}, "metric is 'mi_fractoin'; valid are mi_fraction, mi_bound, q_"),
         ({"metric": "nmi"}, "needs labels that a search must not see"),
         (
             {"metric": "mi_bound", "fixed": {"prior.learn": True}},

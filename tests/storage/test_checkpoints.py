@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
 from infogan_ray.storage import checkpoints, manifests
@@ -22,6 +21,7 @@ from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.manifests import MANIFEST, BadCheckpoint
 from infogan_ray.storage.run_directory import step_name
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.load_model import load
 from infogan_ray.training.publish import model_files
 from infogan_ray.training.train_command import train_command
 from tests.conftest import tiny_config
@@ -75,7 +75,7 @@ def test_without_manifest_it_does_not_exist(tmp_path: Path) -> None:
     write(tmp_path, 1).folder.delete(MANIFEST)
     assert list_checkpoints(open_storage(tmp_path))[0] == []
     with pytest.raises(ValueError, match="no whole checkpoint.*never finished"):
-        checkpoints.choose(open_storage(tmp_path), "last", "mi_fraction")
+        checkpoints.choose(open_storage(tmp_path), "last", "mi_fraction", lower_is_better=False)
 
 
 def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_later_measurement_never_leaves_the_checkpoint_unfinished(
 def test_what_is_no_number_never_ranks_and_what_is_not_ours_is_never_cleared_away(tmp_path: Path) -> None:
     write(tmp_path, 1, mi_fraction=0.5)
     write(tmp_path, 2, mi_fraction=float("nan"))
-    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 1
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", lower_is_better=False).step == 1
     (tmp_path / "step_backup").mkdir()
     (tmp_path / "step_00000003").mkdir()
     assert checkpoints.delete_incomplete(open_storage(tmp_path)) == ["step_00000003"]
@@ -160,31 +160,34 @@ def test_where_the_chosen_one_was_pruned_the_newer_ones_are_seen(
         real(self)
 
     monkeypatch.setattr(manifests.Manifest, "verify", overtaken)
-    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 3
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", lower_is_better=False).step == 3
 
 
 def test_best_last_and_pruning(tmp_path: Path) -> None:
     for step, fraction in ((1, 0.9), (2, 0.5), (3, 0.6), (4, 0.4)):
         write(tmp_path, step, mi_fraction=fraction, clustering_error=fraction)
     write(tmp_path, 5)  # without metrics: never best
-    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction").step == 1
-    assert checkpoints.choose(open_storage(tmp_path), "best", "clustering_error").step == 4
-    assert checkpoints.choose(open_storage(tmp_path), "step_00000002", "mi_fraction").step == 2
-    checkpoints.prune(open_storage(tmp_path), keep=3, metric="mi_fraction", stored=5)
+    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", lower_is_better=False).step == 1
+    least = checkpoints.choose(open_storage(tmp_path), "best", "clustering_error", lower_is_better=True)
+    assert least.step == 4
+    assert checkpoints.choose(open_storage(tmp_path), "step_00000002", "mi_fraction", lower_is_better=False).step == 2
+    checkpoints.prune(open_storage(tmp_path), keep=3, metric="mi_fraction", stored=5, lower_is_better=False)
     assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 4, 5]
-    checkpoints.prune(open_storage(tmp_path), keep=1, metric="mi_fraction", stored=5)
+    checkpoints.prune(open_storage(tmp_path), keep=1, metric="mi_fraction", stored=5, lower_is_better=False)
     assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 5]
     with pytest.raises(ValueError, match="'step_9'; valid are best, last, step_00000001"):
-        checkpoints.choose(open_storage(tmp_path), "step_9", "mi_fraction")
+        checkpoints.choose(open_storage(tmp_path), "step_9", "mi_fraction", lower_is_better=False)
     with pytest.raises(ValueError, match="'nmi', which no checkpoint has"):
-        checkpoints.choose(open_storage(tmp_path), "best", "nmi")
+        checkpoints.choose(open_storage(tmp_path), "best", "nmi", lower_is_better=False)
 
 
 def test_of_a_run_that_was_stopped_before_a_measurement_the_last_is_taken(tmp_path: Path) -> None:
     write(tmp_path, 11)
     write(tmp_path, 12)
     said: list[str] = []
-    assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", said.append).step == 12
+    assert (
+        checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", said.append, lower_is_better=False).step == 12
+    )
     assert said == ["no checkpoint has been measured yet, so this is the last, step_00000012"]
 
 
@@ -231,7 +234,7 @@ def test_what_is_rotten_beyond_the_last_does_not_stand_for_it(tmp_path: Path) ->
     content[-1] ^= 1
     weights.write_bytes(content)
     said: list[str] = []
-    checkpoints.prune(store, keep=1, metric="mi_fraction", stored=2)
+    checkpoints.prune(store, keep=1, metric="mi_fraction", stored=2, lower_is_better=False)
     assert [c.step for c in list_checkpoints(store, verify=False)[0]] == [2, 3]
     found = checkpoints.last_valid(store, said.append)
     assert found is not None and found.step == 2 and "step_00000003" in said[0]

@@ -24,7 +24,6 @@ from infogan_ray.cli.train import train_config
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.train import trainer
-from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import information_bound
 from infogan_ray.models.priors.base import Sigma
@@ -33,6 +32,7 @@ from infogan_ray.storage import checkpoints
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.learned_prior import GRAIN, LearnedPrior, PriorConfig, as_measured, floored, rounded
+from infogan_ray.training.load_model import load
 from infogan_ray.training.loop import train
 from infogan_ray.training.run_outcome import RunResult
 from infogan_ray.training.tracking.curves import curves

@@ -17,10 +17,10 @@ import pytest
 
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.data.image_set import ImageSet
-from infogan_ray.models.infogan import load
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import STALE_AFTER_S, RunDirectory
+from infogan_ray.training.load_model import load
 from tests.conftest import tiny_config
 from tests.servers import Proxy
 from tests.storage.test_checkpoints import Bomb
@@ -223,8 +223,8 @@ def test_the_chosen_checkpoint_may_be_pruned_meanwhile(
     chosen: list[str] = []
     real: Callable[..., checkpoints.Checkpoint] = checkpoints.choose
 
-    def choose(*arguments: object) -> checkpoints.Checkpoint:
-        found = real(*arguments)
+    def choose(*arguments: object, **options: object) -> checkpoints.Checkpoint:
+        found = real(*arguments, **options)
         chosen.append(found.name)
         if len(chosen) == 1:
             checkpoints.delete_checkpoint(found.folder)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.feeds.memory import InMemoryFeed, to_unit_range
 from infogan_ray.data.image_set import ImageSet
-from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import discriminator_loss, generator_loss, information_bound, weighted_bound
 from infogan_ray.models.spectral_norm import SpectralNorm
@@ -29,6 +28,7 @@ from infogan_ray.storage import checkpoints
 from infogan_ray.training.category_restarts import chosen_donors
 from infogan_ray.training.config import PRESETS, RunConfig, preset
 from infogan_ray.training.ddp import distributed
+from infogan_ray.training.load_model import load
 from infogan_ray.training.loop import train
 from infogan_ray.training.regularisers import StabilityConfig, mean_bias, r1_penalty, with_noise
 from infogan_ray.training.step_inputs import StepNoise

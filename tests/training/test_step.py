@@ -13,13 +13,14 @@ import torch
 from infogan_ray.data.feeds.memory import InMemoryFeed, share, to_unit_range
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.cluster.resources import fit
-from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.precision import resolve_precision, set_matrix_products
 from infogan_ray.models.traversal import to_bytes
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.load_model import load
 from infogan_ray.training.loop import Diverged, train
 from infogan_ray.training.run_evaluation import evaluate_checkpoint, evaluate_state
 from infogan_ray.training.step import gradient_norm
@@ -216,7 +217,9 @@ def test_the_best_checkpoint_is_measured_in_fp32_and_its_categories_named_as_it_
     for precision in ("fp32", "bf16"):
         config = tiny_config(steps=10, checkpoint_every=10, precision=precision)
         run_alone(config, image_set, tmp_path / precision)
-        chosen = checkpoints.choose(RunDirectory(open_storage(tmp_path / precision)).checkpoints, "best", "step")
+        chosen = checkpoints.choose(
+            RunDirectory(open_storage(tmp_path / precision)).checkpoints, "best", "step", lower_is_better=False
+        )
         seen: list[tuple[int, torch.dtype]] = []
         with record_outputs(seen):
             model = InfoGAN.from_tensors(config.model_spec(16, 1), chosen.model_tensors(), chosen.folder)

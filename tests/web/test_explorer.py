@@ -23,9 +23,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
-from infogan_ray.models.infogan import load
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.load_model import load
 from infogan_ray.web import inference
 from infogan_ray.web.explorer.app import make_app
 from infogan_ray.web.explorer.auth import COOKIE

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from infogan_ray.models.infogan import load
+from infogan_ray.training.load_model import load
 from tests.conftest import tiny_images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -46,7 +46,7 @@ def test_a_finished_run_says_what_each_code_does_and_how_to_go_on(run: RunDirect
     table = section(parsed(run_report(run)), "labels")
     assert [words(cell) for cell in table.iter("th")] == ["category", "cat", "<dog>", "newt", "share"]
     charts = list(section(page, "curves").iter(f"{SVG}svg"))
-    assert len(charts) == 6 and {"cat0", "uniform0"} <= set(labels(charts[0]))
+    assert len(charts) == 7 and {"cat0", "uniform0"} <= set(labels(charts[0]))
     shown = [words(figure) for figure in section(page, "time").iter("figcaption")]
     assert shown == ["step 3", f"step {STEPS}"]
     assert "--codes" in words(section(page, "again")) and "--resume" not in words(section(page, "again"))

@@ -29,7 +29,7 @@ from infogan_ray.distributed.serve.proxy import (
     HEALTH_PERIOD_S,
     HEALTH_PERIOD_VARIABLE,
 )
-from infogan_ray.models.infogan import load
+from infogan_ray.training.load_model import load
 from infogan_ray.training.run_outcome import last_line
 from infogan_ray.web.endpoints import Endpoints
 from infogan_ray.web.gateway import LEAST_TOKEN, RETRY_AFTER_S, TOKEN, Call, Reply, busy_reply, service_token

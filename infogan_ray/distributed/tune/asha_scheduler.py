@@ -9,7 +9,8 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from infogan_ray import Recipe
-from infogan_ray.distributed.tune.trials import OUT_OF_MEMORY, SHOWN_METRICS, TAKEN_OVER, out_of_memory
+from infogan_ray.distributed.tune.trials import OUT_OF_MEMORY, TAKEN_OVER, out_of_memory
+from infogan_ray.evaluation.metrics import HEADLINES
 from infogan_ray.searches.asha import Halving, Verdict
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S
@@ -44,7 +45,7 @@ class AshaScheduler(FIFOScheduler):
             self.close()
         if self.is_closed:
             return TrialScheduler.STOP
-        event = {name: result[name] for name in ("images", *SHOWN_METRICS) if name in result}
+        event = {name: result[name] for name in ("images", *HEADLINES) if name in result}
         known = len(self.halving.events)
         if "score" in result:
             self.halving.report(number, result["images"], result["score"])

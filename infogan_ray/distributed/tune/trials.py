@@ -22,6 +22,7 @@ from ray import tune
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.cluster.resources import Resources
 from infogan_ray.distributed.train.trainer import run_worker_group
+from infogan_ray.evaluation.metrics import HEADLINES
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
@@ -34,14 +35,13 @@ from infogan_ray.training.worker import run_worker
 
 STOP_PATIENCE_S = 108.0  # for the workers of a stopped trial to write their last checkpoint
 PROGRESS_EVERY_S = 5.0
-SHOWN_METRICS = ("mi_bound", "mi_fraction", "swd", "clustering_error")
 OUT_OF_MEMORY = re.compile(
     "OutOfMemory|out of memory|can't allocate memory|not enough memory|MemoryError", re.IGNORECASE
 )
 TAKEN_OVER = "taken_over"  # of a result: another attempt has taken the search over
 
 Result = dict[str, Any]
-"""What Tune is told of a trial: ``images`` seen, SHOWN_METRICS as far as they are known, and ``score`` if measured."""
+"""What Tune is told of a trial: ``images`` seen, HEADLINES as far as they are known, and ``score`` if measured."""
 Results = Generator[Result, None, None]
 
 
@@ -121,7 +121,7 @@ class TuneReporter:
         """The result to report after a step, or none."""
         self.step = max(step, self.step)
         result: Result = {"images": step * self.batch_size}
-        result |= {name: metrics[name] for name in SHOWN_METRICS if name in metrics}
+        result |= {name: metrics[name] for name in HEADLINES if name in metrics}
         if self.metric in metrics:
             result["score"] = metrics[self.metric]
         elif time.monotonic() < self._reported_at + PROGRESS_EVERY_S:

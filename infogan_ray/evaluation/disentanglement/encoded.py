@@ -22,8 +22,8 @@ from torch import Tensor
 from infogan_ray import UserError
 from infogan_ray.data.datasets import DataConfig, fit
 from infogan_ray.data.image_set import ImageSet
-from infogan_ray.evaluation.bound_and_clustering import recognise
 from infogan_ray.models.infogan import InfoGAN
+from infogan_ray.models.recognition import recognise
 
 
 @dataclass(frozen=True)

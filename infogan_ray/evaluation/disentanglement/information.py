@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from infogan_ray.evaluation.bound_and_clustering import contingency, entropy
+from infogan_ray.evaluation.clustering import contingency, entropy
 from infogan_ray.evaluation.disentanglement.encoded import Encoded
 
 BINS = 20

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from infogan_ray import UserError
 from infogan_ray.data.feeds.memory import to_unit_range
 from infogan_ray.data.fetch import cache_folder
-from infogan_ray.evaluation.bound_and_clustering import BATCH, evaluating
+from infogan_ray.evaluation.bound import BATCH, evaluating
 from infogan_ray.evaluation.progress import duration
 from infogan_ray.models.rng import seeded_generator
 

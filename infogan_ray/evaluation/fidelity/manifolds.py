@@ -1,9 +1,9 @@
-"""Improved precision and recall: which share of drawn images looks real, and which share of the real ones is drawn.
+"""Improved precision and recall: the share of generated images that look real, and of real ones that are covered.
 
 Kynkäänniemi et al. 2019 ("Improved precision and recall metric for assessing generative models", arXiv:1904.06991),
 equations 1 and 2: around each feature of a set a ball reaches to its k-th nearest neighbour in the same set; all balls
-together are the set's manifold. A distance mixes both faults; these two tell smudges (low precision) from images that
-are never drawn (low recall).
+together are the set's manifold. A distance mixes both faults. These two tell blurred images (low precision) from images
+that are never generated (low recall).
 """
 
 from __future__ import annotations
@@ -19,19 +19,29 @@ from infogan_ray.evaluation.fidelity.distances import BLOCK, checked
 NEIGHBOURS = 3  # k, as in the paper
 
 
-def precision_and_recall(real: Tensor, drawn: Tensor, k: int = NEIGHBOURS) -> tuple[float, float]:
-    """Of features (N, D) and (M, D), best in equal numbers: the shares, 0 to 1, of the drawn inside the real manifold
-    and of the real inside the drawn one.
+def precision(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> float:
+    """Of features (N, D) and (M, D), best in equal numbers: the share of generated ones inside the real manifold.
 
     Memory is bounded by BLOCK rows of distances. Raises UserError for k or fewer features on a side.
     """
-    real, drawn = checked(real), checked(drawn)
-    if k < 1 or min(len(real), len(drawn)) <= k:
+    real, generated = _centred(real, generated, k)
+    return inside(generated, real, radii(real, k))
+
+
+def recall(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> float:
+    """The share of real features inside the generated manifold; as ``precision`` otherwise."""
+    real, generated = _centred(real, generated, k)
+    return inside(real, generated, radii(generated, k))
+
+
+def _centred(real: Tensor, generated: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """In float64, around the real mean: small numbers lose the least in the distances below."""
+    real, generated = checked(real), checked(generated)
+    if k < 1 or min(len(real), len(generated)) <= k:
         raise UserError(f"precision and recall with k={k} need more than {k} images of each kind; there are "
-                         f"{len(real):,} real and {len(drawn):,} drawn")  # fmt: skip
-    centre = real.mean(0)  # small numbers lose the least in the distances below
-    real, drawn = real - centre, drawn - centre
-    return inside(drawn, real, radii(real, k)), inside(real, drawn, radii(drawn, k))
+                         f"{len(real):,} real and {len(generated):,} generated")  # fmt: skip
+    centre = real.mean(0)
+    return real - centre, generated - centre
 
 
 def radii(features: Tensor, k: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Drawn images against real ones, and beside each figure the same one for two halves of the real ones: what is good."""
+"""Generated images against real ones. Each metric is also taken of two halves of the real ones: what is good."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from infogan_ray import UserError
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.fidelity.classifier import ClassifierConfig, Labelled, classifier_of
-from infogan_ray.evaluation.fidelity.distances import frechet_distance, kernel_distance
 from infogan_ray.evaluation.fidelity.inception import Inception
-from infogan_ray.evaluation.fidelity.manifolds import NEIGHBOURS, precision_and_recall
+from infogan_ray.evaluation.fidelity.manifolds import NEIGHBOURS
+from infogan_ray.evaluation.metrics import FIDELITY, INCEPTION_GROUP, compared
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.rng import seeded_generator
 
@@ -22,7 +22,7 @@ from infogan_ray.models.rng import seeded_generator
 @dataclass(frozen=True)
 class FidelityConfig:
     samples: int = 10_000
-    """Images of each kind: drawn, real and other real ones; fewer where the data has fewer."""
+    """Images of each kind: generated, real and other real ones; fewer where the data has fewer."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -34,12 +34,12 @@ def measure_fidelity(
     model: InfoGAN, data: ImageSet, config: FidelityConfig | None = None,
     classifier: ClassifierConfig | None = None, say: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
-    """``frechet_distance``, ``kernel_distance``, ``precision`` and ``recall`` on the features of a classifier of the
-    data's labels, each with ``_data`` for two halves of the real images; and what they were measured on.
+    """The registry's metrics of fidelity on the features of a classifier of the data's labels, each with ``_data`` for
+    two halves of the real images; and what they were measured on.
 
-    The classifier learns from one half of the training images and real images are taken from the other half, so that
-    it has seen neither them nor the drawn ones: features of images that were learned lie closer together. Raises
-    ValueError, in one line, for data without labels or with too few images.
+    The classifier learns from one half of the training images, and real images are taken from the other half. It has
+    seen neither these nor the generated ones: features of images that it learned from lie closer together. Raises
+    UserError for data without labels or with too few images.
     """
     config = config or FidelityConfig()
     labelled, rest = divide(data, config.seed)
@@ -57,7 +57,8 @@ def measure_fidelity(
     real, other = take(rest, config)
     if len(real) < judge.network.head.in_features:
         say(f"quality: only {len(real):,} images of each kind; distances are overestimated, see those of the data")
-    found = compare(*(judge.features(images) for images in (real, other, draw(model, len(real), config.seed))))
+    generated = generate(model, len(real), config.seed)
+    found = compared(FIDELITY, *(judge.features(images) for images in (real, generated, other)))
     return found | {
         "images": len(real), "features": judge.network.head.in_features, "classifier": judge.fingerprint[:12],
         "classifier_accuracy": judge.accuracy, "classifier_chance": judge.chance,
@@ -75,25 +76,14 @@ def measure_fid(
         raise UserError(f"fid needs four images or more, best 20,000; the data has {len(images)}")
     order = torch.randperm(len(images), generator=seeded_generator(config.seed, "fid"))
     real, other = take(images[order[: 2 * config.samples]], config)
-    kinds = (("real images", real), ("other real images", other), ("drawn images", draw(model, len(real), config.seed)))
+    generated = generate(model, len(real), config.seed)
+    kinds = (("real images", real), ("generated images", generated), ("other real images", other))
     found = [inception.features(part, say, what) for what, part in kinds]
     if len(real) < found[0].shape[1]:
         say(f"fid: only {len(real):,} images of each kind; FID is overestimated, see that of the data")
     return {
-        "fid": frechet_distance(found[0], found[2]), "fid_data": frechet_distance(found[0], found[1]),
-        "kid": kernel_distance(found[0], found[2]), "kid_data": kernel_distance(found[0], found[1]),
-        "images": len(real), "weights_sha256": inception.fingerprint,
+        **compared(INCEPTION_GROUP, *found), "images": len(real), "weights_sha256": inception.fingerprint,
     }  # fmt: skip
-
-
-def compare(real: Tensor, other: Tensor, drawn: Tensor) -> dict[str, float]:
-    """All figures of features (N, F) of the three kinds."""
-    found: dict[str, float] = {}
-    for suffix, features in (("", drawn), ("_data", other)):
-        found[f"frechet_distance{suffix}"] = frechet_distance(real, features)
-        found[f"kernel_distance{suffix}"] = kernel_distance(real, features)
-        found[f"precision{suffix}"], found[f"recall{suffix}"] = precision_and_recall(real, features)
-    return found
 
 
 def divide(data: ImageSet, seed: int) -> tuple[Labelled, Tensor]:
@@ -114,6 +104,6 @@ def take(images: Tensor, config: FidelityConfig) -> tuple[Tensor, Tensor]:
     return images[:count], images[count : 2 * count]
 
 
-def draw(model: InfoGAN, count: int, seed: int) -> Tensor:
+def generate(model: InfoGAN, count: int, seed: int) -> Tensor:
     """uint8 (count, C, H, W) of the averaged generator, which is the one that a model holds."""
     return model.generate(model.spec.latents.sample(count, seeded_generator(seed, "fidelity", 1)))

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from infogan_ray.evaluation.metrics import CHECKPOINT, END, HEADLINES, REGISTRY
 from infogan_ray.models.latents import LatentSpec
 
-# By metric its group; what is in none, such as counts of labels by category, is not a curve.
+# Of what training logs, by group; metrics have the groups of their registry. What is in none is not a curve.
 GROUPS = {
     "loss": ("d_loss", "g_loss", "consistency_loss", "contrastive_loss", "r1_penalty"),
     "discriminator": ("d_accuracy", "d_real", "d_fake", "contrastive_accuracy"),
     "gradient": ("d_grad_norm", "g_grad_norm"),
-    "bound": ("mi_bound", "mi_fraction"),
-    "agreement": ("clustering_error", "clustering_acc_hungarian", "nmi", "ari"),
-    "sorting": ("q_score", "q_information", "q_consistency", "q_neighbours", "restarted"),
+    "sorting": ("restarted",),
     "speed": ("images_per_second",),
 }
+MEASURED = tuple(metric for metric in REGISTRY.values() if metric.measured == CHECKPOINT)
 TAGS = {name: f"{group}/{name}" for group, names in GROUPS.items() for name in names}
-RESULTS = ("mi_bound", "mi_fraction", "clustering_error", "swd", "q_score")
+TAGS |= {metric.name: f"{metric.group}/{metric.name}" for metric in MEASURED}
+RESULTS = tuple(name for name in HEADLINES if REGISTRY[name].measured in (CHECKPOINT, END))
 LATEST = "The latest measurement; at the end, one step after the last, of the best checkpoint on all data."
 DESCRIPTIONS = {
     "loss/d_loss": "Of the discriminator, from logits; 2 log 2 = 1.386 where it cannot tell images apart.",
@@ -30,13 +31,10 @@ DESCRIPTIONS = {
     "discriminator/d_accuracy": "Share of real and of made images of the batch that D judges rightly; 0.5 is chance.",
     "discriminator/d_real": "D's mean probability of 'real' for real images.",
     "discriminator/d_fake": "D's mean probability of 'real' for made images.",
-    "bound/mi_fraction": "Mean over codes of the bound as a share of its ceiling, which compares priors; at most 1.",
-    "agreement/clustering_error": "Test images whose category stands for another label; training never sees labels.",
-    "sorting/q_score": "How Q sorts real images, without labels; at most 1.",
     "sorting/restarted": "Categories that were dead on real images and began anew, per step.",
     "speed/images_per_second": "Real images that all workers together train on.",
-    "achieved/swd": f"Sliced Wasserstein distance to the data; small is good. {LATEST}",
-    **{f"achieved/{name}": LATEST for name in RESULTS if name != "swd"},
+    **{TAGS[metric.name]: metric.description for metric in MEASURED},
+    **{f"achieved/{name}": f"{REGISTRY[name].description} {LATEST}" for name in RESULTS},
 }
 # Of the configuration: where a run lies and what it runs on, and not what it is.
 PLACE = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from infogan_ray.evaluation.texts import headline_texts
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, winner
@@ -48,7 +49,7 @@ class Library:
         mark = (status["state"], status["step"], status.get("stored"), status.get("time"))
         if id not in self._rows or self._rows[id][0] != mark:
             row = run_row(run)
-            shown = {name: row[name] for name in ("state", "step", "mi_bound", "mi_fraction", "clustering_error")}
+            shown = {"state": row["state"], "step": row["step"], "measured": headline_texts(row)}
             steps = picture_steps(run)
             card = {"id": id, "kind": "run", "name": run.name, **shown, "picture": steps[-1] if steps else None}
             self._rows[id] = (mark, card)
@@ -78,7 +79,7 @@ class Library:
             run = search.trial(row["trial"])
             own = f"{id}/trials/{run.name}" if id else f"trials/{run.name}"
             steps = picture_steps(run)
-            shown = {name: row[name] for name in ("state", "step", "mi_bound", "mi_fraction", "clustering_error")}
+            shown = {"state": row["state"], "step": row["step"], "measured": headline_texts(row)}
             rows.append(
                 {"id": own, "kind": "run", "name": f"trial {row['trial']}", **shown, "values": row["values"],
                  "picture": steps[-1] if steps else None, "best": best is not None and best["trial"] == row["trial"]}
@@ -89,7 +90,6 @@ class Library:
     def _metrics_of_model(self, folder: Storage) -> dict[str, Any]:
         try:
             metrics = json.loads(folder.read(METRICS))
-            names = ("step", "mi_bound", "mi_fraction", "clustering_error")
-            return {"state": "model", **{name: metrics.get(name) for name in names}}
+            return {"state": "model", "step": metrics.get("step"), "measured": headline_texts(metrics)}
         except (FileNotFoundError, ValueError, StorageError) as error:
             return {"state": str(error)}

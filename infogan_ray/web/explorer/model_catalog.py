@@ -13,12 +13,13 @@ from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.models.code_names import read_names
-from infogan_ray.models.infogan import InfoGAN, load
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage
 from infogan_ray.storage.run_directory import RunDirectory, sample_picture_name, traversal_picture_name
+from infogan_ray.training.load_model import load
 from infogan_ray.training.model_card import SAMPLES, traversal_file
 from infogan_ray.training.publish import METRICS, check_content, is_model
 from infogan_ray.training.run_listing import state_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 
-from infogan_ray.evaluation.unsupervised_metrics import SCORES
+from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF
 from infogan_ray.web.reports.findings import Findings
 from infogan_ray.web.reports.markup import escape, format_value, is_number
@@ -39,7 +39,7 @@ def headline(found: Findings) -> str:
         ]
         score = SCORE_OF.get(found.rule, "")
         if is_number(best.row.get(score)):  # the rule's own, by which it won
-            facts.insert(1, (score, format_value(best.row[score]), SCORES.get(score, "")))
+            facts.insert(1, (score, format_value(best.row[score]), REGISTRY[score].sentence))
         error = best.row.get("clustering_error")
         if is_number(error):
             facts.append(("clustering error", f"{error:.1%}", "by labels that neither training nor the search saw"))

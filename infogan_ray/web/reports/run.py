@@ -10,12 +10,14 @@ import time
 from typing import Any
 
 from infogan_ray import UserError
+from infogan_ray.evaluation.metrics import HEADLINES, LABELLED, REGISTRY, SORTING, of_group
+from infogan_ray.evaluation.texts import values_text
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
 from infogan_ray.training.publish import check_content
 from infogan_ray.training.train_command import train_command
 from infogan_ray.web.reports.charts import SLOTS, Series, line_chart
-from infogan_ray.web.reports.markup import escape, format_value, is_number
+from infogan_ray.web.reports.markup import escape, is_number
 from infogan_ray.web.reports.page import Cell, command, details, figure, page, paragraph, table, tiles
 from infogan_ray.web.reports.pictures import PictureBudget, model_pictures, picture
 from infogan_ray.web.reports.recipe import LOCATION_FIELDS, flatten_fields, pairs, preset_fields
@@ -35,6 +37,7 @@ def run_report(run: RunDirectory) -> str:
     room = PictureBudget()
     sections = [
         ("codes", "What each code does", codes(found, room)),
+        ("measured", "What was measured", measured(found)),
         ("labels", "Categories and labels", labels(found)),
         ("curves", "Curves", curves(found)),
         ("time", "Samples over time", samples_over_time(found, room)),
@@ -53,16 +56,13 @@ def headline(found: RunFindings) -> str:
     parts.append(paragraph(f"{said}.", "lead"))
     ceilings = _ceilings(found)
     facts = []
-    if is_number(latest.get("mi_bound")):
-        most = f"nats, of {sum(ceilings.values()):.3f}" if ceilings else "nats"
-        facts.append(("bound on the information in the codes", format_value(latest["mi_bound"]), most))
-    if is_number(latest.get("swd")):
-        least = f"two halves of the data: {format_value(latest.get('swd_data'))}; small is good"
-        facts.append(("image quality (SWD)", format_value(latest["swd"]), least))
-    if is_number(latest.get("q_score")):
-        facts.append(("sorting of real images (q_score)", format_value(latest["q_score"]), "of 1, without labels"))
-    if is_number(latest.get("clustering_error")):
-        facts.append(("clustering error", f"{latest['clustering_error']:.1%}", "by labels that training never saw"))
+    for metric in (REGISTRY[name] for name in HEADLINES if is_number(latest.get(name))):
+        note = metric.direction
+        if metric.name == "mi_bound" and ceilings:
+            note = f"of {sum(ceilings.values()):.3f}"
+        elif is_number(data := latest.get(f"{metric.name}_data")):
+            note = f"two halves of the data: {metric.text(data)}; {note}"
+        facts.append((metric.title, metric.text(latest[metric.name]), note))
     if speeds := sorted(value for _, value in found.curve("images_per_second")):
         facts.append(("images a second", f"{speeds[len(speeds) // 2]:,.0f}", "the median"))
     parts.append(tiles(facts) if facts else paragraph("Nothing has been measured yet."))
@@ -106,6 +106,19 @@ def codes(found: RunFindings, room: PictureBudget) -> str:
     return "".join(parts) + f'<div class="pictures">{"".join(figures)}</div>'
 
 
+def measured(found: RunFindings) -> str:
+    """Every metric of the registry that has a value."""
+    latest = found.latest
+    rows = [
+        [metric.name, Cell(metric.text(latest[metric.name]), latest[metric.name]), metric.direction, metric.sentence]
+        for metric in REGISTRY.values()
+        if is_number(latest.get(metric.name))
+    ]
+    if not rows:
+        return paragraph("Nothing has been measured yet.")
+    return table(["metric", "value", "direction", "what it is"], rows, sortable=False)
+
+
 def labels(found: RunFindings) -> str:
     counts = found.latest.get("confusion")
     if not (isinstance(counts, list) and counts and all(isinstance(row, list) and row for row in counts)):
@@ -124,15 +137,7 @@ def labels(found: RunFindings) -> str:
         f"Test images by the category that {latest.get('clustering_code', 'the code')} puts them in and their label, "
     )
     words += "which training never saw; the last column is how much each category is used."
-    facts = ", ".join(
-        f"{title} {latest[name]:.3f}"
-        for name, title in (
-            ("clustering_error", "clustering error"), ("clustering_acc_hungarian", "one-to-one accuracy"),
-            ("nmi", "NMI"), ("ari", "ARI"),
-        )
-        if is_number(latest.get(name))
-    )  # fmt: skip
-    return paragraph(words) + table(headings, rows) + paragraph(f"{facts}.", "soft")
+    return paragraph(words) + table(headings, rows) + paragraph(f"{values_text(latest, of_group(LABELLED))}.", "soft")
 
 
 def _label_names(latest: dict[str, Any], count: int) -> list[str]:
@@ -151,7 +156,11 @@ def curves(found: RunFindings) -> str:
     for slot, name in enumerate(names):
         colour, called = slot if slot < SLOTS else None, found.names.get(name, name)
         bounds.append(Series(called, found.curve(f"mi/{name}"), colour, note=_ceiling_note(ceilings.get(name))))
-    small = [
+    small: list[tuple[str, list[tuple[str, str]], str]] = [
+        (title, [(metric.name, metric.title) for metric in of_group(group) if not metric.unit], "share")
+        for title, group in (("Agreement with labels", LABELLED), ("Sorting of real images, without labels", SORTING))
+    ]
+    small += [
         ("Losses of discriminator and generator", [("d_loss", "D"), ("g_loss", "G")], "loss"),
         ("Entropy of learned priors", [(f"prior/{n}/entropy", found.names.get(n, n)) for n in names[:SLOTS]], "nats"),
         ("Consistency of Q on real images", [("consistency_loss", "term")], "nats"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from infogan_ray.evaluation.unsupervised_metrics import SCORES
+from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF
 from infogan_ray.web.reports.charts import SLOTS, Point, Series, line_chart, scatter
@@ -24,14 +24,8 @@ from infogan_ray.web.reports.scales import is_log_range
 PICTURED = 3  # trials whose pictures are in the report
 HELP = {
     "images": "images seen by the last measured checkpoint",
-    "mi_bound": "variational bound on the information that images hold about the codes, in nats; large is good",
-    "mi_fraction": "the bound over its ceiling, mean over codes; 1 is the most",
-    "swd": "sliced Wasserstein distance of generated images to the data; small is good",
-    "clustering_error": "share of test images whose category stands for another label; small is good",
-    "nmi": "normalised mutual information of categories and labels; 1 is the most",
     "stopped_at": "images seen at the rung where early stopping ended the trial",
-    "agreement": "how far the sorting of real images agrees with that of the other trials; 1 is the most",
-    **SCORES,
+    **{name: metric.description for name, metric in REGISTRY.items()},
 }
 
 
@@ -136,8 +130,8 @@ def curves(found: Findings) -> str:
         ]
 
     ceilings = found.best.ceilings if found.best else next((t.ceilings for t in found.trials if t.ceilings), {})
-    ceiling = 1.0 if found.metric == "mi_fraction" else sum(ceilings.values()) or None
-    unit = f"{found.metric} (nats)" if found.metric == "mi_bound" else found.metric
+    ceiling = (sum(ceilings.values()) or None) if found.metric == "mi_bound" else 1.0
+    unit = REGISTRY[found.metric].heading if found.metric in REGISTRY else found.metric
     chart = line_chart(
         "The metric at each checkpoint", lines(found.metric), "images seen", unit, log_x=log, ceiling=ceiling,
         marks=marks, faint_label="stopped",

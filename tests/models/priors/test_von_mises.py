@@ -14,12 +14,12 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from infogan_ray.models.infogan import load
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import information_bound
 from infogan_ray.models.priors.base import Sigma
 from infogan_ray.models.priors.von_mises import VonMises
 from infogan_ray.models.rng import seeded_generator
+from infogan_ray.training.load_model import load
 from infogan_ray.training.model_card import model_card
 from tests.conftest import make_image_set, tiny_config
 from tests.training.test_step import run_alone

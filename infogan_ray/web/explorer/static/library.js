@@ -61,12 +61,7 @@ function card(row) {
     element("span", { className: `badge ${state}` }, row.best === true ? `best, ${row.state}` : row.state),
     ...(row.step === undefined || row.step === null ? [] : [` step ${row.step.toLocaleString("en")}`]),
   ];
-  const number = (value, words, shown) => (value ?? null) === null ? [] : [`${words} ${shown(value)}`];
-  const measured = [
-    ...number(row.mi_bound, "bound", value => `${value.toFixed(2)} nats`),
-    ...number(row.mi_fraction, "of ceiling", value => `${(value * 100).toFixed(0)}%`),
-    ...number(row.clustering_error, "error", value => `${(value * 100).toFixed(1)}%`),
-  ];
+  const measured = row.measured ?? [];
   const values = Object.entries(row.values ?? {}).map(([name, value]) =>
     `${name.split(".").pop()} ${typeof value === "number" ? Number(value.toPrecision(3)) : value}`);
   return element("article", { className: row.best === true ? "card best" : "card" },

@@ -1,0 +1,101 @@
+"""How the categories of a code agree with labels that training never saw.
+
+Shapes: (N, C, H, W) images; (k, classes) counts of images by category and label. Entropies are in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from infogan_ray.evaluation.bound import no_callback
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.networks import Discriminator
+from infogan_ray.models.recognition import recognise
+
+
+@dataclass(frozen=True)
+class CategoryCounts:
+    """Counts of images by category of one code and by label, (k, classes), on the training and on the test set."""
+
+    code: str
+    train: np.ndarray
+    test: np.ndarray
+
+
+def count_categories(
+    spec: LatentSpec, discriminator: Discriminator,
+    images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor,
+    before_batch: Callable[[], None] = no_callback, training_precision: AbstractContextManager[Any] | None = None,
+) -> CategoryCounts | None:  # fmt: skip
+    """Of the categorical code whose majority labels err least on the training set; None without a categorical code.
+
+    ``training_precision``: entered while training images are read. Those are many and only say which label each
+    category stands for, so an autocast is precise enough for them.
+    """
+    codes = [name for name, _ in spec.one_hot_items()]
+    if not codes:
+        return None
+    with training_precision or nullcontext():
+        train_q = spec.split_q(recognise(discriminator, images, before_batch))
+    test_q = spec.split_q(recognise(discriminator, test_images, before_batch))
+    truth, test_truth = labels.numpy(), test_labels.numpy()
+    classes = int(max(truth.max(), test_truth.max())) + 1
+    best, least = None, float("inf")
+    for name in codes:
+        k = train_q[name].shape[1]
+        train = contingency(train_q[name].argmax(1).numpy(), truth, k, classes)
+        test = contingency(test_q[name].argmax(1).numpy(), test_truth, k, classes)
+        error = 1 - train.max(1).sum() / train.sum()
+        if best is None or error < least:
+            best, least = CategoryCounts(name, train, test), error
+    return best
+
+
+def contingency(categories: np.ndarray, labels: np.ndarray, k: int, classes: int) -> np.ndarray:
+    """(k, classes) counts of images in each category with each label."""
+    return np.bincount(categories * classes + labels, minlength=k * classes).reshape(k, classes)
+
+
+def majority_error(train_table: np.ndarray, test_table: np.ndarray) -> float:
+    """Share of the test set whose category stands for another label; an unused category stands for label 0."""
+    named = test_table[np.arange(len(test_table)), train_table.argmax(1)].sum()
+    return float(1 - named / test_table.sum())
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Entropy in nats of a distribution given by counts."""
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def normalised_mutual_information(table: np.ndarray) -> float:
+    """I(category; label) over the mean of the two entropies (Strehl & Ghosh 2002, arithmetic form)."""
+    rows, columns = entropy(table.sum(1)), entropy(table.sum(0))
+    mutual = rows + columns - entropy(table.ravel())
+    return 1.0 if rows + columns == 0 else float(max(mutual, 0.0) / ((rows + columns) / 2))
+
+
+def adjusted_rand_index(table: np.ndarray) -> float:
+    """Hubert & Arabie 1985: pairs that agree, corrected for chance."""
+
+    def pairs(counts: np.ndarray) -> float:
+        counts = counts.astype(np.float64)
+        return float((counts * (counts - 1) / 2).sum())
+
+    together, rows, columns = pairs(table.ravel()), pairs(table.sum(1)), pairs(table.sum(0))
+    expected = rows * columns / max(pairs(np.array([table.sum()])), 1.0)
+    ceiling = (rows + columns) / 2
+    return 1.0 if ceiling == expected else (together - expected) / (ceiling - expected)
+
+
+def hungarian_accuracy(table: np.ndarray) -> float:
+    """Largest share of images that a one-to-one matching of categories and labels explains. Needs scipy."""
+    from scipy.optimize import linear_sum_assignment
+
+    return float(table[linear_sum_assignment(table, maximize=True)].sum() / table.sum())

@@ -1,0 +1,72 @@
+"""What is measured of a model: the values of the registry's metrics by name, and the details that explain them.
+
+Shapes: uint8 images (N, C, H, W). Bounds are in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor
+
+from infogan_ray.evaluation.bound import EvaluationConfig, bound_by_code, no_callback
+from infogan_ray.evaluation.clustering import count_categories
+from infogan_ray.evaluation.metrics import BOUND, LABELLED, QUALITY, SORTING, compared, values_of
+from infogan_ray.evaluation.sliced_wasserstein import images_to_compare
+from infogan_ray.evaluation.unsupervised_metrics import q_score, sort_real_images
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.networks import Discriminator, Generator
+
+
+def measure_bound(
+    spec: LatentSpec, generator: Generator, discriminator: Discriminator, config: EvaluationConfig,
+    before_batch: Callable[[], None] = no_callback,
+) -> dict[str, float]:  # fmt: skip
+    """The metrics of the bound, and ``mi/<code>`` in nats, on fresh codes of a fixed seed."""
+    bounds = bound_by_code(spec, generator, discriminator, config, before_batch)
+    return values_of(BOUND, spec, bounds) | {f"mi/{name}": bound for name, bound in bounds.items()}
+
+
+def measure_clustering(
+    spec: LatentSpec, discriminator: Discriminator,
+    images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor,
+    before_batch: Callable[[], None] = no_callback, training_precision: AbstractContextManager[Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The metrics that compare categories with labels, for the code ``clustering_code``; empty without such a code.
+
+    ``confusion``: counts of test images by category and label. The other arguments: see ``count_categories``.
+    """
+    counts = count_categories(
+        spec, discriminator, images, labels, test_images, test_labels, before_batch, training_precision
+    )
+    if counts is None:
+        return {}
+    return {"clustering_code": counts.code, **values_of(LABELLED, counts), "confusion": counts.test.tolist()}
+
+
+def measure_sorting(
+    spec: LatentSpec, discriminator: Discriminator, images: Tensor, before_batch: Callable[[], None] = no_callback
+) -> tuple[dict[str, float], dict[str, list[int]]]:
+    """The metrics of how Q sorts real images, for the categorical code that does best, and each code's categories.
+
+    Both are empty without a categorical code.
+    """
+    sortings = sort_real_images(spec, discriminator, images, before_batch)
+    if not sortings:
+        return {}, {}
+    best = max(sortings.values(), key=q_score)
+    return values_of(SORTING, best), {name: sorting.categories.tolist() for name, sorting in sortings.items()}
+
+
+def measure_image_quality(
+    spec: LatentSpec, generator: Generator, images: Tensor, before_batch: Callable[[], None] = no_callback
+) -> dict[str, float]:
+    """The metrics of generated against real images, and as NAME_data those of real ones: what is good.
+
+    Empty for fewer than two images.
+    """
+    before_batch()
+    sets = images_to_compare(spec, generator, images)
+    return {} if sets is None else compared(QUALITY, *sets)

@@ -1,0 +1,316 @@
+"""Every metric, each as one entry. Whoever measures, offers, ranks, shows or logs metrics reads this list.
+
+A new metric is a new entry. What its function is given depends on its group: see ``GROUPS``. ``evaluation/measure.py``
+calls the functions; ``evaluation/texts.py`` writes the lines that people read.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from infogan_ray import UserError
+from infogan_ray.evaluation.clustering import (
+    adjusted_rand_index,
+    entropy,
+    hungarian_accuracy,
+    majority_error,
+    normalised_mutual_information,
+)
+from infogan_ray.evaluation.disentanglement.factor_codes import (
+    beta_vae_score,
+    dci_score,
+    factor_vae_score,
+    mig_score,
+    sap_score,
+)
+from infogan_ray.evaluation.fidelity.distances import frechet_distance, kernel_distance
+from infogan_ray.evaluation.fidelity.manifolds import precision, recall
+from infogan_ray.evaluation.sliced_wasserstein import sliced_wasserstein
+from infogan_ray.evaluation.unsupervised_metrics import q_consistency, q_information, q_neighbours, q_score
+from infogan_ray.models.losses import mi_fraction
+
+# What a metric needs.
+LABELS, CATEGORICAL_CODE, REAL_IMAGES = "labels", "a categorical code", "real images"
+FACTORS, INCEPTION, OTHER_TRIALS = "known factors", "Inception's weights", "other trials"
+# When a metric is measured, where there is what it needs. What is measured at checkpoints can be --metric.
+CHECKPOINT, END, SEARCH, REQUEST = "at each checkpoint", "at the end of a run", "in a search", "on request"
+EXTRA = "eval"  # brings the packages that some functions import
+
+BOUND, LABELLED, SORTING, QUALITY = "bound", "agreement", "sorting", "achieved"
+FIDELITY, INCEPTION_GROUP, DISENTANGLEMENT, SEARCH_GROUP = "fidelity", "fid", "disentanglement", "search"
+GROUPS = {  # by name, what the functions of a group are given; a group's name is the first part of its tags
+    BOUND: "(spec, bounds): the latent codes, and the bound of each in nats",
+    LABELLED: "(counts): clustering.CategoryCounts of the best categorical code",
+    SORTING: "(sorting): unsupervised_metrics.Sorting of the best categorical code",
+    QUALITY: "(real, other): uint8 images (N, C, H, W); other are generated, or real as well for NAME_data",
+    FIDELITY: "(real, other): features (N, D) of a classifier; other as above",
+    INCEPTION_GROUP: "(real, other): features (N, D) of Inception; other as above",
+    DISENTANGLEMENT: "(codes): disentanglement.factor_codes.FactorCodes",
+    SEARCH_GROUP: "nothing: search_directory.py compares finished trials",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    """Its key in metrics.jsonl, state.json, metrics.json and on boards."""
+    title: str
+    """Two or three words for people."""
+    sentence: str
+    """What it is, for help texts, reports and trackers."""
+    group: str
+    function: Callable[..., float] | None
+    """See ``GROUPS``."""
+    lower_is_better: bool = False
+    unit: str = ""
+    form: str = ".3f"
+    """As ``format`` takes it."""
+    needs: tuple[str, ...] = ()
+    measured: str = CHECKPOINT
+    headline: bool = False
+    """Shown where there is room for a few only: cards, tables of runs and trials, results that trackers compare."""
+    one_prior: bool = False
+    """Whether two values compare only if the codes have the same priors."""
+    package: str | None = None
+    """What the function imports beyond the dependencies of the core."""
+
+    def text(self, value: float) -> str:
+        return f"{value:{self.form}}{f' {self.unit}' if self.unit else ''}"
+
+    @property
+    def heading(self) -> str:
+        """Of a column whose cells have no unit."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def direction(self) -> str:
+        return "small is good" if self.lower_is_better else "large is good"
+
+    @property
+    def description(self) -> str:
+        unit = f" In {self.unit}." if self.unit else ""
+        return f"{self.sentence}{unit} {self.direction.capitalize()}."
+
+    @property
+    def missing(self) -> str:
+        """What to install where the function's package is not there; empty if nothing is missing."""
+        if self.package is None or importlib.util.find_spec(self.package) is not None:
+            return ""
+        return f"{self.name} needs {self.package}: pip install 'infogan-ray[{EXTRA}]'"
+
+
+AGREEMENT_NEEDS, SORTING_NEEDS = (LABELS, CATEGORICAL_CODE), (REAL_IMAGES, CATEGORICAL_CODE)
+
+_ENTRIES = (
+    Metric(
+        "mi_fraction", "bound over ceiling",
+        "The bound of each code over its ceiling, mean over codes, which compares priors; at most 1.",
+        BOUND, mi_fraction, headline=True,
+    ),
+    Metric(
+        "mi_bound", "bound",
+        "Variational bound on the information that images hold about the codes, summed over codes.",
+        BOUND, lambda spec, bounds: sum(bounds.values()), unit="nats", headline=True, one_prior=True,
+    ),
+    Metric(
+        "clustering_error", "clustering error",
+        "Share of test images whose category stands for another label; training never sees labels.",
+        LABELLED, lambda counts: majority_error(counts.train, counts.test),
+        lower_is_better=True, form=".1%", needs=AGREEMENT_NEEDS, headline=True,
+    ),
+    Metric(
+        "clustering_acc_hungarian", "one-to-one accuracy",
+        "Share of test images that are right where each label gets at most one category.",
+        LABELLED, lambda counts: hungarian_accuracy(counts.test), form=".1%", needs=AGREEMENT_NEEDS, package="scipy",
+    ),
+    Metric(
+        "nmi", "NMI", "Normalised mutual information of categories and labels; at most 1.",
+        LABELLED, lambda counts: normalised_mutual_information(counts.test), needs=AGREEMENT_NEEDS,
+    ),
+    Metric(
+        "ari", "ARI", "Adjusted Rand index of categories and labels; at most 1, and 0 for chance.",
+        LABELLED, lambda counts: adjusted_rand_index(counts.test), needs=AGREEMENT_NEEDS,
+    ),
+    Metric(
+        "code_usage", "entropy of use", "Entropy of how often each category is used on the test images.",
+        LABELLED, lambda counts: entropy(counts.test.sum(1)), unit="nats", needs=AGREEMENT_NEEDS,
+    ),
+    Metric(
+        "q_information", "information",
+        "What a category tells of a real image, as a share of the prior's entropy; at most 1.",
+        SORTING, q_information, needs=SORTING_NEEDS,
+    ),
+    Metric(
+        "q_consistency", "consistency",
+        "Real images that keep their category in a slightly turned, scaled and moved copy; at most 1.",
+        SORTING, q_consistency, needs=SORTING_NEEDS,
+    ),
+    Metric(
+        "q_neighbours", "neighbours",
+        "Real images in the category of the image that looks most like them; at most 1.",
+        SORTING, q_neighbours, needs=SORTING_NEEDS,
+    ),
+    Metric(
+        "q_score", "sorting of real images",
+        "How Q sorts real images, without labels: the geometric mean of q_information, q_consistency and q_neighbours.",
+        SORTING, q_score, needs=SORTING_NEEDS, headline=True,
+    ),
+    Metric(
+        "q_usage", "usage of categories",
+        "Entropy of how often Q uses each category for real images, as a share of log k; at most 1.",
+        SORTING, lambda sorting: entropy(sorting.categories.bincount().numpy()) / math.log(sorting.code.k),
+        needs=SORTING_NEEDS,
+    ),
+    Metric(
+        "swd", "SWD", "Sliced Wasserstein distance of generated images to the data.",
+        QUALITY, sliced_wasserstein,
+        lower_is_better=True, form=".1f", needs=(REAL_IMAGES,), measured=END, headline=True,
+    ),
+    Metric(
+        "agreement", "agreement of trials",
+        "How far the sorting of real images agrees with that of the other trials; at most 1.",
+        SEARCH_GROUP, None, needs=(*SORTING_NEEDS, OTHER_TRIALS), measured=SEARCH, headline=True,
+    ),
+    Metric(
+        "frechet_distance", "Fréchet distance", "Between generated and real images, on a classifier's features.",
+        FIDELITY, frechet_distance, lower_is_better=True, needs=(LABELS, REAL_IMAGES), measured=REQUEST,
+    ),
+    Metric(
+        "kernel_distance", "kernel distance", "Between generated and real images, on a classifier's features.",
+        FIDELITY, kernel_distance, lower_is_better=True, form=".4f", needs=(LABELS, REAL_IMAGES), measured=REQUEST,
+    ),
+    Metric(
+        "precision", "precision", "Share of generated images that look real, on a classifier's features.",
+        FIDELITY, precision, needs=(LABELS, REAL_IMAGES), measured=REQUEST,
+    ),
+    Metric(
+        "recall", "recall", "Share of real images that the generator covers, on a classifier's features.",
+        FIDELITY, recall, needs=(LABELS, REAL_IMAGES), measured=REQUEST,
+    ),
+    Metric(
+        "fid", "FID", "Fréchet distance between generated and real images, on Inception's features.",
+        INCEPTION_GROUP, frechet_distance, lower_is_better=True, form=".2f",
+        needs=(REAL_IMAGES, INCEPTION), measured=REQUEST,
+    ),
+    Metric(
+        "kid", "KID", "Kernel distance between generated and real images, on Inception's features.",
+        INCEPTION_GROUP, kernel_distance, lower_is_better=True, form=".5f",
+        needs=(REAL_IMAGES, INCEPTION), measured=REQUEST,
+    ),
+    Metric(
+        "mig", "MIG", "Mutual information gap between the two codes that tell most of a factor.",
+        DISENTANGLEMENT, mig_score, needs=(FACTORS,), measured=REQUEST,
+    ),
+    Metric(
+        "sap", "SAP", "Gap between the two codes that a factor is best told from.",
+        DISENTANGLEMENT, sap_score, needs=(FACTORS,), measured=REQUEST, package="sklearn",
+    ),
+    *(
+        Metric(
+            f"dci_{part}", f"DCI {part}", sentence, DISENTANGLEMENT,
+            functools.partial(dci_score, part), needs=(FACTORS,), measured=REQUEST, package="sklearn",
+        )
+        for part, sentence in (
+            ("disentanglement", "How far each code tells of one factor only."),
+            ("completeness", "How far each factor is told by one code only."),
+            ("informativeness", "How well boosted trees tell the factors from all codes."),
+        )
+    ),
+    Metric(
+        "factor_vae", "FactorVAE score", "How often the code that varies least names the factor that is fixed.",
+        DISENTANGLEMENT, factor_vae_score, needs=(FACTORS,), measured=REQUEST,
+    ),
+    Metric(
+        "beta_vae", "beta-VAE score", "How often a linear classifier names the factor that is fixed.",
+        DISENTANGLEMENT, beta_vae_score, needs=(FACTORS,), measured=REQUEST, package="sklearn",
+    ),
+)  # fmt: skip
+REGISTRY: dict[str, Metric] = {metric.name: metric for metric in _ENTRIES}
+
+STEP = "step"  # as --metric: the last checkpoint is the best
+SELECTABLE = (*(metric.name for metric in _ENTRIES if metric.measured == CHECKPOINT), STEP)
+RUNG_METRICS = tuple(
+    metric.name for metric in _ENTRIES if metric.measured == CHECKPOINT and LABELS not in metric.needs
+)  # fmt: skip
+HEADLINES = tuple(metric.name for metric in _ENTRIES if metric.headline)
+BOARD_COLUMNS = tuple(metric.name for metric in _ENTRIES if metric.measured != REQUEST)
+
+
+def of_group(*groups: str) -> list[Metric]:
+    """The metrics of some groups, in the order of the registry."""
+    return [metric for metric in _ENTRIES if metric.group in groups]
+
+
+def values_of(group: str, *evidence: Any) -> dict[str, float]:
+    """Every metric of a group by name. A metric whose package is not installed is left out."""
+    return {
+        metric.name: metric.function(*evidence)
+        for metric in of_group(group)
+        if metric.function is not None and not metric.missing
+    }
+
+
+def compared(group: str, real: Any, generated: Any, other: Any) -> dict[str, float]:
+    """Every metric of a group that compares sets, and as NAME_data the same of two halves of the real set."""
+    found: dict[str, float] = {}
+    for suffix, images in (("", generated), ("_data", other)):
+        found |= {f"{name}{suffix}": value for name, value in values_of(group, real, images).items()}
+    return found
+
+
+def is_in_group(name: str, group: str) -> bool:
+    return name in REGISTRY and REGISTRY[name].group == group
+
+
+def lower_is_better(name: str) -> bool:
+    return name in REGISTRY and REGISTRY[name].lower_is_better
+
+
+def is_one_prior(name: str) -> bool:
+    """Whether values of a metric compare only where the codes have the same priors."""
+    return name in REGISTRY and REGISTRY[name].one_prior
+
+
+def needs(name: str, what: str) -> bool:
+    return name in REGISTRY and what in REGISTRY[name].needs
+
+
+def check_selectable(name: str, valid: tuple[str, ...] = SELECTABLE) -> None:
+    """Raises UserError for a name that cannot be --metric."""
+    if name not in valid:
+        raise UserError(f"metric is '{name}'; valid are {', '.join(valid)}")
+
+
+def check_needs(name: str, data: str, labels: bool, categorical: bool) -> None:
+    """Raises UserError where a run cannot measure the metric that its best checkpoint is chosen by.
+
+    ``labels``, ``categorical``: whether the data has labels, and the model a categorical code.
+    """
+    if needs(name, LABELS) and not labels:
+        raise UserError(f"metric is '{name}', which needs labels, and {data} has none")
+    if needs(name, CATEGORICAL_CODE) and not categorical:
+        raise UserError(f"metric is '{name}', which needs a categorical code; add cat=K to --codes")
+    if name in REGISTRY and (missing := REGISTRY[name].missing):
+        raise UserError(f"metric is '{name}', and {missing}")
+
+
+def missing_packages(labels: bool) -> list[str]:
+    """What is left out at checkpoints because a package is not installed, one line each."""
+    able = (m for m in _ENTRIES if m.measured == CHECKPOINT and (labels or LABELS not in m.needs))
+    return [metric.missing for metric in able if metric.missing]
+
+
+def metric_help() -> str:
+    """The help of --metric."""
+    words = [f"{name} ({REGISTRY[name].title}{', small' if lower_is_better(name) else ''})" for name in SELECTABLE[:-1]]
+    return f"What 'best' means: {', '.join(words)} or {STEP} (the last)."
+
+
+def headlines_of(metrics: Mapping[str, Any], measured: tuple[str, ...] = (CHECKPOINT, END)) -> dict[str, Any]:
+    """The headline metrics of a row, None where one was not measured."""
+    return {name: metrics.get(name) for name in HEADLINES if REGISTRY[name].measured in measured}
