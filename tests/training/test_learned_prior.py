@@ -19,7 +19,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from benchmarks import imbalance
-from infogan_ray import Recipe, cli
+from infogan_ray import Recipe
+from infogan_ray.cli.main import main
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.data.image_set import ImageSet
@@ -199,7 +200,7 @@ def test_the_end_of_a_run_tells_the_ceiling_of_what_was_learned(
     result = RunResult(run, "finished", reports[-1].metrics)
     monkeypatch.setattr(trainer, "train", lambda *given: result)
     words = ["--data", "mnist", "--codes", config.codes, "--storage", str(tmp_path), "--name", "other"]
-    assert cli.train([*words, "--prior.learn"]) == 0
+    assert main(["train", *words, "--prior.learn"]) == 0
     entropy = load(run.model.uri).spec.latents["cat0"].entropy()
     assert f" of {entropy:.3f}" in capsys.readouterr().out and entropy != pytest.approx(0.613, abs=1e-3)
 
