@@ -21,11 +21,11 @@ from infogan_ray.evaluation import texts
 from infogan_ray.evaluation.bound import EvaluationConfig
 from infogan_ray.evaluation.disentanglement.encoded import of_model
 from infogan_ray.evaluation.disentanglement.factor_codes import DisentanglementConfig
-from infogan_ray.evaluation.disentanglement.measure import THOROUGH
-from infogan_ray.evaluation.disentanglement.measure import measure as measure_disentanglement
 from infogan_ray.evaluation.fidelity.inception import open_inception
-from infogan_ray.evaluation.fidelity.measure import FidelityConfig, measure_fid, measure_fidelity
 from infogan_ray.evaluation.measure import measure_bound, measure_image_quality, measure_sorting
+from infogan_ray.evaluation.measure_disentanglement import THOROUGH
+from infogan_ray.evaluation.measure_disentanglement import measure as measure_disentanglement
+from infogan_ray.evaluation.measure_fidelity import FidelityConfig, measure_fid, measure_fidelity
 from infogan_ray.evaluation.metrics import BOUND, of_group
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.storage.run_directory import RunDirectory

@@ -16,7 +16,7 @@ SETTINGS = TrialSettings([], "", "cpu", "mi_fraction", 2)
 
 
 def train(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., Any]) -> Any:
-    monkeypatch.setattr(trials, "launch", launch)
+    monkeypatch.setattr(trials, "run_worker_group", launch)
     return _train_with_workers(RunConfig(workers=2), None, None, SETTINGS)  # type: ignore[arg-type]
 
 

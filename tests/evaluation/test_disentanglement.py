@@ -21,9 +21,9 @@ from infogan_ray.cli import evaluate as command
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.evaluation.disentanglement.encoded import Encoded, Representation, of_model
 from infogan_ray.evaluation.disentanglement.information import gaps, in_bins, mig, shares
-from infogan_ray.evaluation.disentanglement.measure import DisentanglementConfig, measure
 from infogan_ray.evaluation.disentanglement.prediction import dci, disentanglement, explained, sap
 from infogan_ray.evaluation.disentanglement.vae_scores import beta_vae, factor_vae, spreads
+from infogan_ray.evaluation.measure_disentanglement import DisentanglementConfig, measure
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import ModelSpec, NetworkConfig

@@ -27,7 +27,7 @@ from infogan_ray.evaluation.fidelity.classifier import WEIGHTS, ClassifierConfig
 from infogan_ray.evaluation.fidelity.distances import BLOCK, frechet_distance, kernel_distance
 from infogan_ray.evaluation.fidelity.inception import open_inception
 from infogan_ray.evaluation.fidelity.manifolds import precision, recall
-from infogan_ray.evaluation.fidelity.measure import FidelityConfig, divide, generate, measure_fid, measure_fidelity
+from infogan_ray.evaluation.measure_fidelity import FidelityConfig, divide, generate, measure_fid, measure_fidelity
 from infogan_ray.evaluation.metrics import FIDELITY, compared
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.training.load_model import load
