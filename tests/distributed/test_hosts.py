@@ -114,6 +114,7 @@ def submit(wire: Wire, npz: Path, name: str, *words: str, storage: str | None = 
     return ["train", "--data", str(npz), *TINY, "--name", name, "--storage", storage or wire.storage, *words]
 
 
+@pytest.mark.slow
 def test_a_folder_that_one_machine_has_alone_is_refused_before_training(wire: Wire, npz: Path) -> None:
     """And one that all see is taken: here, all machines have the same disk but for that folder."""
     words = submit(wire, npz, "apart", "--steps", "6", "--wait", "60", "--workers", "2", storage=str(wire.own))
@@ -155,6 +156,7 @@ def finished(wire: Wire, id: str, run: RunDirectory, steps: int) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "cut off"])
 def test_a_run_over_two_machines_outlives_one_of_them(wire: Wire, second: Host, npz: Path, how: str) -> None:
     name = how.replace(" ", "-")
@@ -201,6 +203,7 @@ def test_one_worker_goes_on_on_another_machine(wire: Wire, second: Host, npz: Pa
             until(lambda: place.address in alive(wire.head))
 
 
+@pytest.mark.slow
 def test_a_machine_that_died_just_before_refuses_no_job(wire: Wire, second: Host, npz: Path) -> None:
     """Ray counts it for some seconds more, and it can neither be asked what it sees nor given the worker."""
     wire.kill(second)
@@ -209,6 +212,7 @@ def test_a_machine_that_died_just_before_refuses_no_job(wire: Wire, second: Host
     assert ended.returncode == 0, ended.stdout
 
 
+@pytest.mark.slow
 def test_a_machine_that_comes_later_is_waited_for(wire: Wire, second: Host, npz: Path) -> None:
     """One of the two is gone, and two workers have room only when it is back."""
     wire.kill(second)

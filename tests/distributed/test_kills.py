@@ -65,6 +65,7 @@ def test_killed_workers_are_replaced_and_the_bits_are_those_of_an_undisturbed_ru
     assert shown_steps(shown(Path(disturbed.run.folder.path)), "loss/d_loss") == steps, "and so TensorBoard shows them"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_world_may_change_its_size_between_attempts(bars: Any) -> None:
     """2, then 1, then 3 workers: the same global batch, and counters that only rise."""
@@ -94,6 +95,7 @@ def test_an_elastic_run_takes_the_workers_there_are(bars: Any) -> None:
     assert state["world_size"] == 4, "the cluster of these tests has four CPUs; a batch of 16 is shared by any number"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_frozen_worker_is_noticed_and_replaced(bars: Any) -> None:
     frozen: list[psutil.Process] = []
@@ -108,6 +110,7 @@ def test_a_frozen_worker_is_noticed_and_replaced(bars: Any) -> None:
     assert len(frozen) == 1 and not frozen[0].is_running()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_controller_is_started_again(bars: Any) -> None:
     """Ray Train's own process, which an outage of its storage ends. Its worker has most of the CPUs there are: what was
@@ -138,6 +141,7 @@ def test_a_worker_killed_while_s3_is_away_goes_on_when_it_is_back(bars: Any, pro
     assert checkpoints.last_valid(result.run.checkpoints, warn=pytest.fail).step == 300  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_killed_driver_and_a_killed_head_are_resumed_to_the_same_bits(npz: Path, tmp_path: Path) -> None:
     """In processes of their own, each with an embedded Ray: the driver dies in the first, Ray's head in the second."""
     program = "from infogan_ray.distributed.train import head_monitor as head; "

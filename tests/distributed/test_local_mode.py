@@ -335,5 +335,5 @@ def test_a_storage_that_is_away_is_waited_for(bars: Any, proxy: Any) -> None:
     harm = Harm({60: lambda: (proxy.become("503"), threading.Timer(5, proxy.become, ["well"]).start())})
     config = dataclasses.replace(bars(steps=200, checkpoint_every=50), storage=proxy.uri("runs"))
     result = train(config, harm)
-    assert result.state == "finished" and "storage is well again" in " ".join(harm.said)
+    assert result.state == "finished" and "storage is available again" in " ".join(harm.said)
     assert checkpoints.last_valid(result.run.checkpoints, warn=pytest.fail).step == 200  # type: ignore[union-attr]

@@ -41,6 +41,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_shards_of_an_undisturbed_one_and_they_are_streamed(
     photos: Path, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def decisions(directory: SearchDirectory, recipe: Recipe) -> list[int | None]:
     return [halving.stopped_at(trial) for trial in range(recipe.count)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_search_says_that_its_trials_wait_for_room_on_the_cluster(
@@ -227,6 +228,7 @@ def small(npz: Path, **changes: Any) -> Recipe:
     return Recipe(**{"space": space, "fixed": fixed, "budget": 480, "grace": 160, "trials": 4, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_trials_of_two_workers_give_their_workers_back(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -244,6 +246,7 @@ def test_trials_of_two_workers_give_their_workers_back(
     assert not left_since(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_optuna_proposes_the_same_trials_after_a_kill(npz: Path, tmp_path: Path) -> None:
     recipe = small(npz, searcher="optuna", generation=2, trials=4, budget=320)
@@ -264,6 +267,7 @@ def test_optuna_proposes_the_same_trials_after_a_kill(npz: Path, tmp_path: Path)
     assert resumed.best == result.best, "to the last figure"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_trial_without_memory_ends_with_advice_and_the_others_finish(npz: Path, tmp_path: Path) -> None:
     fixed = {path: value for path, value in small(npz).fixed.items() if path != "network.width"}

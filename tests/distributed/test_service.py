@@ -76,6 +76,7 @@ def test_refusals_over_http(running: Service) -> None:
     assert running.ask("/-/healthz", token="wrong-wrong-wrong") == (200, b"success")  # what Kubernetes asks
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_replicas_are_killed(running: Service) -> None:
     """Clients that try nothing again; each kill hits a replica that holds requests."""
     stop, found = threading.Event(), list[Answers]()
@@ -106,6 +107,7 @@ def test_no_request_fails_while_replicas_are_killed(running: Service) -> None:
     assert all(len(answers.latencies) > 20 for answers in found)
 
 
+@pytest.mark.slow
 def test_more_than_can_wait_is_refused_at_once(running: Service) -> None:
     """A replica takes 64 requests, the proxy lets 256 wait. All replicas stand still while all come."""
     deadline = time.monotonic() + 60
@@ -139,6 +141,7 @@ def test_more_than_can_wait_is_refused_at_once(running: Service) -> None:
     assert running.ask("/health")[0] == 200
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_and_leaves_nothing(running: Service) -> None:
     processes = psutil.Process(running.process.pid).children(recursive=True)
     assert any("ServeReplica" in " ".join(process.cmdline()) for process in processes)
@@ -161,11 +164,13 @@ def refused(model: Path, port: int) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_model_that_no_replica_can_load_is_named_in_one_line(tmp_path: Path) -> None:
     said = refused(tmp_path / "gone", free_ports(1)[0])
     assert said.startswith(f"RuntimeError('model {tmp_path / 'gone'} does not exist"), said
 
 
+@pytest.mark.slow
 def test_a_port_that_somebody_has_is_named_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         said = refused(tmp_path, port := other.getsockname()[1])

@@ -44,6 +44,7 @@ def until(what: Callable[[], bool], within: float = 150) -> None:
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_strangers_get_in_nowhere(head: Head) -> None:
     command = json.dumps({"entrypoint": "touch /tmp/was-here"}).encode()
     for header, code in (({}, 401), ({"Authorization": "Bearer wrong"}, 403)):
@@ -55,6 +56,7 @@ def test_strangers_get_in_nowhere(head: Head) -> None:
             assert refused.value.code == code, (method, path)
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_not_let_in_says_what_is_missing(head: Head, tmp_path: Path) -> None:
     """Ray tries for 20 s and says that it failed. It sends no token unless its mode is set."""
     address = f"127.0.0.1:{head.gcs}"
@@ -98,6 +100,7 @@ def test_a_job_is_followed_stopped_with_a_checkpoint_and_gone_on_with(head: Head
         assert head.token not in answer.stdout + answer.stderr
 
 
+@pytest.mark.slow
 def test_a_job_whose_head_dies_goes_on_by_the_printed_command(npz: Path, tmp_path: Path) -> None:
     steps = 1200
     run = RunDirectory(open_storage(str(tmp_path)) / "headless")

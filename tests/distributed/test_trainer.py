@@ -41,6 +41,7 @@ def test_two_ranks_train_report_and_publish_without_a_restart(npz: Path, tmp_pat
         run(npz, tmp_path)
 
 
+@pytest.mark.slow
 def test_with_synchronised_statistics_two_workers_equal_one(npz: Path, tmp_path: Path) -> None:
     """One step of 1x16 and 2x8: Adam's first moment after it is (1 - beta1) times the gradient."""
     moments = []
@@ -89,6 +90,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], lis
     return ask
 
 
+@pytest.mark.slow
 def test_several_workers_wait_for_the_room_that_others_have_and_say_so(asked: Any, npz: Path, tmp_path: Path) -> None:
     """For longer than Ray Train does by itself."""
     with all_cpus_taken() as others:
@@ -98,6 +100,7 @@ def test_several_workers_wait_for_the_room_that_others_have_and_say_so(asked: An
     assert [report["phase"] for report in heard].count(WAITING_FOR_ROOM) == 1
 
 
+@pytest.mark.slow
 def test_room_that_the_machines_have_no_more_is_not_waited_for(
     asked: Any, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
