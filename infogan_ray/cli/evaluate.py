@@ -47,8 +47,8 @@ class Evaluate:
     thorough: bool = False
     """With --disentanglement: as many boosted trees as published figures of DCI are made with; minutes more."""
     quality: bool = False
-    """Also Fréchet and kernel distance, precision and recall of drawn images, on the features of a small classifier of
-    the data's labels, which is trained once and then kept."""
+    """Also Fréchet and kernel distance, precision and recall of generated images. They are taken on the features of a
+    small classifier of the data's labels, which is trained once and then kept."""
     quality_samples: int = 10_000
     """Images of each kind for --quality and --fid, or half of what the data has."""
     fid: str | None = None

@@ -58,17 +58,17 @@ def train(arguments: list[str]) -> int:
         with display.TrainDisplay(config.steps) as shown, contextlib.redirect_stdout(PrintedToLog()):
             result = trainer.train(config, shown)
     except HeadLost as error:
-        warn(f"{error}. Go on with: {_resume_command(config)}")
+        warn(f"{error}. Continue with: {_resume_command(config)}")
         os._exit(FAILED)  # an orderly end would wait for the dead head, and then print Ray's own traces
     except TrainingFailed as error:
-        raise Failed(f"{error}. Go on with: {_resume_command(config)}") from None
+        raise Failed(f"{error}. Continue with: {_resume_command(config)}") from None
     except KeyboardInterrupt:
         with contextlib.suppress(StorageError):
             if not RunDirectory(open_storage(config.storage) / name).exists:
-                raise Failed("interrupted before there was anything to go on with", INTERRUPTED) from None
-        raise Failed(f"interrupted; go on with: {_resume_command(config)}", INTERRUPTED) from None
+                raise Failed("interrupted before there was anything to continue with", INTERRUPTED) from None
+        raise Failed(f"interrupted; continue with: {_resume_command(config)}", INTERRUPTED) from None
     if result.state == "interrupted":
-        raise Failed(f"interrupted: {result.message}; go on with: {_resume_command(config)}", INTERRUPTED)
+        raise Failed(f"interrupted: {result.message}; continue with: {_resume_command(config)}", INTERRUPTED)
     reported = _report(result.run)
     if result.state == "diverged":
         last_good = result.metrics.get("last_good")
@@ -131,7 +131,7 @@ def train_config(arguments: list[str]) -> RunConfig:
         description="Train an InfoGAN: infogan train [CONFIG.yaml] [flags]. "
         "Example: infogan train --preset mnist --steps 5000 --name first. "
         "Also: --dry-run prints the resolved config and the cost and touches nothing; --json reports as JSON; "
-        "--start-or-resume goes on with the run of this --name if it has begun, for schedulers that start jobs again.",
+        "--start-or-resume continues the run of this --name if it has begun, for schedulers that start jobs again.",
     )  # fmt: skip
 
 

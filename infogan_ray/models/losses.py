@@ -52,7 +52,7 @@ class ObjectiveConfig:
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: float = 0.0) -> Tensor:
     """-E log D(x) - E log(1 - D(G(z, c))), from logits (B,). Goodfellow et al. 2014, equation 1.
 
-    ``smoothing`` makes the target of real images 1 - smoothing and leaves that of drawn ones at 0 (Salimans et al.
+    ``smoothing`` makes the target of real images 1 - smoothing and leaves that of generated ones at 0 (Salimans et al.
     2016, arXiv:1606.03498, section 3.4): -t log D - (1 - t) log(1 - D) is softplus(-l) + (1 - t) l.
     """
     loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()

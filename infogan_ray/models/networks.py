@@ -36,8 +36,8 @@ class NetworkConfig:
     sync_batchnorm: bool = False
     """Batch-norm statistics over all workers instead of each worker's own share of the batch."""
     joint_batchnorm: bool = False
-    """D's and Q's batch-norm statistics over real and drawn images together, in G's step too, instead of each apart:
-    apart, what all drawn images have in common, such as their brightness, is taken out before D judges them."""
+    """D's and Q's batch-norm statistics over real and generated images together, in G's step too, instead of apart.
+    Apart, what all generated images have in common, such as their brightness, is hidden from D."""
     sigma_min: float = 0.1
     """Floor of the standard deviation that Q learns for continuous codes."""
     sigma_fixed: float | None = None

@@ -67,7 +67,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "shapes": {
         "data": "shapes",
         "codes": "noise=52 uniform=5",
-        "image_size": 32,  # at 64 D tells drawn images by the noise on their dark ground from the first steps on
+        "image_size": 32,  # at 64 D tells generated images by the noise on their dark ground from the first steps on
         "channels": 1,
         "batch_size": 64,
         "steps": 24_000,
@@ -105,7 +105,7 @@ class RunConfig:
     max_bad: float = 0.01
     """Share of image files that may be broken and are skipped; more end the run before it starts."""
     feed: Literal["auto", "memory", "stream"] = "auto"
-    """Images in memory, or read from prepared ones (infogan data prepare) while training goes on, in constant memory;
+    """Images in memory, or read from prepared ones (infogan data prepare) while training continues, in constant memory;
     auto streams what is prepared and does not fit into half of the free memory. A resumed run keeps what it had."""
     codes: str = "noise=62 cat=10 uniform=2"
     """The latent specification."""
@@ -137,7 +137,7 @@ class RunConfig:
     """Name of the run; by default made of the data and the time."""
     seed: int = 0
     resume: bool = False
-    """Go on with the run of this name from its last whole checkpoint."""
+    """Continue with the run of this name from its last whole checkpoint."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     keep: int = 5

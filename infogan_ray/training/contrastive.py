@@ -9,7 +9,7 @@ where L_c is the cross-entropy in nats, log K where H is at a loss among K codes
 As in the authors' code (fjxmlzn/InfoGAN-CR): the noise is the same in both images; H learns by an Adam of its own at
 D's learning rate; the pairs serve nothing but this term. The gap is theirs ("progressive training"): at first the codes
 that are not shared lie far apart, which is easy to see, and later as chance has it. Theirs falls in one step, after
-which H begins anew; here it falls linearly, and H goes on.
+which H begins anew; here it falls linearly, and H continues.
 
 What the paper does not have, since its codes are all uniform:
 - a Gaussian code's gap is one of the prior's share between the two values, which for a uniform prior is the paper's;

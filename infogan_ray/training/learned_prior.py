@@ -177,7 +177,7 @@ class LearnedPrior:
         return found
 
     def tensors(self) -> dict[str, Tensor]:
-        """What training needs to go on, by name: copies, for the state changes in place."""
+        """What training needs to continue, by name: copies, for the state changes in place."""
         found = {f"in_use.{name}": p for name, p in self.in_use.items()}
         found |= {f"average.{name}": p for name, p in self.average.items()}
         for index, (name, one) in enumerate(self.logits.items()):

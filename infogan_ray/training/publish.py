@@ -104,7 +104,7 @@ def pull(
         try:
             files = _published(run, chosen, warn) or model_files(chosen, config, chosen.metrics)
             break
-        except manifests.BadCheckpoint:  # a run that goes on may have pruned it since it was chosen
+        except manifests.BadCheckpoint:  # a run that continues may have pruned it since it was chosen
             if not tries_left or chosen.folder.is_file(manifests.MANIFEST):
                 raise
     for name, content in files.items():

@@ -71,7 +71,7 @@ def kept_feed(config: RunConfig) -> str:
     if config.feed != AUTO:
         raise UserError(
             f"feed is '{config.feed}', and {config.name} has read its images by '{kept}', in another order; "
-            "leave --feed out to go on"
+            "leave --feed out to continue"
         )
     return kept
 

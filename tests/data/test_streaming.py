@@ -241,7 +241,7 @@ def test_an_outage_is_waited_for_and_close_does_not_wait(
     assert begun.wait(10)
     feed.close()
     waiting.join(10)
-    assert not waiting.is_alive(), "whoever waited for a batch goes on"
+    assert not waiting.is_alive(), "whoever waited for a batch continues"
     monkeypatch.setattr(streaming, "PATIENCE_S", 0.05)
     with pytest.raises(StorageError, match="bucket is away"):
         opened(shards, 16).batch(0)
@@ -283,7 +283,7 @@ def bars(folder: Path) -> Path:
 
 
 def test_a_killed_run_that_is_resumed_equals_an_undisturbed_one(tmp_path: Path) -> None:
-    """Six steps an epoch, so that the run is killed in the second step of one and goes on in the last but one."""
+    """Six steps an epoch, so that the run is killed in the second step of one and continues in the last but one."""
     path = bars(tmp_path / "shards")
     config = tiny_config(data=str(path), feed="stream", steps=8, checkpoint_every=4, log_every=1)
     config = config.override({"augment": {"flip": True, "shift": 0.1}}, "test")

@@ -202,7 +202,7 @@ def test_an_interrupted_command_says_how_to_continue(notice: signal.Signals, npz
         os.killpg(started.pid, notice)  # as a terminal does, also when it is closed, and Slurm
         said = started.communicate()[1]
     assert started.returncode == 130, said
-    told = re.search(r"infogan: interrupted: stopped at step ([\d,]+), which is stored; go on with: (.+)", said)
+    told = re.search(r"infogan: interrupted: stopped at step ([\d,]+), which is stored; continue with: (.+)", said)
     assert told and told[2].startswith("infogan train") and told[2].endswith("--resume"), said
     assert "stopping; once more to stop at once" in said
     run = RunDirectory(open_storage(tmp_path / "tiny"))

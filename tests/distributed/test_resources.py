@@ -168,7 +168,7 @@ def test_a_cluster_that_does_not_answer_is_said_in_a_line(
 
     monkeypatch.setattr(checks, "connect", interrupted)
     assert main(["train", "--preset", "mnist", "--name", "nowhere"]) == INTERRUPTED
-    assert capsys.readouterr().err == "infogan: interrupted before there was anything to go on with\n"
+    assert capsys.readouterr().err == "infogan: interrupted before there was anything to continue with\n"
 
 
 def test_workers_follow_what_there_is() -> None:

@@ -119,7 +119,7 @@ def test_a_full_disk_ends_in_a_plain_message_and_an_intact_checkpoint(image_set:
     good, bad = checkpoints.list_checkpoints(run.checkpoints)
     assert [checkpoint.step for checkpoint in good] == [3] and not bad, "what did not fit is cleared away"
     run_alone(tiny_config(steps=6), image_set, tmp_path / "run")
-    assert steps_in(run) == [3, 6], "with room again it goes on"
+    assert steps_in(run) == [3, 6], "with room again it continues"
 
 
 def test_a_writer_whose_run_was_taken_over_stops(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_bug_in_the_thread_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_a_stop_in_the_middle_of_an_evaluation_keeps_the_step(image_set: ImageSet, tmp_path: Path) -> None:
-    """The checkpoint of that step has no measurement, never ranks, and is measured when the run goes on."""
+    """The checkpoint of that step has no measurement, never ranks, and is measured when the run continues."""
     stopping: list[bool] = []
 
     class Watch:

@@ -262,7 +262,7 @@ def test_noise_has_its_variance_and_falls_to_nothing() -> None:
     assert noise is not None and noise.shape == (128, 1, 16, 16)
     assert float(noise.std()) == pytest.approx(0.2, rel=0.03) and abs(float(noise.mean())) < 0.01
     images = torch.ones(64, 1, 16, 16)
-    assert torch.equal(with_noise(images, noise) - 1, noise[64:] + 1 - 1), "drawn images take the last rows"
+    assert torch.equal(with_noise(images, noise) - 1, noise[64:] + 1 - 1), "generated images take the last rows"
     assert with_noise(images, None) is images
     state.step = 50
     assert state.step_noise(64, state.schedule(100)).instance_noise is None

@@ -1,4 +1,4 @@
-"""How a run begins, and goes on: with the data that it had. Run: pytest tests/training/test_run_setup.py"""
+"""How a run begins, and continues: with the data that it had. Run: pytest tests/training/test_run_setup.py"""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def test_checkpoints_are_measured_in_the_precision_of_training(image_set: ImageS
 def test_the_best_checkpoint_is_measured_in_fp32_and_its_categories_named_as_it_was_trained(
     image_set: ImageSet, tmp_path: Path
 ) -> None:
-    """Test images and drawn ones are seen in fp32 whatever the training had; of its own images all are read."""
+    """Test images and generated ones are seen in fp32 whatever the training had; of its own images all are read."""
     outcomes = []
     for precision in ("fp32", "bf16"):
         config = tiny_config(steps=10, checkpoint_every=10, precision=precision)
@@ -303,7 +303,7 @@ def test_a_run_continues_as_the_model_that_it_was_whatever_options_have_come_sin
     del saved["run"]["stability"]["mean_bias"]
     run.write_config(saved)
     brighter = config.override({"stability": {"mean_bias": True}}, "test")
-    assert as_begun(brighter, run) == config, "it began from grey, and its record goes on saying so"
+    assert as_begun(brighter, run) == config, "it began from grey, and its record continues saying so"
     write_config(run, brighter, image_set)
     assert as_begun(config, run) == brighter
     with pytest.raises(ValueError, match=r"differs from this one \(network.width .*; its config is .*config.json"):

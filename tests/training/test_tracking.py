@@ -109,7 +109,7 @@ for report in run_worker(config, make_image_set(), run, device=torch.device("cpu
 
 
 def test_after_a_kill_no_step_is_shown_twice(image_set: ImageSet, tmp_path: Path) -> None:
-    """Killed at step 8, with a checkpoint of step 6; then resumed, and gone on with once more when it was finished."""
+    """Killed at step 8, with a checkpoint of step 6; then resumed, and continued once more when it was finished."""
     path, root = tmp_path / "run", Path(__file__).parents[2]
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], cwd=root)
     try:
@@ -380,7 +380,7 @@ def test_a_tracker_that_is_not_there_is_said_once_and_stops_nothing(
     run, reports = run_alone(config, image_set, tmp_path / "run")
     assert run.get_status()["state"] == "finished" and steps(shown(tmp_path / "run"), "achieved/swd") == [10]
     said = [report.say for report in reports if report.say.startswith("MLflow: ")]
-    assert len(said) == 1 and said[0].endswith("; the run goes on, and what is shown there may lack something")
+    assert len(said) == 1 and said[0].endswith("; the run continues, and what is shown there may lack something")
 
 
 class Stuck:
@@ -434,7 +434,7 @@ def test_rows_are_sent_again_in_order_and_a_picture_does_not_hold_them_up(monkey
         channel.put(lambda it, step=step: it.row(step, {}, 0.0), 1)  # type: ignore[misc]
     until(lambda: tracker.rows == [1, 2, 3])
     channel.close()
-    assert channel.pop_status().startswith("shaky: PermissionError: no pictures here; the run goes on")
+    assert channel.pop_status().startswith("shaky: PermissionError: no pictures here; the run continues")
 
 
 def test_hparams_are_those_that_differ_between_runs() -> None:

@@ -207,7 +207,7 @@ def test_the_words_for_what_became_of_a_trial() -> None:
         return [(one.place, one.outcome) for one in decisions(halving, trial, state)]
 
     assert said(0, "running") == [((1, 1), "went on"), (None, "not there yet")]
-    assert said(1, "stopped") == [((2, 2), "stopped"), (None, "had gone on, does not count")]
+    assert said(1, "stopped") == [((2, 2), "stopped"), (None, "had continued, does not count")]
     assert said(2, "diverged, with a reason") == [((1, 3), "went on"), (None, "diverged")]
     assert said(3, "not begun") == [(None, "not begun")] * 2
     assert said(4, "running")[0] == (None, "waits for earlier trials")
@@ -333,7 +333,7 @@ def test_without_stopping_the_report_says_what_stopping_would_have_done(tmp_path
     run_trial(search, 0, "finished", {10: 0.5, 90: 0.6}, swd=40.0)
     run_trial(search, 1, "finished", {10: 0.2, 90: 0.9}, swd=40.0)
     rungs = section(parsed(search_report(search)), "rungs")
-    assert [row[-1] for row in table_rows(rungs)] == ["goes on", "stopped at 1,000"]
+    assert [row[-1] for row in table_rows(rungs)] == ["continues", "stopped at 1,000"]
     assert "stopped 1 trials and spared 8,000 of 18,000 images (44%)" in words(rungs)
     assert "the winner, trial 1, would have been stopped, too" in words(rungs)
 

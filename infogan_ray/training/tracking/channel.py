@@ -77,7 +77,7 @@ class Channel:
         if self._reported or not trouble:
             return ""
         self._reported = True
-        return f"{self.name}: {trouble}; the run goes on, and what is shown there may lack something"
+        return f"{self.name}: {trouble}; the run continues, and what is shown there may lack something"
 
     def _work(self) -> None:
         tracker, pause = None, PAUSE_S

@@ -24,7 +24,7 @@ def decisions(halving: Halving, trial: int, state: str) -> list[Decision]:
     for rung in halving.rungs:
         score, place = halving.score(trial, rung), halving.place(trial, rung)
         if stopped_at is not None and rung > stopped_at:
-            outcome = "never got there" if score is None else "had gone on, does not count"
+            outcome = "never got there" if score is None else "had continued, does not count"
             found.append(Decision(score, None, outcome))
         elif score is not None:
             waiting = verdict is Verdict.WAIT and place is None

@@ -64,7 +64,7 @@ def flatten_fields(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 def _again(found: Findings) -> str:
     folder = found.search.folder
     words = ["infogan", "search", "RECIPE.py", "--storage", folder.parent.uri, "--name", folder.name, "--resume"]
-    text = "The recipe's file is not kept with the search. With it, this goes on with a search that was interrupted; "
+    text = "The recipe's file is not kept with the search. With it, this continues a search that was interrupted; "
     text += "another --name and no --resume start it anew, with the same values for the same seed:"
     parts = [paragraph(text), command(shlex.join(words))]
     trial = found.best or next((trial for trial in found.trials if trial.config), None)

@@ -213,7 +213,7 @@ def reproduction(found: RunFindings) -> str:
     if found.config is not None:
         parts += [paragraph("Start it anew, with another --name:"), command(train_command(found.config))]
         if found.status["state"] != "finished":
-            parts += [paragraph("Go on with it:"), command(f"{train_command(found.config)} --resume")]
+            parts += [paragraph("Continue with it:"), command(f"{train_command(found.config)} --resume")]
     fields = flatten_fields(found.saved.get("run") or {})
     base = preset_fields(fields.get("preset"))
     own = {key: value for key, value in fields.items() if key not in LOCATION_FIELDS and base.get(key) != value}

@@ -187,11 +187,13 @@ def rungs(found: Findings) -> str:
         if replayed:
             at = replayed.stopped_at(trial.number)
             spoke = any(found.halving.score(trial.number, rung) is not None for rung in levels)
-            row.append(Cell(f"stopped at {at:,}", at) if at is not None else Cell("goes on") if spoke else None)
+            row.append(Cell(f"stopped at {at:,}", at) if at is not None else Cell("continues") if spoke else None)
         rows.append(row)
     reduction = found.about["reduction"]
     text = f"Scores are {found.metric}. A trial is placed among the trials up to its own number that reached the rung; "
-    text += f"early stopping lets the best 1/{reduction} of them go on, so that the order of reports decides nothing."
+    text += (
+        f"early stopping lets the best 1/{reduction} continue, so that the order of reports decides nothing."
+    )
     parts = [paragraph(text, "soft")]
     if replayed:
         parts.append(paragraph(_what_if(found, replayed)))
@@ -208,7 +210,7 @@ def _what_if(found: Findings, replayed: Any) -> str:
     if found.best:
         lost = stopped[found.best.number] is not None
         words += (
-            f"; the winner, trial {found.best.number}, would {'have been stopped, too' if lost else 'have gone on'}"
+            f"; the winner, trial {found.best.number}, would {'have been stopped, too' if lost else 'have continued'}"
         )
     return f"{words}."
 
