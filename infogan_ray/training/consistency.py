@@ -1,8 +1,8 @@
 """Q's consistency on real images: a small move must not change what is seen.
 
-The bound is of generated images alone. Near its ceiling, two kinds of real images can still share a category. So half of
+The bound is of generated images alone. Near its ceiling, two kinds of real images can still share a category. Half of
 the real batch becomes slightly transformed copies of the other half. Q is to say the same of both, to be sure, and to
-use all values as often as the prior does. Half of the generated images is transformed likewise: D cannot tell by it.
+use all values as often as the prior does. Half of the generated images is transformed likewise, which D cannot use.
 
 This assumes that the moves lie within a kind: a digit turned by ten degrees is the same digit, a product photo too; an
 arrow's direction is not. Continuous codes may well stand for such moves, and are left alone unless asked for.
