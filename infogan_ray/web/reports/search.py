@@ -191,9 +191,7 @@ def rungs(found: Findings) -> str:
         rows.append(row)
     reduction = found.about["reduction"]
     text = f"Scores are {found.metric}. A trial is placed among the trials up to its own number that reached the rung; "
-    text += (
-        f"early stopping lets the best 1/{reduction} continue, so that the order of reports decides nothing."
-    )
+    text += f"early stopping lets the best 1/{reduction} continue, so that the order of reports decides nothing."
     parts = [paragraph(text, "soft")]
     if replayed:
         parts.append(paragraph(_what_if(found, replayed)))
