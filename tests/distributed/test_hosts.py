@@ -1,4 +1,4 @@
-"""Several machines: network namespaces on one wire, each a host of its own to Ray, gloo and S3. Run: make test-ray
+"""Several machines: network namespaces on one wire, each a host of its own to Ray, gloo and S3. Run: pytest -m ray
 
 A machine that loses its power is all its processes killed at once, and a cable that is pulled a link that is down; what
 stays is another machine's.

@@ -1,4 +1,4 @@
-"""Kills at any moment, on a real local Ray: what was stored is whole, and the end is the same. Run: make test-ray"""
+"""Kills at any moment, on a real local Ray: what was stored is whole, and the end is the same. Run: pytest -m ray"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""infogan data prepare under Ray Data: killed, resumed, and what comes of it trained on. Run: make test-ray"""
+"""infogan data prepare under Ray Data: killed, resumed, and what comes of it trained on. Run: pytest -m ray"""
 
 from __future__ import annotations
 

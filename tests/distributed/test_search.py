@@ -1,4 +1,4 @@
-"""A search under Ray Tune on a real local cluster: stopped trials, kills, resumes. Run: make test-ray"""
+"""A search under Ray Tune on a real local cluster: stopped trials, kills, resumes. Run: pytest -m ray"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service as people start it, ``infogan serve``, on a Ray of its own, under load, with kills. Run: make test-ray"""
+"""The service as people start it, ``infogan serve``, on a Ray of its own, under load, with kills. Run: pytest -m ray"""
 
 from __future__ import annotations
 

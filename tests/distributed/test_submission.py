@@ -1,4 +1,4 @@
-"""Jobs on a real Ray head that asks for a token, and on this machine. Run: make test-ray"""
+"""Jobs on a real Ray head that asks for a token, and on this machine. Run: pytest -m ray"""
 
 from __future__ import annotations
 

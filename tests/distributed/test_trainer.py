@@ -1,4 +1,4 @@
-"""Runs under Ray Train on a real local cluster, two ranks for real. Run: make test-ray"""
+"""Runs under Ray Train on a real local cluster, two ranks for real. Run: pytest -m ray"""
 
 from __future__ import annotations
 
