@@ -77,6 +77,7 @@ def test_a_driver_that_is_not_let_in_says_what_is_missing(head: Head, tmp_path: 
             assert answer.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_job_is_followed_stopped_with_a_checkpoint_and_gone_on_with(head: Head, npz: Path, tmp_path: Path) -> None:
     train = ["train", "--data", str(npz), *TINY, "--storage", str(tmp_path), "--name", "stopped"]
     run = RunDirectory(open_storage(str(tmp_path)) / "stopped")
