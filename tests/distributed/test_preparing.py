@@ -92,6 +92,7 @@ def test_killed_it_goes_on_to_the_shards_of_an_undisturbed_one_and_they_are_stre
     assert resumed.returncode == 2 and "prepared anew since 'streamed' began" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_too_many_broken_images_publish_nothing(photos: Path, tmp_path: Path) -> None:
     words = [*command(photos, tmp_path / "dest"), "--max-bad", "0.001"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
