@@ -1,4 +1,4 @@
-"""Trials without Ray: ``python -m benchmarks.bare CONFIGS.json FOLDER``, in plain processes, one for each CPU."""
+"""Train trials without Ray, in one process per CPU: ``python -m benchmarks.bare CONFIGS.json FOLDER``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What each thing that makes a training step quick is worth: the product's step with one of them undone.
+"""The effect of each optimisation of the training step: time of the step with one optimisation undone.
 
-    python -m benchmarks.changes --precision fp32   # on a machine that does nothing else
+    python -m benchmarks.changes --precision fp32   # on an idle machine
     python -m benchmarks.changes --precision bf16 --json changes.json
 
-All arms train by turns, each in a process of its own (``benchmarks.throughput``). The last column is the median over
-the rounds of how much longer a step takes when the change is undone.
+All variants train in turn, each in its own process (``benchmarks.throughput``). The last column is the ratio of the
+step times with and without the change undone: the median over the rounds.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.throughput import Arm, by_turns, ours
+from benchmarks.throughput import Arm, package_steps, run_in_turn
 from infogan_ray.models import convolutions
 from infogan_ray.training import step
 from infogan_ray.training.train_state import TrainState
 
-AS_IT_IS = "as it is"
+NOTHING = "nothing"
 
 
 @dataclass
@@ -37,15 +37,15 @@ class Changes:
     device: Literal["cpu", "cuda"] = "cpu"
     batch_size: int = 128
     threads: int | None = None
-    """On the CPU; by default all cores."""
+    """CPU threads; by default all cores."""
     rounds: int = 12
     steps: int = 4
-    """Of each arm in each round."""
+    """Steps of each variant in each round."""
     json: Path | None = None
 
 
 def not_frozen(state: TrainState) -> None:
-    """G's step computes gradients of D's and Q's weights, too, which nobody reads."""
+    """G's step also computes the unused gradients of D's and Q's weights."""
     step.frozen = contextlib.nullcontext  # type: ignore[assignment]
 
 
@@ -61,7 +61,7 @@ def adam(**how: bool) -> Callable[[TrainState], None]:
 
 
 def two_passes(state: TrainState) -> None:
-    """D sees real and drawn images one after the other."""
+    """D processes real and generated images in two passes."""
 
     def discriminate(both: Tensor, groups: int, q_from: int) -> tuple[Tensor, Tensor]:
         (logits, _), (fake_logits, q) = (state.discriminator(part) for part in both.chunk(2))
@@ -71,38 +71,38 @@ def two_passes(state: TrainState) -> None:
 
 
 def pytorchs_convolutions(state: TrainState) -> None:
-    """Stride-2 convolutions are left to PyTorch, and lie as it has them: channels first."""
+    """Use PyTorch's stride-2 convolutions with its memory layout, channels first."""
     convolutions._trains_on_cpu = lambda layer, x: False
 
 
 def norms_by_layer(state: TrainState) -> None:
-    """Gradients' norms as PyTorch has them."""
+    """Compute gradient norms with PyTorch's function."""
     step.gradient_norm = lambda module: nn.utils.get_total_norm(
         [p.grad for p in module.parameters() if p.grad is not None]
     )
 
 
 UNDONE: dict[str, dict[str, object]] = {
-    AS_IT_IS: {},
-    "D frozen in G's step": {"change": not_frozen},
-    "one pass of D for real and drawn": {"change": two_passes},
+    NOTHING: {},
+    "D and Q frozen in G's step": {"change": not_frozen},
+    "one pass of D for real and generated images": {"change": two_passes},
     "convolutions by columns, channels last": {"change": pytorchs_convolutions},
     "gradients' norms by dot products": {"change": norms_by_layer},
-    "fused Adam; PyTorch's default (foreach)": {"change": adam()},
-    "fused Adam; one tensor at a time": {"change": adam(foreach=False)},
-    "metrics read every tenth step; every step": {"read_every": 1},
+    "fused Adam, for PyTorch's default (foreach)": {"change": adam()},
+    "fused Adam, for one tensor at a time": {"change": adam(foreach=False)},
+    "metrics read every tenth step, for every step": {"read_every": 1},
 }
 
 
 def steps_of(name: str, given: Changes) -> Iterator[float]:
     images = torch.randint(0, 256, (4096, 1, 28, 28), dtype=torch.uint8)
-    return ours(images, given.batch_size, torch.device(given.device), given.precision, **UNDONE[name])  # type: ignore[arg-type]
+    return package_steps(images, given.batch_size, torch.device(given.device), given.precision, **UNDONE[name])  # type: ignore[arg-type]
 
 
 def main() -> int:
     given = tyro.cli(Changes)
     with contextlib.ExitStack() as stack:
-        took = by_turns(
+        took = run_in_turn(
             {name: stack.enter_context(Arm(name, given, steps_of)) for name in UNDONE},
             given.rounds,
             given.steps,
@@ -111,7 +111,7 @@ def main() -> int:
     print(f"MNIST network, {given.precision}, batch {given.batch_size}\n")
     print("| undone | ms a step | a step takes |\n|---|---|---|")
     for name, seconds in took.items():
-        longer = statistics.median(mine / whole for mine, whole in zip(seconds, took[AS_IT_IS], strict=True))
+        longer = statistics.median(mine / whole for mine, whole in zip(seconds, took[NOTHING], strict=True))
         rows.append({"undone": name, "ms": 1000 * statistics.median(seconds) / given.steps, "longer": longer})
         print(f"| {name} | {rows[-1]['ms']:.0f} | {longer:.2f} x |")
     if given.json is not None:

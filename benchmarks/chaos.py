@@ -1,9 +1,9 @@
-"""What survives what: kills of workers, kills in the middle of uploads, a storage that is away. Prints a table.
+"""Fault tolerance: killed workers, killed uploads, and an unavailable storage. Prints a table.
 
-    python -m benchmarks.chaos                      # all of it, about 20 minutes on two cores
+    python -m benchmarks.chaos                      # all tests, about 20 minutes on two cores
     python -m benchmarks.chaos --kills 3 --uploads 20 --outage 10 --json chaos.json
 
-Real parts: MNIST, an embedded Ray with two workers, SIGKILL, and an S3 server on loopback that is itself killed.
+It uses MNIST, an embedded Ray with two workers, SIGKILL, and an S3 server on loopback that is also killed.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ UPLOAD_BYTES = 6 * 1024 * KIB
 
 @dataclass
 class Chaos:
-    """Break things, and count what is lost."""
+    """Inject faults and count the lost steps and checkpoints."""
 
     kills: int = 20
     """SIGKILLs of workers in one run."""
     uploads: int = 200
-    """SIGKILLs of a writer in the middle of an upload to S3."""
+    """SIGKILLs of a writer during an upload to S3."""
     outage: float = 30.0
-    """Seconds for which the S3 server is dead."""
+    """Seconds for which the S3 server is unavailable."""
     seed: int = 0
     json: Path | None = None
     """File for the figures."""
@@ -67,7 +67,7 @@ def say(line: str) -> None:
 
 
 def config(storage: str, name: str, steps: int) -> Any:
-    """MNIST on a narrow network: steps are short, so that many intervals fit into minutes."""
+    """MNIST with a narrow network, so that many checkpoint intervals take only minutes."""
     from infogan_ray.training.config import preset
 
     small = {"network": {"width": 16}, "evaluation": {"samples": 1000, "labelled": 1000}, "log_every": 5}
@@ -78,17 +78,17 @@ def config(storage: str, name: str, steps: int) -> Any:
     )  # fmt: skip
 
 
-class Killer:
-    """A listener that kills a random worker at random steps, one in each interval, and keeps the time."""
+class WorkerKiller:
+    """A listener that kills a random worker at the given steps and measures each recovery."""
 
     def __init__(self, steps: list[int]) -> None:
-        self.waiting, self.reached = steps, 0
+        self.kill_steps, self.reached = steps, 0
         self.killed_at: float | None = None
         self.recoveries: list[float] = []
         self.lost: list[int] = []
 
     def __call__(self, report: dict[str, Any]) -> None:
-        from tests.harm import workers_of
+        from tests.fault_injection import workers_of
 
         step = report.get("step", 0)
         if report.get("say"):
@@ -100,40 +100,42 @@ class Killer:
             self.recoveries.append(time.monotonic() - self.killed_at)
             self.killed_at = None
         self.reached = max(self.reached, step)
-        if self.killed_at is None and self.waiting and step >= self.waiting[0]:
-            self.waiting.pop(0)
-            time.sleep(random.uniform(0, 0.3))  # anywhere in a step, an evaluation or an upload
-            victim = random.choice(workers_of(os.getpid()))
+        if self.killed_at is None and self.kill_steps and step >= self.kill_steps[0]:
+            self.kill_steps.pop(0)
+            time.sleep(random.uniform(0, 0.3))  # at any time in a step, an evaluation or an upload
+            worker = random.choice(workers_of(os.getpid()))
             self.killed_at = time.monotonic()
-            victim.kill()
+            worker.kill()
             say(f"killed a worker near step {step}")
 
 
 def kills_of_workers(folder: Path, kills: int) -> dict[str, Any]:
     from infogan_ray import train
-    from tests.harm import digest
+    from tests.fault_injection import digest
 
     steps = EVERY * (kills + 2)
-    killer = Killer([EVERY * (i + 1) + random.randrange(EVERY) for i in range(kills)])
+    killer = WorkerKiller([EVERY * (i + 1) + random.randrange(EVERY) for i in range(kills)])
     started = time.monotonic()
-    disturbed = train(config(str(folder / "runs"), "disturbed", steps), killer)
+    interrupted = train(config(str(folder / "runs"), "interrupted", steps), killer)
     took = time.monotonic() - started
-    say(f"{disturbed.state} after {took:.0f} s; now the same without kills")
+    say(f"{interrupted.state} after {took:.0f} s; now the same run without kills")
     started = time.monotonic()
-    calm = train(config(str(folder / "runs"), "calm", steps))
-    calm_took = time.monotonic() - started
-    hashes = [digest(result.run, steps)[:16] for result in (disturbed, calm)]
+    reference = train(config(str(folder / "runs"), "reference", steps))
+    reference_seconds = time.monotonic() - started
+    hashes = [digest(result.run, steps)[:16] for result in (interrupted, reference)]
     return {
         "SIGKILLs of workers in one run of two workers": kills,
         "recoveries": len(killer.recoveries),
-        "restarts counted by the run": disturbed.restarts,
-        "run ended": f"{disturbed.state}, {steps} steps in {took:.0f} s; without kills {calm_took:.0f} s",
-        f"steps lost, median and most (interval {EVERY})": f"{statistics.median(killer.lost):.0f}, {max(killer.lost)}",
-        "seconds from kill to training, median and most": (
+        "restarts counted by the run": interrupted.restarts,
+        "run ended": f"{interrupted.state}, {steps} steps in {took:.0f} s; without kills {reference_seconds:.0f} s",
+        f"steps lost, median and maximum (interval {EVERY})": (
+            f"{statistics.median(killer.lost):.0f}, {max(killer.lost)}"
+        ),
+        "seconds from kill to training, median and maximum": (
             f"{statistics.median(killer.recoveries):.1f}, {max(killer.recoveries):.1f}"
         ),
         "SHA-256 of the final tensors with kills": hashes[0],
-        "SHA-256 of the final tensors without": hashes[1],
+        "SHA-256 of the final tensors without kills": hashes[1],
     }
 
 
@@ -141,7 +143,7 @@ def kills_of_workers(folder: Path, kills: int) -> dict[str, Any]:
 
 
 def upload(uri: str, step: int, started: Any) -> None:
-    """One writer: a checkpoint of some megabytes."""
+    """A writer process: it uploads a checkpoint of 6 MB."""
     import torch
 
     from infogan_ray.storage import checkpoints, manifests
@@ -158,22 +160,22 @@ def upload(uri: str, step: int, started: Any) -> None:
 
 
 def kills_in_uploads(server: S3Server, kills: int) -> dict[str, Any]:
-    """Writers are killed at random moments of their upload; after each, a reader looks at what there is."""
+    """Kill writers at random times during their upload. After each kill, a reader verifies the checkpoints."""
     from infogan_ray.storage import checkpoints, manifests
     from infogan_ray.storage.file_system import open_storage
 
     uri = f"s3://{BUCKET}/uploads?endpoint_override=127.0.0.1:{server.port}&scheme=http&region=us-east-1"
     store = open_storage(uri)
-    context = multiprocessing.get_context("forkserver")  # a clean process each, with torch imported once
+    context = multiprocessing.get_context("forkserver")  # a new process for each upload, with torch already imported
     context.set_forkserver_preload(["infogan_ray.storage.checkpoints", "infogan_ray.storage.file_system", "torch"])
     whole_took = statistics.median(one_upload(context, uri, step, None)[1] for step in range(1, 6))
-    say(f"an upload takes {whole_took:.2f} s when nobody kills it")
-    in_the_middle = bad = listed = 0
+    say(f"an upload takes {whole_took:.2f} s without a kill")
+    killed_uploads = bad = listed = 0
     step = 5
-    while in_the_middle < kills:
+    while killed_uploads < kills:
         step += 1
         killed, _ = one_upload(context, uri, step, random.uniform(0, 1.1 * whole_took))
-        in_the_middle += killed
+        killed_uploads += killed
         good, _ = checkpoints.list_checkpoints(store, verify=False)
         for checkpoint in good[-3:]:
             listed += 1
@@ -187,49 +189,49 @@ def kills_in_uploads(server: S3Server, kills: int) -> dict[str, Any]:
         for old in good[:-3]:
             checkpoints.delete_checkpoint(old.folder)
         if step % 50 == 0:
-            say(f"{in_the_middle} writers killed in the middle of {step - 5}")
+            say(f"{killed_uploads} of {step - 5} writers killed during their upload")
     unfinished = len(checkpoints.list_checkpoints(store, verify=False)[1])
     orphans = len(checkpoints.delete_incomplete(store))
     return {
-        "SIGKILLs in the middle of an upload to S3": in_the_middle,
-        "bad checkpoints listed or loaded": f"{bad} of {listed} looked at",
-        "half-written folders found and cleared away": f"{orphans} of {unfinished}",
+        "SIGKILLs during an upload to S3": killed_uploads,
+        "bad checkpoints listed or loaded": f"{bad} of {listed} checked",
+        "incomplete folders found and deleted": f"{orphans} of {unfinished}",
     }
 
 
 def one_upload(context: Any, uri: str, step: int, kill_after: float | None) -> tuple[bool, float]:
-    """Whether the writer was killed before its end, and how long it took."""
+    """Run one upload. Returns whether the writer was killed before its end, and the seconds that it took."""
     started = context.Event()
     writer = context.Process(target=upload, args=(uri, step, started))
     writer.start()
     started.wait(60)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     writer.join(kill_after)
     if writer.is_alive():
         writer.kill()
         writer.join()
-    return writer.exitcode != 0, time.monotonic() - begun
+    return writer.exitcode != 0, time.monotonic() - started_at
 
 
 # ------------------------------------------------------------------------------------------------------------ outage
 
 
 def outage(server: S3Server, seconds: float) -> dict[str, Any]:
-    """The S3 server is killed in the middle of a run, and started again."""
+    """Kill the S3 server during a run and start it again."""
     from infogan_ray import train
     from infogan_ray.storage import checkpoints
 
     reported: list[str] = []
     times: dict[str, float] = {}
 
-    def away() -> None:
+    def stop_server() -> None:
         server.kill()
         times["down"] = time.monotonic()
         time.sleep(seconds)
         server.start()
         times["up"] = time.monotonic()
 
-    thread = threading.Thread(target=away)
+    thread = threading.Thread(target=stop_server)
     steps_while_down: list[int] = []
 
     def listen(report: dict[str, Any]) -> None:
@@ -246,11 +248,11 @@ def outage(server: S3Server, seconds: float) -> dict[str, Any]:
     thread.join()
     good, bad = checkpoints.list_checkpoints(result.run.checkpoints)
     span = steps_while_down[-1] - steps_while_down[0] if steps_while_down else 0
-    told = sum("away" in line for line in reported)
+    messages = sum("unavailable" in line for line in reported)
     return {
-        "S3 server killed and away for": f"{times['up'] - times['down']:.0f} s, its start included",
-        "the run": f"{result.state}; {span} steps trained meanwhile, {told} lines said so",
-        "checkpoints at its end": f"{len(good)} whole, {len(bad)} bad, the last of step {good[-1].step}",
+        "S3 server unavailable for": f"{times['up'] - times['down']:.0f} s, including its start",
+        "the run": f"{result.state}; {span} steps trained during the outage, {messages} messages about it",
+        "checkpoints at the end": f"{len(good)} valid, {len(bad)} bad, the last at step {good[-1].step}",
     }
 
 

@@ -1,9 +1,9 @@
-"""Stride-2 convolutions in all three directions: as oneDNN has them, and as matrix products over columns.
+"""Time of stride-2 convolutions, forward and backward: oneDNN and matrix products over columns.
 
-    python -m benchmarks.convolutions --precision bf16   # on a machine that does nothing else
+    python -m benchmarks.convolutions --precision bf16   # on an idle machine
 
-Bold is what ``infogan_ray/convolutions.py`` takes. Before each call other memory is written, so that
-nothing lies in a cache that would not in a training step.
+Bold: the implementation in ``infogan_ray/models/convolutions.py``. Each call starts with cold caches, as in a training
+step, because the benchmark writes other memory before it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from torch.nn.grad import conv2d_weight
 from infogan_ray.distributed.cluster.threads import cores
 from infogan_ray.models.convolutions import FEW_CHANNELS, columns, fold
 
-ELSEWHERE = 40_000_000
+OTHER_FLOATS = 40_000_000
 
 
 @dataclass
 class Convolutions:
-    """Time a layer's pass, its gradient in its weight and that in its input."""
+    """Time a layer's forward pass, weight gradient and input gradient."""
 
     precision: Literal["fp32", "bf16"] = "bf16"
     images: int = 256
     threads: int | None = None
-    """By default all cores."""
+    """CPU threads; by default all cores."""
     rounds: int = 20
 
 
@@ -47,14 +47,14 @@ def main() -> int:
     )
     for channels, features, size in ((1, 64, 28), (3, 64, 32), (64, 128, 14)):
         for what, times in layer(channels, features, size, kind, given).items():
-            taken = chosen(what, channels, kind)
-            cells = [f"**{ms:.1f}**" if number == taken else f"{ms:.1f}" for number, ms in enumerate(times)]
+            used = chosen(what, channels, kind)
+            cells = [f"**{ms:.1f}**" if number == used else f"{ms:.1f}" for number, ms in enumerate(times)]
             print(f"| {channels} to {features} channels, {size} x {size} | {what} | " + " | ".join(cells) + " |")
     return 0
 
 
 def chosen(what: str, channels: int, kind: torch.dtype) -> int:
-    """Which of the three the product's own layers take."""
+    """The index of the implementation that the package's layers use."""
     if what == "gradient in its input":
         return 2 if channels <= FEW_CHANNELS and kind == torch.float32 else 1
     wide_weight = channels > FEW_CHANNELS and kind == torch.bfloat16 and what == "gradient in its weight"
@@ -92,14 +92,14 @@ def layer(channels: int, features: int, size: int, kind: torch.dtype, given: Con
             lambda: fold(rows @ matrix, x.shape).contiguous(),
         ],
     }
-    return {what: [milliseconds(way, given.rounds) for way in of] for what, of in ways.items()}
+    return {what: [milliseconds(way, given.rounds) for way in calls] for what, calls in ways.items()}
 
 
 def milliseconds(way: Callable[[], object], rounds: int) -> float:
-    elsewhere = torch.empty(ELSEWHERE)
+    other_memory = torch.empty(OTHER_FLOATS)
     took = []
     for _ in range(rounds + 3):
-        elsewhere.fill_(1.0)
+        other_memory.fill_(1.0)
         start = time.perf_counter()
         way()
         took.append(time.perf_counter() - start)

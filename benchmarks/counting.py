@@ -1,4 +1,4 @@
-"""A folder that is taken for a bucket, and counts what an object store would be asked."""
+"""A local folder that acts as a bucket and counts the calls to an object store."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyarrow.fs as pafs
 from infogan_ray.storage.file_system import Storage
 
 
-class Counting:
-    """A local filesystem that counts what an object store would be asked, by kind, and the bytes that go either way."""
+class CountingFileSystem:
+    """A local file system that counts object-store calls by kind, and the bytes read and written."""
 
     def __init__(self) -> None:
         self.inner = pafs.LocalFileSystem()
@@ -32,13 +32,13 @@ class Counting:
 
     def open_output_stream(self, path: str, compression: None = None) -> Any:
         self.calls["put"] += 1
-        os.makedirs(os.path.dirname(path), exist_ok=True)  # which an object store does not need
-        return Written(self, self.inner.open_output_stream(path, compression=compression))
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # an object store needs no folders
+        return CountingStream(self, self.inner.open_output_stream(path, compression=compression))
 
     def open_append_stream(self, path: str) -> Any:
         self.calls["append"] += 1
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return Written(self, self.inner.open_append_stream(path))
+        return CountingStream(self, self.inner.open_append_stream(path))
 
     def create_dir(self, path: str, recursive: bool = True) -> None:
         self.inner.create_dir(path, recursive=recursive)
@@ -51,19 +51,19 @@ class Counting:
         self.calls["delete"] += 1
         self.inner.delete_dir(path)
 
-    def taken(self) -> Counter[str]:
-        """The calls since the last time that this was asked."""
+    def pop_calls(self) -> Counter[str]:
+        """Return the calls since the last use of this method, and reset the counts."""
         calls, self.calls = self.calls, Counter()
         return calls
 
 
-class Written:
-    """A stream that counts what is written."""
+class CountingStream:
+    """An output stream that counts the bytes."""
 
-    def __init__(self, counter: Counting, inner: Any) -> None:
+    def __init__(self, counter: CountingFileSystem, inner: Any) -> None:
         self.counter, self.inner = counter, inner
 
-    def __enter__(self) -> Written:
+    def __enter__(self) -> CountingStream:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,7 +74,7 @@ class Written:
         self.inner.write(content)
 
 
-def counted(folder: Path, as_local: bool = False) -> tuple[Storage, Counting]:
-    """A folder that ``Storage`` takes for a bucket: neither renames nor appends, as on an object store."""
-    filesystem = Counting()
+def counting_storage(folder: Path, as_local: bool = False) -> tuple[Storage, CountingFileSystem]:
+    """A folder that ``Storage`` treats as a bucket: no rename and no append. ``as_local`` keeps it a folder."""
+    filesystem = CountingFileSystem()
     return Storage(filesystem, str(folder), "" if as_local else "s3"), filesystem  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How long the explorer takes: the server's answer, and from a slider's move to the new picture on the screen.
+"""Latency of the explorer: the server's answer, and from a slider's change to the new image on the screen.
 
     infogan train --preset mnist --steps 200 --storage runs --name look
     python -m benchmarks.explorer runs/look
@@ -24,7 +24,7 @@ from playwright.sync_api import sync_playwright
 from benchmarks.figures import publish
 
 ROUNDS = 100
-# Resolves with the milliseconds from a slider's input event to the frame that shows the picture of that very value.
+# Resolves with the milliseconds from a slider's input event to the frame that shows the image of its value.
 MOVE = """value => new Promise(done => {
   const slider = document.querySelector('#controls input[type=range]'), image = document.querySelector('#grid-a img');
   const code = slider.closest('fieldset').querySelector('b').textContent, start = performance.now();
@@ -46,8 +46,8 @@ def main(path: str) -> None:
             about = json.load(answer)
         print(f"{path}: images {about['size']} x {about['size']} x {about['channels']}, grid 8 x 8, {ROUNDS} each\n")
         figures = {
-            "64 images as one PNG, asked of the server": shown(grids(address, about)),
-            "a slider moved, until the browser shows its picture": shown(moves(address)),
+            "64 images as one PNG from the server": median_and_p95(grids(address, about)),
+            "from a slider's change to its image in the browser": median_and_p95(moves(address)),
         }
         publish(figures, None)
     finally:
@@ -79,7 +79,7 @@ def moves(address: str) -> list[float]:
     return times[5:]
 
 
-def shown(times: list[float]) -> str:
+def median_and_p95(times: list[float]) -> str:
     return f"{statistics.median(times):.0f} ms (95% within {statistics.quantiles(times, n=20)[-1]:.0f} ms)"
 
 

@@ -1,9 +1,9 @@
-"""How fast each feed deals images, against what training takes, and what the streaming one holds.
+"""Speed of each feed compared with training, and the memory of the streaming feed.
 
-    python -m benchmarks.feeds        # two minutes; writes some 900 MB to the temporary folder and removes them
+    python -m benchmarks.feeds        # two minutes; writes about 900 MB to the temporary folder and deletes them
 
-MNIST (fetched if it is not there) as prepared shards, raw and as PNG; for memory, images of 64 x 64 x 3 that are more
-than two windows, and a manifest that names their shards four times. One process, one thread for torch.
+Speed: MNIST (downloaded if it is missing) in memory and as prepared shards, raw and PNG. Memory: images of 64 x 64 x 3
+that are larger than two windows, also with a manifest that lists the shards four times. One process, one torch thread.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ class Feeds:
     steps: int = 40
     """Training steps per feed."""
     out: Path | None = None
-    """Write the figures here as JSON, too."""
+    """JSON file for the figures."""
     hold: str | None = None
-    """Stream these shards once and print the peak memory; the benchmark calls itself so."""
+    """Stream these shards once and print the peak memory. The benchmark starts itself with this flag."""
 
 
 def main() -> int:
     given = tyro.cli(Feeds)
     torch.set_num_threads(1)
     if given.hold:
-        print(json.dumps(held(given.hold)))
+        print(json.dumps(stream_once(given.hold)))
         return 0
     images = load_images("mnist", say=lambda line: print(line, file=sys.stderr))
     with tempfile.TemporaryDirectory(prefix="infogan-feeds-") as scratch:
@@ -79,12 +79,14 @@ def measure(images: ImageSet, scratch: Path, steps: int) -> dict[str, Any]:
         config = dataclasses.replace(preset("mnist").data_config, image_size=28, channels=1)
         name = "streaming, raw" if encoding == RAW else "streaming, PNG"
         sets[name] = load_images(str(folder), config, feed="stream")
-    for name, one in sets.items():
-        figures[f"{name}: images/s, two epochs"] = f"{rate(lambda one=one: make_feed(one, 128, 0)):,.0f}"
-    for name, one in sets.items():
-        figures[f"{name}: seconds to the first batch"] = f"{first_batch(one):.2f}"
-    for name, one in sets.items():
-        figures[f"{name}: images/s of training"] = f"{training(one, steps):,.0f}"
+    for name, image_set in sets.items():
+        figures[f"{name}: images/s, two epochs"] = (
+            f"{rate(lambda image_set=image_set: make_feed(image_set, 128, 0)):,.0f}"
+        )
+    for name, image_set in sets.items():
+        figures[f"{name}: seconds to the first batch"] = f"{first_batch(image_set):.2f}"
+    for name, image_set in sets.items():
+        figures[f"{name}: images/s of training"] = f"{training(image_set, steps):,.0f}"
     noise = np.random.default_rng(0)
     large = (noise.integers(0, 256, (3, 64, 64), dtype=np.uint8) for _ in range(LARGE))
     shards = write(scratch / "large", large, RAW)
@@ -138,7 +140,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def rate(make: Callable[[], Feed], epochs: int = 2) -> float:
-    """Images a second, from the feed's making on."""
+    """Images per second, including the creation of the feed."""
     started = time.monotonic()
     feed = make()
     steps = epochs * feed.steps_per_epoch
@@ -159,8 +161,10 @@ def first_batch(images: ImageSet) -> float:
 
 
 def training(images: ImageSet, steps: int) -> float:
-    """Images a second of the preset's training steps, after as many again to warm up and with the first windows read:
-    in a long run, the reader works for a small part of the time only."""
+    """Images per second of the preset's training steps, after the same number of warm-up steps.
+
+    The first windows are already read: in a long run the reader is busy for only a small part of the time.
+    """
     config = preset("mnist")
     state = TrainState(config.model_spec(28, 1), config.objective, config.optimizer, precision=config.precision)
     feed = make_feed(images, config.batch_size, 0)
@@ -173,15 +177,15 @@ def training(images: ImageSet, steps: int) -> float:
     return found[-1]
 
 
-def held(path: str) -> dict[str, Any]:
+def stream_once(path: str) -> dict[str, Any]:
     images = load_images(path, feed="stream", sample=0)
-    before = most_memory()
+    before = peak_memory()
     speed = rate(lambda: make_feed(images, 128, 0), epochs=1)
-    return {"images": images.count, "bytes": images.bytes, "rate": speed, "peak": most_memory() - before}
+    return {"images": images.count, "bytes": images.bytes, "rate": speed, "peak": peak_memory() - before}
 
 
-def most_memory() -> int:
-    """Bytes that this process has had at most; getrusage would count those of whoever started it, too."""
+def peak_memory() -> int:
+    """The peak memory of this process in bytes. getrusage would include that of the parent process."""
     found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None
     return 1024 * int(found[1])

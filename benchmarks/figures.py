@@ -1,4 +1,4 @@
-"""How benchmarks tell what they found: a Markdown table on stdout, and JSON where asked for."""
+"""Output of benchmarks: a Markdown table on stdout, and JSON on request."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def publish(figures: dict[str, Any], file: Path | None) -> None:
 
 
 def rows_of(journal: Path) -> list[dict[str, Any]]:
-    """What finished runs have left in a file of JSON lines; nothing where there is none yet."""
+    """The rows of finished runs in a file of JSON lines; an empty list if there is no file."""
     return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []

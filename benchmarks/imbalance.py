@@ -1,11 +1,11 @@
-"""Digits of which five are ten times as frequent as the others: a uniform prior against a learned one.
+"""Compare a uniform and a learned prior on digits of which five are ten times as frequent as the others.
 
     python -m benchmarks.imbalance --seeds 3
     python -m benchmarks.imbalance --seeds 1 --settings uniform real -- --steps 1500 --network.width 16
 
-Writes the subset of MNIST's training images as a file images.npz, as anybody's own arrays, and trains the preset
-mnist_robust on it in this process, without Ray. What stands after ``--`` goes to every training. Cut off, the same
-command goes on: finished runs are in STORAGE/imbalance.jsonl, others are taken up at their last checkpoint.
+It writes a subset of MNIST's training images to images.npz and trains the preset mnist_robust on it in this process,
+without Ray. Arguments after ``--`` go to every training. The same command continues an interrupted benchmark: finished
+runs are in STORAGE/imbalance.jsonl, and others continue from their last checkpoint.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Imbalance:
     seeds: int = 1
     first_seed: int = 0
     ratio: int = 10
-    """How many times as frequent the frequent digits are."""
+    """Frequency of the frequent digits divided by that of the rare digits."""
     storage: Path = Path("runs/imbalance")
     threads: int = 1
     only_tell: bool = False
-    """Train nothing; the table of what is finished."""
+    """Train nothing; print the table of finished runs."""
 
 
 def main(arguments: list[str]) -> int:
@@ -62,14 +62,16 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(given.threads)
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         for setting in given.settings:
-            if not given.only_tell and not any(_is(row, given, setting, seed, more) for row in journal(given.storage)):
+            if not given.only_tell and not any(
+                is_row_of(row, given, setting, seed, more) for row in journal(given.storage)
+            ):
                 train(given, setting, seed, more)
     mine = [row for row in journal(given.storage) if row["flags"] == more and row["ratio"] == given.ratio]
-    tell([row for row in mine if row["setting"] in given.settings])
+    print_table([row for row in mine if row["setting"] in given.settings])
     return 0
 
 
-def _is(row: dict[str, Any], given: Imbalance, setting: str, seed: int, flags: list[str]) -> bool:
+def is_row_of(row: dict[str, Any], given: Imbalance, setting: str, seed: int, flags: list[str]) -> bool:
     return (row["setting"], row["seed"], row["ratio"], row["flags"]) == (setting, seed, given.ratio, flags)
 
 
@@ -78,7 +80,7 @@ def journal(storage: Path) -> list[dict[str, Any]]:
 
 
 def subset(labels: np.ndarray, ratio: int, seed: int) -> np.ndarray:
-    """(N,) whether an image is kept: of five labels chosen by the seed all, of the others every ratio-th."""
+    """(N,) True for images to keep: all of five labels that the seed chooses, and every ratio-th of the others."""
     rare = np.random.default_rng(seed).permutation(10)[5:]
     kept = np.ones(len(labels), bool)
     for label in rare:
@@ -88,7 +90,7 @@ def subset(labels: np.ndarray, ratio: int, seed: int) -> np.ndarray:
 
 
 def write(path: Path, ratio: int, seed: int) -> None:
-    """The uneven digits as an .npz; a file that is there is whole."""
+    """Write the uneven digits as an .npz file, unless it exists. An existing file is complete."""
     if path.exists():
         return
     digits = load_images("mnist", RunConfig().data_config, say=lambda line: print(line, file=sys.stderr))
@@ -101,7 +103,7 @@ def write(path: Path, ratio: int, seed: int) -> None:
 
 
 def train(given: Imbalance, setting: str, seed: int, flags: list[str]) -> None:
-    """One training, or the rest of one; its row of the journal."""
+    """Train or continue one run, and add its row to the journal."""
     data = given.storage / f"ratio{given.ratio}-seed{seed}" / IMAGES
     write(data, given.ratio, seed)
     name = "-".join([setting, f"ratio{given.ratio}", *(flag.strip("-").replace("/", "_") for flag in flags), f"{seed}"])
@@ -112,10 +114,10 @@ def train(given: Imbalance, setting: str, seed: int, flags: list[str]) -> None:
     run, resumed = RunDirectory(folder), bool(list(folder.entries()))
     spec = config.model_spec(images.image_size, images.channels)
     run.write_config({"model": spec.to_dict(), "run": replace(config, resume=resumed).to_dict()})
-    start, said = time.monotonic(), 0
+    start, output = time.monotonic(), 0
     for report in run_worker(config, images, run, device=torch.device("cpu")):
-        if (step := report.metrics.get("step", 0)) >= said + 100:
-            said = step
+        if (step := report.metrics.get("step", 0)) >= output + 100:
+            output = step
             print(f"{name}: step {step:,}, {duration(time.monotonic() - start)}", file=sys.stderr)
         final = report.metrics
     assert images.labels is not None
@@ -132,22 +134,22 @@ def train(given: Imbalance, setting: str, seed: int, flags: list[str]) -> None:
 
 
 def matching(table: np.ndarray) -> np.ndarray:
-    """The label of each category, one to one, that explains most of a table (k, k) of categories and labels."""
+    """The one-to-one label of each category with the largest sum in a table (k, k) of categories and labels."""
     return linear_sum_assignment(table, maximize=True)[1]
 
 
 def balanced_accuracy(table: np.ndarray) -> float:
-    """Mean over labels of the share of its images in its own category: rare labels count as much as frequent ones."""
+    """Mean over labels of the fraction of images in the matching category. Rare and frequent labels count equally."""
     labels = matching(table)
     return float(np.mean(table[np.arange(len(table)), labels] / table.sum(0)[labels]))
 
 
 def prior_distance(table: np.ndarray, prior: np.ndarray, frequencies: np.ndarray) -> float:
-    """Total variation, 0 ... 1, between the prior and how frequent the labels are that its categories match."""
+    """Total variation (0 to 1) between the prior and the frequencies of the labels that its categories match."""
     return float(np.abs(prior - frequencies[matching(table)]).sum() / 2)
 
 
-def tell(rows: list[dict[str, Any]]) -> None:
+def print_table(rows: list[dict[str, Any]]) -> None:
     print("| prior | seeds | clustering error | NMI | ARI | balanced accuracy | prior's distance | SWD | time |")
     print("|---|---|---|---|---|---|---|---|---|")
     for setting in dict.fromkeys(row["setting"] for row in rows):

@@ -1,9 +1,8 @@
-"""The InfoGAN loop as it is usually written, for comparison: what one finds in tutorials and in the best-known
-PyTorch repositories. Independent of infogan_ray on purpose; only the architecture is the same (Chen et al. 2016,
-table 1: MNIST), so that both do the same arithmetic.
+"""The usual InfoGAN loop of tutorials and well-known PyTorch repositories, for comparison.
 
-Images pass through PIL and a DataLoader, D sees real and made images in two passes, G's step computes D's weight
-gradients and throws them away, Adam is the default one, and losses are read at every step.
+It does not use infogan_ray. Only the architecture is the same (Chen et al. 2016, table 1: MNIST), so that both compute
+the same products. Images go through PIL and a DataLoader. D processes real and generated images in two passes. G's step
+computes gradients of D's weights and discards them. Adam is PyTorch's default, and losses are read at every step.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ REAL, FAKE = 1.0, 0.0
 
 
 class Digits(Dataset):
-    """As torchvision's MNIST: an array in memory, a PIL image and a transform per item."""
+    """Like torchvision's MNIST: an array in memory, with a PIL image and a transform per item."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images  # uint8 (N, 28, 28)
@@ -73,7 +72,7 @@ class Discriminator(nn.Module):
         return self.categories(features), self.means(features), torch.exp(self.variances(features))
 
 
-def weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, 0.0, 0.02)
 
@@ -83,18 +82,18 @@ def normal_nll(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def training(images: np.ndarray, batch: int, device: torch.device, loader_workers: int = 0) -> Iterator[float]:
-    """Endless; each item is one step, of which the generator's loss is read."""
+    """Endless: each item is one step, and its value is the sum of the losses of D and G."""
     loader = DataLoader(Digits(images), batch, shuffle=True, drop_last=True, num_workers=loader_workers)
     generator, discriminator = Generator().to(device), Discriminator().to(device)
-    generator.apply(weights)
-    discriminator.apply(weights)
+    generator.apply(init_weights)
+    discriminator.apply(init_weights)
     adversarial = nn.BCELoss()
     recognition = [
         *discriminator.recognition.parameters(), *discriminator.categories.parameters(),
         *discriminator.means.parameters(), *discriminator.variances.parameters(),
     ]  # fmt: skip
-    judging = [*discriminator.trunk.parameters(), *discriminator.head.parameters()]
-    opt_d = torch.optim.Adam(judging, lr=2e-4, betas=(0.5, 0.999))
+    d_parameters = [*discriminator.trunk.parameters(), *discriminator.head.parameters()]
+    opt_d = torch.optim.Adam(d_parameters, lr=2e-4, betas=(0.5, 0.999))
     opt_g = torch.optim.Adam([*generator.parameters(), *recognition], lr=1e-3, betas=(0.5, 0.999))
     while True:
         for real in loader:
@@ -114,7 +113,7 @@ def training(images: np.ndarray, batch: int, device: torch.device, loader_worker
             opt_d.step()
 
             opt_g.zero_grad()
-            # One pass through the trunk serves D and Q, as the better of these repositories do it.
+            # D and Q share one pass through the trunk, as in the better repositories.
             features = discriminator.trunk(fake)
             loss = adversarial(torch.sigmoid(discriminator.head(features)).view(-1), ones)
             q = discriminator.recognition(features)

@@ -1,13 +1,14 @@
-"""Many runs on one GPU at the same time, in one process: what a measure brings over many seeds, in minutes.
+"""Train many runs at the same time on one GPU in one process, to compare options over many seeds in minutes.
 
     python -m benchmarks.population mnist_robust --seeds 10 --lanes 10
     python -m benchmarks.population mnist_robust --seeds 10 --lanes 12 -- --steps 2000 --batch-size 256
     python -m benchmarks.population mnist_robust --seeds 10 --variants r1 batch smoothing -- --steps 2000
 
-A small network leaves most of a GPU idle. Each run's step is recorded as a CUDA graph, and the recordings play on
-streams of their own, so that kernels of several runs are at work at once; without a GPU, runs take turns. No Ray, no
-checkpoints: the last step is measured, as ``infogan train`` measures it but for the pictures. Cut off, the same command
-goes on with the runs that are not in STORAGE/quality.jsonl. ``--variants`` are those of ``benchmarks.stability``.
+A small network leaves most of a GPU idle. Each run's step is recorded as a CUDA graph and replayed on its own stream.
+So kernels of several runs execute at the same time. Without a GPU, runs train in turn. There is no Ray and there are
+no checkpoints. The last step is evaluated as by ``infogan train``, without images. The same command continues an
+interrupted benchmark with the runs that are not in STORAGE/quality.jsonl. ``--variants`` are those of
+``benchmarks.stability``.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from typing import Any
 import torch
 import tyro
 
-from benchmarks.quality import JOURNAL, _is, journal, tell
-from benchmarks.stability import OF_THE_TERM, SAME, VARIANTS, is_meant
+from benchmarks.quality import JOURNAL, is_row_of, journal, print_table
+from benchmarks.stability import OF_THE_TERM, SAME, UNCHANGED, VARIANTS, is_selected
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.feeds.memory import InMemoryFeed
@@ -39,44 +40,44 @@ from infogan_ray.training.loop import run_step
 from infogan_ray.training.run_evaluation import measure_agreement
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-MOST = 31  # streams of a process, one for each
+MAX_LANES = 31  # a process has 31 streams for runs
 
 
 @dataclass
 class Population:
-    """Train a preset with several seeds, several at a time, and compare what came of them."""
+    """Train a preset with several seeds at the same time and compare the results."""
 
     preset: tyro.conf.Positional[str]
     seeds: int = 10
     first_seed: int = 0
     lanes: int = 8
-    """Runs at a time, at most 31."""
+    """Runs at the same time, at most 31."""
     variants: tuple[str, ...] = ()
-    """Also variants of benchmarks.stability, as its --only takes them, seed by seed."""
+    """Also train these variants of benchmarks.stability; names as for its --only."""
     storage: Path = Path("runs/population")
 
 
 class Lane:
-    """A run, a step at a time."""
+    """One run, trained one step at a time."""
 
     def __init__(self, preset: str, seed: int, flags: list[str]) -> None:
         self.row: dict[str, Any] = {"preset": preset, "seed": seed, "flags": flags}
         self.config = config = train_config(["--preset", preset, *flags, "--seed", str(seed)])
         assert config.data is not None
         self.images, on_device = images_of(config.data, config.data_config)
-        self.steps, self.began = config.total_steps(self.images.count), time.monotonic()
+        self.steps, self.started = config.total_steps(self.images.count), time.monotonic()
         self.feed = InMemoryFeed(on_device, config.batch_size, config.seed)
         self.state = config.new_state(self.images.image_size, self.images.channels, DEVICE)
         if config.stability.mean_bias:
             self.state.set_mean_bias(self.images.images)
-        self.graphed = GraphedStep(self.state) if GraphedStep.fits(self.state, 1) else None
-        self.stream = self.graphed.stream if self.graphed is not None else None  # one for all that the lane does
+        self.graphed = GraphedStep(self.state) if GraphedStep.supports(self.state, 1) else None
+        self.stream = self.graphed.stream if self.graphed is not None else None  # all work of this run uses this stream
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream())
 
     def step(self) -> bool:
-        """Make one; whether it was the last."""
-        with self.place():
+        """Train one step. Returns whether it was the last."""
+        with self.on_stream():
             images = self.feed.batch(self.state.step)
             self.last = run_step(
                 self.state, images, self.config.batch_size, self.steps, update=self.graphed or train_on_batch
@@ -84,19 +85,19 @@ class Lane:
         return self.state.step == self.steps
 
     def measured(self) -> dict[str, Any]:
-        """The row of the finished run, as ``benchmarks.quality`` has them."""
+        """Evaluate the finished run. Returns a row as in ``benchmarks.quality``."""
         latents, discriminator, images = self.state.spec.latents, self.state.discriminator, self.images
-        row = self.row | {"seconds": time.monotonic() - self.began, "code": 0}
-        with self.place():
+        row = self.row | {"seconds": time.monotonic() - self.started, "code": 0}
+        with self.on_stream():
             if not all(math.isfinite(value) for value in self.last.values()):
                 return row | {"code": 3}
             row |= measure_bound(latents, self.state.averaged_generator(), discriminator, self.config.evaluation)
             row |= measure_sorting(latents, discriminator, images.images)[0]
-            found = measure_agreement(latents, discriminator, images, naming=self.state.autocast())
+            found = measure_agreement(latents, discriminator, images, training_precision=self.state.autocast())
             row |= {name: value for name, value in found.items() if isinstance(value, float)}
         return row
 
-    def place(self) -> contextlib.AbstractContextManager[Any]:
+    def on_stream(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 
@@ -106,7 +107,7 @@ def images_of(data: str, config: DataConfig) -> tuple[ImageSet, torch.Tensor]:
     images = load_images(data, config)
     on_device = images.images.to(DEVICE)
     if DEVICE.type == "cuda":
-        torch.cuda.synchronize()  # streams of lanes do not wait for this one
+        torch.cuda.synchronize()  # the streams of runs do not wait for the current stream
     return images, on_device
 
 
@@ -114,27 +115,29 @@ def main(arguments: list[str]) -> int:
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     mine, more = arguments[:cut], arguments[cut + 1 :]
     given = tyro.cli(Population, args=mine)
-    if not 1 <= given.lanes <= MOST:
-        raise SystemExit(f"lanes is {given.lanes}; it must lie between 1 and {MOST}")
+    if not 1 <= given.lanes <= MAX_LANES:
+        raise SystemExit(f"lanes is {given.lanes}; it must lie between 1 and {MAX_LANES}")
     config = train_config(["--preset", given.preset, *more])
     half = config.total_steps(10**9) // 2
     every = VARIANTS | (OF_THE_TERM if config.consistency.weight else {})
-    chosen = {"as it is": more} | {
+    chosen = {UNCHANGED: more} | {
         name: [*shlex.split(flags.format(half=half)), *more]
         for name, flags in every.items()
-        if name != SAME.get(given.preset) and is_meant(name, given.variants, every)
+        if name != SAME.get(given.preset) and is_selected(name, given.variants, every)
     }
     if given.variants and len(chosen) == 1:
-        raise SystemExit(f"no variant is named so: {' '.join(given.variants)}; benchmarks.stability --list has them")
+        raise SystemExit(
+            f"no variant has the name {' '.join(given.variants)}; benchmarks.stability --list shows the names"
+        )
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     known = journal(given.storage)
     waiting = [
         (seed, flags) for seed in seeds for flags in chosen.values()
-        if not any(_is(row, given.preset, seed, flags) for row in known)
+        if not any(is_row_of(row, given.preset, seed, flags) for row in known)
     ]  # fmt: skip
     given.storage.mkdir(parents=True, exist_ok=True)
     lanes: list[Lane] = []
-    made, began = 0, time.monotonic()
+    made, started = 0, time.monotonic()
     while waiting or lanes:
         while waiting and len(lanes) < given.lanes:
             lanes.append(Lane(given.preset, *waiting.pop(0)))
@@ -148,9 +151,9 @@ def main(arguments: list[str]) -> int:
                 error = f", error {row['clustering_error']:.2%}" if "clustering_error" in row else ""
                 print(f"seed {row['seed']} {shlex.join(row['flags'])}: {row['seconds']:.0f} s{error}", file=sys.stderr)
     if made:
-        rate = made / (time.monotonic() - began)
+        rate = made / (time.monotonic() - started)
         print(f"{made:,} steps of all runs, {rate:,.0f} a second, up to {given.lanes} at a time", file=sys.stderr)
-    tell(
+    print_table(
         [
             {**row, "preset": f"{given.preset}, {name}"}
             for name, flags in chosen.items()

@@ -1,12 +1,12 @@
-"""How good presets are over seeds, the worst seed included, and whether the best could be picked without labels.
+"""Quality of presets over seeds, including the worst seed, and whether the best can be picked without labels.
 
     python -m benchmarks.quality mnist_robust --seeds 10 --threads 1
     python -m benchmarks.quality mnist mnist_robust fashion_mnist --seeds 5 -- --steps 2000
-    python -m benchmarks.quality --search runs/seeds    # the same table of what a search has trained
+    python -m benchmarks.quality --search runs/seeds    # the same table for the trials of a search
 
-What stands after ``--`` goes to every ``infogan train``. Cut off, the same command goes on: finished runs are in
-STORAGE/quality.jsonl, and a run that had begun is taken up at its last checkpoint. On a cluster the seeds are trained
-side by side by ``infogan search tuning/seeds.py``; any search will do whose space has ``seed``.
+Arguments after ``--`` go to every ``infogan train``. The same command continues an interrupted benchmark: finished runs
+are in STORAGE/quality.jsonl, and an unfinished run continues from its last checkpoint. On a cluster, ``infogan search
+tuning/seeds.py`` trains the seeds in parallel. Any search with ``seed`` in its space can be used.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ COLUMNS = ("clustering_error", "nmi", "ari", "mi_fraction", "swd", "q_score", "f
 
 @dataclass
 class Quality:
-    """Train presets with several seeds and compare what came of them."""
+    """Train presets with several seeds and compare the results."""
 
     presets: tyro.conf.Positional[tuple[str, ...]] = ()
     seeds: int = 5
     first_seed: int = 0
     storage: Path = Path("runs/quality")
     threads: int | None = None
-    """Per run. Two runs with one thread each make more steps than one with two: start the command twice, with seeds
-    that differ."""
+    """Threads per run. Two runs with one thread each are faster than one run with two: start the command twice, with
+    different seeds."""
     frechet: bool = False
-    """Also the Fréchet distance of each run that is trained now (``infogan evaluate --quality``), after its time is
-    taken. Distances compare where ``quality.classifier`` in the journal is the same."""
+    """Also compute the Fréchet distance of each new run (``infogan evaluate --quality``), outside its measured time.
+    Distances are comparable if ``quality.classifier`` in the journal is the same."""
     disentanglement: str | None = None
-    """Also the scores of disentanglement of each run that is trained now, on the known factors of this: ``shapes``, or
-    dSprites' file (``infogan evaluate --disentanglement``)."""
+    """Also compute the disentanglement scores of each new run with these known factors: ``shapes`` or dSprites' file
+    (``infogan evaluate --disentanglement``)."""
     only_tell: bool = False
-    """Train nothing; the table of what is finished."""
+    """Train nothing; print the table of finished runs."""
     search: str | None = None
-    """STORAGE/SEARCH: train nothing; the table of this search's trials, by what differs between them but the seed."""
+    """STORAGE/SEARCH. Train nothing; print the table of this search's trials, grouped by all values except the seed."""
 
 
 def main(arguments: list[str]) -> int:
@@ -68,31 +68,31 @@ def main(arguments: list[str]) -> int:
     given = tyro.cli(Quality, args=mine)
     if given.search:
         rows = trials(SearchDirectory(open_storage(given.search)))
-        tell(rows, "values")
+        print_table(rows, "values")
         return 0 if rows else 1
     if not given.presets:
         raise SystemExit("presets are not given; name one or more (mnist_robust, ...), or a search by --search")
     for preset in given.presets:
         for seed in range(given.first_seed, given.first_seed + given.seeds):
-            if not given.only_tell and not any(_is(row, preset, seed, more) for row in journal(given.storage)):
+            if not given.only_tell and not any(is_row_of(row, preset, seed, more) for row in journal(given.storage)):
                 run(given, preset, seed, more)
-    tell([row for row in journal(given.storage) if row["preset"] in given.presets and row["flags"] == more])
+    print_table([row for row in journal(given.storage) if row["preset"] in given.presets and row["flags"] == more])
     return 0
 
 
 def trials(search: SearchDirectory) -> list[dict[str, Any]]:
-    """A row for each trial that came to an end, and a line for each that did not."""
+    """A row for each finished or diverged trial. Other trials are reported on stderr."""
     if not search.exists:
         raise SystemExit(f"search {search.folder} does not exist; name STORAGE/SEARCH as `infogan runs` lists them")
     rows, about = [], search.description()
     for number, (config, values) in enumerate(zip(about["trials"], about["values"], strict=True)):
-        one = search.trial(number)
-        state = one.get_status()["state"]
+        trial = search.trial(number)
+        state = trial.get_status()["state"]
         heading = ", ".join(f"{path} {value}" for path, value in values.items() if path != "seed") or search.name
         row = {"preset": heading, "seed": config["seed"], "code": 3 if state == "diverged" else 0}
         if state == "finished":
             try:
-                row |= manifests.Manifest.load(one.model, required=(METRICS,)).read_json(METRICS)
+                row |= manifests.Manifest.load(trial.model, required=(METRICS,)).read_json(METRICS)
             except (ValueError, StorageError) as error:
                 state = f"finished, and its model cannot be read ({error})"
         if state in ("finished", "diverged"):
@@ -102,7 +102,7 @@ def trials(search: SearchDirectory) -> list[dict[str, Any]]:
     return rows
 
 
-def _is(row: dict[str, Any], preset: str, seed: int, flags: list[str]) -> bool:
+def is_row_of(row: dict[str, Any], preset: str, seed: int, flags: list[str]) -> bool:
     return (row["preset"], row["seed"], row["flags"]) == (preset, seed, flags)
 
 
@@ -111,7 +111,7 @@ def journal(storage: Path) -> list[dict[str, Any]]:
 
 
 def run(given: Quality, preset: str, seed: int, flags: list[str]) -> None:
-    """One training as anybody would start it. Its time counts the start-up and every evaluation."""
+    """Train one run with ``infogan train``. Its time includes the start and every evaluation."""
     name = "-".join([preset, *(flag.strip("-").replace("/", "_").replace(" ", "_") for flag in flags), f"seed{seed}"])
     command = [sys.executable, "-m", "infogan_ray", "train", "--preset", preset, "--seed", str(seed), "--name", name]
     command += ["--storage", str(given.storage), "--start-or-resume", "--json", *flags]
@@ -131,26 +131,26 @@ def run(given: Quality, preset: str, seed: int, flags: list[str]) -> None:
             row["disentanglement"] = evaluated(
                 given, name, "disentanglement", "--disentanglement", given.disentanglement
             )
-    elif done.returncode != 3:  # a run that diverged is a result; anything else is not
-        raise SystemExit(f"{name} ended with exit code {done.returncode}; mend it, then give the command again")
+    elif done.returncode != 3:  # a diverged run is a result; other errors are not
+        raise SystemExit(f"{name} ended with exit code {done.returncode}; fix the cause, then run the command again")
     given.storage.mkdir(parents=True, exist_ok=True)
     with open(given.storage / JOURNAL, "a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def evaluated(given: Quality, name: str, part: str, *flags: str) -> dict[str, Any]:
-    """What ``infogan evaluate`` with these flags says in this part of a finished run's best checkpoint."""
+    """This part of the results of ``infogan evaluate`` with these flags, for a finished run's best checkpoint."""
     command = [sys.executable, "-m", "infogan_ray", "evaluate", str(given.storage / name), *flags, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"{name} is trained and could not be evaluated (exit code {done.returncode}); mend it, then "
-                         "give the command again")  # fmt: skip
+        raise SystemExit(f"{name} is trained and could not be evaluated (exit code {done.returncode}); fix the "
+                         "cause, then run the command again")  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])[part]
     return found
 
 
-def tell(rows: list[dict[str, Any]], heading: str = "preset") -> None:
-    """The table by preset, or by whatever stands for it in the rows, and what would be picked without labels."""
+def print_table(rows: list[dict[str, Any]], heading: str = "preset") -> None:
+    """Print a table with a row per value of ``preset`` in the rows, and the seed that is picked without labels."""
     print(f"| {heading} | seeds | error mean | worst | best | NMI | ARI | bound fraction | SWD | Fréchet | time |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for preset in dict.fromkeys(row["preset"] for row in rows):
@@ -170,7 +170,7 @@ def tell(rows: list[dict[str, Any]], heading: str = "preset") -> None:
             duration(means["seconds"]) if column(good, "seconds") else "-",
         ]  # fmt: skip
         print(f"| {' | '.join(cells)} |")
-    tell_disentanglement([row for row in rows if "disentanglement" in row], heading)
+    print_disentanglement([row for row in rows if "disentanglement" in row], heading)
     for preset in dict.fromkeys(row["preset"] for row in rows):
         good = [row for row in rows if row["preset"] == preset and row["code"] == 0 and row.get("q_score") is not None]
         if len(good) > 1:
@@ -181,8 +181,8 @@ def tell(rows: list[dict[str, Any]], heading: str = "preset") -> None:
             )
 
 
-def tell_disentanglement(rows: list[dict[str, Any]], heading: str) -> None:
-    """Means over seeds, and the least and the largest of each."""
+def print_disentanglement(rows: list[dict[str, Any]], heading: str) -> None:
+    """Print means over seeds with the minimum and maximum of each score."""
     if not rows:
         return
     print(f"\n| {heading} | seeds | {' | '.join(DISENTANGLEMENT.values())} |\n|---|---|{'---|' * len(DISENTANGLEMENT)}")

@@ -1,11 +1,11 @@
-"""What it costs to train with several workers: weak scaling on one machine, a thread each, without Ray.
+"""The cost of training with several workers: weak scaling on one machine, one thread per rank, without Ray.
 
-    python -m benchmarks.ranks                      # on a machine that does nothing else
+    python -m benchmarks.ranks                      # on an idle machine
     python -m benchmarks.ranks --ranks 4 --json ranks.json
 
-All arms make steps by turns in the same processes: one rank alone, which is what the others are held against; as many
-as there are, each for itself, which is what the machine's memory and caches leave of that; and with gradients averaged
-over gloo. Each rank has the whole batch of the one alone. Figures are medians over the rounds.
+All variants train in turn in the same processes. The baseline is one rank alone. Independent ranks show the limit of
+the machine's memory and caches. The other variants average gradients over gloo. Each rank has the full batch of the
+baseline. Figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from infogan_ray.training.ddp import distributed
 from infogan_ray.training.loop import run_step
 from infogan_ray.training.train_state import TrainState
 
-ALONE, APART = "one rank alone", "each for itself"
+ALONE, INDEPENDENT = "one rank alone", "independent ranks"
 PARTS = 4
-ACCUMULATED = f"fp32, {PARTS} batches a step, sent once"
-WIRED = {
+ACCUMULATED = f"fp32, {PARTS} batches a step, gradients sent once"
+AVERAGED = {
     "gradients averaged, fp32": ("fp32", False),
     "gradients averaged, bf16 on the wire": ("bf16", False),
-    "the same in fp32, batch-norm statistics over all": ("fp32", True),
+    "gradients averaged, fp32, synchronised batch norm": ("fp32", True),
     ACCUMULATED: ("fp32", False, PARTS),
 }
 
 
 @dataclass
 class Ranks:
-    """Time steps of one rank and of several."""
+    """Time steps of one rank and of several ranks."""
 
     ranks: int = 2
     batch_size: int = 128
-    """Of each rank. With several batches a step (optimizer.accumulate) there are as many fewer steps."""
+    """Batch size of each rank. With N batches a step (optimizer.accumulate) there are N times fewer steps."""
     precision: str = "auto"
     rounds: int = 12
     steps: int = PARTS
-    """Of each arm in each round; a multiple of 4."""
+    """Steps of each variant in each round; a multiple of 4."""
     json: Path | None = None
 
 
@@ -64,8 +64,8 @@ def main() -> int:
 def work(rank: int, given: Ranks, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=given.ranks)
-    states = {ALONE: make(given), APART: make(given)}
-    states |= {arm: make(given, *how) for arm, how in WIRED.items()}
+    states = {ALONE: make(given), INDEPENDENT: make(given)}
+    states |= {arm: make(given, *how) for arm, how in AVERAGED.items()}
     took: dict[str, list[float]] = {arm: [] for arm in states}
     for number in range(-1, given.rounds):
         arms = [*states]
@@ -75,7 +75,7 @@ def work(rank: int, given: Ranks, folder: str) -> None:
                 took[arm].append(seconds)
     dist.destroy_process_group()
     if rank == 0:
-        tell(took, states[ALONE].precision, given)
+        print_table(took, states[ALONE].precision, given)
 
 
 def make(given: Ranks, wire: str = "", sync: bool = False, parts: int = 1) -> TrainState:
@@ -89,7 +89,7 @@ def make(given: Ranks, wire: str = "", sync: bool = False, parts: int = 1) -> Tr
 
 
 def timed(state: TrainState, given: Ranks, rank: int, arm: str) -> float:
-    """Seconds until the last rank has made its steps; noise for images, which costs as much."""
+    """Seconds until the last rank has finished its steps. Images are noise, which takes the same time."""
     parts = state.optimizer.accumulate
     images = torch.randint(0, 256, (given.batch_size * parts, 1, 28, 28), dtype=torch.uint8)
     dist.barrier()
@@ -102,14 +102,14 @@ def timed(state: TrainState, given: Ranks, rank: int, arm: str) -> float:
     return float(mine)
 
 
-def tell(took: dict[str, list[float]], precision: str, given: Ranks) -> None:
+def print_table(took: dict[str, list[float]], precision: str, given: Ranks) -> None:
     print(f"MNIST network, {precision}, batch {given.batch_size} a rank, {given.ranks} ranks of 1 thread\n")
-    print("| | images/s of all | weak scaling | of each for itself |\n|---|---|---|---|")
+    print("| | images/s of all | weak scaling | of independent ranks |\n|---|---|---|---|")
     rows = []
     for arm, seconds in took.items():
         count = given.steps * given.batch_size * (1 if arm == ALONE else given.ranks)
         speed = count / statistics.median(seconds)
-        weak, apart = ratio(took[ALONE], seconds), ratio(took[APART], seconds)
+        weak, apart = ratio(took[ALONE], seconds), ratio(took[INDEPENDENT], seconds)
         rows.append({"arm": arm, "images_per_second": speed, "weak_scaling": weak, "of_each_for_itself": apart})
         print(f"| {arm} | {speed:,.0f} {'| | |' if arm == ALONE else f'| {weak:.1%} | {apart:.1%} |'}")
     if given.json is not None:

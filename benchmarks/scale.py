@@ -1,11 +1,11 @@
-"""What breaks first at 1,000 GPUs and 10,000 trials: the pieces measured on this machine, the rest reckoned from them.
+"""The limits at 1,000 GPUs and 10,000 trials: parts are measured on this machine, the rest is computed from them.
 
     python -m benchmarks.scale                              # a minute and a half on one core
-    python -m benchmarks.scale --parts link failures        # reckoned alone, at once
-    python -m benchmarks.scale --parts ray                  # what an embedded Ray does in a second
+    python -m benchmarks.scale --parts link failures        # only computed figures, immediately
+    python -m benchmarks.scale --parts ray                  # operations per second of an embedded Ray
 
-Real parts: our own modules on our own kinds of files, and storage operations that are counted below ``Storage``. What
-one machine cannot show (links, failures, an object store's latency) is an argument, and named in the figure's line.
+Measured: the package's modules with real files, and storage operations, which are counted below ``Storage``. Links,
+failures and the latency of an object store cannot be measured on one machine: they are flags, and named in the figures.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ import numpy as np
 import torch
 import tyro
 
-from benchmarks.counting import counted
+from benchmarks.cost_model import HOUR, all_reduce_bytes, daly, rewritten, simulated_share, useful_share
+from benchmarks.counting import counting_storage
 from benchmarks.figures import publish
-from benchmarks.reckoning import HOUR, all_reduce_bytes, daly, rewritten, simulated_share, useful_share
 from infogan_ray.cli import runs as runs_command
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.unsupervised_metrics import IMAGES, agreement
 from infogan_ray.models.networks import BatchNorm
-from infogan_ray.searches.asha import Halving, Verdict
+from infogan_ray.searches.asha import Decision, Halving
 from infogan_ray.searches.leaderboard import publish_leaderboard
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory, remaining
@@ -64,24 +64,24 @@ Figures = dict[str, Any]
 
 @dataclass
 class Scale:
-    """Measure the pieces, and reckon what they come to at size."""
+    """Measure the parts and compute the totals at scale."""
 
     parts: tuple[ALL, ...] = PARTS
     gpus: int = 1000
     trials: int = 10_000
     boards: tuple[int, ...] = (100, 1000)
-    """Sizes of the searches that are laid out on disk."""
+    """Numbers of trials of the searches that are written to disk."""
     gpu_step_ms: float = 5.0
     """Assumed: a step of the paper's network on one GPU."""
     stall_s: float = 2.0
-    """Assumed: how long a checkpoint holds up training (rank 0 evaluates and packs, the others wait)."""
+    """Assumed: seconds that training waits for a checkpoint (rank 0 evaluates and packs, the others wait)."""
     mtbf_h: tuple[float, ...] = (50_000.0, 1000.0, 24.0)
-    """Assumed: hours between failures of one GPU with its share of a machine; 50,000 is Llama 3's cluster
-    (arXiv:2407.21783: 419 unexpected stops of 16,384 GPUs in 54 days), 24 a spot machine that is taken back daily."""
+    """Assumed: hours between failures of one GPU with its share of a machine. 50,000 is Llama 3's cluster
+    (arXiv:2407.21783: 419 unexpected stops of 16,384 GPUs in 54 days); 24 is a spot machine that is reclaimed daily."""
     recovery_s: tuple[float, ...] = (46.0, 300.0)
-    """From a failure to training: 46 is README's figure for one machine of two, 300 a guess for a thousand workers."""
+    """Seconds from a failure to training. 46 is the README's figure for two machines; 300 is a guess for 1,000."""
     call_ms: float = 30.0
-    """Assumed: one call of an object store."""
+    """Assumed: milliseconds per call of an object store."""
     upload: float = 100e6
     """Assumed: bytes per second of one writer to an object store."""
     seed: int = 0
@@ -93,7 +93,7 @@ def main() -> int:
     given = tyro.cli(Scale)
     measure: dict[str, Callable[[Scale, Path], Figures]] = {
         "halving": halving_cost, "journal": journal, "board": boards, "agreement": agreements, "run": run_storage,
-        "metrics": metrics_growth, "draw": draws, "link": link, "failures": failures,
+        "metrics": metrics_growth, "draw": latents, "link": link, "failures": failures,
         "ray": on_ray,
     }  # fmt: skip
     figures: Figures = {}
@@ -106,7 +106,7 @@ def main() -> int:
     return 0
 
 
-def told(calls: Counter[str], over: int = 1) -> str:
+def calls_text(calls: Counter[str], over: int = 1) -> str:
     each = ", ".join(f"{count / over:.3g} {kind}" for kind, count in sorted(calls.items()))
     return f"{sum(calls.values()) / over:.3g} ({each})" if calls else "0"
 
@@ -137,29 +137,29 @@ def timed(action: Callable[[], Any]) -> float:
 
 
 def halving_cost(given: Scale, folder: Path) -> Figures:
-    """What the driver's loop asks at every report, and a resume of all trials."""
+    """Time of the halving for each report, and for all trials when a search is resumed."""
     recipe, rng = load_recipe(RECIPE), random.Random(given.seed)
     halving, silent = (Halving(recipe.rungs, recipe.reduction) for _ in range(2))
     reported = timed(lambda: [halving.report(n, r, rng.random()) for n in range(given.trials) for r in recipe.rungs])
-    judged = timed(lambda: [halving.stopped_at(n) for n in range(given.trials)])
+    decided = timed(lambda: [halving.stopped_at(n) for n in range(given.trials)])
     for trial in range(1, given.trials):
         silent.report(trial, recipe.grace, rng.random())
-    waiting = min(timed(lambda: silent.verdict(given.trials - 1)) for _ in range(3))
+    waiting = min(timed(lambda: silent.decision(given.trials - 1)) for _ in range(3))
     return {
         f"halving: one report, the mean of {given.trials:,} trials": f"{1e6 * reported / len(halving.events):.2g} µs",
-        f"halving: all verdicts of {given.trials:,} trials, which a resume asks": span(judged),
-        f"halving: a verdict of trial {given.trials:,} while trial 0 is silent": f"{1e6 * waiting:.2g} µs",
+        f"halving: all verdicts of {given.trials:,} trials, which a resume computes": span(decided),
+        f"halving: a verdict of trial {given.trials:,} while trial 0 has not reported": f"{1e6 * waiting:.2g} µs",
     }
 
 
 def journal(given: Scale, folder: Path) -> Figures:
-    """events.json and search.json: what they weigh, and who writes and reads them how often."""
+    """Sizes of events.json and search.json, and the cost of writing and reading them."""
     figures: Figures = {}
     small = load_recipe(RECIPE)
     weights = []
     for count in (given.trials // 100, given.trials // 10, given.trials):
         search = SearchDirectory(open_storage(folder) / f"s{count}")
-        halving = played(count, small, given.seed)[0]
+        halving = simulate_search(count, small, given.seed)[0]
         took = statistics.median(timed(lambda s=search, h=halving: s.save_events(h)) for _ in range(3))
         weight = (folder / f"s{count}" / search.EVENTS).stat().st_size
         weights.append((len(halving.events), weight, took))
@@ -171,27 +171,29 @@ def journal(given: Scale, folder: Path) -> Figures:
         f"{size(events * weight / 2)}; {span(events * took / 2)} here, {span(events * given.call_ms / 500)} of a store "
         f"at {given.call_ms:g} ms a call, all in the driver's loop"
     )
-    some = given.trials // 10
-    recipe = dataclasses.replace(small, trials=some)
-    made = timed(lambda: dataclasses.replace(small, trials=some))
+    part = given.trials // 10
+    recipe = dataclasses.replace(small, trials=part)
+    made = timed(lambda: dataclasses.replace(small, trials=part))
     search = SearchDirectory(open_storage(folder) / "described")
     search.folder.write(search.SEARCH, json.dumps(recipe.describe(), indent=1).encode())
     weight = (folder / "described" / search.SEARCH).stat().st_size
     parsed = min(timed(search.description) for _ in range(3))
-    scale = given.trials / some
-    figures[f"journal: search.json of {some:,} trials; to parse it"] = f"{size(weight)}; {span(parsed)}"
-    figures[f"journal: read and parsed once per trial that starts, {given.trials:,} trials (reckoned)"] = (
+    scale = given.trials / part
+    figures[f"journal: search.json of {part:,} trials; to parse it"] = f"{size(weight)}; {span(parsed)}"
+    figures[f"journal: read and parsed once per trial that starts, {given.trials:,} trials (computed)"] = (
         f"{size(weight * scale)} and {span(parsed * scale)} each, {size(weight * scale * given.trials)} and "
-        f"{span(parsed * scale * given.trials)} of CPU in all"
+        f"{span(parsed * scale * given.trials)} of CPU in total"
     )
-    figures[f"journal: a recipe of {given.trials:,} trials is checked in (from {some:,})"] = span(made * scale)
+    figures[f"journal: a recipe of {given.trials:,} trials is checked (extrapolated from {part:,})"] = span(
+        made * scale
+    )
     return figures
 
 
-def played(count: int, recipe: Recipe, seed: int) -> tuple[Halving, list[int | None]]:
-    """The halving of a search whose trials ran one after the other, and where each was stopped.
+def simulate_search(count: int, recipe: Recipe, seed: int) -> tuple[Halving, list[int | None]]:
+    """The halving of a search whose trials ran one after another, and the rung at which each was stopped.
 
-    Its verdicts are drawn, not asked for: one in three passes a rung. What files weigh does not depend on which.
+    Verdicts are random instead of computed: one trial in three passes a rung. File sizes do not depend on this.
     """
     rng = random.Random(seed)
     halving, stopped = Halving(recipe.rungs, recipe.reduction), list[int | None]()
@@ -207,8 +209,8 @@ def played(count: int, recipe: Recipe, seed: int) -> tuple[Halving, list[int | N
     return halving, stopped
 
 
-def lay_out(search: SearchDirectory, count: int, recipe: Recipe, seed: int, line: bytes) -> None:
-    """A search whose trials are over, in the sizes of a real one but for the weights, which no board reads."""
+def write_search(search: SearchDirectory, count: int, recipe: Recipe, seed: int, line: bytes) -> None:
+    """Write a finished search with the file sizes of a real one, except for weights, which no leaderboard reads."""
     rng = random.Random(seed)
     halving = Halving(recipe.rungs, recipe.reduction)
     about = dataclasses.replace(recipe, trials=count).describe()
@@ -221,7 +223,7 @@ def lay_out(search: SearchDirectory, count: int, recipe: Recipe, seed: int, line
         reached, stopped = recipe.budget, False
         for rung in recipe.rungs:
             halving.report(trial, rung, quality + rng.gauss(0, 0.02))
-            if halving.verdict(trial) is Verdict.STOP:
+            if halving.decision(trial) is Decision.STOP:
                 reached, stopped = rung, True
                 break
         else:
@@ -235,21 +237,21 @@ def lay_out(search: SearchDirectory, count: int, recipe: Recipe, seed: int, line
         (place / run.METRICS).write_bytes(b"".join(line.replace(b"STEP", b"%d" % s) for s in range(10, step, 10)))
         scores = {name: quality for name in ("mi_bound", "mi_fraction", "q_score", "clustering_error", "nmi")}
         kept = list(range(every, step + 1, every))[-5:]
-        for one in kept:
+        for kept_step in kept:
             files = {checkpoints.MODEL: b"m", checkpoints.STATE: json.dumps(
-                {"format": checkpoints.FORMAT, "step": one, "metrics": scores}).encode()}  # fmt: skip
-            seal_quickly(place / "checkpoints" / step_name(one), files)
+                {"format": checkpoints.FORMAT, "step": kept_step, "metrics": scores}).encode()}  # fmt: skip
+            write_quickly(place / "checkpoints" / step_name(kept_step), files)
         if not stopped:
             categories = {"cat0": [rng.randrange(10) for _ in range(IMAGES)]}
             metrics = {"step": step, "swd": 30 + 10 * rng.random(), **scores}
-            seal_quickly(place / "model", {
+            write_quickly(place / "model", {
                 "metrics.json": json.dumps(metrics).encode(), "categories.json": json.dumps(categories).encode(),
             })  # fmt: skip
     (root / search.EVENTS).write_text(json.dumps(halving.events))
 
 
-def seal_quickly(place: Path, files: dict[str, bytes]) -> None:
-    """As ``manifests.write_with_manifest``, without its care: tens of thousands of files are made here."""
+def write_quickly(place: Path, files: dict[str, bytes]) -> None:
+    """Like ``manifests.write_with_manifest`` without atomic writes, because there are tens of thousands of files."""
     import hashlib
 
     place.mkdir(parents=True)
@@ -260,42 +262,42 @@ def seal_quickly(place: Path, files: dict[str, bytes]) -> None:
 
 
 def boards(given: Scale, folder: Path) -> Figures:
-    """The board, the report, and what a resumed driver asks before it starts anything, of searches on this disk."""
+    """Leaderboard, report, and the calls of a resumed driver before it starts, for searches on this disk."""
     recipe, line = load_recipe(RECIPE), metrics_line()
     figures: Figures = {}
     for count in given.boards:
         local = SearchDirectory(open_storage(folder) / f"b{count}")
-        lay_out(local, count, recipe, given.seed, line)
+        write_search(local, count, recipe, given.seed, line)
         took = timed(lambda s=local: publish_leaderboard(s))
         report_took = timed(lambda s=local: write_search_report(s))
         weight = (Path(local.folder.path) / local.REPORT).stat().st_size
-        storage, counter = counted(folder)
+        storage, counter = counting_storage(folder)
         search = SearchDirectory(storage / f"b{count}")
         publish_leaderboard(search)
-        calls = counter.taken()
+        calls = counter.pop_calls()
         bytes_each = counter.read / count
         write_search_report(search)
-        report_calls = counter.taken()
+        report_calls = counter.pop_calls()
         halving = search.halving()
-        counter.taken()
+        counter.pop_calls()
         todo = remaining(search, halving, count)
-        asked = counter.taken()
+        remaining_calls = counter.pop_calls()
         counter.read = 0
         for number in range(min(count, 20)):
             search.scores(number)
-        scores, again = counter.taken(), counter.read / min(count, 20)
+        scores, again = counter.pop_calls(), counter.read / min(count, 20)
         store_s = sum(calls.values()) * given.call_ms / 1000
         figures[f"board: leaderboard of {count:,} trials on this disk; calls per trial; bytes read per trial"] = (
-            f"{span(took)}; {told(calls, count)}; {size(bytes_each)}"
+            f"{span(took)}; {calls_text(calls, count)}; {size(bytes_each)}"
         )
-        figures[f"board: the same on a store at {given.call_ms:g} ms a call, one after the other (reckoned)"] = (
+        figures[f"board: the same on a store at {given.call_ms:g} ms a call, one after the other (computed)"] = (
             f"{span(store_s)} for {count:,}; {span(store_s / count * given.trials)} for {given.trials:,}"
         )
         figures[f"report: report.html of {count:,} trials; time; calls per trial"] = (
-            f"{size(weight)}; {span(report_took)}; {told(report_calls, count)}"
+            f"{size(weight)}; {span(report_took)}; {calls_text(report_calls, count)}"
         )
         figures[f"resume: calls per trial of remaining(), {len(todo)} of {count:,} left; of scores(); its bytes"] = (
-            f"{told(asked, count)}; {told(scores, min(count, 20))}; {size(again)}"
+            f"{calls_text(remaining_calls, count)}; {calls_text(scores, min(count, 20))}; {size(again)}"
         )
         if count == given.boards[-1]:
             figures[f"report: of {given.trials:,} trials, in proportion"] = size(weight / count * given.trials)
@@ -303,7 +305,7 @@ def boards(given: Scale, folder: Path) -> Figures:
 
 
 def agreements(given: Scale, folder: Path) -> Figures:
-    """Of finished trials alone: every pair is compared. And ``ranked``, which looks for a winner again and again."""
+    """Agreement of every pair of finished trials, and ``ranked``, which selects winners repeatedly."""
     rng = np.random.default_rng(given.seed)
     figures: Figures = {}
     for count in (30, 60, 120):
@@ -312,7 +314,7 @@ def agreements(given: Scale, folder: Path) -> Figures:
         pairs = count * (count - 1) // 2
         figures[f"board: agreement of {count} finished trials"] = f"{span(took)}, {span(took / pairs)} a pair"
     for finished in (given.trials // 9, given.trials):
-        figures[f"board: agreement of {finished:,} finished trials (reckoned)"] = span(
+        figures[f"board: agreement of {finished:,} finished trials (computed)"] = span(
             took / pairs * finished * (finished - 1) / 2
         )
     for count in (100, 1000, given.trials // 9):
@@ -333,46 +335,46 @@ def agreements(given: Scale, folder: Path) -> Figures:
 
 
 def run_storage(given: Scale, folder: Path) -> Figures:
-    """What one checkpoint and one heartbeat of a run ask of storage, and what ``infogan runs`` does."""
+    """Storage calls of one checkpoint, one heartbeat and ``infogan runs``."""
     images = ImageSet("none", torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
     config = preset("mnist")
     weight = checkpoint_bytes(config.model_spec(images.image_size, images.channels))
-    storage, counter = counted(folder)
+    storage, counter = counting_storage(folder)
     run = RunDirectory(storage / "run")
     run.write_config({"model": {}, "run": config.to_dict()})
     uploader = CheckpointUploader(run, step=0, keep=5, metric="mi_fraction", max_misses=10)
     pictures = {("samples", "x.png"): b"p"} | {("traversals", f"{n}.png"): b"p" for n in range(3)}
     calls: list[Counter[str]] = []
     for step in range(1, 10):
-        counter.taken()
+        counter.pop_calls()
         about = {"metrics": {"mi_fraction": step / 10}}
         files = checkpoints.serialize(step, {"x": torch.zeros(8)}, {"x": torch.zeros(8)}, about)
         uploader.log({"step": step})
         uploader.step = step
         uploader.put(PendingCheckpoint(step, files, pictures))
         uploader.flush()
-        time.sleep(0.3)  # the thread's own last words about it
-        calls.append(counter.taken())
+        time.sleep(0.3)  # the thread's last status update
+        calls.append(counter.pop_calls())
     uploader.close("interrupted")
-    counter.taken()
+    counter.pop_calls()
     figures: Figures = {
         "run: a checkpoint of the paper's MNIST network": size(weight),
-        "run: calls per checkpoint with 5 kept and 4 pictures (checkpoint, pictures, pruning, status, metrics)": told(
+        "run: calls per checkpoint with 5 kept and 4 images (checkpoint, images, pruning, status, metrics)": calls_text(
             calls[-1]
         ),
-        "run: calls for the first checkpoint": told(calls[0]),
+        "run: calls for the first checkpoint": calls_text(calls[0]),
     }
     log = MetricsLog(run, 9)
-    counter.taken()
+    counter.pop_calls()
     run.get_status()
     run.set_status("running", 1)
     log.add({"step": 10})
     log.flush(1.0)
-    beat = counter.taken()
-    figures["run: calls of a heartbeat and a metrics flush, each 10 s"] = told(beat)
+    beat = counter.pop_calls()
+    figures["run: calls of a heartbeat and a metrics flush, each 10 s"] = calls_text(beat)
     for at_once in (100, given.gpus, 10_000):
         writes = beat["put"] * at_once / HEARTBEAT_S
-        figures[f"run: heartbeats of {at_once:,} trials at once (reckoned)"] = (
+        figures[f"run: heartbeats of {at_once:,} trials at once (computed)"] = (
             f"{writes:,.0f} writes a second, {(sum(beat.values()) - beat['put']) * at_once / HEARTBEAT_S:,.0f} others"
         )
     big = torch.zeros(weight // 8)
@@ -382,7 +384,7 @@ def run_storage(given: Scale, folder: Path) -> Figures:
     figures["run: that checkpoint here: pack (training waits); write with SHA-256; verify and read one half"] = (
         f"{span(packed)}; {span(sealed)}; {span(read)}"
     )
-    figures[f"run: read from storage by a restart of {given.gpus:,} workers (each verifies, then reads; reckoned)"] = (
+    figures[f"run: read from storage by a restart of {given.gpus:,} workers (each verifies, then reads; computed)"] = (
         size(2 * weight * given.gpus)
     )
     figures |= list_runs(given, folder, weight)
@@ -401,23 +403,23 @@ def list_runs(given: Scale, folder: Path, weight: int) -> Figures:
         (place / RunDirectory.STATUS).write_text(json.dumps({"state": "finished", "step": 5, "time": time.time()}))
         for step in range(1, kept + 1):
             files = {checkpoints.MODEL: bytes(each), checkpoints.STATE: json.dumps({**state, "step": step}).encode()}
-            seal_quickly(place / "checkpoints" / step_name(step), files)
+            write_quickly(place / "checkpoints" / step_name(step), files)
     found: dict[bool, tuple[Counter[str], int]] = {}
     for as_local in (False, True):
-        storage, counter = counted(folder / "runs", as_local)
+        storage, counter = counting_storage(folder / "runs", as_local)
         with (
             replaced(runs_command, "open_storage", lambda text, s=storage: s),
             contextlib.redirect_stdout(io.StringIO()),
         ):
             runs_command.runs([str(folder / "runs"), "--json"])
-        found[as_local] = counter.taken(), counter.read
+        found[as_local] = counter.pop_calls(), counter.read
     calls, _ = found[False]
     share = found[True][1] / (count * kept * each)
     every = sum(calls.values()) / count
     return {
-        f"runs: calls per run of 'infogan runs' on a bucket, {kept} checkpoints each": told(calls, count),
-        f"runs: of 1,000 runs at {given.call_ms:g} ms a call (reckoned)": span(1000 * every * given.call_ms / 1000),
-        "runs: in a folder (NFS, too): share of the checkpoints' bytes that it reads; of 1,000 runs (reckoned)": (
+        f"runs: calls per run of 'infogan runs' on a bucket, {kept} checkpoints each": calls_text(calls, count),
+        f"runs: of 1,000 runs at {given.call_ms:g} ms a call (computed)": span(1000 * every * given.call_ms / 1000),
+        "runs: in a folder (NFS, too): share of the checkpoints' bytes that it reads; of 1,000 runs (computed)": (
             f"{share:.0%}; {size(1000 * kept * weight * share)}"
         ),
     }
@@ -434,7 +436,7 @@ def replaced(module: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def metrics_line() -> bytes:
-    """A line of metrics.jsonl as training yields it, with STEP where its step stands."""
+    """A line of metrics.jsonl from training, with STEP in place of its step."""
     config = preset("mnist").override({"network": {"width": 4}, "batch_size": 8}, "benchmark")
     images = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     state = TrainState(config.model_spec(28, 1), config.objective, config.optimizer)
@@ -443,11 +445,11 @@ def metrics_line() -> bytes:
 
 
 def metrics_growth(given: Scale, folder: Path) -> Figures:
-    """Whether a flush writes the whole file, and what that comes to."""
+    """Whether a flush writes the whole file, and the resulting traffic."""
     line = metrics_line()
     sent: dict[str, list[int]] = {}
     for kind in ("folder", "bucket"):
-        storage, counter = counted(folder, as_local=kind == "folder")
+        storage, counter = counting_storage(folder, as_local=kind == "folder")
         log = MetricsLog(RunDirectory(storage / kind), 0)
         for _ in range(3):
             before = counter.written
@@ -466,20 +468,20 @@ def metrics_growth(given: Scale, folder: Path) -> Figures:
     }
     for hours in (1.0, 24.0, 240.0):
         written, final = rewritten(len(line), rate, hours, given.upload)
-        figures[f"metrics: sent to a bucket in {hours:g} h (reckoned; {size(given.upload)}/s)"] = (
+        figures[f"metrics: sent to a bucket in {hours:g} h (computed; {size(given.upload)}/s)"] = (
             f"{size(written)} for a file of {size(final)}"
         )
     return figures
 
 
-def draws(given: Scale, folder: Path) -> Figures:
-    """Every rank draws the whole global batch's latents and takes its share: what that costs on a CPU."""
+def latents(given: Scale, folder: Path) -> Figures:
+    """Every rank samples the latents of the global batch and takes its share: the time of this on a CPU."""
     config = preset("mnist").override({"network": {"width": 4}}, "benchmark")
     state = TrainState(config.model_spec(28, 1), config.objective, config.optimizer)
     figures: Figures = {}
     for batch in (128, 128 * given.gpus):
         took = statistics.median(timed(lambda b=batch: state.latents(b, 0, min(given.gpus, b))) for _ in range(5))
-        figures[f"draw: latents of a global batch of {batch:,}, on every rank, CPU"] = span(took)
+        figures[f"latents: those of a global batch of {batch:,}, on every rank, CPU"] = span(took)
     return figures
 
 
@@ -487,7 +489,7 @@ def draws(given: Scale, folder: Path) -> Figures:
 
 
 def link(given: Scale, folder: Path) -> Figures:
-    """Bytes that a step's all-reduces move, and the seconds that they take on nominal links; nothing is overlapped."""
+    """Bytes of a step's all-reduces, and their time on nominal links without overlap."""
     figures: Figures = {}
     config = preset("mnist")
     spec = config.model_spec(28, 1)
@@ -509,17 +511,17 @@ def link(given: Scale, folder: Path) -> Figures:
     norms = sum(isinstance(m, BatchNorm) for m in generator.modules())
     d_norms = sum(isinstance(m, BatchNorm) for m in discriminator.trunk.modules())
     q_norms = sum(isinstance(m, BatchNorm) for m in discriminator.recognition.modules())
-    # Two rounds forward and two backward for each normalised group. D's step: G forward, the trunk for reals and fakes,
-    # Q for fakes (groups apply to the trunk alone). G's step: D and Q once more, and G backward.
+    # Two all-reduces forward and two backward for each normalised group. D's step: G forward, the trunk for real and
+    # generated images, Q for generated images (only the trunk has groups). G's step: D and Q again, and G backward.
     rounds = 4 * (norms + 2 * d_norms + q_norms + d_norms + q_norms)
     figures["link: all-reduces per step; with --network.sync-batchnorm"] = (
-        f"2 (and DDP's buckets); {rounds} more, small ones, one after the other"
+        f"2 (and DDP's buckets); {rounds} more, small ones, one after another"
     )
     return figures
 
 
 def failures(given: Scale, folder: Path) -> Figures:
-    """Exponential failures of independent GPUs, any of which stops the run."""
+    """Useful training time with exponential failures of independent GPUs. Each failure stops the run."""
     figures: Figures = {}
     every = 1000 * given.gpu_step_ms / 1000
     for hours in given.mtbf_h:
@@ -533,7 +535,7 @@ def failures(given: Scale, folder: Path) -> Figures:
                 for at in (every, best)
             ]  # fmt: skip
             figures[f"{name}{recovery:g} s"] = "; ".join(
-                f"{word} {span(at)}: {exact:.1%} (played {simulated:.1%})"
+                f"{word} {span(at)}: {exact:.1%} (simulated {simulated:.1%})"
                 for word, (at, exact, simulated) in zip(("every", "best, every"), shares, strict=True)
             )
     return figures
@@ -543,7 +545,7 @@ def failures(given: Scale, folder: Path) -> Figures:
 
 
 def on_ray(given: Scale, folder: Path) -> Figures:
-    """An embedded Ray: the status mailbox, polls of actors, results that Tune's loop takes."""
+    """An embedded Ray: the status mailbox, polls of actors, and results of Tune's loop."""
     import ray
     from ray import tune
 
@@ -566,9 +568,9 @@ def on_ray(given: Scale, folder: Path) -> Figures:
         ray.get([other.is_stopping.remote() for other in others])
 
         def poll(count: int) -> None:
-            asked = [others[n % len(others)].is_stopping.remote() for n in range(count)]
-            done, _ = ray.wait(asked, num_returns=count, timeout=30)
-            for answer in done:  # one by one, as Ray Train's controller does
+            requests = [others[n % len(others)].is_stopping.remote() for n in range(count)]
+            done, _ = ray.wait(requests, num_returns=count, timeout=30)
+            for answer in done:  # one after another, as in Ray Train's controller
                 ray.get(answer)
 
         poll(100)

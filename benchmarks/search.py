@@ -1,11 +1,11 @@
-"""What a search costs beside its trials: ``infogan search`` against the same trials in a bare loop.
+"""The overhead of a search: ``infogan search`` compared with the same trials in a bare loop.
 
     python -m benchmarks.search                            # about ten minutes on two cores
     python -m benchmarks.search --steps 60 --json search.json
 
-The bare loop (``benchmarks/bare.py``) is as many plain processes as the search has room for, each running one trial's
-training, evaluation and checkpoints after the other. Both are whole commands, imports and the start of Ray included;
-what is the same for any number of trials is told apart by running few and many trials of two steps each.
+The bare loop (``benchmarks/bare.py``) uses as many processes as the search runs trials at once. Each process trains,
+evaluates and stores one trial after another. Both times include imports and the start of Ray. Runs with few and many
+trials of two steps each separate the fixed cost from the cost per trial.
 """
 
 from __future__ import annotations
@@ -70,17 +70,17 @@ def main() -> int:
         "`infogan search`, s": round(work, 1),
         "bare loop, s": round(bare_work, 1),
         "ratio": round(work / bare_work, 3),
-        "of it once for any number of trials (imports, Ray, images, report), s": f"{once:.1f}; bare {bare_once:.1f}",
-        "ratio without that": round((work - once) / (bare_work - bare_once), 3),
+        "fixed part for any number of trials (imports, Ray, images, report), s": f"{once:.1f}; bare {bare_once:.1f}",
+        "ratio without the fixed part": round((work - once) / (bare_work - bare_once), 3),
         "a trial of two steps, s (start, two evaluations, checkpoint)": f"{a_trial:.2f}; bare {a_bare_trial:.2f}",
-        "start-up a trial beyond the bare loop's, s": round(a_trial - a_bare_trial, 2),
+        "extra start-up per trial compared with the bare loop, s": round(a_trial - a_bare_trial, 2),
     }
     publish(figures, given.json)
     return 0
 
 
 def best(pairs: list[tuple[float, float]]) -> tuple[float, float]:
-    """The least of each: other work only ever adds."""
+    """The minimum of each: other work on the machine only adds time."""
     searches, bares = zip(*pairs, strict=True)
     return min(searches), min(bares)
 

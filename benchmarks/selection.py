@@ -1,10 +1,10 @@
-"""Does what a search sees agree with labels that it does not see? And what would early stopping have missed?
+"""Do the scores of a search agree with labels that it does not use? What would early stopping have missed?
 
     infogan search tuning/mnist.py --trials 12 --name full --no-early-stopping     # 40 minutes on two cores
     python -m benchmarks.selection runs/full
 
-Rank correlations (Spearman) over the finished trials, and for a search that stopped nobody the same search as it would
-have been: stopping follows from the scores at the rungs alone, and those are in its journal.
+It prints Spearman's rank correlations over the finished trials. For a search without early stopping it also simulates
+early stopping, which depends only on the scores at the rungs. Those are in events.json.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ def main() -> int:
         print(f"| {score} | {by[0]:.2f} | {by[1]:.2f} |")
     errors = {row["trial"]: row["clustering_error"] for row in rows}
     best = min(errors, key=lambda trial: errors[trial])
-    print(f"\nleast clustering error: trial {best}, {errors[best]:.1%}\n")
-    print("| rule | all to their end | with early stopping |\n|---|---|---|")
+    print(f"\nlowest clustering error: trial {best}, {errors[best]:.1%}\n")
+    print("| rule | without early stopping | with early stopping |\n|---|---|---|")
     halving = replay_with_stopping(search.halving(), about["reduction"])
     left = [row for row in rows if halving.stopped_at(row["trial"]) is None]
     for rule in RULES:
-        picks = [winner(some, about["metric"], rule) for some in (rows, left)]
+        picks = [winner(candidates, about["metric"], rule) for candidates in (rows, left)]
         cells = [f"trial {row['trial']}, {row['clustering_error']:.1%}" if row else "none" for row in picks]
         print(f"| {rule} | {' | '.join(cells)} |")
     count = len(about["trials"])
     seen = sum(halving.stopped_at(trial) or about["budget"] for trial in range(count))
     print(
-        f"\nby {about['metric']}, early stopping lets {len(left)} of {count} trials come to their end and sees "
+        f"\nby {about['metric']}, early stopping lets {len(left)} of {count} trials finish and uses "
         f"{seen:,} of {count * about['budget']:,} images, {1 - seen / (count * about['budget']):.0%} fewer"
     )
     return 0

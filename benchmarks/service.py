@@ -1,12 +1,12 @@
-"""Load on the service: requests a second, median and 99th percentile, and what is lost when replicas are killed.
+"""Load test of the service: requests per second, latency, and failed requests when replicas are killed.
 
     infogan train --preset mnist --steps 200 --name s
     python -m benchmarks.service runs/s/model                          # about two minutes
     python -m benchmarks.service runs/s/model --kill 10 --json kill.json
 
-The service is the real command, ``infogan serve``, with a token, on loopback; the clients are a process of their own
-with keep-alive connections (aiohttp), and share the machine with it. Each client asks again as soon as it is answered,
-each time with another seed or picture. Nothing is tried again by a client: whatever is not a 200 counts as failed.
+The service is ``infogan serve`` with a token on loopback. The clients run in another process on the same machine, with
+keep-alive connections (aiohttp). Each client sends its next request when it has the answer, with another seed or image.
+Clients do not retry: every answer other than 200 counts as failed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any, Literal
 import psutil
 import tyro
 
-from infogan_ray.web.inference import MOST_IMAGES
+from infogan_ray.web.inference import MAX_IMAGES
 from tests.servers import free_ports
 
 STARTS_WITHIN_S = 180
@@ -44,18 +44,18 @@ WARM_S = 2.0
 
 @dataclass
 class Load:
-    """Ask a service as fast as it answers."""
+    """Send requests to a service as fast as it answers."""
 
     model: tyro.conf.Positional[str]
     clients: tuple[int, ...] = (1, 8, 64)
     seconds: float = 10.0
-    """For each line of the table."""
+    """Seconds per line of the table."""
     replicas: int = 1
-    """Two at least with --kill."""
+    """Number of replicas; at least two with --kill."""
     kill: int = 0
-    """SIGKILL so many processes of the service, one by one, while the clients ask; no table of speeds then."""
+    """SIGKILL this many processes of the service, one after another, during the load. Prints no table of speeds."""
     victim: Literal["replica", "proxy", "controller"] = "replica"
-    """What is killed: a process with the model, Serve's HTTP proxy, or Serve's controller."""
+    """The process to kill: a replica with the model, Serve's HTTP proxy, or Serve's controller."""
     seed: int = 0
     json: Path | None = None
     """File for the figures."""
@@ -93,7 +93,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def service(model: str, replicas: int) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
-    """``infogan serve`` as a process, once it answers; ended by SIGINT, as by Ctrl-C."""
+    """Run ``infogan serve`` and yield when it answers. SIGINT stops it, as Ctrl-C does."""
     (port,), token = free_ports(1), secrets.token_hex(16)
     words = ["serve", model, "--port", str(port), "--replicas", str(replicas)]
     process = subprocess.Popen(
@@ -116,7 +116,7 @@ def service(model: str, replicas: int) -> Iterator[tuple[str, str, subprocess.Po
 
 
 def requests_of(kind: str) -> Iterator[tuple[str, bytes]]:
-    """Path and body, each time another."""
+    """Path and body of different requests, without end."""
     for number in range(10**9):
         if kind == "encode":
             yield "/encode", picture(number % 64)
@@ -140,19 +140,22 @@ def picture(number: int) -> bytes:
     return _pictures[number]
 
 
-async def ask(
+async def send_requests(
     url: str, token: str, kind: str, clients: int, seconds: float, stop: threading.Event, each: int | None = None,
     answers: Answers | None = None,
 ) -> Answers:  # fmt: skip
-    """Until ``seconds`` are over, ``stop`` is set or all have sent ``each``; open requests are waited for."""
+    """Send requests until ``seconds`` have passed, ``stop`` is set, or each client has sent ``each``.
+
+    It waits for open requests.
+    """
     import aiohttp
 
     answers, source = answers or Answers(), requests_of(kind)
-    began = time.perf_counter()
+    started = time.perf_counter()
 
     async def client(http: aiohttp.ClientSession) -> None:
         for _ in itertools.count() if each is None else range(each):
-            if time.perf_counter() >= began + seconds or stop.is_set():
+            if time.perf_counter() >= started + seconds or stop.is_set():
                 return
             path, body = next(source)
             start = time.perf_counter()
@@ -173,12 +176,12 @@ async def ask(
         headers={"Authorization": f"Bearer {token}"},
     ) as http:  # fmt: skip
         await asyncio.gather(*(client(http) for _ in range(clients)))
-    answers.seconds = time.perf_counter() - began
+    answers.seconds = time.perf_counter() - started
     return answers
 
 
 def load(url: str, token: str, kind: str, clients: int, seconds: float) -> Answers:
-    return asyncio.run(ask(url, token, kind, clients, seconds, threading.Event()))
+    return asyncio.run(send_requests(url, token, kind, clients, seconds, threading.Event()))
 
 
 # ------------------------------------------------------------------------------------------------------- the tables
@@ -205,17 +208,17 @@ def speeds(given: Load, url: str, token: str) -> list[dict[str, Any]]:
                 f"| {answers.percentile_ms(0.99):.1f} | {sum(answers.failed.values())} |",
                 flush=True,
             )
-    one, many = alone(given.model)
-    together, singly = (asyncio.run(batched(given.model, most)) for most in (MOST_IMAGES, 1))
-    figures.append({"request": "model alone", "per_second": [one, many]})
+    single, batch = alone(given.model)
+    together, singly = (asyncio.run(batched(given.model, max_rows)) for max_rows in (MAX_IMAGES, 1))
+    figures.append({"request": "model alone", "per_second": [single, batch]})
     figures.append({"request": "64 at once in one process", "batched": together, "one by one": singly})
-    print(f"\nThe model alone, without HTTP and Ray, one thread: {one:.0f} calls/s of n=1, {many:.1f} of n=64.")
+    print(f"\nThe model alone, without HTTP and Ray, one thread: {single:.0f} calls/s of n=1, {batch:.1f} of n=64.")
     print(f"64 requests of n=1 at once, without HTTP and Ray: {together:.0f}/s batched, {singly:.0f}/s one by one.")
     return figures
 
 
 def alone(model: str) -> tuple[float, float]:
-    """Calls a second of a bare loop in this process: latents, images, PNG; for one image and for 64."""
+    """Calls per second of a bare loop in this process (latents, images, PNG), for one image and for 64."""
     import torch
 
     from infogan_ray.training.load_model import load as open_model
@@ -233,8 +236,8 @@ def alone(model: str) -> tuple[float, float]:
     return found[0], found[1]
 
 
-async def batched(model: str, most: int) -> float:
-    """Latents to images a second with 64 requests of one image at once, at most ``most`` rows in a batch."""
+async def batched(model: str, max_rows: int) -> float:
+    """Images per second with 64 concurrent requests of one image and at most ``max_rows`` rows in a batch."""
     import torch
 
     from infogan_ray.training.load_model import load as open_model
@@ -242,7 +245,7 @@ async def batched(model: str, most: int) -> float:
 
     torch.set_num_threads(1)
     network, count, end = open_model(model), 0, time.perf_counter() + 3
-    generate: Batches[torch.Tensor] = Batches(network.generate, most, ThreadPoolExecutor(1))
+    generate: Batches[torch.Tensor] = Batches(network.generate, max_rows, ThreadPoolExecutor(1))
 
     async def client() -> None:
         nonlocal count
@@ -257,8 +260,8 @@ async def batched(model: str, most: int) -> float:
 TITLES = {"replica": "ServeReplica:infogan:Model", "proxy": "ProxyActor", "controller": "ServeController"}
 
 
-def victims(process: subprocess.Popen[str], what: str) -> list[psutil.Process]:
-    """Those processes of a service that live, the oldest first, by the titles that Ray gives them."""
+def processes_of(process: subprocess.Popen[str], what: str) -> list[psutil.Process]:
+    """The live processes of one kind of a service, the oldest first. Ray sets their titles."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -268,31 +271,33 @@ def victims(process: subprocess.Popen[str], what: str) -> list[psutil.Process]:
 
 
 def kills(given: Load, url: str, token: str, process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Under the load of all three kinds of requests at once; the next process dies once the last is replaced."""
+    """Kill processes during requests of all three kinds. The next kill waits until the last process is replaced."""
     random.seed(given.seed)
     stop, clients = threading.Event(), max(given.clients)
     results: list[Answers] = []
     kinds = ("sample 1", "sample 64", "encode")
     threads = [
         threading.Thread(
-            target=lambda kind=kind: results.append(asyncio.run(ask(url, token, kind, clients // 3 + 1, 3600, stop)))
+            target=lambda kind=kind: results.append(
+                asyncio.run(send_requests(url, token, kind, clients // 3 + 1, 3600, stop))
+            )
         )
         for kind in kinds
     ]
     for thread in threads:
         thread.start()
-    killed, back = 0, []
+    killed, recovery_s = 0, []
     try:
         time.sleep(WARM_S)
         for _ in range(given.kill):
             deadline = time.monotonic() + STARTS_WITHIN_S
             before = time.monotonic()
             wanted = given.replicas if given.victim == "replica" else 1
-            while len(victims(process, given.victim)) < wanted and time.monotonic() < deadline:
+            while len(processes_of(process, given.victim)) < wanted and time.monotonic() < deadline:
                 time.sleep(0.1)
-            back.append(time.monotonic() - before)
-            time.sleep(random.uniform(1, 4))  # a replica that has just come must take requests before the next dies
-            victim = random.choice(victims(process, given.victim))
+            recovery_s.append(time.monotonic() - before)
+            time.sleep(random.uniform(1, 4))  # a new replica must take requests before the next kill
+            victim = random.choice(processes_of(process, given.victim))
             victim.kill()
             victim.wait(10)
             killed += 1
@@ -310,7 +315,7 @@ def kills(given: Load, url: str, token: str, process: subprocess.Popen[str]) -> 
         f"SIGKILLs, each of a {given.victim}": killed,
         "requests answered": len(latencies),
         "requests failed": sum(failed.values()),
-        "seconds until its process was there again, median": f"{statistics.median(back[1:] or [0]):.1f}",
+        "seconds until the process was replaced, median": f"{statistics.median(recovery_s[1:] or [0]):.1f}",
         "longest request": f"{max(latencies):.1f} s",
     }
     print("| what | figure |\n|---|---|")

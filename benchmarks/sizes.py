@@ -1,11 +1,10 @@
-"""What a step costs as images, channels, categories, codes and batches grow: time, arithmetic, memory.
+"""The cost of a step by image size, channels, categories, codes and batch size: time, arithmetic and memory.
 
     python -m benchmarks.sizes --threads 2
     python -m benchmarks.sizes --groups categories codes --steps 5
 
-Each size trains in a process of its own, on noise, which costs as much as pictures do. Memory is the largest that the
-process took in training beyond what it had before the model was built. What grows faster than its arithmetic shows in
-the last column: GFLOP a second.
+Each size trains in its own process, on noise, which takes the same time as images. Memory is the peak during training
+minus the memory before the model was built. If time grows faster than arithmetic, the last column (GFLOP/s) falls.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
 
 @dataclass
 class Sizes:
-    """Time steps of many sizes."""
+    """Time steps of several sizes."""
 
     groups: tuple[Literal["size", "channels", "categories", "codes", "batch", "parts"], ...] = tuple(GROUPS)  # type: ignore[assignment]
     threads: int | None = None
@@ -53,7 +52,7 @@ class Sizes:
 
 def main() -> int:
     if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(one(**json.loads(sys.argv[2]))))
+        print(json.dumps(measure_size(**json.loads(sys.argv[2]))))
         return 0
     given = tyro.cli(Sizes)
     about = {"threads": given.threads or cores(), "steps": given.steps, "device": given.device}
@@ -79,14 +78,14 @@ def main() -> int:
     return 0
 
 
-def one(
+def measure_size(
     size: int, channels: int, codes: str, batch: int, threads: int, steps: int, device: str, precision: str,
     accumulate: int = 1,
 ) -> dict[str, float]:  # fmt: skip
-    """The median time of a step, its arithmetic, and the memory it takes."""
+    """The median time of a step in seconds, its GFLOP, the parameters, and the memory in bytes."""
     import torch
 
-    from benchmarks.throughput import flops_of, settle
+    from benchmarks.throughput import flops_of, synchronize
     from infogan_ray.data.feeds.memory import InMemoryFeed
     from infogan_ray.training.config import preset
     from infogan_ray.training.loop import train
@@ -104,9 +103,9 @@ def one(
     next(loop)
     seconds = []
     for _ in range(steps):
-        settle(where)
+        synchronize(where)
         start = time.perf_counter()
-        next(loop)  # reads the metrics, and so waits for the device
+        next(loop)  # reading the metrics waits for the device
         seconds.append(time.perf_counter() - start)
     if where.type == "cuda":
         taken = torch.cuda.max_memory_allocated(where)

@@ -1,12 +1,12 @@
-"""What makes the worst of several seeds good: one measure at a time, beside the preset without it.
+"""Which options improve the worst of several seeds: each option alone, compared with the unchanged preset.
 
     python -m benchmarks.stability --steps 1000 --seeds 10 --threads 1
     python -m benchmarks.stability --only r1 spectral --presets mnist --seeds 3
     python -m benchmarks.stability --list                          # the variants and their flags
-    python -m benchmarks.stability --cost                          # what each costs per step, nothing trained
+    python -m benchmarks.stability --cost                          # the cost of each per step; nothing is trained
 
-What stands after ``--`` goes to every ``infogan train``. Cut off, the same command goes on, as that of
-``benchmarks.quality``, which runs them and tells of them. docs/experiments.md says what was found.
+Arguments after ``--`` go to every ``infogan train``. ``benchmarks.quality`` runs the trainings and prints the table.
+The same command continues an interrupted benchmark. docs/experiments.md has the results.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from typing import Literal
 
 import tyro
 
-from benchmarks.quality import Quality, _is, journal, run, tell
+from benchmarks.quality import Quality, is_row_of, journal, print_table, run
 
 PRESETS = ("mnist_robust", "mnist")
-TURN, ROUNDS = 16, 5  # of --cost: steps of an arm at a time (a lazy penalty falls into each), and how often
-# By name the flags, which stand between those of the preset and --steps. {half} is half of the steps.
+UNCHANGED = "unchanged"
+TURN, ROUNDS = 16, 5  # --cost: steps per turn (each includes a lazy penalty), and the number of rounds
+# Flags by name, inserted between the preset's flags and --steps. {half} is half of the steps.
 VARIANTS: dict[str, str] = {
-    "as it is": "",
+    UNCHANGED: "",
     "spectral norm": "--network.spectral-norm",
     "R1 0.1": "--stability.r1 0.1",
     "R1 1": "--stability.r1 1.0",
@@ -57,7 +58,7 @@ VARIANTS: dict[str, str] = {
     "restarts": "--stability.restart-every 100",
     "restarts below 0.3": "--stability.restart-every 100 --stability.restart-below 0.3",
 }
-# Of the consistency term, which mnist_robust has and mnist has not.
+# Variants of the consistency term, which mnist_robust has and mnist does not have.
 OF_THE_TERM: dict[str, str] = {
     "slant and stretch": "--consistency.shear 0.3 --consistency.stretch 0.2",
     "no balance": "--consistency.balance 0.0",
@@ -66,29 +67,29 @@ OF_THE_TERM: dict[str, str] = {
     "consistency 0.3": "--consistency.weight 0.3",
     "consistency 3": "--consistency.weight 3.0",
 }
-SAME = {"mnist_robust": "decay over half", "mnist": "constant rate"}  # what the preset is without any flag
+SAME = {"mnist_robust": "decay over half", "mnist": "constant rate"}  # the variant that equals the unchanged preset
 
 
 @dataclass
 class Stability:
-    """Train presets with one measure more each, with several seeds, and compare the worst."""
+    """Train presets with one additional option each, with several seeds, and compare the worst results."""
 
     presets: tuple[Literal["mnist_robust", "mnist"], ...] = PRESETS
     only: tuple[str, ...] = ()
-    """Variants whose name this is or, where it is none, has one of these words in it; and 'as it is'."""
+    """Only these variants and 'unchanged'. A word that is no variant's name selects all names that contain it."""
     steps: int = 1000
     seeds: int = 10
     first_seed: int = 0
     storage: Path = Path("runs/stability")
     threads: int | None = None
-    """Per run. Two runs with one thread each make more steps than one with two: start the command twice, with seeds
-    that differ."""
+    """Threads per run. Two runs with one thread each are faster than one run with two: start the command twice, with
+    different seeds."""
     list: bool = False
-    """Train nothing; the variants and their flags."""
+    """Train nothing; print the variants and their flags."""
     only_tell: bool = False
-    """Train nothing; the table of what is finished."""
+    """Train nothing; print the table of finished runs."""
     cost: bool = False
-    """Train nothing to its end; the time of a step with each measure, as a multiple of that without it."""
+    """Train only a few steps; print the time of a step with each option, relative to the unchanged preset."""
 
 
 def main(arguments: list[str]) -> int:
@@ -101,16 +102,16 @@ def main(arguments: list[str]) -> int:
             print(f"{preset:13} {name:20} {shlex.join(flags)}")
         return 0
     if given.cost:
-        return tell_cost(given, chosen)
-    # Seed by seed, so that a command that is cut off leaves all variants with the same seeds.
+        return print_cost(given, chosen)
+    # Train all variants of a seed before the next seed, so that an interrupted command has equal seeds for all.
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         for preset, _, flags in chosen:
             quality = Quality((preset,), storage=given.storage, threads=given.threads)
             known = journal(given.storage)
-            if not given.only_tell and not any(_is(row, preset, seed, flags + more) for row in known):
+            if not given.only_tell and not any(is_row_of(row, preset, seed, flags + more) for row in known):
                 run(quality, preset, seed, flags + more)
     rows = journal(given.storage)
-    tell(
+    print_table(
         [
             {**row, "preset": f"{preset}, {name}"}
             for preset, name, flags in chosen
@@ -123,25 +124,25 @@ def main(arguments: list[str]) -> int:
 
 
 def variants(preset: str, given: Stability) -> list[tuple[str, list[str]]]:
-    """Names and flags, the steps included, of a preset's variants that are asked for."""
+    """Names and flags (with --steps) of the selected variants of a preset."""
     every = VARIANTS | (OF_THE_TERM if preset == "mnist_robust" else {})
     wanted = [
         name
         for name in every
-        if name != SAME[preset] and (name == "as it is" or not given.only or is_meant(name, given.only, every))
+        if name != SAME[preset] and (name == UNCHANGED or not given.only or is_selected(name, given.only, every))
     ]
     steps = ["--steps", str(given.steps)]
     return [(name, [*shlex.split(every[name].format(half=given.steps // 2)), *steps]) for name in wanted]
 
 
-def is_meant(name: str, words: Sequence[str], every: Mapping[str, str]) -> bool:
-    """Whether one of these words is the variant's name or, where it is no variant's name, is in it."""
-    names = {one.lower() for one in every}
+def is_selected(name: str, words: Sequence[str], every: Mapping[str, str]) -> bool:
+    """Whether a word is this variant's name, or a part of it if no variant has that name."""
+    names = {variant.lower() for variant in every}
     return any(word == name.lower() or (word not in names and word in name.lower()) for word in map(str.lower, words))
 
 
-def tell_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int:
-    """Arms train by turns, a few steps each, so that what disturbs the machine disturbs them alike."""
+def print_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int:
+    """Variants train in turn, a few steps each, so that other load on the machine affects all equally."""
     import torch
 
     from infogan_ray.cli.train import train_config
@@ -170,7 +171,7 @@ def tell_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> int
             for name in [*arms][round_ % len(arms) :] + [*arms][: round_ % len(arms)]:
                 arms[name].turn()
         print(f"| {preset} | time of a step |\n|---|---|")
-        base = arms["as it is"].seconds[1:]
+        base = arms[UNCHANGED].seconds[1:]
         for name, arm in arms.items():
             ratio = statistics.median(mine / its for mine, its in zip(arm.seconds[1:], base, strict=True))
             print(f"| {name} | {ratio:.2f} x |")

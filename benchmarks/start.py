@@ -1,11 +1,11 @@
-"""What Ray costs a run: from the command to the first step, images a second, and from the last step to the prompt.
+"""The cost of Ray for a run: time to the first step, images per second, and time from the last step to the end.
 
-    python -m benchmarks.start                      # on a machine that does nothing else, without another Ray
+    python -m benchmarks.start                      # on an idle machine without another Ray
     python -m benchmarks.start --rounds 5 --json start.json
 
-The same training by ``infogan train`` in local mode, on an embedded Ray, on a local cluster that runs already, and by
-the worker's generator without a driver, by turns; figures are medians over the rounds. Scaling is weak: twice the
-workers, twice the batch, one thread each.
+The same training runs in turn with ``infogan train`` in local mode, on an embedded Ray and on a running local cluster,
+and with the worker function without a driver. Figures are medians over the rounds. Scaling is weak: two workers with
+one thread each have twice the batch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ONE, TWO = "local mode, 1 thread", "embedded Ray, 2 workers of 1 thread, twice t
 
 @dataclass
 class Start:
-    """Time the beginnings, the middles and the ends of short runs."""
+    """Time the start, the training and the end of short runs."""
 
     rounds: int = 3
     steps: int = 120
@@ -52,9 +52,9 @@ class Start:
 @dataclass(frozen=True)
 class Timing:
     first_step: float
-    """Seconds from the command."""
+    """Seconds from the command to the first step."""
     rate: float
-    """Images a second, without the first log line."""
+    """Images per second, without the first log line."""
     end: float
     """Seconds from the last step to the end of the process: checkpoint, evaluation, model folder, report."""
 
@@ -70,12 +70,14 @@ def main() -> int:
             for arm in given.arms:
                 print(f"round {round_ + 1}: {arm}", file=sys.stderr)
                 environment = os.environ | joined if arm == WARM else dict(os.environ)
-                if arm == WARM and not warmed:  # its second job is what is asked for
+                if arm == WARM and not warmed:  # the second job on the cluster is measured
                     warmed = bool(run(arm, given.steps, Path(folder) / "first", environment))
                 timings[arm].append(run(arm, given.steps, Path(folder) / f"{arm}-{round_}", environment))
-    tell(timings)
+    print_table(timings)
     if given.json:
-        given.json.write_text(json.dumps({arm: [vars(one) for one in each] for arm, each in timings.items()}, indent=1))
+        given.json.write_text(
+            json.dumps({arm: [vars(timing) for timing in each] for arm, each in timings.items()}, indent=1)
+        )
     return 0
 
 
@@ -90,17 +92,17 @@ def run(arm: str, steps: int, folder: Path, environment: dict[str, str]) -> Timi
         env=environment,
     )  # fmt: skip
     first = last = None
-    said = []
+    messages = []
     assert process.stderr is not None
     for line in process.stderr:
-        said.append(line)
+        messages.append(line)
         now = time.monotonic()
         if line.startswith("training: step"):
             first = first or now
         elif line.startswith("evaluating: step"):
             last = last or now
     if process.wait() or first is None or last is None:
-        raise SystemExit("".join(said))
+        raise SystemExit("".join(messages))
     rates = [
         row["images_per_second"] for row in rows_of(folder / "run" / "metrics.jsonl") if "images_per_second" in row
     ]
@@ -108,7 +110,7 @@ def run(arm: str, steps: int, folder: Path, environment: dict[str, str]) -> Timi
 
 
 def alone(words: list[str]) -> int:
-    """The worker's part in this process."""
+    """Run the worker function in this process."""
     import torch
 
     from infogan_ray.cli.train import train_config
@@ -135,23 +137,24 @@ def alone(words: list[str]) -> int:
 
 @contextmanager
 def cluster(wanted: bool) -> Iterator[dict[str, str]]:
-    """A local head that runs already, as the environment in which it is joined."""
+    """Start a local head. Yields the environment variables for joining it."""
     if not wanted:
         yield {}
         return
-    asks = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex()}
-    place = tempfile.mkdtemp(prefix="ray-")  # in the usual one Ray notes its address, where others would look for it
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex()}
+    # In the default folder Ray writes its address, and other processes would join it.
+    place = tempfile.mkdtemp(prefix="ray-")
     ray = str(Path(sys.executable).parent / "ray")
     [port] = free_ports(1)
     head = subprocess.Popen(
         [ray, "start", "--head", f"--port={port}", f"--num-cpus={cores()}", "--include-dashboard=false", "--block",
          "--disable-usage-stats", "--dashboard-agent-listen-port=52370"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-        env=os.environ | asks | {"RAY_TMPDIR": place},
+        env=os.environ | token | {"RAY_TMPDIR": place},
     )  # fmt: skip
     try:
         time.sleep(10)
-        yield {**asks, "RAY_ADDRESS": f"127.0.0.1:{port}"}
+        yield {**token, "RAY_ADDRESS": f"127.0.0.1:{port}"}
     finally:
         for process in [*psutil.Process(head.pid).children(recursive=True), head]:
             process.kill()
@@ -159,21 +162,25 @@ def cluster(wanted: bool) -> Iterator[dict[str, str]]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def tell(timings: dict[str, list[Timing]]) -> None:
-    middle = {
-        arm: {name: statistics.median(getattr(one, name) for one in each) for name in ("first_step", "rate", "end")}
+def print_table(timings: dict[str, list[Timing]]) -> None:
+    medians = {
+        arm: {
+            name: statistics.median(getattr(timing, name) for timing in each) for name in ("first_step", "rate", "end")
+        }
         for arm, each in timings.items()
     }
     print("| | to the first step | images/s | from the last step to the prompt |\n|---|---|---|---|")
-    for arm, found in middle.items():
+    for arm, found in medians.items():
         print(f"| {arm} | {found['first_step']:.1f} s | {found['rate']:,.0f} | {found['end']:.1f} s |")
-    for of, over, factor, what in (
-        (LOCAL, WITHOUT, 1, "steady images/s of local mode, of those of the worker alone"),
-        (WARM, WITHOUT, 1, "steady images/s on a cluster, of those of the worker alone"),
+    for arm, base, factor, what in (
+        (LOCAL, WITHOUT, 1, "images/s of local mode relative to the worker function alone"),
+        (WARM, WITHOUT, 1, "images/s on a cluster relative to the worker function alone"),
         (TWO, ONE, 2, "weak scaling of 2 workers of 1 thread"),
     ):
-        if of in timings and over in timings:
-            ratios = [one.rate / two.rate / factor for one, two in zip(timings[of], timings[over], strict=True)]
+        if arm in timings and base in timings:
+            ratios = [
+                first.rate / second.rate / factor for first, second in zip(timings[arm], timings[base], strict=True)
+            ]
             print(f"\n{what}: {statistics.median(ratios):.1%}")
 
 

@@ -1,11 +1,11 @@
-"""Images a second of this product's step against the usual InfoGAN loop, on the same network and batch, in one run.
+"""Images per second of this package's step and of the usual InfoGAN loop, with the same network and batch.
 
     python -m benchmarks.throughput                 # on the CPU: two threads, or --threads
     python -m benchmarks.throughput --device cuda --json throughput.json
-    python -m benchmarks.throughput --quick         # less than a minute, for CI: the ratios alone, roughly
+    python -m benchmarks.throughput --quick         # less than a minute, for CI: rough ratios only
 
-All arms train by turns, a few steps each, so that what disturbs the machine disturbs them alike; a ratio is the
-median over the rounds. Each is a process of its own, as in use: what one tells the C library is not the other's.
+All loops train in turn, a few steps each, so that other load on the machine affects all equally. A ratio is the median
+over the rounds. Each loop has its own process, so that settings of the C library do not affect the others.
 ``benchmarks/plain.py`` is the usual loop.
 """
 
@@ -49,20 +49,20 @@ class Throughput:
     device: Literal["cpu", "cuda"] = "cpu"
     batch_size: int = 128
     threads: int | None = None
-    """On the CPU; by default all cores."""
+    """CPU threads; by default all cores."""
     rounds: int = 15
     steps: int = 8
-    """Of each arm in each round."""
+    """Steps of each loop in each round."""
     loader_workers: int = 0
-    """Of the plain loop's DataLoader."""
+    """Workers of the plain loop's DataLoader."""
     quick: bool = False
-    """A few rounds on noise of MNIST's shape, which costs as much; nothing is fetched, and no peak measured."""
+    """A few rounds on noise with MNIST's shape, which takes the same time. No download, and no peak is measured."""
     json: Path | None = None
 
 
 def main() -> int:
     given = tyro.cli(Throughput)
-    torch.set_num_threads(given.threads or cores())  # the peak is measured here
+    torch.set_num_threads(given.threads or cores())  # this process measures the peak
     device = torch.device(given.device)
     names = [PLAIN, "infogan_ray, fp32"]
     if resolve_precision("auto", device) == "bf16":
@@ -71,15 +71,15 @@ def main() -> int:
         names += [f"infogan_ray, CUDA graph, {name[-4:]}" for name in names[1:]]
     with contextlib.ExitStack() as stack:
         arms = {name: stack.enter_context(Arm(name, given)) for name in names}
-        return quickly(arms, given) if given.quick else measure(arms, given)
+        return measure_quickly(arms, given) if given.quick else measure(arms, given)
 
 
 class Arm:
-    """A training loop in a process of its own, which makes steps when it is asked to."""
+    """A training loop in its own process, which runs steps on request."""
 
     def __init__(self, name: str, given: Any, steps: Callable[[str, Any], Iterator[float]] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
-        self._line, theirs = context.Pipe()
+        self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, name, given, steps or steps_of))
         self._process.start()
         theirs.close()
@@ -88,46 +88,46 @@ class Arm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._line.close()
+        self._connection.close()
         self._process.join(timeout=10)
         self._process.terminate()
 
     def seconds(self, steps: int) -> float:
-        """What so many steps take, by its own clock."""
-        return self._ask(steps)
+        """Seconds for this many steps, by the clock of its process."""
+        return self._request(steps)
 
     def flops(self) -> float:
-        """Of a step, which it makes for this."""
-        return self._ask(0)
+        """FLOP of a step, which it runs for this measurement."""
+        return self._request(0)
 
     def busy(self) -> float:
-        """The share of time in which the GPU computes."""
-        return self._ask(-1)
+        """The share of time in which the GPU is busy."""
+        return self._request(-1)
 
-    def _ask(self, steps: int) -> float:
+    def _request(self, steps: int) -> float:
         try:
-            self._line.send(steps)
-            return self._line.recv()
+            self._connection.send(steps)
+            return self._connection.recv()
         except (EOFError, OSError):
-            raise SystemExit("a training loop has ended; what it said stands above") from None
+            raise SystemExit("a training loop has ended; its error is above") from None
 
 
-def serve(line: Connection, name: str, given: Any, steps_of: Callable[[str, Any], Iterator[float]]) -> None:
-    """The process of an arm: so many steps at each number, the FLOP of one at 0, and how busy the GPU is below."""
+def serve(connection: Connection, name: str, given: Any, steps_of: Callable[[str, Any], Iterator[float]]) -> None:
+    """The process of an arm. It receives a number: N > 0 runs N steps, 0 counts FLOP, -1 measures the busy GPU."""
     torch.set_num_threads(given.threads or cores())
     device = torch.device(given.device)
     arm = steps_of(name, given)
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
-            steps = line.recv()
+            steps = connection.recv()
             if steps > 0:
-                line.send(seconds_of(arm, steps, device))
+                connection.send(seconds_of(arm, steps, device))
             else:
-                line.send(flops_of(lambda: next(arm)) if steps == 0 else busy_share(arm))
+                connection.send(flops_of(lambda: next(arm)) if steps == 0 else busy_share(arm))
 
 
 def steps_of(name: str, given: Throughput) -> Iterator[float]:
-    """A step of the arm of this name each time."""
+    """An iterator that runs one step of the named loop per item."""
     device = torch.device(given.device)
     if given.quick:
         images = torch.randint(0, 256, (4096, 1, 28, 28), dtype=torch.uint8)
@@ -135,15 +135,15 @@ def steps_of(name: str, given: Throughput) -> Iterator[float]:
         images = load_images("mnist", DataConfig()).images
     if name == PLAIN:
         return plain.training(images[:, 0].numpy(), given.batch_size, device, given.loader_workers)
-    return ours(images, given.batch_size, device, name[-4:], graph="graph" in name)
+    return package_steps(images, given.batch_size, device, name[-4:], graph="graph" in name)
 
 
 def measure(arms: dict[str, Arm], given: Throughput) -> int:
     device = torch.device(given.device)
     peaks = {"fp32": peak(device, torch.float32), "bf16": peak(device, torch.bfloat16)}
     flops = {name: arm.flops() for name, arm in arms.items()}  # also a warm-up
-    took = by_turns(arms, given.rounds, given.steps)
-    # Again: other guests of a machine can halve one such measurement.
+    took = run_in_turn(arms, given.rounds, given.steps)
+    # Measure again: other load on the machine can halve a single measurement.
     peaks = {
         "fp32": max(peaks["fp32"], peak(device, torch.float32)),
         "bf16": max(peaks["bf16"], peak(device, torch.bfloat16)),
@@ -156,7 +156,7 @@ def measure(arms: dict[str, Arm], given: Throughput) -> int:
         rows.append({"arm": name, "images_per_second": speed, "ratio": ratio, "gflop": flops[name] / 1e9, "share": share})  # fmt: skip  # noqa: E501
         if device.type == "cuda":
             rows[-1]["busy"] = arms[name].busy()
-    where = place(device)
+    where = machine_name(device)
     print(f"MNIST network, batch {given.batch_size}, {where}; matrix peak fp32 {peaks['fp32'] / 1e9:,.0f} GFLOP/s, bf16 {peaks['bf16'] / 1e9:,.0f}\n")  # fmt: skip  # noqa: E501
     more = (" GPU busy |", "---|") if device.type == "cuda" else ("", "")
     print(
@@ -173,8 +173,8 @@ def measure(arms: dict[str, Arm], given: Throughput) -> int:
     return 0
 
 
-def by_turns(arms: dict[str, Arm], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds that so many steps of each took in each round, after a warm-up; rounds do not begin with the same one."""
+def run_in_turn(arms: dict[str, Arm], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds for ``steps`` steps of each arm in each round, after a warm-up. Each round starts with another arm."""
     for arm in arms.values():
         arm.seconds(steps)
     took: dict[str, list[float]] = {name: [] for name in arms}
@@ -184,8 +184,8 @@ def by_turns(arms: dict[str, Arm], rounds: int, steps: int) -> dict[str, list[fl
     return took
 
 
-def quickly(arms: dict[str, Arm], given: Throughput) -> int:
-    """One step of each by turns for QUICK_S seconds, and three rounds at least; the medians of ratios in one line."""
+def measure_quickly(arms: dict[str, Arm], given: Throughput) -> int:
+    """Run one step of each arm in turn for QUICK_S seconds, at least three rounds. Prints median ratios in one line."""
     for arm in arms.values():
         arm.seconds(2)
     took: dict[str, list[float]] = {name: [] for name in arms}
@@ -193,28 +193,28 @@ def quickly(arms: dict[str, Arm], given: Throughput) -> int:
     while len(took[PLAIN]) < 3 or (time.perf_counter() < until and len(took[PLAIN]) < 50):
         for name, arm in arms.items():
             took[name].append(arm.seconds(1))
-    told = []
+    ratio_texts = []
     for name in [*arms][1:]:
         ratios = sorted(p / s for p, s in zip(took[PLAIN], took[name], strict=True))
-        told.append(f"{name} {statistics.median(ratios):.2f} x of it ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        ratio_texts.append(f"{name} {statistics.median(ratios):.2f} x of it ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     speed = given.batch_size / statistics.median(took[PLAIN])
-    about = f"{place(torch.device(given.device))}, batch {given.batch_size}, {len(took[PLAIN])} rounds"
-    print(f"speed, {about}: {PLAIN} {speed:,.0f} images/s; {'; '.join(told)}")
+    about = f"{machine_name(torch.device(given.device))}, batch {given.batch_size}, {len(took[PLAIN])} rounds"
+    print(f"speed, {about}: {PLAIN} {speed:,.0f} images/s; {'; '.join(ratio_texts)}")
     return 0
 
 
-def place(device: torch.device) -> str:
+def machine_name(device: torch.device) -> str:
     return f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
-def ours(
+def package_steps(
     images: torch.Tensor, batch: int, device: torch.device, precision: str,
     change: Callable[[TrainState], None] | None = None, read_every: int | None = None,
     graph: bool = False,
 ) -> Iterator[float]:  # fmt: skip
-    """What a worker does at each step, without Ray; metrics are read every tenth step, as by default.
+    """The step of a worker, without Ray. Metrics are read every tenth step, which is the default.
 
-    ``change``: done to the state before the first step.
+    ``change`` is applied to the state before the first step.
     """
     config = preset("mnist")
     spec = config.model_spec(images.shape[-1], images.shape[1])
@@ -234,17 +234,19 @@ def ours(
 
 
 def seconds_of(arm: Iterator[float], steps: int, device: torch.device) -> float:
-    settle(device)
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(steps):
         next(arm)
-    settle(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 
 def busy_share(arm: Iterator[float], steps: int = 50) -> float:
-    """Of so many steps: the time in which a kernel runs on the GPU, over all of it. Under a profiler, which slows what
-    launches kernels from Python."""
+    """The share of time in which a kernel runs on the GPU, over ``steps`` steps.
+
+    It is measured with a profiler, which slows kernel launches from Python.
+    """
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(steps):
             next(arm)
@@ -260,28 +262,28 @@ def busy_share(arm: Iterator[float], steps: int = 50) -> float:
     return busy / (until - spans[0][0])
 
 
-def settle(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def flops_of(step: Callable[[], object]) -> int:
-    """Multiplications and additions of matrices and convolutions, forward and backward, of one step."""
+    """Multiplications and additions in matrix products and convolutions of one step, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops()
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the best of several large matrix products: what the machine can do, not what its maker says."""
-    size = 2048 if device.type == "cpu" else 8192  # a GPU is done with a small one before it is launched
-    one = torch.randn(size, size, device=device).to(dtype)
+    """FLOP/s of the fastest of several large matrix products: the measured peak of the machine."""
+    size = 2048 if device.type == "cpu" else 8192  # on a GPU a small product is faster than its launch
+    matrix = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")
     for _ in range(12):
-        settle(device)
+        synchronize(device)
         start = time.perf_counter()
-        one @ one
-        settle(device)
+        matrix @ matrix
+        synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 

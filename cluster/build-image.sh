@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds the image with docker or buildah, whichever answers. Variables: VARIANT (cpu or gpu), TAG, BASE_IMAGE,
-# TORCH_INDEX_URL (empty: pip's default index). Arguments go to the builder: --volume, --build-arg ...
+# Builds the image with docker, or with buildah if docker does not run. Variables: VARIANT (cpu or gpu), TAG,
+# BASE_IMAGE, TORCH_INDEX_URL (empty: pip's default index). Arguments are passed to the builder: --volume,
+# --build-arg ...
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -17,8 +18,8 @@ set -- --tag "${TAG:-infogan-ray:$version$suffix}" --build-arg VARIANT="$variant
 if docker version > /dev/null 2>&1; then
     exec docker build "$@"
 elif command -v buildah > /dev/null; then
-    # Its own format, OCI, has no HEALTHCHECK; and without --layers each change of code would install torch anew.
+    # Buildah's default format, OCI, has no HEALTHCHECK. Without --layers, every code change would reinstall torch.
     exec buildah build --format docker --layers "$@"
 fi
-echo "no docker engine answers and there is no buildah: start docker, or install buildah" >&2
+echo "docker does not run and buildah is not installed: start docker, or install buildah" >&2
 exit 1

@@ -1,7 +1,7 @@
-"""InfoGAN on Ray: interpretable factors out of images without labels.
+"""InfoGAN on Ray: learns interpretable factors from images without labels.
 
-``load(path)`` opens a trained model, ``train(RunConfig(...))`` makes one, ``search(Recipe(...))`` ranks many.
-Importing this package does nothing else.
+``load(path)`` opens a trained model, ``train(RunConfig(...))`` trains one, ``search(Recipe(...))`` ranks many.
+Importing this package has no side effects.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 
 class UserError(ValueError):
-    """What the user asked for cannot be done. The message is one line: field, value, valid choices, next step.
+    """The user's request is not valid. The message is one line: field, value, valid choices, next step.
 
-    Every other exception is a bug, and commands show its trace.
+    Every other exception is a bug, and commands show its traceback.
     """
 
 
 def __getattr__(name: str) -> Any:
-    """Names are resolved when first used, so that importing stays free of torch and Ray."""
+    """Import a public name when it is first used, so that importing the package loads neither torch nor Ray."""
     import importlib
 
-    homes = {
+    modules = {
         "InfoGAN": "models.infogan", "load": "training.load_model", "RunConfig": "training.config",
         "train": "distributed.train.trainer", "Recipe": "searches.recipe", "search": "distributed.tune.search",
     }  # fmt: skip
-    if name not in homes:
+    if name not in modules:
         raise AttributeError(f"module 'infogan_ray' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"infogan_ray.{homes[name]}"), name)
+    return getattr(importlib.import_module(f"infogan_ray.{modules[name]}"), name)

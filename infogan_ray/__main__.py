@@ -1,4 +1,4 @@
-"""``python -m infogan_ray``: the same as ``infogan``, where the script is not installed, as on a cluster."""
+"""``python -m infogan_ray`` does the same as ``infogan``, for machines without the installed script."""
 
 from infogan_ray.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Real Ray heads and nodes that ask for a token, and hosts of their own for them in network namespaces."""
+"""Real Ray heads and nodes that require a token, and hosts for them in network namespaces."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent
 STARTS_WITHIN_S = 90
 STOPS_WITHIN_S = 30
-STORE = 100 * 1024**2
+OBJECT_STORE_BYTES = 100 * 1024**2
 
 
 class Node:
-    """``ray start --block`` and all processes under it."""
+    """``ray start --block`` and all its descendants."""
 
     def __init__(self, words: list[str], token: Path, log: Path, prefix: tuple[str, ...] = ()) -> None:
         self.log = log
@@ -37,7 +37,7 @@ class Node:
         with log.open("ab") as out:
             self.process = subprocess.Popen(
                 [*prefix, str(BIN / "ray"), "start", *words, "--block", "--disable-usage-stats",
-                 f"--object-store-memory={STORE}"],
+                 f"--object-store-memory={OBJECT_STORE_BYTES}"],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
                 env={
                     **environment, **CREDENTIALS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token),
@@ -46,7 +46,7 @@ class Node:
             )  # fmt: skip
 
     def kill(self) -> None:
-        """All of it at once, as when a machine loses its power."""
+        """Kill all its processes at once, as a power failure does."""
         with contextlib.suppress(psutil.NoSuchProcess):
             root = psutil.Process(self.process.pid)
             for process in [root, *root.children(recursive=True)]:
@@ -55,12 +55,12 @@ class Node:
         self.process.wait()
 
 
-def wait_for_door(url: str, node: Node) -> None:
+def wait_for_api(url: str, node: Node) -> None:
     deadline = time.monotonic() + STARTS_WITHIN_S
     while True:
         try:
             urllib.request.urlopen(f"{url}/api/version", timeout=2)
-            raise AssertionError(f"{url} opens without a token")
+            raise AssertionError(f"{url} answers without a token")
         except urllib.error.HTTPError as error:
             assert error.code == 401
             return
@@ -75,9 +75,9 @@ class Head:
     url: str
     token: str
     environment: dict[str, str]
-    """For a client of it."""
+    """The environment of a client."""
     gcs: int
-    """The port by which drivers join."""
+    """The port that drivers connect to."""
 
     def infogan(self, *words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -87,7 +87,7 @@ class Head:
 
 
 def make_head(url: str, folder: Path, gcs: int) -> tuple[Head, Path]:
-    """A client's view of a head that is yet to be started, and the file with its token."""
+    """The client's view of a head that has not started yet, and the path of its token file."""
     path = folder / "token"
     path.write_text(secrets.token_hex(32))
     path.chmod(0o600)
@@ -98,7 +98,7 @@ def make_head(url: str, folder: Path, gcs: int) -> tuple[Head, Path]:
 
 @contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
-    """Ray puts sockets under its folder, and their paths may have some hundred letters."""
+    """A folder with a short path. Ray creates sockets in it, and a socket path is limited to about 100 characters."""
     folder = Path(tempfile.mkdtemp(prefix="ig"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -106,15 +106,15 @@ def short_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def head_on_loopback(folder: Path) -> Iterator[Head]:
-    gcs, door, agent, client = free_ports(4)
-    head, token = make_head(f"http://127.0.0.1:{door}", folder, gcs)
+    gcs, dashboard_port, agent, client = free_ports(4)
+    head, token = make_head(f"http://127.0.0.1:{dashboard_port}", folder, gcs)
     node = Node(
-        ["--head", "--num-cpus=2", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={door}",
+        ["--head", "--num-cpus=2", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
          f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}", f"--temp-dir={folder}/ray"],
         token, folder / "head.log",
     )  # fmt: skip
     try:
-        wait_for_door(head.url, node)
+        wait_for_api(head.url, node)
         yield head
     finally:
         node.kill()
@@ -129,7 +129,7 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
-def may_make_hosts() -> bool:
+def can_create_hosts() -> bool:
     if os.geteuid() != 0:
         return False
     name = f"igtry{os.getpid()}"
@@ -142,7 +142,7 @@ def may_make_hosts() -> bool:
 
 
 class Host:
-    """A network namespace with one interface on a bridge: for all that crosses a network, a machine of its own."""
+    """A network namespace with one interface on a bridge. On the network it is a separate machine."""
 
     def __init__(self, bridge: str, number: int) -> None:
         self.name, self.address = f"{bridge}h{number}", f"{NETWORK}.{number}"
@@ -157,8 +157,8 @@ class Host:
             ip("-n", self.name, *words)
 
     def prefix(self, *own: Path) -> tuple[str, ...]:
-        """Before a command that is to run there. ``own``: folders that are disks of this host, and of no other."""
-        mounts = " && ".join(f"mount -t tmpfs none {folder}" for folder in own)  # in this command's mounts alone
+        """Words that run a command on this host. ``own``: folders that only this host sees, as local disks."""
+        mounts = " && ".join(f"mount -t tmpfs none {folder}" for folder in own)  # only this command sees these mounts
         return ("ip", "netns", "exec", self.name, "sh", "-c", f'{mounts} && exec "$@"', "sh")
 
     def link(self, up: bool) -> None:
@@ -170,14 +170,14 @@ class Host:
         return [int(pid) for pid in found.split()]
 
     def runs(self, what: str) -> bool:
-        """Whether a command with this in it runs on it."""
+        """Whether a process of this host has ``what`` in its command."""
         found = [psutil.Process(pid) for pid in self.pids]
         return any(what in word for process in found for word in process.cmdline())
 
     def kill(self) -> None:
-        """Every process on it; there is none left when this returns.
+        """Kill every process of the host. None is left when this returns.
 
-        One that is killed is still there while the kernel takes it apart, and may just have started another.
+        A killed process exists until the kernel removes it, and may have started another one just before.
         """
         deadline = time.monotonic() + STOPS_WITHIN_S
         while pids := self.pids:
@@ -188,7 +188,7 @@ class Host:
             time.sleep(0.05)
 
     def close(self) -> None:
-        with contextlib.suppress(subprocess.CalledProcessError, AssertionError):  # the others are to be closed, too
+        with contextlib.suppress(subprocess.CalledProcessError, AssertionError):  # the other hosts must be closed, too
             self.kill()
         with contextlib.suppress(subprocess.CalledProcessError):
             ip("netns", "delete", self.name)
@@ -196,7 +196,7 @@ class Host:
 
 @contextlib.contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
-    """Hosts NETWORK.2 and on, and this machine on the same wire as NETWORK.1."""
+    """Hosts with addresses from NETWORK.2 on; this machine is NETWORK.1 on the same bridge."""
     bridge = f"ig{os.getpid() % 100_000}"
     made: list[Host] = []
     ip("link", "add", bridge, "type", "bridge")

@@ -16,25 +16,25 @@ from infogan_ray.data.image_set import ImageSet
 from infogan_ray.training.config import RunConfig
 from tests.servers import CREDENTIALS, Proxy, S3Server, s3_server
 
-# Side by side (pytest -n) one thread each: with more, threads that wait for others take cores from those that work.
+# Parallel tests (pytest -n) use one thread each: with more, waiting threads take cores from working ones.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
-# A frozen worker is noticed after this many seconds; a minute in earnest.
+# Ray Train detects a frozen worker after this many seconds; outside tests after a minute.
 ENVIRONMENT_OF_TESTS = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "10"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kuberay-schemas", help="folder with KubeRay's schemas, which the manifests are held against")
+    parser.addoption("--kuberay-schemas", help="folder with KubeRay's schemas, which the manifests are checked against")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for the S3 server is marked, so that ``-m 'not s3 and not ray'`` starts no server."""
+    """Mark each test that uses the S3 server, so that ``-m 'not s3 and not ray'`` starts no server."""
     for item in items:
         if isinstance(item, pytest.Function) and "s3" in item.fixturenames:
             item.add_marker("s3")
 
 
 def tiny_images(count: int = 96, size: int = 16, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Bright bars at one of three heights: uint8 (N, H, W) and the height's number as label."""
+    """Bright bars at one of three heights: uint8 (N, H, W). A label is the index of a height."""
     rng = np.random.default_rng(0)
     labels = np.arange(count) % classes
     images = rng.integers(0, 40, (count, size, size), dtype=np.uint8)
@@ -82,7 +82,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def proxy(s3: S3Server) -> Iterator[Proxy]:
-    """In front of the S3 server; misbehaves on demand."""
+    """A proxy in front of the S3 server; a test selects how it fails."""
     proxy = Proxy(s3.port)
     yield proxy
     proxy.close()
@@ -103,7 +103,7 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run, made once; to be copied, not changed."""
+    """A finished tiny run, created once. Tests copy it and do not change it."""
     from tests.training.test_step import run_alone
 
     path = tmp_path_factory.mktemp("finished") / "tiny"

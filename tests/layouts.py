@@ -1,4 +1,4 @@
-"""Tiny files of each published layout, made as their publishers make them, with what must be read from them."""
+"""Tiny files in each published layout, with the images and labels that must be read from them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from PIL import Image
 
 from infogan_ray.data import idx
 
-COUNT, TESTS = 20, 6  # images to train on, and of the test part
+COUNT, TEST_COUNT = 20, 6  # images of the training split and of the test split
 
 
 @dataclass
-class Made:
-    """A path, the pixels (N, H, W[, C]) that it holds, their labels, and those of its own test part."""
+class PublishedFiles:
+    """A path, its pixels (N, H, W[, C]) and labels, and the same of its test split."""
 
     path: Path
     kind: str
@@ -39,7 +39,7 @@ def pixels(count: int, *shape: int, seed: int = 0) -> np.ndarray:
 
 
 def numbers(count: int, kinds: int, seed: int = 0) -> list[int]:
-    """Labels of which every one occurs."""
+    """Random labels in which each kind occurs."""
     return np.random.default_rng(seed).permutation(np.arange(count) % kinds).tolist()
 
 
@@ -49,8 +49,8 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def svhn(root: Path, packed: bool = True) -> Made:
-    for part, count, seed in (("train", COUNT, 0), ("test", TESTS, 1)):
+def svhn(root: Path, packed: bool = True) -> PublishedFiles:
+    for part, count, seed in (("train", COUNT, 0), ("test", TEST_COUNT, 1)):
         labels = np.array(numbers(count, 10, seed), np.uint8)
         content = {
             "X": pixels(count, 32, 32, 3, seed=seed).transpose(1, 2, 3, 0),
@@ -58,19 +58,19 @@ def svhn(root: Path, packed: bool = True) -> Made:
         }
         scipy.io.savemat(root / f"{part}_32x32.mat", content, do_compression=packed)
     digits = [str(digit) for digit in range(10)]
-    return Made(
-        root, "SVHN .mat", pixels(COUNT, 32, 32, 3), numbers(COUNT, 10), digits, pixels(TESTS, 32, 32, 3, seed=1),
-        numbers(TESTS, 10, 1),
+    return PublishedFiles(
+        root, "SVHN .mat", pixels(COUNT, 32, 32, 3), numbers(COUNT, 10), digits, pixels(TEST_COUNT, 32, 32, 3, seed=1),
+        numbers(TEST_COUNT, 10, 1),
     )  # fmt: skip
 
 
-def svhn_unpacked(root: Path) -> Made:
+def svhn_unpacked(root: Path) -> PublishedFiles:
     return svhn(root, packed=False)
 
 
-def cifar10(root: Path) -> Made:
+def cifar10(root: Path) -> PublishedFiles:
     images, labels = pixels(COUNT, 32, 32, 3), numbers(COUNT, 10)
-    test, test_labels = pixels(TESTS, 32, 32, 3, seed=1), numbers(TESTS, 10, 1)
+    test, test_labels = pixels(TEST_COUNT, 32, 32, 3, seed=1), numbers(TEST_COUNT, 10, 1)
     folder = root / "cifar-10-batches-bin"
     folder.mkdir()
     for number in range(5):
@@ -83,48 +83,48 @@ def cifar10(root: Path) -> Made:
     (folder / "test_batch.bin").write_bytes(content)
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     (folder / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
-    return Made(root, "CIFAR-10 binary", images, labels, names, test, test_labels)
+    return PublishedFiles(root, "CIFAR-10 binary", images, labels, names, test, test_labels)
 
 
-def cifar100(root: Path) -> Made:
+def cifar100(root: Path) -> PublishedFiles:
     images, labels = pixels(COUNT, 32, 32, 3), [5 * label for label in numbers(COUNT, 20)]
     content = b"".join(
         bytes([7, fine]) + image.transpose(2, 0, 1).tobytes() for fine, image in zip(labels, images, strict=True)
     )
     (root / "train.bin").write_bytes(content)
     (root / "test.bin").write_bytes(content)
-    return Made(root, "CIFAR-100 binary", images, labels, [str(n) for n in range(100)], images, labels)
+    return PublishedFiles(root, "CIFAR-100 binary", images, labels, [str(n) for n in range(100)], images, labels)
 
 
-def idx_files(root: Path) -> Made:
+def idx_files(root: Path) -> PublishedFiles:
     images, labels = pixels(COUNT, 28, 28), numbers(COUNT, 10)
-    test, test_labels = pixels(TESTS, 28, 28, seed=1), [9, 0, 1, 2, 3, 4]
+    test, test_labels = pixels(TEST_COUNT, 28, 28, seed=1), [9, 0, 1, 2, 3, 4]
     for name, array in (
         ("train-images-idx3", images), ("train-labels-idx1", np.array(labels, np.uint8)),
         ("t10k-images-idx3", test), ("t10k-labels-idx1", np.array(test_labels, np.uint8)),
     ):  # fmt: skip
         (root / f"{name}-ubyte.gz").write_bytes(gzip.compress(idx.encode(array)))
-    return Made(root, "IDX files", images, labels, [str(n) for n in range(10)], test, test_labels)
+    return PublishedFiles(root, "IDX files", images, labels, [str(n) for n in range(10)], test, test_labels)
 
 
-def idx_file(root: Path) -> Made:
+def idx_file(root: Path) -> PublishedFiles:
     """One file of images without labels."""
     (root / "shoes-images-idx3-ubyte").write_bytes(idx.encode(pixels(COUNT, 28, 28)))
-    return Made(root / "shoes-images-idx3-ubyte", "IDX files", pixels(COUNT, 28, 28), None)
+    return PublishedFiles(root / "shoes-images-idx3-ubyte", "IDX files", pixels(COUNT, 28, 28), None)
 
 
-def npz(root: Path) -> Made:
+def npz(root: Path) -> PublishedFiles:
     labels = numbers(COUNT, 3)
     np.savez_compressed(root / "a.npz", images=pixels(COUNT, 32, 32, 3), labels=np.array([-1, 4, 7])[labels])
-    return Made(root / "a.npz", ".npz file", pixels(COUNT, 32, 32, 3), labels, ["-1", "4", "7"])
+    return PublishedFiles(root / "a.npz", ".npz file", pixels(COUNT, 32, 32, 3), labels, ["-1", "4", "7"])
 
 
-def npz_first_axis_fastest(root: Path) -> Made:
+def npz_first_axis_fastest(root: Path) -> PublishedFiles:
     np.savez(root / "a.npz", images=np.asfortranarray(pixels(COUNT, 28, 28)))
-    return Made(root / "a.npz", ".npz file", pixels(COUNT, 28, 28), None)
+    return PublishedFiles(root / "a.npz", ".npz file", pixels(COUNT, 28, 28), None)
 
 
-def dsprites(root: Path) -> Made:
+def dsprites(root: Path) -> PublishedFiles:
     images = pixels(COUNT, 64, 64) & 1
     shapes = numbers(COUNT, 3)
     classes = np.zeros((COUNT, 6), np.int64)
@@ -133,37 +133,37 @@ def dsprites(root: Path) -> Made:
         root / "dsprites.npz", metadata=np.array({"pickled": True}, dtype=object), imgs=images,
         latents_values=classes.astype(float), latents_classes=classes,
     )  # fmt: skip
-    return Made(root / "dsprites.npz", "dSprites .npz", images * 255, shapes, ["square", "ellipse", "heart"])
+    return PublishedFiles(root / "dsprites.npz", "dSprites .npz", images * 255, shapes, ["square", "ellipse", "heart"])
 
 
-def parquet(root: Path) -> Made:
-    """Two files of three row groups each and a test part, as `datasets` pushes them."""
+def parquet(root: Path) -> PublishedFiles:
+    """Two files of three row groups each and a test split, as `datasets` writes them."""
     images, labels = pixels(COUNT, 28, 28, 3), numbers(COUNT, 2)
-    test, test_labels = pixels(TESTS, 28, 28, 3, seed=1), numbers(TESTS, 2, 1)
+    test, test_labels = pixels(TEST_COUNT, 28, 28, 3, seed=1), numbers(TEST_COUNT, 2, 1)
     names = ["zebra", "ant"]
     features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     (root / "data").mkdir()
-    for name, some, of in (
+    for name, part_images, part_labels in (
         ("train-00000-of-00002", images[:9], labels[:9]), ("train-00001-of-00002", images[9:], labels[9:]),
         ("test-00000-of-00001", test, test_labels),
     ):  # fmt: skip
-        structs = [{"bytes": png(image), "path": None} for image in some]
+        structs = [{"bytes": png(image), "path": None} for image in part_images]
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        table = pa.table({"image": pa.array(structs, kind), "label": pa.array(of, pa.int64())})
+        table = pa.table({"image": pa.array(structs, kind), "label": pa.array(part_labels, pa.int64())})
         path = root / "data" / f"{name}.parquet"
         pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=4)
-    return Made(root, "Parquet", images, labels, names, test, test_labels)
+    return PublishedFiles(root, "Parquet", images, labels, names, test, test_labels)
 
 
-def parquet_file(root: Path) -> Made:
+def parquet_file(root: Path) -> PublishedFiles:
     """Plain bytes and text labels in one file."""
     kinds = ["b", "a"]
     labels = numbers(COUNT, 2)
     images = pixels(COUNT, 28, 28)
     columns = {"png": [png(image) for image in images], "label": [kinds[1 - label] for label in labels]}
     pq.write_table(pa.table(columns), root / "a.parquet")
-    return Made(root / "a.parquet", "Parquet", images, labels, ["a", "b"])
+    return PublishedFiles(root / "a.parquet", "Parquet", images, labels, ["a", "b"])
 
 
 def tar(path: Path, files: list[tuple[str, bytes]]) -> Path:
@@ -175,26 +175,26 @@ def tar(path: Path, files: list[tuple[str, bytes]]) -> Path:
     return path
 
 
-def webdataset(root: Path) -> Made:
+def webdataset(root: Path) -> PublishedFiles:
     images, labels = pixels(COUNT, 28, 28, 3), numbers(COUNT, 11)
     files = []
     for row, (image, label) in enumerate(zip(images, labels, strict=True)):
         files += [(f"{row:06}.cls", str(label).encode()), (f"{row:06}.png", png(image))]
         files += [(f"{row:06}.txt", b"a caption")]
     kinds = [str(number) for number in range(11)]
-    return Made(tar(root / "000.tar", files), "WebDataset tar", images, labels, kinds)
+    return PublishedFiles(tar(root / "000.tar", files), "WebDataset tar", images, labels, kinds)
 
 
-def webdataset_shards(root: Path) -> Made:
-    """Labels in JSON, a second image in each sample, and a test part."""
+def webdataset_shards(root: Path) -> PublishedFiles:
+    """Labels in JSON, a second image in each sample, and a test split."""
     images, labels = pixels(COUNT, 28, 28, 3), numbers(COUNT, 2)
-    test, test_labels = pixels(TESTS, 28, 28, 3, seed=1), numbers(TESTS, 2, 1)
-    for name, some, of in (
+    test, test_labels = pixels(TEST_COUNT, 28, 28, 3, seed=1), numbers(TEST_COUNT, 2, 1)
+    for name, part_images, part_labels in (
         ("train-000000.tar", images[:9], labels[:9]), ("train-000001.tar.gz", images[9:], labels[9:]),
         ("test-000000.tar", test, test_labels),
     ):  # fmt: skip
         files = []
-        for row, (image, label) in enumerate(zip(some, of, strict=True)):
+        for row, (image, label) in enumerate(zip(part_images, part_labels, strict=True)):
             about = json.dumps({"label": ["cat", "dog"][label], "caption": "x"}).encode()
             files += [
                 (f"./{row:06}.jpg.png", png(image)),
@@ -202,11 +202,11 @@ def webdataset_shards(root: Path) -> Made:
                 (f"./{row:06}.seg.png", png(image // 2)),
             ]
         tar(root / name, files)
-    return Made(root, "WebDataset tars", images, labels, ["cat", "dog"], test, test_labels)
+    return PublishedFiles(root, "WebDataset tars", images, labels, ["cat", "dog"], test, test_labels)
 
 
-def rendered_chairs(root: Path) -> Made:
-    """Grey on white, 62 views of each chair in the real one."""
+def rendered_chairs(root: Path) -> PublishedFiles:
+    """Grey on white. The published dataset has 62 views of each chair."""
     images = []
     for chair in range(4):
         folder = root / "rendered_chairs" / f"{chair:032x}" / "renders"
@@ -217,41 +217,41 @@ def rendered_chairs(root: Path) -> Made:
             (folder / f"image_{view:03}_p020_t{view * 11:03}_r096.png").write_bytes(png(image))
             images.append(image)
     (root / "rendered_chairs" / "all_chair_names.mat").write_bytes(b"x")
-    return Made(root, "rendered chairs", np.stack(images), None)
+    return PublishedFiles(root, "rendered chairs", np.stack(images), None)
 
 
-def folder(root: Path) -> Made:
+def folder(root: Path) -> PublishedFiles:
     """Grey faces of two people."""
     images, labels = pixels(COUNT, 32, 32), sorted(numbers(COUNT, 2))
     for row, (image, label) in enumerate(zip(images, labels, strict=True)):
         (root / f"person{label}").mkdir(exist_ok=True)
         (root / f"person{label}" / f"{row:02}.png").write_bytes(png(image))
-    return Made(root, "folder of images", images, labels, ["person0", "person1"])
+    return PublishedFiles(root, "folder of images", images, labels, ["person0", "person1"])
 
 
-def plain_tar(root: Path) -> Made:
+def plain_tar(root: Path) -> PublishedFiles:
     images = pixels(COUNT, 28, 28, 3)
-    return Made(tar(root / "a.tar", [(f"{row:02}.png", png(images[row])) for row in range(COUNT)]), ".tar of images",
-                images, None)  # fmt: skip
+    files = [(f"{row:02}.png", png(images[row])) for row in range(COUNT)]
+    return PublishedFiles(tar(root / "a.tar", files), ".tar of images", images, None)
 
 
 def celeba(root: Path) -> Path:
-    """torchvision's folder: 26 pictures of 178 x 218, their attributes, and the last six as the test part."""
+    """torchvision's folder: 26 pictures of 178 x 218, their attributes, and the last six as the test split."""
     base = root / "celeba"
     (base / "img_align_celeba").mkdir(parents=True)
-    names = [f"{row + 1:06}.jpg" for row in range(COUNT + TESTS)]
+    names = [f"{row + 1:06}.jpg" for row in range(COUNT + TEST_COUNT)]
     for row, name in enumerate(names):
         image = np.zeros((218, 178, 3), np.uint8)
         image[35:183, 15:163] = (8 * row, 120, 240 - 8 * row)  # the middle 148 x 148
         Image.fromarray(image).save(base / "img_align_celeba" / name, quality=95)
-    parts = [0] * (COUNT - 4) + [1] * 4 + [2] * TESTS
+    parts = [0] * (COUNT - 4) + [1] * 4 + [2] * TEST_COUNT
     (base / "list_eval_partition.txt").write_text("".join(f"{n} {p}\n" for n, p in zip(names, parts, strict=True)))
     rows = [f"{name}  {1 if row % 3 else -1} {-1 if row % 2 else 1}\n" for row, name in enumerate(names)]
     (base / "list_attr_celeba.txt").write_text(f"{len(names)}\nSmiling Young \n" + "".join(rows))
     return base
 
 
-MAKERS: list[Callable[[Path], Made]] = [
+MAKERS: list[Callable[[Path], PublishedFiles]] = [
     svhn, svhn_unpacked, cifar10, cifar100, idx_files, idx_file, npz, npz_first_axis_fastest, dsprites, parquet,
     parquet_file, webdataset, webdataset_shards, rendered_chairs, folder, plain_tar,
 ]  # fmt: skip

@@ -24,7 +24,7 @@ def numbered(count: int, size: int = 4) -> np.ndarray:
 
 
 def numbers(images: object) -> list[int]:
-    """What ``numbered`` put into images of a tensor or an array."""
+    """The numbers that ``numbered`` wrote into the images of a tensor or an array."""
     flat = np.asarray(images).reshape(len(images), -1)[:, :4]  # type: ignore[arg-type]
     return np.ascontiguousarray(flat).view("<u4").ravel().tolist()
 
@@ -33,7 +33,9 @@ def write_shards(
     folder: Path, images: np.ndarray, groups: Sequence[Sequence[int]], *, labels: np.ndarray | None = None,
     encoding: str = RAW, test: int = 0,
 ) -> ShardSet:  # fmt: skip
-    """Shards with so many rows in each row group; ``test``: so many of the first images as the test split, too."""
+    """Write one shard per item of ``groups``, which lists the rows of its row groups.
+
+    The first ``test`` images are also written as the test split."""
     folder.mkdir(parents=True)
     assert sum(map(sum, groups)) == len(images)
     store = open_storage(folder)

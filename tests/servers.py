@@ -1,4 +1,4 @@
-"""A real S3 server on loopback (SeaweedFS) and a proxy in front of it that misbehaves on demand."""
+"""A real S3 server on loopback (SeaweedFS) and a proxy in front of it that can fail in several ways."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Mode = Literal["well", "503", "reset", "hang", "cut"]
 
 
 class S3Server:
-    """``weed server -s3`` with keys and one bucket. The port stays over ``kill`` and ``start``."""
+    """``weed server -s3`` with keys and one bucket. ``kill`` and ``start`` keep the port."""
 
     def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         self.folder, self.address = folder, address
@@ -45,7 +45,7 @@ class S3Server:
             str(weed), "server", f"-dir={self.folder}", f"-ip={self.address}", f"-ip.bind={self.address}", "-s3",
             f"-s3.config={self.folder}/s3.json", f"-s3.port={self.port}", f"-master.port={master}",
             f"-volume.port={volume}", f"-filer.port={filer}", "-master.telemetry=false", "-volume.max=100",
-            "-s3.port.lance=0", "-s3.port.iceberg=0",  # else these two listen on fixed ports
+            "-s3.port.lance=0", "-s3.port.iceberg=0",  # otherwise these two listen on fixed ports
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -64,7 +64,7 @@ class S3Server:
             time.sleep(0.3)
 
     def kill(self) -> None:
-        """At once: a polite end takes it half a minute, and what it holds is thrown away."""
+        """Kill the server at once; its data is lost. An orderly shutdown takes half a minute."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -83,7 +83,7 @@ def s3_server(folder: Path, address: str = "127.0.0.1") -> Iterator[S3Server]:
 
 
 class Proxy:
-    """Forwards TCP to a port: well, or with an HTTP 503, a reset, silence, or a reset within the next upload."""
+    """Forwards TCP to a port, or answers with an HTTP 503, a reset, no answer, or a reset during an upload."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -153,9 +153,10 @@ class Proxy:
 
 
 def free_ports(count: int) -> list[int]:
-    """Of those that neither the system nor Ray deals out, so that nobody has taken them when they are used.
+    """Free ports outside the ranges that the system and Ray assign, so that they stay free until they are used.
 
-    The S3 server's gRPC ports are these plus 10,000, which the system does not deal out, either."""
+    The S3 server's gRPC ports are 10,000 higher and also outside the system's range.
+    """
     ports: list[int] = []
     while len(ports) < count:
         port = random.randrange(20_000, 22_700)

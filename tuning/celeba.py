@@ -1,10 +1,10 @@
-"""Ten categorical codes of ten on faces in colour: λ and both learning rates, proposed by Optuna, on a cluster of GPUs.
+"""Ten categorical codes with ten categories each, on colour images of faces: Optuna proposes λ and both learning rates.
 
     pip install 'infogan-ray[search]'
     infogan search tuning/celeba.py --data DIR/img_align_celeba --storage s3://my-bucket/runs --name celeba
 
---dry-run says what it costs: 24 trials of at most 11,719 steps, and one GPU each. It has been run on pictures made for
-the purpose, not on CelebA: what it finds there is not known yet.
+For a cluster of GPUs. --dry-run shows the cost: 24 trials of at most 11,719 steps, with one GPU each. The recipe was
+tested on generated images, not on CelebA, so its result on CelebA is not known yet.
 """
 
 from ray import tune

@@ -1,10 +1,10 @@
-"""Which weight on the bound makes codes of one factor each? For continuous codes alone; here of the drawn shapes.
+"""Which λ gives codes that each contain one factor? For continuous codes only, on the dataset ``shapes``.
 
     infogan search tuning/factors.py --name factors
     infogan compare runs/factors
 
-A large weight fills the codes soonest, and then none of them is one thing: the bound cannot choose here, and no trial
-is stopped by it. ``compare`` asks without labels which codes several trials have in common.
+A large λ raises the bound fastest, but then each code mixes several factors. So the bound cannot select the best trial,
+and it stops none. ``compare`` finds the codes that several trials share, without labels.
 """
 
 from ray import tune

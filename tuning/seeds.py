@@ -1,9 +1,9 @@
-"""How good is the preset at its worst? Five seeds, the rest alike, and none stopped: the bad ones are asked about.
+"""The worst result of a preset: five trials that differ only in their seed. None is stopped, so bad ones also finish.
 
     infogan search tuning/seeds.py --name seeds
 
-Five trials of 1,500 steps each; two at a time on two cores. Put a preset and fields of your own in place of these.
-``python -m benchmarks.quality --search runs/seeds``, in a checkout, prints mean and worst.
+Five trials of 1,500 steps each; on two cores, two run at a time. Replace the preset and add fields as you need.
+``python -m benchmarks.quality --search runs/seeds``, in a checkout, prints the mean and the worst result.
 """
 
 from ray import tune

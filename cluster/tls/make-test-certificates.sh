@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# FOR TESTS ONLY: a certificate authority and one certificate per node for Ray's TLS, valid for a month.
-# For real use take certificates from your own authority, and keep its key off the cluster.
+# ONLY FOR TESTS: makes a certificate authority and one certificate per node for Ray's TLS, valid for 30 days.
+# In production, use certificates from your own authority, and do not store its key on the cluster.
 #
 #   make-test-certificates.sh FOLDER NODE...     for example: make-test-certificates.sh certificates 10.0.0.1 10.0.0.2
 #
-# A node is an IP address or a DNS name. Several of one node are joined by commas: 10.0.0.1,head.example
-# Ray's nodes are both server and client, and reach each other and themselves by address: each certificate is for both,
-# and names localhost and 127.0.0.1 besides. On each node, in the environment of `ray start` and of the driver:
+# NODE is an IP address or a DNS name. Join several names of one node with commas: 10.0.0.1,head.example
+# Ray's nodes are servers and clients, and connect by address to each other and to themselves. So each certificate is
+# valid for both, and for localhost and 127.0.0.1. Set on each node, in the environment of `ray start` and the driver:
 #   RAY_USE_TLS=1 RAY_TLS_CA_CERT=FOLDER/ca.crt
 #   RAY_TLS_SERVER_CERT=FOLDER/NODE.crt RAY_TLS_SERVER_KEY=FOLDER/NODE.key
 set -euo pipefail
@@ -19,7 +19,7 @@ fi
 folder=$1
 shift
 if [ -e "$folder" ]; then
-  echo "$folder exists; give a folder that does not, or remove it first" >&2
+  echo "$folder exists; remove it, or name another folder" >&2
   exit 1
 fi
 for node in "$@"; do
@@ -58,8 +58,8 @@ for node in "$@"; do
     -days "$days" -extfile "$work/extensions" -out "$work/$first.crt" 2>/dev/null
 done
 
-# At the end and at once, so that a folder is there as a whole or not at all. The authority's key goes with the rest of
-# the working files: nobody can make another certificate.
+# The folder appears at the end in one step, so it is always complete. The authority's key is deleted with the other
+# working files, so no more certificates can be made.
 rm -f "$work/request" "$work/extensions" "$work/ca.srl" "$work/ca.key"
 mkdir -p "$(dirname "$folder")"
 mv -T "$work" "$folder"

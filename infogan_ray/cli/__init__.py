@@ -1,1 +1,1 @@
-"""The commands behind ``infogan``, one module each: parse flags, call the package, print, return an exit code."""
+"""The commands of ``infogan``, one module each: parse flags, call the package, print, and return an exit code."""

@@ -1,4 +1,4 @@
-"""The flags by which ``submit`` and ``jobs`` choose a submission backend: ``--cluster``, and those of each backend."""
+"""The flags of ``submit`` and ``jobs`` that select a submission backend: ``--cluster``, and each backend's flags."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from infogan_ray.cli.display import warn
 from infogan_ray.distributed.submission import registry
 from infogan_ray.distributed.submission.backend import Backend
 
-Which = Literal["FLAGS", "SUBMIT_FLAGS"]
+FlagSet = Literal["FLAGS", "SUBMIT_FLAGS"]
 
 
-def with_backend_flags(kind: type, which: Which) -> Any:
-    """The dataclass ``kind`` with a field ``cluster``, and a section of flags for each backend that has some."""
+def with_backend_flags(kind: type, flag_set: FlagSet) -> Any:
+    """The dataclass ``kind`` with a field ``cluster`` and a section for each backend that has flags."""
     backends = registry.BACKENDS
     variables = [f"${backend.CLUSTER_VARIABLE}, else" for backend in backends if backend.CLUSTER_VARIABLE]
-    text = f"{', '.join(backend.CLUSTER for backend in backends)}; by default {' '.join(variables)} local."
+    text = (
+        f"Where jobs run: {', '.join(backend.CLUSTER for backend in backends)}; default: {' '.join(variables)} local."
+    )
     cluster = tyro.conf.arg(help=text, metavar="|".join(backend.CLUSTER for backend in backends))
     fields: list[Any] = [("cluster", Annotated[str | None, cluster], None)]
     for backend in backends:
-        flags = getattr(backend, which)
+        flags = getattr(backend, flag_set)
         if dataclasses.fields(flags):
             fields.append((backend.NAME, flags, dataclasses.field(default_factory=flags)))
     return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,))
 
 
-def open_backend(given: Any, which: Which) -> tuple[str, Backend]:
+def open_backend(given: Any, flag_set: FlagSet) -> tuple[str, Backend]:
     """The value of ``--cluster`` or its default, and its backend. Raises UserError for a flag of another backend."""
     cluster = given.cluster or registry.default_cluster()
     chosen = registry.backend_of(cluster)
@@ -38,13 +40,13 @@ def open_backend(given: Any, which: Which) -> tuple[str, Backend]:
         for field in dataclasses.fields(flags) if flags is not None and backend is not chosen else ():
             if getattr(flags, field.name) != field.default:
                 raise UserError(
-                    f"{_flag(field.name)} is for --cluster {backend.CLUSTER}, and the cluster is '{cluster}'"
+                    f"{_flag(field.name)} needs --cluster {backend.CLUSTER}, but the cluster is '{cluster}'"
                 )
-    return cluster, chosen(cluster, getattr(given, chosen.NAME, None) or getattr(chosen, which)(), warn)
+    return cluster, chosen(cluster, getattr(given, chosen.NAME, None) or getattr(chosen, flag_set)(), warn)
 
 
 def place_flags(given: Any) -> list[str]:
-    """The flags by which another command finds the same jobs."""
+    """The flags with which another command finds the same jobs."""
     words = [] if given.cluster is None else ["--cluster", given.cluster]
     for backend in registry.BACKENDS:
         for field in dataclasses.fields(backend.FLAGS):

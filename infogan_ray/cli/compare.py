@@ -1,4 +1,4 @@
-"""infogan compare: which of several models the others agree with most, without labels."""
+"""infogan compare: finds the most typical of several models, without labels."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from infogan_ray.training.load_model import load
 @dataclass
 class Compare:
     models: tyro.conf.Positional[list[str]]
-    """Three or more models: folders, runs (STORAGE/NAME) or checkpoints; or one search, for its finished trials."""
+    """Three or more models (folders, runs STORAGE/NAME or checkpoints), or one search (its finished trials)."""
     json: bool = False
 
 
 def compare(arguments: list[str]) -> int:
     given = parse(
         Compare, "compare", arguments,
-        "ModelCentrality: how far each model's codes are those of the others, without labels. "
+        "Measure how much the codes of each model agree with those of the others (ModelCentrality), without labels. "
         "Example: infogan compare runs/seed0 runs/seed1 runs/seed2",
     )  # fmt: skip
     search = SearchDirectory(open_storage(given.models[0])) if len(given.models) == 1 else None
@@ -43,20 +43,20 @@ def compare(arguments: list[str]) -> int:
         paths = {f"trial {number}": search.trial(number).model.uri for number in finished}
     if len(paths) < 3:
         what = f"finished trials of {search.folder}" if search is not None and search.exists else "models"
-        raise UserError(f"{what}: {len(paths)}; centrality needs three or more that are not the same")
+        raise UserError(f"{what}: {len(paths)}; compare needs three or more different ones")
     models: dict[str, InfoGAN] = {}
     for name, path in paths.items():
         model = load(path, warn)
         for other, earlier in models.items():
             if str(model.source) == str(earlier.source):
-                raise UserError(f"{name} is named twice; it would agree with itself, and be picked for that")
+                raise UserError(f"{name} is given twice; name each model once, because a model agrees with itself")
             if _same(model, earlier):
-                warn(f"{name} is a copy of {other} and left out; they would agree, and be picked for that")
+                warn(f"{name} is a copy of {other} and is ignored, because copies agree with each other")
                 break
         else:
             models[name] = model
     if len(models) < 3:
-        raise UserError(f"different models: {len(models)}; centrality needs three or more")
+        raise UserError(f"different models: {len(models)}; compare needs three or more")
     count = len(models)
     print_progress(f"{count * (count - 1)} comparisons of {count} models")
     scores = cross_scores(list(models.values()))
@@ -73,17 +73,17 @@ def compare(arguments: list[str]) -> int:
          f"{np.nanmean(scores[number]):.3f}"]
         for number in order
     ]  # fmt: skip
-    display.table("ModelCentrality", ["model", "centrality", "reads the others", "is read by them"], rows)
+    display.table("ModelCentrality", ["model", "centrality", "its Q on others", "others' Q on it"], rows)
     if search is not None and search.exists:
         number = names[best].removeprefix("trial ")
         print(f"next: infogan pull {shlex.quote(search.folder.uri)} --trial {number}")
     else:
-        print(f"the most central: {names[best]}")
+        print(f"most central: {names[best]}")
     return DONE
 
 
-def _same(one: InfoGAN, other: InfoGAN) -> bool:
-    return one.spec == other.spec and all(
-        torch.equal(mine, yours)
-        for mine, yours in zip(one.discriminator.parameters(), other.discriminator.parameters(), strict=True)
+def _same(first: InfoGAN, second: InfoGAN) -> bool:
+    return first.spec == second.spec and all(
+        torch.equal(a, b)
+        for a, b in zip(first.discriminator.parameters(), second.discriminator.parameters(), strict=True)
     )

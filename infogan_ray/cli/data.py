@@ -1,4 +1,4 @@
-"""infogan data: fetch a named dataset; inspect, prepare and verify images (``data_inspect``, ``data_prepare``)."""
+"""infogan data: fetches a dataset; inspects, prepares and verifies images (``data_inspect``, ``data_prepare``)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Data:
     name: tyro.conf.Positional[str]
     """mnist or fashion_mnist."""
     data_dir: str | None = None
-    """Folder to look into first."""
+    """Folder to search first."""
 
 
 def data(arguments: list[str]) -> int:
@@ -35,11 +35,11 @@ def data(arguments: list[str]) -> int:
     given = parse(
         Data, "data", arguments,
         "Fetch a dataset. Example: infogan data fetch mnist. "
-        "Or look through images of your own: infogan data inspect photos (see infogan data inspect --help)",
+        "To check your own images: infogan data inspect photos (see infogan data inspect --help)",
     )  # fmt: skip
     if given.name not in SOURCES:
         raise UserError(f"data is '{given.name}'; valid are {', '.join(SOURCES)}")
     images = load_images(given.name, DataConfig(given.data_dir), say=print_progress)
     assert images.test_images is not None
-    print(f"{given.name}: {len(images.images):,} training and {len(images.test_images):,} test images, checksums right")
+    print(f"{given.name}: {len(images.images):,} training and {len(images.test_images):,} test images, verified")
     return DONE

@@ -1,4 +1,4 @@
-"""infogan data inspect: what a path with images holds, before anything is trained on it."""
+"""infogan data inspect: shows which images a path contains, before training on them."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.image_files import describe, printable
 from infogan_ray.models.traversal import tile
 
-MOST_SHOWN = 20  # classes in the text; --json has all
+MAX_CLASSES_SHOWN = 20  # in the text; --json has all
 
 
 @dataclass
 class Inspect:
     path: tyro.conf.Positional[str]
-    """Whatever --data reads: a folder, .zip or .tar of images, or a published dataset's files."""
+    """Any path that --data accepts: a folder, .zip or .tar of images, or a published dataset's files."""
     image_size: int | None = None
-    """Height and width to bring the images to; by default what fits them."""
+    """Height and width to which images are resized; by default a size that fits them."""
     channels: int | None = None
-    """1 (grey) or 3 (RGB); by default 1 only if no image has colour."""
+    """1 (grey) or 3 (RGB); by default 1 if no image has colour, else 3."""
     labels: str | None = None
-    """A CSV file with the columns file and label; else class folders or the dataset's own, if any."""
+    """CSV file with the columns file and label; by default class folders or the dataset's own labels, if any."""
     output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A picture to write, the contact sheet: up to 64 images as training would see them. None is written by default."""
+    """Picture to write: up to 64 images as training sees them. By default none is written."""
     json: bool = False
 
 
 def inspect(arguments: list[str]) -> int:
     given = parse(
         Inspect, "data inspect", arguments,
-        "Look through images before training on them. Example: infogan data inspect photos -o contact.png",
+        "Check images before training on them. Example: infogan data inspect photos -o contact.png",
     )  # fmt: skip
     path = Path(given.path).expanduser()
     if not path.exists():
         raise UserError(f"path is '{given.path}', which does not exist")
     output = None if given.output is None else output_path(given.output, PICTURES)
     from infogan_ray.data.inspection import Survey
-    from infogan_ray.data.inspection import inspect as look
+    from infogan_ray.data.inspection import inspect as inspect_images
 
     config = DataConfig(image_size=given.image_size, channels=given.channels, labels=given.labels)
-    survey = look(path, config, say=print_progress)
+    survey = inspect_images(path, config, say=print_progress)
     found = survey.to_dict()
     sheet = None
     if output is not None and len(survey.sheet):
@@ -60,16 +60,16 @@ def inspect(arguments: list[str]) -> int:
     if given.json:
         print(json.dumps({**found, "contact_sheet": sheet}))
     elif isinstance(survey, Survey):
-        _tell(survey, found, sheet)
+        _print_survey(survey, found, sheet)
     else:
-        _tell_numbers(survey, sheet)
+        _print_arrays(survey, sheet)
     if not found["images"]:
-        warn(f"not one image of {path} can be read")
+        warn(f"no image of {path} can be read")
         return FAILED
     return DONE
 
 
-def _tell(survey: Any, found: dict[str, Any], sheet: str | None) -> None:
+def _print_survey(survey: Any, found: dict[str, Any], sheet: str | None) -> None:
     files, broken = len(survey.source.names), survey.broken
     rows = [
         ["layout", survey.kind],
@@ -78,55 +78,55 @@ def _tell(survey: Any, found: dict[str, Any], sheet: str | None) -> None:
         ["modes", describe(survey.modes)],
         ["sizes", ", ".join(f"{name} {width} x {height}" for name, (width, height) in survey.sizes.items())],
         ["with colour", f"{survey.coloured:,}"],
-        ["skipped, no images", describe(survey.source.skipped) or "nothing"],
+        ["skipped, not images", describe(survey.source.skipped) or "nothing"],
         ["broken", f"{len(broken):,} ({len(broken) / files:.2%})"],
-        ["same bytes", _copies(survey.copies)],
+        ["duplicates", _copies(survey.copies)],
         ["classes", _classes(survey.classes)],
-        *(["done to them", f"{count:,} {what}"] for what, count in survey.conversions.most_common()),
+        *(["conversion", f"{count:,} {what}"] for what, count in survey.conversions.most_common()),
     ]
     display.table(str(survey.source.path), ["what", "found"], rows)
     for name, reason in broken.items():
         print(f"broken: {printable(name)} {reason}")
     if sheet is not None:
-        print(f"contact sheet: {sheet}, {len(survey.sheet)} images as training would see them")
-    _propose(survey)
+        print(f"contact sheet: {sheet}, {len(survey.sheet)} images as training sees them")
+    _print_proposal(survey)
 
 
-def _tell_numbers(found: Any, sheet: str | None) -> None:
+def _print_arrays(found: Any, sheet: str | None) -> None:
     rows = [
         ["layout", found.kind],
         ["images", f"{found.images:,}"],
-        ["test part of its own", f"{found.test_images:,}" if found.test_images else "none"],
+        ["own test split", f"{found.test_images:,}" if found.test_images else "none"],
         ["size", " x ".join(str(side) for side in found.shape)],
         ["classes", _classes(found.classes)],
     ]
     display.table(str(found.path), ["what", "found"], rows)
     if sheet is not None:
-        print(f"contact sheet: {sheet}, {len(found.sheet)} images as training would see them")
-    _propose(found)
+        print(f"contact sheet: {sheet}, {len(found.sheet)} images as training sees them")
+    _print_proposal(found)
 
 
-def _propose(found: Any) -> None:
+def _print_proposal(found: Any) -> None:
     proposal = found.proposal
     if proposal is None:
-        print("too few images to propose a training")
+        print("too few images to propose a training command")
         return
-    print(f"memory: {display.size(found.memory_bytes)} of images in the driver and in each worker")
+    print(f"memory: {display.size(found.memory_bytes)} for the images, in the driver and in each worker")
     if proposal.max_bad > DataConfig().max_bad:
-        print(f"more than {DataConfig().max_bad:.0%} is broken: repair them, or the command below lets them pass")
+        print(f"more than {DataConfig().max_bad:.0%} are broken: repair them, or skip them with the command below")
     print(f"next: {proposal.command}")
 
 
 def _copies(groups: list[list[str]]) -> str:
     if not groups:
-        return "no file twice"
+        return "none"
     more = sum(len(group) - 1 for group in groups)
-    return f"{more:,} more of what is there already, for example {' = '.join(map(printable, groups[0][:3]))}"
+    return f"{more:,} copies of other files, for example {' = '.join(map(printable, groups[0][:3]))}"
 
 
 def _classes(counts: dict[str, int]) -> str:
     if not counts:
-        return "none, and none are needed"
-    shown = [f"{printable(kind)} {count:,}" for kind, count in list(counts.items())[:MOST_SHOWN]]
-    more = f" and {len(counts) - MOST_SHOWN:,} more" if len(counts) > MOST_SHOWN else ""
+        return "none (not needed)"
+    shown = [f"{printable(kind)} {count:,}" for kind, count in list(counts.items())[:MAX_CLASSES_SHOWN]]
+    more = f" and {len(counts) - MAX_CLASSES_SHOWN:,} more" if len(counts) > MAX_CLASSES_SHOWN else ""
     return f"{len(counts):,}: {', '.join(shown)}{more}"

@@ -1,4 +1,4 @@
-"""infogan data prepare and infogan data verify: write images as shards that training streams, and check them."""
+"""infogan data prepare writes images as shards that training streams. infogan data verify checks the shards."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ from infogan_ray.storage.file_system import open_storage
 @dataclass
 class Prepare:
     source: tyro.conf.Positional[str]
-    """A named dataset, or a path that infogan train --data reads."""
+    """A named dataset, or a path that infogan train --data accepts."""
     dest: tyro.conf.Positional[str]
     """A new folder, s3://bucket/prefix or gs://bucket/prefix."""
     encoding: Literal["raw", "encoded"] = "raw"
-    """raw: pixels of one size, which training need not decode. encoded: the files' bytes, checked."""
+    """raw: pixels of one size, which training does not decode. encoded: the bytes of the image files, checked."""
     image_size: int | None = None
-    """Height and width of raw images; by default the data's own, where it has one."""
+    """Height and width of raw images; by default the data's own size, if it has one."""
     channels: int | None = None
-    """1 (grey) or 3 (RGB), of raw images."""
+    """Channels of raw images: 1 (grey) or 3 (RGB)."""
     labels: str | None = None
-    """A CSV file with the columns file and label; else class folders, if any."""
+    """CSV file with the columns file and label; by default class folders, if any."""
     data_dir: str | None = None
-    """Folder to look for a named dataset first."""
+    """Folder to search first for a named dataset."""
     rows_per_shard: int | None = None
-    """By default about 64 MB of images, or less where there would be fewer than 16 shards."""
+    """Images per shard; by default about 64 MB of images, or less so that there are at least 16 shards."""
     rows_per_group: int | None = None
-    """What is read at once; by default about 4 MB, 64 to 4096 images."""
+    """Images that are read together; by default about 4 MB, 64 to 4096 images."""
     seed: int = 0
-    """Of the shuffle."""
+    """Seed of the shuffle."""
     max_bad: float = 0.01
-    """Share of images that may be broken and are skipped."""
+    """Largest allowed share of broken images; they are skipped."""
     workers: int | None = None
-    """Processes at once; by default all CPUs."""
+    """Number of parallel processes; by default one per CPU."""
     overwrite: bool = False
-    """Replace what was prepared in DEST with other settings."""
+    """Replace a dataset that was prepared in DEST with other settings."""
     dry_run: bool = False
-    """Print the plan and its bytes; touch nothing."""
+    """Print the plan and its size; write nothing."""
     json: bool = False
 
 
@@ -64,16 +64,16 @@ def prepare(arguments: list[str]) -> int:
     )  # fmt: skip
     raw = given.encoding == RAW
     if not raw and (given.image_size or given.channels):
-        raise UserError("encoding is 'encoded', which has no --image-size and --channels: training gives them")
+        raise UserError("encoding is 'encoded', which takes no --image-size or --channels; set them for infogan train")
     folder = open_storage(given.dest)
     source = Path(given.source).expanduser().absolute()
     if folder.is_local and source.is_dir() and Path(folder.path).resolve().is_relative_to(source.resolve()):
-        raise UserError(f"DEST is {folder}, inside of {given.source}; name a folder outside")
+        raise UserError(f"DEST is {folder}, which is inside {given.source}; name a folder outside it")
     config = DataConfig(given.data_dir, given.image_size, given.channels, given.labels, given.max_bad)
     job = _job(given, config)
     from infogan_ray.data.preparation.progress_log import ProgressLog
 
-    ProgressLog(folder).check(job.asked, given.overwrite)
+    ProgressLog(folder).check(job.request, given.overwrite)
     if given.dry_run:
         return _plan(given, job, folder)
     from infogan_ray.distributed.cluster import data_preparation
@@ -106,11 +106,11 @@ def _job(given: Prepare, config: DataConfig) -> Any:
         size, channels = opened.train.images.shape[-1], opened.train.images.shape[1]
     if given.encoding == RAW and size is None:
         raise UserError(
-            f"image_size is not set; raw images of {given.source} need it, for example --image-size 64; to see what "
-            f"fits: infogan data inspect {shlex.quote(given.source)}; or keep the files as they are: --encoding encoded"
+            f"image_size is not set; raw images of {given.source} need it, for example --image-size 64; to see the "
+            f"sizes: infogan data inspect {shlex.quote(given.source)}; or keep the files unchanged: --encoding encoded"
         )
     if size is not None and (size < 1 or channels not in (1, 3)):
-        raise UserError(f"image_size is {size} and channels is {channels}; valid are 1 and more, and 1 or 3")
+        raise UserError(f"image_size is {size} and channels is {channels}; valid are 1 or more, and 1 or 3")
     return plan_shards(opened, given.encoding, size, channels, given.rows_per_shard, given.rows_per_group, given.seed)
 
 
@@ -118,19 +118,19 @@ def _plan(given: Prepare, job: Any, folder: Any) -> int:
     from infogan_ray.data.preparation.progress_log import ProgressLog
 
     tasks = job.tasks()
-    there = 0 if given.overwrite else len(ProgressLog(folder).done(tasks))
+    done = 0 if given.overwrite else len(ProgressLog(folder).done(tasks))
     plan = {
-        "dest": str(folder), **job.asked, "train": job.count(TRAIN), "test": job.count(TEST), "tasks": len(tasks),
-        "done": there, "image_bytes": job.image_bytes, "bytes": job.image_bytes * job.count(),
+        "dest": str(folder), **job.request, "train": job.count(TRAIN), "test": job.count(TEST), "tasks": len(tasks),
+        "done": done, "image_bytes": job.image_bytes, "bytes": job.image_bytes * job.count(),
     }  # fmt: skip
     if given.json:
         print(json.dumps(plan))
         return DONE
-    print(f"source: {job.name}, {job.kind}: {job.count(TRAIN):,} images to train on, {job.count(TEST):,} to test")
+    print(f"source: {job.name}, {job.kind}: {job.count(TRAIN):,} training images, {job.count(TEST):,} test images")
     settings = job.settings
     print(f"tasks: {len(tasks):,} of {settings.rows_per_shard:,} images; row groups of {settings.rows_per_group:,}")
-    print(f"bytes: {display.size(plan['bytes'])} before compression, {job.image_bytes:,} an image, into {folder}")
-    print(f"done already: {there:,} tasks")
+    print(f"bytes: {display.size(plan['bytes'])} before compression, {job.image_bytes:,} per image, in {folder}")
+    print(f"already done: {done:,} tasks")
     return DONE
 
 
@@ -145,14 +145,14 @@ def _report(given: Prepare, shards: ShardSet, seconds: float, fresh: int) -> int
             "made_now": fresh,
         }))  # fmt: skip
         return DONE
-    rate = f", {fresh / seconds:,.0f} images/s" if fresh and seconds > 0 else ", nothing was left to do"
+    rate = f", {fresh / seconds:,.0f} images/s" if fresh and seconds > 0 else ", all tasks were already done"
     print(f"{shards.folder}: {shards.count(TRAIN):,} training and {shards.count(TEST):,} test images, "
           f"{len(shards.classes or ()) or 'no'} classes")  # fmt: skip
     print(f"{len(both):,} shards, {display.size(total)}, in {display.duration(seconds)}{rate}")
-    print(f"done to them: {describe(Counter(about['conversions'])) or 'nothing, they are as they were'}")
+    print(f"conversions: {describe(Counter(about['conversions'])) or 'none'}")
     if about["broken"]:
         some = ", ".join(list(about["broken_files"])[:3])
-        print(f"broken and skipped: {about['broken']:,} ({some}); all are named in {shards.folder}/MANIFEST.json")
+        print(f"broken and skipped: {about['broken']:,} ({some}); the full list is in {shards.folder}/MANIFEST.json")
     size = "" if shards.encoding == RAW else " --image-size 64 --channels 3"
     print(f"next: infogan train --data {shlex.quote(shards.folder.uri)}{size} --steps 20000")
     return DONE
@@ -161,7 +161,7 @@ def _report(given: Prepare, shards: ShardSet, seconds: float, fresh: int) -> int
 @dataclass
 class Verify:
     dest: tyro.conf.Positional[str]
-    """A folder or URI that infogan data prepare has written."""
+    """Folder or URI of a dataset that infogan data prepare wrote."""
     json: bool = False
 
 
@@ -183,12 +183,12 @@ def verify(arguments: list[str]) -> int:
     for line in wrong:
         warn(line)
     if not given.json and not wrong:
-        print(f"{shards.folder}: {len(both):,} shards, {display.size(read)}, are what was written")
+        print(f"{shards.folder}: {len(both):,} shards, {display.size(read)}, all correct")
     return FAILED if wrong else DONE
 
 
 class ProgressLine:
-    """Progress on stderr: one line that is overwritten on a terminal, a line every ten seconds elsewhere."""
+    """Progress on stderr: one updated line on a terminal, or a line every PLAIN_EVERY_S seconds elsewhere."""
 
     def __init__(self, total: int, unit: str) -> None:
         self.total, self.unit = total, unit

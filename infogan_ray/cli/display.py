@@ -1,4 +1,4 @@
-"""What commands print: a run's progress and summary, tables, warnings. rich on a terminal, plain lines elsewhere."""
+"""Prints progress, tables and warnings: with rich on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 class TrainDisplay:
-    """Shows the reports of a run on stderr: a bar that moves on a terminal, a line every ten seconds elsewhere."""
+    """Shows a run's reports on stderr: a bar on a terminal, or a line every PLAIN_EVERY_S seconds elsewhere."""
 
     def __init__(self, steps: int | None) -> None:
         self.steps = steps
@@ -84,9 +84,9 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     if sys.stdout.isatty():
         shown = Table(title=escape(title), title_justify="left")
         for column in columns:
-            shown.add_column(escape(column), overflow="fold")  # a figure that is cut is none
+            shown.add_column(escape(column), overflow="fold")  # never cut a number
         for row in rows:
-            shown.add_row(*map(escape, row))  # a class may be called [b] or :smile:
+            shown.add_row(*map(escape, row))  # a class name may contain rich's markup, such as [b] or :smile:
         Console(emoji=False).print(shown)
         return
     for row in [columns, *rows]:
@@ -98,7 +98,7 @@ def size(count: float) -> str:
 
 
 def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    """On stdout: a table, or one JSON object."""
+    """Print a table or one JSON object on stdout."""
     if as_json:
         print(json.dumps({"rows": rows}))
         return
@@ -116,7 +116,7 @@ def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def print_progress(line: str) -> None:
-    """On stderr, so that stdout holds results alone."""
+    """Print on stderr, so that stdout contains only results."""
     print(line, file=sys.stderr)
 
 

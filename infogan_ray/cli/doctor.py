@@ -1,4 +1,4 @@
-"""infogan doctor: what this machine or a cluster can do, and what is wrong with it."""
+"""infogan doctor: checks this machine or a cluster."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from infogan_ray.distributed.submission.registry import backend_of
 @dataclass
 class Doctor:
     cluster: str | None = None
-    """http://HOST:8265, or another value of 'infogan submit --cluster': look at that cluster instead of this machine.
-    Of a Ray head this says whether strangers can run code there."""
+    """Check this cluster and not this machine: http://HOST:8265, or another value of 'infogan submit --cluster'.
+    For a Ray head, also check whether strangers can run code there."""
     json: bool = False
 
 
 def doctor(arguments: list[str]) -> int:
-    given = parse(Doctor, "doctor", arguments, "Look at this machine, or at a cluster. Example: infogan doctor")
+    given = parse(Doctor, "doctor", arguments, "Check this machine or a cluster. Example: infogan doctor")
     if given.cluster:
         backend = backend_of(given.cluster)
         findings = backend(given.cluster, backend.FLAGS(), warn).examine()

@@ -1,4 +1,4 @@
-"""infogan encode: what the recognition network Q says of real images, as a table."""
+"""infogan encode: writes the codes that the recognition network Q predicts for real images."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Encode:
     images: tyro.conf.Positional[str]
     """A dataset, a folder, .zip or .tar of images, one image or an .npz file."""
     max_bad: float = 0.01
-    """Share of image files that may be broken and are skipped."""
+    """Largest allowed share of broken image files; they are skipped."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "codes.parquet"
 
 
 def encode(arguments: list[str]) -> int:
     given = parse(
-        Encode, "encode", arguments, "Read codes. Example: infogan encode first-model photos -o codes.parquet"
+        Encode, "encode", arguments, "Predict codes. Example: infogan encode first-model photos -o codes.parquet"
     )
     output = output_path(given.output, (".parquet",))
     model = load(given.model, warn)

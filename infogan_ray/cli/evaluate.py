@@ -1,4 +1,4 @@
-"""infogan evaluate: bound per code, and agreement with labels, factors and real images."""
+"""infogan evaluate: measures the bound per code, and the agreement with labels, factors and real images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.factors import open_factors
 from infogan_ray.evaluation import texts
 from infogan_ray.evaluation.bound import EvaluationConfig
-from infogan_ray.evaluation.disentanglement.encoded import of_model
+from infogan_ray.evaluation.disentanglement.encoded import model_representation
 from infogan_ray.evaluation.disentanglement.factor_codes import DisentanglementConfig
 from infogan_ray.evaluation.fidelity.inception import open_inception
 from infogan_ray.evaluation.measure import measure_bound, measure_image_quality, measure_sorting
@@ -38,21 +38,21 @@ from infogan_ray.training.run_evaluation import measure_agreement
 class Evaluate:
     model: tyro.conf.Positional[str]
     data: str | None = None
-    """By default the data that the model was trained on."""
+    """Dataset name or path; by default the data that the model was trained on."""
     data_dir: str | None = None
     samples: int = 10_000
-    """Fresh codes for the bound."""
+    """Number of sampled codes for the bound."""
     disentanglement: str | None = None
-    """Also how far each code stands for one known factor: of shapes, or of dSprites' .npz file (its path)."""
+    """Also measure how well each code represents a known factor: shapes, or the path of dSprites' .npz file."""
     thorough: bool = False
-    """With --disentanglement: as many boosted trees as published figures of DCI are made with; minutes more."""
+    """With --disentanglement: use as many boosted trees as published DCI results. This takes some minutes longer."""
     quality: bool = False
-    """Also Fréchet and kernel distance, precision and recall of generated images. They are taken on the features of a
-    small classifier of the data's labels, which is trained once and then kept."""
+    """Also measure Fréchet and kernel distance, precision and recall of generated images. The features come from a
+    small classifier of the data's labels, which is trained once and stored."""
     quality_samples: int = 10_000
-    """Images of each kind for --quality and --fid, or half of what the data has."""
+    """Number of real and of generated images for --quality and --fid; at most half of the data."""
     fid: str | None = None
-    """Also FID and KID: the .safetensors file of Inception's weights. '--fid where' says where they are to be had."""
+    """Also measure FID and KID: the .safetensors file of Inception's weights. '--fid where' explains how to get it."""
     json: bool = False
 
 
@@ -75,10 +75,10 @@ def evaluate(arguments: list[str]) -> int:
     data = given.data or (run.data if run is not None else None)
     if data is not None:
         if given.data is None and data not in NAMES and "://" not in data and not Path(data).expanduser().exists():
-            raise UserError(f"{given.model} was trained on {data}, which is not there; say with --data where it is now")
-        given_there = run.data_config if run is not None and data == run.data else DataConfig()
+            raise UserError(f"{given.model} was trained on {data}, which does not exist; give its new path with --data")
+        saved_config = run.data_config if run is not None and data == run.data else DataConfig()
         config = dataclasses.replace(
-            given_there, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels
+            saved_config, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels
         )
         images = load_images(data, config, print_progress)
         if given.quality:
@@ -89,10 +89,10 @@ def evaluate(arguments: list[str]) -> int:
         metrics |= measure_sorting(spec, model.discriminator, images.images)[0]
         metrics |= measure_agreement(spec, model.discriminator, images)
     elif given.quality or inception is not None:
-        raise UserError(f"{given.model} does not say which data it was trained on; name it with --data")
+        raise UserError(f"the training data of {given.model} is unknown; give it with --data")
     if factors is not None:
         depth = THOROUGH if given.thorough else DisentanglementConfig()
-        scores = measure_disentanglement(of_model(model), factors, depth, print_progress)
+        scores = measure_disentanglement(model_representation(model), factors, depth, print_progress)
         metrics["disentanglement"] = {"factors_of": given.disentanglement, "tree_rounds": depth.tree_rounds, **scores}
     if given.json:
         print(json.dumps(metrics))
@@ -101,8 +101,8 @@ def evaluate(arguments: list[str]) -> int:
     display.table("bound in nats", ["code", "bound", "ceiling"], rows)
     print(texts.named_text(metrics, of_group(BOUND)))
     print(f"clustering error: {texts.clustering_text(metrics)}")
-    if held := texts.category_rows(metrics):
-        display.table("what each category holds", ["category", "test images", "labels"], held)
+    if category_rows := texts.category_rows(metrics):
+        display.table("labels in each category", ["category", "test images", "labels"], category_rows)
     print(f"image quality: {texts.quality_text(metrics)}")
     print(f"real images, without labels: {texts.sorting_text(metrics)}")
     if given.quality:
@@ -116,12 +116,12 @@ def evaluate(arguments: list[str]) -> int:
 
 def _print_disentanglement(scores: dict[str, Any], names: tuple[str, ...]) -> None:
     known = [[code, *(f"{row[name]:.2f}" for name in names)] for code, row in scores["information"].items()]
-    display.table(f"share of each factor of {scores['factors_of']} that a code tells", ["code", *names], known)
+    display.table(f"share of each factor of {scores['factors_of']} that a code contains", ["code", *names], known)
     print(texts.disentanglement_text(scores, len(names)))
 
 
 def _trained_in(model: InfoGAN) -> RunConfig | None:
-    for folder in (model.source, model.source.parent.parent):  # a model folder, or a checkpoint in its run
+    for folder in (model.source, model.source.parent.parent):  # a model folder, or a checkpoint of its run
         if RunDirectory(folder).exists:
             return from_saved(RunDirectory(folder).read_config(), f"{folder}/{RunDirectory.CONFIG}")
     return None

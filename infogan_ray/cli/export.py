@@ -1,4 +1,4 @@
-"""infogan export: a model as ONNX or torch graphs, for use without this package."""
+"""infogan export: writes a model as ONNX or torch graphs, for use without this package."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Export:
     format: str = "onnx"
     """onnx (needs the extra infogan-ray[export]) or torch."""
     output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder to make; by default NAME-onnx or NAME-torch."""
+    """Folder to create; by default NAME-onnx or NAME-torch."""
 
 
 def export(arguments: list[str]) -> int:
     given = parse(
         Export, "export", arguments,
-        "Write a model's generator and recognition network for use without this package, checked against the model. "
+        "Write a model's generator and recognition network for use without this package. They are compared with it. "
         "Example: infogan export first-model -o first-onnx",
     )  # fmt: skip
     model = load(given.model, warn)
     folder = Path(given.output or f"{model.source.name}-{given.format}").expanduser()
     try:
-        worst = export_model(model, folder, given.format)
+        max_error = export_model(model, folder, given.format)
     except ExportFailed as error:
         raise Failed(str(error)) from None
-    print(f"{folder}: generator and recognition; they differ from the model by at most {worst:.1g}")
+    print(f"{folder}: generator and recognition network; largest difference from the model {max_error:.1g}")
     print(f"how to use them: python {shlex.quote(str(folder / 'example.py'))}")
     return DONE

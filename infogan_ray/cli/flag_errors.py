@@ -1,4 +1,4 @@
-"""Errors of the flag parser, tyro, in the form of our messages: field, value, valid choices, next step."""
+"""Rewrites errors of the flag parser tyro in our form: field, value, valid choices, next step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 
-from infogan_ray.training.config import not_one_of
+from infogan_ray.training.config_fields import not_one_of
 
 KINDS = {int: "a whole number", float: "a number"}
 QUOTED = r"""(['"])(.*?)\1"""
@@ -29,7 +29,7 @@ NUMBER = re.compile(r"-\.?\d.*")
 
 @contextlib.contextmanager
 def without_terminal() -> Iterator[None]:
-    """Inside, the parser breaks no line and prints no help on stdout."""
+    """Inside the block, the parser does not break lines and prints nothing on stdout."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100000"
     try:
@@ -43,10 +43,10 @@ def without_terminal() -> Iterator[None]:
 
 
 def in_one_line(text: str, kind: type, prefixes: bool, more: Iterable[str] = ()) -> str:
-    """One line made of the parser's box. A message of an unknown form is returned as it is.
+    """The parser's error box as one line. A message of an unknown form is returned unchanged.
 
-    ``kind`` is the dataclass of the flags. With ``prefixes``, a flag has the name of its section before its own.
-    ``more`` are valid flags that ``kind`` does not have.
+    ``kind`` is the dataclass of the flags. With ``prefixes``, a flag's name starts with its section's name.
+    ``more``: valid flags that ``kind`` does not have.
     """
     message = _first_part(text)
     flags = dict(_flags(kind, prefixes))
@@ -58,7 +58,7 @@ def in_one_line(text: str, kind: type, prefixes: bool, more: Iterable[str] = ())
         if given and valid:
             return f"{match[1]} is '{given[2]}'; it must be {valid[0]}"
         if typing.get_origin(flags.get(match[1])) is dict:
-            return f"{match[1]} takes names and numbers by turns, as in {match[1]} uniform0 0.1 uniform1 1"
+            return f"{match[1]} takes pairs of a name and a number, for example {match[1]} uniform0 0.1 uniform1 1"
         return f"{match[1]}: {match[2]}"
     if match := CHOICE.search(message):
         choices = [choice.strip("'\" ") for choice in match[4].split(",") if choice.strip()]
@@ -73,7 +73,7 @@ def in_one_line(text: str, kind: type, prefixes: bool, more: Iterable[str] = ())
 
 
 def _first_part(text: str) -> str:
-    """The text under the box's title, up to a line across the box. Without UTF-8 the box is drawn by one line."""
+    """The text below the box's title, up to the next horizontal line of the box. The box may be ASCII."""
     lines: list[str] = []
     for line in text.splitlines()[1:]:
         line = line.strip("│ ")
@@ -85,7 +85,7 @@ def _first_part(text: str) -> str:
 
 
 def _flags(kind: type, prefixes: bool, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(flag, type); a boolean flag also in the form that turns it off."""
+    """Yield (flag, type); for a boolean flag also its --no- form."""
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, name = hints[field.name], field.name.replace("_", "-")
@@ -104,16 +104,16 @@ def _has_no_default(field: dataclasses.Field[Any]) -> bool:
 def _unknown(words: Sequence[str], flags: Sequence[str]) -> str:
     unknown = [word.partition("=")[0] for word in words if word.startswith("-") and not NUMBER.fullmatch(word)]
     if not unknown:
-        return f"nothing is expected where '{' '.join(words)}' stands"
+        return f"unexpected argument '{' '.join(words)}'"
     if unknown[0] in flags:
         return f"{unknown[0]} takes no value"
-    near = _near(unknown[0].lstrip("-").replace("_", "-").lower(), flags)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    similar = _similar(unknown[0].lstrip("-").replace("_", "-").lower(), flags)
+    hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
     return f"there is no flag {unknown[0]}{hint}"
 
 
-def _near(name: str, flags: Sequence[str]) -> list[str]:
-    """Up to four flags that may be meant: those that share a part or the start of the name, or else are spelt alike."""
+def _similar(name: str, flags: Sequence[str]) -> list[str]:
+    """Up to four flags with the same part or the same start of the name, or else with a similar spelling."""
     if len(name) < 2:
         return []
     last = {flag: flag[2:].rpartition(".")[2] for flag in flags}

@@ -1,4 +1,4 @@
-"""Flags to dataclasses, and single flags that are read before the others."""
+"""Parses flags into dataclasses, and reads single flags before the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Around imports. Raises Failed for a package that is missing, with the extra that installs it."""
+    """Use this around imports. Raises Failed for a missing package and names the extra that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -36,10 +36,10 @@ def parse(
     default: T | None = None,
     taken: Sequence[str] = (),
 ) -> T:
-    """Flags to a dataclass. Raises UserError for unknown flags and wrong values.
+    """Parse flags into a dataclass. Raises UserError for unknown flags and invalid values.
 
-    With a default, a flag has the name of its section before its own. ``taken`` are valid flags that ``kind`` does not
-    have, and that the caller has removed from the arguments.
+    With a default, a flag's name starts with its section's name. ``taken``: valid flags that ``kind`` does not have;
+    the caller has removed them from the arguments.
     """
     message = io.StringIO()
     options: dict[str, Any] = {"args": list(arguments), "description": description}
@@ -58,12 +58,12 @@ def parse(
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:
-    """The arguments without the flag, and whether it was there."""
+    """Returns the arguments without the flag, and whether they contained it."""
     return [a for a in arguments if a != flag], flag in arguments
 
 
 def peek(arguments: list[str], flag: str) -> str | None:
-    """The value of a flag, in either of its forms, before all flags are parsed."""
+    """The value of ``--flag VALUE`` or ``--flag=VALUE`` in unparsed arguments; None without."""
     for position, word in enumerate(arguments):
         if word.startswith(f"{flag}="):
             return word.partition("=")[2]

@@ -1,4 +1,4 @@
-"""infogan jobs: what was submitted, and what became of it."""
+"""infogan jobs: lists, follows and stops submitted jobs."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from infogan_ray.cli.flags import START_OR_RESUME, parse, peek
 from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job
 
 POLL_S = 1.0
-STOPS_WITHIN_S = 60.0
+STOP_TIMEOUT_S = 60.0
 
 
 @dataclass
 class Jobs:
     action: tyro.conf.Positional[Literal["list", "status", "logs", "stop"]] = "list"
     id: tyro.conf.Positional[str] = ""
-    """Of the job, as submit printed it."""
+    """Id of the job, as submit printed it."""
     follow: bool = False
-    """logs: until the job ends."""
+    """For logs: print new lines until the job ends."""
     json: bool = False
 
 
 def jobs(arguments: list[str]) -> int:
     flags = with_backend_flags(Jobs, "FLAGS")
-    given: Any = parse(flags, "jobs", arguments, "Jobs that were submitted. Example: infogan jobs logs ID --follow")
+    given: Any = parse(flags, "jobs", arguments, "Show and stop submitted jobs. Example: infogan jobs logs ID --follow")
     cluster, backend = open_backend(given, "FLAGS")
     place = place_flags(given)
     if given.action != "list" and not given.id:
-        raise UserError(f"id is not given; write infogan jobs {given.action} ID, with one that 'infogan jobs' lists")
+        raise UserError(f"id is not given; write infogan jobs {given.action} ID; 'infogan jobs' lists the ids")
     if given.action == "logs" and given.follow:
         return follow(backend, given.id, place, sys.stdout)
     if given.action == "logs":
@@ -53,7 +53,7 @@ def jobs(arguments: list[str]) -> int:
     if given.json:
         print(json.dumps({"jobs": [dataclasses.asdict(job) for job in found]}))
     elif not found:
-        print_progress(f"no jobs at {cluster} yet; infogan submit -- train … makes one")
+        print_progress(f"no jobs at {cluster} yet; start one with: infogan submit -- train …")
     else:
         columns = ["job", "state", "started", "took", "command"]
         display.table(f"jobs at {cluster}", columns, [_row(job) for job in found])
@@ -64,7 +64,7 @@ def jobs(arguments: list[str]) -> int:
 
 
 def follow(backend: Backend, id: str, place: list[str], to: TextIO) -> int:
-    """Print what the job prints until it ends. Returns its exit code."""
+    """Print the job's output until it ends. Returns its exit code."""
     try:
         for piece in backend.logs(id, follow=True):
             print(piece, end="", flush=True, file=to)
@@ -81,13 +81,13 @@ def follow(backend: Backend, id: str, place: list[str], to: TextIO) -> int:
 def _stop(backend: Backend, id: str, place: list[str]) -> int:
     before = backend.job(id)
     if before.state in FINAL_STATES:
-        print(f"{id} had {before.state} before")
+        print(f"{id} has already ended: {before.state}")
         return DONE
     backend.stop(id)
-    warn(f"asked {id} to end with a last checkpoint ...")
+    warn(f"stopping {id}, with a last checkpoint ...")
     job = _wait_for_end(backend, id)
     if job.state not in FINAL_STATES:
-        raise Failed(f"{id} is still {job.state} after {STOPS_WITHIN_S:.0f} s; look at: infogan jobs status {id}")
+        raise Failed(f"{id} is still {job.state} after {STOP_TIMEOUT_S:.0f} s; check it with: infogan jobs status {id}")
     print(f"{id} {job.state}")
     words = shlex.split(job.command)[1:]
     if name := peek(words, "--name"):
@@ -96,15 +96,15 @@ def _stop(backend: Backend, id: str, place: list[str]) -> int:
 
 
 def _wait_for_end(backend: Backend, id: str) -> Job:
-    """The job when it has ended, or as it is after STOPS_WITHIN_S."""
-    deadline = time.monotonic() + STOPS_WITHIN_S
+    """Wait until the job has ended, at most STOP_TIMEOUT_S. Returns its last state."""
+    deadline = time.monotonic() + STOP_TIMEOUT_S
     while (job := backend.job(id)).state not in FINAL_STATES and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return job
 
 
 def with_resume(words: list[str], name: str) -> list[str]:
-    """The command that continues what the command ``words`` has started."""
+    """The command that continues the run or search that ``words`` started."""
     kept = [word for word in words if word not in ("--resume", START_OR_RESUME)]
     return [*kept, *([] if peek(kept, "--name") else ["--name", name]), "--resume"]
 

@@ -1,7 +1,7 @@
 """The command line: finds the command, runs it, and turns its errors into one line and an exit code.
 
-A command is the function of its name in the module of its name: ``infogan_ray.cli.pull.pull``. It is imported when it
-is called, so that ``infogan --help`` answers at once.
+A command is a function in the module with the same name: ``infogan_ray.cli.pull.pull``. It is imported when it is
+called, so that ``infogan --help`` is fast.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from infogan_ray import UserError
 from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE, Failed
 
 COMMANDS = {
-    "train": "train an InfoGAN: in this process, or with many workers on a cluster",
-    "search": "search λ and the priors under Ray Tune",
-    "submit": "hand a run or a search to a cluster, which runs it without this terminal",
-    "jobs": "jobs that were submitted: list, status, logs, stop",
+    "train": "train an InfoGAN in this process, or with many workers on a cluster",
+    "search": "search hyperparameters (λ, priors, ...) with Ray Tune",
+    "submit": "start a run or a search as a job, on this machine or a cluster",
+    "jobs": "show and stop submitted jobs: list, status, logs, stop",
     "runs": "list the runs of a storage folder, or one run's checkpoints",
-    "report": "write report.html of a run or search: curves, pictures, how to run it again",
-    "pull": "fetch the best checkpoint of a run as a model folder, verified",
-    "evaluate": "bound per code and agreement with labels",
-    "compare": "of several models the one that the others agree with most, without labels",
-    "traverse": "one picture per code: what it does",
-    "sample": "images with chosen codes",
-    "encode": "what the recognition network says of real images",
-    "name": "give codes names: slant for uniform0",
-    "explore": "a local page with a slider per code; of a storage folder, all its runs",
-    "serve": "a model as a web service: /sample, /traverse, /encode, with a token",
-    "export": "a model as ONNX or torch graphs, for use without this package",
-    "data": "fetch a named dataset; inspect images; prepare them as shards, and verify those",
-    "doctor": "what this machine can do, and what is wrong",
+    "report": "write report.html of a run or search: curves, pictures, the command to repeat it",
+    "pull": "copy the best checkpoint of a run or search into a model folder, verified",
+    "evaluate": "measure a model: bound per code, agreement with labels, image quality",
+    "compare": "find the model that agrees most with the other models, without labels",
+    "traverse": "make one picture per code that shows its effect",
+    "sample": "make images with chosen codes",
+    "encode": "predict the codes of real images",
+    "name": "give codes names, such as slant for uniform0",
+    "explore": "show a local web page with a slider per code, for a model or all runs of a storage folder",
+    "serve": "run a model as a web service: /sample, /traverse, /encode, with a token",
+    "export": "write a model as ONNX or torch graphs, for use without this package",
+    "data": "fetch a dataset; inspect images; prepare them as shards; verify shards",
+    "doctor": "check this machine or a cluster",
 }
 DATA_ACTIONS = ("fetch", "inspect", "prepare", "verify")
 
@@ -44,7 +44,7 @@ def help_text() -> str:
     commands = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     return f"""usage: infogan COMMAND [...]
 
-InfoGAN on Ray: interpretable factors out of images without labels.
+InfoGAN on Ray: learns interpretable factors of images without labels.
 
 commands:
 {commands}
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _replace_unencodable() -> None:
-    """Where the output is not UTF-8, characters that it lacks become question marks instead of an exception."""
+    """Avoid exceptions if the output is not UTF-8: missing characters become question marks or escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
@@ -92,7 +92,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    """One line for what the user did wrong and for the failures that have a name. Other exceptions show their trace."""
+    """Run a command. User errors and known failures become one line. Other exceptions show their trace."""
     from infogan_ray.distributed.submission.backend import SubmissionFailed
     from infogan_ray.storage.file_system import StorageError
     from infogan_ray.storage.manifests import BadCheckpoint
@@ -106,10 +106,10 @@ def _run(name: str, arguments: list[str]) -> int:
         return _error(str(error), FAILED)
     except UserError as error:
         return _error(str(error), USAGE)
-    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+    except BrokenPipeError:  # the reader of our output has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except OSError as error:  # the system refuses: a full disk, a folder without permission
+    except OSError as error:  # for example a full disk or a folder without permission
         if error.strerror is None:
             raise
         about = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "

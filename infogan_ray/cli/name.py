@@ -1,4 +1,4 @@
-"""infogan name: names for codes, such as slant for uniform0."""
+"""infogan name: gives codes names, such as slant for uniform0."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Name:
     model: tyro.conf.Positional[str]
     """Model folder, run (STORAGE/NAME) or checkpoint."""
     names: tyro.conf.Positional[list[str]] = field(default_factory=list)
-    """CODE=NAME, for example uniform0=slant; CODE= takes the name away. Without any: the names that there are."""
+    """CODE=NAME, for example uniform0=slant. CODE= removes the name. Without any, print the current names."""
 
 
 def name(arguments: list[str]) -> int:
     given = parse(
         Name, "name", arguments,
-        "Give codes names that flags, pictures and the model card have then. "
+        "Give codes names, which flags, pictures and the model card then use. "
         "Example: infogan name first-model uniform0=slant uniform1=width",
     )  # fmt: skip
     pairs = dict(word.partition("=")[::2] for word in given.names)

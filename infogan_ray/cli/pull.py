@@ -1,4 +1,4 @@
-"""infogan pull: the best checkpoint of a run or a search as a model folder, verified."""
+"""infogan pull: copies the best checkpoint of a run or a search into a model folder and verifies it."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from infogan_ray.training.publish import pull as pull_model
 @dataclass
 class Pull:
     run: tyro.conf.Positional[str]
-    """STORAGE/NAME."""
+    """STORAGE/NAME of a run or search."""
     destination: tyro.conf.Positional[str | None] = None
-    """Folder to make; by default NAME-model."""
+    """Folder to create; by default NAME-model."""
     checkpoint: str = "best"
     """best, last or step_XXXXXXXX."""
     metric: str | None = None
-    """What 'best' means; by default the run's own. Of a search: the column of its board by which to pick the trial."""
+    """Metric that defines 'best'; by default the run's. For a search: the leaderboard column that selects the trial."""
     select: str | None = None
-    """Of a search, the rule that picks the trial: sorting (the default), agreement, gated, bound or quality."""
+    """For a search: the rule that selects the trial: sorting (the default), agreement, gated, bound or quality."""
     trial: int | None = None
-    """Of a search, the number of a trial, instead of the rule."""
+    """For a search: the number of the trial, in place of a rule."""
     json: bool = False
 
 
 def pull(arguments: list[str]) -> int:
-    given = parse(Pull, "pull", arguments, "Fetch a model. Example: infogan pull runs/first first-model")
+    given = parse(Pull, "pull", arguments, "Copy a model. Example: infogan pull runs/first first-model")
     run = RunDirectory(open_storage(given.run))
     check_rule(given.select or DEFAULT)
     own = given.metric
     if SearchDirectory(run.folder).exists:
-        run, own = _trial_of(SearchDirectory(run.folder), given), None  # a trial's model is that of its last step
+        run, own = _trial_of(SearchDirectory(run.folder), given), None  # a trial's model is always from its last step
     elif given.select is not None or given.trial is not None:
         flag = f"--select {given.select}" if given.select is not None else f"--trial {given.trial}"
-        raise UserError(f"{flag} is for a search, and {run.folder} is none; drop it, or name STORAGE/SEARCH")
+        raise UserError(f"{flag} is for a search, but {run.folder} is not one; remove it, or name STORAGE/SEARCH")
     if not run.exists:
-        raise UserError(f"run {run.folder} does not exist; 'infogan runs {run.folder.parent}' lists those that do")
+        raise UserError(f"run {run.folder} does not exist; 'infogan runs {run.folder.parent}' lists the runs")
     config = from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")
     metric = own or config.metric
     check_selectable(metric)
@@ -67,7 +67,7 @@ def pull(arguments: list[str]) -> int:
 
 
 def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
-    """The run of the trial that was asked for, or that the rule picks."""
+    """The run of the given trial, or of the trial that the rule selects."""
     if given.trial is not None:
         count = len(search.description()["trials"])
         if not 0 <= given.trial < count:
@@ -75,10 +75,10 @@ def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
         return search.trial(given.trial)
     rows, rule = leaderboard(search), given.select or DEFAULT
     if given.metric is not None:
-        best, by = best_by(rows, given.metric), f"metric '{given.metric}'"
+        best, basis = best_by(rows, given.metric), f"metric '{given.metric}'"
     else:
-        best, by = winner(rows, search.description()["metric"], rule), f"rule '{rule}'"
+        best, basis = winner(rows, search.description()["metric"], rule), f"rule '{rule}'"
     if best is None:
-        raise UserError(f"search {search.folder} has no finished trial that the {by} can rank; name a --trial")
-    warn(f"trial {best['trial']} is picked by the {by}")
+        raise UserError(f"search {search.folder} has no finished trial that the {basis} can rank; give a --trial")
+    warn(f"trial {best['trial']} is selected by the {basis}")
     return search.trial(best["trial"])

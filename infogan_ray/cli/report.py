@@ -1,4 +1,4 @@
-"""infogan report: report.html of a run or a search."""
+"""infogan report: writes report.html of a run or a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""infogan runs: the runs of a storage folder, or the checkpoints of one run."""
+"""infogan runs: lists the runs of a storage folder, or the checkpoints of one run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from infogan_ray.training.run_listing import run_row, state_of
 @dataclass
 class Runs:
     storage: tyro.conf.Positional[str]
-    """STORAGE, or STORAGE/NAME for one run's checkpoints."""
+    """STORAGE for all runs, or STORAGE/NAME for one run's checkpoints."""
     json: bool = False
 
 
@@ -44,7 +44,7 @@ def runs(arguments: list[str]) -> int:
     print_rows(str(storage), rows, given.json)
     for entry in storage.entries():
         if entry.is_folder and (search := SearchDirectory(storage / entry.name)).exists:
-            warn(f"{entry.name} is a search; its board: infogan runs {shlex.quote(search.folder.uri)}")
+            warn(f"{entry.name} is a search; its leaderboard: infogan runs {shlex.quote(search.folder.uri)}")
     return DONE
 
 
@@ -61,8 +61,8 @@ def _one_run(run: RunDirectory, as_json: bool) -> int:
         marks += ["last good"] if checkpoint.name == status.get("last_good") else []
         shown = headlines_of(checkpoint.metrics, (CHECKPOINT,))
         rows.append({"checkpoint": checkpoint.name, **shown, "is": ", ".join(marks)})
-    why = f" ({status['message']})" if status.get("message") else ""
-    print_rows(f"{run.folder}: {state}{why}", rows, as_json)
+    reason = f" ({status['message']})" if status.get("message") else ""
+    print_rows(f"{run.folder}: {state}{reason}", rows, as_json)
     for error in bad:
         kind = "unfinished" if isinstance(error, manifests.IncompleteCheckpoint) else "broken"
         print(f"{kind}: {error}", file=sys.stderr)

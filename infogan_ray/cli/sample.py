@@ -1,4 +1,4 @@
-"""infogan sample: images with chosen codes."""
+"""infogan sample: makes images with chosen codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Sample:
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "samples.png"
     """A picture, or an .npz file with an array 'images' (N, H, W, C)."""
     set: list[str] = field(default_factory=list)
-    """Fixed codes, for example cat0=3 uniform0=0.5."""
+    """Values of codes, for example cat0=3 uniform0=0.5; the others are sampled."""
     seed: int = 0
 
 

@@ -1,4 +1,4 @@
-"""infogan search: a recipe, its trials under Ray Tune, and the leaderboard."""
+"""infogan search: runs a recipe's trials with Ray Tune and prints the leaderboard."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.training.config import check_name
 from infogan_ray.training.train_state import checkpoint_bytes
 
-# Fields of the leaderboard that are shown by --json and the report alone.
+# Leaderboard fields that only --json and the report show.
 IN_FULL_ONLY = ("values", "step", "stopped_at", *(name for name in BOARD_COLUMNS if name not in HEADLINES))
 
 
 @dataclass
 class Search:
     recipe: tyro.conf.Positional[str]
-    """A Python file, such as tuning/quick.py."""
+    """Python file, such as tuning/quick.py."""
     trials: int | None = None
-    """Instead of the recipe's."""
+    """Number of trials; by default the recipe's."""
     early_stopping: bool = True
-    """--no-early-stopping runs all trials to their end, for instance to learn what stopping would have missed."""
+    """Stop the weakest trials early. --no-early-stopping runs all trials to their end."""
     storage: str = "runs"
-    """A folder, s3://bucket/prefix or gs://bucket/prefix."""
+    """Folder for the search: a path, s3://bucket/prefix or gs://bucket/prefix."""
     name: str | None = None
-    """By default made of the recipe's name and the time."""
+    """Name of the search; by default the recipe's name and the time."""
     resume: bool = False
     """Continue the search of this name."""
     start_or_resume: bool = False
-    """Continue the search of this name if it has begun (for schedulers that start a job again)."""
+    """Continue the search of this name if it exists, else start it (for schedulers that restart jobs)."""
     accept_changes: bool = False
-    """With --resume: continue although the recipe or the code has changed; trials not yet begun follow the new one."""
+    """With --resume: continue even if the recipe or code has changed. Trials that have not started use the new one."""
     threads: int = 1
-    """CPU threads of each worker; as many trials run at once as there are CPUs (and GPUs) for."""
+    """CPU threads of each worker. As many trials run at once as the CPUs and GPUs allow."""
     gpus_per_worker: float | None = None
-    """Instead of the recipe's: with 0.1, ten workers share a GPU, for networks that leave most of one idle."""
+    """By default the recipe's. With 0.1, ten workers share a GPU, for networks that use a small part of it."""
     data: str | None = None
-    """Instead of the recipe's: a named dataset, a folder or archive of images or an .npz file."""
+    """A named dataset, a folder or archive of images, or an .npz file; by default the recipe's."""
     data_dir: str | None = None
     dry_run: bool = False
-    """Print what would run and what it would take, and touch nothing."""
+    """Print the trials and their cost; start nothing."""
     json: bool = False
 
 
@@ -64,7 +64,7 @@ def search(arguments: list[str]) -> int:
     given = parse_search(arguments)
     recipe = recipe_of(given)
     if (given.resume or given.start_or_resume) and given.name is None:
-        raise UserError(f"name is not set, and {'--resume' if given.resume else START_OR_RESUME} needs the search's")
+        raise UserError(f"name is not set, but {'--resume' if given.resume else START_OR_RESUME} needs --name")
     name = given.name or default_name(given.recipe)
     check_name(name)
     if given.start_or_resume and not given.dry_run:
@@ -97,15 +97,17 @@ def search(arguments: list[str]) -> int:
 def parse_search(arguments: list[str]) -> Search:
     if any(word.partition("=")[0].replace("_", "-") == "--per-process" for word in arguments):
         raise UserError("--per-process was removed; with --gpus-per-worker 0.1 ten trials share a GPU")
-    return parse(Search, "search", arguments, "Search. Example: infogan search tuning/quick.py --name first-search")
+    return parse(
+        Search, "search", arguments, "Run a search. Example: infogan search tuning/quick.py --name first-search"
+    )
 
 
 def recipe_of(given: Search) -> Recipe:
-    """The recipe of the file, changed as the flags say."""
+    """The recipe of the file, with the changes of the flags."""
     recipe = load_recipe(given.recipe)
     if given.trials is not None:
         if recipe.searcher == "grid":
-            raise UserError(f"trials is {given.trials}; a grid has its own {recipe.count}; drop --trials")
+            raise UserError(f"trials is {given.trials}, but the grid has {recipe.count} trials; remove --trials")
         recipe = dataclasses.replace(recipe, trials=given.trials)
     fixed = {"data": given.data, "gpus_per_worker": given.gpus_per_worker}
     fixed = {path: value for path, value in fixed.items() if value is not None}
@@ -115,7 +117,7 @@ def recipe_of(given: Search) -> Recipe:
 
 
 def board_rows(rows: list[Row], as_json: bool) -> list[Row]:
-    """The leaderboard for a table: the main figures, and the searched values by the last part of their path."""
+    """The leaderboard for a table: the main metrics, and the searched values under the last part of their path."""
     if as_json:
         return rows
     shown = []
@@ -126,9 +128,9 @@ def board_rows(rows: list[Row], as_json: bool) -> list[Row]:
 
 
 def explain(rows: list[Row], metric: str, where: str) -> list[str]:
-    """The trial that each rule picks, and the trials that no other beats in both bound and image quality.
+    """Lines with the trial that each rule selects, and the Pareto front of bound and image quality.
 
-    Without categorical codes, also the command that compares the trials of the search at ``where``.
+    Without categorical codes, also the command that compares the trials of the search at the URI ``where``.
     """
     lines = []
     for rule, meaning in RULES.items():
@@ -136,12 +138,12 @@ def explain(rows: list[Row], metric: str, where: str) -> list[str]:
             default = " (the default)" if rule == DEFAULT else ""
             lines.append(f"--select {rule}{default}: trial {row['trial']}, {meaning}")
     front = ", ".join(str(row["trial"]) for row in pareto(rows, metric))
-    lines.append(f"beaten by no other in both bound and image quality: trials {front}")
+    lines.append(f"trials that no other trial beats in both bound and image quality: {front}")
     finished = [row for row in rows if row["state"] == "finished"]
     if len(finished) >= 3 and not any(finite(row.get("q_score")) for row in finished):
         lines.append(
-            "without a categorical code no rule asks whether a code is one factor; which trial's codes the others have "
-            f"in common: infogan compare {shlex.quote(where)}"
+            "without a categorical code, no rule measures whether a code is one factor; to find the trial whose codes "
+            f"agree most with the others: infogan compare {shlex.quote(where)}"
         )
     return lines
 
@@ -154,7 +156,7 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
     configs = [dataclasses.replace(recipe.config(number), **local) for number in range(recipe.count)]
     images = check_trials(configs, lambda line: print(line, file=sys.stderr)).images
     if recipe.adaptive:
-        propose_trials(recipe, [])  # fails if Optuna is missing
+        propose_trials(recipe, [])  # raises if Optuna is missing
     bytes_all = 0
     for config in configs:
         spec = config.model_spec(images.image_size, images.channels)
@@ -165,10 +167,10 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
     print_rows(f"trials of {name}", rows, given.json)
     if not given.json:
         if recipe.adaptive:
-            print(f"the first {recipe.generation} are these; {recipe.searcher} chooses the others by their scores")
+            print(f"the first {recipe.generation} have these values; {recipe.searcher} proposes the others from scores")
         rungs = ", ".join(f"{rung:,}" for rung in recipe.rungs)
-        then = f"the best 1/{recipe.reduction} continue" if recipe.early_stopping else "all continue"
-        print(f"rungs: {rungs} images of {recipe.budget:,}; {then}, by {recipe.metric}")
+        rule = f"the best 1/{recipe.reduction} continue" if recipe.early_stopping else "all continue"
+        print(f"rungs: {rungs} images of {recipe.budget:,}; {rule}, by {recipe.metric}")
         each = f"{recipe.workers} worker(s) with {given.threads} thread(s) each"
         print(f"cost: {recipe.count} trials, {steps:,} steps if none is stopped; {each}")
         print(f"checkpoints: {display.size(bytes_all)} at most, in {open_storage(given.storage) / name}")

@@ -1,4 +1,4 @@
-"""The display of a running search: a table that is redrawn on a terminal, or one line for each event into a pipe."""
+"""Shows a running search: an updated table on a terminal, or one line for each event elsewhere."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from infogan_ray.cli import display
 from infogan_ray.evaluation.metrics import HEADLINES, LABELS, REGISTRY, SEARCH, needs
 
 SHOWN = tuple(name for name in HEADLINES if not needs(name, LABELS) and REGISTRY[name].measured != SEARCH)
-ROWS = 20  # trials in the table; the others are counted in one line
-OVER = ("finished", "stopped", "failed", "diverged", "ended", "interrupted")
+MAX_ROWS = 20  # trials in the table; one line counts the others
+ENDED = ("finished", "stopped", "failed", "diverged", "ended", "interrupted")
 
 
 class SearchDisplay:
-    """Listens to a search and shows its trials on stderr. ``budget``: images of a trial that is not stopped."""
+    """A search's listener that shows its trials on stderr. ``budget``: images of a trial that is not stopped."""
 
     def __init__(self, trials: int, budget: int, rungs: Sequence[int]) -> None:
         self.trials, self.budget, self.rungs = trials, budget, rungs
-        self.known: dict[int, dict[str, Any]] = {}
+        self.rows: dict[int, dict[str, Any]] = {}
         self.started = time.monotonic()
         self.live = Live(console=display.errors, get_renderable=self.render, refresh_per_second=2)
         self.seen_before: dict[int, int] = {}
@@ -41,21 +41,21 @@ class SearchDisplay:
     def __call__(self, event: Mapping[str, Any]) -> None:
         if "trial" in event:
             number = event["trial"]
-            row = self.known.setdefault(number, {"event": "starting", "images": 0})
+            row = self.rows.setdefault(number, {"event": "starting", "images": 0})
             row.update({name: value for name, value in event.items() if name != "say"})
-            self.seen_before.setdefault(number, row["images"])  # a resumed trial saw these before it was resumed
+            self.seen_before.setdefault(number, row["images"])  # images from before this attempt
         if event.get("say"):
             line = f"{display.duration(time.monotonic() - self.started)}  {event['say']}"
             display.errors.print(line, soft_wrap=True, markup=False)
 
     def render(self) -> Group:
-        table = Table(title=self.heading(), title_justify="left", caption="best so far first", caption_justify="left")
+        table = Table(title=self.heading(), title_justify="left", caption="best trial first", caption_justify="left")
         for name in ("trial", "state", "rung", "images", *(REGISTRY[name].heading for name in SHOWN)):
             table.add_column(name, justify="left" if name in ("trial", "state") else "right")
-        order = sorted(self.known, key=lambda n: (-(self.known[n].get("mi_fraction") or -1.0), n))
-        for number in order[:ROWS]:
-            table.add_row(*self.cells(number, self.known[number]))
-        hidden = len(order) - ROWS
+        order = sorted(self.rows, key=lambda n: (-(self.rows[n].get("mi_fraction") or -1.0), n))
+        for number in order[:MAX_ROWS]:
+            table.add_row(*self.cells(number, self.rows[number]))
+        hidden = len(order) - MAX_ROWS
         return Group(table, Text(f"and {hidden} more")) if hidden > 0 else Group(table)
 
     def cells(self, number: int, row: Mapping[str, Any]) -> list[str]:
@@ -66,14 +66,14 @@ class SearchDisplay:
         return [str(number), state, f"{rung}/{len(self.rungs)}", f"{row['images']:,} ({share})", *shown]
 
     def heading(self) -> str:
-        over = sum(row["event"] in OVER for row in self.known.values())
-        stopped = sum(row["event"] == "stopped" for row in self.known.values())
-        words = [f"{over} of {self.trials} trials over, {stopped} of them stopped early"]
+        ended = sum(row["event"] in ENDED for row in self.rows.values())
+        stopped = sum(row["event"] == "stopped" for row in self.rows.values())
+        words = [f"{ended} of {self.trials} trials ended, {stopped} of them stopped early"]
         spent = time.monotonic() - self.started
-        seen = sum(row["images"] - self.seen_before[number] for number, row in self.known.items())
+        seen = sum(row["images"] - self.seen_before[number] for number, row in self.rows.items())
         if seen and spent > 1:
             left = sum(
-                max(self.budget - row["images"], 0) for row in self.known.values() if row["event"] not in OVER
-            ) + self.budget * (self.trials - len(self.known))
+                max(self.budget - row["images"], 0) for row in self.rows.values() if row["event"] not in ENDED
+            ) + self.budget * (self.trials - len(self.rows))
             words.append(f"{seen / spent:,.0f} images/s, {display.duration(left / seen * spent)} left at most")
         return "; ".join(words)

@@ -1,4 +1,4 @@
-"""infogan serve: a trained model as a web service, from this machine."""
+"""infogan serve: runs a trained model as a web service on this machine."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from infogan_ray.cli.flags import extra, parse
 class Serve:
     model: tyro.conf.Positional[str]
     host: str = "127.0.0.1"
-    """Interface to listen on. All but the loopback need $INFOGAN_TOKEN."""
+    """Address to listen on. Any address except the loopback needs $INFOGAN_TOKEN."""
     port: int = 8000
     replicas: int = 1
-    """Processes with the model, one thread each. With two or more, clients do not notice if one dies."""
+    """Processes with the model, one thread each. With two or more, requests continue if one dies."""
 
 
 def serve(arguments: list[str]) -> int:
@@ -42,7 +42,7 @@ def serve(arguments: list[str]) -> int:
     if token or not loopback:
         check_token(token)
     _check(given)
-    load(given.model, warn)  # refuses a bad model before Ray is started
+    load(given.model, warn)  # raises for a bad model before Ray starts
     path = os.path.abspath(os.path.expanduser(given.model)) if "://" not in given.model else given.model
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -51,24 +51,24 @@ def serve(arguments: list[str]) -> int:
         with serving(path, given.host, given.port, given.replicas, open_to_all=loopback):
             shown = f"[{given.host}]" if ":" in given.host else given.host
             header = f' -H "Authorization: Bearer ${TOKEN}"' if token else ""
-            print(f"{given.model} at http://{shown}:{given.port}; Ctrl-C ends it", flush=True)
+            print(f"{given.model} at http://{shown}:{given.port}; press Ctrl-C to stop", flush=True)
             print(f"""curl{header} http://{shown}:{given.port}/sample -d '{{"n": 16}}' -o samples.png""", flush=True)
             stop.wait()
     except ServiceFailed as error:
-        raise Failed(f"the service has not started: {error}") from None
+        raise Failed(f"the service did not start: {error}") from None
     return DONE
 
 
 def _check(given: Serve) -> None:
-    """Raises UserError for what cannot be served from."""
+    """Check the flags and the environment. Raises UserError."""
     if os.environ.get("RAY_ADDRESS"):
         raise UserError(
-            "RAY_ADDRESS is set, and serve runs on a Ray of its own; unset it, or give "
-            "infogan_ray.distributed.serve.service:app to that cluster's Serve as cluster/kuberay/rayservice.yaml does"
+            "RAY_ADDRESS is set, but serve starts its own local Ray; unset it, or deploy "
+            "infogan_ray.distributed.serve.service:app on that cluster as cluster/kuberay/rayservice.yaml does"
         )
     cpus = os.cpu_count() or 1
     if not 1 <= given.replicas <= cpus:
-        raise UserError(f"replicas is {given.replicas}; each takes a CPU, so take 1 to {cpus}")
+        raise UserError(f"replicas is {given.replicas}; each needs a CPU, so use 1 to {cpus}")
     if not 1 <= given.port <= 65535:
         raise UserError(f"port is {given.port}; valid are 1 to 65535")
     try:
@@ -78,7 +78,7 @@ def _check(given: Serve) -> None:
             probe.bind(found[4])
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"port is {given.port} of host '{given.host}', where nothing can listen ({reason})") from None
+        raise UserError(f"port is {given.port}, but listening on host '{given.host}' failed ({reason})") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""infogan submit: hand a run or a search to this machine, a Ray cluster or Kubernetes."""
+"""infogan submit: starts a run or a search as a job on this machine, a Ray cluster or Kubernetes."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from infogan_ray.training.tracking.addresses import with_absolute_path
 @dataclass
 class Submit:
     follow: bool = False
-    """Print what the job prints until it ends, and exit with its exit code."""
+    """Print the job's output until it ends, and exit with its exit code."""
     dry_run: bool = False
-    """Print what would be sent, and touch nothing."""
+    """Print what would be sent; send nothing."""
     working_dir: Path | None = None
-    """A folder to send too, for a recipe that imports from it; without data, environments and secrets."""
+    """Folder to send too, for recipes that import from it. Data, virtual environments and secrets are not sent."""
     env: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=VALUE for the job, such as AWS_REGION=eu-north-1; may be given again. Secrets belong to the cluster."""
+    """NAME=VALUE for the job, such as AWS_REGION=eu-north-1; may be repeated. Set secrets on the cluster."""
     json: bool = False
 
 
 def submit(arguments: list[str]) -> int:
     if "--" not in arguments and not {"-h", "--help"} & set(arguments):
-        raise UserError("what to run is not given; write it behind '--': infogan submit -- train --preset mnist")
+        raise UserError("the command is not given; write it after '--': infogan submit -- train --preset mnist")
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     given: Any = parse(
         with_backend_flags(Submit, "SUBMIT_FLAGS"), "submit", arguments[:cut],
-        "Hand a run or a search to a cluster, which runs it without this terminal: "
+        "Start a run or a search as a job, which continues without this terminal: "
         "infogan submit [flags] -- train … | search …. "
         "Example: infogan submit --cluster http://127.0.0.1:8265 -- train --preset mnist --storage s3://bucket/runs",
     )  # fmt: skip
@@ -60,18 +60,18 @@ def submit(arguments: list[str]) -> int:
     else:
         print(id)
     follow_command = infogan_command("jobs", "logs", id, "--follow", *place)
-    warn(f"{work.name} is submitted to {cluster}; follow it: {follow_command}")
+    warn(f"{work.name} was submitted to {cluster}; follow it with: {follow_command}")
     flags = [word for word in arguments[:cut] if word not in ("--follow", "--json")]
     again = infogan_command("submit", *flags, "--", *with_resume(arguments[cut + 1 :], work.name))
-    warn(f"should the cluster be lost: {again}")
+    warn(f"if the cluster is lost, continue with: {again}")
     return follow(backend, id, place, sys.stderr if given.json else sys.stdout) if given.follow else DONE
 
 
 def work_of(arguments: list[str], given: Submit, remote: bool) -> Work:
-    """What is to run, with a name and its files. Raises UserError for what a cluster could only refuse."""
+    """The work of a command, with a name and its files. Raises UserError for work that the cluster would refuse."""
     if not arguments or arguments[0] not in ("train", "search"):
         what = f"'{arguments[0]}'" if arguments else "nothing"
-        raise UserError(f"what to run is {what}; valid are train and search, with their flags, behind '--'")
+        raise UserError(f"the command is {what}; valid are train and search, with their flags, after '--'")
     kind, *rest = arguments
     file = Path(rest[0]) if rest and not rest[0].startswith("-") else None
     if kind == "train":
@@ -92,7 +92,7 @@ def work_of(arguments: list[str], given: Submit, remote: bool) -> Work:
         data, labels = search.data or recipe.config(0).data, recipe.config(0).labels
         workers, gpus = None, True
     if "--dry-run" in rest:
-        raise UserError("--dry-run stands behind '--'; write it before '--', where it shows what would be submitted")
+        raise UserError("--dry-run comes after '--'; write it before '--' to see what would be submitted")
     if remote:
         file_of_labels = labels.rpartition(":")[0] if labels and is_attribute(labels) else labels
         _check_paths(storage, data=data, data_dir=data_dir, labels=file_of_labels)
@@ -113,7 +113,7 @@ def work_of(arguments: list[str], given: Submit, remote: bool) -> Work:
 
 
 def _check_paths(storage: str, **paths: str | None) -> None:
-    """Raises UserError for a path that only this machine has. Absolute paths are looked for on the cluster."""
+    """Raises UserError for a relative path, which only this machine has. The cluster checks absolute paths."""
     if "://" not in storage and not storage.startswith("/"):
         raise UserError(
             f"storage is '{storage}', a folder of this machine, which a cluster does not see; give --storage "

@@ -1,4 +1,4 @@
-"""infogan train: flags and files to a configuration, a run, and its summary."""
+"""infogan train: reads flags and files, trains a run, and prints its summary."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig, load_config, preset
 from infogan_ray.training.ddp import gradient_bytes
-from infogan_ray.training.learned_prior import as_measured
+from infogan_ray.training.learned_prior import with_measured_prior
 from infogan_ray.training.run_cost import checkpoint_plan, wire_plan
 from infogan_ray.training.run_outcome import HeadLost, TrainingFailed
-from infogan_ray.training.run_setup import kept_feed
+from infogan_ray.training.run_setup import resolve_feed
 from infogan_ray.training.train_command import train_command
 from infogan_ray.training.train_state import checkpoint_bytes
 
@@ -43,13 +43,13 @@ def train(arguments: list[str]) -> int:
     if torchrun.is_other_rank():  # rank 0 alone prints and writes
         return DONE if dry_run else EXIT_CODES[trainer.join_rank_zero().state]
     if config.name is None and (config.resume or either):
-        raise UserError(f"name is not set, and {'--resume' if config.resume else START_OR_RESUME} needs the run's")
+        raise UserError(f"name is not set, but {'--resume' if config.resume else START_OR_RESUME} needs --name")
     name = config.name or default_name(config.data or "run")
     config = dataclasses.replace(config, name=name)
     if either and not dry_run:
         config = dataclasses.replace(config, resume=RunDirectory.can_resume(open_storage(config.storage), name))
     storage = open_storage(config.storage)
-    if not dry_run or (storage.is_local and not either):  # a bucket need not be there yet to ask what a run would take
+    if not dry_run or (storage.is_local and not either):  # a dry run does not need an existing bucket
         RunDirectory.check_name(storage, name, config.resume)  # before anything is fetched
     if dry_run:
         return _dry_run(config)
@@ -59,29 +59,29 @@ def train(arguments: list[str]) -> int:
             result = trainer.train(config, shown)
     except HeadLost as error:
         warn(f"{error}. Continue with: {_resume_command(config)}")
-        os._exit(FAILED)  # an orderly end would wait for the dead head, and then print Ray's own traces
+        os._exit(FAILED)  # a normal exit would wait for the dead head and print Ray's traces
     except TrainingFailed as error:
         raise Failed(f"{error}. Continue with: {_resume_command(config)}") from None
     except KeyboardInterrupt:
         with contextlib.suppress(StorageError):
             if not RunDirectory(open_storage(config.storage) / name).exists:
-                raise Failed("interrupted before there was anything to continue with", INTERRUPTED) from None
+                raise Failed("interrupted before the run started", INTERRUPTED) from None
         raise Failed(f"interrupted; continue with: {_resume_command(config)}", INTERRUPTED) from None
     if result.state == "interrupted":
         raise Failed(f"interrupted: {result.message}; continue with: {_resume_command(config)}", INTERRUPTED)
     reported = _report(result.run)
     if result.state == "diverged":
         last_good = result.metrics.get("last_good")
-        kept = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint before that"
-        raise Failed(f"{config.name} diverged: {result.message}; {kept}", DIVERGED)
+        hint = f"the last good checkpoint is {last_good}" if last_good else "there is no earlier checkpoint"
+        raise Failed(f"{config.name} diverged: {result.message}; {hint}", DIVERGED)
     if as_json:
         print(json.dumps({"run": result.run.folder.uri, "state": result.state, **scalars(result.metrics)}))
         return DONE
-    spec = as_measured(config.latents, result.metrics)
+    spec = with_measured_prior(config.latents, result.metrics)
     ceilings = {name: code.ceiling(spec.sigma) for name, code in spec.items()}
     model = result.run.model
     took = display.duration(time.monotonic() - started)
-    restarts = f", {result.restarts} restarts of workers" if result.restarts else ""
+    restarts = f", {result.restarts} worker restarts" if result.restarts else ""
     print(f"{config.name}: {result.metrics['step']:,} steps in {took}{restarts}; model {model}")
     print(f"bound (nats): {texts.bound_text(result.metrics, ceilings)}")
     print(f"clustering error: {texts.clustering_text(result.metrics)}")
@@ -90,34 +90,34 @@ def train(arguments: list[str]) -> int:
     if reported:
         print(f"report: {result.run.folder}/{RunDirectory.REPORT}")
     print(f"next: infogan explore {shlex.quote(result.run.folder.uri)}")
-    print(f"      infogan sample {shlex.quote(model.uri)} --set {spec.names[0]}=1 -o one.png")  # 1 is valid for each
+    print(f"      infogan sample {shlex.quote(model.uri)} --set {spec.names[0]}=1 -o one.png")  # 1 is always valid
     return DONE
 
 
 def _report(run: RunDirectory) -> bool:
-    """Whether the run's report could be written; that it could not spoils nothing."""
+    """Write the run's report. Returns whether that succeeded; an error is only a warning."""
     from infogan_ray.web.reports.run import write_run_report
 
     try:
         write_run_report(run)
-    except (ValueError, StorageError) as error:
-        warn(f"the report was not written: {error}; do it by: infogan report {shlex.quote(run.folder.uri)}")
+    except (UserError, StorageError) as error:
+        warn(f"the report was not written: {error}; write it with: infogan report {shlex.quote(run.folder.uri)}")
         return False
     return True
 
 
 def default_name(what: str) -> str:
-    """Of the data or the recipe, and the time."""
+    """A name from the data or the recipe, and the time."""
     stem = Path(what.partition("?")[0]).stem.replace(" ", "_").lstrip(".-") or "run"
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-SHORT = "--consistency"  # for --consistency.weight
+SHORT_FLAG = "--consistency"  # means --consistency.weight
 
 
 def train_config(arguments: list[str]) -> RunConfig:
-    """Preset < CONFIG.yaml < flags, in that order."""
-    rest = ["--consistency.weight" + word.removeprefix(SHORT) if word.partition("=")[0] == SHORT else word
+    """The configuration of the arguments: flags override CONFIG.yaml, which overrides the preset."""
+    rest = ["--consistency.weight" + word.removeprefix(SHORT_FLAG) if word.partition("=")[0] == SHORT_FLAG else word
             for word in arguments]  # fmt: skip
     file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
     chosen = peek(rest, "--preset")
@@ -130,8 +130,8 @@ def train_config(arguments: list[str]) -> RunConfig:
         RunConfig, "train", rest, default=base, taken=("--dry-run", "--json", START_OR_RESUME),
         description="Train an InfoGAN: infogan train [CONFIG.yaml] [flags]. "
         "Example: infogan train --preset mnist --steps 5000 --name first. "
-        "Also: --dry-run prints the resolved config and the cost and touches nothing; --json reports as JSON; "
-        "--start-or-resume continues the run of this --name if it has begun, for schedulers that start jobs again.",
+        "Also: --dry-run prints the resolved config and the cost, and starts nothing; --json prints JSON; "
+        "--start-or-resume continues the run of this --name if it exists, else starts it (for schedulers).",
     )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def _dry_run(config: RunConfig) -> int:
     generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
     print(json.dumps(config.to_dict(), indent=1))
     print(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
-    print(feed_line(kept_feed(config), images, found.room))
+    print(feed_line(resolve_feed(config), images, found.budget))
     print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
     print(f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / images.count:.1f} epochs")
     print(
@@ -151,8 +151,8 @@ def _dry_run(config: RunConfig) -> int:
             config, steps, checkpoint_bytes(spec, config.contrastive), open_storage(config.storage) / str(config.name)
         )
     )
-    print(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.most))
-    where = "this process" if runs_in_this_process(wanted) else "processes of Ray Train"
+    print(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.max_workers))
+    where = "this process" if runs_in_this_process(wanted) else "Ray Train's processes"
     print(f"runs on: {wanted.text}, in {where}; threads: {wanted.threads_from}")
     return DONE
 

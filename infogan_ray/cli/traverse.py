@@ -1,4 +1,4 @@
-"""infogan traverse: one picture per code."""
+"""infogan traverse: makes one picture per code that shows its effect."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from infogan_ray.training.load_model import load
 class Traverse:
     model: tyro.conf.Positional[str]
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "traversal.png"
-    """File; with several codes the code's name is added to it."""
+    """Output file; with several codes, each code's name is added to it."""
     code: str | None = None
     """One code; by default all."""
     seed: int = 0
 
 
 def traverse(arguments: list[str]) -> int:
-    given = parse(Traverse, "traverse", arguments, "Draw codes. Example: infogan traverse first-model --code cat0")
+    given = parse(Traverse, "traverse", arguments, "Show codes. Example: infogan traverse first-model --code cat0")
     model = load(given.model, warn)
     output = output_path(given.output, PICTURES)
     for name in [given.code] if given.code else list(model.codes):

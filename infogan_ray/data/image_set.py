@@ -1,4 +1,4 @@
-"""The images of a run: in memory, or as a prepared dataset with a sample of it in memory."""
+"""The images of a run: all in memory, or a prepared dataset to stream with a sample of it in memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from infogan_ray.data.shards.dataset import ShardSet
 
 AUTO, MEMORY, STREAM = "auto", "memory", "stream"
-"""The feeds that may be asked for: images in memory, or a stream of a prepared dataset."""
+"""Valid feeds: images in memory, a stream of a prepared dataset, or the choice between both."""
 HOLD_OUT = 7
-"""Every seventh image of a labelled folder or file is kept out of training, to count errors on."""
+"""Every seventh image of a labelled folder or file is held out of training, to measure errors."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """uint8 images (N, C, H, W) and, where there are any, labels (N,) and a held-out test part.
+    """uint8 images (N, C, H, W) and, if there are any, labels (N,) and a held-out test split.
 
-    With ``shards``, training streams those, and the tensors are a sample of them for evaluation.
+    With ``shards``, training streams the shards, and the tensors are a sample of them for evaluation.
     """
 
     name: str
@@ -29,21 +29,21 @@ class ImageSet:
     test_labels: Tensor | None = None
     shards: ShardSet | None = None
     classes: tuple[str, ...] | None = None
-    """What labels 0, 1, ... are called, where that is known."""
+    """Names of the labels 0, 1, ..., if they are known."""
 
     @property
     def count(self) -> int:
-        """All training images."""
+        """Number of all training images."""
         return len(self.images) if self.shards is None else self.shards.count()
 
     @property
     def bytes(self) -> int:
-        """Of all training images as uint8, wherever they are."""
+        """Size of all training images as uint8, streamed or in memory."""
         return self.count * math.prod(self.images.shape[1:])
 
     @property
     def feed(self) -> str:
-        """Which feed these images go with."""
+        """The feed that these images need."""
         return MEMORY if self.shards is None else STREAM
 
     @property

@@ -1,4 +1,4 @@
-"""Inspects the images at a path, read as training reads them, and proposes a configuration."""
+"""Inspects the images at a path, which it reads as training does, and proposes a configuration."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from infogan_ray.data.decoding import Facts, decode
 from infogan_ray.data.formats.collection import EncodedImages, RawImages
 from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.image_files import Broken, Files, Say
-from infogan_ray.data.image_loader import each
+from infogan_ray.data.image_loader import map_files
 from infogan_ray.data.image_set import HOLD_OUT
 from infogan_ray.data.load_in_memory import channels_first, with_size_and_channels
 from infogan_ray.models.networks import SIZES, plan
 
 SHEET = 64  # images on the contact sheet
-LOOKED_AT = 64  # height and width at which colour is detected, and the largest size that is proposed
-COLOUR = 8  # difference between channels that is still grey: JPEG adds some to a grey image
-MOST_CLASSES = 100  # more folders than that are hardly classes
+PREVIEW_SIZE = 64  # height and width at which colour is detected; also the largest proposed size
+COLOUR = 8  # a smaller difference between channels counts as grey: JPEG adds some to grey images
+MOST_CLASSES = 100  # more folders are probably not classes
 BATCH = 128
 STEPS = 20_000
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to train with."""
+    """A proposed training configuration."""
 
     image_size: int
     channels: int
@@ -46,7 +46,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Survey:
-    """The result for encoded images. ``sheet`` is uint8 (up to 64, C, S, S), as training sees the images."""
+    """The result for encoded images. ``sheet``: up to 64 images as training reads them, uint8 (n, C, S, S)."""
 
     kind: str
     """The layout: 'folder of images', 'CelebA folder'."""
@@ -54,7 +54,7 @@ class Survey:
     formats: Counter[str]
     modes: Counter[str]
     sizes: dict[str, list[int]]
-    """least, median and most: [width, height], each by itself."""
+    """least, median and most: [width, height], each computed separately."""
     conversions: Counter[str]
     broken: dict[str, str]
     classes: dict[str, int]
@@ -77,7 +77,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _FileCheck:
     facts: Facts
     coloured: bool
     digest: bytes
@@ -85,7 +85,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class RawSurvey:
-    """The result for raw images of one size, of which none can be broken."""
+    """The result for raw images of one size. None of them can be broken."""
 
     path: Path
     kind: str
@@ -108,9 +108,9 @@ class RawSurvey:
 
 
 def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
-    """Decode every image once, and those of the sheet again. Proposes what ``config`` leaves open.
+    """Decode every image once, and those of the sheet again. Proposes the values that ``config`` does not set.
 
-    Raises UserError, in one line, where there are no images and for sizes that no network has.
+    Raises UserError, in one line, if there are no images, and for sizes that no network supports.
     """
     if config.image_size is not None or config.channels is not None:
         plan(config.image_size or SIZES[0], config.channels or 1)
@@ -118,20 +118,20 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
     if isinstance(collection, RawImages):
         return _inspect_raw(collection, config)
     source = collection.files
-    looks: dict[int, _Look] = {}
+    checks: dict[int, _FileCheck] = {}
     broken: dict[int, str] = {}
-    for row, seen in each(source, lambda content: _look(content, source.crop), say):
-        if isinstance(seen, Broken):
-            broken[row] = str(seen)
+    for row, result in map_files(source, lambda content: _check_file(content, source.crop), say):
+        if isinstance(result, Broken):
+            broken[row] = str(result)
         else:
-            looks[row] = seen
-    rows = sorted(looks)
+            checks[row] = result
+    rows = sorted(checks)
     names = [source.names[row] for row in rows]
-    facts = [looks[row].facts for row in rows]
-    coloured = sum(look.coloured for look in looks.values())
+    facts = [checks[row].facts for row in rows]
+    coloured = sum(check.coloured for check in checks.values())
     size = config.image_size or _size(facts)
     channels = config.channels or (3 if coloured else 1)
-    counts, kinds = _classes(collection, rows), collection.classes or []
+    counts, classes = _classes(collection, rows), collection.classes or []
     share = len(broken) / len(source.names)
     return Survey(
         kind=collection.kind,
@@ -141,21 +141,21 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
         sizes=_sizes(facts),
         conversions=Counter(word for fact in facts for word in fact.conversions(size, channels)),
         broken={source.names[row]: broken[row] for row in sorted(broken)},
-        classes={kind: counts[kind] for kind in kinds},
-        copies=_copies(source, looks),
+        classes={name: counts[name] for name in classes},
+        copies=_copies(source, checks),
         coloured=coloured,
-        proposal=_propose(path, config, size, channels, len(names), len(kinds), share),
+        proposal=_propose(path, config, size, channels, len(names), len(classes), share),
         memory_bytes=len(names) * channels * size * size,
         sheet=_sheet(source, rows, size, channels),
     )
 
 
 def _inspect_raw(found: RawImages, config: DataConfig) -> RawSurvey:
-    """The whole file is read once, as packed ones can only be read forwards."""
+    """Inspect raw images. Reads the whole file once: a compressed file can only be read forwards."""
     height, width = found.shape[:2]
     channels = config.channels or (found.shape[2] if len(found.shape) == 3 else 1)
-    own = height if height == width and height in SIZES else _nearest(min(height, width))
-    size = config.image_size or own
+    fitting = height if height == width and height in SIZES else _nearest(min(height, width))
+    size = config.image_size or fitting
     chosen = {found.count * place // SHEET for place in range(SHEET)}
     images = [
         image for first, _, chunk in found.chunks(0, found.count)
@@ -178,10 +178,10 @@ def _classes(found: EncodedImages | RawImages, rows: list[int]) -> Counter[str]:
     return Counter({name: int(count) for name, count in zip(found.classes, counts, strict=True)})
 
 
-def _look(content: bytes, crop: int | None) -> _Look:
-    pixels, facts = decode(content, LOOKED_AT, 3, crop=crop)
-    apart = np.ptp(pixels.astype(np.int16), axis=0).max()
-    return _Look(facts, bool(apart > COLOUR), hashlib.blake2b(content, digest_size=16).digest())
+def _check_file(content: bytes, crop: int | None) -> _FileCheck:
+    pixels, facts = decode(content, PREVIEW_SIZE, 3, crop=crop)
+    channel_range = np.ptp(pixels.astype(np.int16), axis=0).max()
+    return _FileCheck(facts, bool(channel_range > COLOUR), hashlib.blake2b(content, digest_size=16).digest())
 
 
 def _sizes(facts: list[Facts]) -> dict[str, list[int]]:
@@ -195,30 +195,30 @@ def _sizes(facts: list[Facts]) -> dict[str, list[int]]:
 
 
 def _size(facts: list[Facts]) -> int:
-    """The images' own size if it is one that networks have, else the power of two below their median, to 64."""
+    """The images' size if networks support it, else the power of two below their median size, at most 64."""
     all_sides = {side for fact in facts for side in (fact.width, fact.height)}
-    if len(all_sides) == 1 and (side := all_sides.pop()) in SIZES and side <= LOOKED_AT:
+    if len(all_sides) == 1 and (side := all_sides.pop()) in SIZES and side <= PREVIEW_SIZE:
         return side
-    return _nearest(median(min(fact.width, fact.height) for fact in facts) if facts else LOOKED_AT)
+    return _nearest(median(min(fact.width, fact.height) for fact in facts) if facts else PREVIEW_SIZE)
 
 
 def _nearest(side: float) -> int:
     return max([size for size in (16, 32, 64) if size <= side], default=16)
 
 
-def _copies(source: Files, looks: dict[int, _Look]) -> list[list[str]]:
+def _copies(source: Files, checks: dict[int, _FileCheck]) -> list[list[str]]:
     groups: dict[bytes, list[str]] = {}
-    for row in sorted(looks):
-        groups.setdefault(looks[row].digest, []).append(source.names[row])
+    for row in sorted(checks):
+        groups.setdefault(checks[row].digest, []).append(source.names[row])
     return [group for group in groups.values() if len(group) > 1]
 
 
 def _sheet(source: Files, rows: list[int], size: int, channels: int) -> Tensor:
-    """Images at equal distances in their order."""
+    """Images for the contact sheet, chosen at equal distances in the source."""
     chosen = sorted({rows[len(rows) * place // SHEET] for place in range(SHEET)}) if rows else []
     found = {
         row: read[0]
-        for row, read in each(
+        for row, read in map_files(
             source, lambda content: decode(content, size, channels, crop=source.crop), lambda line: None, rows=chosen
         )
         if not isinstance(read, Broken)
@@ -228,14 +228,14 @@ def _sheet(source: Files, rows: list[int], size: int, channels: int) -> Tensor:
 
 
 def _propose(
-    path: Path, config: DataConfig, size: int, channels: int, images: int, kinds: int, broken: float
+    path: Path, config: DataConfig, size: int, channels: int, images: int, class_count: int, broken: float
 ) -> Proposal | None:
-    """None for fewer images than a batch must have."""
-    train = images - images // HOLD_OUT if kinds else images
+    """Propose a configuration. None if there are too few images for one batch."""
+    train = images - images // HOLD_OUT if class_count else images
     if train < 4:
         return None
-    batch = min(BATCH, 1 << (train // 2).bit_length() - 1)  # two batches an epoch at least
-    categories = kinds if 2 <= kinds <= MOST_CLASSES else 10
+    batch = min(BATCH, 1 << (train // 2).bit_length() - 1)  # at least two batches per epoch
+    categories = class_count if 2 <= class_count <= MOST_CLASSES else 10
     codes = f"noise={62 if size <= 32 else 128} cat={categories} uniform=2"
     max_bad = config.max_bad if broken <= config.max_bad else min(1.0, (int(broken * 1000) + 1) / 1000)
     words = [

@@ -1,4 +1,4 @@
-"""Labels of images in files: from a CSV file with the columns file and label, else from the class folders."""
+"""Labels of images in files: from a CSV file with the columns file and label, or from the class folders."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from infogan_ray.data.image_files import Files, Say, class_of, printable
 
 
 def class_names(source: Files, names: Sequence[str], table: str | None, say: Say) -> list[str] | None:
-    """The class of each name: from a CSV file if one is given, else from the folders, else None.
+    """The class of each name: from the CSV file ``table`` if it is set, else from the folders. None without classes.
 
-    ``names`` are those of the source that could be read. Raises UserError if the CSV does not fit them.
+    ``names``: the readable files of the source. Raises UserError if the CSV file does not match them.
     """
     if table is None:
         return class_of(names)
     path = Path(table).expanduser()
-    given = _read_table(path)
-    found, unknown = _match(given, source.names)
-    if not found:
-        example = f" (for example {_some(unknown)})" if unknown else ""
-        raise UserError(f"labels: none of the files that {path} names is in {source.path}{example}")
+    table_labels = _read_table(path)
+    matched, unknown = _match(table_labels, source.names)
+    if not matched:
+        example = f" (for example {_examples(unknown)})" if unknown else ""
+        raise UserError(f"labels: none of the files in {path} is in {source.path}{example}")
     if unknown:
-        say(f"labels: {len(unknown):,} rows of {path} name no image that is there, for example {_some(unknown)}")
-    missing = [name for name in names if name not in found]
+        say(f"labels: {len(unknown):,} rows of {path} match no image, for example {_examples(unknown)}")
+    missing = [name for name in names if name not in matched]
     if missing:
         raise UserError(
-            f"labels: {len(missing):,} of {len(names):,} images have no row in {path}, for example {_some(missing)}; "
-            "add them, or leave --labels out: training needs none"
+            f"labels: {len(missing):,} of {len(names):,} images have no row in {path}, for example "
+            f"{_examples(missing)}; add them, or leave --labels out: training needs no labels"
         )
-    return [found[name] for name in names]
+    return [matched[name] for name in names]
 
 
 def to_numbers(labels: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """Labels as int64 (N,) 0…K-1 and the K classes in order: as numbers if all are, else as text."""
-    kinds = set(labels)
-    ordered = sorted(kinds, key=int) if all(_is_number(kind) for kind in kinds) else sorted(kinds)
-    number = {kind: place for place, kind in enumerate(ordered)}
+    """Labels as int64 (N,) 0…K-1, and the K classes in order: sorted as numbers if all are numbers, else as text."""
+    classes = set(labels)
+    ordered = sorted(classes, key=int) if all(_is_number(name) for name in classes) else sorted(classes)
+    number = {name: index for index, name in enumerate(ordered)}
     return torch.tensor([number[label] for label in labels]), ordered
 
 
@@ -52,7 +52,7 @@ def _is_number(text: str) -> bool:
 
 def _read_table(path: Path) -> dict[str, str]:
     if not path.is_file():
-        raise UserError(f"labels is {path}, which {'is no file' if path.exists() else 'does not exist'}")
+        raise UserError(f"labels is {path}, which {'is not a file' if path.exists() else 'does not exist'}")
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -62,41 +62,41 @@ def _read_table(path: Path) -> dict[str, str]:
                     f"labels: {path} has the columns {', '.join(map(repr, columns)) or 'none'}; its first line must "
                     "name 'file' and 'label'"
                 )
-            given: dict[str, str] = {}
+            labels: dict[str, str] = {}
             for row in reader:
                 name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
                 if not name or not label:
                     raise UserError(f"labels: line {reader.line_num} of {path} has no {'label' if name else 'file'}")
-                if given.setdefault(name, label) != label:
+                if labels.setdefault(name, label) != label:
                     raise UserError(
                         f"labels: line {reader.line_num} of {path} gives {printable(name)} the label '{label}', and "
-                        f"an earlier one '{given[name]}'"
+                        f"an earlier one '{labels[name]}'"
                     )
-            return given
+            return labels
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise UserError(f"labels: {path} is not a CSV file in UTF-8 ({error})") from None
 
 
-def _match(given: dict[str, str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Labels by the source's names, and the table's names that fit none: a path counts first, then its last part."""
-    there = set(names)
+def _match(labels: dict[str, str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Labels by the source's names, and the table's names without one. Whole paths are matched before file names."""
+    known = set(names)
     last_parts = Counter(name.rpartition("/")[2] for name in names)
     by_last_part = {name.rpartition("/")[2]: name for name in names}
-    found: dict[str, str] = {}
+    matched: dict[str, str] = {}
     unknown: list[str] = []
     short: list[tuple[str, str]] = []
-    for name, label in given.items():
+    for name, label in labels.items():
         plain = name.replace("\\", "/").removeprefix("./")
-        if plain in there:
-            found[plain] = label
+        if plain in known:
+            matched[plain] = label
         elif last_parts[plain] == 1:
             short.append((by_last_part[plain], label))
         else:
             unknown.append(name)
     for name, label in short:
-        found.setdefault(name, label)
-    return found, unknown
+        matched.setdefault(name, label)
+    return matched, unknown
 
 
-def _some(names: Sequence[str]) -> str:
+def _examples(names: Sequence[str]) -> str:
     return ", ".join(printable(name) for name in names[:3])

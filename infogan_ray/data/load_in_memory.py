@@ -1,4 +1,4 @@
-"""Loads a collection into memory, every image in the configured size and channels."""
+"""Loads a collection into memory and converts every image to the configured size and channels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from infogan_ray.data.image_loader import read_pictures, summary
 def load_in_memory(
     collection: Collection, size: int | None, channels: int | None, max_bad: float, say: Say
 ) -> tuple[Tensor, Tensor | None]:
-    """Images uint8 (N, C, S, S) and, where there are any, labels (N,) of a collection, without its test part.
+    """Load images uint8 (N, C, S, S) and labels (N,), if there are any, without the collection's test split.
 
     Raises UserError, in one line, if too many images are broken or a size is missing.
     """
@@ -28,7 +28,7 @@ def load_in_memory(
     assert isinstance(collection, RawImages)
     height, width = collection.shape[:2]
     if height != width and size is None:
-        raise UserError(f"data: the images are {height}x{width}; set image_size to bring them to a square")
+        raise UserError(f"data: the images are {height}x{width}; set image_size to make them square")
     images: Tensor | None = None
     for first, _, chunk in collection.chunks(0, collection.count):
         part = with_size_and_channels(channels_first(chunk), size, channels)
@@ -40,7 +40,7 @@ def load_in_memory(
 
 
 def channels_first(images: np.ndarray) -> Tensor:
-    """uint8 (N, H, W[, C]) as (N, C, H, W)."""
+    """Convert uint8 (N, H, W[, C]) to (N, C, H, W)."""
     return torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2).contiguous()
 
 
@@ -50,7 +50,7 @@ def _decoded(
     if size is None:
         raise UserError(
             f"image_size is not set; {collection.kind} ({collection.path}) needs it, for example --image-size 32; "
-            f"to see what fits: infogan data inspect {shlex.quote(str(collection.path))}"
+            f"for a proposal: infogan data inspect {shlex.quote(str(collection.path))}"
         )
     pictures = read_pictures(collection.files, size, channels or 3, say, max_bad)
     for line in summary(collection.files, pictures):
@@ -61,7 +61,7 @@ def _decoded(
 
 
 def with_size_and_channels(images: Tensor, size: int | None, channels: int | None) -> Tensor:
-    """uint8 (N, C, H, W) as (N, channels, size, size); None leaves either as it is."""
+    """Convert uint8 (N, C, H, W) to (N, channels, size, size). None leaves a value unchanged."""
     if channels == 3 and images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1).contiguous()
     elif channels == 1 and images.shape[1] == 3:

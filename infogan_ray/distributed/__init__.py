@@ -2,5 +2,5 @@
 
 import os
 
-# Asked something without a cluster, as after a shutdown, Ray would start one. It reads this when it is imported.
+# Without this, a call to Ray after a shutdown starts a new cluster. Ray reads the variable when it is imported.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")

@@ -1,1 +1,1 @@
-"""What a model has learned, measured apart from training."""
+"""Evaluation of trained models, separate from training."""

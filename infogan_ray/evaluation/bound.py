@@ -1,6 +1,6 @@
-"""The bound of each code, measured apart from training; and reading real images with Q.
+"""The bound L_I of each code, measured separately from training.
 
-Shapes: (N, C, H, W) images, (B, L) latents. Bounds are in nats. Everything runs with batch norm in evaluation mode.
+Shapes: (N, C, H, W) images, (B, L) latents. Bounds are in nats. Batch norm is in evaluation mode.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from infogan_ray.models.networks import Discriminator, Generator, calibrate
 from infogan_ray.models.recognition import BATCH, evaluating
 from infogan_ray.models.rng import seeded_generator
 
-STATISTICS_IMAGES = 2000  # generated images that batch norm takes its statistics from
+STATISTICS_IMAGES = 2000  # generated images from which batch-norm statistics are computed
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     samples: int = 10_000
-    """Fresh codes on which the bound is measured."""
+    """Number of newly sampled codes on which the bound is measured."""
     labelled: int = 10_000
-    """Labelled training images that are read at each checkpoint; the final evaluation reads all."""
+    """Number of labelled training images evaluated at each checkpoint. The final evaluation uses all."""
     sorting: bool = False
-    """Measure at each checkpoint how Q sorts real images; the final evaluation always does."""
+    """Also measure at each checkpoint how Q sorts real images. The final evaluation always does."""
     seed: int = 20160612
-    """Of the fresh codes: the same for every run, so that bounds compare."""
+    """Seed of the sampled codes. Keep it equal in all runs, so that their bounds can be compared."""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.labelled < 1:
@@ -39,19 +39,19 @@ class EvaluationConfig:
 
 
 def no_callback() -> None:
-    """The default of ``before_batch``, which is called before every batch and may raise to end a measurement."""
+    """The default of ``before_batch``: a function that runs before every batch, and may raise to stop a measurement."""
 
 
 @contextmanager
 def batch_statistics_of(module: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
-    """Inside, batch norm has the statistics of these batches of input; afterwards it has its own again."""
-    kept = [buffer.clone() for buffer in module.buffers()]
+    """Inside this context, batch norm uses the statistics of these input batches. Its own are restored afterwards."""
+    saved = [buffer.clone() for buffer in module.buffers()]
     try:
         calibrate(module, batches)
         yield
     finally:
-        for buffer, before in zip(module.buffers(), kept, strict=True):
-            buffer.copy_(before)
+        for buffer, original in zip(module.buffers(), saved, strict=True):
+            buffer.copy_(original)
 
 
 @torch.inference_mode()
@@ -59,14 +59,15 @@ def bound_by_code(
     spec: LatentSpec, generator: Generator, discriminator: Discriminator, config: EvaluationConfig,
     before_batch: Callable[[], None] = no_callback,
 ) -> dict[str, float]:  # fmt: skip
-    """L_I of each code in nats, on fresh codes of a fixed seed.
+    """L_I of each code in nats, on codes sampled with a fixed seed.
 
-    Batch norm uses statistics of images that this generator makes of other fresh codes. The statistics that D collects
-    in training are of real and generated images together. Q learns from generated images alone; where the two kinds
-    differ, D's statistics make it read them wrongly: on ``shapes`` a bound of 6.8 nats was measured as -9.
-    Real images are still read with D's own statistics. Statistics of real images alone changed clustering errors and
-    disentanglement scores by less than another seed does. With ``network.joint_batchnorm`` Q learns with D's own
-    statistics, so they are used here as well.
+    Batch norm uses the statistics of other images from the same generator. D's running statistics mix real and
+    generated images, but Q learns from generated images alone. If the two kinds differ, D's statistics give Q wrong
+    inputs: on ``shapes``, a bound of 6.8 nats was measured as -9.
+
+    Real images are still evaluated with D's own statistics. Statistics of real images alone changed clustering errors
+    and disentanglement scores by less than another seed does. With ``network.joint_batchnorm``, Q learns with D's own
+    statistics, so they are used here too.
     """
     device = next(generator.parameters()).device
 

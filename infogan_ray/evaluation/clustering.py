@@ -1,4 +1,4 @@
-"""How the categories of a code agree with labels that training never saw.
+"""Agreement between the categories of a code and labels. Training does not use these labels.
 
 Shapes: (N, C, H, W) images; (k, classes) counts of images by category and label. Entropies are in nats.
 """
@@ -21,7 +21,7 @@ from infogan_ray.models.recognition import recognise
 
 @dataclass(frozen=True)
 class CategoryCounts:
-    """Counts of images by category of one code and by label, (k, classes), on the training and on the test set."""
+    """Counts (k, classes) of images by category of one code and by label, for the training and the test set."""
 
     code: str
     train: np.ndarray
@@ -33,10 +33,10 @@ def count_categories(
     images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor,
     before_batch: Callable[[], None] = no_callback, training_precision: AbstractContextManager[Any] | None = None,
 ) -> CategoryCounts | None:  # fmt: skip
-    """Of the categorical code whose majority labels err least on the training set; None without a categorical code.
+    """The counts of the categorical code with the smallest majority error on the training set. None without a code.
 
-    ``training_precision``: entered while training images are read. Those are many and only say which label each
-    category stands for, so an autocast is precise enough for them.
+    ``training_precision``: a context that is active while Q evaluates training images. These only decide the majority
+    label of each category, so autocast is precise enough.
     """
     codes = [name for name, _ in spec.one_hot_items()]
     if not codes:
@@ -46,14 +46,14 @@ def count_categories(
     test_q = spec.split_q(recognise(discriminator, test_images, before_batch))
     truth, test_truth = labels.numpy(), test_labels.numpy()
     classes = int(max(truth.max(), test_truth.max())) + 1
-    best, least = None, float("inf")
+    best, smallest_error = None, float("inf")
     for name in codes:
         k = train_q[name].shape[1]
         train = contingency(train_q[name].argmax(1).numpy(), truth, k, classes)
         test = contingency(test_q[name].argmax(1).numpy(), test_truth, k, classes)
         error = 1 - train.max(1).sum() / train.sum()
-        if best is None or error < least:
-            best, least = CategoryCounts(name, train, test), error
+        if best is None or error < smallest_error:
+            best, smallest_error = CategoryCounts(name, train, test), error
     return best
 
 
@@ -63,9 +63,12 @@ def contingency(categories: np.ndarray, labels: np.ndarray, k: int, classes: int
 
 
 def majority_error(train_table: np.ndarray, test_table: np.ndarray) -> float:
-    """Share of the test set whose category stands for another label; an unused category stands for label 0."""
-    named = test_table[np.arange(len(test_table)), train_table.argmax(1)].sum()
-    return float(1 - named / test_table.sum())
+    """Share of test images whose label is not the majority training label of their category.
+
+    A category without training images has the majority label 0.
+    """
+    correct = test_table[np.arange(len(test_table)), train_table.argmax(1)].sum()
+    return float(1 - correct / test_table.sum())
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -75,14 +78,14 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def normalised_mutual_information(table: np.ndarray) -> float:
-    """I(category; label) over the mean of the two entropies (Strehl & Ghosh 2002, arithmetic form)."""
+    """I(category; label) divided by the mean of the two entropies (Strehl & Ghosh 2002, arithmetic form)."""
     rows, columns = entropy(table.sum(1)), entropy(table.sum(0))
     mutual = rows + columns - entropy(table.ravel())
     return 1.0 if rows + columns == 0 else float(max(mutual, 0.0) / ((rows + columns) / 2))
 
 
 def adjusted_rand_index(table: np.ndarray) -> float:
-    """Hubert & Arabie 1985: pairs that agree, corrected for chance."""
+    """Share of image pairs on which categories and labels agree, corrected for chance (Hubert & Arabie 1985)."""
 
     def pairs(counts: np.ndarray) -> float:
         counts = counts.astype(np.float64)
@@ -95,7 +98,7 @@ def adjusted_rand_index(table: np.ndarray) -> float:
 
 
 def hungarian_accuracy(table: np.ndarray) -> float:
-    """Largest share of images that a one-to-one matching of categories and labels explains. Needs scipy."""
+    """Accuracy under the best one-to-one matching of categories and labels. Needs scipy."""
     from scipy.optimize import linear_sum_assignment
 
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / table.sum())

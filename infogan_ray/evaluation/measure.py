@@ -1,4 +1,4 @@
-"""What is measured of a model: the values of the registry's metrics by name, and the details that explain them.
+"""Compute the registry's metrics for a model. Results are dictionaries of values by metric name.
 
 Shapes: uint8 images (N, C, H, W). Bounds are in nats.
 """
@@ -24,7 +24,7 @@ def measure_bound(
     spec: LatentSpec, generator: Generator, discriminator: Discriminator, config: EvaluationConfig,
     before_batch: Callable[[], None] = no_callback,
 ) -> dict[str, float]:  # fmt: skip
-    """The metrics of the bound, and ``mi/<code>`` in nats, on fresh codes of a fixed seed."""
+    """The metrics of the bound, and ``mi/<code>`` in nats, on codes sampled with a fixed seed."""
     bounds = bound_by_code(spec, generator, discriminator, config, before_batch)
     return values_of(BOUND, spec, bounds) | {f"mi/{name}": bound for name, bound in bounds.items()}
 
@@ -34,9 +34,10 @@ def measure_clustering(
     images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor,
     before_batch: Callable[[], None] = no_callback, training_precision: AbstractContextManager[Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The metrics that compare categories with labels, for the code ``clustering_code``; empty without such a code.
+    """The metrics that compare categories with labels. Empty without a categorical code.
 
-    ``confusion``: counts of test images by category and label. The other arguments: see ``count_categories``.
+    The result also has ``clustering_code``, the code's name, and ``confusion``, the counts of test images by category
+    and label. For the arguments see ``count_categories``.
     """
     counts = count_categories(
         spec, discriminator, images, labels, test_images, test_labels, before_batch, training_precision
@@ -49,7 +50,7 @@ def measure_clustering(
 def measure_sorting(
     spec: LatentSpec, discriminator: Discriminator, images: Tensor, before_batch: Callable[[], None] = no_callback
 ) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """The metrics of how Q sorts real images, for the categorical code that does best, and each code's categories.
+    """Two dictionaries: the sorting metrics of the best categorical code, and the categories of each image by code.
 
     Both are empty without a categorical code.
     """
@@ -63,7 +64,7 @@ def measure_sorting(
 def measure_image_quality(
     spec: LatentSpec, generator: Generator, images: Tensor, before_batch: Callable[[], None] = no_callback
 ) -> dict[str, float]:
-    """The metrics of generated against real images, and as NAME_data those of real ones: what is good.
+    """The metrics between generated and real images. NAME_data is the same between two halves of the real images.
 
     Empty for fewer than two images.
     """

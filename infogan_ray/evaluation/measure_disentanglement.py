@@ -1,4 +1,4 @@
-"""All scores of one representation on one set of known factors, from images that are read once."""
+"""All disentanglement scores of a representation. The scores share one set of images with known factors."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from infogan_ray.evaluation.disentanglement.factor_codes import DisentanglementC
 from infogan_ray.evaluation.metrics import DISENTANGLEMENT, values_of
 
 BATCH = 500
-EVERY_S = 10.0  # between lines of progress
+PROGRESS_INTERVAL_S = 10.0
 
 
-THOROUGH = DisentanglementConfig(tree_images=10_000, tree_rounds=100)  # as disentanglement_lib; minutes
+THOROUGH = DisentanglementConfig(tree_images=10_000, tree_rounds=100)  # as disentanglement_lib; takes minutes
 
 
 def measure(
     representation: Representation, factors: FactorSet, config: DisentanglementConfig | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
-    """The registry's metrics of disentanglement, each 0 to 1; ``mig_by_factor``; and ``information``, which is
-    I(code; factor) / H(factor) by code and factor and says what each code stands for.
+    """The registry's disentanglement metrics (each from 0 to 1), ``mig_by_factor`` and ``information``.
 
+    ``information`` is I(code; factor) / H(factor) by code and factor. It shows which factor each code represents.
     Needs scikit-learn (the extra ``eval``). Raises UserError for codes that are not finite.
     """
     config = config or DisentanglementConfig()
     began = time.monotonic()
-    learn = encode(representation, factors, config.learn, config.seed, 0, say)
-    judge = encode(representation, factors, config.judge, config.seed, 1, say)
-    say(f"disentanglement: {config.learn + config.judge:,} images read in {time.monotonic() - began:.0f} s")
-    say(f"disentanglement: boosted trees for {sum(factors.sizes)} classes")
-    codes = FactorCodes(learn, judge, config)
+    train = encode(representation, factors, config.train, config.seed, 0, say)
+    test = encode(representation, factors, config.test, config.seed, 1, say)
+    say(f"disentanglement: {config.train + config.test:,} images encoded in {time.monotonic() - began:.0f} s")
+    say(f"disentanglement: training boosted trees for {sum(factors.sizes)} classes")
+    codes = FactorCodes(train, test, config)
     scores: dict[str, Any] = dict(values_of(DISENTANGLEMENT, codes))
     say(f"disentanglement: measured in {time.monotonic() - began:.0f} s")
     scores["mig_by_factor"] = dict(zip(factors.names, codes.gaps.tolist(), strict=True))
@@ -51,12 +51,12 @@ def encode(
     representation: Representation, factors: FactorSet, count: int, seed: int, stream: int,
     say: Callable[[str], None] = print,
 ) -> Encoded:  # fmt: skip
-    """``count`` images of factors drawn uniformly and apart from each other, and their codes."""
+    """Codes of ``count`` images, whose factors are sampled uniformly and independently."""
     classes = rng_of(seed, stream).integers(factors.sizes, size=(count, len(factors.sizes)), dtype=np.int64)
-    codes, said = [], time.monotonic()
+    codes, last_report = [], time.monotonic()
     for start in range(0, count, BATCH):
         codes.append(representation.read(factors.images(torch.from_numpy(classes[start : start + BATCH]))))
-        if time.monotonic() - said > EVERY_S:
-            said = time.monotonic()
-            say(f"disentanglement: {start + len(codes[-1]):,} of {count:,} images read")
+        if time.monotonic() - last_report > PROGRESS_INTERVAL_S:
+            last_report = time.monotonic()
+            say(f"disentanglement: {start + len(codes[-1]):,} of {count:,} images encoded")
     return Encoded(np.concatenate(codes), representation.categories, classes, factors.sizes, factors.ordered)

@@ -1,7 +1,7 @@
-"""Every metric, each as one entry. Whoever measures, offers, ranks, shows or logs metrics reads this list.
+"""The registry of metrics. All code that measures, ranks, shows or logs metrics uses it.
 
-A new metric is a new entry. What its function is given depends on its group: see ``GROUPS``. ``evaluation/measure.py``
-calls the functions; ``evaluation/texts.py`` writes the lines that people read.
+To add a metric, add an entry. Its group decides the arguments of its function: see ``GROUPS``. ``measure.py`` calls
+the functions. ``texts.py`` formats metrics for users.
 """
 
 from __future__ import annotations
@@ -37,54 +37,54 @@ from infogan_ray.models.losses import mi_fraction
 # What a metric needs.
 LABELS, CATEGORICAL_CODE, REAL_IMAGES = "labels", "a categorical code", "real images"
 FACTORS, INCEPTION, OTHER_TRIALS = "known factors", "Inception's weights", "other trials"
-# When a metric is measured, where there is what it needs. What is measured at checkpoints can be --metric.
+# When a metric is measured, if its needs are met. --metric accepts metrics that are measured at checkpoints.
 CHECKPOINT, END, SEARCH, REQUEST = "at each checkpoint", "at the end of a run", "in a search", "on request"
-EXTRA = "eval"  # brings the packages that some functions import
+EXTRA = "eval"  # installs the packages that some functions import
 
 BOUND, LABELLED, SORTING, QUALITY = "bound", "agreement", "sorting", "achieved"
 FIDELITY, INCEPTION_GROUP, DISENTANGLEMENT, SEARCH_GROUP = "fidelity", "fid", "disentanglement", "search"
-GROUPS = {  # by name, what the functions of a group are given; a group's name is the first part of its tags
+GROUPS = {  # the arguments of each group's functions; a group's name is the first part of its TensorBoard tags
     BOUND: "(spec, bounds): the latent codes, and the bound of each in nats",
     LABELLED: "(counts): clustering.CategoryCounts of the best categorical code",
     SORTING: "(sorting): unsupervised_metrics.Sorting of the best categorical code",
-    QUALITY: "(real, other): uint8 images (N, C, H, W); other are generated, or real as well for NAME_data",
+    QUALITY: "(real, other): uint8 images (N, C, H, W); other are generated, or other real ones for NAME_data",
     FIDELITY: "(real, other): features (N, D) of a classifier; other as above",
     INCEPTION_GROUP: "(real, other): features (N, D) of Inception; other as above",
     DISENTANGLEMENT: "(codes): disentanglement.factor_codes.FactorCodes",
-    SEARCH_GROUP: "nothing: search_directory.py compares finished trials",
+    SEARCH_GROUP: "no function: search_directory.py compares finished trials",
 }
 
 
 @dataclass(frozen=True)
 class Metric:
     name: str
-    """Its key in metrics.jsonl, state.json, metrics.json and on boards."""
+    """The key in metrics.jsonl, state.json, metrics.json and leaderboards."""
     title: str
-    """Two or three words for people."""
+    """Two or three words for users."""
     sentence: str
-    """What it is, for help texts, reports and trackers."""
+    """The definition, for help texts, reports and trackers."""
     group: str
     function: Callable[..., float] | None
     """See ``GROUPS``."""
     lower_is_better: bool = False
     unit: str = ""
     form: str = ".3f"
-    """As ``format`` takes it."""
+    """The format specification for ``format``."""
     needs: tuple[str, ...] = ()
     measured: str = CHECKPOINT
     headline: bool = False
-    """Shown where there is room for a few only: cards, tables of runs and trials, results that trackers compare."""
+    """Whether short views show it: cards, tables of runs and trials, results in trackers."""
     one_prior: bool = False
-    """Whether two values compare only if the codes have the same priors."""
+    """Whether two values can be compared only if the codes have the same priors."""
     package: str | None = None
-    """What the function imports beyond the dependencies of the core."""
+    """The optional package that the function imports."""
 
     def text(self, value: float) -> str:
         return f"{value:{self.form}}{f' {self.unit}' if self.unit else ''}"
 
     @property
     def heading(self) -> str:
-        """Of a column whose cells have no unit."""
+        """The heading of a table column, with the unit. The cells then have no unit."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     @property
@@ -98,7 +98,7 @@ class Metric:
 
     @property
     def missing(self) -> str:
-        """What to install where the function's package is not there; empty if nothing is missing."""
+        """The command that installs the function's missing package. Empty if no package is missing."""
         if self.package is None or importlib.util.find_spec(self.package) is not None:
             return ""
         return f"{self.name} needs {self.package}: pip install 'infogan-ray[{EXTRA}]'"
@@ -109,23 +109,23 @@ AGREEMENT_NEEDS, SORTING_NEEDS = (LABELS, CATEGORICAL_CODE), (REAL_IMAGES, CATEG
 _ENTRIES = (
     Metric(
         "mi_fraction", "bound over ceiling",
-        "The bound of each code over its ceiling, mean over codes, which compares priors; at most 1.",
+        "Mean over codes of the bound divided by its ceiling, at most 1. It can compare different priors.",
         BOUND, mi_fraction, headline=True,
     ),
     Metric(
         "mi_bound", "bound",
-        "Variational bound on the information that images hold about the codes, summed over codes.",
+        "Variational lower bound on the mutual information between images and codes, summed over codes.",
         BOUND, lambda spec, bounds: sum(bounds.values()), unit="nats", headline=True, one_prior=True,
     ),
     Metric(
         "clustering_error", "clustering error",
-        "Share of test images whose category stands for another label; training never sees labels.",
+        "Share of test images whose label is not the majority label of their category. Training does not use labels.",
         LABELLED, lambda counts: majority_error(counts.train, counts.test),
         lower_is_better=True, form=".1%", needs=AGREEMENT_NEEDS, headline=True,
     ),
     Metric(
         "clustering_acc_hungarian", "one-to-one accuracy",
-        "Share of test images that are right where each label gets at most one category.",
+        "Accuracy on test images under the best one-to-one matching of categories and labels.",
         LABELLED, lambda counts: hungarian_accuracy(counts.test), form=".1%", needs=AGREEMENT_NEEDS, package="scipy",
     ),
     Metric(
@@ -137,51 +137,55 @@ _ENTRIES = (
         LABELLED, lambda counts: adjusted_rand_index(counts.test), needs=AGREEMENT_NEEDS,
     ),
     Metric(
-        "code_usage", "entropy of use", "Entropy of how often each category is used on the test images.",
+        "code_usage", "entropy of use", "Entropy of the category frequencies on the test images.",
         LABELLED, lambda counts: entropy(counts.test.sum(1)), unit="nats", needs=AGREEMENT_NEEDS,
     ),
     Metric(
         "q_information", "information",
-        "What a category tells of a real image, as a share of the prior's entropy; at most 1.",
+        "Mutual information between real images and categories, as a share of the prior's entropy; at most 1.",
         SORTING, q_information, needs=SORTING_NEEDS,
     ),
     Metric(
         "q_consistency", "consistency",
-        "Real images that keep their category in a slightly turned, scaled and moved copy; at most 1.",
+        "Share of real images that keep their category after a small affine transformation, corrected for chance; "
+        "at most 1.",
         SORTING, q_consistency, needs=SORTING_NEEDS,
     ),
     Metric(
         "q_neighbours", "neighbours",
-        "Real images in the category of the image that looks most like them; at most 1.",
+        "Share of real images in the same category as their nearest neighbour, corrected for chance; at most 1.",
         SORTING, q_neighbours, needs=SORTING_NEEDS,
     ),
     Metric(
         "q_score", "sorting of real images",
-        "How Q sorts real images, without labels: the geometric mean of q_information, q_consistency and q_neighbours.",
+        "Quality of Q's categories on real images, without labels. It is the geometric mean of q_information, "
+        "q_consistency and q_neighbours.",
         SORTING, q_score, needs=SORTING_NEEDS, headline=True,
     ),
     Metric(
         "q_usage", "usage of categories",
-        "Entropy of how often Q uses each category for real images, as a share of log k; at most 1.",
+        "Entropy of Q's category frequencies on real images, as a share of log k; at most 1.",
         SORTING, lambda sorting: entropy(sorting.categories.bincount().numpy()) / math.log(sorting.code.k),
         needs=SORTING_NEEDS,
     ),
     Metric(
-        "swd", "SWD", "Sliced Wasserstein distance of generated images to the data.",
+        "swd", "SWD", "Sliced Wasserstein distance between generated and real images.",
         QUALITY, sliced_wasserstein,
         lower_is_better=True, form=".1f", needs=(REAL_IMAGES,), measured=END, headline=True,
     ),
     Metric(
         "agreement", "agreement of trials",
-        "How far the sorting of real images agrees with that of the other trials; at most 1.",
+        "Median agreement (NMI) of a trial's categories of real images with those of the other trials; at most 1.",
         SEARCH_GROUP, None, needs=(*SORTING_NEEDS, OTHER_TRIALS), measured=SEARCH, headline=True,
     ),
     Metric(
-        "frechet_distance", "Fréchet distance", "Between generated and real images, on a classifier's features.",
+        "frechet_distance", "Fréchet distance",
+        "Fréchet distance between generated and real images, on a classifier's features.",
         FIDELITY, frechet_distance, lower_is_better=True, needs=(LABELS, REAL_IMAGES), measured=REQUEST,
     ),
     Metric(
-        "kernel_distance", "kernel distance", "Between generated and real images, on a classifier's features.",
+        "kernel_distance", "kernel distance",
+        "Kernel distance between generated and real images, on a classifier's features.",
         FIDELITY, kernel_distance, lower_is_better=True, form=".4f", needs=(LABELS, REAL_IMAGES), measured=REQUEST,
     ),
     Metric(
@@ -203,11 +207,11 @@ _ENTRIES = (
         needs=(REAL_IMAGES, INCEPTION), measured=REQUEST,
     ),
     Metric(
-        "mig", "MIG", "Mutual information gap between the two codes that tell most of a factor.",
+        "mig", "MIG", "Gap in mutual information between a factor's two most informative codes; mean over factors.",
         DISENTANGLEMENT, mig_score, needs=(FACTORS,), measured=REQUEST,
     ),
     Metric(
-        "sap", "SAP", "Gap between the two codes that a factor is best told from.",
+        "sap", "SAP", "Gap in score between the two codes that best predict a factor; mean over factors.",
         DISENTANGLEMENT, sap_score, needs=(FACTORS,), measured=REQUEST, package="sklearn",
     ),
     *(
@@ -216,23 +220,23 @@ _ENTRIES = (
             functools.partial(dci_score, part), needs=(FACTORS,), measured=REQUEST, package="sklearn",
         )
         for part, sentence in (
-            ("disentanglement", "How far each code tells of one factor only."),
-            ("completeness", "How far each factor is told by one code only."),
-            ("informativeness", "How well boosted trees tell the factors from all codes."),
+            ("disentanglement", "Degree to which each code depends on only one factor."),
+            ("completeness", "Degree to which only one code depends on each factor."),
+            ("informativeness", "Accuracy of boosted trees that predict the factors from all codes."),
         )
     ),
     Metric(
-        "factor_vae", "FactorVAE score", "How often the code that varies least names the factor that is fixed.",
+        "factor_vae", "FactorVAE score", "Accuracy of identifying the fixed factor from the code with least variance.",
         DISENTANGLEMENT, factor_vae_score, needs=(FACTORS,), measured=REQUEST,
     ),
     Metric(
-        "beta_vae", "beta-VAE score", "How often a linear classifier names the factor that is fixed.",
+        "beta_vae", "beta-VAE score", "Accuracy of a linear classifier that identifies the fixed factor.",
         DISENTANGLEMENT, beta_vae_score, needs=(FACTORS,), measured=REQUEST, package="sklearn",
     ),
 )  # fmt: skip
 REGISTRY: dict[str, Metric] = {metric.name: metric for metric in _ENTRIES}
 
-STEP = "step"  # as --metric: the last checkpoint is the best
+STEP = "step"  # --metric step selects the last checkpoint
 SELECTABLE = (*(metric.name for metric in _ENTRIES if metric.measured == CHECKPOINT), STEP)
 RUNG_METRICS = tuple(
     metric.name for metric in _ENTRIES if metric.measured == CHECKPOINT and LABELS not in metric.needs
@@ -242,21 +246,21 @@ BOARD_COLUMNS = tuple(metric.name for metric in _ENTRIES if metric.measured != R
 
 
 def of_group(*groups: str) -> list[Metric]:
-    """The metrics of some groups, in the order of the registry."""
+    """The metrics of these groups, in the order of the registry."""
     return [metric for metric in _ENTRIES if metric.group in groups]
 
 
-def values_of(group: str, *evidence: Any) -> dict[str, float]:
-    """Every metric of a group by name. A metric whose package is not installed is left out."""
+def values_of(group: str, *arguments: Any) -> dict[str, float]:
+    """The values of a group's metrics by name. A metric whose package is not installed is left out."""
     return {
-        metric.name: metric.function(*evidence)
+        metric.name: metric.function(*arguments)
         for metric in of_group(group)
         if metric.function is not None and not metric.missing
     }
 
 
 def compared(group: str, real: Any, generated: Any, other: Any) -> dict[str, float]:
-    """Every metric of a group that compares sets, and as NAME_data the same of two halves of the real set."""
+    """The metrics of a group that compares sets. NAME_data is the metric between two halves of the real set."""
     found: dict[str, float] = {}
     for suffix, images in (("", generated), ("_data", other)):
         found |= {f"{name}{suffix}": value for name, value in values_of(group, real, images).items()}
@@ -272,7 +276,7 @@ def lower_is_better(name: str) -> bool:
 
 
 def is_one_prior(name: str) -> bool:
-    """Whether values of a metric compare only where the codes have the same priors."""
+    """Whether values of a metric can be compared only if the codes have the same priors."""
     return name in REGISTRY and REGISTRY[name].one_prior
 
 
@@ -281,15 +285,15 @@ def needs(name: str, what: str) -> bool:
 
 
 def check_selectable(name: str, valid: tuple[str, ...] = SELECTABLE) -> None:
-    """Raises UserError for a name that cannot be --metric."""
+    """Raises UserError for a name that --metric does not accept."""
     if name not in valid:
         raise UserError(f"metric is '{name}'; valid are {', '.join(valid)}")
 
 
 def check_needs(name: str, data: str, labels: bool, categorical: bool) -> None:
-    """Raises UserError where a run cannot measure the metric that its best checkpoint is chosen by.
+    """Raises UserError if a run cannot measure the metric that selects its best checkpoint.
 
-    ``labels``, ``categorical``: whether the data has labels, and the model a categorical code.
+    ``labels``: whether the data has labels. ``categorical``: whether the model has a categorical code.
     """
     if needs(name, LABELS) and not labels:
         raise UserError(f"metric is '{name}', which needs labels, and {data} has none")
@@ -300,17 +304,20 @@ def check_needs(name: str, data: str, labels: bool, categorical: bool) -> None:
 
 
 def missing_packages(labels: bool) -> list[str]:
-    """What is left out at checkpoints because a package is not installed, one line each."""
-    able = (m for m in _ENTRIES if m.measured == CHECKPOINT and (labels or LABELS not in m.needs))
-    return [metric.missing for metric in able if metric.missing]
+    """One line for each checkpoint metric that is left out because its package is not installed."""
+    possible = (m for m in _ENTRIES if m.measured == CHECKPOINT and (labels or LABELS not in m.needs))
+    return [metric.missing for metric in possible if metric.missing]
 
 
 def metric_help() -> str:
-    """The help of --metric."""
-    words = [f"{name} ({REGISTRY[name].title}{', small' if lower_is_better(name) else ''})" for name in SELECTABLE[:-1]]
-    return f"What 'best' means: {', '.join(words)} or {STEP} (the last)."
+    """The help text of --metric."""
+    words = [
+        f"{name} ({REGISTRY[name].title}{', small is good' if lower_is_better(name) else ''})"
+        for name in SELECTABLE[:-1]
+    ]
+    return f"The metric that selects the best checkpoint: {', '.join(words)} or {STEP} (the last)."
 
 
 def headlines_of(metrics: Mapping[str, Any], measured: tuple[str, ...] = (CHECKPOINT, END)) -> dict[str, Any]:
-    """The headline metrics of a row, None where one was not measured."""
+    """The headline metrics of a row. A metric that was not measured is None."""
     return {name: metrics.get(name) for name in HEADLINES if REGISTRY[name].measured in measured}

@@ -1,4 +1,4 @@
-"""Names that people give to codes, such as "slant" for uniform0: ``names.json`` beside the weights."""
+"""Names that users give to codes, for example "slant" for uniform0. They are in ``names.json`` beside the weights."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from infogan_ray.models.priors.registry import KINDS
 from infogan_ray.storage.file_system import Storage
 
 NAMES = "names.json"
-LONGEST = 40
-OURS = re.compile(rf"({'|'.join(KINDS)})\d+")
+MAX_LENGTH = 40
+CODE_NAME = re.compile(rf"({'|'.join(KINDS)})\d+")
 
 
 def check_names(names: Mapping[str, Any], codes: Iterable[str]) -> dict[str, str]:
-    """The names that are given, by code; an empty one takes a name away. Raises UserError, in one line."""
+    """The valid names by code. An empty name removes a name. Raises UserError for an invalid or repeated name."""
     known = list(codes)
     found: dict[str, str] = {}
     for code, name in names.items():
@@ -28,34 +28,34 @@ def check_names(names: Mapping[str, Any], codes: Iterable[str]) -> dict[str, str
         name = " ".join(name.split())
         if not name:
             continue
-        if len(name) > LONGEST or not name.isprintable() or re.search("[=,|`<>]", name):
+        if len(name) > MAX_LENGTH or not name.isprintable() or re.search("[=,|`<>]", name):
             raise UserError(
-                f"the name of {code} is {name[:60]!r}; give at most {LONGEST} letters, without = , | ` < >, "
+                f"the name of {code} is {name[:60]!r}; give at most {MAX_LENGTH} letters, without = , | ` < >, "
                 "for example slant"
             )
-        if OURS.fullmatch(name.lower()) and name != code:
-            raise UserError(f"the name of {code} is '{name}', which is how codes are called here; give another")
-        same = next((other for other, taken in found.items() if taken.lower() == name.lower()), None)
-        if same:
-            raise UserError(f"the name of {code} is '{name}', and so is that of {same}; give another")
+        if CODE_NAME.fullmatch(name.lower()) and name != code:
+            raise UserError(f"the name of {code} is '{name}', which is reserved for codes; give another")
+        duplicate = next((other for other, used in found.items() if used.lower() == name.lower()), None)
+        if duplicate:
+            raise UserError(f"the name of {code} is '{name}', but {duplicate} has the same name; give another")
         if name != code:
             found[code] = name
     return found
 
 
-def parse_names(content: bytes, codes: Iterable[str], where: str) -> dict[str, str]:
-    """Raises UserError, with ``where`` it was read, for what is no such file."""
+def parse_names(content: bytes, codes: Iterable[str], path: str) -> dict[str, str]:
+    """The names in the content of ``names.json``. Raises UserError, with the path, for invalid content."""
     try:
         names = json.loads(content)
         if not isinstance(names, dict):
-            raise UserError("it is no JSON object")
+            raise UserError("it is not a JSON object")
         return check_names(names, codes)
     except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
 def read_names(folder: Storage, codes: Iterable[str]) -> dict[str, str]:
-    """The names kept in a folder, none if there are none. Raises UserError for a broken file."""
+    """The names stored in a folder. Empty without ``names.json``. Raises UserError for an invalid file."""
     try:
         return parse_names(folder.read(NAMES), codes, f"{folder}/{NAMES}")
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def read_names(folder: Storage, codes: Iterable[str]) -> dict[str, str]:
 
 
 def resolve(word: str, codes: Iterable[str], names: Mapping[str, str]) -> str:
-    """The code that is meant by its own name or by the one it was given. Raises UserError, naming all."""
+    """The code with this name, either its own or one from a user. Raises UserError, with all valid names."""
     known = list(codes)
     if word in known:
         return word

@@ -1,13 +1,15 @@
-"""4 x 4 convolutions of stride 2, padding 1, and their transposes, in the form that trains fastest on a CPU.
+"""4 x 4 convolutions with stride 2 and padding 1, and their transposes, implemented for fast training on a CPU.
 
 Images x (B, C, H, W), features y (B, O, H // 2, W // 2) and a weight w (O, C, 4, 4) have one trilinear form:
-<halve(x, w), y> = <x, double(y, w)> = <w, correlate(x, y)>. The gradients of each function are the two others, so all
-can be differentiated any number of times, as R1's penalty needs. Tensors have their channels last: the pixels of one
-row under a kernel are then contiguous, and cheap to arrange for a matrix product (``columns``).
+<halve(x, w), y> = <x, double(y, w)> = <w, correlate(x, y)>. The gradients of each function are the two others. So all
+can be differentiated any number of times, as the R1 penalty requires. Tensors are channels-last: the pixels of one row
+under a kernel are contiguous, and ``columns`` can copy them quickly for a matrix product.
 
-oneDNN does what it does faster (docs/speed.md has the figures). Matrix products are faster in three cases: the forward
-pass and weight gradient of a grey image, which share its columns; the weight gradient of a wide layer in bf16; and the
-gradient in an image in fp32.
+oneDNN is used if it is faster (docs/speed.md has the measurements). Matrix products are faster in three cases:
+
+- the forward pass and the weight gradient of a grey image, which share its columns;
+- the weight gradient of a wide layer in bf16;
+- the gradient with respect to an image in fp32.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 FEW_CHANNELS = 8
-"""An image, or two stacked ones, have at most so many; a layer with more is wide."""
+"""An image, or two stacked images, have at most this many channels. A layer with more is wide."""
 
 
 class HalvingConv(nn.Conv2d):
@@ -40,7 +42,7 @@ class HalvingConv(nn.Conv2d):
 
 
 class DoublingConv(nn.ConvTranspose2d):
-    """(B, O, H', W') -> (B, C, 2 H', 2 W'), or one more of each where ``odd``."""
+    """(B, O, H', W') -> (B, C, 2 H', 2 W'), or (B, C, 2 H' + 1, 2 W' + 1) if ``odd``."""
 
     def __init__(self, features: int, channels: int, odd: bool = False, bias: bool = True) -> None:
         super().__init__(features, channels, 4, 2, 1, output_padding=int(odd), bias=bias)
@@ -55,26 +57,26 @@ class DoublingConv(nn.ConvTranspose2d):
 
 
 class Flatten(nn.Flatten):
-    """(B, C, H, W) -> (B, C * H * W). The gradient has its channels last, as the images do."""
+    """(B, C, H, W) -> (B, C * H * W). The gradient is channels-last, as the images are."""
 
     def forward(self, x: Tensor) -> Tensor:
         if _trains_on_cpu(self, x) and x.requires_grad:
-            x = x.view_as(x)  # a new tensor, so that hooks do not pile up on the one that was given
+            x = x.view_as(x)  # a new tensor, so that hooks do not accumulate on the input
             x.register_hook(_channels_last)
         return super().forward(x)
 
 
 def _trains_on_cpu(layer: nn.Module, x: Tensor) -> bool:
-    """Whether to use this module's functions. Published and exported models use PyTorch's own layers."""
+    """Whether to use this module's functions. Published and exported models use PyTorch's layers."""
     return layer.training and x.is_cpu and torch.is_grad_enabled()
 
 
 def _cast_for_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Casts as autocast, where it is on, does before a convolution of PyTorch's."""
+    """If autocast is on, cast the tensors as autocast does before a PyTorch convolution."""
     if not torch.is_autocast_enabled("cpu") or x.dtype == torch.float64:
         return x, weight, bias
-    kind = torch.get_autocast_dtype("cpu")
-    return x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
+    dtype = torch.get_autocast_dtype("cpu")
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 _thread = threading.local()
@@ -82,9 +84,9 @@ _thread = threading.local()
 
 @contextmanager
 def no_weight_gradients() -> Iterator[None]:
-    """Inside, backward passes of this thread compute no gradients of weights.
+    """Inside this context, backward passes of this thread compute no gradients of weights.
 
-    ``torch.autograd.grad`` with respect to images tells PyTorch's own layers so, but not custom functions.
+    ``torch.autograd.grad`` with respect to images skips them in PyTorch's layers, but not in custom functions.
     """
     _thread.skip_weights = True
     try:
@@ -97,11 +99,11 @@ def _needs_weight_gradients() -> bool:
     return not getattr(_thread, "skip_weights", False)
 
 
-# Below, x, y and weight also name the gradients with respect to each of them, which have the same shapes.
+# Below, x, y and weight are also the names of the gradients with respect to them, which have the same shapes.
 
 
 class Halve(torch.autograd.Function):
-    """``halve``, from x, w, the bias and, where they are known, the columns of x."""
+    """``halve`` with arguments x, w, the bias, and the columns of x or None."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, known: Tensor | None) -> Tensor:
@@ -123,7 +125,7 @@ class Halve(torch.autograd.Function):
 
 
 class Double(torch.autograd.Function):
-    """``double``, from y, w, the bias and the size of x."""
+    """``double`` with arguments y, w, the bias and the size of x."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor | None, size: Sequence[int]) -> Tensor:
@@ -134,7 +136,7 @@ class Double(torch.autograd.Function):
     def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
         y, weight = ctx.saved_tensors
         y_needed, weight_needed, bias_needed, _ = ctx.needs_input_grad
-        known = columns(x.detach()) if x.shape[1] == 1 else None  # both gradients read them
+        known = columns(x.detach()) if x.shape[1] == 1 else None  # both gradients use them
         return (
             Halve.apply(x, weight, None, known) if y_needed else None,
             Correlate.apply(x, y, known) if weight_needed and _needs_weight_gradients() else None,
@@ -144,7 +146,7 @@ class Double(torch.autograd.Function):
 
 
 class Correlate(torch.autograd.Function):
-    """``correlate``, from x, y and, where they are known, the columns of x."""
+    """``correlate`` with arguments x, y, and the columns of x or None."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
@@ -163,7 +165,7 @@ class Correlate(torch.autograd.Function):
 
 
 def halve(x: Tensor, weight: Tensor, bias: Tensor | None, known: Tensor | None) -> Tensor:
-    """The convolution, (B, O, H // 2, W // 2), by the columns of x where they are known."""
+    """The convolution, (B, O, H // 2, W // 2). ``known``: the columns of x, if they are computed already."""
     if known is None:
         return F.conv2d(_channels_last(x), weight, bias, 2, 1)
     matrix = _matrix(weight).T
@@ -172,7 +174,7 @@ def halve(x: Tensor, weight: Tensor, bias: Tensor | None, known: Tensor | None) 
 
 
 def double(y: Tensor, weight: Tensor, bias: Tensor | None, size: Sequence[int]) -> Tensor:
-    """The transposed convolution, (B, C, H, W) for a size of (H, W)."""
+    """The transposed convolution, (B, C, H, W). ``size`` is (H, W)."""
     channels = weight.shape[1]
     if channels > FEW_CHANNELS or y.dtype == torch.bfloat16:
         odd = (size[0] % 2, size[1] % 2)
@@ -182,7 +184,7 @@ def double(y: Tensor, weight: Tensor, bias: Tensor | None, size: Sequence[int]) 
 
 
 def correlate(x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
-    """The gradient of the convolution in its weight, (O, C, 4, 4)."""
+    """The gradient of the convolution with respect to its weight, (O, C, 4, 4)."""
     channels, features = x.shape[1], y.shape[1]
     if known is not None:
         product = (known.T @ _rows(y)).view(4, 4, channels, features).permute(3, 2, 0, 1)
@@ -194,30 +196,31 @@ def correlate(x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
 
 
 def columns(x: Tensor) -> Tensor:
-    """(B * H // 2 * W // 2, 16 C): the pixels under the kernel at each of its places, in the order of ``_matrix``."""
+    """(B * H // 2 * W // 2, 16 C): the pixels under the kernel at each position, in the order of ``_matrix``."""
     count, channels, height, width = x.shape
     padded = x.new_empty(count, height + 2, width + 2, channels)
     for border in (padded[:, 0], padded[:, -1], padded[:, :, 0], padded[:, :, -1]):
         border.zero_()
     padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
     image, row, pixel, _ = padded.stride()
-    seen = (count, height // 2, width // 2, 4, 4 * channels)
-    return padded.as_strided(seen, (image, 2 * row, 2 * pixel, row, 1)).reshape(-1, 16 * channels)
+    windows = (count, height // 2, width // 2, 4, 4 * channels)
+    return padded.as_strided(windows, (image, 2 * row, 2 * pixel, row, 1)).reshape(-1, 16 * channels)
 
 
 def fold(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """The transpose of ``columns``: x (B, C, H, W), each pixel the sum of the values at its places."""
+    """The transpose of ``columns``: x (B, C, H, W). Each pixel is the sum of its values at all kernel positions."""
     count, channels, height, width = shape
     down, across = height // 2, width // 2
-    # Row 2 a + p of a kernel (a and p are 0 or 1) lies on row p of a pair of rows of the padded image, a pairs below
-    # the kernel's first pair; columns alike. For each (a, b) all values make one image of pairs.
+    # The padded image is divided into pairs of rows. Row 2 a + p of a kernel (a and p are 0 or 1) lies on row p of the
+    # pair that is a pairs below the kernel's first pair. Columns are treated in the same way, with b. For each (a, b),
+    # all values form one image of pairs.
     parts = values.view(count, down, across, 2, 2, 2, 2 * channels)  # (..., a, p, b, pixels of a pair)
     padded = values.new_zeros(count, down + 1, 2, across + 1, 2 * channels)
     for a in (0, 1):
         for b in (0, 1):
             padded[:, a : a + down, :, b : b + across] += parts[:, :, :, a, :, b].transpose(2, 3)
-    whole = padded.view(count, 2 * down + 2, 2 * across + 2, channels)
-    return whole[:, 1 : 1 + height, 1 : 1 + width].permute(0, 3, 1, 2)
+    image = padded.view(count, 2 * down + 2, 2 * across + 2, channels)
+    return image[:, 1 : 1 + height, 1 : 1 + width].permute(0, 3, 1, 2)
 
 
 def _matrix(weight: Tensor) -> Tensor:

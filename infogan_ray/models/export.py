@@ -1,8 +1,8 @@
-"""A model for those who do not have this package: two graphs, as ONNX or as torch's exported programs.
+"""Export a model as two graphs, in ONNX or as PyTorch exported programs. Their users do not need this package.
 
-``generator`` makes images of latents; ``recognition`` reads codes out of images. Both take and give any number of
-images, as floats in [0, 1]. ``codes.json`` says which columns of the latents are which code, with some settings of
-each. ``example.py`` uses both graphs in a few lines.
+``generator`` makes images from latents. ``recognition`` predicts codes from images. Both accept any batch size; images
+are floats in [0, 1]. ``codes.json`` describes each code: its columns of the latents, and example values.
+``example.py`` is a short program that uses both graphs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from infogan_ray.models.traversal import COLUMNS
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
-CHECKED = 7  # images; not the number that was traced
+CHECK_IMAGES = 7  # must differ from the batch size of the trace
 
 
 class ExportFailed(Exception):
-    """The exported graph does not compute what the model does."""
+    """The exported graph and the model compute different results."""
 
 
 class GeneratorGraph(nn.Module):
@@ -47,7 +47,7 @@ class GeneratorGraph(nn.Module):
 
 
 class RecognitionGraph(nn.Module):
-    """images (N, C, H, W) in [0, 1] -> for each code, in order, what ``outputs`` names."""
+    """images (N, C, H, W) in [0, 1] -> the ``Prior.outputs`` of all codes, in order."""
 
     def __init__(self, spec: ModelSpec, discriminator: Discriminator) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class RecognitionGraph(nn.Module):
 
 
 def export(model: InfoGAN, folder: Path, format: str = "onnx") -> float:
-    """Write both graphs and what explains them; returns the greatest difference to the model on random input.
+    """Write both graphs and their description. Returns the largest difference from the model on random inputs.
 
-    Raises UserError for an unknown format, one whose packages are missing, and a folder that has files; ExportFailed
-    where a difference is more than TOLERANCE.
+    Raises UserError for an unknown format, for missing packages, and for a folder that is not empty. Raises
+    ExportFailed if a difference is larger than TOLERANCE.
     """
     if format not in FORMATS:
         raise UserError(f"format is '{format}'; valid are {', '.join(FORMATS)}")
@@ -72,9 +72,9 @@ def export(model: InfoGAN, folder: Path, format: str = "onnx") -> float:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output is '{folder}', which cannot be made ({error.strerror}); name another") from None
+        raise UserError(f"output is '{folder}', which cannot be created ({error.strerror}); name another") from None
     spec = model.spec
-    latents = spec.latents.sample(CHECKED, seeded_generator(0, "export"))
+    latents = spec.latents.sample(CHECK_IMAGES, seeded_generator(0, "export"))
     generate, recognise = GeneratorGraph(model.generator).eval(), RecognitionGraph(spec, model.discriminator).eval()
     with torch.no_grad():
         images = generate(latents)
@@ -84,20 +84,20 @@ def export(model: InfoGAN, folder: Path, format: str = "onnx") -> float:
         generated = _write(generate, latents, folder / f"generator{ending}", "latents", ["images"])
         recognised = _write(recognise, images, folder / f"recognition{ending}", "images", output_names(spec))
         pairs = zip([images, *codes], [*generated, *recognised], strict=True)
-        worst = max(float((expected - found).abs().max()) for expected, found in pairs)
-        if not worst <= TOLERANCE:
-            raise ExportFailed(f"{folder}: a graph differs from the model by {worst:.2g}, more than {TOLERANCE:g}")
+        largest = max(float((expected - found).abs().max()) for expected, found in pairs)
+        if not largest <= TOLERANCE:
+            raise ExportFailed(f"{folder}: a graph differs from the model by {largest:.2g}, more than {TOLERANCE:g}")
         (folder / "codes.json").write_text(json.dumps(describe(spec), indent=1) + "\n")
         (folder / "example.py").write_text(example(format))
-    except BaseException:  # what is not whole, or not the model, is of no use, and would be in the way of the next one
+    except BaseException:  # an incomplete or wrong export is useless, and its files would block the next export
         for name in (f"generator{ending}", f"recognition{ending}", "codes.json", "example.py"):
             (folder / name).unlink(missing_ok=True)
         raise
-    return worst
+    return largest
 
 
 def named_outputs(latents: LatentSpec, q: Tensor) -> dict[str, Tensor]:
-    """What Q's outputs (N, P) say, by name; ``Prior.outputs`` of each kind says which."""
+    """Q's outputs (N, P), converted to named values. ``Prior.outputs`` defines them for each kind of prior."""
     return {
         f"{name}{end}": value
         for name, part in latents.split_q(q).items()
@@ -106,12 +106,12 @@ def named_outputs(latents: LatentSpec, q: Tensor) -> dict[str, Tensor]:
 
 
 def output_names(spec: ModelSpec) -> list[str]:
-    """Of the recognition graph."""
+    """The names of the recognition graph's outputs."""
     return list(named_outputs(spec.latents, torch.zeros(1, spec.latents.q_dim)))
 
 
 def describe(spec: ModelSpec) -> dict[str, Any]:
-    """The columns of the latents by code, some settings of these columns, and the images."""
+    """The content of ``codes.json``: each code's columns of the latents with examples, the images and the outputs."""
     latents: list[dict[str, Any]] = [{"name": "noise", "prior": "standard normal", "columns": [0, spec.latents.noise]}]
     for name, code in spec.latents.items():
         columns = spec.latents.columns(name)
@@ -138,42 +138,42 @@ def _need_onnx() -> None:
         ) from None
 
 
-def _write(module: nn.Module, given: Tensor, path: Path, input_name: str, output_names: list[str]) -> list[Tensor]:
-    """Write a graph that was traced with two rows, and what the file then makes of ``given``."""
+def _write(module: nn.Module, inputs: Tensor, path: Path, input_name: str, output_names: list[str]) -> list[Tensor]:
+    """Trace the module with two rows and write the graph. Returns the outputs of the written file for ``inputs``."""
     rows: tuple[dict[int, Any]] = ({0: torch.export.Dim("batch")},)
     with _quiet():
         if path.suffix == FORMATS["torch"]:
-            program = torch.export.export(module, (given[:2],), dynamic_shapes=rows)
-            program.example_inputs = None  # would be pickled
-            content = io.BytesIO()  # torch ends the process where it cannot write a file
+            program = torch.export.export(module, (inputs[:2],), dynamic_shapes=rows)
+            program.example_inputs = None  # they would be pickled
+            content = io.BytesIO()  # torch would end the process if it could not write a file
             torch.export.save(program, content)
             path.write_bytes(content.getvalue())
             with torch.no_grad():
-                found = torch.export.load(path).module()(given)
+                found = torch.export.load(path).module()(inputs)
             return [found] if isinstance(found, Tensor) else list(found)
         import onnxruntime
 
         graph = torch.onnx.export(
-            module, (given[:2],), dynamic_shapes=rows, input_names=[input_name], output_names=output_names, dynamo=True,
-            verbose=False,
+            module, (inputs[:2],), dynamic_shapes=rows, input_names=[input_name], output_names=output_names,
+            dynamo=True, verbose=False,
         )  # fmt: skip
-        assert graph is not None  # which it is only with a file's name among its arguments
+        assert graph is not None  # it is None only if a file name is among the arguments
         graph.save(path, external_data=False)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return [torch.from_numpy(np.asarray(found)) for found in session.run(None, {input_name: given.numpy()})]
+        return [torch.from_numpy(np.asarray(found)) for found in session.run(None, {input_name: inputs.numpy()})]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters tell of their own progress and of their own deprecations."""
+    """Suppress the progress output and the deprecation warnings of the exporters."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
 def example(format: str) -> str:
-    """A program that uses the folder that it lies in, and neither this package nor its training."""
-    package, load, draw, read = {
+    """The content of ``example.py``: a program that uses the graphs in its folder, without this package."""
+    package, load, generate, read = {
         "onnx": (
             "onnxruntime", 'onnxruntime.InferenceSession(str(here / f"{name}.onnx"))',
             '[images] = generator.run(None, {"latents": latents})', 'recognition.run(None, {"images": images})',
@@ -198,7 +198,7 @@ latents = np.random.default_rng(0).standard_normal((10, codes["latents"][-1]["co
 for code in codes["latents"][1:]:  # after the noise
     start, stop = code["columns"]
     latents[:, start:stop] = np.resize(code["examples"], (10, stop - start))
-{draw}  # (10, channels, height, width) in [0, 1]
+{generate}  # (10, channels, height, width) in [0, 1]
 for name, value in zip(codes["recognition"], {read}):
     print(name, np.round(np.asarray(value, dtype=float), 2).tolist())
 '''

@@ -18,16 +18,16 @@ from infogan_ray.models.traversal import Traversal, traverse
 from infogan_ray.models.value_range import to_bytes
 from infogan_ray.storage.file_system import Storage
 
-METRIC = "mi_fraction"  # by which the best checkpoint of a run is chosen that does not say otherwise
+METRIC = "mi_fraction"  # the default metric that selects the best checkpoint of a run
 
 
 class InfoGAN:
-    """Generator and recognition network with the specification that gives their inputs and outputs names."""
+    """The generator, the recognition network, and a specification with the names of their inputs and outputs."""
 
     def __init__(self, spec: ModelSpec, generator: Generator, discriminator: Discriminator, source: Storage) -> None:
         self.spec, self.source = spec, source
         self.names: dict[str, str] = {}
-        """What people call the codes, by code: {"uniform0": "slant"}."""
+        """Names that users gave to codes, by code: {"uniform0": "slant"}."""
         self.generator, self.discriminator = generator.eval(), discriminator.eval()
 
     @classmethod
@@ -49,18 +49,18 @@ class InfoGAN:
         return dict(self.spec.latents.items())
 
     def resolve(self, word: str) -> str:
-        """The code that is meant by its own name or by the one that people gave it. Raises UserError."""
+        """The code with this name, either its own or one from a user. Raises UserError for an unknown name."""
         return resolve(word, self.codes, self.names)
 
     def sample(self, n: int = 64, codes: Mapping[str, float | int] | None = None, seed: int = 0) -> Tensor:
-        """(n, C, H, W) uint8 images; ``codes`` fixes some, e.g. {"cat0": 3, "slant": 0.5}.
+        """uint8 images (n, C, H, W). ``codes`` fixes the values of some codes: {"cat0": 3, "slant": 0.5}.
 
-        Raises UserError for a code that does not exist or a value that it cannot have.
+        Raises UserError for an unknown code or an invalid value.
         """
         return self.generate(self.latents(n, codes, seed))
 
     def latents(self, n: int = 64, codes: Mapping[str, float | int] | None = None, seed: int = 0) -> Tensor:
-        """The latents (n, L) that ``sample`` makes images of. Their noise depends on n and the seed alone."""
+        """The latents (n, L) of ``sample``. Their noise depends on n and the seed alone."""
         if n < 1:
             raise UserError(f"n is {n}; it must be at least 1")
         latents = self.spec.latents.sample(n, seeded_generator(seed, "sample"))
@@ -73,17 +73,18 @@ class InfoGAN:
 
     @torch.inference_mode()
     def generate(self, latents: Tensor) -> Tensor:
-        """Images (N, C, H, W) uint8 of latents (N, L)."""
+        """uint8 images (N, C, H, W) from latents (N, L)."""
         return torch.cat([to_bytes(self.generator(part)) for part in latents.split(BATCH)])
 
     def encode(self, images: Tensor) -> dict[str, np.ndarray]:
-        """What Q says of uint8 images (N, C, H, W), by column name; ``Prior.columns`` of each kind says which.
+        """The codes that Q predicts from uint8 images (N, C, H, W), by column name.
 
-        Raises UserError for images of another size, channel count or type than the model's.
+        ``Prior.columns`` defines the columns of each kind of prior. Raises UserError if the images' size, channel count
+        or type is not the model's.
         """
-        wanted = (self.spec.channels, self.spec.image_size, self.spec.image_size)
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != wanted:
-            raise UserError(f"images are {images.dtype} {tuple(images.shape)}; this model reads uint8 (N, {wanted})")
+        shape = (self.spec.channels, self.spec.image_size, self.spec.image_size)
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:
+            raise UserError(f"images are {images.dtype} {tuple(images.shape)}; this model needs uint8 (N, {shape})")
         latents, q = self.spec.latents, recognise(self.discriminator, images)
         return {
             f"{name}{end}": values.numpy()
@@ -92,5 +93,5 @@ class InfoGAN:
         }
 
     def traverse(self, code: str, seed: int = 0) -> Traversal:
-        """The grid of one code; ``traversal.draw`` makes a picture of it."""
+        """The traversal grid of one code. ``traversal.draw`` converts it to a picture."""
         return traverse(self.spec.latents, self.generator, self.resolve(code), seed, names=self.names)

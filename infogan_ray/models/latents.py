@@ -1,13 +1,13 @@
-"""The latent specification: which noise and codes G's input holds, its text form, and what it takes apart.
+"""The latent specification: the noise and codes of G's input, its text form, and functions that split latents.
 
-Shapes: B batch, L = ``spec.dim`` width of a latent, P = ``spec.q_dim`` width of what Q says of it.
-A latent is laid out ``[noise | code 0 | code 1 | ...]``. All information is in nats.
+Shapes: B batch, L = ``spec.dim`` width of a latent, P = ``spec.q_dim`` width of Q's output. The layout of a latent is
+``[noise | code 0 | code 1 | ...]``. All information is in nats.
 
-A specification has a text form, used by flags, configs and checkpoints alike::
+Flags, configs and checkpoints use the text form of a specification::
 
     noise=62 cat=10 uniform=2              62 noise variables, one Categorical(10), two Uniform(-1, 1)
     noise=124 cat=10x4 uniform=4           four Categorical(10) named cat0 ... cat3
-    noise=8 cat=3@0.5:0.3:0.2 uniform=1@-2:2 gaussian=1@0:2 bernoulli=3@0.3     parameters behind '@'
+    noise=8 cat=3@0.5:0.3:0.2 uniform=1@-2:2 gaussian=1@0:2 bernoulli=3@0.3     parameters after '@'
 
 The kinds of priors are in ``priors/``.
 """
@@ -27,7 +27,7 @@ from infogan_ray.models.priors.base import Prior, Sigma
 from infogan_ray.models.priors.registry import KINDS
 
 SPEC_EXAMPLE = "'noise=62 cat=10 uniform=2'"
-WIDEST = 65_536  # of a latent: more, and a slip of the keyboard asks for more memory than there is
+MAX_WIDTH = 65_536  # of a latent, so that a typing error does not allocate all memory
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ class LatentSpec:
 
     @classmethod
     def parse(cls, text: str, sigma: Sigma | None = None) -> LatentSpec:
-        """Read the text form. Raises UserError, naming the word that is wrong and what is valid."""
+        """Parse the text form. Raises UserError with the invalid word and the valid ones."""
         noise, width, codes = 0, 0, list[Prior]()
         for word in text.split():
             match = re.fullmatch(r"(\w+)=(\d+)(?:x(\d+))?(?:@([^\s]+))?", word)
             kind = match[1] if match else word.split("=")[0]
             if kind != "noise" and kind not in KINDS:
-                raise UserError(f"codes: '{word}' names no prior; valid are noise, {', '.join(KINDS)}: {SPEC_EXAMPLE}")
+                raise UserError(f"codes: '{word}' is not a prior; valid are noise, {', '.join(KINDS)}: {SPEC_EXAMPLE}")
             if match is None or (kind == "noise" and (match[3] or match[4])):
                 raise UserError(f"codes: cannot read '{word}'; write {kind}=NUMBER, for example {SPEC_EXAMPLE}")
             number, times = int(match[2]), int(match[3] or 1)
             width += number if kind == "noise" else KINDS[kind].width(number) * times
-            if width > WIDEST:
-                raise UserError(f"codes: '{word}' makes the latent {width:,} wide; {WIDEST:,} is the most")
+            if width > MAX_WIDTH:
+                raise UserError(f"codes: with '{word}' the latent is {width:,} wide; the maximum is {MAX_WIDTH:,}")
             if kind == "noise":
                 noise += number
             else:
@@ -93,41 +93,41 @@ class LatentSpec:
         return zip(self.names, self.codes, strict=True)
 
     def __getitem__(self, name: str) -> Prior:
-        for own, code in self.items():
-            if own == name:
+        for code_name, code in self.items():
+            if code_name == name:
                 return code
         raise UserError(f"code '{name}' does not exist; this model has {', '.join(self.names)}")
 
     def one_hot_items(self) -> Iterator[tuple[str, Prior]]:
-        """The codes that sort images into categories, see ``Prior.one_hot``."""
+        """The codes that sort images into categories: those with ``Prior.one_hot``."""
         return ((name, code) for name, code in self.items() if code.one_hot)
 
     def columns(self, name: str) -> slice:
-        """Which columns of a latent are a code's."""
-        before = self.names.index(name)
-        start = self.noise + sum(code.dim for code in self.codes[:before])
-        return slice(start, start + self.codes[before].dim)
+        """The columns of a latent that belong to a code."""
+        index = self.names.index(name)
+        start = self.noise + sum(code.dim for code in self.codes[:index])
+        return slice(start, start + self.codes[index].dim)
 
     def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, self.noise, generator=generator, device=generator.device)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw (n, L) latents on the generator's device."""
+        """Sample latents (n, L) on the generator's device."""
         codes = [code.sample(n, generator) for code in self.codes]
         return torch.cat([self.sample_noise(n, generator), *codes], dim=1)
 
     def split(self, latents: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, L) into the noise (B, noise) and each code's columns by name."""
+        """Split latents (B, L) into the noise (B, noise) and each code's columns by name."""
         parts = latents.split([self.noise, *(code.dim for code in self.codes)], dim=1)
         return parts[0], dict(zip(self.names, parts[1:], strict=True))
 
     def split_q(self, q: Tensor) -> dict[str, Tensor]:
-        """(B, P) of Q's outputs into each code's parameters by name."""
+        """Split Q's outputs (B, P) into each code's parameters by name."""
         parts = q.split([code.q_dim(self.sigma) for code in self.codes], dim=1)
         return dict(zip(self.names, parts, strict=True))
 
     def log_likelihood(self, q: Tensor, latents: Tensor) -> dict[str, Tensor]:
-        """log Q(c_j|x) in nats per code: q (B, P), latents (B, L), each value (B,)."""
+        """log Q(c_j|x) in nats by code, each (B,), from q (B, P) and latents (B, L)."""
         _, codes = self.split(latents)
         parameters = self.split_q(q)
         return {name: code.log_likelihood(parameters[name], codes[name], self.sigma) for name, code in self.items()}

@@ -1,8 +1,8 @@
 """Adversarial losses and the mutual-information bound, as pure functions.
 
-The game of Chen et al. 2016 (arXiv:1606.03657, equation 6): min over G, Q and max over D of V_GAN(D, G) - lambda L_I.
-Everything is computed from logits, in nats, in float32. Losses are sums over codes and means over the batch, so a
-lambda keeps its meaning when the number of codes changes.
+Chen et al. 2016 (arXiv:1606.03657, equation 6): min over G, Q and max over D of V_GAN(D, G) - lambda L_I. Losses are
+computed from logits, in nats, in float32. They are sums over codes and means over the batch. So the meaning of a lambda
+does not depend on the number of codes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from torch import Tensor
 from infogan_ray import UserError
 from infogan_ray.models.latents import LatentSpec
 
-LEAST_CEILING = 0.1  # nats that a bound can be divided by
+MIN_CEILING = 0.1  # nats; a bound is not divided by a smaller ceiling
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights of the bound, per kind of code and, where asked, per code."""
+    """Weights of the bound by kind of code, and optionally by code."""
 
     lambda_categorical: float = 1.0
     lambda_continuous: float = 0.1
     lambda_bernoulli: float = 1.0
     lambda_code: dict[str, float] = field(default_factory=dict)
-    """Weights by code name instead, for example --objective.lambda-code uniform1 0.5, or {uniform1: 0.5} in a file."""
+    """Weights by code name, which replace those above. Example: --objective.lambda-code uniform1 0.5, or
+    {uniform1: 0.5} in a file."""
 
     def __post_init__(self) -> None:
         weights = {
@@ -43,7 +44,7 @@ class ObjectiveConfig:
                 raise UserError(f"objective.{name} is {value}; it must be a number of at least 0")
 
     def weights(self, spec: LatentSpec) -> dict[str, float]:
-        """lambda_j by code name. Raises UserError for an override of a code that does not exist."""
+        """lambda_j by code name. Raises UserError for a weight of an unknown code."""
         for name in self.lambda_code:
             spec[name]
         return {name: self.lambda_code.get(name, getattr(self, code.lambda_field)) for name, code in spec.items()}
@@ -52,8 +53,9 @@ class ObjectiveConfig:
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: float = 0.0) -> Tensor:
     """-E log D(x) - E log(1 - D(G(z, c))), from logits (B,). Goodfellow et al. 2014, equation 1.
 
-    ``smoothing`` makes the target of real images 1 - smoothing and leaves that of generated ones at 0 (Salimans et al.
-    2016, arXiv:1606.03498, section 3.4): -t log D - (1 - t) log(1 - D) is softplus(-l) + (1 - t) l.
+    With ``smoothing``, the target t of real images is 1 - smoothing. The target of generated images stays 0 (Salimans
+    et al. 2016, arXiv:1606.03498, section 3.4). For a logit l,
+    -t log D - (1 - t) log(1 - D) = softplus(-l) + (1 - t) l.
     """
     loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
     return loss + smoothing * real_logits.mean() if smoothing else loss
@@ -67,7 +69,7 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
 def information_bound(spec: LatentSpec, latents: Tensor, q: Tensor) -> dict[str, Tensor]:
     """L_I(c_j) = H(c_j) + E[log Q(c_j | x)] in nats per code (equation 5 of the paper), differentiable scalars.
 
-    ``latents`` (B, L) made the images that Q answered with ``q`` (B, P).
+    ``latents`` (B, L) are the generator's input, and ``q`` (B, P) are Q's outputs for the generated images.
     """
     likelihood = spec.log_likelihood(q, latents)
     return {name: code.entropy() + likelihood[name].mean() for name, code in spec.items()}
@@ -79,14 +81,14 @@ def weighted_bound(bounds: Mapping[str, Tensor], weights: Mapping[str, float | T
 
 
 def mi_fraction(spec: LatentSpec, bounds: dict[str, float]) -> float:
-    """Mean over codes of L_I(c_j) / ceiling(c_j): the figure that compares different priors (raw nats grow with k).
+    """Mean over codes of L_I(c_j) / ceiling(c_j), at most 1. It can compare different priors, but raw nats grow with k.
 
-    No bound of a wide Q is much above 0, or a narrow prior's (U(-1, 1) with sigma fixed at 1 has a ceiling of -0.226
-    nats), and over such a ceiling a worse bound would be more. Their share is exp(L_I - ceiling): also 1 at most, and
-    more for a better bound.
+    With a wide Q or a narrow prior, the ceiling can be near 0 or negative: U(-1, 1) with sigma fixed at 1 has -0.226
+    nats. Division by a negative ceiling would prefer a worse bound. For ceilings below MIN_CEILING the share is
+    exp(L_I - ceiling). It is also at most 1, and larger for a better bound.
     """
     return sum(_share(bounds[name], code.ceiling(spec.sigma)) for name, code in spec.items()) / len(spec.codes)
 
 
 def _share(bound: float, ceiling: float) -> float:
-    return bound / ceiling if ceiling >= LEAST_CEILING else math.exp(min(bound - ceiling, 0.0))
+    return bound / ceiling if ceiling >= MIN_CEILING else math.exp(min(bound - ceiling, 0.0))

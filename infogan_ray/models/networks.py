@@ -1,8 +1,8 @@
-"""Generator; discriminator and recognition heads on one trunk.
+"""The generator, and the discriminator and recognition heads on one trunk.
 
 Shapes: B batch, C channels, H = W image size, L width of a latent, P width of Q's output. Images are (B, C, H, W) in
-[-1, 1], as tanh gives them. ``plan`` holds the architectures of Chen et al. 2016 (arXiv:1606.03657, appendix C) and
-the rule for every other size; ``Generator`` and ``Discriminator`` build whatever a plan says.
+[-1, 1], the range of tanh. ``plan`` has the architectures of Chen et al. 2016 (arXiv:1606.03657, appendix C), and a
+rule for all other sizes. ``Generator`` and ``Discriminator`` build the networks of a plan.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ SIZES = tuple(range(16, 129, 4))
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes that the user may change; the layout follows from the image (see ``plan``)."""
+    """Settings of the networks. The layout depends on the image size (see ``plan``)."""
 
     width: int = 64
-    """Channels of D's first convolution; every other layer scales with it. 64 is the paper's."""
+    """Channels of D's first convolution. All other layers scale with it. The paper uses 64."""
     leaky_slope: float = 0.1
     sync_batchnorm: bool = False
-    """Batch-norm statistics over all workers instead of each worker's own share of the batch."""
+    """Compute batch-norm statistics over all workers, not over each worker's part of the batch."""
     joint_batchnorm: bool = False
-    """D's and Q's batch-norm statistics over real and generated images together, in G's step too, instead of apart.
-    Apart, what all generated images have in common, such as their brightness, is hidden from D."""
+    """Compute D's and Q's batch-norm statistics over real and generated images together, also in G's step. Separate
+    statistics hide from D what all generated images have in common, for example their brightness."""
     sigma_min: float = 0.1
-    """Floor of the standard deviation that Q learns for continuous codes."""
+    """Smallest standard deviation that Q can predict for continuous codes."""
     sigma_fixed: float | None = None
-    """A constant standard deviation for continuous codes instead of a learned one."""
+    """A constant standard deviation for continuous codes, in place of a learned one."""
     spectral_norm: bool = False
-    """Divide the weights of D's trunk, which is Q's too, and of its head by their largest singular value."""
+    """Divide each weight of the trunk and of D's head by its largest singular value. Q shares the trunk."""
 
     def __post_init__(self) -> None:
         if self.width < 4:
             raise UserError(f"network.width is {self.width}; it must be at least 4 (the paper's is 64)")
-        _ = self.sigma  # refuses what is not positive
+        _ = self.sigma  # raises UserError for values that are not positive
 
     @property
     def sigma(self) -> Sigma:
@@ -57,24 +57,24 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Plan:
-    """Channel counts in units of the width. Stride-2 layers halve (D) or double (G) the image."""
+    """Channel counts as multiples of the width. Stride-2 layers halve (D) or double (G) the image size."""
 
     down: tuple[int, ...]
     """D's stride-2 convolutions."""
     flat: tuple[int, ...]
-    """Stride-1 convolutions after them."""
+    """D's stride-1 convolutions after ``down``."""
     hidden: int
-    """D's and G's fully connected layer; 0 for none."""
+    """The fully connected layer of D and of G. 0 means no layer."""
     base: int
     """Channels of G's first feature map."""
     up_flat: tuple[int, ...]
     """G's stride-1 convolutions before its stride-2 ones."""
     up: tuple[int, ...]
-    """G's stride-2 layers but the last, which makes the image."""
+    """G's stride-2 layers without the last one, which makes the image."""
 
 
 def plan(image_size: int, channels: int) -> Plan:
-    """The architecture for an image size. Raises UserError for a size or channel count that has none."""
+    """The architecture for an image size. Raises UserError for an unsupported size or channel count."""
     if image_size not in SIZES:
         raise UserError(
             f"image size is {image_size}; valid sizes are the multiples of 4 from {SIZES[0]} to {SIZES[-1]}"
@@ -93,7 +93,7 @@ def plan(image_size: int, channels: int) -> Plan:
 
 
 def halves(size: int, times: int | None = None) -> list[int]:
-    """Sizes after each stride-2 layer: ``times`` of them, or as many as leave at least 4 pixels."""
+    """The image size after each of ``times`` stride-2 layers. None: as many layers as leave at least 4 pixels."""
     sizes: list[int] = []
     while len(sizes) < times if times is not None else size // 2 >= 4:
         size //= 2
@@ -102,30 +102,30 @@ def halves(size: int, times: int | None = None) -> list[int]:
 
 
 class SumOverRanks(torch.autograd.Function):
-    """The sum of every rank's tensor. What each rank gives counts in all ranks' losses, so gradients are summed too."""
+    """The sum of all ranks' tensors. A rank's tensor affects the losses of all ranks, so gradients are summed too."""
 
     @staticmethod
-    def forward(ctx: Any, mine: Tensor) -> Tensor:
-        total = mine.clone(memory_format=torch.contiguous_format)
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        total = local.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return sum_over_ranks(gradient)  # which can be differentiated again: R1 does
+        return sum_over_ranks(gradient)  # can be differentiated again, as R1 requires
 
 
-def sum_over_ranks(mine: Tensor) -> Tensor:
-    total: Tensor = SumOverRanks.apply(mine)
+def sum_over_ranks(local: Tensor) -> Tensor:
+    total: Tensor = SumOverRanks.apply(local)
     return total
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over (B, F) or (B, F, H, W) with two liberties that torch's own does not take.
+    """Batch norm over (B, F) or (B, F, H, W), with two options that PyTorch's layer does not have.
 
-    ``groups`` consecutive parts of the batch get statistics of their own, so that real and fake images pass through D
-    together and are normalised apart, as in two passes. With ``synchronised`` the statistics are those of all ranks'
-    batches (torch's SyncBatchNorm is CUDA only).
+    ``groups``: the number of consecutive parts of the batch that are normalised separately. So real and generated
+    images can pass through D together and be normalised as in two passes. ``synchronised``: use the statistics over
+    all ranks' batches (PyTorch's SyncBatchNorm supports CUDA only).
     """
 
     running_mean: Tensor
@@ -143,12 +143,12 @@ class BatchNorm(nn.Module):
         if self.training and self.synchronised and dist.is_initialized() and dist.get_world_size() > 1:
             normalise = self._over_ranks
         else:
-            normalise = self._own
+            normalise = self._over_local_batch
         if groups == 1 or not self.training:
             return normalise(x)
         return torch.cat([normalise(part) for part in x.chunk(groups)])
 
-    def _own(self, x: Tensor) -> Tensor:
+    def _over_local_batch(self, x: Tensor) -> Tensor:
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
         )
@@ -156,8 +156,8 @@ class BatchNorm(nn.Module):
     def _over_ranks(self, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.dim()) if axis != 1]
         wide = x.float()
-        # Two rounds, mean first: E[x^2] - E[x]^2 in one round would cancel digits for large means. The count goes
-        # along, since ranks may have one row more or less.
+        # Two rounds of communication, the mean first: E[x^2] - E[x]^2 in one round would lose digits for large means.
+        # The count is summed too, because ranks can have one row more or less.
         count = wide.new_full((1,), x.numel() // x.shape[1])
         sums = sum_over_ranks(torch.cat([wide.sum(axes), count]))
         total = sums[-1].detach()
@@ -174,21 +174,21 @@ class BatchNorm(nn.Module):
 
 @torch.no_grad()
 def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Make a module's batch-norm statistics the mean over these batches of its input; nothing else of it changes."""
+    """Set a module's batch-norm statistics to the mean over these input batches. Nothing else of the module changes."""
     norms = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
-    before = [(norm.training, norm.momentum, norm.synchronised) for norm in norms]
+    settings = [(norm.training, norm.momentum, norm.synchronised) for norm in norms]
     try:
         for index, batch in enumerate(batches):
             for norm in norms:
                 norm.training, norm.momentum, norm.synchronised = True, 1 / (index + 1), False
             module(batch)
     finally:
-        for norm, (training, momentum, synchronised) in zip(norms, before, strict=True):
+        for norm, (training, momentum, synchronised) in zip(norms, settings, strict=True):
             norm.training, norm.momentum, norm.synchronised = training, momentum, synchronised
 
 
 class Stack(nn.Sequential):
-    """A chain of layers in which batch norm hears of the groups."""
+    """A sequence of layers that passes ``groups`` to its batch-norm layers."""
 
     def forward(self, x: Tensor, groups: int = 1) -> Tensor:
         for layer in self:
@@ -228,7 +228,7 @@ class Generator(nn.Module):
 
     @property
     def output_bias(self) -> Tensor:
-        """(C,) in front of the tanh."""
+        """(C,) the bias before the tanh."""
         last = self.layers[-2]
         assert isinstance(last, nn.ConvTranspose2d) and last.bias is not None
         return last.bias
@@ -238,7 +238,10 @@ class Generator(nn.Module):
 
 
 def trunk(image_size: int, channels: int, config: NetworkConfig, images: int = 1) -> tuple[Stack, int]:
-    """D's layers up to its heads, and how many features they give, for so many images stacked on channels."""
+    """D's layers before its heads, and their number of output features.
+
+    ``images``: the number of images that are stacked on the channel axis of the input.
+    """
     arch, width, sync = plan(image_size, channels), config.width, config.sync_batchnorm
 
     def activation() -> nn.Module:
@@ -264,7 +267,7 @@ def trunk(image_size: int, channels: int, config: NetworkConfig, images: int = 1
 
 
 def recognition_head(features: int, outputs: int, config: NetworkConfig) -> Stack:
-    """The paper's layers of Q on the trunk: a hidden one of twice the width, and the outputs."""
+    """The paper's layers of Q on the trunk: a hidden layer of twice the width, and the output layer."""
     width = config.width
     return Stack(
         nn.Linear(features, 2 * width, bias=False), BatchNorm(2 * width, config.sync_batchnorm),
@@ -282,14 +285,14 @@ class Discriminator(nn.Module):
         self.head = nn.Linear(features, 1)
         self.recognition = recognition_head(features, q_dim, config)
         initialise(self)
-        if config.spectral_norm:  # not Q's own layers: its logits must grow without limit for the bound's ceiling
+        if config.spectral_norm:  # not on Q's own layers: its logits must be unlimited to reach the bound's ceiling
             normalise_spectrally(self.trunk, self.head)
 
     def forward(self, images: Tensor, groups: int = 1, q_from: int = 0) -> tuple[Tensor, Tensor]:
-        """Logits (B,) and Q's parameters (B - q_from, P), both in float32 whatever the autocast says.
+        """D's logits (B,) and Q's parameters (B - q_from, P), both in float32 also under autocast.
 
-        ``groups``: parts of the batch with batch-norm statistics of their own. ``q_from``: Q reads only the rows from
-        here on, one group, where it has nothing to learn from the real half.
+        ``groups``: parts of the batch with separate batch-norm statistics. ``q_from``: the first row that Q processes,
+        as a single group. So Q can skip the real images if it does not learn from them.
         """
         features = self.trunk(images, groups)
         q = self.recognition(features[q_from:], 1 if q_from else groups)
@@ -298,7 +301,7 @@ class Discriminator(nn.Module):
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No weight gradient is computed inside: in G's step those of D and Q would be thrown away."""
+    """Inside this context, the module's weights get no gradients. G's step does not use the gradients of D and Q."""
     module.requires_grad_(False)
     try:
         yield
@@ -307,9 +310,9 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def initialise(module: nn.Module) -> None:
-    """Weights from N(0, 0.02), as DCGAN (arXiv:1511.06434, section 3) has them; biases 0."""
+    """Initialise weights from N(0, 0.02), as in DCGAN (arXiv:1511.06434, section 3), and biases with 0."""
     for layer in module.modules():
-        # Modules on meta are built to be counted; to draw nothing there would load PyTorch's compiler, for two seconds.
+        # Modules on the meta device only serve to count parameters. Sampling there would load PyTorch's compiler (2 s).
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not layer.weight.is_meta:
             nn.init.normal_(layer.weight, 0.0, 0.02)
             if layer.bias is not None:
@@ -318,7 +321,7 @@ def initialise(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that is needed to build the two modules again: it travels with every checkpoint."""
+    """The specification from which both modules can be built. Every checkpoint contains it."""
 
     latents: LatentSpec
     image_size: int
@@ -329,7 +332,7 @@ class ModelSpec:
         plan(self.image_size, self.channels)
 
     def build(self) -> tuple[Generator, Discriminator]:
-        """Fresh modules; initial weights come from torch's global generator."""
+        """New modules. Their initial weights come from PyTorch's global random generator."""
         generator = Generator(self.latents.dim, self.image_size, self.channels, self.network)
         return generator, Discriminator(self.latents.q_dim, self.image_size, self.channels, self.network)
 

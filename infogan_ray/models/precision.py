@@ -1,4 +1,4 @@
-"""Precision of matrix products: bf16 under autocast, or fp32; on GPUs also TF32, with 10 bits of mantissa."""
+"""Precision of matrix products: bf16 under autocast, or fp32. GPUs also have TF32, with 10 bits of mantissa."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` is bf16 where the hardware multiplies it natively: CPUs with AMX, GPUs from Ampere on."""
+    """Replace ``auto``: bf16 if the hardware supports it (CPUs with AMX, GPUs since Ampere), otherwise fp32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -19,13 +19,13 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """The context of a forward pass, for a precision that ``resolve_precision`` returned."""
+    """The context of a forward pass, for a precision from ``resolve_precision``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def set_matrix_products(precision: str) -> None:
-    """How this process multiplies fp32 matrices on a GPU: in TF32 for ``tf32``, else in full.
+    """Set how this process multiplies fp32 matrices on a GPU: in TF32 for ``tf32``, otherwise in full fp32.
 
-    Convolutions take TF32 in any case, which is PyTorch's default. GPUs before Ampere have none, and compute in full.
+    Convolutions always use TF32, which is PyTorch's default. GPUs before Ampere have no TF32 and use full fp32.
     """
     torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"

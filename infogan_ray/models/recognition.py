@@ -1,4 +1,4 @@
-"""What Q says of real images. Shapes: (N, C, H, W) images, P width of Q's output."""
+"""Q's predictions for images. Shapes: (N, C, H, W) images, P width of Q's output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BATCH = 500
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module is given back in the mode it came in."""
+    """Inside this context, the modules are in evaluation mode. Afterwards each has its earlier mode again."""
     modes = [module.training for module in modules]
     for module in modules:
         module.eval()
@@ -28,12 +28,12 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def recognise(discriminator: Discriminator, images: Tensor, each: Callable[[], None] = lambda: None) -> Tensor:
-    """Q's outputs (N, P) for uint8 images, on the CPU. ``each`` is called before every batch, and may raise."""
+def recognise(discriminator: Discriminator, images: Tensor, before_batch: Callable[[], None] = lambda: None) -> Tensor:
+    """Q's outputs (N, P) on the CPU, for uint8 images. ``before_batch`` runs before every batch, and may raise."""
     device = next(discriminator.parameters()).device
     parts = []
     with evaluating(discriminator):
         for part in images.split(BATCH):
-            each()
+            before_batch()
             parts.append(discriminator(to_unit_range(part.to(device)))[1].cpu())
     return torch.cat(parts)

@@ -1,7 +1,7 @@
-"""Random numbers by purpose: what a step generates depends on (seed, purpose, step), never on what came before.
+"""Random numbers that depend on (seed, purpose, step) alone, not on earlier random numbers.
 
-So a resumed run continues exactly without saved generator states. Every rank can generate the numbers of the global
-batch and keep its own rows, whatever the number of workers.
+So a resumed run continues exactly without saved generator states. With any number of workers, every rank can generate
+the numbers of the global batch and use its own rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 
 def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
-    """The seed of a generator for one purpose at one step. For other purposes or steps it is unrelated (SHA-256)."""
+    """The seed for one purpose at one step. SHA-256 makes it independent of those of other purposes or steps."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -35,17 +35,17 @@ class StepGenerators:
 
 
 class RecordedGenerators(StepGenerators):
-    """The same numbers from generators that stay the same objects, which a recorded step needs (``cuda_graph.py``)."""
+    """The same numbers, but from persistent generator objects. A recorded CUDA graph needs them (``cuda_graph.py``)."""
 
     def __init__(self, like: StepGenerators) -> None:
         super().__init__(like.seed, like.device)
         self.generators = {purpose: torch.Generator(like.device) for purpose in sorted(like.used)}
 
     def at(self, purpose: str, step: int) -> torch.Generator:
-        """In the state that ``seed_for`` has set: while a step is recorded, no generator can be seeded."""
+        """The generator as seeded by ``seed_for``. Generators cannot be seeded while a step is recorded."""
         return self.generators[purpose]
 
     def seed_for(self, step: int) -> None:
-        """Seed all generators for a step."""
+        """Seed all generators for one step."""
         for purpose, generator in self.generators.items():
             generator.manual_seed(derived_seed(self.seed, purpose, step))

@@ -1,7 +1,7 @@
-"""Spectral normalisation: a layer whose weight is divided by an estimate of its largest singular value.
+"""Spectral normalisation: divide a layer's weight by an estimate of its largest singular value.
 
-Miyato et al. 2018 (arXiv:1802.05957), section 2.1 and algorithm 1: W / sigma(W), with sigma from one power iteration
-per forward pass in training. Convolutions are matrices of shape (out, in * height * width), as there.
+Miyato et al. 2018 (arXiv:1802.05957), section 2.1 and algorithm 1: W / sigma(W). Each forward pass in training updates
+sigma by one power iteration. A convolution is a matrix of shape (out, in * height * width), as in the paper.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-FIRST_ITERATIONS = 15  # so that the first steps do not train against a poor estimate
+FIRST_ITERATIONS = 15  # so that the estimate is good from the first step
 
 
 class SpectralNorm(nn.Module):
-    """W -> W / u'Wv; u and v are its leading singular vectors, found by power iteration.
+    """W -> W / u'Wv. Power iteration finds u and v, the leading singular vectors of W.
 
-    ``u`` is state: checkpoints and published models contain it. Every rank has the same weights, so u is the same
-    without communication. torch's own parametrization iterates in the precision of an autocast; this one iterates in
-    the precision of the weight.
+    Checkpoints and published models contain ``u``. All ranks have the same weights, so u is equal without
+    communication. PyTorch's parametrization iterates in the precision of autocast. This class iterates in the
+    precision of the weight.
     """
 
     u: Tensor
@@ -27,7 +27,7 @@ class SpectralNorm(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         matrix = weight.detach().flatten(1)
-        if weight.is_meta:  # built to be counted; to draw nothing would load PyTorch's compiler (see ``initialise``)
+        if weight.is_meta:  # only counts parameters; sampling would load PyTorch's compiler (see ``initialise``)
             u = matrix.new_empty(len(matrix))
         else:
             u = F.normalize(torch.randn(len(matrix), device=weight.device), dim=0)
@@ -42,12 +42,12 @@ class SpectralNorm(nn.Module):
             image = matrix @ v
             if self.training:
                 self.u.copy_(F.normalize(image.detach(), dim=0))
-            # A copy, because another forward pass before the backward one would change what that gradient needs.
+            # A copy: another forward pass before the backward pass would change u, which the gradient needs.
             return weight / torch.dot(self.u.clone(), image)
 
 
 def normalise_spectrally(*modules: nn.Module) -> None:
-    """Give every linear layer and convolution inside a weight of largest singular value 1, gradients included."""
+    """Add spectral normalisation to every linear layer and convolution in these modules."""
     for module in modules:
         for layer in list(module.modules()):
             if isinstance(layer, (nn.Linear, nn.Conv2d)):

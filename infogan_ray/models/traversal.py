@@ -1,4 +1,4 @@
-"""Latent grids, shared by reports, evaluation and the explorer: what one code does while all else stands still."""
+"""Traversals: grids of images in which one code varies and everything else is constant."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from infogan_ray.models.priors.base import Prior
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.models.value_range import to_bytes
 
-COLUMNS = 9  # an odd count that is 1 modulo 4 puts columns at -1, 0 and 1 of the prior
+COLUMNS = 9  # 4 n + 1 columns include -1, 0 and 1 in units of the prior's scale
 GAP = 2  # pixels between images
 BACKGROUND, INK, FAINT, ACCENT = "#ffffff", "#222222", "#888888", "#1565c0"
 
 
 @dataclass(frozen=True)
 class Traversal:
-    """A grid of images (R, K, C, H, W) uint8 with a name for each row and column.
+    """A grid of images (R, K, C, H, W) uint8 with a label for each row and column.
 
-    ``inside`` is the range of columns that lies in the prior, for continuous codes; None for others.
+    ``inside``: the first and last column inside the prior, for continuous codes. None for discrete codes.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Traversal:
 
 
 def reaches_outside(code: Prior) -> bool:
-    """Whether the picture of a code has columns past the prior."""
+    """Whether the traversal of a code has columns outside the prior."""
     values, inside = code.traversal(COLUMNS)
     return inside is not None and inside != (0, len(values) - 1)
 
@@ -47,37 +47,38 @@ def traverse(
     spec: LatentSpec, generator: Generator, name: str, seed: int = 0, columns: int = COLUMNS,
     names: Mapping[str, str] | None = None,
 ) -> Traversal:  # fmt: skip
-    """The grid of one code. Raises UserError, naming the codes, if it does not exist.
+    """The traversal grid of one code. Raises UserError, with the valid codes, for an unknown one.
 
-    ``names``: what people call codes, by code; the picture has those that its font has letters for.
+    A discrete code has one row per value, and each column has other noise. A continuous code varies along the columns.
+    Then each row is a category of the first categorical code. Without a categorical code, each of ten rows has other
+    noise.
 
-    A discrete code has one row per value and other noise in each column. A continuous code moves along the columns,
-    with one row per category of the first categorical code (or ten rows of other noise where there is none).
+    ``names``: users' names of codes, by code. A name is shown only if the font has all its letters.
     """
-    drawable = {own: called for own, called in (names or {}).items() if can_be_drawn(called)}
-    code, called = spec[name], {**{own: own for own in spec.names}, **drawable}
-    draw = seeded_generator(seed, "traverse")
-    first = next((own for own, _ in spec.one_hot_items()), None)
+    printable = {code_name: text for code_name, text in (names or {}).items() if can_be_printed(text)}
+    code, titles = spec[name], {**{code_name: code_name for code_name in spec.names}, **printable}
+    random = seeded_generator(seed, "traverse")
+    first = next((code_name for code_name, _ in spec.one_hot_items()), None)
     values, inside = code.traversal(columns)
     settings = torch.stack([code.embed(value, name) for value in values])
     if inside is None:
-        base = spec.sample(columns, draw)
+        base = spec.sample(columns, random)
         grid = base.repeat(len(values), 1, 1)
         grid[..., spec.columns(name)] = settings.unsqueeze(1)
-        rows, labels = tuple(f"{called[name]}={value:g}" for value in values), tuple("" for _ in range(columns))
+        rows, labels = tuple(f"{titles[name]}={value:g}" for value in values), tuple("" for _ in range(columns))
     else:
         count = spec[first].dim if first else 10
-        # The same noise in every row where rows are categories, so that rows differ by category alone.
-        base = spec.sample(1, draw).repeat(count, 1) if first else spec.sample(count, draw)
+        # If rows are categories, all have the same noise, so that they differ only by category.
+        base = spec.sample(1, random).repeat(count, 1) if first else spec.sample(count, random)
         if first:
             base[:, spec.columns(first)] = torch.eye(count)
         grid = base.unsqueeze(1).repeat(1, columns, 1)
         grid[..., spec.columns(name)] = settings
-        rows = tuple(f"{called[first]}={row}" if first else f"noise {row}" for row in range(count))
+        rows = tuple(f"{titles[first]}={row}" if first else f"noise {row}" for row in range(count))
         labels = tuple(f"{value:.3g}" for value in values)
     device = next(generator.parameters()).device
     images = to_bytes(generator(grid.flatten(0, 1).to(device))).cpu()
-    title = f"{called[name]} ({name})" if called[name] != name else name
+    title = f"{titles[name]} ({name})" if titles[name] != name else name
     return Traversal(title, images.unflatten(0, grid.shape[:2]), rows, labels, inside)
 
 
@@ -85,21 +86,21 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=14)
 
 
-def can_be_drawn(text: str) -> bool:
-    """Whether the font, which comes with Pillow and knows few letters beyond English ones, has all that it takes."""
+def can_be_printed(text: str) -> bool:
+    """Whether the font has all letters of the text. Pillow's default font has few letters beyond English ones."""
     font = _font()
-    box = bytes(font.getmask("\U0010ffff"))  # which stands for every letter that it lacks
+    box = bytes(font.getmask("\U0010ffff"))  # the font's symbol for every missing letter
     return all(bytes(font.getmask(letter)) != box for letter in text)
 
 
 def tile(images: Tensor, columns: int, scale: int = 1, gap: int = GAP) -> Image.Image:
-    """uint8 (N, C, H, W) in rows of ``columns``, without labels, ``gap`` pixels apart."""
+    """A picture of uint8 images (N, C, H, W) in rows of ``columns``, without labels, ``gap`` pixels apart."""
     rows = [images[i : i + columns] for i in range(0, len(images), columns)]
     return _paste([list(row) for row in rows], scale, left=0, top=0, gap=gap)
 
 
 def draw(traversal: Traversal) -> Image.Image:
-    """The labelled picture of a traversal; the part inside the prior is marked above the columns."""
+    """The labelled picture of a traversal. A line above the columns marks the part inside the prior."""
     size = traversal.images.shape[-1]
     scale = max(1, round(56 / size))
     cell = size * scale + GAP

@@ -1,4 +1,4 @@
-"""Images as bytes and as the networks have them."""
+"""Conversion of images between bytes and the value range of the networks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 0...255 to float32 -1...1, the range of the generator's tanh."""
+    """uint8 in [0, 255] to float32 in [-1, 1], the range of the generator's tanh."""
     return images.float().div_(127.5).sub_(1.0)
 
 

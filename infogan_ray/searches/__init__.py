@@ -1,1 +1,1 @@
-"""Searches without Ray: recipe, ASHA, search directory, leaderboard, selection rules."""
+"""The parts of a search that do not need Ray: recipe, ASHA, search directory, leaderboard, selection rules."""

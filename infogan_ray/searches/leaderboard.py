@@ -1,4 +1,4 @@
-"""The leaderboard of a search: a row for each trial, and the trial that each selection rule picks."""
+"""The leaderboard of a search: one row for each trial, and the trial that each selection rule picks."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from infogan_ray.training.publish import CATEGORIES, METRICS
 
 
 def leaderboard(search: SearchDirectory) -> list[Row]:
-    """A row for each trial that has begun, as storage has it now, best first by the default rule."""
-    about, halving = search.description(), search.halving()
+    """One row for each trial that has started, read from storage, best first by the default rule."""
+    description, halving = search.description(), search.halving()
     rows = [
-        _row(search, number, about, halving)
-        for number in range(len(about["trials"]))
+        _row(search, number, description, halving)
+        for number in range(len(description["trials"]))
         if search.trial(number).folder.entries()
     ]
     finished = [row for row in rows if row["state"] == "finished"]
     agreements = agreement([_categories(search, row["trial"]) for row in finished])
     for row, value in zip(finished, agreements, strict=True):
         row["agreement"] = value
-    return ranked(rows, about["metric"], DEFAULT)
+    return ranked(rows, description["metric"], DEFAULT)
 
 
 def publish_leaderboard(search: SearchDirectory) -> list[Row]:
@@ -54,39 +54,39 @@ def publish_leaderboard(search: SearchDirectory) -> list[Row]:
     return rows
 
 
-def _row(search: SearchDirectory, number: int, about: dict[str, Any], halving: Halving) -> Row:
+def _row(search: SearchDirectory, number: int, description: dict[str, Any], halving: Halving) -> Row:
     run = search.trial(number)
     status = run.get_status()
     stopped_at = halving.stopped_at(number)
     state = "stopped" if stopped_at is not None else status["state"]
     metrics: dict[str, Any] = {}
-    step, batch_size = status["step"], about["trials"][number]["batch_size"]
+    step, batch_size = status["step"], description["trials"][number]["batch_size"]
     try:
         if state == "finished":
             metrics = manifests.Manifest.load(run.model, required=(METRICS,)).read_json(METRICS)
         else:
-            good, _ = checkpoints.list_checkpoints(run.checkpoints, verify=False)
-            measured = checkpoints.last([one for one in good if about["metric"] in one.metrics])
+            valid, _ = checkpoints.list_checkpoints(run.checkpoints, verify=False)
+            measured = checkpoints.last([c for c in valid if description["metric"] in c.metrics])
             metrics = measured.metrics if measured else {}
             step = measured.step if measured else 0
-    except (BadCheckpoint, UserError, StorageError) as error:  # a trial that cannot be read does not hide the others
+    except (BadCheckpoint, UserError, StorageError) as error:  # the other trials are still listed
         state = f"{state}, {error}"
-    is_short = about["trials"][number]["steps"] * batch_size < about["budget"]
-    if about["searcher"] == POPULATION and state == "finished" and is_short:
-        state = "continued"  # by a later trial: it has seen fewer images, and does not compare with finished ones
-    parents = about.get("parents", [])
+    is_short = description["trials"][number]["steps"] * batch_size < description["budget"]
+    if description["searcher"] == POPULATION and state == "finished" and is_short:
+        state = "continued"  # by a later trial: with fewer images it is not comparable with finished trials
+    parents = description.get("parents", [])
     has_parents = any(parent is not None for parent in parents)
     return {
         "trial": number, "state": state, "stopped_at": stopped_at, "step": step, "images": step * batch_size,
         **{name: metrics.get(name) for name in BOARD_COLUMNS},
-        **({"parent": parents[number]} if has_parents else {}), "values": about["values"][number],
+        **({"parent": parents[number]} if has_parents else {}), "values": description["values"][number],
     }  # fmt: skip
 
 
 def _categories(search: SearchDirectory, number: int) -> dict[str, list[int]]:
-    """The categories that a finished trial's model gives to the images that all trials share; {} without such codes."""
+    """The categories that a finished trial's model predicts for the shared images; {} without categorical codes."""
     try:
         manifest = manifests.Manifest.load(search.trial(number).model, required=())
         return manifest.read_json(CATEGORIES) if CATEGORIES in manifest.files else {}
-    except (BadCheckpoint, UserError, StorageError):  # the state in the trial's row says why
+    except (BadCheckpoint, UserError, StorageError):  # the trial's row shows the reason in its state
         return {}

@@ -1,4 +1,4 @@
-"""A search on storage: its description, its trials, and the journal of scores at its rungs. No Ray here."""
+"""A search on storage: its description, its trials, and its events (the scores at rungs). Does not import Ray."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 
 from infogan_ray import UserError, __version__
 from infogan_ray.evaluation.metrics import lower_is_better
-from infogan_ray.searches.asha import Halving, Verdict, rungs
+from infogan_ray.searches.asha import Decision, Halving, rungs
 from infogan_ray.searches.recipe import POPULATION
 from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
 from infogan_ray.training.json_difference import difference
 
-# A trial's scores depend on this code: a search continues with the same code, or where the user accepts the change.
-DECISIVE = ("models", "training", "data", "evaluation", "searches", "distributed/tune")
-# An adaptive search adds to these while it runs, so they are not compared with its recipe.
-GROWING = ("values", "trials")
-# Not compared with the recipe: what was accepted, and the parents of trials, which searches of earlier versions have.
+# A trial's scores depend on this code. A search continues only with the same code, unless the user accepts the change.
+CODE_PACKAGES = ("models", "training", "data", "evaluation", "searches", "distributed/tune")
+# An adaptive search adds to these lists while it runs, so they are not compared with its recipe.
+TRIAL_LISTS = ("values", "trials")
+# Not compared with the recipe: accepted changes, and the parents of trials in searches of earlier versions.
 NOT_IN_RECIPES = ("changes", "kept", "parents")
 
 
 @dataclass(frozen=True)
 class SearchDirectory:
-    """``<storage>/<search>``: the one owner of every file name in it."""
+    """``<storage>/<search>``: defines the name of every file in it."""
 
     folder: Storage
 
@@ -52,19 +52,19 @@ class SearchDirectory:
     def claim(
         cls, storage: Storage, name: str, described: dict[str, Any], resume: bool, accept_changes: bool = False
     ) -> SearchDirectory:
-        """Take a name for a new search, or continue the search of that name. ``described``: ``Recipe.describe()``.
+        """Reserve a name for a new search, or continue the search with that name. ``described``: ``Recipe.describe()``.
 
-        With ``accept_changes``, trials that have not begun follow the recipe and the code as they are now (of an
-        adaptive search: trials that are not proposed yet). The others stay what they were. Raises RunExists for a taken
-        name unless ``resume``. Raises UserError where there is no search to resume, where the recipe or the code is not
-        that of the search, and where the storage cannot be written to.
+        With ``accept_changes``, trials that have not started use the current recipe and code (in an adaptive search:
+        trials that are not proposed yet). The other trials do not change. Raises RunExists for a taken name unless
+        ``resume``. Raises UserError if there is no search to resume, if the search has another recipe or code, and if
+        storage cannot be written to.
         """
         search = cls(storage / name)
         described = {"version": __version__, "code": code(), **json.loads(json.dumps(described))}
         if search.folder.path_is_file:
-            raise UserError(f"storage: {search.folder} is a file where a folder should be; name another with --storage")
+            raise UserError(f"storage: {search.folder} is a file, not a folder; name another with --storage")
         if not resume:
-            if any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):  # .tmp: of a killed writer
+            if any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):  # .tmp: from a killed writer
                 raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or continue with --resume")
             try:
                 search.folder.write(cls.SEARCH, json.dumps(described, indent=1).encode())
@@ -72,7 +72,7 @@ class SearchDirectory:
                 raise UserError(f"storage: cannot write to {error}; name another with --storage") from None
             return search
         if not search.exists:
-            raise UserError(f"name is '{name}', and there is no such search in {storage}; drop --resume to start it")
+            raise UserError(f"name is '{name}', and {storage} has no such search; drop --resume to start it")
         saved = search.description()
         if saved["searcher"] == POPULATION:
             raise UserError(
@@ -80,73 +80,74 @@ class SearchDirectory:
                 "and pull still read it; take another --name, and searcher 'optuna' in the recipe"
             )
         if not described["trials"]:
-            described |= {part: saved[part] for part in GROWING}
-        for number in saved.get("kept", []):  # these follow an earlier recipe, whose change was accepted
+            described |= {key: saved[key] for key in TRIAL_LISTS}
+        for number in saved.get("kept", []):  # these use an earlier recipe; the user accepted its change
             if number < len(described["trials"]):
-                for part in GROWING:
-                    described[part][number] = saved[part][number]
+                for key in TRIAL_LISTS:
+                    described[key][number] = saved[key][number]
         ignored = dict.fromkeys(NOT_IN_RECIPES)
         if changed := difference({**saved, **ignored}, {**described, **ignored}):
             if not accept_changes:
                 raise UserError(
                     f"name '{name}' belongs to another search: {changed}; take another --name, or --accept-changes to "
-                    "continue with trials that do not compare in this"
+                    "continue although trials before and after this change are not comparable"
                 )
-            both = range(min(len(saved["trials"]), len(described["trials"])))
-            kept = [number for number in both if search.can_resume(number)]
+            common = range(min(len(saved["trials"]), len(described["trials"])))
+            kept = [number for number in common if search.can_resume(number)]
             for number in kept:
-                for part in GROWING:
-                    described[part][number] = saved[part][number]
+                for key in TRIAL_LISTS:
+                    described[key][number] = saved[key][number]
             described |= {"kept": kept, "changes": [*saved.get("changes", []), changed]}
             search.folder.write(cls.SEARCH, json.dumps(described, indent=1).encode())
         return search
 
     def can_resume(self, number: int) -> bool:
-        """Whether a trial has ever reported a status. Its folder is written before that."""
+        """Whether a trial has written a status. Its folder may exist before that."""
         return self.trial(number).get_status()["state"] != "unknown"
 
     def scores(self, number: int) -> list[tuple[int, float]]:
-        """All (images seen, score) that a trial has measured, by rising images.
+        """All pairs (images seen, score) of a trial, sorted by images.
 
-        A kill may come after a trial has logged a score and before the journal has it; this reads the trial's log.
+        They come from the trial's log: after a kill, events.json may lack the last score.
         """
-        about = self.description()
-        batch_size, metric = about["trials"][number]["batch_size"], about["metric"]
+        description = self.description()
+        batch_size, metric = description["trials"][number]["batch_size"], description["metric"]
         rows = [row for row in self.trial(number).read_metrics() if isinstance(row.get("step"), int)]
         return sorted((row["step"] * batch_size, row[metric]) for row in rows if isinstance(row.get(metric), float))
 
     def add_trials(self, values: list[dict[str, Any]], trials: list[dict[str, Any]]) -> None:
         """Add trials that a searcher has proposed: their searched values, and their whole configurations."""
-        about = self.description()
-        for part, more in zip(GROWING, (values, trials), strict=True):
-            about[part] += more
-        self.folder.write(self.SEARCH, json.dumps(about, indent=1).encode())
+        description = self.description()
+        for key, added in zip(TRIAL_LISTS, (values, trials), strict=True):
+            description[key] += added
+        self.folder.write(self.SEARCH, json.dumps(description, indent=1).encode())
 
     def description(self) -> dict[str, Any]:
-        """Raises BadCheckpoint if search.json is not JSON."""
+        """The content of search.json. Raises BadCheckpoint if it is not JSON."""
         return manifests.parse_json(f"{self.folder}/{self.SEARCH}", self.folder.read(self.SEARCH))
 
     def save_events(self, halving: Halving) -> None:
         self.folder.write(self.EVENTS, json.dumps(halving.events).encode())
 
     def halving(self) -> Halving:
-        """The state of the rungs, from the journal."""
-        about = self.description()
+        """The scores and decisions at the rungs, restored from events.json."""
+        description = self.description()
         events: list[dict[str, Any]] = []
         if self.folder.is_file(self.EVENTS):
             try:
                 events = json.loads(self.folder.read(self.EVENTS))
             except ValueError as error:
                 raise manifests.BadCheckpoint(f"{self.folder}/{self.EVENTS} is not JSON ({error})") from None
-        stops = about["early_stopping"] and about["searcher"] != POPULATION
-        levels = rungs(about["grace"], about["budget"], about["reduction"])
-        return Halving.replay(events, levels, about["reduction"] if stops else 1, lower_is_better(about["metric"]))
+        reduction = description["reduction"]
+        levels = rungs(description["grace"], description["budget"], reduction)
+        stops = description["early_stopping"] and description["searcher"] != POPULATION
+        return Halving.replay(events, levels, reduction if stops else 1, lower_is_better(description["metric"]))
 
 
 def code() -> dict[str, str]:
     """The first digits of the SHA-256 of each module that a trial's scores depend on, by its path in the package."""
     root = Path(__file__).parents[1]
-    files = sorted(file for package in DECISIVE for file in (root / package).rglob("*.py"))
+    files = sorted(file for package in CODE_PACKAGES for file in (root / package).rglob("*.py"))
     return {
         file.relative_to(root).with_suffix("").as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         for file in files
@@ -159,7 +160,7 @@ def remaining(search: SearchDirectory, halving: Halving, count: int) -> list[int
     return [
         number
         for number in range(count)
-        if halving.verdict(number) is not Verdict.STOP
+        if halving.decision(number) is not Decision.STOP
         and not halving.has_ended(number)
         and search.trial(number).get_status()["state"] not in done
     ]

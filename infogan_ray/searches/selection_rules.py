@@ -1,8 +1,8 @@
 """Rules that pick the winner of a search from the rows of its leaderboard. No rule uses labels.
 
-Good and bad models alike reach a bound near its ceiling, so the bound alone picks no winner. Every rule but ``bound``
-and ``quality`` picks among the trials whose images are nearly as good as the best trial's. docs/selection.md measures
-how far each rule agrees with the clustering error.
+Both good and bad models can reach almost the largest possible bound, so the bound alone does not show the best model.
+All rules except ``bound`` and ``quality`` pick among trials with images nearly as good as the best trial's.
+docs/selection.md measures how well each rule agrees with the clustering error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from infogan_ray import UserError
 from infogan_ray.evaluation.metrics import BOARD_COLUMNS, BOUND, is_in_group, lower_is_better
 
-GATE = 1.5  # largest ratio of a winner's SWD to the least SWD of all trials
+GATE = 1.5  # largest allowed ratio of a winner's SWD to the least SWD of all trials
 GATED = f"among those within {GATE:g} times the least SWD"
 RULES = {
     "sorting": f"best sorting of real images (q_score) {GATED}; without a categorical code as 'gated'",
@@ -29,36 +29,36 @@ Row = dict[str, Any]
 
 
 def winner(rows: Sequence[Row], metric: str, rule: str) -> Row | None:
-    """The trial that a rule picks among the finished ones; None if it can rank none of them.
+    """The finished trial that a rule picks; None if the rule can rank none.
 
-    Raises UserError, naming the rules, for another name.
+    Raises UserError, which lists the rules, for another name.
     """
     check_rule(rule)
     metric = _bound(metric)
-    ended = _ended(rows, metric)
-    if not ended:
+    finished = _finished(rows, metric)
+    if not finished:
         return None
-    least = min(row["swd"] for row in ended)
+    least_swd = min(row["swd"] for row in finished)
     if rule == "quality":
-        return min(ended, key=lambda row: (row["swd"], row["trial"]))
-    near = [row for row in ended if rule == "bound" or row["swd"] <= GATE * least]
+        return min(finished, key=lambda row: (row["swd"], row["trial"]))
+    candidates = [row for row in finished if rule == "bound" or row["swd"] <= GATE * least_swd]
     score = SCORE_OF.get(rule, metric)
-    if rule == DEFAULT and not any(finite(row.get(score)) for row in near):
-        score = metric  # no categorical code among them
-    able = [row for row in near if finite(row.get(score))]
-    return max(able, key=lambda row: (row[score], -row["trial"]), default=None)
+    if rule == DEFAULT and not any(finite(row.get(score)) for row in candidates):
+        score = metric  # none of them has a categorical code
+    scored = [row for row in candidates if finite(row.get(score))]
+    return max(scored, key=lambda row: (row[score], -row["trial"]), default=None)
 
 
 def best_by(rows: Sequence[Row], column: str) -> Row | None:
-    """The finished trial that is best in one column of the board, whatever its images look like; None if none has it.
+    """The finished trial that is best in one column, without regard to its images. None if no trial has a value.
 
-    Raises UserError, naming the columns, for another name.
+    Raises UserError, which lists the columns, for another name.
     """
     if column not in BOARD_COLUMNS:
-        raise UserError(f"metric is '{column}'; of a search valid are {', '.join(BOARD_COLUMNS)}")
-    ended = [row for row in rows if row["state"] == "finished" and finite(row.get(column))]
+        raise UserError(f"metric is '{column}'; for a search, valid are {', '.join(BOARD_COLUMNS)}")
+    finished = [row for row in rows if row["state"] == "finished" and finite(row.get(column))]
     sign = -1 if lower_is_better(column) else 1
-    return max(ended, key=lambda row: (sign * row[column], -row["trial"]), default=None)
+    return max(finished, key=lambda row: (sign * row[column], -row["trial"]), default=None)
 
 
 def check_rule(rule: str) -> None:
@@ -67,34 +67,34 @@ def check_rule(rule: str) -> None:
 
 
 def pareto(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The trials that no other one beats in both bound and image quality, best bound first."""
+    """The trials that no other trial exceeds in both bound and image quality, best bound first."""
     metric = _bound(metric)
     front: list[Row] = []
-    for row in sorted(_ended(rows, metric), key=lambda row: (-row[metric], row["swd"], row["trial"])):
+    for row in sorted(_finished(rows, metric), key=lambda row: (-row[metric], row["swd"], row["trial"])):
         if not front or row["swd"] < front[-1]["swd"]:
             front.append(row)
     return front
 
 
 def ranked(rows: Sequence[Row], metric: str, rule: str) -> list[Row]:
-    """Finished trials in the order in which a rule picks them; then the others by images seen."""
-    left, order = list(rows), list[Row]()
-    while (best := winner(left, metric, rule)) is not None:
+    """Finished trials in the order in which a rule picks them, then the others by images seen."""
+    remaining, order = list(rows), list[Row]()
+    while (best := winner(remaining, metric, rule)) is not None:
         order.append(best)
-        left.remove(best)
+        remaining.remove(best)
 
-    def how_far(row: Row) -> tuple[float, float, int]:
+    def by_images(row: Row) -> tuple[float, float, int]:
         return -row["images"], -row[metric] if finite(row[metric]) else 0.0, row["trial"]
 
-    return order + sorted(left, key=how_far)
+    return order + sorted(remaining, key=by_images)
 
 
 def _bound(metric: str) -> str:
-    """The column that is the bound: of a search whose metric is not a bound, mi_fraction."""
+    """The column with the bound: the search's metric if it is a bound, else mi_fraction."""
     return metric if is_in_group(metric, BOUND) else "mi_fraction"
 
 
-def _ended(rows: Sequence[Row], metric: str) -> list[Row]:
+def _finished(rows: Sequence[Row], metric: str) -> list[Row]:
     return [row for row in rows if row["state"] == "finished" and finite(row[metric]) and finite(row["swd"])]
 
 

@@ -1,7 +1,7 @@
 """Checkpoints of a run: write, open, list, choose and delete.
 
-A checkpoint is a folder with a manifest. One without, or whose bytes do not match it, is never listed as valid, loaded
-or pulled.
+A checkpoint is a folder with a manifest. A folder without a manifest, or with other bytes than the manifest lists, is
+never listed as valid, loaded or pulled.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Checkpoint:
 def serialize(
     step: int, model: dict[str, Tensor], training: dict[str, Tensor], state: dict[str, Any]
 ) -> dict[str, bytes]:
-    """The files of a checkpoint by name, without the manifest. Tensors are copied: training may continue."""
+    """The files of a checkpoint by name, without the manifest. Tensors are copied, so training can continue."""
     files = {MODEL: _tensor_bytes(model), TRAINING: _tensor_bytes(training)}
     return files | {STATE: json.dumps({"format": FORMAT, "step": step, **state}, indent=1).encode()}
 
@@ -76,9 +76,9 @@ def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
 
 
 def add_metrics(checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:
-    """Add metrics that were measured later: a new file, then a manifest that replaces the old one in one write.
+    """Add metrics that were measured later: write a new file, then replace the manifest in one write.
 
-    The checkpoint stays valid at every moment.
+    The checkpoint is valid at every moment.
     """
     content = json.dumps(metrics).encode()
     checkpoint.folder.write(ADDED_METRICS, content)
@@ -86,7 +86,7 @@ def add_metrics(checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:
 
 
 def open_checkpoint(folder: Storage, verify: bool = True) -> Checkpoint:
-    """Open a checkpoint. ``verify`` compares all bytes, else sizes and state.json. Raises BadCheckpoint."""
+    """Open a checkpoint. Compares all bytes if ``verify``, else only sizes and state.json. Raises BadCheckpoint."""
     manifest = Manifest.load(folder, required=(MODEL, STATE))
     if verify:
         manifest.verify()
@@ -96,15 +96,15 @@ def open_checkpoint(folder: Storage, verify: bool = True) -> Checkpoint:
     if ADDED_METRICS in manifest.files:
         state["metrics"] = {**state.get("metrics", {}), **manifest.read_json(ADDED_METRICS)}
     if not isinstance(state.get("step"), int) or not isinstance(state.get("metrics", {}), dict):
-        raise BadCheckpoint(f"{folder}/{STATE} does not say the step, or its metrics are no object")
+        raise BadCheckpoint(f"{folder}/{STATE} has no valid step, or its metrics are not an object")
     return Checkpoint(manifest, state)
 
 
 def list_checkpoints(checkpoints: Storage, verify: bool = True) -> tuple[list[Checkpoint], list[BadCheckpoint]]:
-    """Valid checkpoints by rising step, and what is wrong with the others.
+    """Valid checkpoints sorted by step, and the errors of the others.
 
-    ``verify`` compares all bytes, else sizes and state.json: enough for a listing over a network. Loading a checkpoint
-    always compares the bytes that it reads.
+    Compares all bytes if ``verify``, else only sizes and state.json, which is faster over a network. Loading a
+    checkpoint always compares the bytes that it reads.
     """
     valid: list[Checkpoint] = []
     bad: list[BadCheckpoint] = []
@@ -123,7 +123,7 @@ def last(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 
 
 def best(checkpoints: list[Checkpoint], metric: str, *, lower_is_better: bool) -> Checkpoint | None:
-    """The best by a metric, the later of equals. None if no checkpoint has a finite value of it."""
+    """The best checkpoint by a metric, the later one of equals. None if no checkpoint has a finite value."""
     sign = -1 if lower_is_better else 1
     ranked = [
         c for c in checkpoints if isinstance(c.metrics.get(metric), (int, float)) and math.isfinite(c.metrics[metric])
@@ -135,25 +135,25 @@ def choose(
     checkpoints: Storage, which: str, metric: str, warn: Callable[[str], None] = lambda line: None, *,
     lower_is_better: bool,
 ) -> Checkpoint:  # fmt: skip
-    """The ``best``, the ``last`` or ``step_XXXXXXXX`` of a run's checkpoints, with all bytes verified.
+    """Choose ``best``, ``last`` or ``step_XXXXXXXX`` among a run's checkpoints, and verify all its bytes.
 
-    Broken checkpoints are skipped, and ``warn`` is called with each. Raises UserError, which names the valid choices,
-    and BadCheckpoint for a broken checkpoint that was named itself.
+    Broken checkpoints are skipped, and ``warn`` is called with each. Raises UserError, which lists the valid choices,
+    and BadCheckpoint if ``which`` names a broken checkpoint.
     """
     if re.fullmatch(STEP_FOLDER, which) and (checkpoints / which).is_file(MANIFEST):
         return open_checkpoint(checkpoints / which)
     chosen, bad = _first_valid(checkpoints, lambda valid: _by_name(valid, which, metric, lower_is_better, warn), warn)
     if chosen is None:
-        why = f" ({'; '.join(map(str, bad))})" if bad else ""
-        raise UserError(f"{checkpoints} holds no whole checkpoint{why}")
+        reasons = f" ({'; '.join(map(str, bad))})" if bad else ""
+        raise UserError(f"{checkpoints} has no valid checkpoint{reasons}")
     return chosen
 
 
 def last_valid(checkpoints: Storage, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The last checkpoint whose bytes match its manifest; ``warn`` is called with each later one that does not match.
+    """The last checkpoint whose bytes match its manifest. ``warn`` is called with each later one that does not match.
 
-    None if no checkpoint was ever completed. Raises BadCheckpoint if all completed ones are broken: a start from step 0
-    would overwrite what may still be repaired.
+    None if no checkpoint was completed. Raises BadCheckpoint if all completed ones are broken: a start from step 0
+    would overwrite files that may still be repaired.
     """
     chosen, bad = _first_valid(checkpoints, last, warn)
     broken = [error for error in bad if not isinstance(error, IncompleteCheckpoint)]
@@ -168,14 +168,14 @@ def last_valid(checkpoints: Storage, warn: Callable[[str], None]) -> Checkpoint 
 def _first_valid(
     checkpoints: Storage, pick: Callable[[list[Checkpoint]], Checkpoint | None], warn: Callable[[str], None]
 ) -> tuple[Checkpoint | None, list[BadCheckpoint]]:
-    """The checkpoint that ``pick`` returns, verified. One that fails is removed, and ``pick`` is called again."""
+    """Verify the checkpoint that ``pick`` returns. If it fails, remove it from the list and call ``pick`` again."""
     valid, bad = list_checkpoints(checkpoints, verify=False)
     warned: set[str] = set()
     while True:
         for error in bad:
             if not isinstance(error, IncompleteCheckpoint) and str(error) not in warned:
                 warned.add(str(error))
-                warn(f"passed over: {error}")
+                warn(f"skipped: {error}")
         chosen = pick(valid) if valid else None
         if chosen is None:
             return None, bad
@@ -186,7 +186,7 @@ def _first_valid(
             if chosen.folder.is_file(MANIFEST):
                 valid.remove(chosen)
                 bad.append(error)
-            else:  # pruned by a run that still trains: there may be newer ones
+            else:  # a running run has pruned it: there may be newer ones
                 valid, bad = list_checkpoints(checkpoints, verify=False)
 
 
@@ -194,8 +194,8 @@ def _by_name(
     valid: list[Checkpoint], which: str, metric: str, lower_is_better: bool, warn: Callable[[str], None]
 ) -> Checkpoint:
     names = {c.name: c for c in valid}
-    best_one = best(valid, metric, lower_is_better=lower_is_better)
-    chosen = {"last": last(valid), "best": best_one}.get(which, names.get(which))
+    by_metric = best(valid, metric, lower_is_better=lower_is_better)
+    chosen = {"last": last(valid), "best": by_metric}.get(which, names.get(which))
     if chosen is None:
         if which == "best":
             known = sorted({m for c in valid for m, v in c.metrics.items() if isinstance(v, (int, float))})
@@ -209,10 +209,10 @@ def _by_name(
 
 
 def prune(checkpoints: Storage, keep: int, metric: str, stored: int, *, lower_is_better: bool) -> None:
-    """Delete the oldest valid checkpoints past ``keep``. The best by ``metric`` and the last are always kept.
+    """Delete the oldest valid checkpoints if there are more than ``keep``. The best by ``metric`` and the last stay.
 
-    ``stored`` is the step of the checkpoint that was just written. Later ones were found broken when the run resumed.
-    They are kept for a repair until the run reaches their step.
+    ``stored``: step of the checkpoint that was just written. Later ones were broken when the run resumed. They stay for
+    a repair until the run reaches their step.
     """
     valid = [c for c in list_checkpoints(checkpoints, verify=False)[0] if c.step <= stored]
     kept = {c.name for c in (last(valid), best(valid, metric, lower_is_better=lower_is_better)) if c is not None}

@@ -1,6 +1,6 @@
-"""A folder on a disk, on a mounted share or in an object store, by pyarrow.fs.
+"""A folder on a disk, on a mounted share or in an object store, accessed through pyarrow.fs.
 
-Names below a folder are single plain components; neither ``..`` nor a symbolic link leads out of it.
+Names in a folder are single plain components. Neither ``..`` nor a symbolic link can lead out of it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from infogan_ray.storage.uri import parse_uri
 __all__ = ["Entry", "Storage", "StorageError", "open_storage"]
 
 CHUNK = 1 << 20  # bytes
-RETRY_TIMEOUT_S = 20.0  # how long operations on an unavailable storage are retried
+RETRY_TIMEOUT_S = 20.0  # how long operations are retried while storage is unavailable
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name in a folder. ``size`` in bytes; 0 for folders."""
+    """An entry of a folder. ``size``: in bytes, 0 for folders."""
 
     name: str
     is_folder: bool
@@ -40,8 +40,8 @@ class Entry:
 class Storage:
     """One folder. Operations raise FileNotFoundError or StorageError.
 
-    A transient StorageError is raised after ``retry_timeout_s`` seconds of retries. Names that are not plain, and
-    symbolic links, raise UserError.
+    Transient errors are retried for ``retry_timeout_s`` seconds before StorageError is raised. Names that are not
+    plain, and symbolic links, raise UserError.
     """
 
     filesystem: pafs.FileSystem
@@ -72,9 +72,9 @@ class Storage:
 
     @property
     def path_is_file(self) -> bool:
-        """Whether there is a file where this folder should be."""
-        above, _, name = self.path.rpartition("/")
-        if not name or (not above and not self.is_local):  # the root of a disk; a bucket
+        """Whether this path is a file and not a folder."""
+        parent, _, name = self.path.rpartition("/")
+        if not name or (not parent and not self.is_local):  # the root of a disk; a bucket
             return False
         return self._run(self.path, lambda: self.filesystem.get_file_info(self.path)).type == pafs.FileType.File
 
@@ -94,7 +94,7 @@ class Storage:
         return b"".join(self.read_chunks(name))
 
     def read_chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a file, a megabyte at a time. Raises FileNotFoundError."""
+        """Yield the bytes of a file in chunks of a mebibyte. Raises FileNotFoundError."""
         path = self._path_of(name)
         stream = self._run(path, lambda: self.filesystem.open_input_stream(path))
         with stream:
@@ -102,9 +102,9 @@ class Storage:
                 yield chunk
 
     def entries(self) -> list[Entry]:
-        """What is in this folder, by name; nothing if it does not exist.
+        """The entries of this folder, sorted by name. Empty if the folder does not exist.
 
-        Symbolic links and names that are not UTF-8 are left out: this program writes none.
+        Symbolic links and names that are not UTF-8 are left out: this program never writes them.
         """
         selector = pafs.FileSelector(self.path, allow_not_found=True)
         found = self._run(self.path, lambda: self.filesystem.get_file_info(selector))
@@ -123,13 +123,13 @@ class Storage:
     # Writing --------------------------------------------------------------------------------------------------------
 
     def write(self, name: str, content: bytes) -> None:
-        """Create or replace a file: a reader sees the old bytes or the new ones. The length is read back."""
+        """Create or replace a file. Readers see either the old or the new bytes. The written length is checked."""
         path = self._path_of(name)
         self._run(path, lambda: self._write(path, content))
 
     def _write(self, path: str, content: bytes) -> None:
         target = path
-        if self.is_local:  # an object appears when it is complete; a local file must be renamed into place
+        if self.is_local:  # objects appear only when complete; a local file is written under another name and renamed
             folder, _, name = path.rpartition("/")
             self.filesystem.create_dir(folder, recursive=True)
             target = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -138,7 +138,7 @@ class Storage:
                 stream.write(content)
             written = self.filesystem.get_file_info(target).size
             if written != len(content):
-                raise OSError(f"{written} of {len(content)} bytes arrived")
+                raise OSError(f"{written} of {len(content)} bytes were written")
             if self.is_local:
                 with open(target, "rb") as file:
                     os.fsync(file.fileno())
@@ -149,7 +149,7 @@ class Storage:
             raise
 
     def append(self, name: str, content: bytes) -> None:
-        """Append to a file of a local folder, which need not exist. Never retried: a part may have been written."""
+        """Append to a file of a local folder; creates the file. Never retried: a part may have been written."""
         assert self.is_local
         path = self._path_of(name)
 
@@ -171,7 +171,7 @@ class Storage:
                 raise
 
     def delete_all(self) -> None:
-        """Delete this folder and all in it. A missing folder is no error."""
+        """Delete this folder and its content. A missing folder is no error."""
         with contextlib.suppress(FileNotFoundError):
             self._run(self.path, lambda: self.filesystem.delete_dir(self.path))
 
@@ -201,5 +201,5 @@ def _to_entry(info: pafs.FileInfo) -> Entry | None:
 
 
 def open_storage(text: str | Path) -> Storage:
-    """A path, ``file://``, ``s3://bucket/prefix?region=…`` or ``gs://…``. Creates nothing. Raises UserError."""
+    """Open a path, ``file://``, ``s3://bucket/prefix?region=…`` or ``gs://…``. Creates nothing. Raises UserError."""
     return Storage(*parse_uri(str(text)))

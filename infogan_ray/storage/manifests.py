@@ -1,7 +1,8 @@
-"""Manifests: folders whose files are either all as they were written, or not there for a reader.
+"""Manifests: a reader loads all files of a folder unchanged, or none of them.
 
-MANIFEST.json is written last and holds the size and SHA-256 of every other file. A folder without one, or whose bytes
-do not match it, is never loaded. Checkpoints and model folders have manifests. Nothing pickled is written or read.
+MANIFEST.json is written last and lists the size and SHA-256 of every other file. A folder without a manifest, or with
+other bytes than it lists, is never loaded. Checkpoints and model folders have manifests. Pickles are never written or
+read.
 """
 
 from __future__ import annotations
@@ -24,24 +25,26 @@ MANIFEST = "MANIFEST.json"
 
 
 class BadCheckpoint(UserError):
-    """A folder that does not match its manifest; the message names the file and what is wrong with it."""
+    """The folder does not match its manifest. The message names the file and the error."""
 
 
 class IncompleteCheckpoint(BadCheckpoint):
-    """A folder without a manifest: it is being written, or its writer was interrupted."""
+    """The folder has no manifest: its writer is still running, or was interrupted."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder must hold: size in bytes and SHA-256 by file name."""
+    """The files that a folder must have: size in bytes and SHA-256 by file name."""
 
     folder: Storage
     files: dict[str, tuple[int, str]]
 
     @classmethod
     def load(cls, folder: Storage, required: tuple[str, ...] = ()) -> Manifest:
-        """The manifest of a folder, after a check of all sizes. Raises BadCheckpoint, also where it lacks a required
-        file."""
+        """Load the manifest of a folder and check all sizes.
+
+        Raises BadCheckpoint, also if the manifest does not list a required file.
+        """
         try:
             entries = json.loads(folder.read(MANIFEST))["files"]
             files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items()}
@@ -60,11 +63,11 @@ class Manifest:
             if name not in sizes:
                 raise BadCheckpoint(f"{folder}/{name} is missing")
             if sizes[name] != size:
-                raise BadCheckpoint(f"{folder}/{name} has {sizes[name]} bytes where the manifest says {size}")
+                raise BadCheckpoint(f"{folder}/{name} has {sizes[name]} bytes; the manifest lists {size}")
         return cls(folder, files)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a listed file. Raises BadCheckpoint unless they match the manifest."""
+        """Read a listed file. Raises BadCheckpoint if its bytes do not match the manifest."""
         try:
             content = self.folder.read(name)
         except FileNotFoundError:
@@ -73,7 +76,7 @@ class Manifest:
         return content
 
     def verify(self) -> None:
-        """Read every file. Raises BadCheckpoint for the first whose bytes do not match the manifest."""
+        """Read every file. Raises BadCheckpoint for the first one that does not match the manifest."""
         for name in self.files:
             digest, size = hashlib.sha256(), 0
             try:
@@ -92,17 +95,15 @@ class Manifest:
 
     def _compare(self, name: str, size: int, digest: str) -> None:
         if (size, digest) != self.files[name]:
-            raise BadCheckpoint(
-                f"{self.folder}/{name} does not have the bytes that the manifest says (SHA-256 differs)"
-            )
+            raise BadCheckpoint(f"{self.folder}/{name} does not match the manifest (SHA-256 differs)")
 
 
 def write_with_manifest(
     folder: Storage, files: Mapping[str, bytes], before_each: Callable[[], None] = lambda: None
 ) -> None:
-    """Write files into a folder, then their manifest. Other files in the folder are deleted.
+    """Write files into a folder, then their manifest. Deletes other files in the folder.
 
-    ``before_each`` is called before the first change and before every file, the manifest included. It may raise.
+    ``before_each`` is called before the first change and before every file, including the manifest. It may raise.
     """
     before_each()
     folder.delete(MANIFEST)  # first: while files are replaced, the folder must not look complete
@@ -119,9 +120,10 @@ def write_with_manifest(
 
 
 def replace_files(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
-    """Replace or add some files of a folder that has a manifest; returns the new manifest.
+    """Replace or add files of a folder with a manifest. Returns the new manifest.
 
-    Their old entries are removed from the manifest first. After a kill in between, the folder is valid without them.
+    First removes their old entries from the manifest. If the process is killed afterwards, the folder is valid without
+    these files.
     """
     others = {name: listed for name, listed in manifest.files.items() if name not in files}
     write_manifest(manifest.folder, others)
@@ -137,27 +139,29 @@ def describe_files(files: Mapping[str, bytes]) -> dict[str, tuple[int, str]]:
 
 
 def write_manifest(folder: Storage, listed: Mapping[str, tuple[int, str]]) -> None:
-    """Write MANIFEST.json in one write, in the place of an older one."""
+    """Write MANIFEST.json in one write. Replaces an older one."""
     entries = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(listed.items())}
     folder.write(MANIFEST, json.dumps({"format": FORMAT, "files": entries}, indent=1).encode())
 
 
-def parse_tensors(where: str, content: bytes) -> dict[str, Tensor]:
-    """Raises BadCheckpoint if the bytes are not safetensors. They are never executed."""
+def parse_tensors(location: str, content: bytes) -> dict[str, Tensor]:
+    """Parse safetensors bytes. Raises BadCheckpoint for other bytes, which are never executed."""
     try:
         return safetensors.torch.load(content)
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         pickled = content[:1] == b"\x80" or content[:2] == b"PK"
-        what = "a pickle (or torch.save) file" if pickled else f"broken: {error}"
-        raise BadCheckpoint(f"{where} is not a safetensors file; it is {what}, and pickles are never read") from None
+        problem = "a pickle (or torch.save) file" if pickled else f"broken: {error}"
+        raise BadCheckpoint(
+            f"{location} is not a safetensors file; it is {problem}, and pickles are never read"
+        ) from None
 
 
-def parse_json(where: str, content: bytes) -> dict[str, Any]:
-    """Raises BadCheckpoint if the bytes are not a JSON object."""
+def parse_json(location: str, content: bytes) -> dict[str, Any]:
+    """Parse a JSON object. Raises BadCheckpoint for other bytes."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{where} is not JSON ({error})") from None
+        raise BadCheckpoint(f"{location} is not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise BadCheckpoint(f"{where} does not hold a JSON object")
+        raise BadCheckpoint(f"{location} does not hold a JSON object")
     return value

@@ -12,13 +12,13 @@ from infogan_ray.storage.run_directory import RunDirectory
 
 
 class MetricsLog:
-    """Lines are added in memory and reach storage with ``flush``.
+    """Collects lines in memory; ``flush`` writes them to storage.
 
-    An object store cannot append: each flush writes the whole file there, so flush seldom.
+    An object store cannot append, so each flush writes the whole file there. Flush rarely.
     """
 
     def __init__(self, run: RunDirectory, step: int) -> None:
-        """Keeps the file's lines up to ``step``. Later ones, of work that was lost, are removed, so that steps rise."""
+        """Keep the file's lines up to ``step``. Later lines are from lost work and are removed: steps increase."""
         self._folder, self._name = run.folder, run.METRICS
         self._lines = [json.dumps(row) + "\n" for row in run.read_metrics() if row.get("step", 0) <= step]
         self._lock, self._flush_lock = threading.Lock(), threading.Lock()
@@ -35,17 +35,17 @@ class MetricsLog:
         folder = self._folder.with_retry_timeout(retry_timeout_s)
         with self._flush_lock:
             with self._lock:
-                until = len(self._lines)
-            if until == self._flushed:
+                count = len(self._lines)
+            if count == self._flushed:
                 return
             if folder.is_local and not self._must_rewrite:
                 self._must_rewrite = True  # unless the append succeeds: a failed one may leave part of a line
                 with contextlib.suppress(StorageError):
-                    folder.append(self._name, self._text(self._flushed, until))
+                    folder.append(self._name, self._text(self._flushed, count))
                     self._must_rewrite = False
             if self._must_rewrite or not folder.is_local:
-                folder.write(self._name, self._text(0, until))
-            self._flushed, self._must_rewrite = until, False
+                folder.write(self._name, self._text(0, count))
+            self._flushed, self._must_rewrite = count, False
 
     def _text(self, start: int, stop: int) -> bytes:
         return "".join(self._lines[start:stop]).encode()

@@ -14,8 +14,8 @@ from infogan_ray import UserError
 from infogan_ray.storage.errors import StorageError
 from infogan_ray.storage.file_system import Storage
 
-# A run that has not written its status for this long was killed. A starting run writes it once: it may wait for room on
-# the cluster, or for a large folder to be read.
+# A run counts as killed if it has not written its status for this long. A starting run writes it only once: it may wait
+# for resources of the cluster, or read a large folder.
 STALE_AFTER_S = {"starting": 3600, "running": 180}
 
 
@@ -25,7 +25,7 @@ class RunExists(UserError):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """``<storage>/<run>``: the place of each file, and functions that read and write the small ones."""
+    """``<storage>/<run>``: the names of all files, and functions that read and write small ones."""
 
     folder: Storage
 
@@ -33,7 +33,7 @@ class RunDirectory:
     METRICS = "metrics.jsonl"
     STATUS = "status.json"
     REPORT = "report.html"
-    EVENTS = "events.out.tfevents."  # what TensorBoard's files begin with
+    EVENTS = "events.out.tfevents."  # the start of the names of TensorBoard's files
     TRACKING = "tracking.json"
 
     @property
@@ -42,9 +42,9 @@ class RunDirectory:
 
     @property
     def title(self) -> str:
-        """The run's name; for a trial, the search's name precedes it."""
-        above = self.folder.parent
-        return f"{above.parent.name}/{self.name}" if above.name == "trials" else self.name
+        """The run's name; for a trial, with the search's name before it."""
+        parent = self.folder.parent
+        return f"{parent.parent.name}/{self.name}" if parent.name == "trials" else self.name
 
     @property
     def checkpoints(self) -> Storage:
@@ -66,11 +66,11 @@ class RunDirectory:
 
     @property
     def profile(self) -> Storage:
-        """The traces that --profile records: gzipped JSON in Chrome's format."""
+        """The traces of --profile: gzipped JSON in Chrome's format."""
         return self.folder / "profile"
 
     def with_retry_timeout(self, seconds: float) -> RunDirectory:
-        """The same directory; operations on an unavailable storage are retried for so many seconds."""
+        """The same directory with another time limit for retries while storage is unavailable."""
         return RunDirectory(self.folder.with_retry_timeout(seconds))
 
     @property
@@ -85,19 +85,19 @@ class RunDirectory:
 
     @classmethod
     def check_name(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
-        """The directory of a name that a run may use. Nothing is written.
+        """Check that a run may use a name, and return its directory. Writes nothing.
 
-        Raises RunExists for a taken name unless ``resume``. Raises UserError for a file in the place of a folder, and
-        for ``resume`` without such a run.
+        Raises RunExists for a taken name unless ``resume``. Raises UserError if a file has the name, and for ``resume``
+        without a run of that name.
         """
         run = cls(storage / name)
         for folder in (storage, run.folder):
             if folder.path_is_file:
-                raise UserError(f"storage: {folder} is a file where a folder should be; name another with --storage")
+                raise UserError(f"storage: {folder} is a file, not a folder; name another with --storage")
         taken = bool(run.folder.entries())
         if resume and not run.exists:
-            hint = "what has that name is none; take another" if taken else "drop --resume to start it"
-            raise UserError(f"name is '{name}', and there is no such run in {storage} to resume; {hint}")
+            hint = "that name is not a run; take another" if taken else "drop --resume to start it"
+            raise UserError(f"name is '{name}', and {storage} has no such run to resume; {hint}")
         if not resume and taken:
             hint = ", or continue it with --resume" if run.exists else ""
             raise RunExists(f"name '{name}' is taken in {storage}; take another --name{hint}")
@@ -105,7 +105,7 @@ class RunDirectory:
 
     @classmethod
     def can_resume(cls, storage: Storage, name: str) -> bool:
-        """Whether there is a run to continue. A lone status file, left by a kill at the very start, is deleted."""
+        """Whether there is a run to continue. If there is only a status file, from a kill at the start, deletes it."""
         run = cls(storage / name)
         if not run.exists and [entry.name for entry in run.folder.entries()] == [cls.STATUS]:
             run.folder.delete(cls.STATUS)
@@ -113,9 +113,9 @@ class RunDirectory:
 
     @classmethod
     def claim(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
-        """Take a name in a storage folder: check it, and write a new run's first file.
+        """Reserve a name in a storage folder: check it, and write a new run's first file.
 
-        Raises UserError where storage cannot be written, and as ``check_name`` does.
+        Raises UserError if storage cannot be written to, and the errors of ``check_name``.
         """
         run = cls.check_name(storage, name, resume)
         try:
@@ -132,7 +132,7 @@ class RunDirectory:
         self.folder.write(self.CONFIG, json.dumps(config, indent=1).encode())
 
     def read_config(self) -> dict[str, Any]:
-        """Raises UserError if config.json is missing or is not the configuration of a run."""
+        """Read config.json. Raises UserError if it is missing or is not the configuration of a run."""
         try:
             config = json.loads(self.folder.read(self.CONFIG))
         except FileNotFoundError:
@@ -144,12 +144,12 @@ class RunDirectory:
         return config
 
     def set_status(self, state: str, step: int = 0, **more: Any) -> None:
-        """``starting``, ``running``, ``finished``, ``diverged``, ``interrupted``, ``failed``, ``stopped``."""
+        """Write the state: starting, running, finished, diverged, interrupted, failed or stopped."""
         status = {"state": state, "step": step, "time": time.time(), **more}
         self.folder.write(self.STATUS, json.dumps(status).encode())
 
     def get_status(self) -> dict[str, Any]:
-        """The last status; ``killed`` if it is running or starting, but too old."""
+        """The last status. The state is ``killed`` if a running or starting run has not written it for too long."""
         try:
             status = json.loads(self.folder.read(self.STATUS))
             step, age = int(status["step"]), time.time() - float(status["time"])
@@ -161,7 +161,7 @@ class RunDirectory:
         return {**status, "step": step}
 
     def tracking_key(self) -> str:
-        """The run's identifier at trackers, written on first use. Raises StorageError."""
+        """The run's identifier for trackers, created on first use. Raises StorageError."""
         try:
             found = json.loads(self.folder.read(self.TRACKING))
             if isinstance(found, dict) and re.fullmatch("[0-9a-f]{16}", str(found.get("key"))):
@@ -173,7 +173,7 @@ class RunDirectory:
         return key
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Every complete line; a line that a kill truncated is skipped."""
+        """Yield every complete line. A line that a kill truncated is skipped."""
         try:
             content = self.folder.read(self.METRICS)
         except FileNotFoundError:
@@ -200,7 +200,7 @@ def traversal_picture_name(step: int, code: str) -> str:
 
 
 def list_runs(storage: Storage) -> list[RunDirectory]:
-    """The runs in a storage folder, incomplete ones too. Raises UserError if it is no folder."""
+    """The runs in a storage folder, including incomplete ones. Raises UserError if it is not a folder."""
     entries = storage.entries()
     if not entries and storage.path_is_file:
         raise UserError(f"storage: {storage} is a file; name a folder of runs")

@@ -1,7 +1,7 @@
-"""Storage URIs: what users type, checked, and the pyarrow file system that it names.
+"""Storage URIs: checks the user's text and opens the pyarrow file system for it.
 
-Credentials come from the environment alone (AWS_ACCESS_KEY_ID and the like, GOOGLE_APPLICATION_CREDENTIALS). A URI
-with credentials is refused, so they cannot reach a configuration, a log or a checkpoint.
+Credentials come only from the environment (for example AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS). A URI with
+credentials is refused, so they cannot reach a configuration, a log or a checkpoint.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from infogan_ray import UserError
 from infogan_ray.storage.errors import retry, translate_errors
 
 SETTINGS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme", "anonymous")}
-REGION_TIMEOUT_S = 20.0  # how long AWS is asked for a bucket's region
+REGION_TIMEOUT_S = 20.0  # how long requests for a bucket's region are retried
 
 
 class Location(NamedTuple):
-    """Where a storage folder is. ``scheme`` is empty for a local folder; ``settings`` is the URI's query."""
+    """The location of a storage folder. ``scheme``: empty for a local folder. ``settings``: the URI's query."""
 
     filesystem: pafs.FileSystem
     path: str
@@ -31,10 +31,10 @@ class Location(NamedTuple):
 
 
 def parse_uri(text: str) -> Location:
-    """A path, ``file://``, ``s3://bucket/prefix?region=…`` or ``gs://…``. Creates nothing.
+    """Parse a path, ``file://``, ``s3://bucket/prefix?region=…`` or ``gs://…``. Creates nothing.
 
-    AWS is asked for a bucket's region if neither the URI nor the environment names it. No other request is made.
-    Raises UserError for another scheme, credentials in the URI, unknown settings and names that lead elsewhere.
+    Requests a bucket's region from AWS if neither the URI nor the environment has it. Makes no other request.
+    Raises UserError for another scheme, credentials in the URI, unknown settings and names that are not plain.
     """
     if not text:
         raise UserError("storage is empty; name a folder, or a URI such as s3://bucket/prefix")
@@ -42,22 +42,22 @@ def parse_uri(text: str) -> Location:
     if not divider:
         return _local(text)
     address, _, query = rest.partition("?")
-    text = f"{scheme}://{address}"  # messages repeat this part of the input alone
+    text = f"{scheme}://{address}"  # messages repeat only this part of the input
     # Checked first. A secret may hold a slash, so looking for '@' alone would miss it.
     if re.search("[:@]", urllib.parse.unquote(re.split("[/#]", address)[0])):
-        raise UserError("storage has credentials in its URI; they belong into the environment (AWS_ACCESS_KEY_ID …)")
+        raise UserError("storage has credentials in its URI; they belong in the environment (AWS_ACCESS_KEY_ID …)")
     if scheme not in ("file", *SETTINGS):
         raise UserError(f"storage is '{text}'; valid are a folder, file://, s3://bucket/… and gs://bucket/…")
     given = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
     for key in given:
         if key not in SETTINGS.get(scheme, ()):
-            credentials = "; credentials belong into the environment" if re.search("key|secret|token", key) else ""
+            credentials = "; credentials belong in the environment" if re.search("key|secret|token", key) else ""
             valid = ", ".join(SETTINGS.get(scheme, ())) or "none"
             raise UserError(f"storage has the setting '{key}'; valid are {valid}{credentials}")
     if "#" in rest:
-        raise UserError(f"storage is '{text}'; in a URI '#' begins a fragment: write %23")
+        raise UserError(f"storage is '{text}'; in a URI '#' starts a fragment: write %23")
     if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
-        raise UserError(f"storage is '{text}'; in a URI '%' begins an escape: write %25")
+        raise UserError(f"storage is '{text}'; in a URI '%' starts an escape: write %25")
     parts = [urllib.parse.unquote(part) for part in address.split("/") if part]
     if bad := next((part for part in parts if part in (".", "..") or "/" in part or "\0" in part), None):
         raise UserError(f"storage is '{text}'; '{bad}' is not a plain name")
@@ -81,7 +81,7 @@ def _s3(given: dict[str, str], bucket: str) -> tuple[pafs.FileSystem, dict[str, 
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     settings = dict(given)
     if endpoint and "@" in endpoint:
-        raise UserError("storage endpoint has credentials in it; they belong into AWS_ACCESS_KEY_ID and its kin")
+        raise UserError("storage endpoint has credentials; they belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if endpoint:
         scheme, divider, host = endpoint.partition("://")
         if divider:
@@ -91,7 +91,7 @@ def _s3(given: dict[str, str], bucket: str) -> tuple[pafs.FileSystem, dict[str, 
         settings["endpoint_override"] = endpoint.rstrip("/")
     region = given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region is None and endpoint:
-        region = "us-east-1"  # other servers than AWS have no regions, but the signature needs a name
+        region = "us-east-1"  # only AWS has regions, but every signature needs a name
     if region is None:
         region = retry(
             lambda: translate_errors(f"s3://{bucket}", lambda: pafs.resolve_s3_region(bucket)), REGION_TIMEOUT_S

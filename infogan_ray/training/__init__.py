@@ -1,1 +1,1 @@
-"""The training of a run on one worker: config, train state, step, loop, and what rank 0 does beside it. No Ray."""
+"""Training of a run on one worker: config, state, step and loop, and the other tasks of rank 0. No Ray."""

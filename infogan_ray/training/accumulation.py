@@ -1,4 +1,4 @@
-"""A step on a batch: its random numbers are generated, and its gradients accumulated over microbatches. No Ray."""
+"""Generates a step's random numbers and accumulates its gradients over microbatches. No Ray."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from infogan_ray.training.train_state import TrainState
 def train_on_batch(
     state: TrainState, images: Tensor, schedule: Schedule, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> tuple[Metrics, Tensor]:
-    """Both updates from this rank's uint8 images (B, C, H, W) of the global batch; as ``train_step``.
+    """Update D and G with this rank's uint8 images (B, C, H, W) of the global batch of ``batch_size`` images.
 
-    Nothing waits for the device.
+    Returns what ``train_step`` returns. Does not wait for the device.
     """
     batch = Microbatch(
         state.augment(images, batch_size, rank, world_size),
@@ -41,16 +41,16 @@ def train_on_batch(
 def update_networks(
     state: TrainState, microbatches: Sequence[Microbatch], schedule: Schedule
 ) -> tuple[Metrics, Tensor]:
-    """``train_step`` by the gradients of all microbatches of all ranks.
+    """``train_step`` with the mean gradients over all microbatches of all ranks.
 
-    All that differs from step to step is handed in, so that a CUDA graph can replay it.
+    Everything that changes between steps is an argument or in ``state``, so that a CUDA graph can replay the update.
     """
     if len(microbatches) == 1:
         return train_step(state, microbatches[0], schedule)
     last, d_metrics, g_metrics, q_real = microbatches[-1], [], [], []
     state.opt_d.zero_grad()
     for batch in microbatches:
-        with torch.no_grad():  # G makes these images again in its own step: to keep its activations would take memory
+        with torch.no_grad():  # G generates these images again in its own step. Keeping its activations needs memory.
             images = real_and_generated(state, batch)
         with sync_gradients(state.discriminate, batch is last):
             metrics, q = discriminator_step(state, batch, images, schedule)
@@ -70,13 +70,13 @@ def update_networks(
 
 
 def sync_gradients(module: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """Inside, a backward pass averages gradients over ranks if ``now``; else the next one adds to them."""
+    """A context in which a backward pass averages gradients over ranks if ``now``, and else only accumulates them."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) and not now else nullcontext()
 
 
 def mean_over_rows(metrics: Sequence[Metrics], microbatches: Sequence[Microbatch]) -> Metrics:
-    """Metrics over the rows of all microbatches."""
+    """The mean of each metric over the rows of all microbatches."""
     total = sum(batch.weight for batch in microbatches)
     shares = [batch.weight / total for batch in microbatches]
-    rows = [torch.stack(list(each.values())) * share for share, each in zip(shares, metrics, strict=True)]
+    rows = [torch.stack(list(row.values())) * share for share, row in zip(shares, metrics, strict=True)]
     return dict(zip(metrics[0], torch.stack(rows).sum(0).unbind(), strict=True))

@@ -1,8 +1,8 @@
-"""Uploads checkpoints and metrics of rank 0 in a thread of its own, while training continues.
+"""Uploads checkpoints and metrics of rank 0 in a thread, while training continues.
 
-One upload is in flight and one more may wait. A newer checkpoint replaces the one that waits: that is a miss. After
-errors that may pass, the upload is tried again with growing pauses. The uploader also keeps the run's status fresh, and
-stops when another attempt has taken the run over.
+The thread uploads one checkpoint at a time, and one more can wait. A newer checkpoint replaces the waiting one. If
+storage is unavailable, that counts as a miss. After a transient error, the thread tries the upload again, with
+growing pauses. It also updates the run's status, and stops when another attempt takes the run over.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from infogan_ray.storage.run_directory import RunDirectory, step_name
 from infogan_ray.training.loop import never_stop
 
 HEARTBEAT_S = 10.0
-LONGEST_WAIT_S = 10.0  # of training for an upload that is slower than the checkpoint interval
-STUCK_AFTER_S = 600.0  # an upload that takes so long without an error counts as trouble, too
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
-LAST_PATIENCE_S = 600.0  # how long a finished run waits for a storage that is unavailable
-SHORT_PATIENCE_S = 3.0  # of a single operation; the thread waits for longer outages
+LONGEST_WAIT_S = 10.0  # training waits at most this long for a slow upload
+STUCK_AFTER_S = 600.0  # an upload that takes longer counts as an error
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0  # between two tries
+LAST_TIMEOUT_S = 600.0  # a finished run waits at most this long for unavailable storage
+SHORT_TIMEOUT_S = 3.0  # for one storage operation; after a timeout the thread tries again
 
 
 class StorageFailed(Exception):
-    """Storage was unavailable for too long, or refuses for good. The message names the last whole checkpoint."""
+    """Storage was unavailable for too long, or failed permanently. The message names the last whole checkpoint."""
 
 
 class RunTakenOver(StorageFailed):
-    """Another attempt writes this run now, its status included."""
+    """Another attempt writes this run and its status now."""
 
 
 class OwnerChanged(StorageError):
-    """What the thread finds: another attempt owns the run. Two writers would spoil each other's checkpoints."""
+    """The run's status names another owner. Two writers could damage each other's checkpoints."""
 
     def __init__(self, where: str) -> None:
         super().__init__(f"{where}: another attempt has taken this run over", transient=False)
@@ -48,7 +48,7 @@ class OwnerChanged(StorageError):
 
 @dataclass(frozen=True)
 class PendingCheckpoint:
-    """A checkpoint to be uploaded: its files, and pictures by folder name and file name."""
+    """A checkpoint to upload: its files by name, and PNG pictures by (folder name, file name)."""
 
     step: int
     files: Mapping[str, bytes]
@@ -56,23 +56,29 @@ class PendingCheckpoint:
 
 
 def _number_after(owner: Any) -> int:
-    """A number greater than the previous attempt's, even if its clock was ahead. The greatest owns the run."""
-    before = str(owner or "").partition("-")[0]
-    return max(time.time_ns(), int(before) + 1 if before.isdecimal() else 0)
+    """A number greater than the previous owner's, even if that machine's clock was ahead.
+
+    The attempt with the greatest number owns the run.
+    """
+    previous = str(owner or "").partition("-")[0]
+    return max(time.time_ns(), int(previous) + 1 if previous.isdecimal() else 0)
 
 
 class CheckpointUploader:
-    """Owned by rank 0. ``log`` never waits for storage. ``put`` waits for seconds at most, and not in an outage."""
+    """Owned by rank 0. ``log`` never waits for storage. ``put`` waits at most LONGEST_WAIT_S, and not in an outage."""
 
     def __init__(
         self, run: RunDirectory, *, step: int, keep: int, metric: str, max_misses: int, restarts: int = 0
     ) -> None:
-        """Takes the run over and writes that into its status. Raises StorageError, and UserError for symbolic links."""
+        """Take the run over, and write the new owner to its status.
+
+        Raises StorageError, and UserError for symbolic links.
+        """
         self.step, self.stored = step, step
         self.restarts, self.missed = restarts, 0
-        self.trouble = ""
-        self.before_each: Callable[[], None] = no_callback  # called in the thread before a checkpoint is uploaded
-        self._run = run.with_retry_timeout(SHORT_PATIENCE_S)
+        self.error = ""  # the last error; empty if storage is available
+        self.before_each: Callable[[], None] = no_callback  # called in the thread before each checkpoint's upload
+        self._run = run.with_retry_timeout(SHORT_TIMEOUT_S)
         self._keep, self._metric, self._max_misses = keep, metric, max_misses
         self._owner = f"{_number_after(run.get_status().get('owner')):020d}-{uuid.uuid4().hex[:8]}"
         self._waiting: PendingCheckpoint | None = None
@@ -95,19 +101,19 @@ class CheckpointUploader:
         self._log.add(row)
 
     def put(self, checkpoint: PendingCheckpoint, hurry: Callable[[], bool] = never_stop) -> None:
-        """Upload a checkpoint. It replaces one that still waits, which is a miss if storage is in trouble.
+        """Pass a checkpoint to the thread. It replaces a waiting one. In an outage, the replaced one is a miss.
 
-        If storage is merely slow, this waits a few seconds first, unless ``hurry``.
+        If storage is only slow, ``put`` first waits up to LONGEST_WAIT_S, unless ``hurry``.
         """
         deadline = time.monotonic() + LONGEST_WAIT_S
         with self._changed:
             while self._waiting and time.monotonic() < deadline:
-                if self.trouble or self._failure or hurry():
+                if self.error or self._failure or hurry():
                     break
                 self._changed.wait(0.2)
             if self._in_flight and time.monotonic() - self._in_flight_since > STUCK_AFTER_S:
-                self.trouble = f"the upload of {step_name(self._in_flight.step)} does not end"
-            if self._waiting and self.trouble:
+                self.error = f"the upload of {step_name(self._in_flight.step)} does not end"
+            if self._waiting and self.error:
                 self.missed += 1
             self._slow = self._slow or self._waiting is not None
             self._waiting = checkpoint
@@ -119,29 +125,29 @@ class CheckpointUploader:
 
     @property
     def failure(self) -> StorageFailed | None:
-        """Why the run must end, if it must: storage refuses for good, or too many checkpoints in a row missed it."""
+        """The error that must end the run: permanent, or after too many misses in a row. None if there is none."""
         if self._failure is not None:
             kind = RunTakenOver if isinstance(self._failure, OwnerChanged) else StorageFailed
             return kind(f"{self._failure}; {self._last_whole}")
         if self.missed > self._max_misses:
-            return StorageFailed(
-                f"{self.missed} checkpoints in a row missed storage: {self.trouble}; {self._last_whole}"
-            )
+            return StorageFailed(f"{self.missed} checkpoints in a row missed storage: {self.error}; {self._last_whole}")
         return None
 
     @property
-    def lag(self) -> str:
-        """What people should know about storage now; empty if uploads keep up."""
-        behind = f"{self.step - self.stored:,} steps are not stored"
-        if self.trouble:
+    def warning(self) -> str:
+        """A message about an outage or slow uploads, for people; empty if storage works."""
+        not_stored = f"{self.step - self.stored:,} steps are not stored"
+        if self.error:
             misses = f"{self.missed} of {self._max_misses} misses"
-            return f"storage is unavailable, training continues ({behind}, {misses}): {self.trouble}"
-        return f"uploads are slower than checkpoints: some are left out ({behind})" if self._slow else ""
+            return f"storage is unavailable, training continues ({not_stored}, {misses}): {self.error}"
+        return f"uploads are slower than checkpoints: some are skipped ({not_stored})" if self._slow else ""
 
-    def flush(self, seconds: float = LAST_PATIENCE_S, each: Callable[[], None] = no_callback) -> None:
-        """Wait until all that was put is on storage. Raises StorageFailed after so many seconds, and what ``each``
-        raises, which is called several times a second."""
-        deadline = time.monotonic() + seconds
+    def flush(self, timeout_s: float = LAST_TIMEOUT_S, each: Callable[[], None] = no_callback) -> None:
+        """Wait until no checkpoint waits or is in flight. Calls ``each`` several times a second.
+
+        Raises StorageFailed after the timeout or a permanent error, and what ``each`` raises.
+        """
+        deadline = time.monotonic() + timeout_s
         with self._changed:
             while self.busy and self._failure is None and time.monotonic() < deadline:
                 each()
@@ -149,22 +155,25 @@ class CheckpointUploader:
         if self._failure is not None:
             raise self.failure or StorageFailed(str(self._failure))
         if self.busy:
-            reason = self.trouble or "the upload is not done"
-            raise StorageFailed(f"the checkpoint was not stored within {seconds:.0f} s: {reason}; {self._last_whole}")
+            reason = self.error or "the upload is not done"
+            raise StorageFailed(f"the checkpoint was not stored within {timeout_s:.0f} s: {reason}; {self._last_whole}")
 
-    def close(self, state: str = "", patience_s: float = SHORT_PATIENCE_S, **more: Any) -> None:
-        """Stop the thread; write the last lines of metrics and the run's last ``state``. Raises StorageError."""
+    def close(self, state: str = "", timeout_s: float = SHORT_TIMEOUT_S, **fields: Any) -> None:
+        """Stop the thread. With a ``state``, also write the last metrics, and the state and ``fields`` to the status.
+
+        Raises StorageError.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(timeout=SHORT_PATIENCE_S + 1)
+        self._thread.join(timeout=SHORT_TIMEOUT_S + 1)
         if not state or self._failure is not None:
             return
-        self._log.flush(patience_s)
-        if not self._status_lock.acquire(timeout=max(patience_s, SHORT_PATIENCE_S)):
+        self._log.flush(timeout_s)
+        if not self._status_lock.acquire(timeout=max(timeout_s, SHORT_TIMEOUT_S)):
             raise StorageError(f"{self._run.folder}: an earlier write of the run's status has not ended", True)
         try:
-            self._run.with_retry_timeout(patience_s).set_status(state, self.step, **{**self._status_fields(), **more})
+            self._run.with_retry_timeout(timeout_s).set_status(state, self.step, **{**self._status_fields(), **fields})
         finally:
             self._status_lock.release()
 
@@ -188,31 +197,31 @@ class CheckpointUploader:
                 self._in_flight, self._in_flight_since = checkpoint, time.monotonic()
                 self._changed.notify_all()
             try:
-                if checkpoint is not None:  # curves and metrics first: a resumed run continues from the checkpoint
+                if checkpoint is not None:  # Metrics come first: a resumed run does not repeat steps before it.
                     self.before_each()
                 self._flush_log(checkpoint is not None)
                 if checkpoint is not None:
                     self._upload(checkpoint)
                 self._heartbeat(always=checkpoint is not None)
-            except Exception as error:  # a thread that dies silently would let training go on for days in vain
-                passing = isinstance(error, StorageError) and error.transient
+            except Exception as error:  # any error must reach the run; else it would continue without checkpoints
+                transient = isinstance(error, StorageError) and error.transient
                 with self._changed:
-                    self.trouble = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
+                    self.error = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
                     self._in_flight = None
-                    if not passing:
-                        known = error if isinstance(error, StorageError) else None
-                        self._failure = known or StorageError(self.trouble, transient=False)
+                    if not transient:
+                        storage_error = error if isinstance(error, StorageError) else None
+                        self._failure = storage_error or StorageError(self.error, transient=False)
                     elif self._waiting is None and checkpoint is not self._uploaded:
                         self._waiting = checkpoint
                     self._changed.notify_all()
                     if self._failure is not None:
                         return
                     self._changed.wait_for(lambda: self._closing, pause)
-                self._next_heartbeat = time.monotonic()  # so that an idle uploader, too, notices when storage is back
+                self._next_heartbeat = time.monotonic()  # so an idle uploader also notices when storage is available
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
             with self._changed:
-                pause, self.trouble, self._in_flight = FIRST_PAUSE_S, "", None
+                pause, self.error, self._in_flight = FIRST_PAUSE_S, "", None
                 self._slow = self._slow and self._waiting is not None
                 self._changed.notify_all()
 
@@ -223,14 +232,14 @@ class CheckpointUploader:
                 folder, checkpoint.files, before_each=lambda: self._heartbeat(always=False, check=True)
             )
         except StorageError as error:
-            if not error.transient and not isinstance(error, OwnerChanged):  # a full disk: do not leave it fuller
+            if not error.transient and not isinstance(error, OwnerChanged):  # perhaps the disk is full
                 with contextlib.suppress(StorageError):
                     checkpoints.delete_checkpoint(folder)
             raise
         with self._changed:
             self.stored, self.missed, self._uploaded = checkpoint.step, 0, checkpoint
-        for (place, name), content in checkpoint.pictures.items():
-            (self._run.folder / place).write(name, content)
+        for (folder_name, name), content in checkpoint.pictures.items():
+            (self._run.folder / folder_name).write(name, content)
         checkpoints.delete_incomplete(self._run.checkpoints)
         checkpoints.prune(
             self._run.checkpoints, self._keep, self._metric, checkpoint.step,
@@ -238,7 +247,10 @@ class CheckpointUploader:
         )  # fmt: skip
 
     def _heartbeat(self, always: bool, check: bool = False) -> None:
-        """Write the status if a heartbeat is due, or ``always``. Then, or on ``check``, verify that the run is ours."""
+        """Write the status if a heartbeat is due or ``always`` is true.
+
+        Before that, or if ``check`` is true, raise OwnerChanged if a newer attempt owns the run.
+        """
         due = always or time.monotonic() >= self._next_heartbeat
         if not due and not check:
             return
@@ -252,10 +264,10 @@ class CheckpointUploader:
     def _flush_log(self, now: bool) -> None:
         started = time.monotonic()
         if now or started >= self._next_flush:
-            self._log.flush(SHORT_PATIENCE_S)
-            took = time.monotonic() - started
-            # On an object store every flush writes the whole file: a long one is written less often.
-            self._next_flush = time.monotonic() + max(HEARTBEAT_S, 50 * took)
+            self._log.flush(SHORT_TIMEOUT_S)
+            duration = time.monotonic() - started
+            # On an object store every flush writes the whole file, so a large file is written less often.
+            self._next_flush = time.monotonic() + max(HEARTBEAT_S, 50 * duration)
 
     def _status_fields(self) -> dict[str, Any]:
         return {"owner": self._owner, "stored": self.stored, "restarts": self.restarts}

@@ -1,4 +1,4 @@
-"""What rank 0 does where a checkpoint is due: evaluate, pack the checkpoint, and hand it to the uploader."""
+"""Evaluates the state when a checkpoint is due, and gives the checkpoint to the uploader. On rank 0."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.run_directory import RunDirectory, step_name
-from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S, CheckpointUploader, PendingCheckpoint
+from infogan_ray.training.checkpoint_uploader import LAST_TIMEOUT_S, CheckpointUploader, PendingCheckpoint
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import Diverged
-from infogan_ray.training.run_evaluation import draw_pictures, evaluate_state
+from infogan_ray.training.run_evaluation import evaluate_state, render_pictures
 from infogan_ray.training.run_logger import RunLogger
 from infogan_ray.training.train_state import TrainState
 
 
 class Stopped(Exception):
-    """The run was asked to stop while something was being measured or stored."""
+    """Someone requested that the run stop, during an evaluation or upload."""
 
 
 class CheckpointWriter:
@@ -32,43 +32,44 @@ class CheckpointWriter:
         self.config, self.images, self.run, self.state = config, images, run, state
         self.uploader, self.log, self.stop, self.world_size = uploader, log, stop, world_size
         self.written_at = state.step
+        """Step of the last checkpoint."""
         self.evaluated = evaluated
-        """Whether the last checkpoint has its measurements."""
+        """Whether the last checkpoint has measurements."""
         self.diverged: Diverged | None = None
-        """A measurement that is not finite. It is raised when all ranks have halted."""
+        """Set if a measurement is not finite. ``finish`` raises it after all ranks have halted."""
 
     def evaluate_and_write(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Returns what was measured; nothing if the run was asked to stop meanwhile."""
+        """Evaluate the state, log the row and write a checkpoint. Returns what ``measure`` returns."""
         measured = self.measure()
-        self.log.log({**metrics, **measured})  # first, so that no line before a stored checkpoint can be lost
+        self.log.log({**metrics, **measured})  # first, so that a stored checkpoint has all metrics before it
         if self.diverged is None:
             self.write({**metrics, **measured}, evaluated=bool(measured))
         return measured
 
     def write(self, metrics: dict[str, Any], evaluated: bool) -> None:
-        """Hand the state to the uploader as a checkpoint, with pictures unless the run is asked to stop."""
+        """Give the state to the uploader as a checkpoint, with pictures unless the run must stop."""
         state = self.state
-        about = {
+        description = {
             "model": state.spec.to_dict(), "metrics": metrics, "seed": self.config.seed, "world_size": self.world_size
         }  # fmt: skip
-        files = checkpoints.serialize(state.step, state.model_tensors(), state.training_tensors(), about)
-        pictures = {} if self.stop() else draw_pictures(state, self.run)
+        files = checkpoints.serialize(state.step, state.model_tensors(), state.training_tensors(), description)
+        pictures = {} if self.stop() else render_pictures(state, self.run)
         self.log.tracking.show(state.step, pictures)
         self.uploader.put(PendingCheckpoint(state.step, files, pictures), hurry=self.stop)
         self.written_at, self.evaluated = state.step, evaluated
 
     def evaluate_last(self) -> None:
-        """Add measurements to the last checkpoint, which is whole and stays so. Raises Diverged, and Stopped."""
+        """Add measurements to the last checkpoint, which stays whole. Raises Diverged or Stopped."""
         measured = self.measure()
         if self.diverged is not None:
             raise self.diverged
         if not measured:
             raise Stopped
-        folder = self.run.with_retry_timeout(LAST_PATIENCE_S).checkpoints / step_name(self.state.step)
+        folder = self.run.with_retry_timeout(LAST_TIMEOUT_S).checkpoints / step_name(self.state.step)
         checkpoints.add_metrics(checkpoints.open_checkpoint(folder, verify=False), measured)
 
     def measure(self) -> dict[str, Any]:
-        """Measurements of the state; empty if the run was asked to stop meanwhile, or if one is not finite."""
+        """Evaluate the state. The result is empty if the run must stop, or if a measurement is not finite."""
         measured: dict[str, Any] = {}
         with contextlib.suppress(Stopped):
             measured = evaluate_state(self.state, self.images, self.config, self.check_stop)
@@ -79,6 +80,6 @@ class CheckpointWriter:
         return measured
 
     def check_stop(self) -> None:
-        """Raises Stopped if the run is asked to stop."""
+        """Raises Stopped if the run must stop."""
         if self.stop():
             raise Stopped

@@ -1,12 +1,15 @@
-"""Q's consistency on real images: a small move must not change what is seen.
+"""The consistency term: Q must predict the same codes for a real image and a slightly transformed copy of it.
 
-The bound is of generated images alone. Near its ceiling, two kinds of real images can still share a category. Half of
-the real batch becomes slightly transformed copies of the other half. Q is to say the same of both, to be sure, and to
-use all values as often as the prior does. Half of the generated images is transformed likewise, which D cannot use.
+The bound L_I uses generated images only. Two kinds of real images can share a category even when L_I is near its
+ceiling. With the term on, transformed copies of half of the real batch replace the other half. For discrete codes the
+term trains Q for three things: equal predictions for an image and its copy, low entropy of each prediction, and
+categories that are on average as frequent as in the prior. Half of the generated images are transformed too, so D
+cannot classify images by their transformation.
 
-This assumes that the moves lie within a kind: a digit turned by ten degrees is the same digit, a product photo too; an
-arrow's direction is not. Continuous codes may well stand for such moves, and are left alone unless asked for.
-Shapes: B rows of a batch, (B, C, H, W) images, (N, P) parameters of Q.
+The term assumes that a transformation does not change the kind of an image. That is true of a digit rotated by 10
+degrees. It is false if the direction of an arrow matters. Continuous codes may represent a transformation, so by
+default the term leaves them out.
+Shapes: B rows of a batch, images (B, C, H, W), affine transformations (B, 2, 3), Q's parameters (B, P).
 """
 
 from __future__ import annotations
@@ -25,32 +28,32 @@ from infogan_ray.models.priors.discrete import probabilities_on
 
 @dataclass(frozen=True)
 class ConsistencyConfig:
-    """The weight of the term, which is off at 0, its parts, and the moves that are to make no difference."""
+    """Weight of the consistency term, weights of its parts, and the transformations that must not change Q."""
 
     weight: float = 0.0
-    """In D's step, beside the adversarial loss and the bound; 1 is what the preset mnist_robust takes."""
+    """Weight of the term in D's loss; 0 turns it off. The preset mnist_robust uses 1."""
     entropy: float = 0.1
-    """Weight of Q's own uncertainty, in nats, within the term."""
+    """Weight of the mean entropy of Q's predictions, in nats, within the term."""
     balance: float = 1.0
-    """Weight of the distance between how often values are used and the prior."""
+    """Weight of the KL divergence of Q's mean prediction from the prior, in nats, within the term."""
     continuous: float = 0.0
-    """Weight of continuous codes within the term. Above 0 they are asked not to stand for the moves."""
+    """Weight of continuous codes within the term. Above 0, Q learns codes that do not depend on the transformation."""
     start: int = 300
-    """Step up to which the term is off: before that there is nothing to be consistent about."""
+    """The term is off up to this step, since Q's predictions mean little before."""
     full: int = 800
-    """Step from which it has its whole weight; in between it rises linearly."""
+    """The term has its full weight from this step on. Between start and full the weight rises linearly."""
     degrees: float = 10.0
-    """Turns of up to so many degrees."""
+    """Largest rotation, in degrees."""
     scale: float = 0.1
-    """Sizes from 1 - scale to 1 + scale."""
+    """Images are resized by factors from 1 - scale to 1 + scale."""
     shift: float = 0.06
-    """Shifts of up to so many image widths."""
+    """Largest shift, as a share of the image width."""
     shear: float = 0.0
-    """Slants of up to so many widths to the right or left per height, as between upright and slanted handwriting."""
+    """Largest horizontal shear, in widths per height. It slants upright handwriting, for example."""
     stretch: float = 0.0
-    """Widths from 1 - stretch to 1 + stretch, of the same height."""
+    """Widths are multiplied by 1 - stretch to 1 + stretch; heights stay the same."""
     flip: bool = False
-    """Half of them mirrored besides: for clothes, of which left and right make no difference, but not for digits."""
+    """Also mirror half of the transformed images. Use it if left and right do not matter, as for clothes."""
 
     def __post_init__(self) -> None:
         for name in ("weight", "entropy", "balance", "continuous"):
@@ -61,71 +64,76 @@ class ConsistencyConfig:
             raise UserError(
                 f"consistency.start is {self.start} and consistency.full is {self.full}; 0 <= start < full must hold"
             )
-        for name, most in (("degrees", 180.0), ("scale", 0.9), ("shift", 0.5), ("shear", 1.0), ("stretch", 0.9)):
-            if not 0 <= getattr(self, name) <= most:
-                raise UserError(f"consistency.{name} is {getattr(self, name)}; it must lie between 0 and {most:g}")
+        for name, limit in (("degrees", 180.0), ("scale", 0.9), ("shift", 0.5), ("shear", 1.0), ("stretch", 0.9)):
+            if not 0 <= getattr(self, name) <= limit:
+                raise UserError(f"consistency.{name} is {getattr(self, name)}; it must lie between 0 and {limit:g}")
 
     @property
-    def draws(self) -> int:
-        """How many numbers the moves of an image take."""
+    def num_random(self) -> int:
+        """The number of random numbers in one image's transformation."""
         return 4 + self.flip + (2 if self.shear or self.stretch else 0)
 
     def weight_at(self, step: int) -> float:
-        """The term's weight in the step after ``step`` steps."""
+        """The term's weight in the step that follows ``step`` finished steps."""
         return self.weight * min(1.0, max(0.0, (step - self.start) / (self.full - self.start)))
 
 
-def moves(draws: Tensor, config: ConsistencyConfig) -> Tensor:
-    """(N, 2, 3) maps from draws (``config.draws``, N) in [-1, 1].
+def affine_transformations(uniforms: Tensor, config: ConsistencyConfig) -> Tensor:
+    """Affine transformations (N, 2, 3) from random numbers ``uniforms`` (``config.num_random``, N) in [-1, 1].
 
-    The first four are those of ``affine_maps``. With ``flip`` a fifth mirrors where it is negative. With ``shear`` or
-    ``stretch`` the last two are the width and the slant.
+    ``affine_maps`` uses the first four rows. With ``flip``, the transformation mirrors if row five is negative. With
+    ``shear`` or ``stretch``, the last two rows are the stretch and the shear, which are applied first.
     """
-    maps = affine_maps(draws[:4], config.degrees, config.scale, config.shift)
+    maps = affine_maps(uniforms[:4], config.degrees, config.scale, config.shift)
     if config.shear or config.stretch:
-        width, slant = draws[-2:, :, None]
-        maps[:, :, 1] += config.shear * slant * maps[:, :, 0]
-        maps[:, :, 0] *= 1 + config.stretch * width
+        stretch, shear = uniforms[-2:, :, None]
+        maps[:, :, 1] += config.shear * shear * maps[:, :, 0]
+        maps[:, :, 0] *= 1 + config.stretch * stretch
     if config.flip:
-        maps[:, :, 0] *= draws[4].sign()[:, None]
+        maps[:, :, 0] *= uniforms[4].sign()[:, None]
     return maps
 
 
-def paired(real: Tensor, maps: Tensor) -> Tensor:
-    """Of (B, C, H, W): every other image, then their moved copies, then the last one if B is odd."""
+def with_copies(real: Tensor, maps: Tensor) -> Tensor:
+    """(B, C, H, W): every second real image, then the transformed copies of these images.
+
+    If B is odd, the last real image follows.
+    """
     half = len(real) // 2
-    first = real[0 : 2 * half : 2]
-    return torch.cat([first, transform(first, maps[:half]), real[2 * half :]])
+    originals = real[0 : 2 * half : 2]
+    return torch.cat([originals, transform(originals, maps[:half]), real[2 * half :]])
 
 
-def half_moved(drawn: Tensor, maps: Tensor) -> Tensor:
-    """(B, C, H, W) with the second half moved, in the same order."""
-    half = len(drawn) // 2
-    return torch.cat([drawn[:half].float(), transform(drawn[half:].float(), maps[half:])])
+def transform_half(generated: Tensor, maps: Tensor) -> Tensor:
+    """(B, C, H, W): the generated images in their order, with the second half transformed."""
+    half = len(generated) // 2
+    return torch.cat([generated[:half].float(), transform(generated[half:].float(), maps[half:])])
 
 
 def consistency_loss(spec: LatentSpec, q: Tensor, config: ConsistencyConfig) -> Tensor:
-    """The term in nats, a sum over codes, from what Q says (B, P) of ``paired`` images.
+    """The term in nats, a scalar summed over codes, from Q's parameters (B, P) for ``with_copies`` images.
 
-    For a discrete code with Q(c|x) of the first images and Q(c|x') of their copies:
-    -E sum_c Q(c|x) log Q(c|x') + entropy * E H(Q(c|x)) + balance * KL(E Q(c|x) || P(c)). For a uniform prior the last
-    is log k - H(E Q), as in regularised information maximisation (Gomes, Krause & Perona 2010); the first is the
-    self-augmented training of IMSAT (Hu et al. 2017), here with gradients through both sides.
-    For a continuous code: KL of what Q says of the two, ``Prior.divergence``.
+    A discrete code, with Q(c|x) for the originals and Q(c|x') for their copies, adds
+    -E sum_c Q(c|x) log Q(c|x') + entropy * E H(Q(c|x)) + balance * KL(E Q || P(c)). E Q is over originals and copies.
+    The first part is the self-augmented training of IMSAT (Hu et al. 2017), here with gradients through both factors.
+    For a uniform prior over k categories, the KL is log k - H(E Q). Regularised information maximisation (Gomes,
+    Krause & Perona 2010) has the same balance.
+    A continuous code adds ``continuous`` times the KL between Q for the original and Q for the copy
+    (``Prior.divergence``).
     """
     half = len(q) // 2
-    first, copies = spec.split_q(q[:half]), spec.split_q(q[half : 2 * half])
+    originals, copies = spec.split_q(q[:half]), spec.split_q(q[half : 2 * half])
     total = q.new_zeros(())
     for name, code in spec.items():
         if code.categories is not None:
-            log_one, log_other = code.log_probabilities(first[name]), code.log_probabilities(copies[name])
-            one = log_one.exp()
-            agree = -(one * log_other).sum(1).mean()
-            sure = -(one * log_one).sum(1).mean()
-            mean = (one.mean(0) + log_other.exp().mean(0)) / 2
+            log_q, log_q_copy = code.log_probabilities(originals[name]), code.log_probabilities(copies[name])
+            probabilities = log_q.exp()
+            cross_entropy = -(probabilities * log_q_copy).sum(1).mean()
+            entropy = -(probabilities * log_q).sum(1).mean()
+            mean = (probabilities.mean(0) + log_q_copy.exp().mean(0)) / 2
             prior = probabilities_on(code, mean.device)
-            balanced = (mean * (mean.clamp_min(1e-12).log() - prior.log())).sum()
-            total = total + agree + config.entropy * sure + config.balance * balanced
+            balance = (mean * (mean.clamp_min(1e-12).log() - prior.log())).sum()
+            total = total + cross_entropy + config.entropy * entropy + config.balance * balance
         elif config.continuous:
-            total = total + config.continuous * code.divergence(first[name], copies[name], spec.sigma).mean()
+            total = total + config.continuous * code.divergence(originals[name], copies[name], spec.sigma).mean()
     return total

@@ -1,23 +1,23 @@
-"""The contrastive regulariser of InfoGAN-CR: of two images that G draws, a third network is to see what they share.
+"""The contrastive term of InfoGAN-CR: a third network H predicts which code two generated images share.
 
-Lin, Thekumparampil, Fanti and Oh 2020, "InfoGAN-CR and ModelCentrality" (arXiv:1906.06034, section 3). Of a pair of
-latents one code, drawn anew for each pair, is the same and the others are not. G makes both images, and H, a network of
-its own, says which code it was. H and G both lower its cross-entropy, so that G makes what each code does something of
-its own, whatever the others are: the game is min over G, Q, H and max over D of V_GAN - lambda L_I + weight * L_c,
-where L_c is the cross-entropy in nats, log K where H is at a loss among K codes.
+Lin, Thekumparampil, Fanti & Oh 2020, "InfoGAN-CR and ModelCentrality" (arXiv:1906.06034, section 3). A pair is two
+latents that share the value of one code. The other codes differ. The shared code is sampled for each pair. G generates
+both images, and H predicts the shared code. H and G both minimise H's cross-entropy, so each code gets an effect that
+does not depend on the other codes. The objective is min over G, Q, H and max over D of
+V_GAN - lambda L_I + weight * L_c. L_c is the cross-entropy in nats. It is log K if H guesses among K codes.
 
-As in the authors' code (fjxmlzn/InfoGAN-CR): the noise is the same in both images; H learns by an Adam of its own at
-D's learning rate; the pairs serve nothing but this term. The gap is theirs ("progressive training"): at first the codes
-that are not shared lie far apart, which is easy to see, and later as chance has it. Theirs falls in one step, after
-which H begins anew; here it falls linearly, and H continues.
+As in the authors' code (fjxmlzn/InfoGAN-CR), both images of a pair have the same noise. H has its own Adam with D's
+learning rate. The pairs are used for this term only. The gap is the authors' "progressive training": at first the
+values of a code that is not shared are at least a gap apart, so that H can see the difference. Later they are
+independent. Their gap drops in one step, and H restarts then. Here the gap falls linearly, and H continues.
 
-What the paper does not have, since its codes are all uniform:
-- a Gaussian code's gap is one of the prior's share between the two values, which for a uniform prior is the paper's;
-- a categorical or Bernoulli code has no gap. Where it is not shared its two values always differ, whatever the gap is:
-  left to chance they would often be equal, and no H could say which code was shared. With ``discrete`` off such codes
-  take no part, and both images have the same value, as they have the same noise.
+The paper's codes are all uniform. For other codes this module adds two rules:
+- The gap of a Gaussian code is a share of the prior's probability. For a uniform prior it equals the paper's gap.
+- A categorical or Bernoulli code has no gap. If it is not shared, its two values always differ. Random values would
+  often be equal, and then H could not find the shared code. With ``discrete`` off, discrete codes do not take part,
+  and both images of a pair have the same value.
 
-Shapes: B pairs, L width of a latent, K codes that take part, (B, 2C, H, W) a pair's two images stacked on channels.
+Shapes: B pairs, latents (B, L), K codes that take part, (B, 2C, H, W) the two images of a pair, stacked on channels.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from infogan_ray.models.networks import ModelSpec, frozen, initialise, recogniti
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """The weight of the term, which is off at 0, when it begins, and the gap's course."""
+    """Weight of the contrastive term, its first step, and the schedule of the gap."""
 
     weight: float = 0.0
-    """In G's step, beside the adversarial loss and the bound; the paper's authors take 1 to 3."""
+    """Weight of the term in G's loss; 0 turns it off. The paper's authors use 1 to 3."""
     start: int = 1000
-    """Step up to which there are no pairs: G has first to make images in which something can be seen."""
+    """The term is off up to this step. G must first generate images that show something."""
     gap: float = 0.95
-    """At the start, the least share of a continuous prior that lies between the two values of a code that is not
-    shared: 0.95 is the paper's 1.9 for U(-1, 1)."""
+    """Smallest share of a continuous prior between the two values of a code that is not shared. It applies when the
+    term starts. For U(-1, 1), 0.95 is the paper's gap of 1.9."""
     gap_end: float = 0.0
-    """The same in the end."""
+    """The gap after gap_steps steps."""
     gap_steps: int = 2000
-    """Steps from the start over which it falls from the one to the other, linearly."""
+    """Number of steps in which the gap falls linearly from gap to gap_end."""
     discrete: bool = True
-    """Whether categorical and Bernoulli codes take part; if not, both images of a pair have the same value."""
+    """Whether categorical and Bernoulli codes take part. If not, both images of a pair have the same value."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):
@@ -61,59 +61,65 @@ class ContrastiveConfig:
                 f"contrastive.gap is {self.gap} and contrastive.gap_end is {self.gap_end}; "
                 "0 <= gap_end <= gap < 1 must hold"
             )
-        for name, least in (("start", 0), ("gap_steps", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"contrastive.{name} is {getattr(self, name)}; it must be at least {least}")
+        for name, minimum in (("start", 0), ("gap_steps", 1)):
+            if getattr(self, name) < minimum:
+                raise UserError(f"contrastive.{name} is {getattr(self, name)}; it must be at least {minimum}")
 
     def codes(self, spec: LatentSpec) -> tuple[str, ...]:
-        """The names of the codes that take part. Raises UserError where the term is on and they are less than two."""
+        """The names of the codes that take part. Raises UserError if the term is on and fewer than two take part."""
         names = tuple(name for name, code in spec.items() if self.discrete or code.categories is None)
         if self.weight and len(names) < 2:
-            which = "codes" if self.discrete else "continuous codes (contrastive.discrete is off)"
+            kind = "codes" if self.discrete else "continuous codes (contrastive.discrete is off)"
             raise UserError(
-                f"contrastive.weight is {self.weight:g}, which needs two {which} or more, and codes is '{spec}'; "
-                f"add some, for example uniform=2, or leave contrastive.weight at 0"
+                f"contrastive.weight is {self.weight:g}, which needs two {kind} or more, and codes is '{spec}'; "
+                f"add some, for example uniform=2, or set contrastive.weight to 0"
             )
         return names
 
     def gap_at(self, step: int) -> float:
-        """The gap in the step after ``step`` steps."""
-        left = 1 - min(1.0, max(0.0, (step - self.start) / self.gap_steps))
-        return self.gap_end + (self.gap - self.gap_end) * left
+        """The gap in the step that follows ``step`` finished steps."""
+        remaining = 1 - min(1.0, max(0.0, (step - self.start) / self.gap_steps))
+        return self.gap_end + (self.gap - self.gap_end) * remaining
 
 
 class Pairs(NamedTuple):
-    """Latents (B, L) of each pair's two images, and the number of the code that they share, 0 to K - 1, (B,)."""
+    """Two latents (B, L) for each pair, and the index (B,) of the shared code, 0 to K - 1."""
 
     first: Tensor
     second: Tensor
     shared: Tensor
 
-    def rows(self, part: slice) -> Pairs:
-        return Pairs(self.first[part], self.second[part], self.shared[part])
+    def rows(self, indices: slice) -> Pairs:
+        return Pairs(self.first[indices], self.second[indices], self.shared[indices])
 
     def images(self, generate: nn.Module) -> Tensor:
-        """(B, 2C, H, W): one pass of G, so that nothing in its batch norm tells the first images from the second."""
+        """The generated images, (B, 2C, H, W).
+
+        G generates all of them in one pass. All get the same batch-norm statistics, which H cannot use.
+        """
         return torch.cat(generate(torch.cat([self.first, self.second])).chunk(2), 1)
 
 
-def draw_pairs(
+def sample_pairs(
     spec: LatentSpec, codes: tuple[str, ...], gap: float | Tensor, n: int, generator: torch.Generator
 ) -> Pairs:
-    """``n`` pairs that share one of ``codes`` each, and besides it the noise and all codes that take no part."""
+    """Sample ``n`` pairs. Each shares one of ``codes``, the noise, and every code that is not in ``codes``."""
     shared = torch.randint(len(codes), (n,), generator=generator, device=generator.device)
     first = [spec.sample_noise(n, generator)]
     second = list(first)
     for name, code in spec.items():
-        alike, (one, other) = code.sample(n, generator), code.sample_apart(n, gap, generator)
-        same = shared == codes.index(name) if name in codes else torch.ones_like(shared, dtype=torch.bool)
-        first.append(torch.where(same[:, None], alike, one))
-        second.append(torch.where(same[:, None], alike, other))
+        same_value, (value, other_value) = code.sample(n, generator), code.sample_apart(n, gap, generator)
+        is_shared = shared == codes.index(name) if name in codes else torch.ones_like(shared, dtype=torch.bool)
+        first.append(torch.where(is_shared[:, None], same_value, value))
+        second.append(torch.where(is_shared[:, None], same_value, other_value))
     return Pairs(torch.cat(first, 1), torch.cat(second, 1), shared)
 
 
 class PairDiscriminator(nn.Module):
-    """H: logits (B, K) of which code the two images of a pair share, from (B, 2C, H, W). D's trunk, and Q's head."""
+    """H: predicts the shared code of a pair, as logits (B, K), from its images (B, 2C, H, W).
+
+    H has the architecture of D's trunk and Q's head.
+    """
 
     def __init__(self, spec: ModelSpec, codes: int) -> None:
         super().__init__()
@@ -125,32 +131,32 @@ class PairDiscriminator(nn.Module):
         return self.head(self.trunk(stacked)).float()
 
 
-class Contrast:
-    """H, its Adam, and what a step does with them. H's weights come from torch's global generator."""
+class ContrastiveTerm:
+    """H, its Adam and their part of a training step. torch's global generator initialises H's weights."""
 
     def __init__(self, spec: ModelSpec, config: ContrastiveConfig, device: torch.device) -> None:
         self.config, self.codes = config, config.codes(spec.latents)
         self.discriminator = PairDiscriminator(spec, len(self.codes)).to(device)
         self.compare: nn.Module = self.discriminator
-        """H as it is trained: under several ranks, what averages its gradients."""
+        """H for ``learn``. With several ranks it is the DistributedDataParallel wrapper, which averages gradients."""
         self.adam: torch.optim.Adam
-        """H's own, which ``learn`` uses; the training state makes it."""
+        """H's optimiser for ``learn``; TrainState sets it."""
 
-    def draw(self, spec: LatentSpec, gap: float | Tensor, n: int, generator: torch.Generator) -> Pairs:
-        """``n`` pairs; ``spec`` has the priors in use."""
-        return draw_pairs(spec, self.codes, gap, n, generator)
+    def sample_pairs(self, spec: LatentSpec, gap: float | Tensor, n: int, generator: torch.Generator) -> Pairs:
+        """Sample ``n`` pairs; ``spec`` has the priors in use."""
+        return sample_pairs(spec, self.codes, gap, n, generator)
 
     def step(self, pairs: Pairs, generate: nn.Module, weight: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-        """H learns on pairs that G makes; then what G is to lower, against H as it is now, and ``learn``'s metrics."""
+        """Update H on generated pairs. Returns G's loss from the updated H, and the metrics of ``learn``."""
         stacked = pairs.images(generate)
         metrics = self.learn(stacked, pairs.shared, weight)
-        return self.term(stacked, pairs.shared), metrics
+        return self.loss(stacked, pairs.shared), metrics
 
     def learn(self, stacked: Tensor, shared: Tensor, weight: float = 1.0) -> dict[str, Tensor]:
-        """One update of H on pairs of images (B, 2C, H, W), which get no gradient of it, and what they share (B,).
+        """Update H once on image pairs (B, 2C, H, W) and shared codes (B,). No gradient reaches the images.
 
-        Returns ``contrastive_loss``, in nats, and ``contrastive_accuracy``, the share of pairs whose shared code is
-        named, both from before the update. ``weight`` is a rank's, as in ``train_step``.
+        Returns two metrics from before the update. ``contrastive_loss`` is in nats. ``contrastive_accuracy`` is the
+        share of pairs whose shared code H predicts. ``weight`` is that of a ``Microbatch``.
         """
         logits = self.compare(stacked.detach())
         loss = contrastive_loss(logits, shared)
@@ -160,12 +166,12 @@ class Contrast:
         accuracy = (logits.argmax(1) == shared).float().mean()
         return {"contrastive_loss": loss, "contrastive_accuracy": accuracy}
 
-    def term(self, stacked: Tensor, shared: Tensor) -> Tensor:
-        """The weighted cross-entropy of H, which stays as it is."""
+    def loss(self, stacked: Tensor, shared: Tensor) -> Tensor:
+        """The weighted cross-entropy for G's loss, a scalar in nats, with H frozen."""
         with frozen(self.discriminator):
             return self.config.weight * contrastive_loss(self.discriminator(stacked), shared)
 
 
 def contrastive_loss(logits: Tensor, shared: Tensor) -> Tensor:
-    """-E log H(shared | x, x') in nats, a mean over pairs (the paper's L_c, section 3), from logits (B, K)."""
+    """L_c = -E log H(shared | x, x') in nats, the mean over pairs, from logits (B, K) (Lin et al. 2020, section 3)."""
     return F.cross_entropy(logits, shared)

@@ -1,13 +1,13 @@
-"""Gradients over ranks: DistributedDataParallel as this training needs it, and what that sends at each step.
+"""Averages gradients over ranks with DistributedDataParallel (DDP), and computes how many bytes a step sends.
 
-D's gradients are averaged in D's step and G's in G's, each once. G's step uses D itself, with frozen weights, and not
-its DistributedDataParallel wrapper. The reduction of a bucket runs while backward computes the next one.
+D's gradients are averaged once, in D's step, and G's once, in G's step. In G's step D's weights are frozen, and D runs
+without its DDP wrapper. DDP reduces one bucket of gradients while backward computes the next one.
 """
 
 import inspect
 from typing import Any
 
-import torch  # no annotations from __future__: DDP checks those of its hooks, which must be classes
+import torch  # no ``from __future__ import annotations``: DDP requires classes as a hook's annotations
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -16,18 +16,18 @@ from infogan_ray.models.networks import ModelSpec
 from infogan_ray.training.contrastive import ContrastiveConfig, PairDiscriminator
 
 BYTES = {"fp32": 4, "bf16": 2}
-# PyTorch 2.13 gave the switch another name.
+# PyTorch 2.13 renamed this argument.
 PARAMETERS = inspect.signature(DistributedDataParallel).parameters
 SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in PARAMETERS else "broadcast_buffers"
 NO_BUFFER_SYNC: dict[str, Any] = {SYNC_BUFFERS: False}
 
 
 def distributed(module: nn.Module, wire: str = "fp32") -> DistributedDataParallel:
-    """A module whose gradients are means over all ranks, sent as ``wire`` (fp32 or bf16). A process group is needed.
+    """A module whose gradients are means over all ranks, sent as ``wire`` (fp32 or bf16). Needs a process group.
 
-    Weights are made equal here, once. Batch-norm buffers differ between ranks from then on; training does not read
-    them. Every parameter gets a gradient in every step, so DDP need not search for others, and ``static_graph`` would
-    save nothing. Gradients are views of the buckets that are sent, and are not copied there.
+    All ranks get rank 0's weights once, here. Batch-norm buffers then differ between ranks, but training does not read
+    them. Every parameter gets a gradient in every step. DDP therefore need not search for unused parameters, and
+    ``static_graph`` would save nothing. Gradients are views of the buckets, so DDP does not copy them.
     """
     wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True, **NO_BUFFER_SYNC)
     if wire == "bf16":
@@ -36,9 +36,9 @@ def distributed(module: nn.Module, wire: str = "fp32") -> DistributedDataParalle
 
 
 def mean_in_bf16(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """A bucket's mean over ranks, sent in half the bytes: each gradient keeps 8 significant bits.
+    """A DDP hook: the mean of a bucket over ranks, sent in bf16, with half the bytes and 8 significant bits.
 
-    PyTorch's own hook of this kind refuses a build without CUDA. Weights, moments and the update stay in float32.
+    PyTorch has a similar hook, which needs a build with CUDA. Weights, moments and the update stay in float32.
     """
     gradients = bucket.buffer()
     sent = (gradients / dist.get_world_size()).to(torch.bfloat16)
@@ -47,7 +47,7 @@ def mean_in_bf16(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Ten
 
 
 def gradient_bytes(spec: ModelSpec, wire: str, contrastive: ContrastiveConfig | None = None) -> dict[str, int]:
-    """Bytes that all gradients of each network take as they are sent: G, D with Q and, if it is on, H."""
+    """Bytes to send for all gradients, by network: G, D with Q and, if the contrastive term is on, H."""
     with torch.device("meta"):
         modules: dict[str, nn.Module] = dict(zip(("generator", "discriminator with Q"), spec.build(), strict=True))
         if contrastive is not None and contrastive.weight:

@@ -1,4 +1,4 @@
-"""What two JSON values do not have in common."""
+"""Finds the first difference between two JSON values."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def difference(old: Any, new: Any, path: str = "") -> str:
-    """The first difference of two JSON values in words; empty if there is none."""
+    """A sentence about the first difference between two JSON values; empty if they are equal."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in (*old, *(key for key in new if key not in old)):
             where = f"{path}.{key}" if path else str(key)
             if key not in old or key not in new:
-                return f"{where} is {'new' if key not in old else 'gone'}"
+                return f"{where} is {'new' if key not in old else 'missing'}"
             if found := difference(old[key], new[key], where):
                 return found
         return ""

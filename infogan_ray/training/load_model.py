@@ -1,4 +1,4 @@
-"""Open a trained model: a model folder, a run (its best checkpoint) or one checkpoint."""
+"""Opens a trained model: a model folder, a run (its best checkpoint) or one checkpoint."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def _warn(line: str) -> None:
 
 
 def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
-    """Open a model folder, a run (its best checkpoint) or one checkpoint, on a disk or in an object store, verified.
+    """Open and verify a model folder, a run (its best checkpoint) or one checkpoint, on disk or in an object store.
 
-    ``warn`` hears of broken checkpoints of a run, which are passed over. Raises UserError, naming the file, for
-    whatever is missing, broken or not safetensors.
+    Calls ``warn`` with a message for each broken checkpoint of a run, which is skipped. Raises UserError, with the
+    file's name, if a file is missing, broken or not safetensors.
     """
     folder, run = open_storage(path), None
     names = {entry.name for entry in folder.entries()}
     if not names:
-        what = "is a file" if folder.path_is_file else "does not exist"
-        raise UserError(f"model {folder} {what}; name a model folder, a run (STORAGE/NAME) or a checkpoint")
+        problem = "is a file" if folder.path_is_file else "does not exist"
+        raise UserError(f"model {folder} {problem}; name a model folder, a run (STORAGE/NAME) or a checkpoint")
     if "checkpoints" in names:
         run = RunDirectory(folder)
         metric = from_saved(run.read_config(), f"{folder}/{run.CONFIG}").metric
@@ -48,10 +48,12 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
         manifest.verify()
         description = manifest.read_json("config.json")
     else:
-        raise UserError(f"model {folder} holds neither config.json nor {checkpoints.STATE}; it is not a model of ours")
+        raise UserError(
+            f"model {folder} has neither config.json nor {checkpoints.STATE}; it is not a model of infogan_ray"
+        )
     try:
         spec = ModelSpec.from_dict(description["model"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, UserError) as error:
         raise UserError(f"model {folder}: {error}") from None
     model = InfoGAN.from_tensors(spec, manifest.read_tensors(checkpoints.MODEL), folder)
     if run is not None:

@@ -1,4 +1,4 @@
-"""The training loop, which yields metrics. torch only: no Ray, no files."""
+"""The training loop, a generator of metrics. torch only: no Ray, no files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from infogan_ray.training.step import Metrics
 from infogan_ray.training.step_inputs import Schedule
 from infogan_ray.training.train_state import TrainState
 
-HALT_EVERY = 10
+HALT_EVERY = 10  # on several GPUs, steps between two checks for a halt
 
 
 class Diverged(Exception):
-    """A loss, a gradient or a bound is no longer finite: the run has nothing more to gain."""
+    """A loss, a gradient or a bound is not finite. The run ends."""
 
     def __init__(self, step: int, quantity: str, value: float) -> None:
         super().__init__(f"{quantity} is {value} at step {step}")
@@ -28,12 +28,12 @@ class Diverged(Exception):
 
 
 def never_stop() -> bool:
-    """The default of ``halt``: nobody asks the training to stop."""
+    """The default of ``halt``: training runs to the last step."""
     return False
 
 
 Update = Callable[[TrainState, Tensor, Schedule, int, int, int], tuple[Metrics, Tensor]]
-"""Makes both updates of a step: takes and returns what ``train_on_batch`` does."""
+"""A function with the arguments and results of ``train_on_batch``, which updates D and G."""
 
 
 def train(
@@ -41,14 +41,15 @@ def train(
     rank: int = 0, world_size: int = 1, halt: Callable[[], bool] = never_stop,
     on_step: Callable[[], None] | None = None, update: Update = train_on_batch,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
-    """Train up to ``steps``; yield means over all ranks every ``log_every`` steps and where a checkpoint is due.
+    """Train up to ``steps``. Yield metrics every ``log_every`` steps and when a checkpoint is due.
 
-    Ends early, on all ranks at the same step, when ``halt`` is true on any. Raises Diverged when a metric is not
-    finite. The device is waited for only where metrics are read. ``on_step`` is called after each step.
+    Metrics are means over all ranks and over the steps since the last yield. If ``halt`` returns true on any rank, all
+    ranks end at the same step. Raises Diverged if a metric is not finite. Waits for the device only to read metrics.
+    Calls ``on_step`` after each step.
     """
     window: list[Metrics] = []
     started = time.monotonic()
-    # Ranks agree on a halt by a sum over all: at every step on a CPU, seldom on a GPU, which would have to wait for it.
+    # Ranks sum a flag to agree on a halt: at every step on a CPU, rarely on GPUs, which must wait for the result.
     agree_every = 1 if state.device.type == "cpu" or world_size == 1 else HALT_EVERY
     while state.step < steps:
         if state.step % agree_every == 0 and _any_rank(halt(), world_size, state.device):
@@ -71,9 +72,10 @@ def run_step(
     state: TrainState, images: Tensor, batch_size: int, steps: int, rank: int = 0, world_size: int = 1,
     update: Update = train_on_batch,
 ) -> Metrics:  # fmt: skip
-    """The next step of so many, from this rank's uint8 images (B, C, H, W) of the global batch: all that it changes.
+    """Make one complete step of a run of ``steps``, with this rank's uint8 images (B, C, H, W) of the global batch.
 
-    Returns detached scalars, those of ``train_step`` and of ``TrainState.after_step``. Nothing waits for the device.
+    Returns detached scalars: the metrics of ``train_step`` and of ``TrainState.after_step``. Does not wait for the
+    device.
     """
     state.set_learning_rates(steps)
     metrics, q_real = update(state, images, state.schedule(steps), batch_size, rank, world_size)
@@ -81,20 +83,20 @@ def run_step(
 
 
 def read_metrics(window: list[Metrics], weight: float, world_size: int, step: int) -> dict[str, float]:
-    """Means over all ranks and over the steps of a window, which ends with ``step``. Raises Diverged.
+    """Means of each metric over all ranks and over the steps of a window that ends with ``step``.
 
-    This is the one place that waits for the device.
+    Raises Diverged if a value is not finite. Only this function waits for the device.
     """
     names = list(window[0])
     rows = torch.stack([torch.stack([row[name] for name in names]) for row in window]) * weight
     if world_size > 1:
-        dist.all_reduce(rows)  # so that all ranks see a divergence at the same step
+        dist.all_reduce(rows)  # all ranks then raise Diverged for the same step
         rows /= world_size
-    *each, means = torch.cat([rows, rows.mean(0, keepdim=True)]).tolist()
-    for row, at in zip(each, range(step - len(window) + 1, step + 1), strict=True):
+    *step_rows, means = torch.cat([rows, rows.mean(0, keepdim=True)]).tolist()
+    for row, row_step in zip(step_rows, range(step - len(window) + 1, step + 1), strict=True):
         for name, value in zip(names, row, strict=True):
             if not math.isfinite(value):
-                raise Diverged(at, name, value)
+                raise Diverged(row_step, name, value)
     return dict(zip(names, means, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The model card: Markdown with the front matter that model hubs read."""
+"""The model card: Markdown with front matter for model hubs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLES = "samples.png"
 
 
 def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> str:
-    """Pictures, the codes with names and bounds, what was measured and how, limits, how it was made and is used."""
+    """The card's text: pictures, codes with names and bounds, measurements, limits, the training command and usage."""
     spec = model.spec
     size = f"{spec.image_size} x {spec.image_size} x {spec.channels}"
     parts = [
@@ -29,8 +29,8 @@ def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> st
         f"Images {size}, {metrics['step']:,} steps of batch {config.batch_size}, seed {config.seed}.",
         "## Codes",
         codes_table(model, metrics),
-        "Bound: L_I = H(c) + E[log Q(c|x)] in nats, on fresh codes. In the pictures, blue columns lie inside the "
-        "prior. Names were given by people, after looking; `infogan explore` is for that.",
+        "Bound: L_I = H(c) + E[log Q(c|x)] in nats, on newly sampled codes. In the pictures, blue columns lie inside "
+        "the prior. People choose the names of codes from the pictures, for example with `infogan explore`.",
         *_measured(metrics),
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(model, config, metrics)),
@@ -43,7 +43,7 @@ def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> st
 
 
 def front_matter(config: RunConfig, metrics: dict[str, Any]) -> str:
-    """YAML between dashes, as hubs read it: tags, the data, and what was measured."""
+    """The front matter: YAML between dashes, with tags, the data and measurements."""
     data = config.data
     results = [
         {"type": metric.name, "name": metric.sentence, "value": round(float(metrics[metric.name]), 4)}
@@ -51,20 +51,20 @@ def front_matter(config: RunConfig, metrics: dict[str, Any]) -> str:
         if metric.measured in (CHECKPOINT, END) and is_measured(metrics, metric.name)
     ]
     task = {"type": "unconditional-image-generation", "name": "Unconditional image generation"}
-    about: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "library_name": "infogan_ray",
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["infogan", "gan", "disentanglement", "clustering", "unsupervised", "pytorch"],
     }
-    named = data if data in SOURCES else None  # those that hubs know
-    if named:
-        about["datasets"] = [named]
+    hub_dataset = data if data in SOURCES else None  # hubs have the named datasets only
+    if hub_dataset:
+        fields["datasets"] = [hub_dataset]
     if results:
-        dataset = {"type": named or "images", "name": data}
-        about["model-index"] = [
+        dataset = {"type": hub_dataset or "images", "name": data}
+        fields["model-index"] = [
             {"name": f"InfoGAN on {data}", "results": [{"task": task, "dataset": dataset, "metrics": results}]}
         ]
-    return "---\n" + yaml.safe_dump(about, sort_keys=False, allow_unicode=True).strip() + "\n---"
+    return "---\n" + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).strip() + "\n---"
 
 
 def codes_table(model: InfoGAN, metrics: dict[str, Any]) -> str:
@@ -83,11 +83,11 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
     parts = []
     if "mi_bound" in metrics:
         share = metrics.get("mi_fraction")
-        more = "" if share is None else f", on average {share:.1%} of the ceilings"
-        parts.append(f"All codes together: {metrics['mi_bound']:.3f} nats{more}.")
+        percentage = "" if share is None else f", on average {share:.1%} of the ceilings"
+        parts.append(f"All codes together: {metrics['mi_bound']:.3f} nats{percentage}.")
     if "clustering_error" in metrics:
         parts += [
-            "### Agreement with labels (which training never saw)",
+            "### Agreement with labels (training does not use labels)",
             f"`{metrics['clustering_code']}` on the test set: {values_text(metrics, of_group(LABELLED))}.",
             *_categories(metrics),
         ]
@@ -97,15 +97,15 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
         parts += [
             "### How it sorts real images (measured without labels)",
             "\n".join(f"- `{m.name}` {m.text(metrics[m.name])}: {m.sentence}" for m in sorting),
-            "Each lies between 0 and 1; large is good.",
+            "Each value lies between 0 and 1; large is good.",
         ]
     if parts:
-        parts = ["## Measured", *parts, "Measure it again, in the folder of the model:\n\n```\ninfogan evaluate .\n```"]
+        parts = ["## Measured", *parts, "To measure again, run in the model's folder:\n\n```\ninfogan evaluate .\n```"]
     return parts
 
 
 def _categories(metrics: dict[str, Any]) -> list[str]:
-    """A table of what each category holds, if that was counted."""
+    """A table of the labels in each category, if they were counted."""
     rows = [[re.sub(r"([\\`*_<>\[\]|])", r"\\\1", cell) for cell in row] for row in category_rows(metrics)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return ["\n".join(["| category | test images | labels |", "|---|---|---|", *lines])] if lines else []
@@ -114,45 +114,46 @@ def _categories(metrics: dict[str, Any]) -> list[str]:
 def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[str]:
     spec = model.spec
     lines = [
-        f"It draws images like those of `{config.data}`, {spec.image_size} pixels wide, and reads others as if they "
-        "were such: what Q says of a picture of another kind means nothing.",
-        "A code means what the data made of it. A high bound says that Q reads it well, not that people would call it "
-        "one factor; two things that look alike can share a category.",
-        "Another seed may find other factors, or the same under another number.",
+        f"The model generates images like those of `{config.data}`, {spec.image_size} pixels wide. Q's predictions for "
+        "other kinds of images mean nothing.",
+        "Training chooses the meaning of a code. A high bound means that Q predicts the code well. It does not mean "
+        "that the code is one factor for people. Two kinds of images that look alike can share a category.",
+        "Another seed may find other factors, or the same factors under other numbers.",
     ]
     if "clustering_error" not in metrics:
-        lines.append("No labels were at hand: nothing was compared with them.")
+        lines.append("The data has no labels, so nothing was compared with labels.")
     elif metrics["clustering_error"] > 0.1:
         lines.append(
-            f"{metrics['clustering_error']:.0%} of the test images lie in a category of which most are something else."
+            f"{metrics['clustering_error']:.0%} of the test images do not have the most frequent label of their "
+            "category."
         )
     weak = [code for code, share in _shares(model, metrics).items() if share < 0.5]
     if weak:
-        lines.append(f"Q reads {', '.join(weak)} badly (less than half of the ceiling): expect little from it.")
+        lines.append(f"Q predicts {', '.join(weak)} badly: the bound is less than half of the ceiling.")
     if any(reaches_outside(code) for code in model.codes.values()):
-        lines.append("Outside the blue columns a continuous code is past what training drew.")
+        lines.append("Outside the blue columns, training did not use these values of a continuous code.")
     return lines
 
 
 def _shares(model: InfoGAN, metrics: dict[str, Any]) -> dict[str, float]:
-    """Bound over ceiling by code, where it was measured."""
+    """Bound divided by ceiling, for codes with a measured bound."""
     sigma = model.spec.latents.sigma
-    found = {}
+    shares = {}
     for name, code in model.codes.items():
         bound, ceiling = metrics.get(f"mi/{name}"), code.ceiling(sigma)
         if bound is not None and ceiling > 0:
-            found[name] = bound / ceiling
-    return found
+            shares[name] = bound / ceiling
+    return shares
 
 
 def _usage(model: InfoGAN) -> str:
     name, code = next(iter(model.codes.items()))
-    called = model.names.get(name, name)
+    display_name = model.names.get(name, name)
     return f"""```python
 import infogan_ray
 model = infogan_ray.load('.')
-images = model.sample(16, codes={{{called!r}: {code.examples[1]}}})   # uint8 (16, C, H, W)
-codes = model.encode(images)                       # what Q says of each image
+images = model.sample(16, codes={{{display_name!r}: {code.examples[1]}}})   # uint8 (16, C, H, W)
+codes = model.encode(images)                       # Q's prediction for each image
 ```
 
 ```

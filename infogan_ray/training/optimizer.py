@@ -1,4 +1,4 @@
-"""Adam for both networks: its configuration, how it is made, and how its learning rate is set."""
+"""Adam for all networks: configuration, construction and learning rates."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ WIRES = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam for both networks. D's step also trains Q: trunk, D head and Q head share its learning rate."""
+    """Adam's settings. D's step also trains Q: trunk, D head and Q head have the same learning rate."""
 
     lr_discriminator: float = 2e-4
     lr_generator: float = 1e-3
     beta1: float = 0.5
     beta2: float = 0.999
     ema_decay: float = 0.999
-    """Decay per step of the averaged generator; shorter in the first steps, so that it forgets where it started."""
+    """Decay per step of the averaged generator. It is smaller in the first steps, to remove the initial weights."""
     lr_decay: float = 0.0
-    """Share of all steps, the last ones, over which both learning rates fall linearly to 0."""
+    """Share of steps at the end of the run in which all learning rates fall linearly to 0."""
 
     wire: str = "fp32"
-    """What several workers send their gradients as: fp32, or bf16 for half the bytes at 8 significant bits."""
+    """Format of the gradients that workers send: fp32, or bf16 for half the bytes and 8 significant bits."""
 
     accumulate: int = 1
-    """Microbatches into which a worker splits its images of a step. They are computed one after another, each with
-    batch-norm statistics of its own. That takes less memory, and gradients are sent once for all."""
+    """Number of microbatches per worker and step. They are computed one after another, each with its own batch-norm
+    statistics. More microbatches need less memory. Workers send gradients once per step."""
 
     def decay(self, step: int, steps: int) -> float:
-        """What learning rates are multiplied by in the step after ``step`` of ``steps``."""
-        falling = self.lr_decay * steps
-        return min(1.0, (steps - step) / falling) if falling else 1.0
+        """The factor of all learning rates in the step that follows ``step`` of ``steps`` steps."""
+        decay_steps = self.lr_decay * steps
+        return min(1.0, (steps - step) / decay_steps) if decay_steps else 1.0
 
     def __post_init__(self) -> None:
         for name in ("lr_discriminator", "lr_generator"):
@@ -57,21 +57,21 @@ class OptimizerConfig:
 
 
 def make_adam(parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    """Fused Adam. On a GPU it can be recorded in a CUDA graph (``cuda_graph.py``).
+    """Fused Adam. On a GPU a CUDA graph can record it (``cuda_graph.py``).
 
-    A recorded step reads the learning rate from a tensor, so the rate is one there.
+    A recorded step reads the learning rate from a tensor. On a GPU the learning rate is therefore a tensor.
     """
-    given = list(parameters)
-    if not given[0].is_cuda:
-        return torch.optim.Adam(given, lr, betas, fused=True)
-    # The first steps are not recorded, which PyTorch would warn of.
+    tensors = list(parameters)
+    if not tensors[0].is_cuda:
+        return torch.optim.Adam(tensors, lr, betas, fused=True)
+    # PyTorch warns if steps are not recorded. The first steps are not.
     warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
-    rate = torch.tensor(lr, device=given[0].device)
-    return torch.optim.Adam(given, rate, betas, fused=True, capturable=True)
+    rate = torch.tensor(lr, device=tensors[0].device)
+    return torch.optim.Adam(tensors, rate, betas, fused=True, capturable=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """From the next step on."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)

@@ -1,7 +1,7 @@
-"""A trace of a few training steps: which operation ran when, on the CPU and on a GPU, by torch.profiler.
+"""Records a trace of a few training steps with torch.profiler: the times of all operations on the CPU and the GPU.
 
-``infogan train --profile`` makes it, on rank 0 alone. The trace is a gzipped JSON file of Chrome's format, which
-https://ui.perfetto.dev and chrome://tracing open as it is.
+``infogan train --profile`` records it on rank 0. The trace is a gzipped JSON file in Chrome's format. Open it with
+https://ui.perfetto.dev or chrome://tracing.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
 
-WARM_UP = 15  # steps before the recorded ones: in the first, buckets are rebuilt, kernels chosen, memory is allocated
-PROFILER_WARM_UP = 3  # the last of those, already under the profiler, whose own first steps are slow
+WARM_UP = 15  # steps before the recorded ones; the first steps rebuild buckets, choose kernels and allocate memory
+PROFILER_WARM_UP = 3  # the last steps of the warm-up run with the profiler, whose first steps are slow
 RECORDED = 5
-PATIENCE_S = 3.0  # for storage that is unavailable: training waits meanwhile
-PRIVATE_FIELDS = ("host_name", "traceName")  # names of a machine and its folders; others may be given the trace
+TIMEOUT_S = 3.0  # for a write to storage, while training waits
+PRIVATE_FIELDS = ("host_name", "traceName")  # names of the machine and its folders, removed because traces are shared
 
 
 class Profile:
-    """Records RECORDED steps after WARM_UP others, counted from ``step``, at which the state is."""
+    """Records RECORDED steps after WARM_UP steps. ``step`` is the number of steps that the state has made."""
 
     def __init__(self, step: int, device: torch.device) -> None:
         self.first, self.last = step + WARM_UP + 1, step + WARM_UP + RECORDED
         self.trace = b""
-        self._start, self._seen, self._missed = step, 0, False
+        self._start, self._steps, self._write_failed = step, 0, False
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
         self._profiler = profile(
-            activities=activities, record_shapes=True, on_trace_ready=self._take,
+            activities=activities, record_shapes=True, on_trace_ready=self._save_trace,
             schedule=schedule(wait=WARM_UP - PROFILER_WARM_UP, warmup=PROFILER_WARM_UP, active=RECORDED, repeat=1),
         )  # fmt: skip
         self._profiler.start()
 
     def step(self) -> None:
-        """A training step has ended."""
-        if self._seen < WARM_UP + RECORDED:
-            self._seen += 1
+        """Call this after each training step."""
+        if self._steps < WARM_UP + RECORDED:
+            self._steps += 1
             self._profiler.step()
 
-    def deliver(self, run: RunDirectory, again: bool) -> str:
-        """Store the trace once there is one; returns a line for people.
+    def store(self, run: RunDirectory, retry: bool) -> str:
+        """Store the trace if there is one. Returns a message for people, or an empty string.
 
-        If storage was unavailable, it is tried again where ``again`` is true, which should be seldom.
+        If storage was unavailable before, this tries again only if ``retry`` is true.
         """
-        if not self.trace or (self._missed and not again):
+        if not self.trace or (self._write_failed and not retry):
             return ""
-        folder, name = run.with_retry_timeout(PATIENCE_S).profile, trace_name(self.first)
+        folder, name = run.with_retry_timeout(TIMEOUT_S).profile, trace_name(self.first)
         try:
             folder.write(name, self.trace)
         except StorageError as error:
-            self._missed = True
-            return f"the trace is kept until the next checkpoint, as storage is unavailable: {error}"
-        self.trace, self._missed = b"", False
+            self._write_failed = True
+            return f"storage is unavailable, so the trace is stored at the next checkpoint: {error}"
+        self.trace, self._write_failed = b"", False
         fetch = "" if folder.is_local else "fetch it and "
         return (
             f"trace of steps {self.first:,} to {self.last:,} of rank 0: {folder}/{name}; {fetch}open it at "
@@ -66,27 +66,27 @@ class Profile:
         )
 
     def close(self, halted: bool = False) -> str:
-        """End the recording; returns a line for people if there is no trace, or none that is stored."""
-        if self._seen < WARM_UP + RECORDED:
+        """End the recording. Returns a message for people if no trace was recorded or stored."""
+        if self._steps < WARM_UP + RECORDED:
             self._profiler.stop()
-            seen, self._seen = self._seen, WARM_UP + RECORDED
+            steps, self._steps = self._steps, WARM_UP + RECORDED
             self.trace = b""
             advice = " before the run was stopped" if halted else "; give --steps more"
-            return f"no trace was made: it takes {WARM_UP + RECORDED} steps, and {seen} were made{advice}"
+            return f"no trace was made: it takes {WARM_UP + RECORDED} steps, and {steps} were made{advice}"
         return "the trace was not stored, and is lost" if self.trace else ""
 
-    def _take(self, profiler: profile) -> None:
-        if self._seen < WARM_UP + RECORDED:  # stopped too early
+    def _save_trace(self, profiler: profile) -> None:
+        if self._steps < WARM_UP + RECORDED:  # stopped too early
             return
-        with tempfile.TemporaryDirectory(prefix="infogan-profile-") as scratch:
-            path = Path(scratch) / "trace.json"
+        with tempfile.TemporaryDirectory(prefix="infogan-profile-") as folder:
+            path = Path(folder) / "trace.json"
             profiler.export_chrome_trace(str(path))
             trace = json.loads(path.read_text())
         for name in PRIVATE_FIELDS:
             trace.pop(name, None)
         for event in trace["traceEvents"]:
             if found := re.fullmatch(r"ProfilerStep#(\d+)", str(event.get("name"))):
-                event["name"] = f"step {self._start + int(found[1]) + 1}"  # as the run counts
+                event["name"] = f"step {self._start + int(found[1]) + 1}"  # the run's step number
         self.trace = gzip.compress(json.dumps(trace).encode())
 
 

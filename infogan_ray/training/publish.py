@@ -1,4 +1,4 @@
-"""The model folder, which ``pull`` fetches: weights, config, metrics, pictures and a model card, under a manifest."""
+"""The model folder: weights, config, metrics, pictures, a model card and a manifest. ``pull`` fetches it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ CATEGORIES = "categories.json"
 
 
 def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, Any]) -> dict[str, bytes]:
-    """The files of a model folder by name: the same bytes for the same checkpoint, metrics and names of codes."""
+    """The files of a model folder, by name. Equal checkpoints, metrics and code names give equal bytes."""
     spec = ModelSpec.from_dict(checkpoint.state["model"])
     weights = checkpoint.manifest.read(checkpoints.MODEL)
     tensors = manifests.parse_tensors(f"{checkpoint.folder}/{checkpoints.MODEL}", weights)
     model = InfoGAN.from_tensors(spec, tensors, checkpoint.folder)
-    with contextlib.suppress(ValueError):  # a broken file of names, which ``load`` names, must not cost a run its model
+    with contextlib.suppress(ValueError):  # the model matters more than a broken file of code names; ``load`` checks it
         model.names = read_names(checkpoint.folder.parent.parent, model.codes)
     metrics = {"step": checkpoint.step, **metrics}
     categories = metrics.pop("categories", {})
@@ -51,7 +51,7 @@ def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, An
 
 
 def _with_names(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> dict[str, bytes]:
-    """Those files of a model folder that show what the codes are called."""
+    """The files of a model folder that contain code names."""
     files = {CARD: model_card(model, config, metrics).encode()}
     if model.names:
         files[NAMES] = json.dumps(model.names, indent=1).encode()
@@ -59,25 +59,26 @@ def _with_names(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> d
 
 
 def name_codes(folder: Storage, names: Mapping[str, str]) -> dict[str, str]:
-    """Give names to codes of a model folder, a run or a run's checkpoint, and keep them there; returns all names.
+    """Set and save names for codes of a model folder, a run or a run's checkpoint. Returns all names.
 
-    An empty name takes one away. A model folder's card and pictures have them at once; what a run publishes or ``pull``
-    makes later has them, too. Raises UserError for a code or name that cannot be, BadCheckpoint for a broken folder.
+    An empty name deletes a name. Updates the card and pictures of the model folder, or of the run's model folder.
+    Models that the run or ``pull`` creates later also have the names. Raises UserError for an unknown code or an
+    invalid name, BadCheckpoint for a broken folder.
     """
     model = load(folder.uri)
-    chosen = check_names({**model.names, **names}, model.codes)
+    all_names = check_names({**model.names, **names}, model.codes)
     if is_model(folder):
-        _rename_in(folder, model, chosen)
-        return chosen
+        _rename_in(folder, model, all_names)
+        return all_names
     run = RunDirectory(folder.parent.parent if folder.parent.name == "checkpoints" else folder)
-    run.folder.write(NAMES, json.dumps(chosen, indent=1).encode())
+    run.folder.write(NAMES, json.dumps(all_names, indent=1).encode())
     if is_model(run.model):
-        _rename_in(run.model, load(run.model.uri), chosen)
-    return chosen
+        _rename_in(run.model, load(run.model.uri), all_names)
+    return all_names
 
 
 def is_model(folder: Storage) -> bool:
-    """Whether a folder is a model folder; a run has its manifests further down."""
+    """Whether a folder is a model folder. A run has its manifests in subfolders."""
     return folder.is_file(manifests.MANIFEST) and folder.is_file(CONFIG)
 
 
@@ -92,12 +93,12 @@ def _rename_in(folder: Storage, model: InfoGAN, names: dict[str, str]) -> None:
 def pull(
     run: RunDirectory, which: str, metric: str, config: RunConfig, destination: Path, warn: Callable[[str], None]
 ) -> Checkpoint:
-    """Fetch a checkpoint as a model folder: verified, written beside ``destination`` and renamed.
+    """Fetch and verify a checkpoint as a model folder. Writes it beside ``destination``, then renames it.
 
-    The run's own model folder is taken where it holds the chosen step, since its metrics are of all data. A
-    ``destination`` that holds the same model already is a success, as when many fetch at once, and is left as it is,
-    with the names that its codes were given there. Raises UserError for one that holds something else, BadCheckpoint
-    for content that is not what its name says.
+    If the run's model folder has the chosen checkpoint, ``pull`` fetches that folder, since its metrics are of all
+    data. If ``destination`` already has the same model, with its own code names, ``pull`` succeeds without changes.
+    So several processes can fetch at the same time. Raises UserError if ``destination`` has other content,
+    BadCheckpoint if a file's content does not match its type.
     """
     for tries_left in (2, 1, 0):
         chosen = checkpoints.choose(run.checkpoints, which, metric, warn, lower_is_better=lower_is_better(metric))
@@ -110,21 +111,21 @@ def pull(
     for name, content in files.items():
         check_content(name, content)
     if not _holds(destination, files, warn):
-        beside = open_storage(destination.parent) / f".{destination.name}.{uuid.uuid4().hex[:8]}"
+        temporary = open_storage(destination.parent) / f".{destination.name}.{uuid.uuid4().hex[:8]}"
         try:
-            manifests.write_with_manifest(beside, files)
+            manifests.write_with_manifest(temporary, files)
             try:
-                os.rename(beside.path, destination)
-            except OSError:  # another pull has been faster, or something else is there
+                os.rename(temporary.path, destination)
+            except OSError:  # another pull was faster, or ``destination`` has other content
                 if not _holds(destination, files, warn):
                     raise
         finally:
-            beside.delete_all()
+            temporary.delete_all()
     return chosen
 
 
 def _published(run: RunDirectory, chosen: Checkpoint, warn: Callable[[str], None]) -> dict[str, bytes] | None:
-    """The files of the run's model folder, if it is whole and of this checkpoint's very weights."""
+    """The files of the run's model folder, if it is whole and has this checkpoint's weights."""
     try:
         manifest = manifests.Manifest.load(run.model, required=(checkpoints.MODEL, CONFIG, METRICS, CARD))
         if manifest.files[checkpoints.MODEL] != chosen.manifest.files[checkpoints.MODEL]:
@@ -133,15 +134,15 @@ def _published(run: RunDirectory, chosen: Checkpoint, warn: Callable[[str], None
     except manifests.IncompleteCheckpoint:
         return None
     except manifests.BadCheckpoint as error:
-        warn(f"passed over: {error}")
+        warn(f"skipped: {error}")
         return None
 
 
 def _holds(destination: Path, files: dict[str, bytes], warn: Callable[[str], None]) -> bool:
-    """Whether a folder is the very model, whole. Raises UserError if it is something else."""
+    """Whether a folder exists and has this model, whole. Raises UserError if it has other content."""
     if not os.path.lexists(destination):
         return False
-    what = "is something else"
+    problem = "is not a whole model folder"
     try:
         manifest = manifests.Manifest.load(
             open_storage(destination), required=(checkpoints.MODEL, CONFIG, METRICS, CARD)
@@ -150,16 +151,16 @@ def _holds(destination: Path, files: dict[str, bytes], warn: Callable[[str], Non
         if found == files:
             return True
         if found[checkpoints.MODEL] == files[checkpoints.MODEL]:
-            warn(f"{destination} holds this model already, and is left as it is, with its names, figures and card")
+            warn(f"{destination} has this model already, so its names, metrics and card stay unchanged")
             return True
-        what = "holds another model"
+        problem = "has another model"
     except (manifests.BadCheckpoint, StorageError):
         pass
-    raise UserError(f"destination {destination} exists and {what}; name another folder")
+    raise UserError(f"destination {destination} exists and {problem}; name another folder")
 
 
 def check_content(name: str, content: bytes) -> None:
-    """Raises BadCheckpoint, by name, unless a file of a model folder is of the kind that its ending says."""
+    """Check a file of a model folder. Raises BadCheckpoint if its content does not match the ending of its name."""
     ending = name.rpartition(".")[2]
     if ending == "safetensors":
         manifests.parse_tensors(name, content)

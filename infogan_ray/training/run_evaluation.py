@@ -1,4 +1,4 @@
-"""Measurements and pictures of a run: at each checkpoint, and of its best one in the end. No files, no Ray."""
+"""Measurements and pictures at each checkpoint, and of the best checkpoint at the end. No files, no Ray."""
 
 from __future__ import annotations
 
@@ -22,60 +22,71 @@ from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_state import TrainState
 
 
-def evaluate_state(state: TrainState, images: ImageSet, config: RunConfig, each: Callable[[], None]) -> dict[str, Any]:
-    """The bound on fresh codes, and agreement with the first ``evaluation.labelled`` labels where there are any.
+def evaluate_state(
+    state: TrainState, images: ImageSet, config: RunConfig, before_batch: Callable[[], None]
+) -> dict[str, Any]:
+    """The bound on newly sampled codes, and agreement with the first ``evaluation.labelled`` labels if there are any.
 
-    Also how Q sorts real images, where that is asked for (``evaluation.sorting``) or decides which checkpoint is best.
+    Also the scores of ``measure_sorting``, if ``evaluation.sorting`` is on or the run's metric is one of them.
+    ``before_batch`` is called before each batch, and may raise to stop the evaluation.
     """
     latents, generator = state.spec.latents, state.averaged_generator()
-    with state.autocast():  # takes half the time with bf16; the best checkpoint is measured again in fp32 at the end
-        metrics: dict[str, Any] = measure_bound(latents, generator, state.discriminator, config.evaluation, each)
+    with state.autocast():  # bf16 halves the time. The end of the run measures the best checkpoint again in fp32.
+        metrics: dict[str, Any] = measure_bound(
+            latents, generator, state.discriminator, config.evaluation, before_batch
+        )
         if config.evaluation.sorting or is_in_group(config.metric, SORTING):
-            metrics |= measure_sorting(latents, state.discriminator, images.images, each)[0]
-        metrics |= measure_agreement(latents, state.discriminator, images, each, most=config.evaluation.labelled)
+            metrics |= measure_sorting(latents, state.discriminator, images.images, before_batch)[0]
+        metrics |= measure_agreement(
+            latents, state.discriminator, images, before_batch, limit=config.evaluation.labelled
+        )
     return metrics
 
 
 def evaluate_checkpoint(
-    model: InfoGAN, images: ImageSet, config: RunConfig, device: torch.device, each: Callable[[], None]
+    model: InfoGAN, images: ImageSet, config: RunConfig, device: torch.device, before_batch: Callable[[], None]
 ) -> dict[str, Any]:  # fmt: skip
-    """A saved checkpoint's bound, image quality, sorting of real images, and agreement with labels if there are any.
+    """A checkpoint's bound, image quality, sorting of real images, and agreement with labels if there are any.
 
-    All are in fp32, as in ``infogan evaluate``. Only training images, whose labels name the categories, are read in the
-    precision of training. ``categories`` has Q's categories of a fixed sample of real images, by code: models are
-    compared by it.
+    Everything runs in fp32, as in ``infogan evaluate``, with one exception. Q's categories of training images, which
+    give each category its label, are computed in the precision of training. ``categories`` has, by code, Q's
+    categories of a fixed sample of real images. It serves to compare models.
     """
     latents, generator, discriminator = model.spec.latents, model.generator.to(device), model.discriminator.to(device)
-    metrics: dict[str, Any] = measure_bound(latents, generator, discriminator, config.evaluation, each)
-    metrics |= measure_image_quality(latents, generator, images.images, each)
-    scores, categories = measure_sorting(latents, discriminator, images.images, each)
+    metrics: dict[str, Any] = measure_bound(latents, generator, discriminator, config.evaluation, before_batch)
+    metrics |= measure_image_quality(latents, generator, images.images, before_batch)
+    scores, categories = measure_sorting(latents, discriminator, images.images, before_batch)
     metrics |= {**scores, "categories": categories}
-    in_training = autocast(device, resolve_precision(config.precision, device))
-    return metrics | measure_agreement(latents, discriminator, images, each, naming=in_training)
+    training = autocast(device, resolve_precision(config.precision, device))
+    return metrics | measure_agreement(latents, discriminator, images, before_batch, training_precision=training)
 
 
 def measure_agreement(
-    latents: LatentSpec, discriminator: Discriminator, images: ImageSet, each: Callable[[], None] = no_callback, *,
-    most: int | None = None, naming: AbstractContextManager[Any] | None = None,
+    latents: LatentSpec, discriminator: Discriminator, images: ImageSet,
+    before_batch: Callable[[], None] = no_callback, *,
+    limit: int | None = None, training_precision: AbstractContextManager[Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """``measure_clustering`` with at most ``most`` labels, and the classes' names if known; empty without labels."""
+    """``measure_clustering`` with at most ``limit`` training labels, and the class names if known.
+
+    Empty without labels. ``training_precision`` is the context for the categories of training images.
+    """
     if images.labels is None or images.test_images is None or images.test_labels is None:
         return {}
-    found = measure_clustering(
-        latents, discriminator, images.images[:most], images.labels[:most], images.test_images, images.test_labels,
-        each, naming,
+    metrics = measure_clustering(
+        latents, discriminator, images.images[:limit], images.labels[:limit], images.test_images, images.test_labels,
+        before_batch, training_precision,
     )  # fmt: skip
-    if found and images.classes is not None:
-        found["classes"] = list(images.classes)
-    return found
+    if metrics and images.classes is not None:
+        metrics["classes"] = list(images.classes)
+    return metrics
 
 
-def draw_pictures(state: TrainState, run: RunDirectory) -> dict[tuple[str, str], bytes]:
-    """PNG files by folder and file name: samples, and one traversal per code."""
+def render_pictures(state: TrainState, run: RunDirectory) -> dict[tuple[str, str], bytes]:
+    """PNG files by (folder name, file name): 64 samples, and one traversal per code."""
     generator, latents = state.averaged_generator(), state.spec.latents
     with torch.inference_mode():
-        draws = latents.sample(64, torch.Generator(state.device).manual_seed(0))
-        samples = tile(to_bytes(generator(draws)).cpu(), columns=8, scale=2)
+        inputs = latents.sample(64, torch.Generator(state.device).manual_seed(0))
+        samples = tile(to_bytes(generator(inputs)).cpu(), columns=8, scale=2)
     pictures = {(run.samples.name, sample_picture_name(state.step)): png(samples)}
     for name in latents.names:
         picture = draw(traverse(latents, generator, name))

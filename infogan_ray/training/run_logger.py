@@ -1,4 +1,4 @@
-"""What rank 0 writes about a run as it trains: metrics.jsonl, the trackers' curves, and lines for people."""
+"""Logs a run on rank 0: metrics.jsonl, the trackers' curves, and status messages for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infogan_ray.training.tracking.tracking import Tracking
 
 
 class RunLogger:
-    """Passes metrics and pictures on; nothing here waits for storage or a tracker, except ``tracking.close``."""
+    """Sends metrics and pictures to the uploader and the trackers. Waits for neither, except in ``tracking.close``."""
 
     def __init__(
         self, config: RunConfig, run: RunDirectory, step: int, uploader: CheckpointUploader, graphed: GraphedStep | None
@@ -28,10 +28,10 @@ class RunLogger:
         self.tracking.log(metrics)
 
     def pop_status(self) -> str:
-        """What changed about storage since this was last called; else about the CUDA graph, or about a tracker."""
-        now = (bool(self._uploader.trouble), self._uploader.missed)
-        if now == self._reported:
-            recorded = self._graphed.pop_status() if self._graphed is not None else ""
-            return recorded or self.tracking.pop_status()
-        self._reported = now
-        return self._uploader.lag or f"storage is available again; step {self._uploader.stored:,} is stored"
+        """A message about storage if its state changed since the last call; else about the CUDA graph or trackers."""
+        storage_state = (bool(self._uploader.error), self._uploader.missed)
+        if storage_state == self._reported:
+            graph_status = self._graphed.pop_status() if self._graphed is not None else ""
+            return graph_status or self.tracking.pop_status()
+        self._reported = storage_state
+        return self._uploader.warning or f"storage is available again; step {self._uploader.stored:,} is stored"

@@ -1,6 +1,6 @@
-"""What one training step reads: images, latents, random numbers, and the weights that follow a schedule.
+"""The inputs of a training step: images, latents, random numbers, and the numbers of the schedule.
 
-Shapes: B rows, (B, C, H, W) images, (B, L) latents.
+Shapes: B rows, images (B, C, H, W), latents (B, L).
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ from torch import Tensor
 from infogan_ray.data.feeds.memory import share
 from infogan_ray.training.contrastive import Pairs
 
-Number = float | Tensor  # Python's, or a scalar on the device
+Number = float | Tensor  # a Python float, or a scalar tensor on the device
 
 
 class Schedule(NamedTuple):
-    """What changes with the number of the step; None for what is off."""
+    """The numbers that depend on the step. A part that is off is None."""
 
     lambdas: Mapping[str, Number]
-    """Weights of the bound by code name."""
+    """The bound's weights, by code name."""
     consistency: Number
     """Weight of the consistency term."""
     noise: Number | None = None
     """Standard deviation of instance noise."""
     gap: Number | None = None
-    """Of the contrastive term's pairs."""
+    """The gap of the contrastive term's pairs."""
     has_r1: bool = False
     """Whether this step has the R1 penalty."""
 
 
 class StepNoise(NamedTuple):
-    """Random numbers of a step beside its latents, for this rank's B rows; None for what is off."""
+    """A step's random numbers other than its latents, for this rank's B rows. A part that is off is None."""
 
     transformations: Tensor | None = None
     """(B, 2, 3) affine transformations of the consistency term."""
     pairs: Pairs | None = None
-    """Latents of the contrastive term."""
+    """Pairs of latents for the contrastive term."""
     instance_noise: Tensor | None = None
-    """(2B, C, H, W), added to all that D sees: B rows for real images, B for generated ones."""
+    """(2B, C, H, W), added to D's inputs: B rows for real images, then B rows for generated images."""
     signs: Tensor | None = None
-    """(B,) for R1."""
+    """(B,), -1 or 1, for R1."""
 
-    def rows(self, some: slice) -> StepNoise:
-        """Those of some of the B rows."""
+    def rows(self, indices: slice) -> StepNoise:
+        """The numbers for some of the B rows."""
         transformations, pairs, noise, signs = self
         return StepNoise(
-            None if transformations is None else transformations[some],
-            None if pairs is None else pairs.rows(some),
-            None if noise is None else noise.unflatten(0, (2, -1))[:, some].flatten(0, 1),
-            None if signs is None else signs[some],
+            None if transformations is None else transformations[indices],
+            None if pairs is None else pairs.rows(indices),
+            None if noise is None else noise.unflatten(0, (2, -1))[:, indices].flatten(0, 1),
+            None if signs is None else signs[indices],
         )
 
 
 class Microbatch(NamedTuple):
-    """This rank's rows of the global batch or, with gradient accumulation, some of them."""
+    """This rank's rows of the global batch. With gradient accumulation, some of these rows."""
 
     images: Tensor
     """uint8 (B, C, H, W)."""
@@ -63,11 +63,11 @@ class Microbatch(NamedTuple):
     """(B, L)."""
     noise: StepNoise = StepNoise()
     weight: float = 1.0
-    """B over the mean number of rows of a rank. Gradients, summed over microbatches and averaged over ranks, are then
-    the mean over all rows."""
+    """B divided by the mean number of rows of a rank. Gradients are multiplied by it, summed over microbatches and
+    averaged over ranks. The result is the mean over all rows."""
 
     def split(self, count: int) -> list[Microbatch]:
-        """So many microbatches of nearly the same size."""
+        """Split into ``count`` microbatches of nearly equal size."""
         if count == 1:
             return [self]
         rows = len(self.images)

@@ -9,7 +9,7 @@ from infogan_ray.training.config import RunConfig, preset
 
 
 def train_command(config: RunConfig) -> str:
-    """The command that repeats this run, with every field that differs from the preset's."""
+    """The command that repeats this run, with a flag for every field that differs from its preset or default."""
     base = preset(config.preset) if config.preset else RunConfig()
     words = ["infogan", "train", *(["--preset", config.preset] if config.preset else [])]
     words += _flags(config.to_dict(), base.to_dict(), "--")

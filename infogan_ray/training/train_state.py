@@ -1,6 +1,6 @@
-"""The training state: networks, optimisers and the step; a step's random numbers; the tensors of a checkpoint.
+"""The training state: networks, optimisers and step number. Also a step's random numbers and a checkpoint's tensors.
 
-torch only: no Ray, no files. Shapes: B this rank's rows of the global batch, (B, C, H, W) images, (B, L) latents.
+torch only: no Ray, no files. Shapes: B this rank's rows of the global batch, images (B, C, H, W), latents (B, L).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from infogan_ray import UserError
-from infogan_ray.data.augmentation import AugmentationConfig, augment, draw
+from infogan_ray.data.augmentation import AugmentationConfig, augment, sample_uniforms
 from infogan_ray.data.feeds.memory import share
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import ObjectiveConfig
@@ -23,8 +23,8 @@ from infogan_ray.models.networks import Generator, ModelSpec, calibrate
 from infogan_ray.models.precision import autocast, resolve_precision
 from infogan_ray.models.rng import StepGenerators, seeded_generator
 from infogan_ray.training.category_restarts import Restarts
-from infogan_ray.training.consistency import ConsistencyConfig, moves
-from infogan_ray.training.contrastive import Contrast, ContrastiveConfig, PairDiscriminator, Pairs
+from infogan_ray.training.consistency import ConsistencyConfig, affine_transformations
+from infogan_ray.training.contrastive import ContrastiveConfig, ContrastiveTerm, PairDiscriminator, Pairs
 from infogan_ray.training.learned_prior import LearnedPrior, PriorConfig
 from infogan_ray.training.optimizer import OptimizerConfig, make_adam, set_learning_rate
 from infogan_ray.training.regularisers import StabilityConfig, mean_bias
@@ -34,7 +34,7 @@ CALIBRATION_BATCHES = 16
 
 
 class TrainState:
-    """Both networks, the averaged generator, the optimisers, and the number of steps made."""
+    """The networks, the averaged generator, the optimisers, and the number of finished steps."""
 
     def __init__(
         self, spec: ModelSpec, objective: ObjectiveConfig, optimizer: OptimizerConfig, *,
@@ -49,15 +49,15 @@ class TrainState:
         self.augmentation = augmentation or AugmentationConfig()
         self.stability = stability or StabilityConfig()
         self.prior = LearnedPrior(prior or PriorConfig(), spec.latents, self.device)
-        self.use_prior(self.prior.first(spec.latents))
+        self.use_prior(self.prior.initial_spec(spec.latents))
         self.lambdas = objective.weights(spec.latents)
         self.precision = resolve_precision(precision, self.device)
         self.step = 0
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # every rank starts from the same weights
+            torch.manual_seed(seed)  # the same initial weights on all ranks
             generator, discriminator = spec.build()
             contrastive = contrastive or ContrastiveConfig()
-            self.contrast = Contrast(spec, contrastive, self.device) if contrastive.weight else None
+            self.contrastive = ContrastiveTerm(spec, contrastive, self.device) if contrastive.weight else None
         self.generator, self.discriminator = generator.to(self.device), discriminator.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.ema_decay = optimizer.ema_decay
@@ -66,9 +66,9 @@ class TrainState:
         self.opt_g = make_adam(self.generator.parameters(), optimizer.lr_generator, betas)
         self.opt_d = make_adam(self.discriminator.parameters(), optimizer.lr_discriminator, betas)
         self.optimizers = {"opt_g": self.opt_g, "opt_d": self.opt_d}
-        if self.contrast is not None:
-            adam = make_adam(self.contrast.discriminator.parameters(), optimizer.lr_discriminator, betas)
-            self.contrast.adam = self.optimizers["opt_h"] = adam
+        if self.contrastive is not None:
+            adam = make_adam(self.contrastive.discriminator.parameters(), optimizer.lr_discriminator, betas)
+            self.contrastive.adam = self.optimizers["opt_h"] = adam
         self.restarts: Restarts | None = None
         if self.stability.restart_every:
             networks = (self.generator, self.average, self.discriminator)
@@ -77,7 +77,7 @@ class TrainState:
         self.discriminate: nn.Module = self.discriminator
 
     def set_mean_bias(self, images: Tensor) -> None:
-        """Before the first step: G's images get the mean of these, uint8 (N, C, H, W) (``stability.mean_bias``)."""
+        """Before the first step: set G's bias so that its images have the mean of uint8 images (N, C, H, W)."""
         bias = mean_bias(images).to(self.device)
         with torch.no_grad():
             for generator in (self.generator, self.average):
@@ -88,29 +88,29 @@ class TrainState:
         self.generate, self.discriminate = wrap(self.generator), wrap(self.discriminator)
         if self.step == 0:  # ``wrap`` has given all ranks the weights of rank 0
             self.average.load_state_dict(self.generator.state_dict())
-        if self.contrast is not None:
-            self.contrast.compare = wrap(self.contrast.discriminator)
+        if self.contrastive is not None:
+            self.contrastive.compare = wrap(self.contrastive.discriminator)
 
     def autocast(self) -> AbstractContextManager[None]:
         return autocast(self.device, self.precision)
 
     def latents(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """This rank's rows of the step's global latents, (B, L). Their union is the same for any number of ranks."""
+        """This rank's rows (B, L) of the global batch's latents, which are the same for any world size."""
         generator = self.rng.at("latents", self.step)
         latents = self.spec.latents.sample(batch_size, generator)
-        latents = self.prior.relaxed(self.spec.latents, latents, generator, self.step)
+        latents = self.prior.gumbel_softmax(self.spec.latents, latents, generator, self.step)
         return latents[share(batch_size, rank, world_size)]
 
     def augment(self, images: Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """This rank's uint8 images (B, C, H, W) as this step changes them."""
+        """This rank's uint8 images (B, C, H, W), augmented for this step."""
         if not self.augmentation.on:
             return images
-        numbers = draw(batch_size, self.rng.at("augment", self.step), rank, world_size)
-        return augment(images, self.augmentation, numbers)
+        uniforms = sample_uniforms(batch_size, self.rng.at("augment", self.step), rank, world_size)
+        return augment(images, self.augmentation, uniforms)
 
     def schedule(self, steps: int | None = None) -> Schedule:
-        """Of the next step of so many; without their number, without instance noise."""
-        stability, pairs = self.stability, self.contrast.config if self.contrast is not None else None
+        """The schedule of the next step of a run of ``steps``. Without ``steps`` it has no instance noise."""
+        stability, pairs = self.stability, self.contrastive.config if self.contrastive is not None else None
         return Schedule(
             stability.warmed(self.lambdas, self.step),
             self.consistency.weight_at(self.step),
@@ -130,23 +130,23 @@ class TrainState:
         )
 
     def transformations(self, batch_size: int, mine: slice) -> Tensor | None:
-        """Affine transformations (B, 2, 3) for the consistency term; None where that is off."""
+        """Affine transformations (B, 2, 3) for the consistency term; None if the term is off."""
         config = self.consistency
         if not config.weight:
             return None
         generator = self.rng.at("moves", self.step)
-        numbers = torch.rand(config.draws, batch_size, generator=generator, device=self.device) * 2 - 1
-        return moves(numbers[:, mine], config)
+        numbers = torch.rand(config.num_random, batch_size, generator=generator, device=self.device) * 2 - 1
+        return affine_transformations(numbers[:, mine], config)
 
     def pairs(self, batch_size: int, schedule: Schedule, mine: slice) -> Pairs | None:
-        """Pairs of latents for the contrastive term; None where that is off or has not begun."""
-        if self.contrast is None or schedule.gap is None:
+        """Pairs of latents for the contrastive term; None if the term is off or has not started."""
+        if self.contrastive is None or schedule.gap is None:
             return None
         generator = self.rng.at("pairs", self.step)
-        return self.contrast.draw(self.spec.latents, schedule.gap, batch_size, generator).rows(mine)
+        return self.contrastive.sample_pairs(self.spec.latents, schedule.gap, batch_size, generator).rows(mine)
 
     def instance_noise(self, batch_size: int, schedule: Schedule, mine: slice) -> Tensor | None:
-        """Noise (2B, C, H, W) for real and generated images; None where that is off or over."""
+        """Instance noise (2B, C, H, W) for real and generated images; None if its standard deviation is 0."""
         if schedule.noise is None:
             return None
         shape = (2, batch_size, self.spec.channels, self.spec.image_size, self.spec.image_size)
@@ -154,14 +154,14 @@ class TrainState:
         return schedule.noise * numbers[:, mine].flatten(0, 1)
 
     def signs(self, batch_size: int, schedule: Schedule, mine: slice) -> Tensor | None:
-        """-1 or 1 for each real image, (B,), for R1; None in a step without it."""
+        """-1 or 1 for each real image, (B,), for R1; None in a step without R1."""
         if not schedule.has_r1:
             return None
-        coins = torch.randint(2, (batch_size,), generator=self.rng.at("signs", self.step), device=self.device)
-        return 2.0 * coins[mine] - 1
+        bits = torch.randint(2, (batch_size,), generator=self.rng.at("signs", self.step), device=self.device)
+        return 2.0 * bits[mine] - 1
 
     def set_learning_rates(self, steps: int) -> None:
-        """Those of the next step of so many."""
+        """Set the learning rates of the next step of a run of ``steps``."""
         factor = self.optimizer.decay(self.step, steps)
         for name, adam in self.optimizers.items():
             rate = self.optimizer.lr_generator if name == "opt_g" else self.optimizer.lr_discriminator
@@ -169,43 +169,45 @@ class TrainState:
 
     @property
     def needs_q_on_real(self) -> bool:
-        """Whether Q's parameters for real images are needed, even without the consistency term."""
-        return self.restarts is not None or self.prior.reads_real
+        """Whether ``after_step`` needs Q's parameters for real images."""
+        return self.restarts is not None or self.prior.needs_q_on_real
 
     def after_step(self, q: Tensor, weight: float) -> dict[str, Tensor]:
-        """What follows both updates. Returns its metrics: restarted (categories), and prior/<code>/... if learned.
+        """Everything after the updates of D and G: the prior, the averaged generator, restarts and the step number.
 
-        ``q``: Q's parameters (B, P) for real images, without rows unless ``needs_q_on_real``; ``weight``: that of a
-        ``Microbatch``.
+        ``q``: Q's parameters (B, P) for real images, which may have no rows unless ``needs_q_on_real``. ``weight``:
+        that of a ``Microbatch``. Returns metrics: the number of restarted categories, and prior/<code>/... of a learned
+        prior.
         """
         metrics = self.prior.metrics()
-        self.prior.see(self.spec.latents, q, weight, self.step)
+        self.prior.update_average(self.spec.latents, q, weight, self.step)
         self.step += 1
         self.update_average()
         if self.restarts is not None:
-            metrics["restarted"] = self.restarts.after(self.step, q)
-        self.use_prior(self.prior.renewed(self.spec.latents, self.step))
+            metrics["restarted"] = self.restarts.after_step(self.step, q)
+        self.use_prior(self.prior.updated_spec(self.spec.latents, self.step))
         return metrics
 
     def use_prior(self, latents: LatentSpec) -> None:
-        """From here on latents are sampled, and all is measured, by this specification."""
+        """Use this specification for sampling and measurements from now on."""
         if latents is not self.spec.latents:
             self.spec = dataclasses.replace(self.spec, latents=latents)
 
     @torch.no_grad()
     def update_average(self) -> None:
+        """Update the exponential moving average of G's weights."""
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
         average, raw = list(self.average.parameters()), list(self.generator.parameters())
         get_ema_multi_avg_fn(decay)(average, raw, self.step)
 
     def averaged_generator(self) -> Generator:
-        """The averaged generator in evaluation mode, with batch-norm statistics measured for its own weights.
+        """The averaged generator in evaluation mode, with batch-norm statistics for its own weights.
 
-        Statistics gathered while training belong to the raw weights, which change fast. Here they are the mean over
-        fresh latents of a fixed seed, so the result depends on the weights alone. They are measured once for the same
-        weights: a checkpoint asks three times.
+        The statistics of training belong to the raw weights, which change fast. This method measures them on latents
+        from fixed seeds, so they depend on the weights alone. Statistics are computed once for the same weights, since
+        a checkpoint calls this three times.
         """
-        # The weights themselves tell whether they have changed: PyTorch's count of writes misses some on a GPU.
+        # Compares the weights, since PyTorch's version counters miss some changes on a GPU.
         weights = torch.cat([weight.detach().reshape(-1) for weight in self.average.parameters()])
         if self._calibrated is not None and torch.equal(weights, self._calibrated):
             return self.average.eval()
@@ -215,18 +217,19 @@ class TrainState:
         return self.average.eval()
 
     def model_tensors(self) -> dict[str, Tensor]:
-        """The averaged generator with calibrated statistics, and D with Q: all that a user of the model needs."""
+        """The tensors of a published model: the averaged generator with its batch-norm statistics, and D with Q."""
         tensors = {f"generator.{k}": v for k, v in self.averaged_generator().state_dict().items()}
         return tensors | {f"discriminator.{k}": v for k, v in self.discriminator.state_dict().items()}
 
     def training_tensors(self) -> dict[str, Tensor]:
-        """What else training needs to continue: the raw generator, H where there is one, the optimisers' moments.
+        """The other tensors that training needs to continue.
 
-        Random numbers and the feed's position are functions of (seed, step) and need no saving.
+        The raw generator, H if there is one, the optimisers' moments, the learned prior, and the restarts' usage.
+        Random numbers and the feed's position depend on (seed, step) alone and are not saved.
         """
         tensors = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
-        if self.contrast is not None:
-            tensors |= {f"contrast.{k}": v for k, v in self.contrast.discriminator.state_dict().items()}
+        if self.contrastive is not None:
+            tensors |= {f"contrast.{k}": v for k, v in self.contrastive.discriminator.state_dict().items()}
         for name, optimizer in self.optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{k}": v for k, v in moments.items()}
@@ -234,39 +237,40 @@ class TrainState:
         return tensors | ({"restarts.usage": self.restarts.usage} if self.restarts else {})
 
     def restore(self, step: int, model: dict[str, Tensor], training: dict[str, Tensor]) -> None:
-        """Continue from a checkpoint's tensors. Raises UserError if they belong to another model.
+        """Load a checkpoint's tensors. Raises UserError if they belong to another model.
 
-        A checkpoint without the contrastive term leaves H with its first weights.
+        If the checkpoint has no contrastive term, H keeps its initial weights.
         """
         try:
-            self.average.load_state_dict(_below("generator", model))
-            self.discriminator.load_state_dict(_below("discriminator", model))
-            self.generator.load_state_dict(_below("generator", training))
-            if self.contrast is not None and (weights := _below("contrast", training)):
-                self.contrast.discriminator.load_state_dict(weights)
+            self.average.load_state_dict(_with_prefix("generator", model))
+            self.discriminator.load_state_dict(_with_prefix("discriminator", model))
+            self.generator.load_state_dict(_with_prefix("generator", training))
+            if self.contrastive is not None and (weights := _with_prefix("contrast", training)):
+                self.contrastive.discriminator.load_state_dict(weights)
         except RuntimeError as error:
             raise UserError(f"the checkpoint belongs to another model: {' '.join(str(error).split())}") from None
         for name, optimizer in self.optimizers.items():
             moments: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in _below(name, training).items():
+            for key, tensor in _with_prefix(name, training).items():
                 index, _, kind = key.partition(".")
                 moments.setdefault(int(index), {})[kind] = tensor
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         if self.restarts and "restarts.usage" in training:
             self.restarts.usage.copy_(training["restarts.usage"])
-        self.use_prior(self.prior.restore(_below("prior", training), self.spec.latents))
+        self.use_prior(self.prior.restore(_with_prefix("prior", training), self.spec.latents))
         self.step = step
 
 
 def checkpoint_bytes(spec: ModelSpec, contrastive: ContrastiveConfig | None = None) -> int:
-    """What ``model_tensors`` and ``training_tensors`` take together, as float32."""
+    """The size in bytes of ``model_tensors`` and ``training_tensors`` together, as float32."""
     with torch.device("meta"):
         modules: list[nn.Module] = list(spec.build())
         if contrastive is not None and contrastive.weight:
             modules.append(PairDiscriminator(spec, len(contrastive.codes(spec.latents))))
     generator, *others = (sum(p.numel() for p in module.parameters()) for module in modules)
-    return 4 * (4 * generator + 3 * sum(others))  # averaged G, raw G, D (and H), and two moments of each
+    return 4 * (4 * generator + 3 * sum(others))  # averaged G, raw G, D (and H), and two Adam moments of each
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with ``prefix.``, by the rest of the name."""
     return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}

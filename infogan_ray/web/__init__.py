@@ -1,1 +1,1 @@
-"""What people look at: explorer, reports, request and answer schemas. No Ray."""
+"""The explorer, the reports, and the requests and responses of the web service. No Ray."""

@@ -1,7 +1,7 @@
-"""The endpoints of the web service around one model: POST /sample, /traverse and /encode, GET /health.
+"""The endpoints of the web service for one model: POST /sample, /traverse and /encode, GET /health.
 
-Requests that wait at the same time are computed together. No Ray: ``Gateway(None, Endpoints(...).answer)`` is a whole
-service in one process.
+Requests that wait at the same time are computed in one batch. No Ray: ``Gateway(None, Endpoints(...).answer)`` is a
+complete service in one process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.web.gateway import HEALTH, Call, Reply, error_reply, unauthorized
 from infogan_ray.web.inference import (
-    MOST_IMAGES,
+    MAX_IMAGES,
     Format,
     SampleQuery,
     TraverseQuery,
@@ -35,21 +35,21 @@ from infogan_ray.web.inference import (
     traversal_latents,
 )
 
-COLUMNS = 8  # of a picture of samples, as of infogan sample
+COLUMNS = 8  # of a picture of samples, as in infogan sample
 R = TypeVar("R", bound=Sequence[Any])
 logger = logging.getLogger(__name__)
 
 
 class Batches(Generic[R]):
-    """Calls ``compute`` for one batch at a time. Requests that arrive meanwhile form the next batch, in their order.
+    """Calls ``compute`` for one batch at a time. Requests that arrive during a computation form the next batch.
 
-    A lone request does not wait. (Ray Serve's own batching waits a fixed time, and puts a request that no longer fits
-    behind all others.) ``compute`` maps rows to as many results. A batch has at most ``most`` rows, or
-    is one request.
+    A single request does not wait. (Ray Serve's batching waits a fixed time, and moves a request that does not fit to
+    the end of the queue.) ``compute`` returns one result per row. A batch has at most ``max_rows`` rows, or is one
+    larger request.
     """
 
-    def __init__(self, compute: Callable[[Tensor], R], most: int, executor: Executor) -> None:
-        self._compute, self._most, self._executor = compute, most, executor
+    def __init__(self, compute: Callable[[Tensor], R], max_rows: int, executor: Executor) -> None:
+        self._compute, self._max_rows, self._executor = compute, max_rows, executor
         self._waiting: deque[tuple[Tensor, asyncio.Future[R]]] = deque()
         self._working: asyncio.Task[None] | None = None
 
@@ -64,7 +64,7 @@ class Batches(Generic[R]):
         while self._waiting:
             batch = [self._waiting.popleft()]
             size = len(batch[0][0])
-            while self._waiting and size + len(self._waiting[0][0]) <= self._most:
+            while self._waiting and size + len(self._waiting[0][0]) <= self._max_rows:
                 batch.append(self._waiting.popleft())
                 size += len(batch[-1][0])
             rows = torch.cat([rows for rows, _ in batch])
@@ -77,19 +77,19 @@ class Batches(Generic[R]):
                 continue
             start = 0
             for rows, future in batch:
-                if not future.done():  # its client may have left
+                if not future.done():  # the client may have disconnected
                     future.set_result(results[start : start + len(rows)])  # type: ignore[arg-type]
                 start += len(rows)
 
 
 class Endpoints:
-    """``executor`` runs the model. With one thread, no two batches run at once."""
+    """The endpoints of one model. ``executor`` runs the model; with one thread, only one batch runs at a time."""
 
     def __init__(self, model: InfoGAN, token: str | None, executor: Executor) -> None:
         self.model, self.token = model, token
         self._description = describe(model)
-        self._generate: Batches[Any] = Batches(model.generate, MOST_IMAGES, executor)
-        self._encode = Batches(lambda images: encoded(model, images), MOST_IMAGES, executor)
+        self._generate: Batches[Any] = Batches(model.generate, MAX_IMAGES, executor)
+        self._encode = Batches(lambda images: encoded(model, images), MAX_IMAGES, executor)
         self._routes: dict[str, tuple[str, Callable[[Call], Awaitable[Reply]]]] = {
             HEALTH: ("GET", self.health),
             "/sample": ("POST", self.sample),
@@ -98,7 +98,7 @@ class Endpoints:
         }
 
     async def answer(self, call: Call) -> Reply:
-        """The reply to any call: 400 with a line for a bad request, 500 and a log for a bug of the service."""
+        """The reply to a call. An invalid request gets 400 and a line. A bug of the service gets 500 and is logged."""
         if call.path not in self._routes:
             return error_reply(404, f"{call.path[:100]} does not exist; valid are {', '.join(self._routes)}")
         method, route = self._routes[call.path]
@@ -112,12 +112,12 @@ class Endpoints:
             return error_reply(400, str(error))
         except Exception:
             logger.exception("a request to %s failed", call.path)
-            return error_reply(500, "the service failed at this request; its log has the reason")
+            return error_reply(500, "the service failed for this request; see the service's log")
 
     async def health(self, call: Call) -> Reply:
-        """Everybody learns that the service lives; only holders of the token learn which model it has."""
-        secret = self.token is not None and not call.authorization
-        return _json({"status": "ok"} | ({} if secret else self._description))
+        """The status, and for callers with the token also the model's description."""
+        hide_model = self.token is not None and not call.authorization
+        return _json({"status": "ok"} | ({} if hide_model else self._description))
 
     async def sample(self, call: Call) -> Reply:
         query = read_query(SampleQuery, call.body)
@@ -125,7 +125,7 @@ class Endpoints:
         return await _picture(images, query.format, min(query.n, COLUMNS))
 
     async def traverse(self, call: Call) -> Reply:
-        """The header X-Values has the values of the code, as a JSON list."""
+        """The images of a traversal. The header X-Values has the values of the code, as a JSON list."""
         query = read_query(TraverseQuery, call.body)
         rows, values = traversal_latents(self.model, query)
         return await _picture(await self._generate(rows), query.format, len(rows), ("X-Values", json.dumps(values)))
@@ -144,7 +144,7 @@ def _json(value: Any) -> Reply:
 
 
 def describe(model: InfoGAN) -> dict[str, Any]:
-    """Where a model comes from, the step of its checkpoint, and its codes with their priors and names."""
+    """The location of a model, the step of its checkpoint, its image size, and its codes with priors and names."""
     step: int | None = None
     if match := re.fullmatch(r"step_(\d+)", model.source.name):
         step = int(match[1])

@@ -1,8 +1,8 @@
-"""The gateway: it checks a request's token, bounds its body, and asks another replica when one dies.
+"""The gateway checks a request's token, limits its body, and repeats it on another replica if a replica dies.
 
-It runs in Ray Serve's HTTP proxy. Serve itself repeats a request only until a replica has taken it; if that replica
-dies, the client gets a bare 500. The proxy outlives replicas, and a reply depends on its request alone. So the gateway
-keeps each request until it is answered. No torch and no Ray: every proxy loads this module.
+It runs in Ray Serve's HTTP proxy. Serve repeats a request only until a replica accepts it. If that replica then dies,
+the client gets an error 500 without a reason. A reply depends on its request alone, so the gateway can send the request
+again. No torch and no Ray: every proxy loads this module.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 TOKEN = "INFOGAN_TOKEN"
-LEAST_TOKEN = 16
-"""Characters."""
+MIN_TOKEN_LENGTH = 16
 HEALTH = "/health"
-MOST_BODY = 8 * 1024**2
-"""Bytes of a body that are kept; up to MOST_DISCARDED are read and dropped."""
-MOST_DISCARDED = 4 * MOST_BODY
+MAX_BODY = 8 * 1024**2
+"""Bytes. A larger body is rejected; up to MAX_DISCARDED of its bytes are read and discarded."""
+MAX_DISCARDED = 4 * MAX_BODY
 ATTEMPTS = 3  # a request that kills replicas must not kill them all
 PAUSE_S = 0.1
 DEADLINE_S = 60.0
@@ -47,18 +46,18 @@ class Reply(NamedTuple):
 
 
 class ReplicaDied(Exception):
-    """The replica that had the request has died."""
+    """The replica died while it processed the request."""
 
 
 class ReplicasBusy(Exception):
-    """No replica takes the request."""
+    """No replica accepts the request."""
 
 
-AskReplica = Callable[[Call], Awaitable[Reply]]
+CallReplica = Callable[[Call], Awaitable[Reply]]
 
 
 def service_token() -> str | None:
-    """$INFOGAN_TOKEN, without the line end that a Kubernetes Secret made from a file often has."""
+    """$INFOGAN_TOKEN without surrounding white space. A Kubernetes Secret from a file often ends with a newline."""
     return os.environ.get(TOKEN, "").strip() or None
 
 
@@ -71,23 +70,26 @@ def busy_reply(line: str) -> Reply:
 
 
 def unauthorized(call: Call, token: str | None) -> Reply | None:
-    """The 401 for a call without the service's token; None where the call may pass. Everybody may ask for HEALTH."""
+    """The reply 401 for a call without the service's token, or None if the call is allowed. HEALTH needs no token."""
     if token is None or (call.path == HEALTH and not call.authorization):
         return None
     kind, _, given = call.authorization.partition(" ")
     if kind.lower() == "bearer" and compare_digest(given.strip().encode(), token.encode()):
         return None
-    what = "this is not the service's token" if given else "a token is needed"
-    return error_reply(401, f"{what}; send the header 'Authorization: Bearer TOKEN'", ("WWW-Authenticate", "Bearer"))
+    problem = "this is not the service's token" if given else "a token is needed"
+    return error_reply(401, f"{problem}; send the header 'Authorization: Bearer TOKEN'", ("WWW-Authenticate", "Bearer"))
 
 
 class Gateway:
-    """ASGI. ``ask`` answers a call, or raises ReplicaDied or ReplicasBusy. ``app`` gets the proxy's own paths, /-/…."""
+    """ASGI middleware. ``call_replica`` returns the reply to a call, or raises ReplicaDied or ReplicasBusy.
+
+    ``app`` gets the requests for the proxy's own paths, /-/….
+    """
 
     def __init__(
-        self, app: ASGIApp | None, ask: AskReplica, token: str | None = None, deadline_s: float = DEADLINE_S
+        self, app: ASGIApp | None, call_replica: CallReplica, token: str | None = None, deadline_s: float = DEADLINE_S
     ) -> None:
-        self.app, self.ask, self.token, self.deadline_s = app, ask, token, deadline_s
+        self.app, self.call_replica, self.token, self.deadline_s = app, call_replica, token, deadline_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,7 +103,7 @@ class Gateway:
             body = await read_body(headers, receive)
             if body is None:
                 reply = error_reply(
-                    413, f"the body is too large; at most {MOST_BODY:,} bytes are read", ("Connection", "close")
+                    413, f"the body is too large; at most {MAX_BODY:,} bytes are allowed", ("Connection", "close")
                 )
             else:
                 reply = await self.answer(call._replace(body=body))
@@ -111,37 +113,37 @@ class Gateway:
         await send({"type": "http.response.body", "body": reply.body})
 
     async def answer(self, call: Call) -> Reply:
-        """The reply of the first replica that survives the call; 503 with a reason if none does."""
+        """The reply of the first replica that survives the call. 503 with a reason if none does."""
         try:
             async with asyncio.timeout(self.deadline_s):
                 for attempt in range(ATTEMPTS):
                     try:
-                        return await self.ask(call)
+                        return await self.call_replica(call)
                     except ReplicaDied:
                         await asyncio.sleep(PAUSE_S * attempt)
         except ReplicasBusy as error:
             return busy_reply(f"{error}; try again")
         except TimeoutError:
             return busy_reply(f"no replica has answered within {self.deadline_s:g} s; try again")
-        return busy_reply(f"{ATTEMPTS} replicas have died at this request; try again")
+        return busy_reply(f"{ATTEMPTS} replicas have died during this request; try again")
 
 
 async def read_body(headers: Headers, receive: Receive) -> bytes | None:
-    """The body, or None if it has more than MOST_BODY bytes; no more than those are ever kept.
+    """The body, or None if it has more than MAX_BODY bytes. At most MAX_BODY bytes are kept in memory.
 
-    The rest is read and dropped up to MOST_DISCARDED, since most clients send everything before they read a reply.
+    The rest is read and discarded, up to MAX_DISCARDED: most clients send the whole body before they read the reply.
     """
     parts: list[bytes] | None = []
     size, announced = 0, headers.get("content-length", "0")
-    if not announced.isdecimal() or int(announced) > MOST_BODY:
+    if not announced.isdecimal() or int(announced) > MAX_BODY:
         parts = None
     while True:
         message = await receive()
         part = message.get("body", b"")
         size += len(part)
-        if size > MOST_BODY:
+        if size > MAX_BODY:
             parts = None
         if parts is not None:
             parts.append(part)
-        if not message.get("more_body", False) or size > MOST_DISCARDED:
+        if not message.get("more_body", False) or size > MAX_DISCARDED:
             return None if parts is None else b"".join(parts)

@@ -1,4 +1,4 @@
-"""Requests to a model over a network, typed and bounded, and their answers. The explorer and the service share them."""
+"""HTTP requests to a model, with types and limits, and their responses. The explorer and the service share them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from infogan_ray.data.decoding import decode
 from infogan_ray.data.image_files import Broken
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import COLUMNS, png
-from infogan_ray.web.gateway import MOST_BODY
+from infogan_ray.web.gateway import MAX_BODY
 
-DRAWN = 64
-"""Latents that one seed generates; a point is one of them."""
-MOST_IMAGES = 256  # in one answer
-MOST_CODES = 256
-MOST_BYTES = MOST_BODY  # of an uploaded image
-MOST_PIXELS = 50_000_000  # of an uploaded image: a few kilobytes of PNG can unpack to gigabytes
-LARGEST_SEED = 2**31 - 1
+LATENTS_PER_SEED = 64
+MAX_IMAGES = 256  # in one response
+MAX_CODES = 256
+MAX_BYTES = MAX_BODY  # of an uploaded image
+MAX_PIXELS = 50_000_000  # of an uploaded image: a few kilobytes of PNG can decompress to gigabytes
+MAX_SEED = 2**31 - 1
 
 Format = Literal["png", "npy"]
-Codes = Annotated[dict[str, FiniteFloat], Field(max_length=MOST_CODES)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Codes = Annotated[dict[str, FiniteFloat], Field(max_length=MAX_CODES)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Columns = Annotated[int, Field(ge=2, le=64)]
 T = TypeVar("T", bound=BaseModel)
 
@@ -39,24 +38,27 @@ class Query(BaseModel):
 
 
 class Point(Query):
-    """One latent: row ``index`` of a seed's DRAWN latents, with ``codes`` fixed. z does not depend on ``codes``."""
+    """One latent: row ``index`` of a seed's latents, with fixed ``codes``. z does not depend on ``codes``."""
 
     codes: Codes = {}
     seed: Seed = 0
-    index: Annotated[int, Field(ge=0, lt=DRAWN)] = 0
+    index: Annotated[int, Field(ge=0, lt=LATENTS_PER_SEED)] = 0
 
 
 class SampleQuery(Query):
-    """As ``infogan sample``: n images with ``codes`` fixed, e.g. {"cat0": 3}, and all else sampled."""
+    """As ``infogan sample``: n images with fixed ``codes``, for example {"cat0": 3}. Everything else is sampled."""
 
-    n: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 64
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 64
     codes: Codes = {}
     seed: Seed = 0
     format: Format = "png"
 
 
 class TraverseQuery(Point):
-    """One code takes each of its values, a continuous one ``columns`` of them. All else stays as at the point."""
+    """One code varies: a discrete code over all its values, a continuous one over ``columns`` values.
+
+    Everything else stays as at the point.
+    """
 
     code: Annotated[str, Field(max_length=100)]
     columns: Columns = COLUMNS
@@ -64,7 +66,7 @@ class TraverseQuery(Point):
 
 
 class WalkQuery(Query):
-    """From one latent to another in a straight line."""
+    """A straight line from one latent to another."""
 
     start: Point
     end: Point
@@ -73,32 +75,32 @@ class WalkQuery(Query):
 
 
 def read_query(kind: type[T], body: bytes | str | Mapping[str, Any]) -> T:
-    """JSON to a query. Raises UserError, in one line: the field, its value, what is valid."""
+    """Parse JSON as a query. Raises UserError with one line: the field, its value, and the reason."""
     try:
         if isinstance(body, Mapping):
             return kind.model_validate(body)
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])
         if first["type"] == "json_invalid":
             raise UserError("the body is not JSON") from None
         if first["type"] == "extra_forbidden":
-            raise UserError(f"{where} is not a field; valid are {', '.join(kind.model_fields)}") from None
+            raise UserError(f"{field} is not a field; valid are {', '.join(kind.model_fields)}") from None
         if first["type"] == "missing":
-            raise UserError(f"{where} is missing") from None
+            raise UserError(f"{field} is missing") from None
         value = repr(first["input"])
         value = value if len(value) <= 60 else f"{value[:57]}..."
-        raise UserError(f"{where or 'the body'} is {value}: {first['msg'].lower()}") from None
+        raise UserError(f"{field or 'the body'} is {value}: {first['msg'].lower()}") from None
 
 
 def latents_at(model: InfoGAN, point: Point) -> Tensor:
-    """(1, L)."""
-    return model.latents(DRAWN, point.codes, point.seed)[point.index : point.index + 1]
+    """The latent (1, L) of a point."""
+    return model.latents(LATENTS_PER_SEED, point.codes, point.seed)[point.index : point.index + 1]
 
 
 def traversal_latents(model: InfoGAN, query: TraverseQuery) -> tuple[Tensor, list[float]]:
-    """(K, L), and the value of the code in each. Raises UserError for a code that does not exist."""
+    """The latents (K, L) of a traversal, and the code's value in each. Raises UserError for an unknown code."""
     name = model.resolve(query.code)
     code = model.spec.latents[name]
     values = code.traversal(query.columns).values
@@ -108,7 +110,7 @@ def traversal_latents(model: InfoGAN, query: TraverseQuery) -> tuple[Tensor, lis
 
 
 def walk_latents(model: InfoGAN, query: WalkQuery) -> Tensor:
-    """(columns, L). Between two categories, one-hot codes are mixtures, which training never saw."""
+    """The latents (columns, L) of a walk. Between two categories, one-hot codes are mixtures, unlike in training."""
     share = torch.linspace(0, 1, query.columns).unsqueeze(1)
     return latents_at(model, query.start) * (1 - share) + latents_at(model, query.end) * share
 
@@ -120,24 +122,24 @@ def values_of(model: InfoGAN, latent: Tensor) -> dict[str, float]:
 
 
 def read_image(model: InfoGAN, content: bytes) -> Tensor:
-    """An uploaded picture as the model reads it, (1, C, H, W) uint8. Raises UserError if it is not an image."""
-    if len(content) > MOST_BYTES:
-        raise UserError(f"the image has {len(content):,} bytes; at most {MOST_BYTES:,} are read")
+    """An uploaded image, uint8 (1, C, H, W), in the model's size and channels. Raises UserError for other content."""
+    if len(content) > MAX_BYTES:
+        raise UserError(f"the image has {len(content):,} bytes; at most {MAX_BYTES:,} are allowed")
     try:
-        array, _ = decode(content, model.spec.image_size, model.spec.channels, MOST_PIXELS)
+        array, _ = decode(content, model.spec.image_size, model.spec.channels, MAX_PIXELS)
     except Broken as reason:
         raise UserError(f"this is not an image that can be read: it {reason}") from None
     return torch.from_numpy(array).unsqueeze(0)
 
 
 def encoded(model: InfoGAN, images: Tensor) -> list[dict[str, Any]]:
-    """What Q says of images (N, C, H, W) uint8, a dictionary for each, as ``InfoGAN.encode`` names it."""
+    """Q's predictions for uint8 images (N, C, H, W): one dictionary per image, by the columns of ``InfoGAN.encode``."""
     columns = {name: values.tolist() for name, values in model.encode(images).items()}
     return [{name: values[row] for name, values in columns.items()} for row in range(len(images))]
 
 
 def mosaic(images: Tensor, columns: int) -> Image.Image:
-    """uint8 (N, C, H, W), edge to edge in rows of ``columns``. Grey images give a grey PNG: seven times as fast."""
+    """uint8 images (N, C, H, W) without gaps in rows of ``columns``. Grey images give a grey PNG (7 times faster)."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     cells = torch.full((rows * columns, channels, height, width), 255, dtype=torch.uint8)
@@ -147,7 +149,7 @@ def mosaic(images: Tensor, columns: int) -> Image.Image:
 
 
 def answer(images: Tensor, form: Format, columns: int) -> tuple[bytes, str]:
-    """Bytes and media type of images (N, C, H, W): one PNG in rows of ``columns``, or an .npy array (N, H, W, C)."""
+    """Content and media type for images (N, C, H, W): one PNG in rows of ``columns``, or an .npy array (N, H, W, C)."""
     if form == "png":
         return png(mosaic(images, columns)), "image/png"
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Commands as a user types them; bad input in one line. Run: pytest tests/cli/test_cli.py"""
+"""Commands as a user types them; bad input is refused in one line. Run: pytest tests/cli/test_cli.py"""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from infogan_ray.cli.main import COMMANDS, main
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation import texts
-from infogan_ray.training.config import PRESETS, preset
+from infogan_ray.training.config import preset
+from infogan_ray.training.presets import PRESETS
 from tests.conftest import tiny_config
 from tests.training.test_step import run_alone
 
@@ -42,7 +43,7 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
     [
         ("--preset mnits", "preset is 'mnits' (did you mean 'mnist'?); valid are mnist"),
         ("--metric mi_fractoin", "metric is 'mi_fractoin' (did you mean 'mi_fraction'?); valid are mi_fraction"),
-        ("--codes dog=3", "'dog=3' names no prior; valid are noise, cat"),
+        ("--codes dog=3", "'dog=3' is not a prior; valid are noise, cat"),
         ("--image-size 30", "image size is 30; valid sizes are the multiples of 4 from 16 to 128"),
         ("--workers 4096 --batch-size 8192", "workers is 4096, more than the"),
         ("--workers 4:1", "workers is '4:1'; it must be at least 1, and LEAST not above MOST"),
@@ -54,15 +55,15 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--workers 4096:4097 --batch-size 9000", "workers is 4096, more than the"),
         ("--metric nmi --codes uniform=2 --batch-size 16", "metric is 'nmi', which needs a categorical code"),
         ("--storage ftp://host/x", "valid are a folder, file://, s3://bucket/"),
-        ("--storage s3://key:secret@bucket/x", "they belong into the environment"),
+        ("--storage s3://key:secret@bucket/x", "they belong in the environment"),
         ("--max-missed-checkpoints 0", "max_missed_checkpoints is 0; it must be at least 1"),
-        ("--workers 2 --batch-size 15", "batch_size is 15, which 2 workers cannot share equally; take 14 or 16"),
+        ("--workers 2 --batch-size 15", "batch_size is 15, which is not divisible by 2 workers; take 14 or 16"),
         ("--batch-size 1000", "batch_size is 1000, more than the"),
         ("--data nowhere", "data is 'nowhere': neither a dataset (mnist, fashion_mnist, shapes) nor"),
         ("--data mnist --data-dir nowhere", "data_dir is nowhere, which does not exist"),
-        ("--name checkpoints", "name is 'checkpoints', which is the name of a part of every run"),
+        ("--name checkpoints", "name is 'checkpoints', which is the name of a folder in every run"),
         ("--name a/b", "name is 'a/b'; use letters"),
-        (f"--name {'a' * 201}", "name has 201 bytes; 200 are the most"),
+        (f"--name {'a' * 201}", "name has 201 bytes; it must have at most 200"),
         ("--steps 0", "steps is 0; it must be at least 1"),
         ("--steps 5 --epochs 5", "give one of them"),
         ("--precision fp8", "precision is 'fp8'; valid are auto, fp32, tf32, bf16"),
@@ -76,14 +77,14 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--device gpu", "--device is 'gpu'; valid are auto, cpu, cuda; see"),
         ("--placement spred", "(did you mean 'spread'?); valid are pack, spread, strict_pack, strict_spread"),
         ("--steps a'b", "--steps is 'a'b'; it must be a whole number"),
-        (f"--codes {'a-long-name/' * 30}=3", f"'{'a-long-name/' * 30}=3' names no prior"),  # in one piece
+        (f"--codes {'a-long-name/' * 30}=3", f"'{'a-long-name/' * 30}=3' is not a prior"),  # not wrapped
         ("--dry-rnu", "there is no flag --dry-rnu; did you mean --dry-run?"),
         ("--augment 1", "did you mean --augment.flip or --augment.shift or"),
         ("--lr 1", "did you mean --prior.lr or --optimizer.lr-discriminator or --optimizer.lr-generator"),
-        ("--objective.lambda-code uniform0 x", "--objective.lambda-code takes names and numbers by turns, as in --obj"),
-        ("--objective.lambda-code uniform0", "--objective.lambda-code takes names and numbers by turns, as in --obj"),
+        ("--objective.lambda-code uniform0 x", "--objective.lambda-code takes pairs of a name and a number"),
+        ("--objective.lambda-code uniform0", "--objective.lambda-code takes pairs of a name and a number"),
         ("--steps 5 --amp", "there is no flag --amp; see 'infogan train --help'"),
-        ("--steps 5 here.yaml", "nothing is expected where 'here.yaml' stands"),
+        ("--steps 5 here.yaml", "unexpected argument 'here.yaml'"),
         ("--steps 1e3", "--steps is '1e3'; it must be a whole number; see"),
         ("--optimizer.lr-generator=slow", "--optimizer.lr-generator is 'slow'; it must be a number; see"),
         ("--steps 5 --batch-size", "--batch-size needs a value; see"),
@@ -91,7 +92,7 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--network.width 2", "network.width is 2"),
         ("--optimizer.lr-generator 2", "optimizer.lr_generator is 2.0"),
         ("--objective.lambda-categorical -1", "objective.lambda_categorical is -1.0"),
-        ("--resume --name nobody", "there is no such run"),
+        ("--resume --name nobody", "has no such run"),
         ("nowhere.yaml", "config file nowhere.yaml does not exist"),
         (str(ROOT / "tests"), "tests is a folder; if it holds images, write --data before it"),
     ],
@@ -110,26 +111,28 @@ def test_a_bad_run_is_refused_in_one_line_and_leaves_nothing(
     before = sorted(tmp_path.rglob("*"))
     steps = [] if "--steps" in words else ["--steps", "5"]
     assert main(["train", *given, *data, *steps]) == USAGE
-    said = capsys.readouterr()
-    assert reason in said.err and said.err.startswith("infogan: ") and said.err.count("\n") == 1, said.err
+    output = capsys.readouterr()
+    assert reason in output.err and output.err.startswith("infogan: ") and output.err.count("\n") == 1, output.err
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_storage_that_is_a_file_and_a_taken_name(npz: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_as_storage_and_a_used_name_are_refused(
+    npz: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["train", "--data", str(npz), "--steps", "5", "--name", "tiny"]
     for more in ([], ["--dry-run"]):
         assert main([*words, "--storage", str(npz), *more]) == USAGE
-        assert "is a file where a folder should be" in capsys.readouterr().err
+        assert "is a file, not a folder" in capsys.readouterr().err
         assert main([*words, "--storage", str(trained.parent), *more]) == USAGE
         assert "name 'tiny' is taken" in capsys.readouterr().err
     (trained.parent / "other").mkdir()
     (trained.parent / "other" / "search.json").write_text("{}")
-    for more, hint in (([], "take another --name\n"), (["--resume"], "what has that name is none; take another\n")):
+    for more, hint in (([], "take another --name\n"), (["--resume"], "that name is not a run; take another\n")):
         assert main([*words, "--storage", str(trained.parent), "--name", "other", *more]) == USAGE
         assert capsys.readouterr().err.endswith(hint)
 
 
-def test_on_a_narrow_terminal_no_figure_of_a_table_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_narrow_terminal_truncates_no_number_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, ours = pty.openpty()
     monkeypatch.setenv("COLUMNS", "40")
     with os.fdopen(ours, "w") as screen:
@@ -146,8 +149,8 @@ def test_on_a_narrow_terminal_no_figure_of_a_table_is_cut(monkeypatch: pytest.Mo
         ("trian", "unknown command 'trian'; did you mean 'train'?"),
         ("inspect photos", "unknown command 'inspect'; did you mean 'data inspect'?"),
         ("sample", "'model' is missing; see 'infogan sample --help'"),
-        ("sample model more", "nothing is expected where 'more' stands"),
-        ("sample model -0.5", "nothing is expected where '-0.5' stands"),
+        ("sample model more", "unexpected argument 'more'"),
+        ("sample model -0.5", "unexpected argument '-0.5'"),
         ("verfy shards", "unknown command 'verfy'; did you mean 'data verify'?"),
         ("data fech mnist", "action is 'fech' (did you mean 'fetch'?); valid are fetch, inspect, prepare, verify; see"),
         ("sample model -n many", "--n is 'many'; it must be a whole number"),
@@ -161,18 +164,18 @@ def test_on_a_narrow_terminal_no_figure_of_a_table_is_cut(monkeypatch: pytest.Mo
     ],
 )
 @pytest.mark.parametrize("columns", ["30", "200"])
-def test_what_is_mistyped_is_said_in_a_line(
+def test_a_mistyped_command_is_reported_in_one_line(
     words: str, reason: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert main(words.split()) == USAGE
-    said = capsys.readouterr().err
-    assert reason in said and said.startswith("infogan: ") and said.count("\n") == 1, said
+    output = capsys.readouterr().err
+    assert reason in output and output.startswith("infogan: ") and output.count("\n") == 1, output
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])  # the parser draws another box for each
-@pytest.mark.parametrize("terminal", [False, True])  # where it draws in colours
-def test_what_is_mistyped_is_said_whatever_the_terminal_writes(encoding: str, terminal: bool) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])  # the parser prints a different box for each
+@pytest.mark.parametrize("terminal", [False, True])  # on a terminal it prints colours
+def test_a_mistyped_value_is_reported_on_any_terminal(encoding: str, terminal: bool) -> None:
     screen, ours = pty.openpty()
     ended = subprocess.run(
         [sys.executable, "-m", "infogan_ray", "sample", "model", "-n", "many"],
@@ -185,7 +188,9 @@ def test_what_is_mistyped_is_said_whatever_the_terminal_writes(encoding: str, te
     assert ended.returncode == USAGE
 
 
-def test_a_cell_of_a_table_is_no_markup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_cells_are_not_parsed_as_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     terminal, ours = pty.openpty()
     row = ["[z] 1%", "cat [/tabby]", ":smile:", "[red]x"]
     with monkeypatch.context() as patch, os.fdopen(ours, "w") as screen:
@@ -198,7 +203,7 @@ def test_a_cell_of_a_table_is_no_markup(monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().out == "a\ntwo lines and more\n"
 
 
-def test_each_category_is_told_by_the_labels_that_it_holds() -> None:
+def test_each_category_lists_its_labels() -> None:
     found = {"clustering_code": "cat0", "confusion": [[0, 900, 50, 50], [0, 0, 0, 0], [39, 0, 961, 0]]}
     assert texts.category_rows(found) == [
         ["cat0=0", "1,000", "1 90.0%, 2 5.0%, 3 5.0%"],
@@ -211,7 +216,7 @@ def test_each_category_is_told_by_the_labels_that_it_holds() -> None:
     assert texts.category_rows({}) == []
 
 
-def test_presets_then_file_then_flags(tmp_path: Path) -> None:
+def test_a_file_overrides_presets_and_flags_override_the_file(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("steps: 70\nbatch_size: 64\noptimizer:\n  lr_generator: 3e-4\n")
     config = train_config([str(file), "--preset", "mnist", "--batch-size", "32"])
@@ -239,7 +244,9 @@ def test_every_preset_builds(name: str) -> None:
         assert discriminator.eval()(images)[1].shape == (2, spec.latents.q_dim)
 
 
-def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_that_use_a_model(
+    trained: Path, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import pyarrow.parquet as pq
 
     def out(*words: object, code: int = 0) -> str:
@@ -253,7 +260,7 @@ def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytes
     assert json.loads(out("pull", trained, model, "--json"))["model"] == str(model)
     assert main(["pull", str(trained), str(model)]) == 0, "the same bytes are there already"
     assert main(["pull", str(trained), str(npz.parent)]) == USAGE, "a folder with something else is not overwritten"
-    assert npz.is_file() and "exists and is something else" in capsys.readouterr().err
+    assert npz.is_file() and "exists and is not a whole model folder" in capsys.readouterr().err
     assert 0 <= json.loads(out("evaluate", model, "--json", "--samples", 100))["clustering_error"] <= 1
     shown = out("evaluate", model, "--samples", 100)
     assert "category\ttest images\tlabels\ncat0=0\t" in shown and "\n| cat0=0 | " in (model / "README.md").read_text()
@@ -272,7 +279,7 @@ def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytes
     assert pq.read_table(tmp_path / "c.parquet").num_rows == 1
     npz.rename(npz.with_name("elsewhere.npz"))
     assert main(["evaluate", str(model)]) == USAGE
-    assert "which is not there; say with --data where it is now" in capsys.readouterr().err
+    assert "which does not exist; give its new path with --data" in capsys.readouterr().err
     npz.with_name("elsewhere.npz").rename(npz)
     for words in (
         ["sample", model, "--set", "cat0=7"],
@@ -286,10 +293,10 @@ def test_a_model_is_used(trained: Path, npz: Path, tmp_path: Path, capsys: pytes
         assert main([str(word) for word in words]) == USAGE
     (model / "model.safetensors").write_bytes(b"\x80\x04.")
     assert main(["sample", str(model)]) == FAILED
-    assert "model.safetensors has 3 bytes where the manifest says" in capsys.readouterr().err
+    assert "model.safetensors has 3 bytes; the manifest lists" in capsys.readouterr().err
 
 
-def test_doctor_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_findings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     main(["doctor", "--json"])
     findings = {f["what"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
@@ -313,15 +320,15 @@ def test_commands_in_the_readme_exist() -> None:
             train_config(words[1:])
 
 
-def test_the_demo_is_a_command_that_is_understood() -> None:
-    said = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    (words,) = [shlex.split(line) for line in said.splitlines() if "infogan train" in line]
+def test_the_demo_command_is_valid() -> None:
+    output = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (words,) = [shlex.split(line) for line in output.splitlines() if "infogan train" in line]
     config = train_config(words[2:])
     assert config.preset == "mnist_robust" and config.name and config.name.startswith("demo-")
 
 
-def test_what_cannot_be_written_is_one_line_and_leaves_what_was_there(trained: Path, tmp_path: Path) -> None:
-    """A file size limit stands for a full disk, which ends a write halfway as well."""
+def test_a_failed_write_is_one_line_and_keeps_the_old_file(trained: Path, tmp_path: Path) -> None:
+    """A file size limit stands for a full disk: both stop a write in the middle."""
     (there := tmp_path / "samples.png").write_bytes(b"mine")
     commands = [
         ["sample", str(trained), "-o", str(there)],
@@ -353,7 +360,7 @@ def test_an_output_that_is_not_utf8_gets_question_marks(trained: Path, tmp_path:
         )
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert (
-        "search ? and the priors"
+        "hyperparameters (?, priors"
         in subprocess.run(
             [sys.executable, "-m", "infogan_ray", "--help"],
             capture_output=True,
@@ -385,11 +392,11 @@ def test_a_bug_inside_a_command_shows_its_trace(bug: str, last_line: str, tmp_pa
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_is_the_function_of_its_name_in_the_module_of_its_name(name: str) -> None:
+def test_each_command_is_a_function_in_the_module_of_the_same_name(name: str) -> None:
     assert callable(getattr(importlib.import_module(f"infogan_ray.cli.{name}"), name))
 
 
-def test_ctrl_c_while_a_command_is_still_imported_is_one_line() -> None:
+def test_ctrl_c_during_the_import_of_a_command_prints_one_line() -> None:
     program = "import signal; from infogan_ray.cli import main as cli; signal.setitimer(signal.ITIMER_REAL, 0.3); "
     program += "signal.signal(signal.SIGALRM, signal.default_int_handler); raise SystemExit(cli.main(['runs', '.']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from infogan_ray.cli import display
-from infogan_ray.cli.search_display import ROWS, SearchDisplay
+from infogan_ray.cli.search_display import MAX_ROWS, SearchDisplay
 
 
 def text(shown: SearchDisplay) -> str:
@@ -18,14 +18,14 @@ def text(shown: SearchDisplay) -> str:
     return console.file.getvalue()
 
 
-def test_the_table_says_where_each_trial_stands() -> None:
+def test_the_table_shows_the_state_of_each_trial() -> None:
     shown = SearchDisplay(trials=4, budget=9000, rungs=(1000, 3000))
     shown({"trial": 0, "event": "progress", "images": 500, "say": ""})
     shown({"trial": 1, "event": "score", "images": 3000, "mi_bound": 2.5, "mi_fraction": 0.4, "say": ""})
     shown({"trial": 2, "event": "stopped", "images": 1000, "mi_bound": 1.0, "mi_fraction": 0.1, "say": ""})
     shown({"trial": 1, "event": "finished", "swd": 33.25, "say": ""})
     lines = text(shown).splitlines()
-    assert lines[0].startswith("2 of 4 trials over, 1 of them stopped early")
+    assert lines[0].startswith("2 of 4 trials ended, 1 of them stopped early")
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert rows == [
         ["1", "finished", "2/2", "3,000 (33%)", "0.400", "2.500", "", "33.2"],
@@ -34,10 +34,10 @@ def test_the_table_says_where_each_trial_stands() -> None:
     ]
 
 
-def test_time_left_counts_what_was_seen_since_the_start_and_no_trial_twice() -> None:
+def test_time_left_counts_images_since_the_start_and_each_trial_once() -> None:
     shown = SearchDisplay(trials=3, budget=1000, rungs=(100,))
     shown.started -= 10
-    shown({"trial": 0, "event": "progress", "images": 800})  # of a resumed search: seen before
+    shown({"trial": 0, "event": "progress", "images": 800})  # of a resumed search: counted before
     assert "left at most" not in shown.heading()
     shown({"trial": 0, "event": "progress", "images": 900})
     shown({"trial": 1, "event": "stopped", "images": 0})
@@ -48,10 +48,10 @@ def test_many_trials_do_not_fill_the_screen() -> None:
     shown = SearchDisplay(trials=100, budget=1000, rungs=(100,))
     for number in range(100):
         shown({"trial": number, "event": "progress", "images": 1})
-    assert f"and {100 - ROWS} more" in text(shown)
+    assert f"and {100 - MAX_ROWS} more" in text(shown)
 
 
-def test_into_a_pipe_go_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(display, "errors", Console(file=stream, width=60))
     with SearchDisplay(trials=1, budget=1000, rungs=(100,)) as shown:

@@ -1,4 +1,4 @@
-"""The table of what a search over seeds has trained. Run: pytest tests/cli/test_seeds.py"""
+"""The table of the runs of a search over seeds. Run: pytest tests/cli/test_seeds.py"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.quality import main
 from tests.web.test_search_report import make_search, run_trial
 
 
-def test_the_seeds_of_a_search_are_told_by_what_else_differs(
+def test_seeds_of_a_search_are_grouped_by_their_other_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = [{"seed": seed, "optimizer.lr_decay": decay} for decay in (0.0, 0.5) for seed in (0, 1, 2)]
@@ -19,17 +19,17 @@ def test_the_seeds_of_a_search_are_told_by_what_else_differs(
         run_trial(search, number, "finished", {90: 0.9}, clustering_error=error, q_score=score, swd=20.0, nmi=0.5)
     run_trial(search, 4, "diverged", {10: 0.9})
     assert main(["--search", str(search.folder)]) == 0
-    said = capsys.readouterr()
-    one, other = (line for line in said.out.splitlines() if line.startswith("| optimizer"))
-    assert one.startswith("| optimizer.lr_decay 0.0 | 3 | 23.33% | 40.00% | 10.00% | 0.500 |"), "mean, worst and best"
-    assert other.startswith("| optimizer.lr_decay 0.5 | 2, 1 diverged | 5.00% |")
-    assert "lr_decay 0.0: without labels (q_score) seed 2 is picked, 10.00%; the best is seed 2" in said.out
-    assert said.err.count("left out") == 1 and "trial 5 (optimizer.lr_decay 0.5, seed 5)" in said.err
+    output = capsys.readouterr()
+    first, second = (line for line in output.out.splitlines() if line.startswith("| optimizer"))
+    assert first.startswith("| optimizer.lr_decay 0.0 | 3 | 23.33% | 40.00% | 10.00% | 0.500 |"), "mean, worst and best"
+    assert second.startswith("| optimizer.lr_decay 0.5 | 2, 1 diverged | 5.00% |")
+    assert "lr_decay 0.0: without labels (q_score) seed 2 is picked, 10.00%; the best is seed 2" in output.out
+    assert output.err.count("left out") == 1 and "trial 5 (optimizer.lr_decay 0.5, seed 5)" in output.err
 
 
 @pytest.mark.parametrize(
-    "arguments, said", [(["--search", "nowhere/at-all"], "does not exist"), ([], "presets are not given")]
+    "arguments, message", [(["--search", "nowhere/at-all"], "does not exist"), ([], "presets are not given")]
 )
-def test_nothing_to_tell_is_said_in_a_line(arguments: list[str], said: str) -> None:
-    with pytest.raises(SystemExit, match=said):
+def test_missing_results_are_reported_in_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
         main(arguments)

@@ -1,20 +1,21 @@
-"""Augmentation of real images: range, meaning, and what it depends on. Run: pytest tests/data/test_augmentation.py"""
+"""Augmentation of real images: range, options, random numbers. Run: pytest tests/data/test_augmentation.py"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from infogan_ray.data.augmentation import DRAWS, MOST, AugmentationConfig, augment, draw
+from infogan_ray.data.augmentation import LIMITS, UNIFORMS, AugmentationConfig, augment, sample_uniforms
 from infogan_ray.data.feeds.memory import InMemoryFeed, to_unit_range
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.rng import seeded_generator
-from infogan_ray.training.config import PRESETS, RunConfig, preset
+from infogan_ray.training.config import RunConfig, preset
 from infogan_ray.training.loop import train
+from infogan_ray.training.presets import PRESETS
 from infogan_ray.training.train_state import TrainState
 from tests.conftest import tiny_config
 
-EXTREMES = [{"flip": True}, *({name: most} for name, most in MOST.items()), {"flip": True, **MOST}]
+EXTREMES = [{"flip": True}, *({name: limit} for name, limit in LIMITS.items()), {"flip": True, **LIMITS}]
 
 
 def noise(count: int = 64) -> torch.Tensor:
@@ -24,7 +25,7 @@ def noise(count: int = 64) -> torch.Tensor:
 @pytest.mark.parametrize("options", EXTREMES, ids=lambda options: "+".join(options))
 def test_the_range_holds_at_every_extreme(options: dict[str, float]) -> None:
     images = torch.cat([noise(), torch.zeros(4, 3, 16, 16).byte(), torch.full((4, 3, 16, 16), 255).byte()])
-    draws = draw(len(images), seeded_generator(0, "augment"))
+    draws = sample_uniforms(len(images), seeded_generator(0, "augment"))
     for chosen in (draws, draws.sign(), torch.ones_like(draws), -torch.ones_like(draws)):
         changed = augment(images, AugmentationConfig(**options), chosen)  # type: ignore[arg-type]
         assert changed.dtype == torch.uint8 and changed.shape == images.shape
@@ -34,17 +35,17 @@ def test_the_range_holds_at_every_extreme(options: dict[str, float]) -> None:
         assert not torch.equal(augment(images, AugmentationConfig(**options), draws), images)  # type: ignore[arg-type]
 
 
-def test_each_option_does_what_it_says() -> None:
-    images, zero = noise(4), torch.zeros(DRAWS, 4)
+def test_each_option_has_its_effect() -> None:
+    images, zero = noise(4), torch.zeros(UNIFORMS, 4)
 
     def only(row: int, value: float, **options: float) -> torch.Tensor:
         draws = zero.clone()
         draws[row] = value
         return augment(images, AugmentationConfig(**options), draws)  # type: ignore[arg-type]
 
-    for name, most in MOST.items():
-        apart = augment(images, AugmentationConfig(**{name: most}), zero).int() - images.int()  # type: ignore[arg-type]
-        assert apart.abs().max() <= 1, f"{name}: a draw in the middle changes nothing"
+    for name, limit in LIMITS.items():
+        apart = augment(images, AugmentationConfig(**{name: limit}), zero).int() - images.int()  # type: ignore[arg-type]
+        assert apart.abs().max() <= 1, f"{name}: a random number of 0 changes nothing"
     assert torch.equal(only(4, -0.5, flip=True), images.flip(-1)) and torch.equal(only(4, 0.5, flip=True), images)
     assert torch.equal(only(2, 1, shift=0.25)[..., :12], images[..., 4:]), "a quarter of 16 pixels"
     assert torch.equal(only(3, 1, shift=0.25)[..., :12, :], images[..., 4:, :])
@@ -60,27 +61,28 @@ def test_each_option_does_what_it_says() -> None:
 
 def test_half_of_the_images_are_mirrored() -> None:
     images = torch.arange(4, dtype=torch.uint8).view(1, 1, 1, 4).expand(2000, 1, 1, 4)
-    changed = augment(images, AugmentationConfig(flip=True), draw(2000, seeded_generator(7, "augment")))
+    changed = augment(images, AugmentationConfig(flip=True), sample_uniforms(2000, seeded_generator(7, "augment")))
     assert 900 < int((changed[:, 0, 0, 0] == 3).sum()) < 1100
 
 
-def test_the_draw_is_that_of_the_global_batch_and_of_the_step() -> None:
-    def drawn(seed: int, step: int, *place: int) -> torch.Tensor:
-        return draw(16, seeded_generator(seed, "augment", step), *place)
+def test_random_numbers_depend_on_the_global_batch_and_the_step() -> None:
+    def random_numbers(seed: int, step: int, *place: int) -> torch.Tensor:
+        return sample_uniforms(16, seeded_generator(seed, "augment", step), *place)
 
-    images, options = noise(16), AugmentationConfig(flip=True, **MOST)
-    whole = augment(images, options, drawn(1, 5))
+    images, options = noise(16), AugmentationConfig(flip=True, **LIMITS)
+    whole = augment(images, options, random_numbers(1, 5))
     for world in (2, 3):
         bounds = [16 * rank // world for rank in range(world + 1)]
         parts = [
-            augment(images[bounds[rank] : bounds[rank + 1]], options, drawn(1, 5, rank, world)) for rank in range(world)
+            augment(images[bounds[rank] : bounds[rank + 1]], options, random_numbers(1, 5, rank, world))
+            for rank in range(world)
         ]
         assert torch.equal(torch.cat(parts), whole)
     for seed, step in ((1, 6), (2, 5)):
-        assert not torch.equal(augment(images, options, drawn(seed, step)), whole)
+        assert not torch.equal(augment(images, options, random_numbers(seed, step)), whole)
 
 
-def test_training_sees_changed_images_and_is_the_same_without(image_set: ImageSet) -> None:
+def test_augmentation_changes_training_only_if_an_option_is_on(image_set: ImageSet) -> None:
     weights = []
     for options in ({}, {"flip": True, "shift": 0.1}, None):
         config = tiny_config()
@@ -91,7 +93,7 @@ def test_training_sees_changed_images_and_is_the_same_without(image_set: ImageSe
     assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])
 
 
-def test_it_is_off_in_every_preset_and_bad_values_are_named() -> None:
+def test_augmentation_is_off_in_every_preset_and_bad_values_are_refused() -> None:
     assert not RunConfig().augment.on and not any(preset(name).augment.on for name in PRESETS)
     assert RunConfig().override({"augment": {"flip": True}}, "test").augment.on
     for name, value in (("shift", 0.6), ("degrees", -1.0), ("scale", 1.0), ("brightness", float("nan"))):

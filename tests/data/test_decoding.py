@@ -1,4 +1,4 @@
-"""Every mode and format by its pixels; what is broken says why. Run: pytest tests/data/test_decoding.py"""
+"""Pixels of every mode and format; the reason why an image is broken. Run: pytest tests/data/test_decoding.py"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def halves(mode: str, left: Any, right: Any, size: int = 32) -> Image.Image:
 
 
 def read(content: bytes, size: int = 32, channels: int = 3) -> tuple[np.ndarray, Facts]:
-    """As (size, size, channels)."""
+    """The decoded image as (size, size, channels), and its facts."""
     pixels, facts = decode(content, size, channels)
     assert pixels.dtype == np.uint8 and pixels.shape == (channels, size, size)
     return pixels.transpose(1, 2, 0), facts
@@ -50,7 +50,7 @@ def test_every_format_keeps_its_pixels(form: str) -> None:
     assert facts.format == form
 
 
-def test_transparency_lies_on_white() -> None:
+def test_transparency_is_composited_on_white() -> None:
     half_red = (255, 127, 127)
     assert_halves(encoded(halves("RGBA", (255, 0, 0, 0), (255, 0, 0, 128))), WHITE, half_red, off=1)
     facts = assert_halves(encoded(halves("LA", (10, 0), (10, 255))), WHITE, (10, 10, 10))
@@ -61,7 +61,7 @@ def test_transparency_lies_on_white() -> None:
         assert facts.changes == (f"{mode} with transparency composited on white",)
 
 
-def test_palettes() -> None:
+def test_palettes_become_rgb() -> None:
     palette = Image.new("P", (32, 32), 1)
     palette.putpalette([*RED, *BLUE])
     palette.paste(0, (0, 0, 16, 32))
@@ -71,7 +71,7 @@ def test_palettes() -> None:
     assert_halves(encoded(palette, transparency=bytes([255, 0])), RED, WHITE)
 
 
-def test_one_bit_is_black_and_white() -> None:
+def test_one_bit_images_are_black_and_white() -> None:
     facts = assert_halves(encoded(halves("1", 0, 1)), (0, 0, 0), WHITE)
     assert facts.changes == ("1-bit to 0 and 255",)
     assert facts.conversions(32, 3) == ["1-bit to 0 and 255", "grey repeated in three channels"]
@@ -79,7 +79,7 @@ def test_one_bit_is_black_and_white() -> None:
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_sixteen_bits_keep_their_range(form: str) -> None:
+def test_sixteen_bit_images_keep_their_range(form: str) -> None:
     ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
     pixels, facts = read(encoded(Image.fromarray(ramp), form), channels=1)
     assert np.array_equal(pixels[:, :, 0], (ramp / 257).round())
@@ -94,13 +94,13 @@ def test_sixteen_bits_keep_their_range(form: str) -> None:
         (np.linspace(-70000, 200000, 1024).astype(np.int32), -70000, 200000),
     ],
 )
-def test_wide_numbers_are_scaled_and_not_clipped(values: np.ndarray, low: float, high: float) -> None:
+def test_wide_value_ranges_are_scaled_and_not_clipped(values: np.ndarray, low: float, high: float) -> None:
     pixels, _ = read(encoded(Image.fromarray(values.reshape(32, 32)), "TIFF"), channels=1)
     wanted = ((values.astype(float) - low) / (high - low) * 255).round()
     assert np.abs(pixels.ravel() - wanted).max() <= 1 and pixels.max() == 255
 
 
-def test_numbers_that_are_none_are_broken() -> None:
+def test_images_with_nan_pixels_are_broken() -> None:
     with pytest.raises(Broken, match="not numbers"):
         read(encoded(Image.fromarray(np.full((32, 32), np.nan, np.float32)), "TIFF"))
 
@@ -115,7 +115,7 @@ def test_cmyk_red_is_red(form: str) -> None:
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_once(form: str, orientation: int) -> None:
-    """A picture with a red corner at the top left is stored as a camera would, and comes back upright."""
+    """An image with a red top left corner is stored as a camera stores it, and read upright."""
     upright = Image.new("RGB", (64, 64), BLUE)
     upright.paste(RED, (0, 0, 32, 16))
     flip, turn = Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose
@@ -133,7 +133,7 @@ def test_exif_orientation_is_applied_once(form: str, orientation: int) -> None:
     assert ("turned upright as EXIF says" in facts.changes) == (orientation > 1)
 
 
-def test_the_first_frame_counts() -> None:
+def test_only_the_first_frame_is_read() -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, BLUE)]
     for form in ("GIF", "TIFF", "WEBP"):
         options = {"lossless": True} if form == "WEBP" else {}
@@ -141,7 +141,7 @@ def test_the_first_frame_counts() -> None:
         assert assert_halves(content, RED, RED).changes[-1] == f"{form} of which the first frame is taken"
 
 
-def test_the_middle_square_is_taken_and_resized() -> None:
+def test_the_middle_square_is_cropped_and_resized() -> None:
     image = Image.new("RGB", (120, 40), BLUE)
     image.paste(RED, (40, 0, 80, 40))
     pixels, facts = read(encoded(image), 16)
@@ -151,7 +151,7 @@ def test_the_middle_square_is_taken_and_resized() -> None:
 
 
 def test_a_large_jpeg_is_reduced_without_moire() -> None:
-    """Stripes of one pixel are grey from afar, although a large JPEG is unpacked at a fraction of its size."""
+    """Stripes of one pixel become grey, although a large JPEG is decoded at a fraction of its size."""
     stripes = np.zeros((1024, 1024), np.uint8)
     stripes[::2] = 255
     for content in (encoded(Image.fromarray(stripes), "JPEG", quality=95), encoded(Image.fromarray(stripes))):
@@ -160,7 +160,7 @@ def test_a_large_jpeg_is_reduced_without_moire() -> None:
 
 
 def square_png(side: int, header_bytes: int = 13) -> bytes:
-    """A PNG of a few bytes that declares a square of RGB and holds no pixels."""
+    """A PNG of a few bytes that declares an RGB square and has no pixels."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -170,7 +170,7 @@ def square_png(side: int, header_bytes: int = 13) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_what_is_broken_says_why() -> None:
+def test_broken_images_report_the_reason() -> None:
     photo = encoded(Image.effect_noise((200, 200), 80).convert("RGB"), "JPEG")
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     for content, reason in (
@@ -186,9 +186,9 @@ def test_what_is_broken_says_why() -> None:
             decode(content, 32, 3)
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's own, about single files
+@pytest.mark.filterwarnings("ignore")  # Pillow's warnings about single files
 @pytest.mark.parametrize("form", FORMATS)
-def test_damaged_bytes_are_broken_or_read_and_never_anything_else(form: str) -> None:
+def test_damaged_bytes_are_read_or_raise_broken(form: str) -> None:
     rng = np.random.default_rng(0)
     whole = encoded(halves("RGB", RED, BLUE), form)
     for _ in range(150):

@@ -1,4 +1,4 @@
-"""Known factors of dSprites' own file, of which nothing is unpickled. Run: pytest tests/data/test_factors.py"""
+"""Known factors from the dSprites file, without unpickling. Run: pytest tests/data/test_factors.py"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = (1, 3, 2, 4, 2, 3)  # color, shape, scale, orientation, x, y
 
 
 class Trap:
-    """Says so when it is unpickled."""
+    """Raises an error when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (raise_on_unpickling, ("unpickled",))
@@ -27,7 +27,7 @@ def raise_on_unpickling(word: str) -> None:
 
 
 def arrays() -> dict[str, np.ndarray]:
-    """As dSprites has them, each image different, with a pickle for ``metadata``."""
+    """The arrays of the dSprites file, with different images and a pickle for ``metadata``."""
     classes = np.array(list(itertools.product(*(range(size) for size in SIZES))), np.int64)
     rng = np.random.default_rng(0)
     return {
@@ -44,7 +44,7 @@ def write(path: Path, **changes: np.ndarray | None) -> Path:
     return path
 
 
-def test_dsprites_and_its_pickle_that_is_not_read(tmp_path: Path) -> None:
+def test_dsprites_is_read_without_unpickling(tmp_path: Path) -> None:
     path = write(tmp_path / "dsprites.npz")
     with np.load(path, allow_pickle=True) as file, pytest.raises(AssertionError, match="unpickled"):
         file["metadata"]  # the trap works
@@ -70,7 +70,7 @@ def test_rows_in_another_order_are_found_by_their_classes(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"imgs": None}, "has no array 'imgs' .it has metadata, latents_classes, latents_values."),
         ({"latents_classes": None}, "has no array 'latents_classes'"),
@@ -89,13 +89,13 @@ def test_rows_in_another_order_are_found_by_their_classes(tmp_path: Path) -> Non
         ({"latents_classes": arrays()["latents_classes"] * 10**9}, "combinations of .* are needed, each once"),
     ],
 )
-def test_another_layout_is_refused(tmp_path: Path, changes: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said) as refused:
+def test_another_layout_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
         DSprites(write(tmp_path / "wrong.npz", **changes))
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_cut_off_and_one_that_is_none(tmp_path: Path) -> None:
+def test_truncated_files_and_other_npz_files_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "cut.npz")
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(ValueError, match="is not a whole .npz file"):
@@ -105,9 +105,9 @@ def test_a_file_that_is_cut_off_and_one_that_is_none(tmp_path: Path) -> None:
         DSprites(tmp_path / "short.npz")
 
 
-def test_what_may_be_named(tmp_path: Path) -> None:
+def test_valid_sources_of_known_factors(tmp_path: Path) -> None:
     assert isinstance(open_factors("shapes"), Shapes)
     (tmp_path / "photos").mkdir()
-    for what, said in (("shape", "does not exist"), (str(tmp_path / "photos"), "is not an .npz file")):
-        with pytest.raises(ValueError, match=rf"which {said}; valid are shapes and the .npz file of dSprites"):
+    for what, message in (("shape", "does not exist"), (str(tmp_path / "photos"), "is not an .npz file")):
+        with pytest.raises(ValueError, match=rf"which {message}; valid are shapes and the .npz file of dSprites"):
             open_factors(what)

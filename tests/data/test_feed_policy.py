@@ -1,4 +1,4 @@
-"""Which feed a run gets, and what is said of it. Run: pytest tests/data/test_feed_policy.py"""
+"""Which feed a run gets, and the line about it. Run: pytest tests/data/test_feed_policy.py"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.prepared import ENCODED, RAW, numbered, numbers, write_shards
 GB = 10**9
 
 
-def test_auto_streams_what_does_not_fit_into_half_of_the_free_memory() -> None:
+def test_auto_streams_images_larger_than_half_of_the_free_memory() -> None:
     assert choose_feed("auto", 4 * GB, MemoryBudget(10 * GB)) == "memory"
     assert choose_feed("auto", 4 * GB, MemoryBudget(10 * GB, copies=2)) == "stream", "each worker has a copy"
     assert choose_feed("auto", 6 * GB, MemoryBudget(10 * GB)) == "stream"
@@ -45,7 +45,7 @@ def test_the_choice_and_its_reason_are_one_line(tmp_path: Path) -> None:
     assert feed_line("auto", held, MemoryBudget(10**6, 2)) == (
         "feed: in memory, 320 bytes of images for each of 2 workers against 1.0 MB of free memory"
     )
-    assert "as asked for" in feed_line("memory", held, MemoryBudget(10))
+    assert "as requested" in feed_line("memory", held, MemoryBudget(10))
     assert isinstance(make_feed(held, 8, 0), InMemoryFeed)
     feed = make_feed(streamed, 8, 0)
     assert isinstance(feed, StreamingFeed)
@@ -59,17 +59,17 @@ def test_images_that_are_not_prepared_are_not_streamed(npz: Path, tmp_path: Path
         load_images(f"file://{tmp_path}/nothing", feed="stream")
     with pytest.raises(ValueError, match=r"bars\.npz has .* against 10 bytes of free memory; .*infogan data prepare"):
         load_images(str(npz), feed="auto", budget=MemoryBudget(10))
-    said: list[str] = []
-    load_images(str(npz), say=said.append, feed="auto", budget=MemoryBudget(40_000))
-    assert len(said) == 1 and "which is tight" in said[0]
-    said.clear()
-    load_images(str(npz), say=said.append, feed="memory", budget=MemoryBudget(10))
-    assert len(said) == 1, "memory that is asked for is not refused"
-    load_images(str(npz), say=said.append, feed="auto", budget=MemoryBudget(10**9))
-    assert len(said) == 1
+    messages: list[str] = []
+    load_images(str(npz), say=messages.append, feed="auto", budget=MemoryBudget(40_000))
+    assert len(messages) == 1 and "which may not be enough" in messages[0]
+    messages.clear()
+    load_images(str(npz), say=messages.append, feed="memory", budget=MemoryBudget(10))
+    assert len(messages) == 1, "requested memory is not refused"
+    load_images(str(npz), say=messages.append, feed="auto", budget=MemoryBudget(10**9))
+    assert len(messages) == 1
 
 
-def test_raw_shards_are_streamed_as_they_are_and_encoded_ones_need_a_size(tmp_path: Path) -> None:
+def test_raw_shards_are_streamed_unchanged_and_encoded_shards_need_a_size(tmp_path: Path) -> None:
     images, labels = tiny_images(40)
     write_shards(tmp_path / "raw", images[:, None], [[40]], labels=labels)
     write_shards(tmp_path / "png", images[:, None], [[40]], encoding=ENCODED)
@@ -85,18 +85,18 @@ def test_raw_shards_are_streamed_as_they_are_and_encoded_ones_need_a_size(tmp_pa
 
 
 @pytest.mark.parametrize("encoding", [RAW, ENCODED])
-def test_a_sample_comes_from_all_over_the_split(encoding: str, tmp_path: Path) -> None:
+def test_a_sample_is_spread_over_the_split(encoding: str, tmp_path: Path) -> None:
     kinds = np.arange(2000) // 200
     shards = write_shards(tmp_path / "s", numbered(2000), [[20] * 50] * 2, labels=kinds, encoding=encoding)
     images, labels = read_rows(shards, "train", 4, 1, 300)
     found = numbers(images)
     assert labels is not None and len(set(found)) == 300 and labels.tolist() == [n // 200 for n in found]
-    assert torch.bincount(labels[:100], minlength=10).min() > 0, "in an order of chance"
+    assert torch.bincount(labels[:100], minlength=10).min() > 0, "the order is random"
     assert torch.equal(read_rows(shards, "train", 4, 1, 300)[0], images), "always the same"
     assert numbers(read_rows(shards, "train", 4, 1)[0]) == list(range(2000))
 
 
-def test_size_of_the_data_is_that_of_the_shards_not_of_the_sample(tmp_path: Path) -> None:
+def test_the_image_count_comes_from_the_shards_not_the_sample(tmp_path: Path) -> None:
     write_shards(tmp_path / "s", numbered(50), [[25, 25]])
     images = load_images(str(tmp_path / "s"), feed="stream", sample=5)
     assert len(images.images) == 5 and images.count == 50
@@ -107,29 +107,29 @@ def test_size_of_the_data_is_that_of_the_shards_not_of_the_sample(tmp_path: Path
 
 
 def test_a_resumed_run_keeps_its_feed(image_set: ImageSet, tmp_path: Path) -> None:
-    from infogan_ray.training.run_setup import kept_feed
+    from infogan_ray.training.run_setup import resolve_feed
 
     saved = tiny_config(feed="stream", storage=str(tmp_path))
     RunDirectory(open_storage(tmp_path / "tiny")).write_config({"run": saved.to_dict()})
-    assert kept_feed(tiny_config(storage=str(tmp_path), resume=True)) == "stream"
-    assert kept_feed(tiny_config(storage=str(tmp_path), resume=True, feed="stream")) == "stream"
+    assert resolve_feed(tiny_config(storage=str(tmp_path), resume=True)) == "stream"
+    assert resolve_feed(tiny_config(storage=str(tmp_path), resume=True, feed="stream")) == "stream"
     with pytest.raises(ValueError, match=r"feed is 'memory', and tiny has read its images by 'stream'.*leave --feed"):
-        kept_feed(tiny_config(storage=str(tmp_path), resume=True, feed="memory"))
+        resolve_feed(tiny_config(storage=str(tmp_path), resume=True, feed="memory"))
     older = {name: value for name, value in saved.to_dict().items() if name != "feed"}
     RunDirectory(open_storage(tmp_path / "tiny")).write_config({"run": older})
-    assert kept_feed(tiny_config(storage=str(tmp_path), resume=True)) == "memory", "of a version with one feed"
-    assert kept_feed(tiny_config(storage=str(tmp_path / "new"), resume=True)) == "auto"
+    assert resolve_feed(tiny_config(storage=str(tmp_path), resume=True)) == "memory", "saved by a version with one feed"
+    assert resolve_feed(tiny_config(storage=str(tmp_path / "new"), resume=True)) == "auto"
 
 
-def test_a_dry_run_says_which_feed(npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_shows_the_feed(npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, _ = tiny_images(96)
     write_shards(tmp_path / "s", images[:, None], [[48, 48]])
     words = ["train", "--steps", "2", "--batch-size", "16", "--storage", str(tmp_path / "runs"), "--dry-run"]
     assert main([*words, "--data", str(tmp_path / "s"), "--feed", "stream"]) == 0
-    said = capsys.readouterr().out
-    assert "data: 96 images 16x16x1" in said and "feed: streaming, as asked for; 24.6 kB of images against" in said
+    output = capsys.readouterr().out
+    assert "data: 96 images 16x16x1" in output and "feed: streaming, as requested; 24.6 kB of images against" in output
     assert main([*words, "--data", str(npz)]) == 0
     assert "feed: in memory, 21.2 kB of images against" in capsys.readouterr().out
     assert main([*words, "--data", str(npz), "--feed", "stream"]) == 2
-    said = capsys.readouterr().err
-    assert "infogan data prepare" in said and len(said.strip().splitlines()) == 1
+    output = capsys.readouterr().err
+    assert "infogan data prepare" in output and len(output.strip().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Every published layout, into memory and in stretches; presets; bad files. Run: pytest tests/data/test_formats.py"""
+"""Every published layout, whole and in ranges; presets; bad files. Run: pytest tests/data/test_formats.py"""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from infogan_ray.training.config import preset
 from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState
 from tests import layouts
-from tests.layouts import COUNT, MAKERS, TESTS, Made, pixels, png
+from tests.layouts import COUNT, MAKERS, TEST_COUNT, PublishedFiles, pixels, png
 
 
 def quiet(line: str) -> None: ...
@@ -51,7 +51,7 @@ def load(path: Path, **changes: object) -> ImageSet:
 
 
 def read(collection: Collection, start: int, stop: int) -> dict[int, Item | Broken]:
-    """A stretch, read as another process would: from a copy."""
+    """Read a range of rows from a pickled copy, as another process does."""
     return dict(pickle.loads(pickle.dumps(collection)).read(start, stop))
 
 
@@ -64,7 +64,7 @@ def as_tensor(images: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
-def test_a_layout_is_read_in_stretches(make: Callable[[Path], Made], tmp_path: Path) -> None:
+def test_each_layout_is_read_in_ranges(make: Callable[[Path], PublishedFiles], tmp_path: Path) -> None:
     made = make(tmp_path)
     collection = open_collection(made.path, say=quiet)
     assert (collection.kind, collection.count, collection.classes) == (made.kind, COUNT, made.classes)
@@ -86,7 +86,7 @@ def test_a_layout_is_read_in_stretches(make: Callable[[Path], Made], tmp_path: P
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
-def test_a_layout_is_loaded(make: Callable[[Path], Made], tmp_path: Path) -> None:
+def test_each_layout_is_loaded(make: Callable[[Path], PublishedFiles], tmp_path: Path) -> None:
     made = make(tmp_path)
     size = made.images.shape[1]
     found = load(made.path, image_size=size, channels=3 if made.images.ndim == 4 else 1)
@@ -106,17 +106,17 @@ def test_a_layout_is_loaded(make: Callable[[Path], Made], tmp_path: Path) -> Non
         assert found.test_labels is not None and found.test_labels.tolist() == made.test_labels
 
 
-def test_arrays_come_in_their_own_size_and_are_brought_to_another(tmp_path: Path) -> None:
+def test_arrays_keep_their_size_or_are_resized(tmp_path: Path) -> None:
     made = layouts.svhn(tmp_path)
     assert load(made.path).images.shape == (COUNT, 3, 32, 32)
     found = load(made.path, image_size=16, channels=1)
     assert found.images.shape == (COUNT, 1, 16, 16) and found.test_images is not None
-    assert found.test_images.shape == (TESTS, 1, 16, 16)
-    one = load(tmp_path / "test_32x32.mat")  # the file alone, so that nothing else is its test part
-    assert one.test_images is None and len(one.images) == TESTS
+    assert found.test_images.shape == (TEST_COUNT, 1, 16, 16)
+    single = load(tmp_path / "test_32x32.mat")  # a single file has no test split
+    assert single.test_images is None and len(single.images) == TEST_COUNT
 
 
-def test_a_wide_array_is_read_over_many_chunks(tmp_path: Path) -> None:
+def test_a_range_of_a_large_array_is_read_over_many_chunks(tmp_path: Path) -> None:
     many = pixels(2100, 4, 4)
     np.savez_compressed(tmp_path / "a.npz", images=many)
     (tmp_path / "b-images-idx3-ubyte").write_bytes(idx.encode(many))
@@ -127,28 +127,28 @@ def test_a_wide_array_is_read_over_many_chunks(tmp_path: Path) -> None:
         assert np.array_equal(np.stack(found).squeeze(), many[1000:2095]), name
 
 
-def test_an_idx_file_finds_its_test_part_beside_it(tmp_path: Path) -> None:
+def test_an_idx_file_finds_its_test_split_in_the_same_folder(tmp_path: Path) -> None:
     made = layouts.idx_files(tmp_path)
     assert made.test_images is not None
     for path in (tmp_path, tmp_path / "train-images-idx3-ubyte.gz"):
         found = load(path)
         assert found.test_images is not None and torch.equal(found.test_images, as_tensor(made.test_images))
     (tmp_path / "MNIST").mkdir()
-    raw = tmp_path / "MNIST" / "raw"  # where torchvision puts them
+    raw = tmp_path / "MNIST" / "raw"  # torchvision's layout
     raw.mkdir()
     for file in tmp_path.glob("*.gz"):
         file.rename(raw / file.name)
     assert torch.equal(load(tmp_path / "MNIST").images, found.images)
 
 
-def test_celeba_is_cropped_and_has_its_own_test_part(tmp_path: Path) -> None:
+def test_celeba_is_cropped_and_has_its_own_test_split(tmp_path: Path) -> None:
     base = layouts.celeba(tmp_path)
-    said: list[str] = []
-    found = load_images(str(tmp_path), DataConfig(image_size=32), said.append)
+    messages: list[str] = []
+    found = load_images(str(tmp_path), DataConfig(image_size=32), messages.append)
     assert found.images.shape == (COUNT, 3, 32, 32) and found.labels is None and found.test_images is not None
-    assert len(found.test_images) == TESTS and not any("not in" in line for line in said)
-    assert any("cropped to the middle 148x148" in line for line in said)
-    for row in range(COUNT):  # nothing of the black that surrounds the crop, up to what JPEG does at its edge
+    assert len(found.test_images) == TEST_COUNT and not any("not in" in line for line in messages)
+    assert any("cropped to the middle 148x148" in line for line in messages)
+    for row in range(COUNT):  # no pixel of the black border, except for JPEG errors at the edge
         wanted = torch.tensor([8 * row, 120, 240 - 8 * row]).view(3, 1, 1)
         assert (found.images[row] - wanted.float()).abs()[:, 1:-1, 1:-1].max() < 8
     collection = open_collection(base)
@@ -158,7 +158,7 @@ def test_celeba_is_cropped_and_has_its_own_test_part(tmp_path: Path) -> None:
         assert np.array_equal(plain(item.image), np.array(image.crop((15, 35, 163, 183))))
 
 
-def test_celeba_labels_are_one_of_its_attributes(tmp_path: Path) -> None:
+def test_celeba_labels_are_one_attribute(tmp_path: Path) -> None:
     base = layouts.celeba(tmp_path)
     collection = open_collection(base, f"{base}/list_attr_celeba.txt:Smiling", quiet)
     assert collection.classes == ["not Smiling", "Smiling"] and collection.labels is not None
@@ -168,14 +168,14 @@ def test_celeba_labels_are_one_of_its_attributes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no attribute 'Grumpy'; it has Smiling, Young"):
         load(base, image_size=16, labels=f"{base}/list_attr_celeba.txt:Grumpy")
     csv = tmp_path / "labels.csv"
-    names = [f"{row + 1:06}.jpg" for row in range(COUNT + TESTS)]
+    names = [f"{row + 1:06}.jpg" for row in range(COUNT + TEST_COUNT)]
     csv.write_text("file,label\n" + "".join(f"{name},{row % 2}\n" for row, name in enumerate(names)))
     found = load(base, image_size=16, labels=str(csv))
     assert found.labels is not None and found.labels.tolist() == [row % 2 for row in range(COUNT)]
     assert found.test_labels is not None and found.test_labels.tolist() == [0, 1] * 3
 
 
-def test_celeba_without_lists_is_for_training_and_its_zip_is_read_packed(tmp_path: Path) -> None:
+def test_celeba_is_read_from_its_zip_and_without_lists(tmp_path: Path) -> None:
     import shutil
 
     base = layouts.celeba(tmp_path)
@@ -185,10 +185,10 @@ def test_celeba_without_lists_is_for_training_and_its_zip_is_read_packed(tmp_pat
     packed = load(base, image_size=16)
     assert torch.equal(packed.images, whole.images) and packed.test_images is not None
     (base / "list_eval_partition.txt").unlink()
-    assert len(load(base, image_size=16).images) == COUNT + TESTS
+    assert len(load(base, image_size=16).images) == COUNT + TEST_COUNT
 
 
-def test_celeba_as_kaggle_packs_it_is_the_same(tmp_path: Path) -> None:
+def test_celeba_in_kaggles_layout_gives_the_same_images(tmp_path: Path) -> None:
     base = layouts.celeba(tmp_path)
     whole = load(base, image_size=16, labels=f"{base}/list_attr_celeba.txt:Young")
     (base / "img_align_celeba").rename(base / "inner")
@@ -204,7 +204,7 @@ def test_celeba_as_kaggle_packs_it_is_the_same(tmp_path: Path) -> None:
     found = load(base, image_size=16, labels=f"{base}/list_attr_celeba.csv:Young")
     assert torch.equal(found.images, whole.images) and found.labels is not None and whole.labels is not None
     assert torch.equal(found.labels, whole.labels) and found.labels.unique().tolist() == [0, 1]
-    assert found.test_images is not None and len(found.test_images) == TESTS
+    assert found.test_images is not None and len(found.test_images) == TEST_COUNT
     with pytest.raises(ValueError, match="has no attribute 'image_id'; it has Smiling, Young"):
         load(base, image_size=16, labels=f"{base}/list_attr_celeba.csv:image_id")
 
@@ -224,14 +224,15 @@ def test_broken_images_count_against_max_bad_in_tables_and_tars(tmp_path: Path) 
     kept = [row for row in range(20) if row not in (7, 9)]
     assert sorted(found.labels.tolist() + found.test_labels.tolist()) == kept
     items = read(open_collection(table), 5, 12)
-    assert [row for row, item in items.items() if isinstance(item, Broken)] == [9]  # 7 shows when it is decoded
+    # Row 7 fails only when it is decoded.
+    assert [row for row, item in items.items() if isinstance(item, Broken)] == [9]
     files = [(f"{row}.{end}", content) for row in range(20) for end, content in (("png", contents[row]), ("cls", b"1"))]
     with pytest.raises(ValueError, match=r"1 broken file of 20 .*\n?.*7.png is cut off"):
         load(layouts.tar(tmp_path / "a.tar", files), image_size=28)
 
 
-def test_tables_of_one_name_in_several_folders_keep_their_labels(tmp_path: Path) -> None:
-    """As subsets of a dataset on the Hub have them: a broken image of one is no image of another."""
+def test_tables_with_the_same_name_in_several_folders_keep_their_labels(tmp_path: Path) -> None:
+    """Subsets of a dataset on the Hub have this layout. A broken image of one must not shift another."""
     for number, part in enumerate(("a", "b")):
         contents = [png(np.full((28, 28), 100 * number + row, np.uint8)) for row in range(20)]
         if part == "a":
@@ -246,16 +247,17 @@ def test_tables_of_one_name_in_several_folders_keep_their_labels(tmp_path: Path)
     assert torch.equal(labels, (images.float().mean((1, 2, 3)) >= 100).long())
 
 
-def test_samples_without_a_label_leave_all_without(tmp_path: Path) -> None:
+def test_a_missing_label_drops_all_labels(tmp_path: Path) -> None:
     files = [(f"{row}.png", png(image)) for row, image in enumerate(pixels(20, 28, 28))]
-    said: list[str] = []
+    messages: list[str] = []
     path = layouts.tar(tmp_path / "a.tar", [*files, ("3.cls", b"1")])
-    assert open_collection(path, say=said.append).classes is None
-    assert any("19 of 20 samples" in line for line in said)
-    rows = {"image": [content for _, content in files], "label": [0] * 19 + [-1]}  # as `datasets` marks a hidden one
+    assert open_collection(path, say=messages.append).classes is None
+    assert any("19 of 20 samples" in line for line in messages)
+    # `datasets` marks hidden labels as -1.
+    rows = {"image": [content for _, content in files], "label": [0] * 19 + [-1]}
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
-    assert open_collection(tmp_path / "a.parquet", say=said.append).classes is None
-    assert said[-1].endswith("have no label; errors are counted on none")
+    assert open_collection(tmp_path / "a.parquet", say=messages.append).classes is None
+    assert messages[-1].endswith("have no label; no labels are used")
 
 
 def test_captions_and_tables_beside_class_folders_change_nothing(tmp_path: Path) -> None:
@@ -303,7 +305,7 @@ def cut(path: Path, share: float = 0.5) -> Path:
     return path
 
 
-def test_a_wrong_checksum_is_found_by_whoever_reads_to_the_end(tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_found_by_reading_to_the_end(tmp_path: Path) -> None:
     made = layouts.idx_files(tmp_path)
     flip(tmp_path / "train-images-idx3-ubyte.gz", -8)
     collection = open_collection(made.path, say=quiet)
@@ -319,9 +321,9 @@ def flip(path: Path, place: int) -> Path:
     return path
 
 
-def test_without_scipy_one_line_says_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scipy_one_line_names_the_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layouts.svhn(tmp_path)
-    monkeypatch.setitem(sys.modules, "scipy.io", None)  # how Python itself remembers that there is none
+    monkeypatch.setitem(sys.modules, "scipy.io", None)  # None makes the import fail
     with pytest.raises(UserError, match=r"needs scipy; install it with: pip install 'infogan-ray\[mat\]'$"):
         load(tmp_path)
 
@@ -339,17 +341,19 @@ def test_cells_and_structures_of_a_mat_file_are_never_loaded(tmp_path: Path) -> 
 
 def test_the_readme_names_every_format() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text().split("### Published datasets")[1].split("### ")[0]
-    said = {
+    output = {
         "celeba": "| CelebA |", "svhn": "| SVHN", "cifar": "| CIFAR-10, CIFAR-100 |", "idx": "| MNIST's kin |",
         "npz": "| your own arrays |", "chairs": "| 3D chairs", "parquet": "`.parquet`", "webdataset": "| WebDataset |",
         "image_folder": "any folder of face images", "pickled": "is pickled and refused",
     }  # fmt: skip
-    assert [name for name in (each.__name__.rpartition(".")[2] for each in recognise.FORMATS) if name not in said] == []
-    assert [name for name, words in said.items() if words not in text] == []
+    assert [
+        name for name in (each.__name__.rpartition(".")[2] for each in recognise.FORMATS) if name not in output
+    ] == []
+    assert [name for name, words in output.items() if words not in text] == []
 
 
-def test_a_new_format_is_a_module_and_its_name_in_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images of 8 x 8 bytes, one after the other, in a file that ends in .raw."""
+def test_a_new_format_needs_one_module_and_one_list_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new format: a .raw file of consecutive images of 8 x 8 bytes."""
 
     def open_images(path: Path, labels: str | None, say: object) -> RawImages:
         return RawImages(path, "raw bytes", (Records(path, path.stat().st_size // 64, (8, 8), (0, 1)),))
@@ -365,7 +369,7 @@ def test_a_new_format_is_a_module_and_its_name_in_the_list(tmp_path: Path, monke
 
 
 def bad_files(root: Path) -> list[tuple[Path, str]]:
-    """Files that cannot be read, and what is said of them."""
+    """Files that cannot be read, and a part of the error message for each."""
     for name in ("mat", "mat_u", "mat_f", "cifar", "idx", "sprites", "table"):
         (root / name).mkdir()
     layouts.svhn(root / "mat")
@@ -413,16 +417,16 @@ def bad_files(root: Path) -> list[tuple[Path, str]]:
         (root / "shape.mat", "'X' in"),
         (root / "labels.mat", "'y' in"),
         (root / "new.mat", "is a MATLAB 7.3 file (HDF5)"),
-        (cut(root / "cifar" / "train.bin", 0.99), "no whole number of CIFAR-100's images of 3074 bytes"),
-        (root / "big.bin", "no whole number of CIFAR-10's images of 3073 bytes"),
+        (cut(root / "cifar" / "train.bin", 0.99), "not a whole number of CIFAR-100's images of 3074 bytes"),
+        (root / "big.bin", "not a whole number of CIFAR-10's images of 3073 bytes"),
         (root / "wrong", "has the label 11, and there are 10 classes"),
         (root / "cifar-10-batches-py", "pickled and never read; fetch the binary version, cifar-10-binary.tar.gz"),
         (root / "cifar-10-batches-py" / "data_batch_1", "fetch the binary version, cifar-10-binary.tar.gz"),
         (root / "cifar-100-python", "fetch the binary version, cifar-100-binary.tar.gz"),
         (root / "basel_face_renders.pth", "is pickled, which is never read; save its images"),
         (cut(root / "idx" / "train-images-idx3-ubyte.gz"), "is not a whole file"),
-        (root / "odd-images-idx3-ubyte", "is not an IDX file of images (it begins with 00000801)"),
-        (root / "short-images-idx3-ubyte", "has 63 bytes, not those of 3 x 4 x 4"),
+        (root / "odd-images-idx3-ubyte", "is not an IDX file of images (it starts with 00000801)"),
+        (root / "short-images-idx3-ubyte", "has 63 bytes, not 16 + 3 x 4 x 4"),
         (root / "few-images-idx3-ubyte", "has 2 labels for the 3 images"),
         (root / "none-images-idx3-ubyte", "there is no image in"),
         (cut(root / "sprites" / "dsprites.npz"), "is not a whole .npz file"),
@@ -439,17 +443,17 @@ def bad_files(root: Path) -> list[tuple[Path, str]]:
 
 
 def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
-    for path, said in bad_files(tmp_path):
+    for path, message in bad_files(tmp_path):
         for refuse in (
             lambda path=path: load(path, image_size=16),
             lambda path=path: list(open_collection(path, say=quiet).read(0, 10**6)),
         ):
             with pytest.raises(ValueError) as refusal:
                 refuse()
-            assert said in str(refusal.value) and "\n" not in str(refusal.value), (path, str(refusal.value))
+            assert message in str(refusal.value) and "\n" not in str(refusal.value), (path, str(refusal.value))
 
 
-def test_damage_inside_a_table_breaks_its_images_alone(tmp_path: Path) -> None:
+def test_damage_inside_a_table_breaks_only_its_own_images(tmp_path: Path) -> None:
     made = layouts.parquet_file(tmp_path)
     content = bytearray(made.path.read_bytes())
     content[200:260] = bytes(60)
@@ -458,7 +462,7 @@ def test_damage_inside_a_table_breaks_its_images_alone(tmp_path: Path) -> None:
     assert len(items) == COUNT
 
 
-def test_encoded_layouts_ask_for_a_size(tmp_path: Path) -> None:
+def test_encoded_layouts_require_an_image_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"image_size is not set; WebDataset tar .* --image-size 32"):
         load(layouts.webdataset(tmp_path).path)
 
@@ -470,7 +474,7 @@ def test_a_plain_tar_with_other_files_is_still_plain(tmp_path: Path) -> None:
         assert len(archive.getmembers()) == 2
 
 
-def test_a_configuration_says_what_a_path_may_hold(tmp_path: Path) -> None:
+def test_an_unreadable_path_lists_the_valid_sources(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(b"x")
     for refuse in (lambda: load(tmp_path / "a.h5"), lambda: open_collection(tmp_path / "a.h5")):
         with pytest.raises(ValueError, match=r"cannot be read; valid are a folder, .zip or .tar of images, an .npz"):
@@ -480,14 +484,14 @@ def test_a_configuration_says_what_a_path_may_hold(tmp_path: Path) -> None:
     assert dataclasses.is_dataclass(Item)
 
 
-def test_inspect_says_what_a_layout_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_names_the_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("svhn", "faces"):
         (tmp_path / name).mkdir()
     layouts.svhn(tmp_path / "svhn")
     sheet = tmp_path / "sheet.png"
     assert main(["data", "inspect", str(tmp_path / "svhn"), "-o", str(sheet)]) == DONE
     text = capsys.readouterr().out
-    for words in ("SVHN .mat", "test part of its own", "32 x 32 x 3", "10: 0 2, 1 2"):
+    for words in ("SVHN .mat", "own test split", "32 x 32 x 3", "10: 0 2, 1 2"):
         assert words in text, words
     command = shlex.split(text.splitlines()[-1].removeprefix("next: "))
     config = train_config(command[2:])
@@ -508,10 +512,10 @@ def test_encode_names_the_files_of_a_layout(finished: Path, tmp_path: Path) -> N
     output = tmp_path / "codes.parquet"
     assert main(["encode", str(finished / "model"), str(base), "-o", str(output)]) == DONE
     names = pq.read_table(output).column("image").to_pylist()
-    assert names == [f"{base}/img_align_celeba/{row + 1:06}.jpg" for row in range(COUNT + TESTS)]
+    assert names == [f"{base}/img_align_celeba/{row + 1:06}.jpg" for row in range(COUNT + TEST_COUNT)]
 
 
-def test_dsprites_whose_pixels_are_not_0_and_1_are_refused_and_not_inverted(tmp_path: Path) -> None:
+def test_dsprites_with_other_pixels_than_0_and_1_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "sprites.npz"
     classes = np.zeros((20, 6), np.int64)
     np.savez(path, imgs=np.full((20, 64, 64), 200, np.uint8), latents_classes=classes)

@@ -27,13 +27,13 @@ SIZE = 16
 
 
 def picture(number: int, mode: str = "RGB") -> Image.Image:
-    """40 x 30, its middle square of one colour that tells its number."""
+    """A 40 x 30 image; its colour encodes ``number``."""
     return Image.new("RGB", (40, 30), (10 * number, 255 - 10 * number, 128)).convert(mode)
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """18 images in folders of two classes, and what lies about beside them."""
+    """18 images in folders of two classes, and other files beside them."""
     root = tmp_path / "photos"
     for folder in ("cats/old", "dogs", ".hidden", "__MACOSX"):
         (root / folder).mkdir(parents=True)
@@ -62,38 +62,38 @@ def pack(folder: Path, kind: str, inside: str = "photos/") -> Path:
     return path
 
 
-def load(path: Path, said: list[str] | None = None, **changes: object) -> ImageSet:
+def load(path: Path, message: list[str] | None = None, **changes: object) -> ImageSet:
     config = DataConfig(image_size=SIZE, **changes)  # type: ignore[arg-type]
-    return load_images(str(path), config, (said if said is not None else []).append)
+    return load_images(str(path), config, (message if message is not None else []).append)
 
 
 def whole(found: ImageSet) -> torch.Tensor:
-    """All images, those kept out of training too."""
+    """All images, including the test split."""
     return found.images if found.test_images is None else torch.cat([found.images, found.test_images])
 
 
-def assert_equal(one: ImageSet, other: ImageSet) -> None:
-    assert torch.equal(one.images, other.images)
+def assert_equal(first: ImageSet, second: ImageSet) -> None:
+    assert torch.equal(first.images, second.images)
     for a, b in (
-        (one.labels, other.labels),
-        (one.test_images, other.test_images),
-        (one.test_labels, other.test_labels),
+        (first.labels, second.labels),
+        (first.test_images, second.test_images),
+        (first.test_labels, second.test_labels),
     ):
         assert a is not None and b is not None and torch.equal(a, b)
 
 
-def test_a_messy_folder_is_read_in_order_and_its_junk_is_counted(photos: Path) -> None:
+def test_a_messy_folder_is_read_in_order_and_other_files_are_counted(photos: Path) -> None:
     source = list_image_files(photos)
     assert source.names[:4] == ("cats/0.png", "cats/1.jpg", "cats/2.webp", "cats/4.gif")
     assert len(source.names) == 18 and source.names[8] == "cats/old/3.tif"
     assert source.skipped == {
         "hidden": 4, "left by the system": 1, ".txt files": 1, ".heic files": 1, "files without an ending": 1,
     }  # fmt: skip
-    said: list[str] = []
-    found = load(photos, said)
+    messages: list[str] = []
+    found = load(photos, messages)
     assert found.labels is not None and found.labels.bincount().tolist() == [8, 8]
     assert found.images[0, :, 8, 8].tolist() == [0, 255, 128]
-    text = "\n".join(said)
+    text = "\n".join(messages)
     for words in ("18 images", "18 cropped to the middle square", "7 grey repeated in three channels", "1 .heic files"):
         assert words in text
     assert "(folder of images): 18 images, 2 classes; every 7th image" in text
@@ -101,14 +101,14 @@ def test_a_messy_folder_is_read_in_order_and_its_junk_is_counted(photos: Path) -
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tgz"])
 @pytest.mark.parametrize("inside", ["", "photos/", "./a/b/", "../../up/", "/etc/"])
-def test_an_archive_equals_its_folder_and_writes_nothing(kind: str, inside: str, photos: Path) -> None:
+def test_an_archive_equals_its_folder_and_is_not_unpacked(kind: str, inside: str, photos: Path) -> None:
     path = pack(photos, kind, inside)
     before = sorted(photos.parent.rglob("*"))
     assert_equal(load(path), load(photos))
     assert sorted(photos.parent.rglob("*")) == before
 
 
-def test_one_class_folder_is_no_class_and_a_flat_folder_has_none(photos: Path) -> None:
+def test_a_single_class_folder_and_a_flat_folder_give_no_labels(photos: Path) -> None:
     for folder in (photos / "dogs", photos / "cats"):
         assert load(folder).labels is None
     shutil.rmtree(photos / "cats")
@@ -120,7 +120,7 @@ def test_one_class_folder_is_no_class_and_a_flat_folder_has_none(photos: Path) -
 def test_links_are_followed_once(photos: Path) -> None:
     (photos / "cats" / "loop").symlink_to(photos)
     (photos / "cats" / "up").symlink_to(photos.parent)
-    for link in ("a_link", "z_link"):  # before and after the real folder, which gives the names
+    for link in ("a_link", "z_link"):  # sorted before and after the real folder, whose names are used
         (photos / link).symlink_to(photos / "dogs")
     (photos / "self").symlink_to(photos / "self")
     elsewhere = photos.parent / "elsewhere"
@@ -135,7 +135,7 @@ def test_links_are_followed_once(photos: Path) -> None:
     assert source.skipped["links to a folder that is read already"] == 5 and source.skipped["pipes and devices"] == 1
 
 
-def test_broken_files_are_named_skipped_and_past_max_bad_fatal(photos: Path) -> None:
+def test_broken_files_are_named_and_skipped_and_fatal_above_max_bad(photos: Path) -> None:
     sound = load(photos)
     (photos / "cats" / "0a.png").write_bytes(b"")
     (photos / "cats" / "0b.jpg").write_bytes((photos / "cats" / "1.jpg").read_bytes()[:300])
@@ -146,35 +146,35 @@ def test_broken_files_are_named_skipped_and_past_max_bad_fatal(photos: Path) -> 
         load(photos)
     for words in (
         "4 broken files of 23", "17.39%", "max_bad 1.00%", "cats/0a.png is empty", "0b.jpg is cut off",
-        "0c.png is a link to nowhere", "0d.png is not a readable image", "--max-bad 0.174",
+        "0c.png is a broken link", "0d.png is not a readable image", "--max-bad 0.174",
     ):  # fmt: skip
         assert words in str(refused.value), words
     load(photos, max_bad=0.174)
     (photos / "dogs" / "is_a_png.jpg").unlink()
-    said: list[str] = []
-    assert_equal(load(photos, said, max_bad=0.2), sound)
-    assert any("4 broken files (18.18%) skipped: cats/0a.png is empty" in line for line in said)
+    messages: list[str] = []
+    assert_equal(load(photos, messages, max_bad=0.2), sound)
+    assert any("4 broken files (18.18%) skipped: cats/0a.png is empty" in line for line in messages)
     with pytest.raises(ValueError, match=r"max_bad is 1.5; it must be a share from 0 to 1"):
         load(photos, max_bad=1.5)
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.getuid() == 0, reason="root can read every file")
 def test_a_file_without_permission_is_broken(photos: Path) -> None:
     (photos / "cats" / "0.png").chmod(0)
-    with pytest.raises(ValueError, match=r"cats/0.png may not be read by you"):
+    with pytest.raises(ValueError, match=r"cats/0.png cannot be read .you have no permission."):
         load(photos)
 
 
-def test_nothing_left_is_said_plainly(tmp_path: Path) -> None:
+def test_a_source_without_a_readable_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="so nothing is left: a.png is empty"):
+    with pytest.raises(ValueError, match="so no image is left: a.png is empty"):
         load(tmp_path, max_bad=1.0)
     (tmp_path / "a.png").rename(tmp_path / "a.txt")
     with pytest.raises(ValueError, match="no image in .*there are only 1 .txt files"):
         load(tmp_path)
 
 
-def test_broken_archives(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_archives_are_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("zip", "tar", "tar.gz"):
         path = pack(photos, kind)
         content = path.read_bytes()
@@ -188,13 +188,13 @@ def test_broken_archives(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(content[:start] + b"\xff" * 4 + content[start + 4 :])
     with pytest.raises(ValueError, match=r"cats/5.bmp is damaged in the archive"):
         load(path)
-    monkeypatch.setattr(image_files, "MOST_BYTES", 3000)  # of the files here, only the .bmp and .tif are larger
+    monkeypatch.setattr(image_files, "MOST_BYTES", 3000)  # only the .bmp and .tif files are larger
     for path in (photos, pack(photos, "zip"), pack(photos, "tar.gz")):
         with pytest.raises(ValueError, match=r"cats/5.bmp has more than .* MiB"):
             load(path)
 
 
-def test_names_that_cannot_be_printed_are_read(photos: Path) -> None:
+def test_files_with_unprintable_names_are_read(photos: Path) -> None:
     os.rename(os.fsencode(photos / "cats" / "0.png"), os.fsencode(photos / "cats") + b"/\xff\n0.png")
     assert len(whole(load(photos))) == 18
     (photos / "cats" / "1.jpg").write_bytes(b"")
@@ -204,15 +204,15 @@ def test_names_that_cannot_be_printed_are_read(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_order_does_not_depend_on_threads_and_progress_is_told(
+def test_the_order_does_not_depend_on_threads_and_progress_is_reported(
     threads: int, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_loader, "SAY_EVERY_S", 0.0)
-    said: list[str] = []
+    messages: list[str] = []
     source = list_image_files(photos)
-    read = image_loader.read_pictures(source, SIZE, 3, said.append, threads=threads)
+    read = image_loader.read_pictures(source, SIZE, 3, messages.append, threads=threads)
     assert read.names == list(source.names) and torch.equal(read.images[0, :, 8, 8], torch.tensor([0, 255, 128]))
-    assert said[0].startswith("data: 1 of 18 images read") and said[-1].startswith("data: 18 of 18")
+    assert messages[0].startswith("data: 1 of 18 images read") and messages[-1].startswith("data: 18 of 18")
     assert threading.active_count() < 10
 
 
@@ -222,28 +222,28 @@ def table(photos: Path, rows: list[tuple[str, object]]) -> str:
     return str(path)
 
 
-def test_labels_from_a_csv(photos: Path) -> None:
+def test_labels_are_read_from_a_csv(photos: Path) -> None:
     names = list_image_files(photos).names
     rows: list[tuple[str, object]] = [(name, place % 11) for place, name in enumerate(names)]
     found = load(photos, labels=table(photos, rows))
     assert found.labels is not None and found.test_labels is not None
-    assert found.labels[9:12].tolist() == [10, 0, 1]  # as numbers: as text, 10 would come before 2
+    assert found.labels[9:12].tolist() == [10, 0, 1]  # sorted as numbers: as text, 10 would come before 2
     assert found.test_labels.tolist() == [6, 2]
-    said: list[str] = []
+    messages: list[str] = []
     flat = photos.parent / "flat"
     flat.mkdir()
     for number in range(14):
         picture(number).save(flat / f"{number:02}.png")
     rows = [(f"{number:02}.png", "odd" if number % 2 else "even") for number in range(14)]
     csv = table(photos, [*rows, ("gone.png", "odd")])
-    for path in (flat, pack(flat, "zip", "some/where/")):  # by the last part of its name, if it is the only one
-        said = []
-        assert load(path, said, labels=csv).labels is not None
-        assert any(line.startswith("labels: 1 rows") and line.endswith("gone.png") for line in said)
+    for path in (flat, pack(flat, "zip", "some/where/")):  # matched by a unique file name
+        messages = []
+        assert load(path, messages, labels=csv).labels is not None
+        assert any(line.startswith("labels: 1 rows") and line.endswith("gone.png") for line in messages)
     for wrong, message in (
         (rows[1:], "1 of 14 images have no row in .*00.png; add them, or leave --labels out"),
         ([*rows, ("00.png", "odd")], "line 16 of .* gives 00.png the label 'odd', and an earlier one 'even'"),
-        ([("x.png", 1)], "none of the files that .* names is in .*x.png"),
+        ([("x.png", 1)], "none of the files in .* is in .*x.png"),
         ([("00.png", "")], "line 2 of .* has no label"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -255,7 +255,7 @@ def test_labels_from_a_csv(photos: Path) -> None:
         load(flat, labels="nowhere.csv")
 
 
-def test_workers_find_the_labels_from_their_own_folder(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_paths_are_absolute_for_workers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from infogan_ray.training.run_setup import with_absolute_paths
 
     monkeypatch.chdir(photos.parent)
@@ -263,12 +263,12 @@ def test_workers_find_the_labels_from_their_own_folder(photos: Path, monkeypatch
     assert (config.data, config.labels) == (str(photos), str(photos.parent / "labels.csv"))
 
 
-def test_labels_are_for_images_in_files(npz: Path) -> None:
+def test_a_labels_file_is_refused_for_an_npz(npz: Path) -> None:
     with pytest.raises(ValueError, match="labels is x.csv, which is for folders and archives"):
         load(npz, labels="x.csv")
 
 
-def test_inspect_proposes_a_training_that_is_accepted(
+def test_inspect_proposes_a_valid_train_command(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "cats" / "0a.png").write_bytes(b"")
@@ -292,36 +292,36 @@ def test_inspect_proposes_a_training_that_is_accepted(
         assert image.width > 8 * 16 and image.getpixel((16, 16)) == (0, 255, 128)
 
 
-def test_inspect_as_json_and_of_grey_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Grey pictures that are stored as RGB need one channel; an archive is looked through like a folder."""
+def test_inspect_as_json_and_with_grey_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Grey images stored as RGB need one channel. An archive is inspected like a folder."""
     folder = tmp_path / "grey"
     folder.mkdir()
     for number in range(5):
         Image.effect_noise((28, 28), 90 + number).convert("RGB").save(folder / f"{number}.png")
     sheet = tmp_path / "sheet.png"
-    said = []
+    reports = []
     for path in (folder, pack(folder, "tar.gz")):
         assert main(["data", "inspect", str(path), "--json", "-o", str(sheet)]) == DONE
-        said.append(json.loads(capsys.readouterr().out))
-    assert [one["layout"] for one in said] == ["folder of images", ".tar.gz of images"]
+        reports.append(json.loads(capsys.readouterr().out))
+    assert [report["layout"] for report in reports] == ["folder of images", ".tar.gz of images"]
     unlike = {"path": "", "proposal": "", "layout": ""}
-    assert said[0] | unlike == said[1] | unlike
-    assert said[0]["proposal"]["image_size"] == 28 and said[0]["proposal"]["channels"] == 1
-    assert said[0]["memory_bytes"] == 5 * 28 * 28 and said[0]["conversions"] == {"colour to grey": 5}
+    assert reports[0] | unlike == reports[1] | unlike
+    assert reports[0]["proposal"]["image_size"] == 28 and reports[0]["proposal"]["channels"] == 1
+    assert reports[0]["memory_bytes"] == 5 * 28 * 28 and reports[0]["conversions"] == {"colour to grey": 5}
     with Image.open(sheet) as image, Image.open(folder / "0.png") as first:
         assert np.array_equal(np.array(image)[:56:2, :56:2], np.array(first))
 
 
-def test_inspect_refuses_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (prepared := tmp_path / "prepared").mkdir()
     (prepared / "MANIFEST.json").write_text("{}")
     for words, code, message in (
         ("nowhere", USAGE, "path is 'nowhere', which does not exist"),
-        (str(prepared), USAGE, "which infogan data prepare has written: train and evaluate take it"),
+        (str(prepared), USAGE, "which infogan data prepare has written; train, evaluate and"),
         (f"{tmp_path}/a.png --image-size 17", USAGE, "image size is 17; valid sizes"),
         (f"{tmp_path} -o {tmp_path}/no.txt", USAGE, "valid endings are .png"),
-        (f"{tmp_path} -o {tmp_path}/c.png", FAILED, "not one image of"),
+        (f"{tmp_path} -o {tmp_path}/c.png", FAILED, "no image of"),
     ):
         assert main(["data", "inspect", *words.split()]) == code
         assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The plan of shards, a shard, and the progress log, without Ray. Run: pytest tests/data/test_shards.py"""
+"""Shard plan, shard files and progress log, without Ray. Run: pytest tests/data/test_shards.py"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS, EACH = 3, 28
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Class folders, in order, of PNG files whose grey value tells which one it is; one of them is broken."""
+    """Class folders of PNG files. The grey value identifies each file; one file is broken."""
     for kind in range(KINDS):
         folder = tmp_path / "photos" / f"kind{kind}"
         folder.mkdir(parents=True)
@@ -44,7 +44,7 @@ def job_of(source: Path, encoding: str = RAW, labels: str | None = None) -> Shar
 
 def prepare(job: ShardPlan, folder: Storage, backwards: bool = False) -> None:
     log, tasks = ProgressLog(folder), job.tasks()
-    log.begin(job.asked, overwrite=False)
+    log.begin(job.request, overwrite=False)
     records = log.done(tasks)
     for task in reversed(tasks) if backwards else tasks:
         if task.number not in records:
@@ -79,16 +79,14 @@ def test_every_image_is_in_one_shard_with_its_label_and_its_path(photos: Path, t
     assert not [wrong for shard in (*shards.train, *shards.test) if (wrong := check(shards, shard))]
 
 
-def test_classes_that_lie_together_in_the_source_are_mixed_in_the_shards(photos: Path, tmp_path: Path) -> None:
+def test_sorted_classes_are_mixed_in_the_shards(photos: Path, tmp_path: Path) -> None:
     prepare(job_of(photos), open_storage(tmp_path / "dest"))
     shards = open_shards(open_storage(tmp_path / "dest"))
     for shard in shards.train[:-1]:
         assert set(pq.read_table(tmp_path / "dest" / shard.file)["label"].to_pylist()) == {0, 1, 2}
 
 
-def test_the_bytes_do_not_depend_on_the_order_of_the_tasks_nor_on_what_was_done_before(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_the_bytes_depend_neither_on_task_order_nor_on_earlier_work(photos: Path, tmp_path: Path) -> None:
     job = job_of(photos)
     prepare(job, open_storage(tmp_path / "one"))
     prepare(job, open_storage(tmp_path / "two"), backwards=True)
@@ -101,7 +99,7 @@ def test_the_bytes_do_not_depend_on_the_order_of_the_tasks_nor_on_what_was_done_
     assert files(tmp_path / "two") == whole
 
 
-def test_a_shard_that_is_there_is_not_made_again(photos: Path, tmp_path: Path) -> None:
+def test_an_existing_shard_is_not_written_again(photos: Path, tmp_path: Path) -> None:
     prepare(job_of(photos), open_storage(tmp_path / "dest"))
     shard = tmp_path / "dest" / "train-00000.parquet"
     os.utime(shard, (1, 1))
@@ -109,7 +107,7 @@ def test_a_shard_that_is_there_is_not_made_again(photos: Path, tmp_path: Path) -
     assert shard.stat().st_mtime == 1
 
 
-def test_prepared_images_are_loaded_as_those_of_the_source(photos: Path, tmp_path: Path) -> None:
+def test_prepared_images_equal_the_source(photos: Path, tmp_path: Path) -> None:
     prepare(job_of(photos), open_storage(tmp_path / "dest"))
     config = DataConfig(image_size=16, channels=1, max_bad=0.1)
     source, found = load_images(str(photos), config), load_images(str(tmp_path / "dest"), config)
@@ -132,12 +130,14 @@ def test_another_source_or_other_settings_are_refused_with_the_difference(
     assert "rows_per_shard is" in capsys.readouterr().err
     command += ["--rows-per-shard", "20", "--rows-per-group", "8"]
     assert main(command) == 0
-    assert "done already: 5 tasks" in capsys.readouterr().out
+    assert "already done: 5 tasks" in capsys.readouterr().out
     Image.new("L", (16, 16)).save(photos / "kind0" / "new.png")
     assert main(command) == USAGE
-    said = capsys.readouterr().err
-    assert "images is 85 and was 84" in said and "files of the source have changed" in said and "--overwrite" in said
-    assert len(said.strip().splitlines()) == 1
+    output = capsys.readouterr().err
+    assert (
+        "images is 85 and was 84" in output and "files of the source have changed" in output and "--overwrite" in output
+    )
+    assert len(output.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ def test_another_source_or_other_settings_are_refused_with_the_difference(
     [
         (["nowhere", "DEST"], "SRC is 'nowhere': neither a dataset"),
         (["PHOTOS", "DEST"], "image_size is not set; raw images of"),
-        (["PHOTOS", "DEST", "--image-size", "16", "--encoding", "encoded"], "encoding is 'encoded', which has no"),
+        (["PHOTOS", "DEST", "--image-size", "16", "--encoding", "encoded"], "encoding is 'encoded', which takes no"),
         (["PHOTOS", "PHOTOS/inside", "--image-size", "16"], "name a folder outside"),
-        (["PHOTOS", "OTHER", "--image-size", "16"], "where other things lie (notes.txt)"),
+        (["PHOTOS", "OTHER", "--image-size", "16"], "which contains other files (notes.txt)"),
         (["PHOTOS", "DEST", "--image-size", "16", "--rows-per-shard", "0"], "rows_per_shard is 0"),
         (["PHOTOS", "DEST", "--image-size", "16", "--channels", "2"], "channels is 2"),
     ],
 )
-def test_what_cannot_be_prepared_is_refused_in_one_line(
+def test_bad_arguments_of_prepare_are_refused_in_one_line(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -161,11 +161,11 @@ def test_what_cannot_be_prepared_is_refused_in_one_line(
     for word, place in places.items():
         arguments = [argument.replace(word, place) for argument in arguments]
     assert main(["data", "prepare", *arguments]) == USAGE
-    said = capsys.readouterr().err.strip().splitlines()
-    assert line in said[-1] and not (tmp_path / "dest").exists()
+    output = capsys.readouterr().err.strip().splitlines()
+    assert line in output[-1] and not (tmp_path / "dest").exists()
 
 
-def test_verify_names_each_shard_that_is_not_what_was_written(
+def test_verify_names_each_missing_or_damaged_shard(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dest = tmp_path / "dest"
@@ -179,24 +179,22 @@ def test_verify_names_each_shard_that_is_not_what_was_written(
     assert main(["data", "verify", str(dest), "--json"]) == FAILED
     wrong = json.loads(capsys.readouterr().out)["wrong"]
     assert len(wrong) == 2
-    assert "train-00001.parquet is not what was written" in wrong[0] and "train-00002.parquet is missing" in wrong[1]
+    assert "00001.parquet does not match the manifest" in wrong[0] and "train-00002.parquet is missing" in wrong[1]
     assert check(open_shards(open_storage(dest)), open_shards(open_storage(dest)).train[0]) is None
 
 
-def test_a_dataset_that_is_not_finished_or_no_dataset_is_said(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unfinished_dataset_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job, folder = job_of(photos), open_storage(tmp_path / "dest")
-    ProgressLog(folder).begin(job.asked, overwrite=False)
+    ProgressLog(folder).begin(job.request, overwrite=False)
     write_shards(job, job.tasks()[0], folder)
     assert main(["data", "verify", str(tmp_path / "dest")]) == USAGE
-    assert "infogan data prepare has not come to its end" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="has not come to its end"):
+    assert "infogan data prepare has not finished" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="has not finished"):
         load_images(str(tmp_path / "dest"), DataConfig(image_size=16))
 
 
 @pytest.mark.s3
-def test_a_bucket_takes_shards_and_gives_them_back(photos: Path, proxy: Proxy, tmp_path: Path) -> None:
+def test_shards_are_written_to_and_read_from_a_bucket(photos: Path, proxy: Proxy, tmp_path: Path) -> None:
     uri = proxy.uri("prepared")
     prepare(job_of(photos), open_storage(uri))
     prepare(job_of(photos), open_storage(tmp_path / "here"))

@@ -1,4 +1,4 @@
-"""What containers and schedulers leave of a machine. Run: pytest tests/distributed/test_control_groups.py"""
+"""Memory and cores that control groups allow. Run: pytest tests/distributed/test_control_groups.py"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(tmp_path: Path) -> Callable[[str, str], None]:
     return under_the_root
 
 
-def test_free_memory_is_the_least_of_machine_and_control_groups(
+def test_free_memory_is_the_minimum_of_machine_and_control_groups(
     write: Callable[[str, str], None], tmp_path: Path
 ) -> None:
     write("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
@@ -30,7 +30,7 @@ def test_free_memory_is_the_least_of_machine_and_control_groups(
     write("sys/fs/cgroup/job/memory.current", "3000000\n")
     write("sys/fs/cgroup/job/memory.stat", "anon 1\ninactive_file 500000\n")
     write("sys/fs/cgroup/job/step/memory.max", "max\n")
-    assert free_memory(tmp_path) == 2_500_000, "file caches are given back when they are needed"
+    assert free_memory(tmp_path) == 2_500_000, "file caches count as free memory"
     write("sys/fs/cgroup/memory/memory.limit_in_bytes", "1000\n")
     write("sys/fs/cgroup/memory/memory.usage_in_bytes", "400\n")
     write("sys/fs/cgroup/memory/memory.stat", "total_inactive_file 0\n")
@@ -38,7 +38,7 @@ def test_free_memory_is_the_least_of_machine_and_control_groups(
     assert free_memory() > 10**6
 
 
-def test_cores_are_those_of_the_least_quota(write: Callable[[str, str], None], tmp_path: Path) -> None:
+def test_cores_come_from_the_smallest_quota(write: Callable[[str, str], None], tmp_path: Path) -> None:
     assert cpu_quota(tmp_path) is None
     write("proc/self/cgroup", "0::/job/step\n1:memory:/other\n")
     write("sys/fs/cgroup/cpu.max", "max 100000\n")
@@ -54,7 +54,7 @@ def test_cores_are_those_of_the_least_quota(write: Callable[[str, str], None], t
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(None, 8), (3.9, 3), (0.5, 1), (64.0, 8)])
-def test_a_core_is_a_whole_one(quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_whole_numbers(quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
     assert threads.cores() == cores

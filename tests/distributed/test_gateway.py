@@ -1,4 +1,4 @@
-"""The service without Ray: what it answers, what it refuses, and what the gateway does when replicas die."""
+"""The service without Ray: answers, refusals, and the gateway's behaviour when replicas die."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from infogan_ray.training.load_model import load
 from infogan_ray.web import inference
 from infogan_ray.web.endpoints import Batches, Endpoints
 from infogan_ray.web.gateway import (
-    MOST_BODY,
-    MOST_DISCARDED,
+    MAX_BODY,
+    MAX_DISCARDED,
     TOKEN,
-    AskReplica,
     Call,
+    CallReplica,
     Gateway,
     ReplicaDied,
     ReplicasBusy,
@@ -40,13 +40,13 @@ from infogan_ray.web.gateway import (
     service_token,
 )  # fmt: skip
 
-# Of Ray Serve's own, at import.
+# Ray Serve gives this warning at import.
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
 SECRET = "0123456789abcdef"
 BEARER = {"authorization": f"Bearer {SECRET}"}
 
 
-class Counting(ThreadPoolExecutor):
+class CountingExecutor(ThreadPoolExecutor):
     """One thread that counts its calls and the rows of each."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ def gateway(model: InfoGAN) -> Gateway:
 async def send(
     gateway: Gateway, path: str, body: bytes | AsyncIterator[bytes] = b"", method: str = "POST", **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
-    """Through ASGI. An iterator is a body in pieces whose length is not announced."""
+    """Send a request through ASGI. An iterator is a body in parts without a content-length."""
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -95,8 +95,8 @@ async def send(
     return start["status"], found, content["body"]
 
 
-def ask(gateway: Gateway, path: str, body: Any = b"", method: str = "POST", **headers: str) -> tuple[int, Any]:
-    """With the token, unless another is given. Status, and the JSON or bytes."""
+def request(gateway: Gateway, path: str, body: Any = b"", method: str = "POST", **headers: str) -> tuple[int, Any]:
+    """Send a request with the token, unless ``headers`` has another. Returns the status and the JSON or bytes."""
     content = json.dumps(body).encode() if isinstance(body, dict) else body
     status, found, answer = asyncio.run(send(gateway, path, content, method, **(BEARER | headers)))
     return status, json.loads(answer) if found["content-type"] == "application/json" else answer
@@ -108,26 +108,26 @@ def picture(size: tuple[int, int] = (20, 30)) -> bytes:
     return buffer.getvalue()
 
 
-# What it answers
+# Answers
 
 
-def test_a_sample_is_the_models(gateway: Gateway, model: InfoGAN) -> None:
+def test_sample_equals_the_models_sample(gateway: Gateway, model: InfoGAN) -> None:
     wanted = model.sample(12, {"cat0": 2}, seed=5)
     query = {"n": 12, "codes": {"cat0": 2}, "seed": 5}
-    status, answer = ask(gateway, "/sample", query | {"format": "npy"})
+    status, answer = request(gateway, "/sample", query | {"format": "npy"})
     assert status == 200 and np.array_equal(np.load(io.BytesIO(answer)), wanted.permute(0, 2, 3, 1).numpy())
-    status, answer = ask(gateway, "/sample", query)
+    status, answer = request(gateway, "/sample", query)
     assert status == 200 and Image.open(io.BytesIO(answer)).convert("RGB").tobytes() == tile(wanted, 8, gap=0).tobytes()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_of_images_shows_each_in_its_place(channels: int) -> None:
+def test_a_grid_shows_each_image_in_its_cell(channels: int) -> None:
     images = torch.randint(0, 256, (11, channels, 16, 16), dtype=torch.uint8)
     shown = Image.open(io.BytesIO(inference.answer(images, "png", 4)[0]))
     assert shown.convert("RGB").tobytes() == tile(images, 4, gap=0).tobytes()
 
 
-def test_a_traversal_moves_one_code(gateway: Gateway, model: InfoGAN) -> None:
+def test_a_traversal_changes_one_code(gateway: Gateway, model: InfoGAN) -> None:
     query = {"code": "uniform0", "columns": 5, "seed": 3, "format": "npy"}
     status, headers, answer = asyncio.run(send(gateway, "/traverse", json.dumps(query).encode(), **BEARER))
     rows, values = inference.traversal_latents(model, inference.TraverseQuery(code="uniform0", columns=5, seed=3))
@@ -135,22 +135,22 @@ def test_a_traversal_moves_one_code(gateway: Gateway, model: InfoGAN) -> None:
     assert np.array_equal(np.load(io.BytesIO(answer)), model.generate(rows).permute(0, 2, 3, 1).numpy())
 
 
-def test_encode_answers_what_q_says(gateway: Gateway, model: InfoGAN) -> None:
+def test_encode_returns_the_codes_that_q_predicts(gateway: Gateway, model: InfoGAN) -> None:
     content = picture()
-    status, answer = ask(gateway, "/encode", content)
+    status, answer = request(gateway, "/encode", content)
     assert status == 200 and answer == inference.encoded(model, inference.read_image(model, content))[0]
     assert set(answer) == set(model.encode(inference.read_image(model, content)))
 
 
-def test_health_names_the_model_to_those_with_the_token(gateway: Gateway, model: InfoGAN) -> None:
-    status, answer = ask(gateway, "/health", method="GET")
+def test_health_names_the_model_only_with_the_token(gateway: Gateway, model: InfoGAN) -> None:
+    status, answer = request(gateway, "/health", method="GET")
     assert status == 200 and answer["model"] == str(model.source) and answer["step"] > 0
     assert answer["codes"] == {"cat0": "cat=3", "uniform0": "uniform=1"} and answer["names"] == {}
     assert asyncio.run(send(gateway, "/health", method="GET"))[2] == b'{"status": "ok"}'
 
 
-def test_requests_that_wait_are_computed_together(model: InfoGAN) -> None:
-    executor = Counting()
+def test_waiting_requests_are_computed_together(model: InfoGAN) -> None:
+    executor = CountingExecutor()
     endpoints = Endpoints(model, None, executor)
     image = picture()
 
@@ -164,7 +164,7 @@ def test_requests_that_wait_are_computed_together(model: InfoGAN) -> None:
     assert sum(executor.rows) == 160 and len(executor.rows) < 20, executor.rows
     for seed, reply in enumerate(replies[:40]):
         alone = model.sample(3, seed=seed).permute(0, 2, 3, 1).numpy().astype(int)
-        # Sums of other lengths are rounded otherwise: a pixel on the edge between two grey levels may change sides.
+        # Other batch sizes round sums differently: a pixel may differ by one grey level.
         assert np.abs(np.load(io.BytesIO(reply.body)).astype(int) - alone).max() <= 1
     wanted = inference.encoded(model, inference.read_image(model, image))[0]
     for reply in replies[40:]:
@@ -174,7 +174,7 @@ def test_requests_that_wait_are_computed_together(model: InfoGAN) -> None:
 
 
 def test_batches_are_bounded_and_in_order() -> None:
-    executor = Counting()
+    executor = CountingExecutor()
     batches: Batches[torch.Tensor] = Batches(lambda rows: rows * 2, 8, executor)
 
     async def many() -> list[torch.Tensor]:
@@ -185,7 +185,7 @@ def test_batches_are_bounded_and_in_order() -> None:
     assert executor.rows == [6, 3, 9, 8, 1]
 
 
-def test_a_batch_that_fails_fails_its_own_requests_alone() -> None:
+def test_a_failed_batch_fails_only_its_own_requests() -> None:
     def compute(rows: torch.Tensor) -> torch.Tensor:
         if (rows < 0).any():
             raise RuntimeError("no")
@@ -201,7 +201,7 @@ def test_a_batch_that_fails_fails_its_own_requests_alone() -> None:
     assert first.item() == 1 and isinstance(failed, RuntimeError) and last.item() == 2
 
 
-# What it refuses
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -218,11 +218,11 @@ def test_a_batch_that_fails_fails_its_own_requests_alone() -> None:
     ],
 )
 def test_bad_input_is_400_and_one_line(gateway: Gateway, path: str, body: Any, line: str) -> None:
-    status, answer = ask(gateway, path, body)
+    status, answer = request(gateway, path, body)
     assert status == 400 and line in answer["error"] and "\n" not in answer["error"]
 
 
-def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(gateway: Gateway) -> None:
+def test_a_small_file_that_decompresses_to_gigabytes_is_refused(gateway: Gateway) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -230,12 +230,12 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(gateway: Gateway
     bomb = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
-    status, answer = ask(gateway, "/encode", bomb)
+    status, answer = request(gateway, "/encode", bomb)
     assert status == 400 and "image" in answer["error"]
 
 
-def test_other_paths_and_methods(gateway: Gateway) -> None:
-    assert ask(gateway, "/samples")[0] == 404
+def test_other_paths_and_methods_are_refused(gateway: Gateway) -> None:
+    assert request(gateway, "/samples")[0] == 404
     status, headers, _ = asyncio.run(send(gateway, "/sample", method="GET", **BEARER))
     assert status == 405 and headers["allow"] == "POST"
 
@@ -243,89 +243,90 @@ def test_other_paths_and_methods(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     "given", ["", "Bearer", f"Bearer {SECRET}x", f"Bearer {SECRET[:-1]}", f"Basic {SECRET}", SECRET, "Bearer \xe9"]
 )
-def test_without_the_token_nothing_is_answered(model: InfoGAN, given: str) -> None:
-    asked: list[Call] = []
+def test_requests_without_the_token_are_refused(model: InfoGAN, given: str) -> None:
+    calls: list[Call] = []
 
     async def replicas(call: Call) -> Reply:
-        asked.append(call)
+        calls.append(call)
         return Reply(200, b"")
 
     status, headers, answer = asyncio.run(send(Gateway(None, replicas, SECRET), "/sample", b"{}", authorization=given))
     assert status == 401 and headers["www-authenticate"] == "Bearer" and "Authorization: Bearer" in str(answer)
-    assert not asked
-    endpoints = Endpoints(model, SECRET, ThreadPoolExecutor(1))  # what asks a replica past the gateway
+    assert not calls
+    endpoints = Endpoints(model, SECRET, ThreadPoolExecutor(1))  # a request that bypasses the gateway
     for path in ("/sample", "/encode"):
         assert asyncio.run(endpoints.answer(Call("POST", path, given, b"{}"))).status == 401
 
 
-def test_the_token_may_come_from_a_file_with_a_new_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newline_after_the_token_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN, f"{SECRET}\n")
     assert service_token() == SECRET
     monkeypatch.setenv(TOKEN, "\n")
     assert service_token() is None
 
 
-def test_a_large_body_is_413_and_never_held(gateway: Gateway) -> None:
-    taken = 0
+def test_a_large_body_is_413_and_not_kept_in_memory(gateway: Gateway) -> None:
+    sent_bytes = 0
 
     async def endless() -> AsyncIterator[bytes]:
-        nonlocal taken
+        nonlocal sent_bytes
         while True:
-            taken += 2**20
+            sent_bytes += 2**20
             yield bytes(2**20)
 
-    assert MOST_BODY == inference.MOST_BYTES
-    assert asyncio.run(send(gateway, "/encode", bytes(MOST_BODY), **BEARER))[0] == 400  # it fits, and is no picture
-    assert asyncio.run(send(gateway, "/encode", bytes(MOST_BODY + 1), **BEARER))[0] == 413
+    assert MAX_BODY == inference.MAX_BYTES
+    # The size is allowed, but the body is no image.
+    assert asyncio.run(send(gateway, "/encode", bytes(MAX_BODY), **BEARER))[0] == 400
+    assert asyncio.run(send(gateway, "/encode", bytes(MAX_BODY + 1), **BEARER))[0] == 413
     for length in ({}, {"content-length": "5"}, {"content-length": str(10**12)}, {"content-length": "-1"}):
-        taken = 0
+        sent_bytes = 0
         status, headers, answer = asyncio.run(send(gateway, "/encode", endless(), **BEARER, **length))
         assert status == 413 and headers["connection"] == "close" and b"8,388,608 bytes" in answer
-        assert taken <= MOST_DISCARDED + 2**20
-    taken = 0
-    assert asyncio.run(send(gateway, "/encode", endless()))[0] == 401 and taken == 0
+        assert sent_bytes <= MAX_DISCARDED + 2**20
+    sent_bytes = 0
+    assert asyncio.run(send(gateway, "/encode", endless()))[0] == 401 and sent_bytes == 0
 
 
-# What the gateway does when replicas die
+# Replicas that die
 
 
-def replicas(*fates: Exception | float | Reply) -> tuple[AskReplica, list[Call]]:
-    """What becomes of each try: an exception, seconds without an answer, or an answer."""
-    left, asked = list(fates), list[Call]()
+def replicas(*outcomes: Exception | float | Reply) -> tuple[CallReplica, list[Call]]:
+    """A replica handle with the outcome of each try: an exception, seconds without an answer, or an answer."""
+    left, calls = list(outcomes), list[Call]()
 
     async def answer(call: Call) -> Reply:
-        asked.append(call)
-        fate = left.pop(0)
-        if isinstance(fate, Exception):
-            raise fate
-        if isinstance(fate, float):
-            await asyncio.sleep(fate)
-            raise AssertionError("nobody waits so long")
-        return fate
+        calls.append(call)
+        outcome = left.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        if isinstance(outcome, float):
+            await asyncio.sleep(outcome)
+            raise AssertionError("the deadline did not end the wait")
+        return outcome
 
-    return answer, asked
+    return answer, calls
 
 
-def test_a_request_goes_to_another_replica_when_its_own_dies() -> None:
-    answer, asked = replicas(ReplicaDied(), ReplicaDied(), Reply(200, b"seen"))
+def test_a_request_is_sent_to_another_replica_when_its_own_dies() -> None:
+    answer, calls = replicas(ReplicaDied(), ReplicaDied(), Reply(200, b"seen"))
     assert asyncio.run(send(Gateway(None, answer), "/sample", b"{}"))[::2] == (200, b"seen")
-    assert asked == [Call("POST", "/sample", "", b"{}")] * 3
+    assert calls == [Call("POST", "/sample", "", b"{}")] * 3
 
 
 @pytest.mark.parametrize(
-    "fates, line",
+    "outcomes, line",
     [([ReplicaDied()] * 3, "3 replicas have died"), ([ReplicasBusy("many")], "many"), ([60.0], "within 0.2 s")],
 )
-def test_a_request_without_a_replica_is_asked_to_come_again(fates: list[Any], line: str) -> None:
-    answer, asked = replicas(*fates)
+def test_a_request_without_a_replica_is_503_with_retry_after(outcomes: list[Any], line: str) -> None:
+    answer, calls = replicas(*outcomes)
     status, headers, body = asyncio.run(
-        send(Gateway(None, answer, deadline_s=0.5 if len(fates) > 1 else 0.2), "/sample")
+        send(Gateway(None, answer, deadline_s=0.5 if len(outcomes) > 1 else 0.2), "/sample")
     )
     assert status == 503 and headers["retry-after"] == "1" and line in json.loads(body)["error"]
-    assert len(asked) == len(fates)
+    assert len(calls) == len(outcomes)
 
 
-def test_the_proxies_load_no_torch() -> None:
+def test_the_proxies_do_not_import_torch() -> None:
     code = "import sys, infogan_ray.distributed.serve.proxy as p; p.middlewares(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -333,12 +334,12 @@ def test_the_proxies_load_no_torch() -> None:
 # The deployment and the command
 
 
-def test_a_replica_says_in_one_line_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_replica_reports_missing_settings_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from infogan_ray.distributed.serve.service import MODEL, Model
 
     for model, token, line in [
-        ("", SECRET, "INFOGAN_MODEL is not set; name a model folder"),
-        (str(tmp_path / "no"), "", "INFOGAN_TOKEN is not set: everybody who reaches the service could use it"),
+        ("", SECRET, "INFOGAN_MODEL is not set; set it to a model folder"),
+        (str(tmp_path / "no"), "", "INFOGAN_TOKEN is not set: anyone who reaches the service could use it"),
         (str(tmp_path / "no"), "short", "INFOGAN_TOKEN is too short"),
     ]:
         monkeypatch.setenv(MODEL, model)
@@ -351,13 +352,13 @@ def test_a_replica_says_in_one_line_what_it_lacks(monkeypatch: pytest.MonkeyPatc
     "flags, line",
     [
         (["--host", "0.0.0.0"], "INFOGAN_TOKEN is not set"),
-        (["--replicas", "0"], "replicas is 0; each takes a CPU, so take 1 to"),
+        (["--replicas", "0"], "replicas is 0; each needs a CPU, so use 1 to"),
         (["--port", "0"], "port is 0; valid are 1 to 65535"),
         (["--host", "no.such.host.invalid"], "INFOGAN_TOKEN is not set"),
         ([], "does not exist"),
     ],
 )
-def test_serve_refuses_in_one_line(
+def test_serve_refuses_bad_flags_in_one_line(
     flags: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.delenv(TOKEN, raising=False)
@@ -366,17 +367,17 @@ def test_serve_refuses_in_one_line(
         port = free.getsockname()[1]
     port_flags = [] if "--port" in flags else ["--port", str(port)]
     assert main(["serve", str(tmp_path / "model"), *flags, *port_flags]) == USAGE
-    said = capsys.readouterr().err
-    assert line in said and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert line in output and output.count("\n") == 1
 
 
-def test_serve_refuses_a_port_that_is_taken_and_a_cluster(
+def test_serve_refuses_a_used_port_and_a_cluster(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "model", "--port", str(taken.getsockname()[1])]) == USAGE
-    assert "nothing can listen (Address already in use)" in capsys.readouterr().err
+    assert "failed (Address already in use)" in capsys.readouterr().err
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert main(["serve", "model"]) == USAGE
     assert "RAY_ADDRESS is set" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Kills at any moment, on a real local Ray: what was stored is whole, and the end is the same. Run: pytest -m ray"""
+"""Kill processes on a real local Ray: checkpoints stay valid and the result stays the same. Run: pytest -m ray"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import TrainingFailed
 from tests.conftest import tiny_config
 from tests.distributed.test_search import RECIPE
-from tests.harm import Harm, digest, processes_of, workers_of
+from tests.fault_injection import FaultInjector, digest, processes_of, workers_of
 from tests.servers import Proxy
 from tests.training.test_step import run_alone
 from tests.training.test_tracking import shown
@@ -51,24 +51,26 @@ def bars(npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_killed_workers_are_replaced_and_the_bits_are_those_of_an_undisturbed_run(bars: Any) -> None:
-    """First one of two workers, then both."""
-    harm = Harm({80: lambda: kill(1), 250: kill})
-    disturbed = train(bars(workers=2, name="disturbed", **LONG), harm)
-    calm = train(bars(workers=2, name="calm", **LONG))
-    assert disturbed.state == "finished" and disturbed.restarts == 2
-    assert [line for line in harm.said if line.startswith("resumed from step") and "restart 2 of" in line]
-    assert digest(disturbed.run, STEPS) == digest(calm.run, STEPS)
-    steps = [row["step"] for row in disturbed.run.read_metrics()]
-    assert steps == [row["step"] for row in calm.run.read_metrics()], "every step once, in order"
-    assert disturbed.run.get_status()["restarts"] == 2
-    assert shown_steps(shown(Path(disturbed.run.folder.path)), "loss/d_loss") == steps, "and so TensorBoard shows them"
+def test_killed_workers_are_replaced_and_the_result_is_bit_equal(bars: Any) -> None:
+    """Kill one of two workers, then both."""
+    faults = FaultInjector({80: lambda: kill(1), 250: kill})
+    interrupted = train(bars(workers=2, name="interrupted", **LONG), faults)
+    reference = train(bars(workers=2, name="reference", **LONG))
+    assert interrupted.state == "finished" and interrupted.restarts == 2
+    assert [line for line in faults.messages if line.startswith("resumed from step") and "restart 2 of" in line]
+    assert digest(interrupted.run, STEPS) == digest(reference.run, STEPS)
+    steps = [row["step"] for row in interrupted.run.read_metrics()]
+    assert steps == [row["step"] for row in reference.run.read_metrics()], "every step once, in order"
+    assert interrupted.run.get_status()["restarts"] == 2
+    assert shown_steps(shown(Path(interrupted.run.folder.path)), "loss/d_loss") == steps, (
+        "TensorBoard has the same steps"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_world_may_change_its_size_between_attempts(bars: Any) -> None:
-    """2, then 1, then 3 workers: the same global batch, and counters that only rise."""
+def test_the_world_size_can_change_between_attempts(bars: Any) -> None:
+    """Train with 2, then 1, then 3 workers: the global batch is the same, and counters only rise."""
     for workers, steps in ((2, 6), (1, 9), (3, 12)):
         config = bars(workers=workers, steps=steps, batch_size=18, resume=workers != 2)
         result = train(config)
@@ -77,19 +79,19 @@ def test_the_world_may_change_its_size_between_attempts(bars: Any) -> None:
         assert (state["world_size"], state["step"]) == (workers, steps)
     rows = list(result.run.read_metrics())
     assert [row["step"] for row in rows] == [2, 3, 4, 6, 8, 9, 10, 12]
-    assert {row["step"] / row["epoch"] for row in rows} == {4.0}, "18 images of 76 a step throughout"
+    assert {row["step"] / row["epoch"] for row in rows} == {4.0}, "18 of 76 images at every step"
 
     for entry in result.run.checkpoints.entries():
         (result.run.checkpoints / entry.name).write(checkpoints.MODEL, b"rot")
-    with pytest.raises(TrainingFailed, match="no checkpoint in .* can be read"):  # by all ranks, without waiting
+    with pytest.raises(TrainingFailed, match="no checkpoint in .* can be read"):  # all ranks fail, and none waits
         train(bars(workers=2, steps=14, batch_size=18, resume=True))
     assert result.run.get_status()["state"] == "failed"
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_elastic_run_takes_the_workers_there_are(bars: Any) -> None:
-    harm = Harm({})
-    result = train(bars(workers="1:6", steps=6), harm)
+def test_an_elastic_run_uses_all_available_workers(bars: Any) -> None:
+    faults = FaultInjector({})
+    result = train(bars(workers="1:6", steps=6), faults)
     assert result.state == "finished"
     state = checkpoints.open_checkpoint(result.run.checkpoints / "step_00000006").state
     assert state["world_size"] == 4, "the cluster of these tests has four CPUs; a batch of 16 is shared by any number"
@@ -97,82 +99,84 @@ def test_an_elastic_run_takes_the_workers_there_are(bars: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_frozen_worker_is_noticed_and_replaced(bars: Any) -> None:
+def test_a_frozen_worker_is_detected_and_replaced(bars: Any) -> None:
     frozen: list[psutil.Process] = []
 
     def freeze() -> None:
         frozen.extend(workers_of(os.getpid()))
         kill(how=signal.SIGSTOP)
 
-    harm = Harm({150: freeze})
-    result = train(bars(steps=400, checkpoint_every=100), harm)
+    faults = FaultInjector({150: freeze})
+    result = train(bars(steps=400, checkpoint_every=100), faults)
     assert result.state == "finished" and result.restarts == 1
     assert len(frozen) == 1 and not frozen[0].is_running()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_controller_is_started_again(bars: Any) -> None:
-    """Ray Train's own process, which an outage of its storage ends. Its worker has most of the CPUs there are: what was
-    set aside for it must be free for the next."""
+def test_a_killed_controller_is_restarted(bars: Any) -> None:
+    """A storage outage can end Ray Train's controller process.
+
+    The worker has most of the CPUs. They must be free again for the next attempt.
+    """
 
     def kill_controller() -> None:
         (controller,) = processes_of(os.getpid(), "TrainController")
         controller.kill()
 
-    harm = Harm({120: kill_controller})
-    result = train(bars(steps=300, checkpoint_every=50, workers=1, threads=3), harm)
+    faults = FaultInjector({120: kill_controller})
+    result = train(bars(steps=300, checkpoint_every=50, workers=1, threads=3), faults)
     assert result.state == "finished" and result.restarts == 1
-    assert "starting workers again" in [report["phase"] for report in harm.heard]
+    assert "starting workers again" in [report["phase"] for report in faults.reports]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_worker_killed_while_s3_is_away_goes_on_when_it_is_back(bars: Any, proxy: Proxy) -> None:
+def test_a_worker_killed_during_an_s3_outage_continues_after_it(bars: Any, proxy: Proxy) -> None:
     def kill_in_an_outage() -> None:
         proxy.become("503")
         kill()
 
-    harm = Harm({150: kill_in_an_outage})
+    faults = FaultInjector({150: kill_in_an_outage})
     threading.Timer(40, proxy.become, ["well"]).start()
     config = dataclasses.replace(bars(steps=300, checkpoint_every=100), storage=proxy.uri("runs"))
-    result = train(config, harm)
+    result = train(config, faults)
     assert result.state == "finished" and result.restarts == 1
     assert checkpoints.last_valid(result.run.checkpoints, warn=pytest.fail).step == 300  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
-def test_a_killed_driver_and_a_killed_head_are_resumed_to_the_same_bits(npz: Path, tmp_path: Path) -> None:
-    """In processes of their own, each with an embedded Ray: the driver dies in the first, Ray's head in the second."""
+def test_after_a_killed_driver_and_a_killed_head_the_result_is_bit_equal(npz: Path, tmp_path: Path) -> None:
+    """Three processes, each with an embedded Ray. The test kills the driver, then Ray's head, then a worker."""
     program = "from infogan_ray.distributed.train import head_monitor as head; "
-    program += "head.HEAD_SILENT_S = 10.0; "  # 45 in earnest
+    program += "head.HEAD_SILENT_S = 10.0; "  # outside tests: 45
     program += "from infogan_ray.cli.main import main; raise SystemExit(main())"
     command = [sys.executable, "-c", program, "train"]
-    steps = 3 * STEPS  # a quick machine makes 200 of them before the kill that a checkpoint calls for
+    steps = 3 * STEPS  # a fast machine computes 200 steps between a checkpoint and the kill
     command += ["--data", str(npz), "--storage", str(tmp_path), "--name", "run", "--steps", str(steps)]
     command += ["--codes", "noise=4 cat=3 uniform=1", "--batch-size", "16", "--checkpoint-every", str(EVERY)]
     command += ["--threads", "1", "--network.width", "8", "--evaluation.samples", "200", "--keep", "40"]
     command += ["--device", "cpu", "--precision", "fp32", "--log-every", "2"]
     run = RunDirectory(open_storage(tmp_path / "run"))
 
-    def after_a_checkpoint(more: list[str], harm: Callable[[psutil.Process], None]) -> tuple[int, str, str]:
+    def after_a_checkpoint(more: list[str], inject_fault: Callable[[psutil.Process], None]) -> tuple[int, str, str]:
         before = run.get_status().get("stored", 0)
         process = subprocess.Popen(
             command + more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        family = psutil.Process(process.pid)
+        driver = psutil.Process(process.pid)
         known: list[psutil.Process] = []
         try:
             while process.poll() is None and run.get_status().get("stored", 0) == before:
-                known = family.children(recursive=True)
+                known = driver.children(recursive=True)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.05)
-            harm(family)
-            out, said = process.communicate(timeout=120)
+            inject_fault(driver)
+            out, output = process.communicate(timeout=120)
             psutil.wait_procs(known, timeout=30)
-            return process.returncode, out, said
+            return process.returncode, out, output
         finally:
-            for survivor in [*known, family]:
+            for survivor in [*known, driver]:
                 if survivor.is_running():
                     survivor.kill()
 
@@ -182,34 +186,34 @@ def test_a_killed_driver_and_a_killed_head_are_resumed_to_the_same_bits(npz: Pat
 
     code, _, _ = after_a_checkpoint([], lambda driver: driver.kill())
     assert code == -signal.SIGKILL
-    code, _, said = after_a_checkpoint(["--resume"], kill_head)
-    assert code == 1 and said.strip().splitlines()[-1].startswith("infogan: "), said
-    assert "Ray's head has not answered" in said and "Traceback" not in said and "--resume" in said
-    code, out, said = after_a_checkpoint(["--resume", "--json"], lambda driver: workers_of(driver.pid)[0].kill())
-    assert code == 0, said
-    report = json.loads(out)  # whatever Ray says of a dead worker, it is not between our lines
+    code, _, output = after_a_checkpoint(["--resume"], kill_head)
+    assert code == 1 and output.strip().splitlines()[-1].startswith("infogan: "), output
+    assert "Ray's head has not answered" in output and "Traceback" not in output and "--resume" in output
+    code, out, output = after_a_checkpoint(["--resume", "--json"], lambda driver: workers_of(driver.pid)[0].kill())
+    assert code == 0, output
+    report = json.loads(out)  # Ray's messages about a dead worker are not mixed into the JSON
     assert (report["state"], report["restarts"]) == ("finished", 1)
-    assert "after restart 1 of the workers" in said and "raylet" not in said
+    assert "after restart 1 of the workers" in output and "raylet" not in output
 
     torch.set_num_threads(1)
     try:
         slow = tiny_config(**{**LONG, "steps": steps})
-        calm, _ = run_alone(slow, load_images(str(npz), DataConfig()), tmp_path / "calm")
+        reference, _ = run_alone(slow, load_images(str(npz), DataConfig()), tmp_path / "reference")
     finally:
         torch.set_num_threads(2)
-    assert digest(run, steps) == digest(calm, steps)
+    assert digest(run, steps) == digest(reference, steps)
 
 
 @pytest.mark.parametrize("command", ["train", "search"])
-def test_ctrl_c_in_a_terminal_ends_an_embedded_ray_in_order(command: str, npz: Path, tmp_path: Path) -> None:
-    """A terminal sends it to the whole foreground group: Ray's processes and the workers must not die of it first."""
+def test_ctrl_c_in_a_terminal_stops_an_embedded_ray_cleanly(command: str, npz: Path, tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the whole foreground group. It must not kill Ray's processes or workers first."""
     (recipe := tmp_path / "bars.py").write_text(RECIPE.format(data=str(npz)))
     flags = [str(recipe)]
     if command == "train":
         flags = ["--data", str(npz), "--codes", "noise=4 cat=3", "--batch-size", "16", "--steps", "100000"]
         flags += ["--workers", "2", "--threads", "1", "--network.width", "8", "--evaluation.samples", "200"]
         flags += ["--checkpoint-every", "20"]
-    # Who runs in the background ignores Ctrl-C, and so do the tests that he runs, and what they start.
+    # A background process ignores SIGINT, and its children inherit that: restore the default handler.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     program += "from infogan_ray.cli.main import main; raise SystemExit(main())"
     words = [sys.executable, "-c", program, command, *flags]
@@ -217,16 +221,16 @@ def test_ctrl_c_in_a_terminal_ends_an_embedded_ray_in_order(command: str, npz: P
     with psutil.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         known: list[psutil.Process] = []
         try:
-            said = ""
+            output = ""
             for line in process.stderr:
-                said += line
-                if re.search("training: step [1-9]|trial .* images, ", said):
+                output += line
+                if re.search("training: step [1-9]|trial .* images, ", output):
                     known = process.children(recursive=True)
                     os.killpg(process.pid, signal.SIGINT)
                     break
-            said += process.stderr.read()
-            assert process.wait(timeout=60) == 130, said
-            assert f" with: infogan {command} " in said and "its process died" not in said
+            output += process.stderr.read()
+            assert process.wait(timeout=60) == 130, output
+            assert f" with: infogan {command} " in output and "its process died" not in output
             assert not psutil.wait_procs(known, timeout=30)[1]
         finally:
             for survivor in [*known, process]:
@@ -234,4 +238,4 @@ def test_ctrl_c_in_a_terminal_ends_an_embedded_ray_in_order(command: str, npz: P
                     survivor.kill()
     if command == "train":
         status = RunDirectory(open_storage(tmp_path / "runs" / "stopped")).get_status()
-        assert status["state"] == "interrupted" and status["stored"] == status["step"] > 0, "its last step is stored"
+        assert status["state"] == "interrupted" and status["stored"] == status["step"] > 0, "the last step is stored"

@@ -1,4 +1,4 @@
-"""One worker without a cluster: this process, stopped by signals and continued.
+"""One worker without a cluster runs in this process. Signals stop it, and --resume continues it.
 
 Run: pytest tests/distributed/test_local_mode.py
 """
@@ -37,7 +37,7 @@ from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import TrainingFailed
 from tests.conftest import tiny_config
-from tests.harm import Harm, digest
+from tests.fault_injection import FaultInjector, digest
 from tests.training.test_step import run_alone
 
 pytestmark = pytest.mark.timeout(240)
@@ -50,8 +50,8 @@ def bars(npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     return lambda **changes: tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **changes)
 
 
-def undisturbed(npz: Path, folder: Path, **changes: Any) -> RunDirectory:
-    """The same run by the worker's generator alone, with the one thread that runs of these tests have."""
+def uninterrupted(npz: Path, folder: Path, **changes: Any) -> RunDirectory:
+    """The same run without Ray and without interruption. It uses one thread, as all runs in this module."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -68,29 +68,31 @@ def words(npz: Path, storage: Path, *more: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever tests before these have joined."""
+    """Hide a cluster that an earlier test has joined."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 @contextmanager
 def command(given: list[str], before_it: tuple[str, ...] = (), **more: Any) -> Iterator[subprocess.Popen[str]]:
-    """``infogan`` as a user's shell starts it. Ends with all that it has started."""
-    # Tests that are themselves a background job, or under nohup, have these ignored, and what they start inherits that.
-    before = {notice: signal.signal(notice, signal.SIG_DFL) for notice in (signal.SIGINT, signal.SIGHUP)}
+    """Run ``infogan`` as a shell starts it. At the end, kill it and its descendants."""
+    # A background job or nohup ignores these signals, and child processes inherit that: restore the default.
+    before = {
+        signal_number: signal.signal(signal_number, signal.SIG_DFL) for signal_number in (signal.SIGINT, signal.SIGHUP)
+    }
     started = subprocess.Popen(
         [*(before_it or (sys.executable, "-P", "-c", PROGRAM)), *given], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True, **more,
     )  # fmt: skip
-    for notice, handler in before.items():
-        signal.signal(notice, handler)
+    for signal_number, handler in before.items():
+        signal.signal(signal_number, handler)
     try:
         yield started
     finally:
-        family = psutil.Process(started.pid).children(recursive=True) if started.poll() is None else []
-        for one in (*family, started):
+        descendants = psutil.Process(started.pid).children(recursive=True) if started.poll() is None else []
+        for process in (*descendants, started):
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                process.kill()
         started.communicate()
 
 
@@ -109,33 +111,33 @@ def test_a_run_is_in_this_process_unless_it_has_several_workers_or_a_cluster(mon
     assert not checks.runs_in_this_process(Resources(2, 1, "cpu"))
     assert not checks.runs_in_this_process(Resources((1, 2), 1, "cpu"))
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    assert not checks.runs_in_this_process(Resources(1, 1, "cpu")), "whoever has joined a cluster wants it"
+    assert not checks.runs_in_this_process(Resources(1, 1, "cpu")), "a joined cluster is used"
 
 
 def test_a_command_trains_publishes_and_starts_no_process(npz: Path, tmp_path: Path) -> None:
-    """A file of the user that is called like a module of Python's is not imported. Ray's lines are in the log alone."""
+    """A user's file named like a standard module is not imported. Ray's messages are only in the log."""
     (tmp_path / "beside").mkdir()
     (tmp_path / "beside" / "json.py").write_text("raise ImportError('a file of the user')")
     given = words(npz, tmp_path, "--steps", "6", "--checkpoint-every", "3", "--json")
     with command(given, cwd=tmp_path / "beside") as started:
         until(started, "training: step")
         assert not psutil.Process(started.pid).children()
-        out, said = started.communicate()
-    assert started.returncode == 0, said
+        out, output = started.communicate()
+    assert started.returncode == 0, output
     report = json.loads(out)
     assert (report["state"], report["step"]) == ("finished", 6)
     run = RunDirectory(open_storage(tmp_path / "tiny"))
     assert run.get_status()["state"] == "finished" and run.model.is_file(manifests.MANIFEST)
     assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
-    assert digest(run, 6) == digest(undisturbed(npz, tmp_path / "alone"), 6)
-    assert "local mode" not in said and b"local mode" in run.folder.read("ray.log")
+    assert digest(run, 6) == digest(uninterrupted(npz, tmp_path / "alone"), 6)
+    assert "local mode" not in output and b"local mode" in run.folder.read("ray.log")
     assert not {entry.name for entry in run.folder.entries() if "attempt" in entry.name}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_mlflow_gets_an_absolute_path_and_no_standard_streams_are_needed(npz: Path, tmp_path: Path) -> None:
-    """MLflow's file is named from where the user stands."""
+    """MLflow's file is relative to the user's working directory."""
     pytest.importorskip("mlflow")
     given = words(npz, tmp_path, "--steps", "6", "--checkpoint-every", "3", "--mlflow", "sqlite:///ml.db")
     done = subprocess.run(
@@ -146,7 +148,7 @@ def test_mlflow_gets_an_absolute_path_and_no_standard_streams_are_needed(npz: Pa
     assert "MLflow" not in done.stderr, done.stderr
 
 
-def test_the_callers_process_is_as_it_was_before(bars: Any) -> None:
+def test_train_restores_the_settings_of_the_callers_process(bars: Any) -> None:
     def settings() -> list[Any]:
         loggers = [logging.getLogger(name) for name in ("ray", "ray.train", "py.warnings")]
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
@@ -171,7 +173,7 @@ def test_divergence_ends_the_run(bars: Any) -> None:
     assert result.state == "diverged" and "at step" in result.message
 
 
-def test_a_listener_that_fails_loses_nothing(bars: Any) -> None:
+def test_a_failing_listener_loses_no_step(bars: Any) -> None:
     def give_up(report: dict[str, Any]) -> None:
         if report.get("step", 0) >= 50:
             raise OSError("the terminal is gone")
@@ -182,9 +184,7 @@ def test_a_listener_that_fails_loses_nothing(bars: Any) -> None:
     assert run.get_status()["state"] == "interrupted" and run.get_status()["stored"] >= 50
 
 
-def test_an_unexpected_error_is_raised_as_it_is_and_the_run_has_failed(
-    bars: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_is_raised_unchanged_and_the_run_fails(bars: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(config: dict[str, Any]) -> None:
         raise ZeroDivisionError("a bug")
 
@@ -194,25 +194,29 @@ def test_an_unexpected_error_is_raised_as_it_is_and_the_run_has_failed(
     assert RunDirectory(open_storage(bars().storage) / "tiny").get_status()["state"] == "failed"
 
 
-@pytest.mark.parametrize("notice", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_command_says_how_to_continue(notice: signal.Signals, npz: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_command_prints_how_to_continue(
+    signal_number: signal.Signals, npz: Path, tmp_path: Path
+) -> None:
     with command(words(npz, tmp_path, "--steps", "1000000")) as started:
         until(started, "training: step 0")
         until(started, "training: step")
-        os.killpg(started.pid, notice)  # as a terminal does, also when it is closed, and Slurm
-        said = started.communicate()[1]
-    assert started.returncode == 130, said
-    told = re.search(r"infogan: interrupted: stopped at step ([\d,]+), which is stored; continue with: (.+)", said)
-    assert told and told[2].startswith("infogan train") and told[2].endswith("--resume"), said
-    assert "stopping; once more to stop at once" in said
+        os.killpg(started.pid, signal_number)  # as Slurm and a terminal do, also when the terminal is closed
+        output = started.communicate()[1]
+    assert started.returncode == 130, output
+    resume_hint = re.search(
+        r"infogan: interrupted: stopped at step ([\d,]+), which is stored; continue with: (.+)", output
+    )
+    assert resume_hint and resume_hint[2].startswith("infogan train") and resume_hint[2].endswith("--resume"), output
+    assert "stopping; press Ctrl-C again to stop at once" in output
     run = RunDirectory(open_storage(tmp_path / "tiny"))
     last = checkpoints.last_valid(run.checkpoints, warn=print)
-    assert last is not None and last.step == int(told[1].replace(",", "")) > 0
+    assert last is not None and last.step == int(resume_hint[1].replace(",", "")) > 0
     assert run.get_status()["state"] == "interrupted"
 
 
 def test_a_second_ctrl_c_stops_at_once(bars: Any) -> None:
-    """Without a last checkpoint: here, while the listener hears of the first."""
+    """Without a last checkpoint. Here the second Ctrl-C comes while the listener handles the first."""
 
     def press_again(report: dict[str, Any]) -> None:
         if report["phase"] == "stopping" or report.get("step", 0) >= 20:
@@ -229,22 +233,22 @@ def test_a_second_ctrl_c_stops_at_once(bars: Any) -> None:
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    """As SIGHUP under nohup, and SIGINT in the background."""
-    asked: list[int] = []
+    """SIGHUP is ignored under nohup, and SIGINT in a background job."""
+    received: list[int] = []
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with handle_signals(lambda number, frame: asked.append(number)):
+        with handle_signals(lambda number, frame: received.append(number)):
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             signal.raise_signal(signal.SIGTERM)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with handle_signals(lambda number, frame: asked.append(number)):
+        with handle_signals(lambda number, frame: received.append(number)):
             signal.raise_signal(signal.SIGHUP)
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and asked == [signal.SIGTERM, signal.SIGHUP]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and received == [signal.SIGTERM, signal.SIGHUP]
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_run_in_a_thread_leaves_signals_alone(bars: Any) -> None:
+def test_a_run_in_a_thread_changes_no_signal_handler(bars: Any) -> None:
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(train(bars())))
     thread.start()
@@ -252,23 +256,23 @@ def test_a_run_in_a_thread_leaves_signals_alone(bars: Any) -> None:
     assert results[0].state == "finished"
 
 
-def test_a_killed_process_is_continued_to_the_same_bits(npz: Path, tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_is_bit_equal(npz: Path, tmp_path: Path) -> None:
     run = RunDirectory(open_storage(tmp_path / "tiny"))
-    some = ("--steps", "800", "--checkpoint-every", "50", "--keep", "40")
-    with command(words(npz, tmp_path, *some)) as started:
+    flags = ("--steps", "800", "--checkpoint-every", "50", "--keep", "40")
+    with command(words(npz, tmp_path, *flags)) as started:
         until(started, "evaluating: step 100")
         started.kill()
     left = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
     assert left is not None and 50 <= left.step < 800
-    with command(words(npz, tmp_path, *some, "--resume")) as started:
-        said = started.communicate()[1]
-    assert started.returncode == 0 and f"resumed from step {left.step:,}" in said, said
-    calm = undisturbed(npz, tmp_path / "calm", steps=800, checkpoint_every=50, keep=40)
-    assert digest(run, 800) == digest(calm, 800)
-    assert [row["step"] for row in run.read_metrics()] == [row["step"] for row in calm.read_metrics()]
+    with command(words(npz, tmp_path, *flags, "--resume")) as started:
+        output = started.communicate()[1]
+    assert started.returncode == 0 and f"resumed from step {left.step:,}" in output, output
+    reference = uninterrupted(npz, tmp_path / "reference", steps=800, checkpoint_every=50, keep=40)
+    assert digest(run, 800) == digest(reference, 800)
+    assert [row["step"] for row in run.read_metrics()] == [row["step"] for row in reference.read_metrics()]
 
 
-def test_a_log_that_cannot_be_written_is_said_before_training(
+def test_a_log_that_cannot_be_written_is_reported_before_training(
     monkeypatch: pytest.MonkeyPatch, bars: Any, npz: Path
 ) -> None:
     monkeypatch.setattr(trainer, "log_path", lambda folder: npz / "logs" / "ray.log")
@@ -286,54 +290,54 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 
 
 def test_two_ranks_of_torchrun_train_as_one_run(npz: Path, tmp_path: Path) -> None:
-    """Rank 0 alone prints and writes. Continued by one worker, the run has all that it needs."""
+    """Only rank 0 prints and writes. One worker can continue the run."""
     given = words(npz, tmp_path, "--checkpoint-every", "3")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     with command([*given, "--steps", "6", "--json"], TORCHRUN, env=environment) as started:
-        out, said = started.communicate(timeout=200)
-    assert started.returncode == 0, said
+        out, output = started.communicate(timeout=200)
+    assert started.returncode == 0, output
     report = json.loads(out)
     assert (report["state"], report["step"], report["world_size"]) == ("finished", 6, 2)
-    assert said.count("finished: step 6") == 1 and "local mode" not in said
+    assert output.count("finished: step 6") == 1 and "local mode" not in output
     run = RunDirectory(open_storage(tmp_path / "tiny"))
     assert checkpoints.open_checkpoint(run.checkpoints / "step_00000006").state["world_size"] == 2
     assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
     with command([*given, "--steps", "9", "--resume"]) as started:
-        said = started.communicate(timeout=200)[1]
-    assert started.returncode == 0 and "world size 1, before 2" in said, said
+        output = started.communicate(timeout=200)[1]
+    assert started.returncode == 0 and "world size 1, before 2" in output, output
 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_both_ranks_of_torchrun_with_a_last_checkpoint(npz: Path, tmp_path: Path) -> None:
-    """The terminal sends it to torchrun and to both ranks, and torchrun sends it to them once more."""
+    """The terminal sends SIGINT to torchrun and both ranks, and torchrun sends it to both ranks again."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     with command(words(npz, tmp_path, "--steps", "1000000"), TORCHRUN, env=environment) as started:
         until(started, "training: step 0")
         until(started, "training: step")
         os.killpg(started.pid, signal.SIGINT)
-        said = started.communicate(timeout=60)[1]
-    assert "infogan: interrupted: stopped at step" in said, said
+        output = started.communicate(timeout=60)[1]
+    assert "infogan: interrupted: stopped at step" in output, output
     status = RunDirectory(open_storage(tmp_path / "tiny")).get_status()
     assert status["state"] == "interrupted" and status["stored"] == status["step"] > 0
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
-    [({"workers": 3, "batch_size": 18}, "workers is 3, and torchrun has started 2"),
-     ({"gpus_per_worker": 0.5}, "under torchrun each rank has a GPU of its own")],
+    ("changes", "message"),
+    [({"workers": 3, "batch_size": 18}, "workers is 3, but torchrun started 2"),
+     ({"gpus_per_worker": 0.5}, "under torchrun each rank uses one GPU")],
 )  # fmt: skip
-def test_what_torchrun_decides_is_not_asked_for(
-    changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, bars: Any
+def test_settings_that_torchrun_decides_are_refused(
+    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, bars: Any
 ) -> None:
     for name, value in zip(torchrun.VARIABLES, ("0", "0", "2", "2", "127.0.0.1", "1"), strict=True):
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         train(bars(**changes))
 
 
-def test_a_storage_that_is_away_is_waited_for(bars: Any, proxy: Any) -> None:
-    harm = Harm({60: lambda: (proxy.become("503"), threading.Timer(5, proxy.become, ["well"]).start())})
+def test_a_run_waits_for_an_unavailable_storage(bars: Any, proxy: Any) -> None:
+    faults = FaultInjector({60: lambda: (proxy.become("503"), threading.Timer(5, proxy.become, ["well"]).start())})
     config = dataclasses.replace(bars(steps=200, checkpoint_every=50), storage=proxy.uri("runs"))
-    result = train(config, harm)
-    assert result.state == "finished" and "storage is available again" in " ".join(harm.said)
+    result = train(config, faults)
+    assert result.state == "finished" and "storage is available again" in " ".join(faults.messages)
     assert checkpoints.last_valid(result.run.checkpoints, warn=pytest.fail).step == 200  # type: ignore[union-attr]

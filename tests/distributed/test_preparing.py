@@ -1,4 +1,4 @@
-"""infogan data prepare under Ray Data: killed, resumed, and what comes of it trained on. Run: pytest -m ray"""
+"""infogan data prepare under Ray Data: killed, continued, and its shards streamed. Run: pytest -m ray"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """400 coloured photos in class folders, large enough that a task takes a moment; two are broken."""
+    """400 coloured photos in class folders; two are broken. They are large, so that a task takes some time."""
     folder = tmp_path_factory.mktemp("photos")
     noise = np.random.default_rng(0)
     for number in range(400):
@@ -42,13 +42,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_to_the_shards_of_an_undisturbed_one_and_they_are_streamed(
-    photos: Path, tmp_path: Path
-) -> None:
-    calm = subprocess.run(command(photos, tmp_path / "calm"), capture_output=True, text=True, timeout=120)
-    assert calm.returncode == 0, calm.stderr
-    assert "ray" not in calm.stderr.lower() and len(calm.stdout.splitlines()) == 1
-    report = json.loads(calm.stdout)
+def test_a_killed_preparation_continues_to_equal_shards_and_they_are_streamed(photos: Path, tmp_path: Path) -> None:
+    reference = subprocess.run(command(photos, tmp_path / "reference"), capture_output=True, text=True, timeout=120)
+    assert reference.returncode == 0, reference.stderr
+    assert "ray" not in reference.stderr.lower() and len(reference.stdout.splitlines()) == 1
+    report = json.loads(reference.stdout)
     assert report["images"]["train"] + report["images"]["test"] == 398
     assert report["classes"] == 4 and report["broken"] == 2
 
@@ -56,27 +54,27 @@ def test_killed_it_goes_on_to_the_shards_of_an_undisturbed_one_and_they_are_stre
     process = subprocess.Popen(
         command(photos, tmp_path / "killed"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    family: list[psutil.Process] = []
+    descendants: list[psutil.Process] = []
     try:
         deadline = time.monotonic() + 120
         while len(list(records.glob("0*.json"))) < 5 and process.poll() is None and time.monotonic() < deadline:
-            family = psutil.Process(process.pid).children(recursive=True)
+            descendants = psutil.Process(process.pid).children(recursive=True)
             time.sleep(0.02)
     finally:
         process.kill()
-        for one in family:
+        for child in descendants:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                child.kill()
         process.communicate()
-    psutil.wait_procs(family, timeout=10)
-    assert not (tmp_path / "killed" / "MANIFEST.json").exists()  # else it was done before the kill
+    psutil.wait_procs(descendants, timeout=10)
+    assert not (tmp_path / "killed" / "MANIFEST.json").exists()  # otherwise it finished before the kill
     before = len(list(records.glob("0*.json")))
     again = subprocess.run(command(photos, tmp_path / "killed"), capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     assert before >= 5 and 0 < json.loads(again.stdout)["made_now"] <= 400 - 10 * (before - 1)
-    assert files(tmp_path / "killed") == files(tmp_path / "calm")
+    assert files(tmp_path / "killed") == files(tmp_path / "reference")
 
-    train = [sys.executable, "-m", "infogan_ray", "train", "--data", str(tmp_path / "calm"), "--feed", "stream"]
+    train = [sys.executable, "-m", "infogan_ray", "train", "--data", str(tmp_path / "reference"), "--feed", "stream"]
     train += ["--workers", "2", "--steps", "6", "--batch-size", "32", "--network.width", "8", "--device", "cpu"]
     train += ["--checkpoint-every", "3", "--evaluation.samples", "200", "--codes", "noise=4 cat=4 uniform=1"]
     train += ["--threads", "1", "--storage", str(tmp_path), "--name", "streamed", "--json"]
@@ -84,12 +82,12 @@ def test_killed_it_goes_on_to_the_shards_of_an_undisturbed_one_and_they_are_stre
     assert streamed.returncode == 0, streamed.stderr
     assert json.loads(streamed.stdout)["state"] == "finished" and "feed: streaming" in streamed.stderr
 
-    anew = subprocess.run(
-        [*command(photos, tmp_path / "calm"), "--seed", "1", "--overwrite"], capture_output=True, timeout=120
+    prepared_again = subprocess.run(
+        [*command(photos, tmp_path / "reference"), "--seed", "1", "--overwrite"], capture_output=True, timeout=120
     )
-    assert anew.returncode == 0
+    assert prepared_again.returncode == 0
     resumed = subprocess.run([*train, "--resume", "--steps", "9"], capture_output=True, text=True, timeout=180)
-    assert resumed.returncode == 2 and "prepared anew since 'streamed' began" in resumed.stderr
+    assert resumed.returncode == 2 and "prepared again since 'streamed' began" in resumed.stderr
 
 
 @pytest.mark.slow
@@ -98,5 +96,5 @@ def test_too_many_broken_images_publish_nothing(photos: Path, tmp_path: Path) ->
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("infogan: data: ") and "nothing is published" in last and "--max-bad" in last
+    assert last.startswith("infogan: data: ") and "nothing was published" in last and "--max-bad" in last
     assert not (tmp_path / "dest" / "MANIFEST.json").exists()

@@ -1,4 +1,4 @@
-"""A search under Ray Tune on a real local cluster: stopped trials, kills, resumes. Run: pytest -m ray"""
+"""A search under Ray Tune on a real local cluster: stopped trials, kills, resumed searches. Run: pytest -m ray"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from infogan_ray.distributed.train import head_monitor
 from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM
 from infogan_ray.distributed.tune.asha_scheduler import SearchEvent
 from infogan_ray.distributed.tune.search import SearchFailed, search
-from infogan_ray.searches.asha import Verdict
+from infogan_ray.searches.asha import Decision
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
@@ -33,7 +33,7 @@ from infogan_ray.searches.selection_rules import RULES, winner
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.training.load_model import load
-from tests.harm import all_cpus_taken, processes_of
+from tests.fault_injection import all_cpus_taken, processes_of
 from tests.training.test_tracking import hparams_of, shown, steps
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
@@ -63,18 +63,18 @@ def recipe_file(npz: Path, tmp_path: Path) -> Path:
 
 
 def processes_of_trials() -> list[psutil.Process]:
-    """Ray names a process by the class that Tune made of the trial."""
+    """Ray names the process of a trial by its class."""
     return processes_of(os.getpid(), "ray::.*(Trial|Trainable)")
 
 
-def no_trial_stays() -> None:
-    """Ray does not wait for the end of what it ends, and the next test may look for the processes of its own trials."""
-    _, staying = psutil.wait_procs(processes_of_trials(), timeout=30)
-    assert not staying
+def wait_for_trial_processes() -> None:
+    """Wait until no trial process is left: Ray does not wait for it, and the next test looks for its own."""
+    _, remaining = psutil.wait_procs(processes_of_trials(), timeout=30)
+    assert not remaining
 
 
-def held() -> set[str]:
-    """Actors that live and placement groups that stand; Ray itself keeps one actor in each cluster."""
+def live_resources() -> set[str]:
+    """Live actors and placement groups, without the one actor that Ray itself keeps in each cluster."""
     actors = {
         f"{actor['ActorClassName']} {key}"
         for key, actor in ray._private.state.actors().items()
@@ -84,10 +84,10 @@ def held() -> set[str]:
     return actors | {f"placement group {key}" for key, group in groups if group["state"] != "REMOVED"}
 
 
-def left_since(before: set[str]) -> set[str]:
-    """What a search that is over still holds; what other tests' kills left does not count. Ends take a moment."""
+def still_held_since(before: set[str]) -> set[str]:
+    """What a finished search still holds, after waiting for up to 30 s. What existed ``before`` does not count."""
     deadline = time.monotonic() + 30
-    while (left := held() - before) and time.monotonic() < deadline:
+    while (left := live_resources() - before) and time.monotonic() < deadline:
         time.sleep(0.5)
     return left
 
@@ -100,73 +100,77 @@ def decisions(directory: SearchDirectory, recipe: Recipe) -> list[int | None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_search_says_that_its_trials_wait_for_room_on_the_cluster(
+def test_a_search_reports_that_its_trials_wait_for_room(
     workers: int, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head_monitor, "QUIET_S", 1.0)
     monkeypatch.setattr("infogan_ray.distributed.tune.search.SLOW_START_S", 3.0)
     recipe = dataclasses.replace(load_recipe(recipe_file), trials=1, workers=workers)
-    with all_cpus_taken() as others:
-        heard: list[str] = []
+    with all_cpus_taken() as cpu_holder:
+        messages: list[str] = []
 
         def listen(event: SearchEvent) -> None:
-            heard.append(event.get("say", ""))
-            if heard[-1] == WAITING_FOR_ROOM:
-                ray.kill(others)
+            messages.append(event.get("say", ""))
+            if messages[-1] == WAITING_FOR_ROOM:
+                ray.kill(cpu_holder)
 
         result = search(recipe, open_storage(tmp_path / "runs"), "waits", listen=listen)
-    assert heard.count(WAITING_FOR_ROOM) == 1 and result.best["state"] == "finished"
-    no_trial_stays()
+    assert messages.count(WAITING_FOR_ROOM) == 1 and result.best["state"] == "finished"
+    wait_for_trial_processes()
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
+def test_a_search_stops_trials_ranks_the_others_and_its_best_is_pulled(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe, heard, seen = load_recipe(recipe_file), list[str](), set[int]()
+    recipe, messages, seen = load_recipe(recipe_file), list[str](), set[int]()
 
     def listen(event: SearchEvent) -> None:
         """Kill the process of a trial once."""
-        heard.append(event.get("say", ""))
+        messages.append(event.get("say", ""))
         trials = processes_of_trials()
-        if trials and not seen:  # the first event is of the data
+        if trials and not seen:  # the first event is about the data
             trials[0].kill()
         seen.update(p.pid for p in trials)
 
-    before = held()
-    result = search(recipe, open_storage(tmp_path / "runs"), "calm", listen=listen)
-    assert [line for line in heard if line.endswith("its process died; it is started again")]
+    before = live_resources()
+    result = search(recipe, open_storage(tmp_path / "runs"), "reference", listen=listen)
+    assert [line for line in messages if line.endswith("its process died; the trial restarts")]
     assert [row["trial"] for row in result.rows if row["state"] == "stopped"] and result.best["state"] == "finished"
     halving = result.search.halving()
-    assert Verdict.WAIT not in [halving.verdict(trial) for trial in range(recipe.count)], "all is decided at the end"
+    assert Decision.WAIT not in [halving.decision(trial) for trial in range(recipe.count)], (
+        "every decision is made at the end"
+    )
     assert {row["trial"] for row in result.rows if row["state"] == "stopped"} == {
         trial for trial, rung in enumerate(decisions(result.search, recipe)) if rung is not None
     }
-    assert any("is stopped" in line for line in heard) and any("continues" in line for line in heard)
-    assert not left_since(before)
+    assert any("is stopped" in line for line in messages) and any("continues" in line for line in messages)
+    assert not still_held_since(before)
     assert len(seen) >= 2
-    no_trial_stays()
+    wait_for_trial_processes()
 
-    where = str(tmp_path / "runs" / "calm")
+    where = str(tmp_path / "runs" / "reference")
     capsys.readouterr()
     assert main(["runs", where, "--json"]) == DONE
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert rows == json.loads(result.search.folder.read("leaderboard.json"))["rows"] == result.rows
     assert main(["pull", where, str(tmp_path / "best")]) == DONE
     assert main(["pull", where, str(tmp_path / "other"), "--metric", "clustering_error"]) == DONE
-    least = min(row["clustering_error"] for row in rows if row["state"] == "finished")
-    assert json.loads((tmp_path / "other" / "metrics.json").read_text())["clustering_error"] == least
+    lowest = min(row["clustering_error"] for row in rows if row["state"] == "finished")
+    assert json.loads((tmp_path / "other" / "metrics.json").read_text())["clustering_error"] == lowest
     assert main(["pull", f"{where}/trials/trial_0000", str(tmp_path / "no"), "--select", "bound"]) == USAGE
     assert "--select bound is for a search" in capsys.readouterr().err
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "best"), "--samples", "200", "--json"]) == DONE
     measured = json.loads(capsys.readouterr().out)
     for name in ("mi_fraction", "swd", "clustering_error"):
-        assert measured[name] == pytest.approx(result.best[name], rel=1e-5), "what is pulled is what the board says"
+        assert measured[name] == pytest.approx(result.best[name], rel=1e-5), (
+            "the pulled model equals the leaderboard row"
+        )
     assert load(tmp_path / "best").spec.network.width == 8
 
     for row in rows:
-        found = shown(tmp_path / "runs" / "calm" / "trials" / f"trial_{row['trial']:04d}")
+        found = shown(tmp_path / "runs" / "reference" / "trials" / f"trial_{row['trial']:04d}")
         values = result.search.description()["values"][row["trial"]]
         assert len(values) == 2 and values.items() <= hparams_of(found).items()
         evaluated = steps(found, "achieved/mi_fraction")
@@ -176,47 +180,47 @@ def test_a_search_stops_trials_ranks_the_others_and_is_pulled(
 
 
 @pytest.mark.slow
-def test_a_killed_search_resumes_to_the_same_decisions(recipe_file: Path, tmp_path: Path) -> None:
-    """One search is undisturbed. The other, a process as well, is killed three times, early and late."""
+def test_a_killed_and_resumed_search_makes_the_same_decisions(recipe_file: Path, tmp_path: Path) -> None:
+    """One search is not interrupted. The other is killed three times, early and late."""
     recipe = load_recipe(recipe_file)
 
-    def run(name: str, *more: str, kill_when: Callable[[str], bool] = lambda said: False) -> tuple[int, str]:
+    def run(name: str, *more: str, kill_when: Callable[[str], bool] = lambda output: False) -> tuple[int, str]:
         command = [sys.executable, "-c", "from infogan_ray.cli.main import main; raise SystemExit(main())", "search"]
         command += [str(recipe_file), "--storage", str(tmp_path / "runs"), "--name", name, *more]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         known: list[psutil.Process] = []
         try:
             assert process.stderr is not None
-            said = ""
+            output = ""
             for line in process.stderr:
-                said += line
+                output += line
                 known = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else known
-                if kill_when(said):
+                if kill_when(output):
                     os.kill(process.pid, signal.SIGKILL)
                     break
             code = process.wait(timeout=120)
             psutil.wait_procs(known, timeout=30)
-            return code, said
+            return code, output
         finally:
             for survivor in [*known, *([psutil.Process(process.pid)] if process.poll() is None else [])]:
                 if survivor.is_running():
                     survivor.kill()
 
-    assert run("calm")[0] == 0
+    assert run("reference")[0] == 0
     over = re.compile("trial . ?: (finished|.* is stopped)")
     for resume, moment in (
-        ([], lambda said: " images, " in said),
-        (["--resume"], lambda said: said.count(" images, ") >= 3),
-        (["--resume"], lambda said: len(over.findall(said)) >= 3 or "is stopped" in said),
+        ([], lambda output: " images, " in output),
+        (["--resume"], lambda output: output.count(" images, ") >= 3),
+        (["--resume"], lambda output: len(over.findall(output)) >= 3 or "is stopped" in output),
     ):
         assert run("killed", *resume, kill_when=moment)[0] == -signal.SIGKILL
-    code, said = run("killed", "--resume")
-    assert code == 0, said
-    calm, killed = (SearchDirectory(open_storage(tmp_path / "runs" / name)) for name in ("calm", "killed"))
-    assert decisions(calm, recipe) == decisions(killed, recipe)
+    code, output = run("killed", "--resume")
+    assert code == 0, output
+    reference, killed = (SearchDirectory(open_storage(tmp_path / "runs" / name)) for name in ("reference", "killed"))
+    assert decisions(reference, recipe) == decisions(killed, recipe)
     for rule in RULES:
-        picks = [winner(leaderboard(directory), recipe.metric, rule) for directory in (calm, killed)]
-        assert picks[0] == picks[1], "to the last figure"
+        picks = [winner(leaderboard(directory), recipe.metric, rule) for directory in (reference, killed)]
+        assert picks[0] == picks[1], "to the last digit"
 
 
 def small(npz: Path, **changes: Any) -> Recipe:
@@ -230,20 +234,20 @@ def small(npz: Path, **changes: Any) -> Recipe:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_trials_of_two_workers_give_their_workers_back(
+def test_trials_of_two_workers_release_their_workers(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cluster has four CPUs: two trials at once, and a third one only if the first gives its workers back."""
-    monkeypatch.chdir(npz.parent)  # a path that means something only here
+    monkeypatch.chdir(npz.parent)  # a path relative to this directory
     recipe = small(Path(npz.name), workers=2, reduction=2, budget=640)
-    before = held()
+    before = live_resources()
     result = search(recipe, open_storage(tmp_path), "pairs")
     states = [row["state"] for row in sorted(result.rows, key=lambda row: row["trial"])]
     expected = ["finished" if rung is None else "stopped" for rung in decisions(result.search, recipe)]
     assert states == expected and "stopped" in states
     good, _ = checkpoints.list_checkpoints(result.search.trial(result.best["trial"]).checkpoints)
-    assert [one.state["world_size"] for one in good] == [2] * len(good)
-    assert not left_since(before)
+    assert [checkpoint.state["world_size"] for checkpoint in good] == [2] * len(good)
+    assert not still_held_since(before)
 
 
 @pytest.mark.slow
@@ -253,7 +257,7 @@ def test_optuna_proposes_the_same_trials_after_a_kill(npz: Path, tmp_path: Path)
     result = search(recipe, open_storage(tmp_path), "once")
     about = result.search.description()
     assert len(result.rows) == recipe.count == 4
-    # As after a kill between two generations.
+    # The same files as after a kill between two generations.
     again = SearchDirectory(open_storage(tmp_path) / "again")
     shutil.copytree(tmp_path / "once", tmp_path / "again")
     for number in (2, 3):
@@ -264,24 +268,24 @@ def test_optuna_proposes_the_same_trials_after_a_kill(npz: Path, tmp_path: Path)
     again.folder.write("events.json", json.dumps(events).encode())
     resumed = search(recipe, open_storage(tmp_path), "again", resume=True)
     assert {**again.description(), "threads": 1} == {**about, "threads": 1}
-    assert resumed.best == result.best, "to the last figure"
+    assert resumed.best == result.best, "to the last digit"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_trial_without_memory_ends_with_advice_and_the_others_finish(npz: Path, tmp_path: Path) -> None:
+def test_an_out_of_memory_trial_fails_with_advice_and_the_others_finish(npz: Path, tmp_path: Path) -> None:
     fixed = {path: value for path, value in small(npz).fixed.items() if path != "network.width"}
 
     def widths(*values: int) -> Recipe:
         return small(npz, searcher="grid", space={"network.width": tune.grid_search(list(values))}, fixed=fixed)
 
-    heard: list[str] = []
-    advice = "out of memory with batch_size 16 and network.width 4000000; let the recipe search smaller ones"
+    messages: list[str] = []
+    advice = "out of memory with batch_size 16 and network.width 4000000; use smaller values in the recipe"
     result = search(
-        widths(8, 4_000_000), open_storage(tmp_path), "one", listen=lambda n: heard.append(n.get("say", ""))
+        widths(8, 4_000_000), open_storage(tmp_path), "one", listen=lambda n: messages.append(n.get("say", ""))
     )
     assert result.best["trial"] == 0 and {row["trial"]: row["state"] for row in result.rows}[1] == "failed"
-    assert sum(line.startswith(f"trial 1: failed: {advice}") for line in heard) == 1, "not tried again and again"
+    assert sum(line.startswith(f"trial 1: failed: {advice}") for line in messages) == 1, "not tried again"
     with pytest.raises(SearchFailed, match=f"no trial of all finished; the first cause: {advice}"):
         search(widths(4_000_000, 5_000_000), open_storage(tmp_path), "all")
 
@@ -292,6 +296,6 @@ def test_a_trial_that_diverges_ends_and_the_others_finish(
 ) -> None:
     space = {"objective.lambda_categorical": tune.grid_search([1e38, 1.0])}
     result = search(small(npz, searcher="grid", space=space), open_storage(tmp_path), "diverges")
-    assert capsys.readouterr().out == "", "Tune prints nothing, also of a trial that ends without a score"
+    assert capsys.readouterr().out == "", "Tune prints nothing, even for a trial without a score"
     assert {row["trial"]: row["state"] for row in result.rows} == {0: "diverged", 1: "finished"}
     assert result.best["trial"] == 1 and " at step " in result.search.trial(0).get_status()["message"]

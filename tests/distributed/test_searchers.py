@@ -1,4 +1,4 @@
-"""Optuna's proposals: functions of earlier scores, and of nothing else.
+"""Optuna's proposals depend only on earlier scores.
 
 Run: pytest tests/distributed/test_searchers.py
 """
@@ -27,37 +27,39 @@ def recipe(**changes: Any) -> Recipe:
     })  # fmt: skip
 
 
-def run(one: Recipe, score: Any) -> list[TrialOutcome]:
-    """A whole search, with a trial's score a function of its values."""
+def run(base: Recipe, score: Any) -> list[TrialOutcome]:
+    """A complete search in which ``score(values)`` is the score of a trial."""
     outcomes: list[TrialOutcome] = []
-    while len(outcomes) < one.count:
-        proposed = propose_trials(one, outcomes)
-        assert proposed == propose_trials(one, outcomes), "the same scores give the same trials"
-        outcomes += [TrialOutcome(values, score(values), one.budget, True) for values in proposed]
+    while len(outcomes) < base.count:
+        proposed = propose_trials(base, outcomes)
+        assert proposed == propose_trials(base, outcomes), "the same scores give the same trials"
+        outcomes += [TrialOutcome(values, score(values), base.budget, True) for values in proposed]
     return outcomes
 
 
-def test_optuna_finds_better_values_than_chance() -> None:
+def test_optuna_finds_better_values_than_random_search() -> None:
     pytest.importorskip("optuna")
 
     def score(values: dict[str, Any]) -> float:
         return -abs(values[CATEGORICAL] - 2.0) - 100 * abs(values[RATE] - 1e-3)
 
-    one = recipe()
-    found, chance = run(one, score), [score(one.values(trial)) for trial in range(40)]
-    assert [each.values for each in found[:4]] == [one.values(trial) for trial in range(4)], "the first are random"
+    base = recipe()
+    found, chance = run(base, score), [score(base.values(trial)) for trial in range(40)]
+    assert [each.values for each in found[:4]] == [base.values(trial) for trial in range(4)], "the first are random"
     late = sorted(each.score for each in found[20:] if each.score is not None)
-    assert late[10] > sorted(chance)[30], "its later half does better, as a rule, than chance's best quarter"
+    assert late[10] > sorted(chance)[30], (
+        "the median of its later half is better than the best quarter of random search"
+    )
 
 
 def test_optuna_accepts_stopped_and_failed_trials() -> None:
     pytest.importorskip("optuna")
-    one = recipe()
+    base = recipe()
     outcomes = [
-        TrialOutcome(one.values(0), 0.5, 90_000, True), TrialOutcome(one.values(1), 0.2, 30_000, False),
-        TrialOutcome(one.values(2), None, 0, False), TrialOutcome(one.values(3), 0.3, 30_000, False),
+        TrialOutcome(base.values(0), 0.5, 90_000, True), TrialOutcome(base.values(1), 0.2, 30_000, False),
+        TrialOutcome(base.values(2), None, 0, False), TrialOutcome(base.values(3), 0.3, 30_000, False),
     ]  # fmt: skip
-    assert len(propose_trials(one, outcomes)) == 4
+    assert len(propose_trials(base, outcomes)) == 4
     assert len(propose_trials(recipe(trials=6), outcomes)) == 2, "no more than the recipe's trials"
-    with pytest.raises(UserError, match=r"space: .*_Normal.*; take tune.uniform"):
+    with pytest.raises(UserError, match=r"space: .*_Normal.*; use tune.uniform"):
         propose_trials(recipe(space={CATEGORICAL: tune.randn(1.0, 0.01)}), [])

@@ -1,4 +1,4 @@
-"""Jobs on a real Ray head that asks for a token, and on this machine. Run: pytest -m ray"""
+"""Jobs on a real Ray head that requires a token, and on this machine. Run: pytest -m ray"""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def head() -> Iterator[Head]:
         yield head
 
 
-def until(what: Callable[[], bool], within: float = 150) -> None:
+def until(condition: Callable[[], bool], within: float = 150) -> None:
     deadline = time.monotonic() + within
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.5)
 
 
 @pytest.mark.slow
-def test_strangers_get_in_nowhere(head: Head) -> None:
+def test_requests_without_a_valid_token_are_refused(head: Head) -> None:
     command = json.dumps({"entrypoint": "touch /tmp/was-here"}).encode()
     for header, code in (({}, 401), ({"Authorization": "Bearer wrong"}, 403)):
         for method, path in (("POST", "/api/jobs/"), ("GET", "/api/jobs/"), ("PUT", "/api/packages/gcs/x.zip")):
@@ -57,28 +57,28 @@ def test_strangers_get_in_nowhere(head: Head) -> None:
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_not_let_in_says_what_is_missing(head: Head, tmp_path: Path) -> None:
-    """Ray tries for 20 s and says that it failed. It sends no token unless its mode is set."""
+def test_a_driver_without_a_valid_token_reports_the_cause(head: Head, tmp_path: Path) -> None:
+    """Ray itself tries for 20 s and only reports a failure. It sends no token unless RAY_AUTH_MODE is set."""
     address = f"127.0.0.1:{head.gcs}"
     nowhere = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}
     (tmp_path / "token").write_text("a" * 64)
-    unexpanded = {"RAY_AUTH_TOKEN_PATH": "~/token", "HOME": str(tmp_path)}  # which Ray takes as it is
-    for more, said in {
-        (): f"RAY_ADDRESS is '{address}', and no Ray cluster there lets us in; if it asks for a token, export",
-        (("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", "a" * 64)): f"RAY_ADDRESS is '{address}', and the cluster "
-        "there does not take our token; give its own by",
+    unexpanded = {"RAY_AUTH_TOKEN_PATH": "~/token", "HOME": str(tmp_path)}  # Ray does not expand ~
+    for more, message in {
+        (): f"RAY_ADDRESS is '{address}', but no Ray cluster there accepts the connection; if it needs a token, export",
+        (("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", "a" * 64)): f"RAY_ADDRESS is '{address}', but its cluster "
+        "refused the token; set the right one by",
         (("RAY_AUTH_MODE", "token"), *nowhere.items()): f"RAY_AUTH_TOKEN_PATH is '{tmp_path}/none', which cannot be",
         (("RAY_AUTH_MODE", "token"), *unexpanded.items()): "RAY_AUTH_MODE is 'token': ",
     }.items():
         known = dataclasses.replace(head, environment=head.environment | {"RAY_ADDRESS": address} | dict(more))
         for command in (["train"], ["search", "tuning/quick.py"])[: 1 if more else 2]:
             answer = known.infogan(*command, "--storage", str(tmp_path / "runs"))
-            assert answer.returncode == 2 and answer.stderr.startswith(f"infogan: {said}"), answer.stderr
+            assert answer.returncode == 2 and answer.stderr.startswith(f"infogan: {message}"), answer.stderr
             assert answer.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_a_job_is_followed_stopped_with_a_checkpoint_and_gone_on_with(head: Head, npz: Path, tmp_path: Path) -> None:
+def test_a_job_is_stopped_with_a_checkpoint_continued_and_followed(head: Head, npz: Path, tmp_path: Path) -> None:
     train = ["train", "--data", str(npz), *TINY, "--storage", str(tmp_path), "--name", "stopped"]
     run = RunDirectory(open_storage(str(tmp_path)) / "stopped")
     submitted = head.infogan("submit", "--", *train, *LONG)
@@ -102,18 +102,18 @@ def test_a_job_is_followed_stopped_with_a_checkpoint_and_gone_on_with(head: Head
 
 
 @pytest.mark.slow
-def test_a_job_whose_head_dies_goes_on_by_the_printed_command(npz: Path, tmp_path: Path) -> None:
+def test_the_printed_command_continues_a_job_whose_head_died(npz: Path, tmp_path: Path) -> None:
     steps = 1200
     run = RunDirectory(open_storage(str(tmp_path)) / "headless")
     train = ["train", "--data", str(npz), *TINY, "--steps", str(steps), "--checkpoint-every", "50"]
     with short_folder() as folder, head_on_loopback(folder) as first:
         words = ["--env", "A=b c", "--", *train, "--storage", str(tmp_path), "--name", "headless"]
         submitted = first.infogan("submit", *words)
-        assert len(submitted.stderr.splitlines()) == 2, "Ray's own messages are not for people"
+        assert len(submitted.stderr.splitlines()) == 2, "Ray's own messages are not shown"
         until(lambda: run.get_status().get("stored", 0) >= 100)
     stored = run.get_status()["stored"]
-    assert run.get_status()["state"] == "running" and stored < steps, "nobody was left to say that it has ended"
-    printed = submitted.stderr.partition("should the cluster be lost: ")[2].splitlines()[0]
+    assert run.get_status()["state"] == "running" and stored < steps, "no process was left to record the end"
+    printed = submitted.stderr.partition("if the cluster is lost, continue with: ")[2].splitlines()[0]
     assert shlex.split(printed) == ["infogan", "submit", *words, "--resume"]
     with short_folder() as folder, head_on_loopback(folder) as second:
         again = second.infogan("submit", "--follow", *shlex.split(printed)[2:])
@@ -124,17 +124,17 @@ def test_a_job_whose_head_dies_goes_on_by_the_printed_command(npz: Path, tmp_pat
     assert [row["step"] for row in run.read_metrics()] == list(range(10, steps + 1, 10)), "every step once"
 
 
-def test_what_the_cluster_does_not_have_is_refused_at_once(head: Head, npz: Path, tmp_path: Path) -> None:
+def test_more_workers_than_the_cluster_has_are_refused_at_once(head: Head, npz: Path, tmp_path: Path) -> None:
     train = ["train", "--data", str(npz), *TINY, "--steps", "6", "--storage", str(tmp_path), "--name", "large"]
     answer = head.infogan("submit", "--follow", "--", *train, "--workers", "4")
     assert answer.returncode == 2, answer.stdout
-    assert "workers is 4, more than the 2 CPUs there are; take 1 to 2; --wait SECONDS" in answer.stdout
+    assert "workers is 4, more than the 2 available CPUs; use 1 to 2; --wait SECONDS" in answer.stdout
     assert not (tmp_path / "large").exists()
     answer = head.infogan("jobs", "status", "nothing")
-    assert answer.returncode == 2 and "job 'nothing' is not known at" in answer.stderr
+    assert answer.returncode == 2 and "there is no job 'nothing' at" in answer.stderr
 
 
-def test_a_job_of_this_machine_is_stopped_with_a_checkpoint(npz: Path, tmp_path: Path) -> None:
+def test_a_local_job_is_stopped_with_a_checkpoint(npz: Path, tmp_path: Path) -> None:
     jobs = LocalJobs(folder=tmp_path / "jobs")
     run = RunDirectory(open_storage(str(tmp_path)) / "local")
     words = ("train", "--data", str(npz), *TINY, *LONG, "--storage", str(tmp_path), "--name", "local")

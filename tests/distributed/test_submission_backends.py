@@ -1,4 +1,4 @@
-"""What is sent to a cluster and what is refused before; manifests; jobs of this machine. No Ray is started."""
+"""Uploads to a cluster, refused submissions, manifests and local jobs. Ray is not started."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
-# What is sent ---------------------------------------------------------------------------------------------------------
+# Uploads --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_code_is_sent_and_neither_data_nor_secrets_nor_environments(tmp_path: Path) -> None:
+def test_code_is_sent_without_data_secrets_and_virtual_environments(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     for name in (
         "priors.py", "sub/more.py", "package/data/__init__.py", ".git/config", "data/big.bin", "here/pyvenv.cfg",
@@ -66,15 +66,15 @@ def test_the_code_is_sent_and_neither_data_nor_secrets_nor_environments(tmp_path
     assert not any("__pycache__" in name for name in sent)
 
 
-def test_too_much_names_the_largest(tmp_path: Path) -> None:
+def test_an_upload_above_the_limit_names_the_largest_files(tmp_path: Path) -> None:
     with (tmp_path / "images.bin").open("wb") as file:
         file.truncate(LIMIT)
-    with pytest.raises(ValueError, match=r"2[01]\.\d MB would be sent, and 20 MB may be.*images\.bin \(20\.0 MB\)"):
+    with pytest.raises(ValueError, match=r"2[01]\.\d MB would be sent; the limit is 20 MB.*images\.bin \(20\.0 MB\)"):
         stage(Work("first", ("train",), folder=tmp_path), tmp_path / "sent")
     assert not (tmp_path / "sent").exists()
 
 
-def test_the_name_is_pinned_and_files_are_sent_along() -> None:
+def test_the_run_name_is_fixed_and_recipe_files_are_sent() -> None:
     work = work_of(TRAIN, Submit(), remote=True)
     assert work.name.startswith("mnist-2") and work.arguments == (*TRAIN, "--name", work.name)
     work = work_of(["search", str(RECIPE), "--storage", "/nfs/runs"], Submit(), remote=True)
@@ -83,7 +83,7 @@ def test_the_name_is_pinned_and_files_are_sent_along() -> None:
     assert work_of(["search", str(RECIPE)], Submit(), remote=False).arguments[1] == str(RECIPE)
 
 
-def test_a_file_of_attributes_beside_the_laptop_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_labels_file_of_this_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("list_attr_celeba.txt").write_text("0\nSmiling\n")
     words = ["train", "--data", "/shared/celeba", "--storage", "/shared/runs", "--labels"]
@@ -93,11 +93,11 @@ def test_a_file_of_attributes_beside_the_laptop_is_refused(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["--", "sample"], "what to run is 'sample'; valid are train and search"),
-        (["--"], "what to run is nothing"),
-        ([], "what to run is not given; write it behind '--'"),
+        (["--", "sample"], "the command is 'sample'; valid are train and search"),
+        (["--"], "the command is nothing"),
+        ([], "the command is not given; write it after '--'"),
         (["--cluster", REMOTE, "--", "train", "--preset", "mnist"], "storage is 'runs', a folder of this machine"),
         (
             [
@@ -117,27 +117,30 @@ def test_a_file_of_attributes_beside_the_laptop_is_refused(tmp_path: Path, monke
         (["--cluster", REMOTE, "--", *TRAIN, "--data", "tests"], "data is 'tests', a path of this machine"),
         (["--", *TRAIN, "--presett", "x"], "--presett"),
         (["--", *TRAIN, "--name", "../x"], "name is '../x'"),
-        (["--", *TRAIN, "--dry-run"], "--dry-run stands behind '--'"),
-        (["--env", "AWS_SECRET_ACCESS_KEY=x", "--", *TRAIN], "env names 'AWS_SECRET_ACCESS_KEY'"),
+        (["--", *TRAIN, "--dry-run"], "--dry-run comes after '--'"),
+        (["--env", "AWS_SECRET_ACCESS_KEY=x", "--", *TRAIN], "env contains 'AWS_SECRET_ACCESS_KEY'"),
         (["--env", "REGION", "--", *TRAIN], "env is 'REGION'; write NAME=VALUE"),
         (["--cluster", "ftp://x", "--", *TRAIN], "cluster is 'ftp://x'; valid are http://HOST:8265"),
-        (["--cluster", "http://me:secret@host", "--", *TRAIN], "a token goes into the environment"),
-        (["--cluster", "http://me:secret@host:x", "--", *TRAIN], "cluster is 'host:x'; valid is http://HOST:8265"),
+        (["--cluster", "http://me:secret@host", "--", *TRAIN], "set a token in the environment"),
+        (
+            ["--cluster", "http://me:secret@host:x", "--", *TRAIN],
+            "cluster is 'host:x'; give a Ray head's http://HOST:8265",
+        ),
         (["--cluster", "kuberey", "--", *TRAIN], "cluster is 'kuberey' (did you mean 'kuberay'?); valid are http"),
-        (["--image", "x", "--", *TRAIN], "--image is for --cluster kuberay, and the cluster is 'local'"),
+        (["--image", "x", "--", *TRAIN], "--image needs --cluster kuberay, but the cluster is 'local'"),
         (["--cluster", "kuberay", "--manifest", "none.yaml", "--", *TRAIN], "manifest is none.yaml, which cannot"),
         (["--cluster", "kuberay", "--manifest", "pyproject.toml", "--", *TRAIN], "manifest is not a RayJob"),
     ],
 )
-def test_what_a_cluster_could_only_refuse_is_refused_here(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_bad_submissions_are_refused_before_sending(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["submit", *words]) == USAGE
     error = capsys.readouterr().err
-    assert said in error and "secret@" not in error and error.count("\n") == 1
+    assert message in error and "secret@" not in error and error.count("\n") == 1
 
 
-def test_dry_run_shows_what_would_be_sent_and_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_shows_the_upload_and_contacts_no_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", "--cluster", REMOTE, "--dry-run", "--env", "A=b", "--", *TRAIN, "--name", "first"]) == DONE
     out = capsys.readouterr().out
     assert f"exec python -m infogan_ray {' '.join(TRAIN)} --name first" in out and "A=b" in out
@@ -149,7 +152,7 @@ def test_dry_run_shows_what_would_be_sent_and_asks_nobody(capsys: pytest.Capture
 
 @contextlib.contextmanager
 def head(token: str | None, python: str = "3.11.7", moved_to: str = "") -> Iterator[tuple[str, list[str | None]]]:
-    """A server that answers as a Ray head's dashboard does, and the tokens that it was shown."""
+    """A server that answers like a Ray head's dashboard. Yields its URL and the tokens that it received."""
     shown: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -180,14 +183,14 @@ def head(token: str | None, python: str = "3.11.7", moved_to: str = "") -> Itera
         server.server_close()
 
 
-def test_the_token_is_found_as_ray_finds_it_and_its_lack_is_said(
+def test_the_token_is_found_like_ray_and_a_missing_one_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with head("right") as (url, _):
-        with pytest.raises(SubmissionFailed, match="wants a token, and none is set here; set RAY_AUTH_TOKEN_PATH"):
+        with pytest.raises(SubmissionFailed, match="needs a token, and none is set; set RAY_AUTH_TOKEN_PATH"):
             Dashboard(url).versions()
         monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
-        with pytest.raises(SubmissionFailed, match="refuses the token that is set here"):
+        with pytest.raises(SubmissionFailed, match="refuses the token"):
             Dashboard(url).versions()
         monkeypatch.delenv("RAY_AUTH_TOKEN")
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
@@ -199,7 +202,7 @@ def test_the_token_is_found_as_ray_finds_it_and_its_lack_is_said(
         assert Dashboard(url).versions() == {"ray": "2.60.0", "python": "3.11.7"}
 
 
-def test_a_token_is_not_carried_to_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_does_not_send_the_token_to_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
     with head(None) as (elsewhere, shown), head(None, moved_to=f"{elsewhere}/api/version") as (url, _):
         with pytest.raises(SubmissionFailed, match="not a Ray head"):
@@ -207,7 +210,7 @@ def test_a_token_is_not_carried_to_another_host(monkeypatch: pytest.MonkeyPatch)
         assert shown == []
 
 
-def test_doctor_says_whether_strangers_can_run_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_whether_code_runs_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     with head(None) as (url, _):
         found = {finding.what: finding for finding in examine(Dashboard(url))}
         assert found["access"].mark == "bad" and "can run any command as Ray's user" in found["access"].finding
@@ -221,14 +224,14 @@ def test_doctor_says_whether_strangers_can_run_code(monkeypatch: pytest.MonkeyPa
         examine(Dashboard(REMOTE))
 
 
-def test_versions_that_cannot_run_the_code_are_refused_and_others_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SubmissionFailed, match=r"runs Ray 2\.44\.1, and this code needs 2\.60"):
+def test_incompatible_versions_are_refused_and_differences_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SubmissionFailed, match=r"runs Ray 2\.44\.1, but this code needs 2\.60"):
         compare_versions({"ray": "2.44.1", "python": "3.11.7"})
-    with pytest.raises(SubmissionFailed, match=r"Python 3\.9\.1, and this code needs 3\.11"):
+    with pytest.raises(SubmissionFailed, match=r"Python 3\.9\.1, but this code needs 3\.11"):
         compare_versions({"ray": "2.60.0", "python": "3.9.1"})
     assert compare_versions({"ray": "2.60.0", "python": "3.11.2"}) == []
     with head(None, python="3.13.0") as (url, _):
-        assert main(["submit", "--cluster", url, "--", *TRAIN]) == FAILED, "it takes no jobs"
+        assert main(["submit", "--cluster", url, "--", *TRAIN]) == FAILED, "the server accepts no jobs"
     assert "the cluster runs Python 3.13.0, this machine" in capsys.readouterr().err
 
 
@@ -239,8 +242,8 @@ def rendered(work: Work, flags: SubmitFlags) -> list[dict]:
     return list(yaml.safe_load_all(render(work, default_manifest().read_text(), flags)))
 
 
-def test_the_rayjob_is_as_it_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a wanted change: infogan submit --cluster kuberay --dry-run …, look at it, and keep it here."""
+def test_the_rayjob_equals_the_golden_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To update the file: run infogan submit --cluster kuberay --dry-run …, check the output and save it."""
     monkeypatch.chdir(RECIPE.parent.parent)
     work = work_of(
         ["search", "tuning/quick.py", "--storage", "s3://bucket/runs", "--name", "Night_1", "--resume"],
@@ -250,7 +253,7 @@ def test_the_rayjob_is_as_it_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> N
     assert render(dataclasses.replace(work, gpus=False), default_manifest().read_text(), flags) == GOLDEN.read_text()
 
 
-def test_rendered_jobs_fit_kuberays_schema(request: pytest.FixtureRequest) -> None:
+def test_rendered_jobs_match_kuberays_schema(request: pytest.FixtureRequest) -> None:
     folder = request.config.getoption("--kuberay-schemas")
     if not folder:
         pytest.skip("needs --kuberay-schemas DIR")
@@ -260,7 +263,7 @@ def test_rendered_jobs_fit_kuberays_schema(request: pytest.FixtureRequest) -> No
         jsonschema.Draft202012Validator(schema).validate(job)
 
 
-def test_fields_are_filled_and_a_retry_goes_on() -> None:
+def test_fields_are_filled_and_a_retry_resumes() -> None:
     words = [
         "train",
         "--preset",
@@ -286,7 +289,7 @@ def test_fields_are_filled_and_a_retry_goes_on() -> None:
 
 
 @pytest.mark.parametrize("name", ["first", "Night_1", "night-1", "1st", "a.b", "x" * 80, "x" * 79 + "y", "_"])
-def test_names_of_resources_are_valid_and_apart(name: str) -> None:
+def test_resource_names_are_valid_and_unique(name: str) -> None:
     made = resource_name(name)
     assert len(made) <= 47 and made[0].isalpha() and made.replace("-", "").isalnum() and made == made.lower()
     assert (made == name) == (name in ("first", "night-1"))
@@ -295,10 +298,10 @@ def test_names_of_resources_are_valid_and_apart(name: str) -> None:
 
 
 KUBECTL = """#!/bin/sh
-# Stands in for kubectl, since there is no Kubernetes here: keeps what it was asked, answers with a running RayJob.
-echo "$@" >> "$ASKED"
+# A fake kubectl: records its arguments and input, and answers with a running RayJob.
+echo "$@" >> "$CALLS"
 case "$*" in
-  *"apply -f -"*) cat >> "$ASKED"; echo "rayjob.ray.io/first created" ;;
+  *"apply -f -"*) cat >> "$CALLS"; echo "rayjob.ray.io/first created" ;;
   *"get rayjobs"*) echo "{\\"items\\": [$JOB]}" ;;
   *"get rayjob first"*) echo "$JOB" ;;
   *"get rayjob"*) echo 'Error from server (NotFound): rayjobs.ray.io not found' >&2; exit 1 ;;
@@ -308,29 +311,29 @@ esac
 """
 
 
-def test_kubectl_is_asked_for_the_right_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubectl_gets_the_right_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kubectl").write_text(KUBECTL)
     (tmp_path / "kubectl").chmod(0o755)
     status = {"jobId": "first-abc", "rayClusterName": "first-xyz", "jobStatus": "RUNNING"}
     about = {"metadata": {"name": "first"}, "spec": {"entrypoint": "infogan train"}, "status": status}
-    asked = tmp_path / "asked"
+    calls = tmp_path / "calls"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("ASKED", str(asked))
+    monkeypatch.setenv("CALLS", str(calls))
     monkeypatch.setenv("JOB", json.dumps(about))
     kubernetes = KubeRay("kuberay", SubmitFlags(namespace="vision"), print)
     assert kubernetes.submit(Work("first", ("train", "--name", "first"))) == "first"
-    assert "kind: RayJob" in asked.read_text()
+    assert "kind: RayJob" in calls.read_text()
     assert [job.state for job in kubernetes.jobs()] == ["running"]
     assert "".join(kubernetes.logs("first", follow=True)) == "step 10\n"
     kubernetes.stop("first")
-    lines = asked.read_text().splitlines()
+    lines = calls.read_text().splitlines()
     assert "--namespace vision exec first-head -c ray-head -- ray job logs --follow first-abc" in lines
     assert lines[-1] == "--namespace vision exec first-head -c ray-head -- ray job stop first-abc"
-    with pytest.raises(ValueError, match="job 'second' is not known"):
+    with pytest.raises(ValueError, match="there is no job 'second'"):
         kubernetes.job("second")
 
 
-# A backend more -------------------------------------------------------------------------------------------------------
+# A new backend --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -340,7 +343,7 @@ class QueueFlags:
 
 
 class Queue(Backend):
-    """All that a new backend needs: this class in a module, its name in ``registry.BACKENDS``, and its test."""
+    """An example backend. A new backend needs a class like this, an entry in ``registry.BACKENDS``, and a test."""
 
     NAME, CLUSTER, FLAGS, SUBMIT_FLAGS = "queue", "queue://HOST", QueueFlags, QueueFlags
     submitted: ClassVar[dict[str, Work]] = {}
@@ -374,7 +377,7 @@ class Queue(Backend):
         raise SubmissionFailed("queue: it stops nothing")
 
 
-def test_a_new_backend_is_one_class_and_its_registration(
+def test_a_new_backend_needs_one_class_and_its_registration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(registry, "BACKENDS", (Queue, *registry.BACKENDS))
@@ -390,10 +393,10 @@ def test_a_new_backend_is_one_class_and_its_registration(
     assert f"infogan jobs logs night-1 --follow {' '.join(place)}\n" in shown.err
     assert main(["jobs", "list", *place, "--json"]) == DONE
     assert json.loads(capsys.readouterr().out)["jobs"][0]["command"].endswith("--name first")
-    assert main(["doctor", "--cluster", "queue://host"]) == DONE and "it knows 1 jobs" in capsys.readouterr().out
+    assert main(["doctor", "--cluster", "queue://host"]) == DONE and "answers and has 1 jobs" in capsys.readouterr().out
     for words, reason in (
         (["--cluster", "queue://host", "--partition", "day"], "partition is 'day'; valid are main, night"),
-        (["--partition", "night"], "--partition is for --cluster queue://HOST, and the cluster is 'local'"),
+        (["--partition", "night"], "--partition needs --cluster queue://HOST, but the cluster is 'local'"),
         (["--cluster", "nowhere"], "cluster is 'nowhere'; valid are queue://HOST, http://HOST:8265, kuberay, local"),
         (["--cluster", "queue://host"], "data is 'tests', a path of this machine"),
     ):
@@ -404,26 +407,29 @@ def test_a_new_backend_is_one_class_and_its_registration(
 # This machine ---------------------------------------------------------------------------------------------------------
 
 
-def ended(jobs: LocalJobs, id: str, within: float = 60.0) -> Job:
+def wait_for_end(jobs: LocalJobs, id: str, within: float = 60.0) -> Job:
     deadline = time.monotonic() + within
     while (job := jobs.job(id)).state not in FINAL_STATES and time.monotonic() < deadline:
         time.sleep(0.1)
     return job
 
 
-def test_a_local_job_is_known_by_its_log_and_its_end(tmp_path: Path) -> None:
+def test_a_local_job_has_a_log_and_a_final_state(tmp_path: Path) -> None:
     jobs = LocalJobs(folder=tmp_path)
     right, wrong = (jobs.submit(Work("a", words)) for words in (("--version",), ("nothing",)))
-    assert ended(jobs, right).state == "succeeded" and "".join(jobs.logs(right, follow=True)) == "infogan-ray 0.1.0\n"
-    assert (ended(jobs, wrong).state, jobs.job(wrong).exit_code) == ("failed", USAGE)
+    assert (
+        wait_for_end(jobs, right).state == "succeeded"
+        and "".join(jobs.logs(right, follow=True)) == "infogan-ray 0.1.0\n"
+    )
+    assert (wait_for_end(jobs, wrong).state, jobs.job(wrong).exit_code) == ("failed", USAGE)
     assert {job.id for job in jobs.jobs()} == {right, wrong}
-    with pytest.raises(ValueError, match="job '../x' is not known"):
+    with pytest.raises(ValueError, match="there is no job '../x'"):
         jobs.job("../x")
 
 
-def test_a_local_job_whose_watcher_is_killed_is_not_running(tmp_path: Path) -> None:
+def test_a_local_job_whose_watcher_was_killed_is_failed(tmp_path: Path) -> None:
     jobs = LocalJobs(folder=tmp_path)
     id = jobs.submit(Work("a", ("--version",)))
     os.killpg(json.loads((tmp_path / id / WATCHER).read_text())["pid"], signal.SIGKILL)
-    assert (ended(jobs, id).state, jobs.job(id).message) == ("failed", "its process is gone, and nothing says why")
-    jobs.stop(id)  # touches nobody
+    assert (wait_for_end(jobs, id).state, jobs.job(id).message) == ("failed", "its process ended without an exit code")
+    jobs.stop(id)  # signals no other process

@@ -1,4 +1,4 @@
-"""Runs under Ray Train on a real local cluster, two ranks for real. Run: pytest -m ray"""
+"""Runs under Ray Train on a real local cluster, with two ranks. Run: pytest -m ray"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ray
 import torch
 
 from infogan_ray import train
-from infogan_ray.distributed.cluster.resources import Resources, TooMuch
+from infogan_ray.distributed.cluster.resources import InsufficientResources, Resources
 from infogan_ray.distributed.train import head_monitor, trainer
 from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM
 from infogan_ray.storage import checkpoints, manifests
@@ -19,21 +19,21 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
 from infogan_ray.training.run_outcome import TrainingFailed
 from tests.conftest import tiny_config
-from tests.harm import all_cpus_taken
+from tests.fault_injection import all_cpus_taken
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 
 
 def run(npz: Path, tmp_path: Path, **changes: Any) -> tuple[Any, list[dict[str, Any]]]:
-    heard: list[dict[str, Any]] = []
+    reports: list[dict[str, Any]] = []
     config = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **changes)
-    return train(config, heard.append), heard
+    return train(config, reports.append), reports
 
 
 def test_two_ranks_train_report_and_publish_without_a_restart(npz: Path, tmp_path: Path) -> None:
-    result, heard = run(npz, tmp_path, workers=2)
+    result, reports = run(npz, tmp_path, workers=2)
     assert result.state == "finished"
-    assert not [report for report in heard if report.get("say", "").startswith("resumed")], "no worker was restarted"
+    assert not [report for report in reports if report.get("say", "").startswith("resumed")], "no worker was restarted"
     assert [row["step"] for row in result.run.read_metrics()] == [2, 3, 4, 6]
     state = checkpoints.open_checkpoint(result.run.checkpoints / "step_00000006").state
     assert state["world_size"] == 2 and result.run.model.is_file(manifests.MANIFEST)
@@ -43,73 +43,75 @@ def test_two_ranks_train_report_and_publish_without_a_restart(npz: Path, tmp_pat
 
 @pytest.mark.slow
 def test_with_synchronised_statistics_two_workers_equal_one(npz: Path, tmp_path: Path) -> None:
-    """One step of 1x16 and 2x8: Adam's first moment after it is (1 - beta1) times the gradient."""
+    """One step with 1x16 and 2x8 images. Then Adam's first moment is (1 - beta1) times the gradient."""
     moments = []
     for workers in (1, 2):
         config = {"steps": 1, "checkpoint_every": 1, "workers": workers, "name": f"w{workers}"}
-        heard: list[dict[str, Any]] = []
+        reports: list[dict[str, Any]] = []
         base = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **config)
-        result = train(base.override({"network": {"sync_batchnorm": True}}, "test"), heard.append)
+        result = train(base.override({"network": {"sync_batchnorm": True}}, "test"), reports.append)
         tensors = checkpoints.open_checkpoint(result.run.checkpoints / "step_00000001").training_tensors()
         moments.append({name: tensor for name, tensor in tensors.items() if name.endswith("exp_avg")})
     assert moments[0].keys() == moments[1].keys() and len(moments[0]) > 10
-    for name, one in moments[0].items():
-        assert torch.allclose(one, moments[1][name], atol=1e-5), name
+    for name, moment in moments[0].items():
+        assert torch.allclose(moment, moments[1][name], atol=1e-5), name
     assert max(tensor.abs().max() for tensor in moments[0].values()) > 1e-3
 
 
 def test_divergence_ends_the_run_without_a_restart(npz: Path, tmp_path: Path) -> None:
     config = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), steps=400, checkpoint_every=400, name="wild")
     config = config.override({"objective": {"lambda_continuous": 1e38}}, "test")
-    heard: list[dict[str, Any]] = []
-    result = train(config, heard.append)
+    reports: list[dict[str, Any]] = []
+    result = train(config, reports.append)
     assert result.state == "diverged" and "at step" in result.message
-    assert not [report for report in heard if report.get("say", "").startswith("resumed")]
+    assert not [report for report in reports if report.get("say", "").startswith("resumed")]
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], list[int]]:
-    """Ray Train looks for room four times for a second, not for 15, and the driver says so after one. Who calls this
-    gets the list of how many workers have been asked for, and is called back when they are for the second time."""
+def requested_workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], list[int]]:
+    """Record how many workers each attempt requests; the argument is called at the second request.
+
+    Ray Train waits for room for 1 s per attempt instead of 15 s. The driver reports the wait after 1 s.
+    """
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
     monkeypatch.setattr(head_monitor, "QUIET_S", 1.0)
     make = trainer.ray_trainer
 
-    def ask(again: Callable[[], None]) -> list[int]:
+    def record_requests(on_second_request: Callable[[], None]) -> list[int]:
         numbers: list[int] = []
 
-        def counted(job: Any, reporter: Any, workers: Any, *more: Any) -> Any:
+        def recording_trainer(job: Any, reporter: Any, workers: Any, *more: Any) -> Any:
             numbers.append(workers.num_workers)
             if len(numbers) == 2:
-                again()
+                on_second_request()
             return make(job, reporter, workers, *more)
 
-        monkeypatch.setattr(trainer, "ray_trainer", counted)
+        monkeypatch.setattr(trainer, "ray_trainer", recording_trainer)
         return numbers
 
-    return ask
+    return record_requests
 
 
 @pytest.mark.slow
-def test_several_workers_wait_for_the_room_that_others_have_and_say_so(asked: Any, npz: Path, tmp_path: Path) -> None:
-    """For longer than Ray Train does by itself."""
-    with all_cpus_taken() as others:
-        numbers = asked(lambda: ray.kill(others))
-        result, heard = run(npz, tmp_path, workers=2)
+def test_workers_wait_for_room_that_others_use_and_report_it(requested_workers: Any, npz: Path, tmp_path: Path) -> None:
+    """They wait longer than Ray Train itself does."""
+    with all_cpus_taken() as cpu_holder:
+        numbers = requested_workers(lambda: ray.kill(cpu_holder))
+        result, reports = run(npz, tmp_path, workers=2)
     assert result.state == "finished" and result.restarts == 0 and numbers == [2, 2]
-    assert [report["phase"] for report in heard].count(WAITING_FOR_ROOM) == 1
+    assert [report["phase"] for report in reports].count(WAITING_FOR_ROOM) == 1
 
 
 @pytest.mark.slow
-def test_room_that_the_machines_have_no_more_is_not_waited_for(
-    asked: Any, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_does_not_wait_for_room_that_no_longer_exists(
+    requested_workers: Any, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after the death of one: the second time the workers are fitted to what is left."""
+    """A machine has died. The second attempt fits the workers to the remaining machines."""
 
     def fewer(config: Any, say: Any) -> Resources:
-        raise TooMuch("workers is 2, and one machine is left")
+        raise InsufficientResources("workers is 2, and one machine is left")
 
-    numbers = asked(lambda: monkeypatch.setattr(trainer, "resources", fewer))
+    numbers = requested_workers(lambda: monkeypatch.setattr(trainer, "resources", fewer))
     monkeypatch.setattr(trainer, "resources", lambda config, say: Resources(3, 1, "cpu"))
     with all_cpus_taken(), pytest.raises(TrainingFailed, match="workers is 2, and one machine is left; the log is"):
         run(npz, tmp_path, workers=2)

@@ -23,7 +23,7 @@ def train(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., Any]) -> Any:
 def test_a_stopped_trial_interrupts_its_run_and_waits_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
-    def launch(config: Any, wanted: Any, run: Any, listen: Callable[[dict[str, Any]], None], patience: float) -> None:
+    def launch(config: Any, wanted: Any, run: Any, listen: Callable[[dict[str, Any]], None], grace_s: float) -> None:
         try:
             for step in range(1, 100):
                 listen({"step": step})
@@ -35,13 +35,13 @@ def test_a_stopped_trial_interrupts_its_run_and_waits_for_its_end(monkeypatch: p
 
     reports = train(monkeypatch, launch)
     assert [next(reports)["step"] for _ in range(3)] == [1, 2, 3]
-    assert done == ["step 1", "step 2"], "the run waits for the verdict on its third report"
+    assert done == ["step 1", "step 2"], "the run waits until its third report is processed"
     reports.close()
     assert done == ["step 1", "step 2", "last checkpoint"]
 
 
 def test_the_reports_of_a_run_end_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def launch(config: Any, wanted: Any, run: Any, listen: Callable[[dict[str, Any]], None], patience: float) -> None:
+    def launch(config: Any, wanted: Any, run: Any, listen: Callable[[dict[str, Any]], None], grace_s: float) -> None:
         listen({"step": 1})
         raise TrainingFailed("out of disk")
 

@@ -1,4 +1,4 @@
-"""The bound, measured apart from training; traversals. Run: pytest tests/evaluation/test_bound.py"""
+"""The bound, measured outside training, and traversals. Run: pytest tests/evaluation/test_bound.py"""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def small_model() -> ModelSpec:
     return ModelSpec(LatentSpec.parse("noise=4 cat=3 uniform=1 bernoulli=1"), 16, 1, NetworkConfig(width=4))
 
 
-def test_bound_is_repeatable_and_leaves_training_mode_alone() -> None:
+def test_the_bound_is_reproducible_and_keeps_training_mode() -> None:
     spec = small_model()
     generator, discriminator = spec.build()
     first = measure_bound(spec.latents, generator, discriminator, EvaluationConfig(samples=700))
@@ -26,20 +26,20 @@ def test_bound_is_repeatable_and_leaves_training_mode_alone() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         measure_bound(spec.latents, generator, discriminator, EvaluationConfig(samples=700), before_batch=give_up)
-    assert discriminator.training and generator.training, "an interrupted measurement too"
+    assert discriminator.training and generator.training, "also after an interrupted measurement"
     assert set(first) == {"mi_bound", "mi_fraction", "mi/cat0", "mi/uniform0", "mi/bernoulli0"}
 
 
-def test_the_bound_is_that_of_generated_images_whatever_statistics_training_left_in_d() -> None:
+def test_the_bound_does_not_depend_on_batch_norm_statistics_from_training() -> None:
     spec, samples = small_model(), EvaluationConfig(samples=700)
     generator, discriminator = spec.build()
     with torch.no_grad():
         for parameter in discriminator.recognition.parameters():
-            parameter.mul_(20)  # so that Q says something
+            parameter.mul_(20)  # so that Q's predictions differ from uniform
     discriminator(generator(spec.latents.sample(64, torch.Generator().manual_seed(0))))
     first = measure_bound(spec.latents, generator, discriminator, samples)
     for name, buffer in discriminator.named_buffers():
-        buffer.add_(3) if name.endswith("mean") else buffer.mul_(9)  # as real images may that look otherwise
+        buffer.add_(3) if name.endswith("mean") else buffer.mul_(9)  # as real images that look different may do
     left = {name: buffer.clone() for name, buffer in discriminator.named_buffers()}
     assert measure_bound(spec.latents, generator, discriminator, samples) == first
     calls: list[None] = []
@@ -52,7 +52,7 @@ def test_the_bound_is_that_of_generated_images_whatever_statistics_training_left
     with pytest.raises(KeyboardInterrupt):
         measure_bound(spec.latents, generator, discriminator, samples, before_batch=give_up)
     for name, buffer in discriminator.named_buffers():
-        assert torch.equal(buffer, left[name]), f"{name} is training's, and a checkpoint's"
+        assert torch.equal(buffer, left[name]), f"{name} must keep the value from training, which checkpoints store"
 
 
 @pytest.mark.parametrize(("code", "rows"), [("cat0", 3), ("uniform0", 3), ("bernoulli0", 2)])

@@ -37,7 +37,7 @@ def test_one_cluster_and_perfect_clusters() -> None:
     assert clustering.adjusted_rand_index(single) == clustering.normalised_mutual_information(single) == 0
 
 
-def test_majority_is_named_on_the_training_set_and_counted_on_the_test_set() -> None:
+def test_majority_classes_come_from_training_data_and_errors_from_test_data() -> None:
     train, test = np.array([[9, 1], [4, 5]]), np.array([[2, 8], [0, 10]])
     assert clustering.majority_error(train, test) == pytest.approx(1 - (2 + 10) / 20)
 

@@ -1,4 +1,4 @@
-"""Distances and manifolds whose answer is known, the classifier that is kept, and a model through the command.
+"""Distances, precision and recall with known results, the cached classifier, and a model through the command.
 
 Run: pytest tests/evaluation/test_fidelity.py
 """
@@ -23,11 +23,11 @@ from torch import Tensor
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.fidelity import classifier
-from infogan_ray.evaluation.fidelity.classifier import WEIGHTS, ClassifierConfig, Labelled, build, classifier_of, train
+from infogan_ray.evaluation.fidelity.classifier import WEIGHTS, ClassifierConfig, Labelled, build, load_or_train, train
 from infogan_ray.evaluation.fidelity.distances import BLOCK, frechet_distance, kernel_distance
 from infogan_ray.evaluation.fidelity.inception import open_inception
 from infogan_ray.evaluation.fidelity.manifolds import precision, recall
-from infogan_ray.evaluation.measure_fidelity import FidelityConfig, divide, generate, measure_fid, measure_fidelity
+from infogan_ray.evaluation.measure_fidelity import FidelityConfig, generate, measure_fid, measure_fidelity, split_data
 from infogan_ray.evaluation.metrics import FIDELITY, compared
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.training.load_model import load
@@ -41,16 +41,16 @@ def normal(seed: int, rows: int, columns: int = 4) -> Tensor:
 
 
 def of_moments(seed: int, mean: Tensor, covariance: Tensor, rows: int = 50) -> Tensor:
-    """Features that have exactly this mean and covariance."""
+    """Features with exactly this mean and covariance."""
     raw = normal(seed, rows, len(mean))
     raw -= raw.mean(0)
     white = raw @ torch.linalg.inv(torch.linalg.cholesky(raw.T.cov())).T
     return mean + white @ torch.linalg.cholesky(covariance).T
 
 
-def test_frechet_distance_is_the_formula_of_two_gaussians() -> None:
+def test_frechet_distance_equals_the_formula_for_two_gaussians() -> None:
     means = normal(0, 2)
-    covariances = [raw.T @ raw / 6 for raw in (normal(1, 6), normal(2, 6) * 2)]  # which do not commute
+    covariances = [raw.T @ raw / 6 for raw in (normal(1, 6), normal(2, 6) * 2)]  # they do not commute
     assert not torch.allclose(covariances[0] @ covariances[1], covariances[1] @ covariances[0])
     first, second = (of_moments(i + 3, means[i], covariances[i], 50 + i) for i in (0, 1))
     cross = sqrtm((covariances[0] @ covariances[1]).numpy()).real
@@ -59,7 +59,7 @@ def test_frechet_distance_is_the_formula_of_two_gaussians() -> None:
     assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-9)
 
 
-def test_frechet_distance_by_hand() -> None:
+def test_frechet_distance_of_one_feature() -> None:
     """One feature: (m1 - m2)^2 + (s1 - s2)^2, with deviations sqrt(2) and 2 sqrt(2)."""
     first, second = torch.tensor([[0.0], [2.0]]), torch.tensor([[5.0], [9.0]])
     assert frechet_distance(first, second) == pytest.approx(36 + 2)
@@ -74,7 +74,7 @@ def test_frechet_distance_of_fewer_and_more_images_than_features(rows: tuple[int
     assert frechet_distance(first, second) == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_equal_sets_are_at_no_distance_with_fewer_images_than_features_too() -> None:
+def test_equal_sets_have_zero_distance_for_any_number_of_images() -> None:
     for features in (normal(0, 400, 16), normal(0, 10, 64), torch.ones(5, 3)):
         assert frechet_distance(features, features.flip(0)) == pytest.approx(0, abs=1e-9)
     wide = normal(0, 300, 16)
@@ -95,23 +95,23 @@ def test_kernel_distance_is_the_sum_over_pairs() -> None:
     assert kernel_distance(first, second) == pytest.approx(sum(within) - 2 * across, rel=1e-12)
 
 
-def test_kernel_distance_in_blocks_and_without_bias() -> None:
+def test_kernel_distance_is_computed_in_blocks_and_unbiased() -> None:
     first, second = normal(0, BLOCK + 100), normal(1, BLOCK + 1)
     inner = [(x @ y.T / 4 + 1) ** 3 for x, y in ((first, first), (second, second), (first, second))]
     within = [(k.sum() - k.trace()) / len(k) / (len(k) - 1) for k in inner[:2]]
     assert kernel_distance(first, second) == pytest.approx(float(sum(within) - 2 * inner[2].mean()), abs=1e-12)
     many = [kernel_distance(normal(2 * i, 10), normal(2 * i + 1, 10)) for i in range(600)]
-    assert abs(np.mean(many)) < 3 * np.std(many) / 600**0.5, "around 0 for ten images, too"
+    assert abs(np.mean(many)) < 3 * np.std(many) / 600**0.5, "the mean is 0 also for ten images"
 
 
 def clouds(seed: int, modes: list[int], each: int = 200) -> Tensor:
-    """Around places that are far apart."""
+    """Features around one centre per mode. The centres are far apart."""
     noise = normal(seed, each * len(modes), 3)
     noise[:, 0] += 100.0 * torch.tensor(modes).repeat_interleave(each)
     return noise
 
 
-def test_dropped_modes_cost_recall_and_strange_images_precision() -> None:
+def test_dropped_modes_lower_recall_and_strange_images_lower_precision() -> None:
     real = clouds(0, [0, 1, 2, 3])
     assert precision(real, real.flip(0)) == recall(real, real.flip(0)) == 1
     alike = clouds(1, [0, 1, 2, 3])
@@ -119,12 +119,14 @@ def test_dropped_modes_cost_recall_and_strange_images_precision() -> None:
     half = clouds(1, [0, 1], 400)
     assert precision(real, half) > 0.85 and 0.4 < recall(real, half) <= 0.5, "half of the real images are not covered"
     strange = clouds(1, [0, 1, 2, 3, 7, 8, 9, 10])
-    assert 0.4 < precision(real, strange) <= 0.5 and recall(real, strange) > 0.85, "half of the images look like none"
-    one = real[:1].expand(100, -1)
-    assert precision(real, one) == 1 and recall(real, one) <= 1 / len(real)
+    assert 0.4 < precision(real, strange) <= 0.5 and recall(real, strange) > 0.85, (
+        "half of the images are not like any real image"
+    )
+    single = real[:1].expand(100, -1)
+    assert precision(real, single) == 1 and recall(real, single) <= 1 / len(real)
 
 
-def test_precision_and_recall_in_blocks_are_the_definition() -> None:
+def test_precision_and_recall_in_blocks_equal_their_definition() -> None:
     real, generated = normal(0, BLOCK + 50, 8), normal(1, BLOCK + 1, 8) * 1.2
     for k in (1, 3):
         reach = [torch.cdist(part, part).sort(1).values[:, k] for part in (real, generated)]
@@ -132,10 +134,10 @@ def test_precision_and_recall_in_blocks_are_the_definition() -> None:
         expected = (apart <= reach[0]).any(1).double().mean(), (reach[1] >= apart.T).any(1).double().mean()
         shares = precision(real, generated, k), recall(real, generated, k)
         assert shares == pytest.approx([float(share) for share in expected])
-        assert min(expected) > 0.1 and max(expected) < 0.98, "and there was something to get wrong"
+        assert min(expected) > 0.1 and max(expected) < 0.98, "the expected values are neither 0 nor 1"
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_bad_features_are_refused() -> None:
     good = normal(0, 10)
     for distance in (frechet_distance, kernel_distance, precision, recall):
         with pytest.raises(ValueError, match="two images or more"):
@@ -159,35 +161,37 @@ def bars(count: int = 400) -> ImageSet:
     return ImageSet("bars", images[:cut], labels[:cut], images[cut:], labels[cut:])
 
 
-def test_a_classifier_is_trained_once_for_its_data(cache: Path) -> None:
-    said: list[str] = []
-    data, rest = divide(bars(), 0)
+def test_a_classifier_is_trained_once_per_dataset(cache: Path) -> None:
+    messages: list[str] = []
+    data, rest = split_data(bars(), 0)
     before = torch.get_rng_state()
-    first = classifier_of(data, QUICK, said.append)
-    assert torch.equal(torch.get_rng_state(), before), "no global generator is touched"
-    assert first.accuracy > 0.98 and first.chance == pytest.approx(1 / 3, abs=0.02) and not first.poor
-    assert "training a classifier of 3 classes on 150 images" in said[0]
-    assert said[-1].endswith(f"right on {first.accuracy:.1%} of held-out images")
+    first = load_or_train(data, QUICK, messages.append)
+    assert torch.equal(torch.get_rng_state(), before), "the global random state is unchanged"
+    assert first.accuracy > 0.98 and first.chance == pytest.approx(1 / 3, abs=0.02) and not first.is_poor
+    assert "training a classifier of 3 classes on 150 images" in messages[0]
+    assert messages[-1].endswith(f"right on {first.accuracy:.1%} of held-out images")
     (folder,) = (cache / "classifiers").iterdir()
     assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json"}
     assert json.loads((folder / "classifier.json").read_text())["accuracy"] == first.accuracy
 
-    said.clear()
-    again = classifier_of(data, QUICK, said.append)
-    assert not said, "it was kept"
+    messages.clear()
+    again = load_or_train(data, QUICK, messages.append)
+    assert not messages, "it was cached"
     assert (again.fingerprint, again.accuracy) == (first.fingerprint, first.accuracy)
     assert torch.equal(again.features(rest), first.features(rest))
 
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1] + b"x")
-    third = classifier_of(data, QUICK, said.append)
-    assert said and third.fingerprint == first.fingerprint, "what is broken is trained anew, and comes out the same"
+    third = load_or_train(data, QUICK, messages.append)
+    assert messages and third.fingerprint == first.fingerprint, (
+        "a damaged classifier is trained again with the same result"
+    )
 
 
 @pytest.mark.parametrize("change", ["pixel", "label", "held-out label", "config", "size"])
-def test_other_data_has_a_classifier_of_its_own(change: str, cache: Path) -> None:
+def test_changed_data_or_config_gets_a_new_classifier(change: str, cache: Path) -> None:
     config = dataclasses.replace(QUICK, steps=4)
-    data, said = divide(bars(60), 0)[0], []
-    classifier_of(data, config, said.append)
+    data, output = split_data(bars(60), 0)[0], []
+    load_or_train(data, config, output.append)
     parts = {field.name: getattr(data, field.name).clone() for field in dataclasses.fields(data)}
     if change == "pixel":
         parts["images"][3, 0, 5, 5] += 1
@@ -199,28 +203,28 @@ def test_other_data_has_a_classifier_of_its_own(change: str, cache: Path) -> Non
         config = dataclasses.replace(config, seed=1)
     else:
         parts |= {name: parts[name].repeat(1, 1, 2, 2) for name in ("images", "test_images")}
-    before = len(said)
-    classifier_of(Labelled(**parts), config, said.append)
-    assert len(said) > before and len(list((cache / "classifiers").iterdir())) == 2
+    before = len(output)
+    load_or_train(Labelled(**parts), config, output.append)
+    assert len(output) > before and len(list((cache / "classifiers").iterdir())) == 2
 
 
-def test_features_of_what_was_learned_have_no_mean_and_a_variance_of_one(cache: Path) -> None:
-    data = divide(bars(), 0)[0]
-    features = classifier_of(data, QUICK, lambda line: None).features(data.images)
+def test_features_of_training_images_have_mean_zero_and_variance_one(cache: Path) -> None:
+    data = split_data(bars(), 0)[0]
+    features = load_or_train(data, QUICK, lambda line: None).features(data.images)
     assert features.mean(0).abs().max() < 1e-4
     assert float(features.var(0).mean()) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_cache_that_is_closed_is_said_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_gives_a_message_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("INFOGAN_DATA", str(tmp_path / "file"))
-    said: list[str] = []
-    assert classifier_of(divide(bars(), 0)[0], QUICK, said.append).accuracy > 0.98
-    assert "the classifier is not kept: cannot write to" in said[-1]
+    messages: list[str] = []
+    assert load_or_train(split_data(bars(), 0)[0], QUICK, messages.append).accuracy > 0.98
+    assert "the classifier is not cached: cannot write to" in messages[-1]
 
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 3), (28, 1), (64, 1), (128, 3)])
-def test_a_classifier_fits_images_of_any_size(size: int, channels: int) -> None:
+def test_a_classifier_accepts_images_of_any_size(size: int, channels: int) -> None:
     images = torch.randint(256, (6, channels, size, size), dtype=torch.uint8)
     labels = torch.tensor([0, 1, 4, 0, 1, 4])
     data = Labelled(images, labels, images, labels)
@@ -229,19 +233,19 @@ def test_a_classifier_fits_images_of_any_size(size: int, channels: int) -> None:
     assert network(images.float()).shape == (6, 5) and data.classes == 5
 
 
-def test_faults_of_drawn_images_are_seen(cache: Path) -> None:
-    """Real images in the place of generated ones, then with a fault each."""
-    data, rest = divide(bars(1600), 0)
-    judge = classifier_of(data, QUICK, lambda line: None)
+def test_faults_of_generated_images_are_detected(cache: Path) -> None:
+    """Real images take the place of generated images, first unchanged, then with one fault each."""
+    data, rest = split_data(bars(1600), 0)
+    classifier = load_or_train(data, QUICK, lambda line: None)
     real, other, generated = rest[:200], rest[200:400], rest[400:600]
 
     def seen(images: Tensor) -> dict[str, float]:
-        return compared(FIDELITY, *(judge.features(part) for part in (real, images, other)))
+        return compared(FIDELITY, *(classifier.features(part) for part in (real, images, other)))
 
     good = seen(generated)
     assert good["frechet_distance"] < 2 * good["frechet_distance_data"] + 0.1
     assert abs(good["kernel_distance"]) < 0.1
-    one_kind = generated[generated[:, 0, 3].float().mean(1) > 100]  # its bar is at the top
+    one_kind = generated[generated[:, 0, 3].float().mean(1) > 100]  # images with the bar at the top
     noise = torch.randint(256, generated.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for name, fault in (("one kind", one_kind), ("noise", noise), ("dark", generated // 4)):
         found = seen(fault)
@@ -251,33 +255,33 @@ def test_faults_of_drawn_images_are_seen(cache: Path) -> None:
     assert seen(noise)["precision"] < 0.2 < 0.5 < good["precision"]
 
 
-def test_labels_that_mean_nothing_are_said_aloud(cache: Path, finished: Path) -> None:
+def test_meaningless_labels_are_reported(cache: Path, finished: Path) -> None:
     data = bars()
     assert data.labels is not None and data.test_labels is not None
     mixed = dataclasses.replace(
         data, labels=torch.arange(len(data.labels)) // 3 % 3, test_labels=torch.arange(len(data.test_labels)) // 3 % 3
     )
-    said: list[str] = []
-    found = measure_fidelity(load(finished), mixed, FidelityConfig(samples=10), QUICK, said.append)
+    messages: list[str] = []
+    found = measure_fidelity(load(finished), mixed, FidelityConfig(samples=10), QUICK, messages.append)
     assert found["images"] == 10 and found["classifier_accuracy"] < 0.66
-    assert any("of held-out images only, and guessing on 3" in line for line in said), said
+    assert any("of held-out images (guessing: 3" in line for line in messages), messages
     with pytest.raises(ValueError, match="two classes or more to learn features from, and the data has one"):
         alone = dataclasses.replace(data, labels=data.labels * 0, test_labels=data.test_labels * 0)
-        measure_fidelity(load(finished), alone, FidelityConfig(), QUICK, said.append)
+        measure_fidelity(load(finished), alone, FidelityConfig(), QUICK, messages.append)
     few = dataclasses.replace(data, images=data.images[:15], labels=data.labels[:15])
     with pytest.raises(ValueError, match="16 labelled training images or more, best 40,000; bars has 15"):
-        measure_fidelity(load(finished), few, FidelityConfig(), QUICK, said.append)
-    with pytest.raises(ValueError, match="quality_samples is 3; take 4 or more"):
+        measure_fidelity(load(finished), few, FidelityConfig(), QUICK, messages.append)
+    with pytest.raises(ValueError, match="quality_samples is 3; it must be at least 4"):
         FidelityConfig(samples=3)
 
 
-def test_a_model_is_measured_the_same_again(cache: Path, finished: Path) -> None:
+def test_fidelity_is_reproducible(cache: Path, finished: Path) -> None:
     model, data = load(finished), bars()
     found = measure_fidelity(model, data, FidelityConfig(), QUICK, lambda line: None)
     assert found == measure_fidelity(model, data, FidelityConfig(), QUICK, lambda line: None)
-    assert found["images"] == 75, "of 300 to train on the classifier has seen half"
-    assert found["frechet_distance"] > 3 * found["frechet_distance_data"], "it has been trained for six steps"
-    labelled, rest = divide(data, 0)
+    assert found["images"] == 75, "the classifier was trained on half of the 300 training images"
+    assert found["frechet_distance"] > 3 * found["frechet_distance_data"], "the model was trained for only six steps"
+    labelled, rest = split_data(data, 0)
     assert len(rest) == len(labelled.images) == 150
     assert not {part.numpy().tobytes() for part in rest} & {part.numpy().tobytes() for part in labelled.images}
     assert len({part.numpy().tobytes() for part in generate(model, 75, 0)}) > 60
@@ -298,10 +302,10 @@ def test_the_command_measures_quality(
     }  # fmt: skip
     assert scores["images"] == 16
     assert main(words) == DONE
-    said = capsys.readouterr()
-    assert f"Fréchet distance {scores['frechet_distance']:.3f} (two halves" in said.out
-    assert "on the features of a classifier of these labels" in said.out and "FID" not in said.out
-    assert "training" not in said.err, "the classifier was kept"
+    output = capsys.readouterr()
+    assert f"Fréchet distance {scores['frechet_distance']:.3f} (two halves" in output.out
+    assert "on the features of a classifier of these labels" in output.out and "FID" not in output.out
+    assert "training" not in output.err, "the classifier was cached"
 
 
 def test_data_without_labels_and_a_model_without_data_are_refused_in_one_line(
@@ -311,24 +315,26 @@ def test_data_without_labels_and_a_model_without_data_are_refused_in_one_line(
     np.savez(plain, images=tiny_images()[0])
     words = ["evaluate", str(finished), "--samples", "50"]
     assert main([*words, "--data", str(plain), "--quality"]) == USAGE
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "quality needs labels to learn features from, and plain has none" in said
-    assert main([*words, "--data", str(plain)]) == DONE, "and nothing else needs them"
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and "quality needs labels to learn features from, and plain has none" in output
+    assert main([*words, "--data", str(plain)]) == DONE, "nothing else needs labels"
     capsys.readouterr()
     assert main(["evaluate", str(finished / "model"), "--samples", "50", "--quality"]) == USAGE
-    said = capsys.readouterr().err
-    assert said.endswith("model does not say which data it was trained on; name it with --data\n")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.endswith("model is unknown; give it with --data\n")
+    assert output.count("\n") == 1
 
 
 def random_inception(path: Path) -> Path:
-    """Weights of the right shapes that know nothing: what can be had without the network. FID's arithmetic and the way
-    through the library are what they test; no figure made with them is an FID."""
+    """Random weights with the right shapes, because the trained weights need a download.
+
+    They test the arithmetic and the calls into the library. A value computed with them is no FID.
+    """
     inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 
     class Untrained(inception.FeatureExtractorInceptionV3):  # type: ignore[name-defined, misc]
         def load_state_dict(self, *_: object) -> None:
-            """Keeps what the modules came with."""
+            """Keep the random weights of the modules."""
 
     buffer = io.BytesIO()
     torch.save({}, buffer)
@@ -343,7 +349,7 @@ def random_inception(path: Path) -> Path:
     return path
 
 
-def test_fid_and_kid_with_random_weights_are_those_of_torch_fidelity(tmp_path: Path, finished: Path) -> None:
+def test_fid_and_kid_with_random_weights_equal_torch_fidelity(tmp_path: Path, finished: Path) -> None:
     path = random_inception(tmp_path / "inception.safetensors")
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_kid import kernel_mmd
@@ -356,14 +362,15 @@ def test_fid_and_kid_with_random_weights_are_those_of_torch_fidelity(tmp_path: P
     real, generated = (inception.features(part) for part in (images[order[:4]], generate(model, 4, 0)))
     assert real.shape == (4, 2048) and float(real.std()) > 0
     assert found["fid"] == pytest.approx(frechet_distance(real, generated), rel=1e-9)
-    few = [part[:, :100].double() for part in (real, generated)]  # theirs takes eigenvalues of all, which takes long
+    # torch-fidelity computes the eigenvalues of all features, which takes long.
+    few = [part[:, :100].double() for part in (real, generated)]
     theirs = fid_statistics_to_metric(*(fid_features_to_statistics(part) for part in few), False)
     assert frechet_distance(*few) == pytest.approx(theirs[KEY_METRIC_FID], rel=1e-4)
     assert found["kid"] == pytest.approx(float(kernel_mmd(real.double().numpy(), generated.double().numpy())), rel=1e-6)
     assert found["fid"] > 0 and found["fid_data"] > 0
 
 
-def test_without_weights_or_with_others_one_line_says_where_to_get_them(
+def test_missing_or_wrong_weights_are_refused_with_their_source(
     tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pickled, strange = tmp_path / "weights.pth", tmp_path / "strange.safetensors"
@@ -371,20 +378,20 @@ def test_without_weights_or_with_others_one_line_says_where_to_get_them(
     save_file({"fc.weight": torch.ones(1000, 2048)}, strange)
     cases = [(tmp_path / "none", "which is not a file"), (pickled, "which is not a .safetensors file")]
     if importlib.util.find_spec("torch_fidelity"):
-        cases.append((strange, "whose tensors are not those of this network"))
+        cases.append((strange, "whose tensors do not fit this network"))
     for path, reason in cases:
         assert main(["evaluate", str(finished), "--fid", str(path)]) == USAGE
-        said = capsys.readouterr().err
-        assert reason in said and "weights-inception-2015-12-05-6726825d.pth" in said and said.count("\n") == 1
-        assert "https://github.com/toshas/torch-fidelity/releases" in said and "save_file" in said
+        output = capsys.readouterr().err
+        assert reason in output and "weights-inception-2015-12-05-6726825d.pth" in output and output.count("\n") == 1
+        assert "https://github.com/toshas/torch-fidelity/releases" in output and "save_file" in output
 
 
-def test_without_the_package_the_extra_is_named(
+def test_a_missing_package_names_the_extra(
     tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "any.safetensors")
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     assert main(["evaluate", str(finished), "--fid", str(tmp_path / "any.safetensors")]) == FAILED
-    said = capsys.readouterr().err.strip()
-    assert "--fid needs torch_fidelity" in said and said.endswith("pip install 'infogan-ray[fid]'")
+    output = capsys.readouterr().err.strip()
+    assert "--fid needs torch_fidelity" in output and output.endswith("pip install 'infogan-ray[fid]'")

@@ -1,4 +1,4 @@
-"""The registry of metrics: an entry is all that a metric needs to be offered, measured, ranked, shown and logged.
+"""The metric registry: one entry makes a metric available, measured, ranked, shown and logged.
 
 Run: pytest tests/evaluation/test_metrics.py
 """
@@ -43,26 +43,26 @@ from tests.conftest import tiny_config
 from tests.web.test_search_report import parsed, section, words
 
 
-def test_every_entry_says_what_it_is() -> None:
+def test_every_entry_has_a_title_and_a_description() -> None:
     for name, metric in REGISTRY.items():
         assert name == metric.name and metric.group in GROUPS
         assert metric.sentence.endswith(".") and metric.title, name
-        assert metric.text(0.5), "a form that format takes"
+        assert metric.text(0.5), "its format is valid"
         assert metric.description.endswith("Small is good." if metric.lower_is_better else "Large is good.")
     assert {"mi_fraction", "mi_bound", "clustering_error", "nmi", "ari", "q_score", "step"} <= set(SELECTABLE), (
         "configurations of earlier versions have these"
     )
 
 
-def test_a_metric_is_offered_refused_and_ranked_by_its_entry(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_makes_a_metric_available_checked_and_ranked(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="metric is 'nim'") as error:
         dataclasses.replace(tiny_config(), metric="nim")
     for name in SELECTABLE:
         assert dataclasses.replace(tiny_config(), metric=name).metric == name and name in str(error.value)
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--help"])
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert all(name in said for name in SELECTABLE)
+    output = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert all(name in output for name in SELECTABLE)
     check_needs("mi_fraction", "photos", labels=False, categorical=False)
     with pytest.raises(UserError, match="'nmi', which needs labels, and photos has none"):
         check_needs("nmi", "photos", labels=False, categorical=True)
@@ -75,11 +75,13 @@ def test_a_metric_is_offered_refused_and_ranked_by_its_entry(capsys: pytest.Capt
         assert best is not None and best["trial"] == (1 if REGISTRY[name].lower_is_better else 2), name
 
 
-def test_what_is_measured_is_shown_everywhere(finished: Path, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_measured_metric_is_shown_in_all_outputs(
+    finished: Path, npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = RunDirectory(open_storage(finished))
     metrics = json.loads(run.model.read("metrics.json"))
     wanted = [metric for metric in REGISTRY.values() if metric.measured in (CHECKPOINT, END)]
-    assert {metric.name for metric in wanted} <= set(metrics), "at the end of a run all of them are measured"
+    assert {metric.name for metric in wanted} <= set(metrics), "the end of a run measures all of them"
     rows = section(parsed(run_report(run)), "measured").iter("tr")
     listed = {words(row[0]) for row in rows if row[0].tag.endswith("td")}
     assert listed == {metric.name for metric in wanted}
@@ -87,16 +89,16 @@ def test_what_is_measured_is_shown_everywhere(finished: Path, npz: Path, capsys:
     results = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]["metrics"]
     assert [result["type"] for result in results] == [metric.name for metric in wanted]
     assert main(["evaluate", str(finished / "model"), "--samples", "100", "--data", str(npz)]) == DONE
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for metric in wanted:
-        assert metric.title in said or metric.name in said, metric.name
+        assert metric.title in output or metric.name in output, metric.name
         if metric.measured == CHECKPOINT:
             assert metric.sentence in DESCRIPTIONS[TAGS[metric.name]]
-    assert main(["pull", str(finished), "--metric", "swd"]) == USAGE, "it is measured at the end only"
+    assert main(["pull", str(finished), "--metric", "swd"]) == USAGE, "swd is measured only at the end"
     assert "valid are mi_fraction" in capsys.readouterr().err
 
 
-def test_without_scipy_one_metric_is_left_out_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scipy_one_metric_is_left_out_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = CategoryCounts("cat0", np.diag([5, 7, 3]), np.diag([5, 7, 3]))
     assert values_of(LABELLED, counts)["clustering_acc_hungarian"] == 1 and missing_packages(labels=True) == []
     monkeypatch.setitem(sys.modules, "scipy", None)

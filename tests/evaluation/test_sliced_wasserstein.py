@@ -1,4 +1,4 @@
-"""Image quality on images whose order is known. Run: pytest tests/evaluation/test_sliced_wasserstein.py"""
+"""Sliced Wasserstein distance of images with known quality. Run: pytest tests/evaluation/test_sliced_wasserstein.py"""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def strokes(seed: int, count: int = 300, size: int = 28) -> Tensor:
     return images.byte()
 
 
-def test_worse_images_are_farther_and_other_images_of_the_same_kind_are_near() -> None:
+def test_worse_images_have_a_larger_distance_than_similar_images() -> None:
     real, other = strokes(0), strokes(1)
     near = sliced_wasserstein(real, other)
     soft, softer = (functional.avg_pool2d(other.float(), k, 1, k // 2).byte() for k in (3, 5))
     assert near < sliced_wasserstein(real, soft) / 2 < sliced_wasserstein(real, softer) / 2
     noise = torch.randint(0, 120, other.shape, generator=torch.Generator().manual_seed(0))
     assert near < sliced_wasserstein(real, (other.int() + noise).clamp(0, 255).byte()) / 2
-    assert near < sliced_wasserstein(real, other // 2) / 2, "contrast counts"
-    assert near < sliced_wasserstein(real, other[:1].expand_as(other)), "one image drawn all the time"
-    assert sliced_wasserstein(real, other) == near, "the same directions and places each time"
+    assert near < sliced_wasserstein(real, other // 2) / 2, "contrast matters"
+    assert near < sliced_wasserstein(real, other[:1].expand_as(other)), "one image generated every time"
+    assert sliced_wasserstein(real, other) == near, "the same directions and patch positions each time"
 
 
-def test_a_shift_of_all_patches_is_the_distance_itself() -> None:
-    """Known answer: images that are constant, one level, apart by d deviations: E|<d, direction>| over directions."""
+def test_the_distance_of_shifted_images_is_known() -> None:
+    """The distance between images that differ by a constant d, in deviations, is E|<d, direction>|."""
     real = torch.randint(0, 256, (400, 1, 16, 16), generator=torch.Generator().manual_seed(0)).clamp(40, 200).byte()
     shifted = real + 20
     deviation = (real.float() / 127.5).std()
-    length = float(20 / 127.5 / deviation) * 7  # of the shift, in a space of 49 dimensions
-    expected = 1000 * length * (2 / (torch.pi * 49)) ** 0.5  # of a random unit direction, nearly normal
+    length = float(20 / 127.5 / deviation) * 7  # length of the shift in a space of 49 dimensions
+    expected = 1000 * length * (2 / (torch.pi * 49)) ** 0.5  # projections on random unit directions are almost normal
     assert sliced_wasserstein(real, shifted) == pytest.approx(expected, rel=0.15)
 
 
@@ -50,15 +50,15 @@ def test_pyramid_and_patches() -> None:
     fine, rest = pyramid(images)
     assert fine.shape == (5, 1, 28, 28) and rest.shape == (5, 1, 14, 14)
     again = fine + functional.interpolate(rest, size=(28, 28), mode="bilinear", align_corners=False)
-    assert torch.equal(to_bytes(again), images), "the levels together are the image"
+    assert torch.equal(to_bytes(again), images), "the sum of all levels is the image"
     numbers = torch.arange(28 * 28, dtype=torch.float32).view(1, 1, 28, 28)
     found = patches(numbers, torch.Generator().manual_seed(0)).view(-1, 7, 7)
-    assert torch.equal(found[:, 0, 0] + 28 * 6 + 6, found[:, 6, 6]), "squares, cut out whole"
+    assert torch.equal(found[:, 0, 0] + 28 * 6 + 6, found[:, 6, 6]), "each patch is a complete square"
     with pytest.raises(ValueError, match="they must agree"):
         sliced_wasserstein(images, images[:4])
 
 
-def test_a_fresh_generator_is_farther_from_the_data_than_the_data_from_itself() -> None:
+def test_an_untrained_generator_has_a_larger_distance_than_the_data() -> None:
     state = make_state(tiny_config())
     images = strokes(0, size=16)
     measured = measure_image_quality(state.spec.latents, state.averaged_generator(), images)

@@ -1,4 +1,4 @@
-"""Names that people give to codes, and the card that shows them. Run: pytest tests/models/test_code_names.py"""
+"""Names that users give to codes, and the model card that shows them. Run: pytest tests/models/test_code_names.py"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "store" / "tiny")
 
 
-def test_a_name_is_kept_with_the_model_and_stands_in_card_pictures_and_flags(
+def test_a_name_is_stored_with_the_model_and_used_in_card_images_and_flags(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "model"
@@ -40,7 +40,7 @@ def test_a_name_is_kept_with_the_model_and_stands_in_card_pictures_and_flags(
     card = (model / "README.md").read_text()
     assert "| uniform0 | slant | Uniform" in card and "![traversal of slant](traversal_uniform0.png)" in card
     assert "codes={'which digit': 1}" in card
-    assert (model / "traversal_uniform0.png").read_bytes() != before, "its title has the name"
+    assert (model / "traversal_uniform0.png").read_bytes() != before, "the title contains the name"
     named = load(model)
     assert torch.equal(named.sample(4, {"Slant": 0.5}), named.sample(4, {"uniform0": 0.5}))
     assert main(["sample", str(model), "--set", "slant=0.5", "-o", str(tmp_path / "a.npz")]) == DONE
@@ -51,7 +51,7 @@ def test_a_name_is_kept_with_the_model_and_stands_in_card_pictures_and_flags(
     assert "this model has cat0 (which digit), uniform0" in capsys.readouterr().err
 
 
-def test_the_names_of_a_run_are_those_of_its_checkpoints_and_of_what_is_pulled(run: Path, tmp_path: Path) -> None:
+def test_names_of_a_run_apply_to_its_checkpoints_and_pulled_models(run: Path, tmp_path: Path) -> None:
     assert main(["name", str(run / "checkpoints" / "step_00000003"), "uniform0=slant"]) == DONE
     for path in (run, run / "checkpoints" / "step_00000006", run / "model"):
         assert load(path).names == {"uniform0": "slant"}, path
@@ -63,40 +63,40 @@ def test_the_names_of_a_run_are_those_of_its_checkpoints_and_of_what_is_pulled(r
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["uniform7=slant"], "code 'uniform7' does not exist; this model has cat0, uniform0"),
         (["slant"], "names is 'slant'; write CODE=NAME"),
-        (["uniform0=cat3"], "'cat3', which is how codes are called"),
-        (["uniform0=Width", "cat0=width"], "the name of cat0 is 'width', and so is that of uniform0"),
+        (["uniform0=cat3"], "'cat3', which is reserved for codes"),
+        (["uniform0=Width", "cat0=width"], "the name of cat0 is 'width', but uniform0 has the same name"),
         (["uniform0=a|b"], "at most 40 letters, without"),
         (["uniform0=" + "x" * 41], "at most 40 letters, without"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused_and_nothing_changes(
-    run: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_an_invalid_name_is_refused_and_nothing_changes(
+    run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["name", str(run), *words]) == USAGE
-    assert said in capsys.readouterr().err and load(run).names == {}
+    assert message in capsys.readouterr().err and load(run).names == {}
 
 
-def test_a_kill_while_names_are_written_leaves_a_whole_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_names_are_written_leaves_a_valid_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = open_storage(run / "model")
     name_codes(model, {"uniform0": "slant"})
     for writes in range(8):
         count, real = 0, Storage.write
 
-        def until_then(
-            self: Storage, name: str, content: bytes, most: int = writes, real: Callable[..., None] = real
+        def write_then_interrupt(
+            self: Storage, name: str, content: bytes, limit: int = writes, real: Callable[..., None] = real
         ) -> None:
             nonlocal count
             count += 1
-            if count > most:
+            if count > limit:
                 raise KeyboardInterrupt
             real(self, name, content)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Storage, "write", until_then)
+            patch.setattr(Storage, "write", write_then_interrupt)
             try:
                 name_codes(model, {"uniform0": f"width {writes}"})
             except KeyboardInterrupt:
@@ -106,14 +106,14 @@ def test_a_kill_while_names_are_written_leaves_a_whole_model(run: Path, monkeypa
     assert {"README.md", "names.json", "traversal_cat0.png"} <= set(manifests.Manifest.load(model, required=()).files)
 
 
-def test_a_broken_file_of_names_is_said_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_names_file_is_reported_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "names.json").write_text("[1")
     assert main(["sample", str(run)]) in (USAGE, FAILED)
-    said = capsys.readouterr().err.strip()
-    assert f"{run}/names.json" in said and len(said.splitlines()) == 1
+    output = capsys.readouterr().err.strip()
+    assert f"{run}/names.json" in output and len(output.splitlines()) == 1
 
 
-def test_names_in_a_bucket(finished: Path, proxy: Proxy) -> None:
+def test_names_are_stored_in_a_bucket(finished: Path, proxy: Proxy) -> None:
     folder = open_storage(proxy.uri("named"))
     for path in (finished / "model").iterdir():
         folder.write(path.name, path.read_bytes())
@@ -121,7 +121,7 @@ def test_names_in_a_bucket(finished: Path, proxy: Proxy) -> None:
     assert load(folder.uri).names == {"cat0": "height"}
 
 
-def test_the_card_begins_as_model_hubs_read_it(run: Path) -> None:
+def test_the_card_starts_with_metadata_for_model_hubs(run: Path) -> None:
     card = (run / "model" / "README.md").read_text()
     _, front, text = card.split("---\n", 2)
     about = yaml.safe_load(front)
@@ -138,7 +138,7 @@ def test_the_card_begins_as_model_hubs_read_it(run: Path) -> None:
         assert f"]({picture})" in text and (run / "model" / picture).is_file()
 
 
-def test_a_picture_has_no_name_that_its_font_cannot_write() -> None:
+def test_an_image_title_omits_names_that_its_font_cannot_write() -> None:
     spec = LatentSpec.parse("noise=4 cat=3 uniform=1")
     generator, _ = ModelSpec(spec, 16, 1, NetworkConfig(width=8)).build()
     for name, title in (("slant", "slant (uniform0)"), ("größe", "uniform0"), ("数字", "uniform0")):

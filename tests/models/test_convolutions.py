@@ -1,4 +1,4 @@
-"""Convolutions of stride 2 in training on a CPU are PyTorch's, to rounding.
+"""Stride-2 convolutions for training on a CPU equal PyTorch's up to rounding.
 
 Run: pytest tests/models/test_convolutions.py
 """
@@ -23,7 +23,7 @@ SIZES = [(8, 8), (7, 7), (6, 9)]
 
 
 def results_of(layer: Callable[[Tensor], Tensor], given: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """A layer's output and all its gradients, for a loss that weighs each output otherwise."""
+    """A layer's output and all its gradients, for a loss with a different weight per output."""
     given = given.clone().requires_grad_()
     output = layer(given)
     weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
@@ -45,51 +45,54 @@ def both_layers(channels: int, size: tuple[int, int]) -> list[tuple[torch.nn.Mod
 
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("size", SIZES)
-def test_layers_and_their_gradients_are_pytorchs(channels: int, size: tuple[int, int]) -> None:
+def test_layers_and_their_gradients_equal_pytorch(channels: int, size: tuple[int, int]) -> None:
     for layer, reference, given in both_layers(channels, size):
         layer, given = layer.double(), given.double()
         parameters = list(layer.parameters())
         ours = results_of(layer, given, parameters)
         theirs = results_of(lambda g, of=reference, p=parameters: of(g, *p), given, parameters)
-        for mine, other in zip(ours, theirs, strict=True):
-            assert mine.shape == other.shape and torch.allclose(mine, other, atol=1e-10)
+        for actual, expected in zip(ours, theirs, strict=True):
+            assert actual.shape == expected.shape and torch.allclose(actual, expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_in_bf16_they_are_as_near_to_fp32_as_pytorchs_are(channels: int) -> None:
+def test_bf16_errors_are_as_small_as_pytorchs(channels: int) -> None:
     for layer, reference, given in both_layers(channels, (8, 8)):
         parameters = list(layer.parameters())
         exact = results_of(lambda g, of=reference, p=parameters: of(g, *p), given, parameters)
 
-        def apart(results: list[Tensor], exact: list[Tensor] = exact) -> list[float]:
-            return [((mine - other).norm() / other.norm()).item() for mine, other in zip(results, exact, strict=True)]
+        def relative_errors(results: list[Tensor], exact: list[Tensor] = exact) -> list[float]:
+            return [
+                ((actual - expected).norm() / expected.norm()).item()
+                for actual, expected in zip(results, exact, strict=True)
+            ]
 
         with torch.autocast("cpu", torch.bfloat16):
             ours = results_of(layer, given, parameters)
             theirs = results_of(lambda g, of=reference, p=parameters: of(g, *p), given, parameters)
         assert [result.dtype for result in ours] == [result.dtype for result in theirs]
-        for mine, other in zip(apart(ours), apart(theirs), strict=True):
-            assert 0 < mine < max(1.5 * other, 0.01)
+        for actual, expected in zip(relative_errors(ours), relative_errors(theirs), strict=True):
+            assert 0 < actual < max(1.5 * expected, 0.01)
 
 
 @pytest.mark.parametrize("channels", [1, FEW_CHANNELS + 1])
 def test_gradients_can_be_differentiated_again(channels: int) -> None:
-    def draw(*shape: int) -> Tensor:
+    def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64).requires_grad_()
 
     torch.manual_seed(0)
-    x, y, weight = draw(2, channels, 5, 4), draw(2, 2, 2, 2), draw(2, channels, 4, 4)
+    x, y, weight = normal(2, channels, 5, 4), normal(2, 2, 2, 2), normal(2, channels, 4, 4)
     maps: list[tuple[Any, tuple[Any, ...]]] = [
-        (Halve, (x, weight, draw(2), None)),
-        (Double, (y, weight, draw(channels), (5, 4))),
+        (Halve, (x, weight, normal(2), None)),
+        (Double, (y, weight, normal(channels), (5, 4))),
         (Correlate, (x, y, None)),
     ]
     for each, given in maps:
         assert torch.autograd.gradcheck(each.apply, given) and torch.autograd.gradgradcheck(each.apply, given)
 
 
-def test_outside_of_training_they_are_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published model does not depend on how it was trained."""
+def test_outside_training_pytorchs_layers_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published model does not depend on the device that trained it."""
     for name in ("halve", "double"):
         monkeypatch.delattr(f"infogan_ray.models.convolutions.{name}")
     for layer, reference, given in both_layers(1, (8, 8)):
@@ -101,7 +104,7 @@ def test_outside_of_training_they_are_pytorchs_own(monkeypatch: pytest.MonkeyPat
         assert torch.equal(layer.eval()(given), expected)
 
 
-def test_float64_is_left_alone_by_autocast_as_by_pytorchs() -> None:
+def test_autocast_keeps_float64_like_pytorch() -> None:
     for layer, _, given in both_layers(3, (8, 8)):
         with torch.autocast("cpu", torch.bfloat16):
             assert layer.double()(given.double()).dtype == torch.float64
@@ -113,8 +116,8 @@ def small_discriminator(channels: int) -> Discriminator:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_r1_is_that_of_pytorchs_layers(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Penalty and gradients, through D with its batch norms."""
+def test_r1_equals_that_of_pytorchs_layers(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare penalty and gradients through D with batch norm."""
     discriminator = small_discriminator(channels).double()
     images = torch.randn(8, channels, 16, 16, dtype=torch.float64).requires_grad_()
     signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
@@ -126,38 +129,41 @@ def test_r1_is_that_of_pytorchs_layers(channels: int, monkeypatch: pytest.Monkey
 
     ours = outcome()
     monkeypatch.setattr("infogan_ray.models.convolutions._trains_on_cpu", lambda layer, x: False)
-    for mine, theirs in zip(ours, outcome(), strict=True):
-        # A bias in front of a batch norm has no slope: PyTorch says none, and zeros are the same.
-        assert torch.allclose(mine, theirs if theirs is not None else torch.zeros_like(mine), atol=1e-9)
+    for actual, theirs in zip(ours, outcome(), strict=True):
+        # A bias before batch norm has no gradient: PyTorch gives None, which equals zeros.
+        assert torch.allclose(actual, theirs if theirs is not None else torch.zeros_like(actual), atol=1e-9)
 
 
-def test_no_gradient_of_a_weight_is_computed_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In G's step D is frozen; R1 first asks for a gradient in images alone."""
-    asked: list[tuple[int, ...]] = []
+def test_no_unused_weight_gradient_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In G's step D is frozen. R1 first needs only the gradient with respect to the images."""
+    calls: list[tuple[int, ...]] = []
 
-    def noted(x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
-        asked.append(tuple(x.shape))
+    def recording_correlate(x: Tensor, y: Tensor, known: Tensor | None) -> Tensor:
+        calls.append(tuple(x.shape))
         return correlate(x, y, known)
 
-    monkeypatch.setattr("infogan_ray.models.convolutions.correlate", noted)
+    monkeypatch.setattr("infogan_ray.models.convolutions.correlate", recording_correlate)
     discriminator, images = small_discriminator(1), torch.randn(4, 1, 16, 16).requires_grad_()
     with frozen(discriminator):
         discriminator(images)[0].sum().backward()
-    assert not asked
+    assert not calls
     logits, _ = discriminator(images)
     penalty = r1_penalty(StabilityConfig(r1=1.0), torch.ones(4), logits, images)
-    assert not asked
+    assert not calls
     penalty.backward()
-    once = len(asked)
+    once = len(calls)
     assert once
     discriminator(images)[0].sum().backward()
-    assert len(asked) == once + 2  # D has two such layers
+    assert len(calls) == once + 2  # D has two such layers
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_nothing_between_two_convolutions_is_laid_out_again(precision: torch.dtype, channels: int) -> None:
-    """Mixed layouts give the same numbers, at several times the price: gradients lie as what they belong to does."""
+def test_no_memory_layout_changes_between_convolutions(precision: torch.dtype, channels: int) -> None:
+    """Mixed memory layouts give the same numbers but are several times slower.
+
+    Outputs and gradients are all in channels-last layout.
+    """
     spec = ModelSpec(LatentSpec.parse("noise=4 cat=3"), 16, channels, NetworkConfig(width=16))
     generator, discriminator = spec.build()
     found: list[tuple[str, Tensor]] = []

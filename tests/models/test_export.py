@@ -1,4 +1,4 @@
-"""Graphs for use without this package: equal to the model, for any number of rows, and without a pickle in them."""
+"""Exported graphs work without this package, equal the model for any batch size, and contain no pickle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODES = "noise=4 cat=3 uniform=1 gaussian=1 bernoulli=1"
 
 
 def make_model(image_size: int = 28, channels: int = 1) -> InfoGAN:
-    """With batch-norm statistics that are not a fresh network's: a graph that ignored them would be found out."""
+    """A model with unusual batch-norm statistics, so that a graph that ignores them gives other results."""
     torch.manual_seed(0)
     spec = ModelSpec(LatentSpec.parse(CODES), image_size, channels, NetworkConfig(width=4))
     generator, discriminator = spec.build()
@@ -36,24 +36,26 @@ def make_model(image_size: int = 28, channels: int = 1) -> InfoGAN:
 
 
 @pytest.mark.parametrize(("format", "image_size", "channels"), [("onnx", 28, 1), ("torch", 64, 3)])
-def test_both_graphs_compute_what_the_model_does_and_an_example_uses_them_without_this_package(
+def test_both_graphs_equal_the_model_and_the_example_runs_without_this_package(
     format: str, image_size: int, channels: int, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     model, folder = make_model(image_size, channels), tmp_path / "first model"
     monkeypatch.setattr("infogan_ray.cli.export.load", lambda path, say: model)
     assert main(["export", "any", "--format", format, "-o", str(folder)]) == DONE
-    assert "differ from the model by at most" in capsys.readouterr().out
+    assert "largest difference from the model" in capsys.readouterr().out
     latents = model.spec.latents.sample(11, torch.Generator().manual_seed(5))
     with torch.no_grad():
         images = (model.generator(latents) + 1) / 2
-    assert images.std() > 0.05, "images that differ"
+    assert images.std() > 0.05, "the images differ"
     if format == "onnx":
         import onnxruntime
 
         def run(name: str, field: str, given: torch.Tensor) -> list[np.ndarray]:
             session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"))
-            assert [one.name for one in session.get_outputs()] == (described if name == "recognition" else ["images"])
+            assert [output.name for output in session.get_outputs()] == (
+                described if name == "recognition" else ["images"]
+            )
             return session.run(None, {field: given.numpy()})
     else:
 
@@ -64,7 +66,7 @@ def test_both_graphs_compute_what_the_model_does_and_an_example_uses_them_withou
     about = json.loads((folder / "codes.json").read_text())
     described = about["recognition"]
     assert described == ["cat0", "uniform0", "uniform0_std", "gaussian0", "gaussian0_std", "bernoulli0"]
-    assert [one["columns"] for one in about["latents"]] == [[0, 4], [4, 7], [7, 8], [8, 9], [9, 10]]
+    assert [entry["columns"] for entry in about["latents"]] == [[0, 4], [4, 7], [7, 8], [8, 9], [9, 10]]
     np.testing.assert_allclose(run("generator", "latents", latents)[0], images.numpy(), atol=1e-4)
     as_bytes = (images * 255).round().byte()
     expected = model.encode(as_bytes)
@@ -77,25 +79,25 @@ def test_both_graphs_compute_what_the_model_does_and_an_example_uses_them_withou
         [sys.executable, "-c", hide, str(folder / "example.py")], capture_output=True, text=True, timeout=120
     )
     assert ran.returncode == 0, ran.stderr
-    said = dict(line.split(" ", 1) for line in ran.stdout.splitlines())
-    assert list(said) == described
-    assert np.allclose(np.sum(json.loads(said["cat0"]), axis=1), 1, atol=0.02)
+    printed = dict(line.split(" ", 1) for line in ran.stdout.splitlines())
+    assert list(printed) == described
+    assert np.allclose(np.sum(json.loads(printed["cat0"]), axis=1), 1, atol=0.02)
     assert main(["export", "any", "--format", format, "-o", str(folder)]) == USAGE
     assert "not an empty folder; name another" in capsys.readouterr().err
 
 
-def test_a_torch_program_holds_no_pickle(tmp_path: Path) -> None:
+def test_a_torch_program_contains_no_pickle(tmp_path: Path) -> None:
     export(make_model(), tmp_path, "torch")
     for path in tmp_path.glob("*.pt2"):
         with zipfile.ZipFile(path) as archive:
             contents = {name: archive.read(name) for name in archive.namelist()}
         assert len(contents) > 10
-        # A weight is any bytes; what else there is must be neither a pickle nor an archive with one.
+        # Weights can be any bytes. No other file may be a pickle or an archive.
         others = {name: content for name, content in contents.items() if "/weights/weight_" not in name}
         assert not [name for name, content in others.items() if content[:2] in (b"PK", b"\x80\x02", b"\x80\x04")]
 
 
-def test_what_cannot_be_done_is_said_in_a_line(
+def test_bad_exports_are_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("infogan_ray.cli.export.load", lambda path, say: make_model())

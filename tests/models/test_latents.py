@@ -38,9 +38,9 @@ def test_codes_are_named_by_kind_and_index() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("noise=1000000000 cat=10", "'noise=1000000000' makes the latent 1,000,000,000 wide; 65,536 is the most"),
-        ("noise=62 uniform=1000000000x9", "makes the latent 9,000,000,062 wide"),
-        ("noise=62 dog=3", "'dog=3' names no prior; valid are noise, cat, uniform, gaussian, bernoulli"),
+        ("noise=1000000000 cat=10", "with 'noise=1000000000' the latent is 1,000,000,000 wide; the maximum is 65,536"),
+        ("noise=62 uniform=1000000000x9", "the latent is 9,000,000,062 wide"),
+        ("noise=62 dog=3", "'dog=3' is not a prior; valid are noise, cat, uniform, gaussian, bernoulli"),
         ("noise=62 cat=1", "at least 2 categories"),
         ("noise=62", "no code is named"),
         ("noise=62 cat=ten", "cannot read 'cat=ten'"),
@@ -64,6 +64,6 @@ def test_a_bad_specification_is_refused_with_the_reason(text: str, reason: str) 
         "uniform=1@-0.123456789:2", "gaussian=1@0:1.23456789", "bernoulli=1@0.30000001", "cat=2@0.3:0.7",
     ],
 )  # fmt: skip
-def test_a_specification_is_the_same_after_its_text_to_the_last_digit(text: str) -> None:
+def test_the_text_form_of_a_specification_keeps_all_digits(text: str) -> None:
     spec = LatentSpec.parse(f"noise=2 {text}")
     assert str(spec) == f"noise=2 {text}" and LatentSpec.parse(str(spec)) == spec

@@ -1,4 +1,4 @@
-"""Losses and the bound, and the mistakes known from other implementations. Run: pytest tests/models/test_losses.py"""
+"""Losses and the bound, and known mistakes of other implementations. Run: pytest tests/models/test_losses.py"""
 
 import math
 import subprocess
@@ -20,7 +20,7 @@ from infogan_ray.models.priors.base import Sigma
 from infogan_ray.models.rng import seeded_generator
 
 
-def test_losses_equal_their_definitions_and_survive_large_logits() -> None:
+def test_losses_equal_their_definitions_and_accept_large_logits() -> None:
     real, fake = torch.tensor([0.3, -1.0]), torch.tensor([0.5, 2.0])
     wanted = -(real.sigmoid().log().mean() + (1 - fake.sigmoid()).log().mean())
     assert discriminator_loss(real, fake).item() == pytest.approx(wanted.item(), abs=1e-6)
@@ -29,14 +29,14 @@ def test_losses_equal_their_definitions_and_survive_large_logits() -> None:
 
 
 def test_a_perfect_q_reaches_the_categorical_entropy_and_no_more() -> None:
-    """Softmax before cross-entropy would stop at log 10 - 1.461."""
+    """With softmax before cross-entropy the bound would be at most log 10 - 1.461."""
     spec = LatentSpec.parse("noise=2 cat=10")
     latents = spec.sample(500, seeded_generator(0, "test"))
     bound = information_bound(spec, latents, 100 * latents[:, 2:])["cat0"].item()
     assert bound == pytest.approx(math.log(10), abs=1e-5) and bound <= math.log(10) + 1e-6
 
 
-def test_an_ignorant_q_has_bound_zero() -> None:
+def test_a_constant_q_has_bound_zero() -> None:
     spec = LatentSpec.parse("noise=2 cat=7 bernoulli=1")
     latents = spec.sample(500, seeded_generator(0, "test"))
     bounds = information_bound(spec, latents, torch.zeros(500, spec.q_dim))
@@ -45,7 +45,7 @@ def test_an_ignorant_q_has_bound_zero() -> None:
 
 
 def test_sigma_has_a_floor_and_the_ceiling_follows_from_it() -> None:
-    """Without a floor sigma -> 0 on known codes would send the bound to infinity."""
+    """Without a floor, sigma -> 0 on known codes would make the bound infinite."""
     spec = LatentSpec.parse("noise=2 uniform=1", Sigma(floor=0.1))
     latents = spec.sample(500, seeded_generator(0, "test"))
     q = torch.cat([latents[:, 2:], torch.full((500, 1), -100.0)], dim=1)
@@ -58,18 +58,18 @@ def test_sigma_has_a_floor_and_the_ceiling_follows_from_it() -> None:
     assert fixed.q_dim == 1
 
 
-def test_codes_are_summed_so_lambda_keeps_its_meaning() -> None:
-    one, four = LatentSpec.parse("noise=1 cat=10"), LatentSpec.parse("noise=1 cat=10x4")
+def test_the_loss_is_a_sum_over_codes() -> None:
+    single, four = LatentSpec.parse("noise=1 cat=10"), LatentSpec.parse("noise=1 cat=10x4")
     config = ObjectiveConfig()
     losses = []
-    for spec in (one, four):
+    for spec in (single, four):
         latents = spec.sample(50, seeded_generator(0, "test"))
         bounds = information_bound(spec, latents, 100 * latents[:, 1:])
         losses.append(weighted_bound(bounds, config.weights(spec)).item())
     assert losses[1] == pytest.approx(4 * losses[0], rel=1e-5)
 
 
-def test_weights_go_by_kind_and_by_code() -> None:
+def test_weights_are_set_by_kind_and_by_code() -> None:
     spec = LatentSpec.parse("noise=1 cat=3 uniform=2 gaussian=1 bernoulli=1")
     config = ObjectiveConfig(1.0, 0.1, 0.7, {"uniform1": 0.5})
     assert config.weights(spec) == {
@@ -87,10 +87,10 @@ def test_fraction_compares_different_priors() -> None:
 @pytest.mark.parametrize("code", ["cat=10", "uniform=1", "uniform=1@-0.1:0.1", "gaussian=1@0:0.05", "bernoulli=1"])
 @pytest.mark.parametrize("sigma", [Sigma(), Sigma(fixed=1.0), Sigma(fixed=0.79788)])
 def test_a_better_bound_is_never_a_smaller_fraction(code: str, sigma: Sigma) -> None:
-    """Also where no bound can be above 0, as with a wide Q: the best of all has 1, and none has more."""
+    """Also if every bound is negative, as for a wide Q: the best bound has fraction 1, the maximum."""
     spec = LatentSpec.parse(f"noise=1 {code}", sigma)
-    [(name, only)] = spec.items()
-    ceiling = only.ceiling(spec.sigma)
+    [(name, code_prior)] = spec.items()
+    ceiling = code_prior.ceiling(spec.sigma)
     fractions = [mi_fraction(spec, {name: ceiling - below}) for below in (0.0, 0.01, 0.3, 2.0, 30.0)]
     assert fractions == sorted(fractions, reverse=True) and fractions[0] == pytest.approx(1.0)
     assert fractions[0] - fractions[1] < 0.11 and fractions[1] - fractions[2] > 0.01
@@ -118,7 +118,7 @@ assert "ray" not in sys.modules
 """
 
 
-def test_everything_but_the_distributed_rooms_imports_without_ray() -> None:
+def test_all_packages_except_distributed_import_without_ray() -> None:
     subprocess.run([sys.executable, "-c", BLOCKED], check=True, timeout=120)
 
 

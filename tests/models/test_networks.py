@@ -20,7 +20,7 @@ def test_every_size_gives_images_of_that_size(size: int, channels: int) -> None:
     assert logits.shape == (2,) and q.shape == (2, SPEC.q_dim)
 
 
-def test_the_papers_mnist_layers() -> None:
+def test_layers_equal_the_papers_mnist_networks() -> None:
     generator, discriminator = ModelSpec(LatentSpec.parse("noise=62 cat=10 uniform=2"), 28, 1).build()
     shapes = [tuple(p.shape) for p in generator.parameters() if p.dim() > 1]
     assert shapes == [(1024, 74), (6272, 1024), (128, 64, 4, 4), (64, 1, 4, 4)]
@@ -43,7 +43,7 @@ def test_other_sizes_are_refused(size: int) -> None:
 
 
 def test_groups_equal_separate_passes() -> None:
-    """Real and fake in one pass, normalised apart: the same as two passes, statistics included."""
+    """Real and generated images in one pass, normalised separately, equal two passes, including the statistics."""
     torch.manual_seed(0)
     together, apart = BatchNorm(3), BatchNorm(3)
     real, fake = torch.randn(8, 3, 4, 4), 5 + 2 * torch.randn(8, 3, 4, 4)

@@ -1,7 +1,7 @@
-"""Finds private names of other libraries, and replaced functions, in the package and the benchmarks.
+"""Find private names and replaced functions of other libraries in the package, the benchmarks and tuning.
 
-Run: python -m tests.project.public_names. It prints one line for each and exits with 1 if there is any. It reads the
-syntax tree: what is imported or read as an attribute of an imported module, not what stands in text.
+Run: python -m tests.project.public_names. It prints one line per name and exits with 1 if there is any. It reads the
+syntax tree: imported names and attributes of imported modules. It ignores strings and comments.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PLACES = ("infogan_ray", "benchmarks", "tuning")
 BANNED = ("unittest.mock", "ray.train.v2", "ctypes")
-"""No leading underscore, and private or a way around another library all the same."""
+"""Names without a leading underscore that are private or change another library."""
 DOCUMENTED = ("os._exit",)
 SETTABLE = ("torch.", "infogan_ray.", "benchmarks.", "tests.")
-"""Settings that are made by assignment, as torch.backends has them."""
+"""Modules with settings that code may assign, for example torch.backends."""
 OURS = ("infogan_ray", "benchmarks", "tests")
 
 
 def is_private(path: str) -> bool:
-    """Whether a dotted path leads through a private name of a library that is not ours."""
+    """Whether a dotted path contains a private name of another library."""
     parts = path.split(".")
     if parts[0] in OURS or path in DOCUMENTED:
         return False
@@ -31,10 +31,10 @@ def is_private(path: str) -> bool:
 
 
 def private_names(source: str) -> Iterator[tuple[int, str]]:
-    """Line and dotted path of each private name that a module uses, and of each name of a library that it replaces."""
+    """Line and dotted path of each private name that a module uses, and of each library name that it replaces."""
     tree = ast.parse(source)
     modules: dict[str, str] = {}
-    """What each name of this module that was imported stands for."""
+    """The full path of each imported name."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -62,7 +62,7 @@ def private_names(source: str) -> Iterator[tuple[int, str]]:
 
 
 def dotted(node: ast.expr) -> str:
-    """``a.b.c`` of an attribute; empty where it does not begin with a name."""
+    """``a.b.c`` of an attribute; empty if it does not start with a name."""
     if isinstance(node, ast.Name):
         return node.id
     before = dotted(node.value) if isinstance(node, ast.Attribute) else ""

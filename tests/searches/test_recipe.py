@@ -1,4 +1,4 @@
-"""Search recipes: what is refused, and trials that are functions of their number.
+"""Search recipes: refused recipes, and trials that depend only on their number.
 
 Run: pytest tests/searches/test_recipe.py
 """
@@ -22,7 +22,7 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe(**{"space": space, "budget": 90_000, "grace": 10_000, "preset": "mnist", "trials": 4, **changes})
 
 
-def test_a_trial_is_a_function_of_its_number_and_is_evaluated_at_every_rung() -> None:
+def test_a_trial_depends_only_on_its_number_and_is_evaluated_at_every_rung() -> None:
     few, many = recipe(), recipe(trials=20)
     assert [few.values(trial) for trial in range(4)] == [many.values(trial) for trial in range(4)]
     assert len({str(many.values(trial)) for trial in range(20)}) == 20
@@ -39,7 +39,7 @@ def test_a_trial_is_a_function_of_its_number_and_is_evaluated_at_every_rung() ->
             assert min(images for images in seen if images >= rung) < rung * 1.02
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numpy_numbers_are_accepted() -> None:
     for changes in (
         {"space": {"network.width": tune.choice(np.arange(16, 64, 16))}, "fixed": {}},
         {"space": {"network.width": tune.grid_search(list(np.arange(16, 64, 16)))}, "searcher": "grid"},
@@ -63,24 +63,24 @@ def test_a_grid_has_every_point_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"space": {"objective.lambda_catgorical": 1}}, "space has no free dimension"),
         ({"space": {"objective.lambda_catgorical": tune.uniform(0, 1)}}, "did you mean 'lambda_categorical'?"),
         ({"space": {"objective.lambda_categorical": tune.uniform(-2, -1)}}, "objective.lambda_categorical is -1"),
-        ({"space": {"steps": tune.choice([1, 2])}}, "'steps' is decided by the search"),
-        ({"fixed": {"name": "x"}}, "'name' is decided by the search"),
+        ({"space": {"steps": tune.choice([1, 2])}}, "'steps' is set by the search"),
+        ({"fixed": {"name": "x"}}, "'name' is set by the search"),
         ({"space": {"data": tune.choice(["a", "b"])}}, "'data' must be the same in all trials; give it in 'fixed'"),
-        ({"fixed": {"batch_size": 64}}, "'batch_size' is fixed as well"),
+        ({"fixed": {"batch_size": 64}}, "'batch_size' is also in 'fixed'"),
         ({"metric": "mi_fractoin"}, "metric is 'mi_fractoin'; valid are mi_fraction, mi_bound, q_"),
         ({"metric": "nmi"}, "needs labels that a search must not see"),
         (
             {"metric": "mi_bound", "fixed": {"prior.learn": True}},
-            "prior.learn is on in trial 0: each trial has a prior of its own",
+            "prior.learn is on in trial 0: each trial then has another prior",
         ),
         (
             {"metric": "mi_bound", "space": {"codes": tune.choice(["noise=62 cat=5", "noise=62 cat=10"])}},
-            "nats of different priors do not compare",
+            "nats of different priors are not comparable",
         ),
         (
             {"metric": "mi_bound", "space": {"network.sigma_min": tune.uniform(0.05, 0.2)}},
@@ -100,14 +100,14 @@ def test_a_grid_has_every_point_once() -> None:
         ({"preset": "mnits"}, "did you mean 'mnist'?"),
     ],
 )
-def test_a_bad_recipe_is_refused_in_one_line(changes: dict[str, Any], said: str) -> None:
+def test_a_bad_recipe_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as refusal:
         recipe(**changes)
-    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "does not exist; name a file such as"),
         ("x = 1\n", "has no 'recipe = Recipe"),
@@ -123,16 +123,16 @@ def test_a_bad_recipe_is_refused_in_one_line(changes: dict[str, Any], said: str)
         ),
     ],
 )
-def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, text: str | None, said: str) -> None:
+def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, text: str | None, message: str) -> None:
     file = tmp_path / "recipe.py"
     if text is not None:
         file.write_text(text)
     with pytest.raises(ValueError) as refusal:
         load_recipe(file)
-    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_a_file_is_loaded(tmp_path: Path) -> None:
+def test_a_recipe_file_is_loaded(tmp_path: Path) -> None:
     file = tmp_path / "recipe.py"
     file.write_text(
         "from ray import tune\nfrom infogan_ray import Recipe\n"
@@ -144,7 +144,7 @@ def test_a_file_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "file", sorted((Path(__file__).parents[2] / "tuning").glob("*.py")), ids=lambda file: file.stem
 )
-def test_recipes_that_come_with_us_load_and_say_how_they_are_run(file: Path) -> None:
+def test_included_recipes_load_and_document_their_command(file: Path) -> None:
     found = load_recipe(file)
     assert found.count >= 4 and len(found.rungs) >= 2
     assert f"infogan search tuning/{file.name}" in file.read_text().split('"""')[1]

@@ -29,42 +29,42 @@ def row(
 
 
 ROWS = [
-    row(0, 0.99, 90.0),  # the best bound, with images that are three times as far from the data
+    row(0, 0.99, 90.0),  # the best bound, with a three times larger image distance
     row(1, 0.95, 40.0),
     row(2, 0.90, 30.0),
-    row(3, 0.90, 35.0),  # beaten by 2
+    row(3, 0.90, 35.0),  # worse than trial 2
     row(4, float("nan"), 10.0),
     row(5, 0.999, None, state="stopped", images=50),
 ]
 
 
-def test_the_bound_alone_picks_no_winner() -> None:
+def test_each_selection_rule_picks_its_winner() -> None:
     picks = {rule: winner(ROWS, "mi_fraction", rule) for rule in ("gated", "bound", "quality")}
     assert {rule: found and found["trial"] for rule, found in picks.items()} == {"gated": 1, "bound": 0, "quality": 2}
-    assert winner(ROWS, "mi_fraction", "agreement") is None, "nothing was measured"
+    assert winner(ROWS, "mi_fraction", "agreement") is None, "agreement was not measured"
     without = winner(ROWS, "mi_fraction", "sorting")
-    assert without is not None and without["trial"] == 1, "where nothing can be sorted, the gated bound decides"
-    scored = [{**one, "q_score": score} for one, score in zip(ROWS, [0.99, 0.3, 0.8, 0.4, 1, 1], strict=True)]
+    assert without is not None and without["trial"] == 1, "without categories, the gated bound decides"
+    scored = [{**row, "q_score": score} for row, score in zip(ROWS, [0.99, 0.3, 0.8, 0.4, 1, 1], strict=True)]
     by_score = winner(scored, "q_score", "bound")
-    assert by_score is not None and by_score["trial"] == 0, "the bound is the bound, whatever the rungs compare"
-    assert [one["trial"] for one in pareto(scored, "q_score")] == [0, 1, 2]
+    assert by_score is not None and by_score["trial"] == 0, "the rule bound does not use the metric of the rungs"
+    assert [row["trial"] for row in pareto(scored, "q_score")] == [0, 1, 2]
     chosen = best_by(scored, "swd")
     assert chosen is not None and chosen["trial"] == 4 and best_by(ROWS, "nmi") is None
-    with pytest.raises(ValueError, match="metric is 'mi'; of a search valid are mi_fraction, .*, nmi"):
+    with pytest.raises(ValueError, match="metric is 'mi'; for a search, valid are mi_fraction, .*, nmi"):
         best_by(ROWS, "mi")
     found = winner(scored, "mi_fraction", "sorting")
-    assert found is not None and found["trial"] == 2, "the best score among those with good images"
+    assert found is not None and found["trial"] == 2, "the best score among trials with good images"
     assert [found["trial"] for found in pareto(ROWS, "mi_fraction")] == [0, 1, 2]
     assert [found["trial"] for found in ranked(ROWS, "mi_fraction", "gated")][:4] == [1, 2, 3, 0]
-    assert winner(ROWS[4:], "mi_fraction", "gated") is None, "what is no number, or was stopped, never wins"
+    assert winner(ROWS[4:], "mi_fraction", "gated") is None, "a trial with NaN and a stopped trial never win"
     with pytest.raises(ValueError, match="select is 'best'; valid are sorting, agreement, gated, bound, quality"):
         winner(ROWS, "mi_fraction", "best")
 
 
-def test_a_search_without_categories_is_told_of_compare() -> None:
+def test_a_search_without_categories_suggests_compare() -> None:
     *_, last = explain(ROWS, "mi_fraction", "runs/my search")
-    assert last.endswith("which trial's codes the others have in common: infogan compare 'runs/my search'")
-    for rows in (ROWS[:2], [{**one, "q_score": 0.5} for one in ROWS]):
+    assert last.endswith("to find the trial whose codes agree most with the others: infogan compare 'runs/my search'")
+    for rows in (ROWS[:2], [{**row, "q_score": 0.5} for row in ROWS]):
         assert "compare" not in "".join(explain(rows, "mi_fraction", "runs/s"))
 
 
@@ -74,24 +74,24 @@ def test_a_search_is_resumed_only_with_the_same_recipe(tmp_path: Path) -> None:
         return Recipe(**{"space": space, "preset": "mnist", "budget": 9000, "grace": 1000, "trials": 3, **changes})
 
     storage = open_storage(tmp_path)
-    with pytest.raises(ValueError, match="there is no such search"):
+    with pytest.raises(ValueError, match="has no such search"):
         SearchDirectory.claim(storage, "s", recipe().describe(), resume=True)
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / ".search.json.12345678.tmp").write_text("cut sh")  # a kill in the very first write
+    (tmp_path / "s" / ".search.json.12345678.tmp").write_text("cut sh")  # a kill during the first write
     search = SearchDirectory.claim(storage, "s", recipe().describe(), resume=False)
     with pytest.raises(RunExists, match="name 's' is taken"):
         SearchDirectory.claim(storage, "s", recipe().describe(), resume=False)
     assert SearchDirectory.claim(storage, "s", recipe().describe(), resume=True) == search
-    for other, said in (
+    for other, message in (
         (recipe(high=3.0), "space.objective.lambda_categorical.upper is 3.0, and was 2.0"),
         (recipe(trials=4), "count is 4, and was 3"),
         (recipe(reduction=2), "reduction is 2, and was 3"),
     ):
-        with pytest.raises(ValueError, match=f"belongs to another search: {said}.*--accept-changes"):
+        with pytest.raises(ValueError, match=f"belongs to another search: {message}.*--accept-changes"):
             SearchDirectory.claim(storage, "s", other.describe(), resume=True)
 
 
-def test_changes_are_accepted_only_for_trials_that_have_not_begun(
+def test_changes_are_accepted_only_for_trials_that_have_not_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def recipe(low: float) -> Recipe:
@@ -101,7 +101,7 @@ def test_changes_are_accepted_only_for_trials_that_have_not_begun(
     storage = open_storage(tmp_path)
     old, new = recipe(0.5), recipe(1.0)
     search = SearchDirectory.claim(storage, "s", old.describe(), resume=False)
-    for number in range(3):  # as a search prepares them all; the first word comes from a trial itself
+    for number in range(3):  # a search prepares all trials; a trial sets its first status
         search.trial(number).write_config({"run": old.config(number).to_dict()})
     search.trial(1).set_status("running", 5)
     SearchDirectory.claim(storage, "s", new.describe(), resume=True, accept_changes=True)
@@ -114,14 +114,14 @@ def test_changes_are_accepted_only_for_trials_that_have_not_begun(
     ]
     assert len(about["changes"]) == 1 and "and was" in about["changes"][0]
     SearchDirectory.claim(storage, "s", new.describe(), resume=True)
-    assert search.description() == about, "what was accepted is not asked for again"
+    assert search.description() == about, "accepted changes stay accepted"
 
     monkeypatch.setattr("infogan_ray.searches.search_directory.code", lambda: {**code(), "models/losses": "edited"})
     with pytest.raises(ValueError, match="code.models/losses is 'edited', and was"):
         SearchDirectory.claim(storage, "s", new.describe(), resume=True)
 
 
-def test_the_rungs_survive_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+def test_a_resumed_search_keeps_rungs_and_finished_trials(tmp_path: Path) -> None:
     recipe = Recipe(
         space={"objective.lambda_categorical": tune.uniform(0.5, 2.0)},
         preset="mnist",
@@ -143,16 +143,18 @@ def test_the_rungs_survive_and_what_is_done_is_not_done_again(tmp_path: Path) ->
         line = json.dumps({"step": step, "mi_fraction": score}) + "\n" + json.dumps({"step": step + 1, "d_loss": 1.0})
         old = search.trial(4).folder.read("metrics.jsonl") if search.trial(4).folder.is_file("metrics.jsonl") else b""
         search.trial(4).folder.write("metrics.jsonl", old + line.encode() + b"\n")
-    assert search.scores(4) == [(8 * 128, 0.7), (24 * 128, 0.8)], "what was measured and perhaps not journalled"
+    assert search.scores(4) == [(8 * 128, 0.7), (24 * 128, 0.8)], (
+        "scores that were measured but may be missing in the events"
+    )
     again.end(3)
-    assert remaining(search, again, 5) == [4], "one that has failed for good stays out"
+    assert remaining(search, again, 5) == [4], "a failed trial is not repeated"
     (tmp_path / "s" / "trials" / "trial_0000" / "checkpoints").symlink_to(tmp_path)
     states = {row["trial"]: row["state"] for row in leaderboard(search)}
-    assert states[2] == "diverged" and states[0].startswith("finished, "), "an odd trial does not hide the others"
+    assert states[2] == "diverged" and states[0].startswith("finished, "), "a broken trial does not hide the others"
 
 
-def test_a_search_by_a_population_is_listed_and_not_resumed(tmp_path: Path) -> None:
-    """The last version with that searcher wrote these fields: two members, three stages, parents."""
+def test_a_population_search_is_listed_and_not_resumed(tmp_path: Path) -> None:
+    """The fields are from the last version with that searcher: two members, three stages, parents."""
     recipe = Recipe(
         space={"objective.lambda_categorical": tune.uniform(0.5, 2.0)},
         preset="mnist",
@@ -178,12 +180,12 @@ def test_a_search_by_a_population_is_listed_and_not_resumed(tmp_path: Path) -> N
     assert best is not None and best["trial"] == 5
     search.folder.write(search.BOARD, search.folder.read(search.BOARD).replace(b'"continued"', b'"handed on"'))
     page = search_report(search)
-    assert "a population hands its weights on" in page and "handed on" not in page
+    assert "a population copies weights between trials" in page and "handed on" not in page
     with pytest.raises(UserError, match="name 's' is a search by the searcher 'population', which was removed"):
         SearchDirectory.claim(storage, "s", recipe.describe(), resume=True, accept_changes=True)
 
 
-def test_a_search_of_an_earlier_version_is_resumed_when_its_code_is_accepted(tmp_path: Path) -> None:
+def test_a_search_of_an_earlier_version_is_resumed_if_code_changes_are_accepted(tmp_path: Path) -> None:
     def recipe() -> Recipe:
         space = {"objective.lambda_categorical": tune.uniform(0.5, 2.0)}
         return Recipe(space=space, preset="mnist", budget=9000, grace=1000, trials=2)
@@ -192,15 +194,15 @@ def test_a_search_of_an_earlier_version_is_resumed_when_its_code_is_accepted(tmp
     search = SearchDirectory.claim(storage, "s", {**described, "parents": [None, None]}, resume=False)
     assert SearchDirectory.claim(storage, "s", described, resume=True) == search, "parents are not compared"
     search.folder.write(search.SEARCH, json.dumps({**search.description(), "code": {"objective": "0a1b2c"}}).encode())
-    with pytest.raises(UserError, match="code.objective is gone; .*--accept-changes"):
+    with pytest.raises(UserError, match="code.objective is missing; .*--accept-changes"):
         SearchDirectory.claim(storage, "s", described, resume=True)
     SearchDirectory.claim(storage, "s", described, resume=True, accept_changes=True)
     assert search.description()["trials"] == described["trials"] and "parent" not in str(leaderboard(search))
 
 
-def test_a_difference_is_named_by_its_place() -> None:
+def test_a_difference_is_reported_with_its_path() -> None:
     old = {"a": {"b": [1, {"c": 2}]}, "d": 1}
     assert difference(old, {"a": {"b": [1, {"c": 2}]}, "d": 1}) == ""
     assert difference(old, {"a": {"b": [1, {"c": 3}]}, "d": 1}) == "a.b[1].c is 3, and was 2"
-    assert difference(old, {"a": {"b": [1, {"c": 2}]}}) == "d is gone"
+    assert difference(old, {"a": {"b": [1, {"c": 2}]}}) == "d is missing"
     assert difference({}, {"x": 1}) == "x is new"

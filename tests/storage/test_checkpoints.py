@@ -1,4 +1,4 @@
-"""Checkpoints and model folders: whole or not there; nothing unpickled.
+"""Checkpoints and model folders: only complete ones are read, and nothing is unpickled.
 
 Run: pytest tests/storage/test_checkpoints.py
 """
@@ -51,34 +51,34 @@ def test_a_checkpoint_round_trips(tmp_path: Path) -> None:
     found = open_checkpoint(open_storage(tmp_path / "step_00000005"))
     assert found.step == 5 and found.metrics == {"mi_fraction": 0.5}
     assert load(found.folder.uri).sample(2).shape == (2, 1, 16, 16)
-    assert [p.name for p in tmp_path.iterdir()] == ["step_00000005"], "nothing hidden is left"
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000005"], "no hidden file is left"
 
 
 @pytest.mark.parametrize("file", [checkpoints.MODEL, checkpoints.TRAINING, checkpoints.STATE])
-@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
-def test_a_harmed_file_is_named_and_the_checkpoint_is_not_listed(tmp_path: Path, file: str, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_file_is_named_and_the_checkpoint_is_not_listed(tmp_path: Path, file: str, damage: str) -> None:
     write(tmp_path, 1)
     path = Path(write(tmp_path, 2).folder.path) / file
     content = bytearray(path.read_bytes())
-    if harm == "gone":
+    if damage == "gone":
         path.unlink()
     else:
         content[-1] ^= 1
-        path.write_bytes(content if harm == "flip" else content[:-1])
+        path.write_bytes(content if damage == "flip" else content[:-1])
     good, bad = list_checkpoints(open_storage(tmp_path))
     assert [c.step for c in good] == [1] and len(bad) == 1 and file in str(bad[0])
     with pytest.raises(BadCheckpoint, match=file):
         load(path.parent)
 
 
-def test_without_manifest_it_does_not_exist(tmp_path: Path) -> None:
+def test_a_checkpoint_without_manifest_is_not_listed(tmp_path: Path) -> None:
     write(tmp_path, 1).folder.delete(MANIFEST)
     assert list_checkpoints(open_storage(tmp_path))[0] == []
-    with pytest.raises(ValueError, match="no whole checkpoint.*never finished"):
+    with pytest.raises(ValueError, match="no valid checkpoint.*never finished"):
         checkpoints.choose(open_storage(tmp_path), "last", "mi_fraction", lower_is_better=False)
 
 
-def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
     path = Path(write(tmp_path, 1).folder.path) / MANIFEST
     manifest = json.loads(path.read_text())
     manifest["files"]["../../x"] = {"bytes": 1, "sha256": "0"}
@@ -87,7 +87,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
         open_checkpoint(open_storage(path.parent))
 
 
-def test_a_pickle_under_a_weights_name_is_refused_and_not_executed(tmp_path: Path) -> None:
+def test_a_pickle_with_the_name_of_weights_is_refused_and_not_executed(tmp_path: Path) -> None:
     folder = write(tmp_path, 1).folder
     files = {name: folder.read(name) for name in (checkpoints.MODEL, checkpoints.STATE)}
     manifests.write_with_manifest(folder, files | {checkpoints.MODEL: pickle.dumps(Bomb())})
@@ -108,7 +108,7 @@ def test_a_pickle_under_a_weights_name_is_refused_and_not_executed(tmp_path: Pat
         (checkpoints.STATE, b'{"format": 1, "step": 1, "metrics": 3}'),
     ],
 )
-def test_odd_content_is_a_bad_checkpoint_and_no_traceback(tmp_path: Path, name: str, content: bytes) -> None:
+def test_malformed_content_gives_a_bad_checkpoint_and_no_traceback(tmp_path: Path, name: str, content: bytes) -> None:
     folder = write(tmp_path, 1).folder
     if name == MANIFEST:
         folder.write(MANIFEST, content)
@@ -118,25 +118,23 @@ def test_odd_content_is_a_bad_checkpoint_and_no_traceback(tmp_path: Path, name: 
     assert not good and len(bad) == 1 and name in str(bad[0])
 
 
-def test_a_later_measurement_never_leaves_the_checkpoint_unfinished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adding_metrics_keeps_the_checkpoint_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = write(tmp_path, 1, d_loss=1.0)
     seen: list[int] = []
     real = Storage.write
 
-    def spy(self: Storage, name: str, content: bytes) -> None:
+    def checking_write(self: Storage, name: str, content: bytes) -> None:
         seen.append(len(list_checkpoints(open_storage(tmp_path))[0]))
         real(self, name, content)
         seen.append(len(list_checkpoints(open_storage(tmp_path))[0]))
 
-    monkeypatch.setattr(Storage, "write", spy)
+    monkeypatch.setattr(Storage, "write", checking_write)
     checkpoints.add_metrics(checkpoint, {"mi_fraction": 0.5})
-    assert seen == [1, 1, 1, 1], "before and after each write it is whole"
+    assert seen == [1, 1, 1, 1], "it is valid before and after each write"
     assert open_checkpoint(checkpoint.folder).metrics == {"d_loss": 1.0, "mi_fraction": 0.5}
 
 
-def test_what_is_no_number_never_ranks_and_what_is_not_ours_is_never_cleared_away(tmp_path: Path) -> None:
+def test_nan_metrics_never_rank_and_other_folders_are_never_deleted(tmp_path: Path) -> None:
     write(tmp_path, 1, mi_fraction=0.5)
     write(tmp_path, 2, mi_fraction=float("nan"))
     assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", lower_is_better=False).step == 1
@@ -146,20 +144,20 @@ def test_what_is_no_number_never_ranks_and_what_is_not_ours_is_never_cleared_awa
     assert (tmp_path / "step_backup").is_dir()
 
 
-def test_where_the_chosen_one_was_pruned_the_newer_ones_are_seen(
+def test_choose_finds_newer_checkpoints_if_its_choice_was_pruned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for step, fraction in ((1, 0.4), (2, 0.6)):
         write(tmp_path, step, mi_fraction=fraction)
     real = manifests.Manifest.verify
 
-    def overtaken(self: manifests.Manifest) -> None:
+    def prune_then_verify(self: manifests.Manifest) -> None:
         if self.folder.name == "step_00000002":
             write(tmp_path, 3, mi_fraction=0.9)
             checkpoints.delete_checkpoint(self.folder)
         real(self)
 
-    monkeypatch.setattr(manifests.Manifest, "verify", overtaken)
+    monkeypatch.setattr(manifests.Manifest, "verify", prune_then_verify)
     assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", lower_is_better=False).step == 3
 
 
@@ -168,8 +166,8 @@ def test_best_last_and_pruning(tmp_path: Path) -> None:
         write(tmp_path, step, mi_fraction=fraction, clustering_error=fraction)
     write(tmp_path, 5)  # without metrics: never best
     assert checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", lower_is_better=False).step == 1
-    least = checkpoints.choose(open_storage(tmp_path), "best", "clustering_error", lower_is_better=True)
-    assert least.step == 4
+    lowest = checkpoints.choose(open_storage(tmp_path), "best", "clustering_error", lower_is_better=True)
+    assert lowest.step == 4
     assert checkpoints.choose(open_storage(tmp_path), "step_00000002", "mi_fraction", lower_is_better=False).step == 2
     checkpoints.prune(open_storage(tmp_path), keep=3, metric="mi_fraction", stored=5, lower_is_better=False)
     assert [c.step for c in list_checkpoints(open_storage(tmp_path))[0]] == [1, 4, 5]
@@ -181,17 +179,18 @@ def test_best_last_and_pruning(tmp_path: Path) -> None:
         checkpoints.choose(open_storage(tmp_path), "best", "nmi", lower_is_better=False)
 
 
-def test_of_a_run_that_was_stopped_before_a_measurement_the_last_is_taken(tmp_path: Path) -> None:
+def test_without_measurements_the_last_checkpoint_is_chosen(tmp_path: Path) -> None:
     write(tmp_path, 11)
     write(tmp_path, 12)
-    said: list[str] = []
+    messages: list[str] = []
     assert (
-        checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", said.append, lower_is_better=False).step == 12
+        checkpoints.choose(open_storage(tmp_path), "best", "mi_fraction", messages.append, lower_is_better=False).step
+        == 12
     )
-    assert said == ["no checkpoint has been measured yet, so this is the last, step_00000012"]
+    assert messages == ["no checkpoint has been measured yet, so this is the last, step_00000012"]
 
 
-def test_a_model_folder_stands_alone(tmp_path: Path) -> None:
+def test_a_model_folder_works_without_its_run(tmp_path: Path) -> None:
     metrics = {"mi/cat0": 0.5, "mi/uniform0": -0.1, "mi_bound": 0.4, "mi_fraction": 0.2}
     checkpoint = write(tmp_path / "run", 7, **metrics)
     config = tiny_config(data="mnist")
@@ -206,14 +205,14 @@ def test_a_model_folder_stands_alone(tmp_path: Path) -> None:
     assert codes["cat0_probabilities"].shape == (5, 3) and len(codes["cat0"]) == 5
     with pytest.raises(ValueError, match="cat0 is 3; valid are the categories 0 to 2"):
         model.sample(1, {"cat0": 3})
-    with pytest.raises(ValueError, match="this model reads uint8"):
+    with pytest.raises(ValueError, match="this model needs uint8"):
         model.encode(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(BadCheckpoint, match="config.json"):
         load(tmp_path / "model")
 
 
-def test_the_command_on_the_card_makes_the_same_config() -> None:
+def test_the_command_on_the_card_gives_the_same_config() -> None:
     import shlex
 
     from infogan_ray.cli.train import train_config
@@ -224,8 +223,8 @@ def test_the_command_on_the_card_makes_the_same_config() -> None:
     assert train_config(shlex.split(train_command(config))[2:]) == config
 
 
-def test_what_is_rotten_beyond_the_last_does_not_stand_for_it(tmp_path: Path) -> None:
-    """A run passed over step 3 and went on from step 2: what it stores from there is what is kept."""
+def test_pruning_keeps_the_last_stored_checkpoint_if_a_newer_one_is_damaged(tmp_path: Path) -> None:
+    """A run ignored the damaged step 3 and continued from step 2. The checkpoints that it stores are kept."""
     store = open_storage(tmp_path)
     for step in (1, 2, 3):
         write(tmp_path, step, mi_fraction=1.0 if step == 3 else 0.5)
@@ -233,8 +232,8 @@ def test_what_is_rotten_beyond_the_last_does_not_stand_for_it(tmp_path: Path) ->
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    said: list[str] = []
+    messages: list[str] = []
     checkpoints.prune(store, keep=1, metric="mi_fraction", stored=2, lower_is_better=False)
     assert [c.step for c in list_checkpoints(store, verify=False)[0]] == [2, 3]
-    found = checkpoints.last_valid(store, said.append)
-    assert found is not None and found.step == 2 and "step_00000003" in said[0]
+    found = checkpoints.last_valid(store, messages.append)
+    assert found is not None and found.step == 2 and "step_00000003" in messages[0]

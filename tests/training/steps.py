@@ -12,7 +12,7 @@ from infogan_ray.training.train_state import TrainState
 def step_on(
     state: TrainState, images: Tensor, latents: Tensor, weight: float = 1.0, noise: StepNoise | None = None
 ) -> dict[str, Tensor]:
-    """One step on uint8 images (B, C, H, W) and latents (B, L); its metrics."""
+    """Run one step on uint8 images (B, C, H, W) and latents (B, L). Returns its metrics."""
     batch = Microbatch(images, latents, noise or StepNoise(), weight)
     metrics, q_real = update_networks(state, batch.split(state.optimizer.accumulate), state.schedule())
     return metrics | state.after_step(q_real, weight)

@@ -1,4 +1,4 @@
-"""Uploads beside training: outages, misses, full disks, rivals.
+"""Uploads during training: outages, missed checkpoints, full disks, competing attempts.
 
 Run: pytest tests/training/test_checkpoint_uploader.py
 """
@@ -46,19 +46,19 @@ def everything_below(folder: Storage) -> dict[str, bytes]:
     return found
 
 
-def run_on(uri: str, images: ImageSet, at: dict[int, Any], **changes: Any) -> tuple[RunDirectory, list[Report]]:
-    """A run without Ray on a storage; ``at[step]`` is called when that step is reported."""
+def run_on(uri: str, images: ImageSet, actions: dict[int, Any], **changes: Any) -> tuple[RunDirectory, list[Report]]:
+    """A run without Ray on a storage. ``actions[step]`` is called when that step is reported."""
     config = tiny_config(**changes)
     run = RunDirectory(open_storage(uri) / "run")
     run.write_config({"model": config.model_spec(16, 1).to_dict(), "run": config.to_dict()})
     reports = []
     for report in run_worker(config, images, run, device=torch.device("cpu")):
         reports.append(report)
-        at.pop(report.metrics.get("step"), lambda: None)()
+        actions.pop(report.metrics.get("step"), lambda: None)()
     return run, reports
 
 
-def test_a_run_on_s3_leaves_everything_there_and_no_secret(image_set: ImageSet, proxy: Proxy) -> None:
+def test_a_run_on_s3_stores_all_files_and_no_secret(image_set: ImageSet, proxy: Proxy) -> None:
     run, _ = run_on(proxy.uri("plain run"), image_set, {})
     found = everything_below(run.folder)
     assert {name.partition("/")[0] for name in found if not name.startswith(run.EVENTS)} == {
@@ -69,57 +69,59 @@ def test_a_run_on_s3_leaves_everything_there_and_no_secret(image_set: ImageSet, 
 
 
 @pytest.mark.parametrize("mode", ["503", "reset", "cut"])
-def test_training_goes_on_through_an_outage(image_set: ImageSet, proxy: Proxy, tmp_path: Path, mode: Mode) -> None:
-    """Unavailable from step 6 until step 60. The lag is reported, and at the end everything is stored."""
-    at = {6: lambda: proxy.become(mode), 60: lambda: proxy.become("well")}
-    run, reports = run_on(proxy.uri(f"outage {mode}"), image_set, at, steps=90, checkpoint_every=10, keep=20)
-    said = [report.say for report in reports if report.say]
-    assert any(line.startswith("storage is unavailable, training continues") for line in said), said
+def test_training_continues_during_an_outage(image_set: ImageSet, proxy: Proxy, tmp_path: Path, mode: Mode) -> None:
+    """Storage is unavailable from step 6 to 60. The lag is reported, and at the end everything is stored."""
+    actions = {6: lambda: proxy.become(mode), 60: lambda: proxy.become("well")}
+    run, reports = run_on(proxy.uri(f"outage {mode}"), image_set, actions, steps=90, checkpoint_every=10, keep=20)
+    messages = [report.say for report in reports if report.say]
+    assert any(line.startswith("storage is unavailable, training continues") for line in messages), messages
     assert reports[-1].phase == "finished" and run.get_status()["state"] == "finished"
     assert steps_in(run)[-1] == 90 and len([row["step"] for row in run.read_metrics()]) == 45
     seen = shown(event_files_of(run, tmp_path / "copy"))
-    assert steps(seen, "loss/d_loss") == list(range(2, 91, 2)), "and all curves, though nothing waited for them"
-    assert not checkpoints.list_checkpoints(run.checkpoints)[1], "nothing half-written is left"
+    assert steps(seen, "loss/d_loss") == list(range(2, 91, 2)), (
+        "all curves are complete, although training did not wait for them"
+    )
+    assert not checkpoints.list_checkpoints(run.checkpoints)[1], "no incomplete checkpoint is left"
 
 
-def test_after_the_stated_number_of_misses_the_run_fails_and_what_was_stored_is_whole(
+def test_after_too_many_missed_checkpoints_the_run_fails_with_valid_checkpoints(
     image_set: ImageSet, proxy: Proxy
 ) -> None:
-    at = {16: lambda: proxy.become("reset")}
+    actions = {16: lambda: proxy.become("reset")}
     with pytest.raises(
         StorageFailed, match="3 checkpoints in a row missed storage.*last whole checkpoint is step_0000"
     ):
-        run_on(proxy.uri("away"), image_set, at, steps=10_000, checkpoint_every=5, max_missed_checkpoints=2)
+        run_on(proxy.uri("unavailable"), image_set, actions, steps=10_000, checkpoint_every=5, max_missed_checkpoints=2)
     proxy.become("well")
-    run = RunDirectory(open_storage(proxy.uri("away")) / "run")
+    run = RunDirectory(open_storage(proxy.uri("unavailable")) / "run")
     last = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
     assert last is not None and last.step in (10, 15)
 
 
-def test_a_full_disk_ends_in_a_plain_message_and_an_intact_checkpoint(image_set: ImageSet, tmp_path: Path) -> None:
-    """A limit on the size of files stands for a disk without room: both refuse in the middle of a write."""
+def test_a_full_disk_gives_a_readable_message_and_keeps_a_valid_checkpoint(image_set: ImageSet, tmp_path: Path) -> None:
+    """A file size limit stands for a full disk: both stop a write in the middle."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     run = RunDirectory(open_storage(tmp_path) / "run")
 
     def fill() -> None:
         deadline = time.monotonic() + 60
-        while steps_in(run) != [3]:  # on its way in a thread
+        while steps_in(run) != [3]:  # a thread uploads it
             assert time.monotonic() < deadline
             time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
 
     try:
         with pytest.raises(
-            StorageFailed, match="no room is left.*the last whole checkpoint is step_00000003"
+            StorageFailed, match="no space is left.*the last whole checkpoint is step_00000003"
         ) as failure:
             run_on(str(tmp_path), image_set, {4: fill}, steps=1000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(failure.value)
     good, bad = checkpoints.list_checkpoints(run.checkpoints)
-    assert [checkpoint.step for checkpoint in good] == [3] and not bad, "what did not fit is cleared away"
+    assert [checkpoint.step for checkpoint in good] == [3] and not bad, "an incomplete checkpoint is deleted"
     run_alone(tiny_config(steps=6), image_set, tmp_path / "run")
-    assert steps_in(run) == [3, 6], "with room again it continues"
+    assert steps_in(run) == [3, 6], "the run continues when there is room again"
 
 
 def test_a_writer_whose_run_was_taken_over_stops(tmp_path: Path) -> None:
@@ -137,8 +139,8 @@ def test_a_writer_whose_run_was_taken_over_stops(tmp_path: Path) -> None:
     assert [entry.name for entry in run.checkpoints.entries()] == ["step_00000008"]
 
 
-def test_a_writer_whose_run_was_taken_over_touches_nothing_of_its_successor(tmp_path: Path) -> None:
-    """The old one comes late to a step that the new one has stored already."""
+def test_a_writer_whose_run_was_taken_over_changes_nothing_of_its_successor(tmp_path: Path) -> None:
+    """The old writer stores a step late, after the new writer has already stored it."""
     run = RunDirectory(open_storage(tmp_path))
     config: dict[str, Any] = {"step": 0, "keep": 5, "metric": "mi_fraction", "max_misses": 3}
     old = CheckpointUploader(run, **config)
@@ -154,7 +156,7 @@ def test_a_writer_whose_run_was_taken_over_touches_nothing_of_its_successor(tmp_
     assert run.get_status()["state"] == "finished"
 
 
-def test_a_storage_that_is_merely_slow_never_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_storage_never_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.01)
     real = manifests.write_with_manifest
 
@@ -168,36 +170,38 @@ def test_a_storage_that_is_merely_slow_never_fails_the_run(tmp_path: Path, monke
     )
     for step in range(1, 8):
         uploader.put(PendingCheckpoint(step, FILES))
-    assert uploader.failure is None and uploader.lag.startswith("uploads are slower than checkpoints")
+    assert uploader.failure is None and uploader.warning.startswith("uploads are slower than checkpoints")
     uploader.flush(20)
     uploader.close()
-    assert steps_of_folders(tmp_path)[-1] == "step_00000007" and uploader.lag == ""
+    assert steps_of_folders(tmp_path)[-1] == "step_00000007" and uploader.warning == ""
 
 
 def steps_of_folders(path: Path) -> list[str]:
     return sorted(entry.name for entry in (path / "checkpoints").iterdir())
 
 
-def test_a_run_whose_checkpoints_cannot_be_read_is_not_started_anew(image_set: ImageSet, tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_cannot_be_read_is_not_restarted_from_step_0(
+    image_set: ImageSet, tmp_path: Path
+) -> None:
     run, _ = run_alone(tiny_config(), image_set, tmp_path / "run")
     for entry in run.checkpoints.entries():
         (Path(run.checkpoints.path) / entry.name / checkpoints.MODEL).write_bytes(b"rot")
     before = everything_below(run.folder)
     with pytest.raises(StorageFailed, match="no checkpoint in .* can be read; move them away to start from step 0"):
         run_alone(tiny_config(), image_set, tmp_path / "run")
-    assert everything_below(run.folder) == before, "metrics and all"
+    assert everything_below(run.folder) == before, "all files are unchanged"
     with pytest.raises(StorageFailed, match="steps is 3, and the run is at step 6"):
         run_alone(tiny_config(), image_set, tmp_path / "run2")
         run_alone(tiny_config(steps=3), image_set, tmp_path / "run2")
 
 
-def test_a_disk_that_fills_while_the_model_is_published_fails_plainly(image_set: ImageSet, tmp_path: Path) -> None:
+def test_a_full_disk_while_the_model_is_published_gives_a_readable_message(image_set: ImageSet, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     config = tiny_config()
     run = RunDirectory(open_storage(tmp_path / "run"))
     run.write_config({"model": config.model_spec(16, 1).to_dict(), "run": config.to_dict()})
     try:
-        with pytest.raises(StorageFailed, match="no room is left"):
+        with pytest.raises(StorageFailed, match="no space is left"):
             for report in run_worker(config, image_set, run, device=torch.device("cpu")):
                 if report.phase.startswith("evaluating the best"):
                     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
@@ -216,18 +220,18 @@ def test_a_bug_in_the_thread_ends_the_run(tmp_path: Path) -> None:
     uploader.close()
 
 
-def test_a_stop_in_the_middle_of_an_evaluation_keeps_the_step(image_set: ImageSet, tmp_path: Path) -> None:
-    """The checkpoint of that step has no measurement, never ranks, and is measured when the run continues."""
+def test_a_stop_during_an_evaluation_keeps_the_step(image_set: ImageSet, tmp_path: Path) -> None:
+    """The step's checkpoint has no metrics and never ranks. It is evaluated when the run continues."""
     stopping: list[bool] = []
 
-    class Watch:
+    class Stop:
         def __call__(self) -> bool:
             return bool(stopping)
 
     config = tiny_config()
     run = RunDirectory(open_storage(tmp_path / "run"))
     run.write_config({"model": config.model_spec(16, 1).to_dict(), "run": config.to_dict()})
-    for report in run_worker(config, image_set, run, device=torch.device("cpu"), stop=Watch()):
+    for report in run_worker(config, image_set, run, device=torch.device("cpu"), stop=Stop()):
         if report.phase == "evaluating" and report.metrics["step"] == 6:
             stopping.append(True)
     assert report.phase == "interrupted" and report.metrics["message"] == "stopped at step 6, which is stored"
@@ -238,7 +242,7 @@ def test_a_stop_in_the_middle_of_an_evaluation_keeps_the_step(image_set: ImageSe
     assert last is not None and "mi_fraction" in last.metrics and run.get_status()["state"] == "finished"
 
 
-def test_divergence_of_what_is_measured_marks_the_last_good_checkpoint(
+def test_a_non_finite_metric_records_the_last_good_checkpoint(
     image_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from infogan_ray.training import checkpoint_writer
@@ -256,7 +260,7 @@ def test_divergence_of_what_is_measured_marks_the_last_good_checkpoint(
     assert steps_in(run) == [3]
 
 
-def test_the_later_attempt_has_the_run_whatever_the_clocks_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_later_attempt_owns_the_run_with_any_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, ahead = RunDirectory(open_storage(tmp_path) / "run"), time.time_ns() + 30 * 10**9
     owners = []
     for clock in (lambda: ahead, time.time_ns):
@@ -265,10 +269,10 @@ def test_the_later_attempt_has_the_run_whatever_the_clocks_say(tmp_path: Path, m
             uploader = CheckpointUploader(run, step=0, keep=2, metric="mi_fraction", max_misses=1)
         owners.append(run.get_status()["owner"])
         uploader.close()
-    assert owners[0] < owners[1], "the attempt before stops when it reads a greater one"
+    assert owners[0] < owners[1], "an attempt stops when it reads a greater owner"
 
 
-def test_a_line_that_an_error_cut_short_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partly_written_line_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDirectory(open_storage(tmp_path) / "run")
     run.set_status("running")
     log = MetricsLog(run, 0)
@@ -278,7 +282,7 @@ def test_a_line_that_an_error_cut_short_is_written_anew(tmp_path: Path, monkeypa
 
     def half(folder: Storage, name: str, content: bytes) -> None:
         whole(folder, name, content[: len(content) // 2])
-        raise StorageError("a share that went away", transient=True)
+        raise StorageError("a network share is unavailable", transient=True)
 
     monkeypatch.setattr(Storage, "append", half)
     for step in (2, 3):

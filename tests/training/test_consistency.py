@@ -1,4 +1,4 @@
-"""The consistency term: known values, what it moves, and that it is off unless asked for.
+"""The consistency term: known values, its transformations, and its default of off.
 
 Run: pytest tests/training/test_consistency.py
 """
@@ -17,10 +17,10 @@ from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.training.consistency import (
     ConsistencyConfig,
+    affine_transformations,
     consistency_loss,
-    half_moved,
-    moves,
-    paired,
+    transform_half,
+    with_copies,
 )
 from infogan_ray.training.loop import train
 from infogan_ray.training.optimizer import OptimizerConfig
@@ -42,7 +42,7 @@ def logits_of(rows: list[list[float]]) -> torch.Tensor:
     return torch.tensor(rows).clamp_min(1e-30).log()
 
 
-def test_a_sure_even_and_consistent_sorting_costs_nothing() -> None:
+def test_a_confident_balanced_and_consistent_sorting_has_loss_zero() -> None:
     spec = LatentSpec.parse("noise=2 cat=2")
     q = logits_of([[1, 0], [0, 1], [1, 0], [0, 1]])  # two images, then their copies
     assert float(consistency_loss(spec, q, ON)) == pytest.approx(0, abs=1e-5)
@@ -51,30 +51,30 @@ def test_a_sure_even_and_consistent_sorting_costs_nothing() -> None:
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        # Q never commits itself: log 2 for the copies, 0.1 log 2 for the doubt, nothing for balance.
+        # Q is always uniform: log 2 for the copies, 0.1 log 2 for the entropy, 0 for balance.
         ([[0.5, 0.5]] * 4, 1.1 * math.log(2)),
-        # All in one category: nothing but the balance, KL((1, 0) || (1/2, 1/2)) = log 2.
+        # All images in one category: only the balance, KL((1, 0) || (1/2, 1/2)) = log 2.
         ([[1.0, 0.0]] * 4, math.log(2)),
-        # 0.9 and 0.1 for both: -E log, H, and an even use.
+        # 0.9 and 0.1 for both: -E log q and the entropy, with balanced categories.
         (
             [[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.1, 0.9]],
             1.1 * -(0.9 * math.log(0.9) + 0.1 * math.log(0.1)),
         ),
     ],
 )
-def test_known_values(rows: list[list[float]], expected: float) -> None:
+def test_the_loss_has_known_values(rows: list[list[float]], expected: float) -> None:
     spec = LatentSpec.parse("noise=2 cat=2")
     assert float(consistency_loss(spec, logits_of(rows), ON)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_another_category_for_the_copy_costs_much() -> None:
+def test_a_different_category_for_the_copy_has_a_large_loss() -> None:
     spec = LatentSpec.parse("noise=2 cat=2")
     same = logits_of([[0.99, 0.01], [0.01, 0.99], [0.99, 0.01], [0.01, 0.99]])
     other = logits_of([[0.99, 0.01], [0.01, 0.99], [0.01, 0.99], [0.99, 0.01]])
     assert consistency_loss(spec, other, ON) > consistency_loss(spec, same, ON) + 4
 
 
-def test_balance_is_with_the_prior_and_not_with_evenness() -> None:
+def test_balance_compares_with_the_prior() -> None:
     rows = [[1.0, 0.0], [1, 0], [1, 0], [0, 1]]
     uneven, even = LatentSpec.parse("noise=2 cat=2@0.75:0.25"), LatentSpec.parse("noise=2 cat=2")
     q = logits_of(rows + rows)
@@ -82,7 +82,7 @@ def test_balance_is_with_the_prior_and_not_with_evenness() -> None:
     assert float(consistency_loss(even, q, ON)) > 0.1
 
 
-def test_a_bernoulli_code_is_a_choice_of_two() -> None:
+def test_a_bernoulli_code_equals_a_categorical_code_with_two_values() -> None:
     coin, choice = LatentSpec.parse("noise=2 bernoulli=1@0.3"), LatentSpec.parse("noise=2 cat=2@0.7:0.3")
     logit = torch.tensor([[1.5], [-0.5], [1.0], [0.25]])
     pair = torch.cat([torch.zeros_like(logit), logit], dim=1)
@@ -91,17 +91,17 @@ def test_a_bernoulli_code_is_a_choice_of_two() -> None:
     )
 
 
-def test_continuous_codes_are_left_alone_unless_asked_for() -> None:
+def test_continuous_codes_are_ignored_by_default() -> None:
     spec = LatentSpec.parse("noise=2 uniform=1")
     q = torch.tensor([[0.0, 0.5], [1.0, 0.5], [0.5, 0.5], [1.0, 0.5]], requires_grad=True)
     assert float(consistency_loss(spec, q, ON)) == 0
-    asked = dataclasses.replace(ON, continuous=2.0)
+    continuous = dataclasses.replace(ON, continuous=2.0)
     deviation = 0.1 + math.log1p(math.exp(0.5))
-    expected = 2.0 * (0.5**2 / (2 * deviation**2)) / 2  # KL of equal widths; the second pair is alike
-    assert float(consistency_loss(spec, q, asked).detach()) == pytest.approx(expected, rel=1e-5)
+    expected = 2.0 * (0.5**2 / (2 * deviation**2)) / 2  # KL for equal deviations; the second pair has equal means
+    assert float(consistency_loss(spec, q, continuous).detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_moves_are_small_and_those_of_their_draw() -> None:
+def test_transformations_are_small_and_follow_their_random_numbers() -> None:
     images = torch.zeros(1, 1, 33, 33)
     images[0, 0, 16, 26] = 1.0
     right = transform(images, affine_maps(torch.tensor([[0.0], [0], [1], [0]]), 10, 0.1, 0.06))
@@ -112,38 +112,38 @@ def test_moves_are_small_and_those_of_their_draw() -> None:
     assert quarter[0, 0].argmax() in (6 * 33 + 16, 26 * 33 + 16)
 
 
-def test_a_mirrored_copy_is_the_moved_image_from_right_to_left() -> None:
+def test_a_mirrored_copy_is_the_transformed_image_flipped() -> None:
     config = dataclasses.replace(ON, flip=True)
     images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     turned = torch.tensor([0.3, -0.2, 0.1, 0.4])
     draws = torch.cat([turned.repeat(2, 1).T, torch.tensor([[1.0, -1.0]])])
-    maps = moves(draws, config)
+    maps = affine_transformations(draws, config)
     assert torch.equal(maps[:1], affine_maps(draws[:4, :1], config.degrees, config.scale, config.shift))
-    still = moves(torch.tensor([[0.0], [0], [0], [0], [-1]]), config)
+    still = affine_transformations(torch.tensor([[0.0], [0], [0], [0], [-1]]), config)
     assert torch.allclose(transform(images[:1], still), images[:1].flip(3), atol=1e-6)
-    assert config.draws == 5 and ON.draws == 4
+    assert config.num_random == 5 and ON.num_random == 4
 
 
-def test_a_slant_leans_to_the_side_and_a_stretch_widens() -> None:
-    """A vertical bar through the middle: its ends go apart by the slant times the height, its middle and rows stay."""
+def test_shear_moves_rows_sideways_and_stretch_changes_the_width() -> None:
+    """A vertical bar: shear moves each row sideways in proportion to its height; the middle row stays."""
     config = dataclasses.replace(ON, shear=0.5, stretch=0.5)
     bar = torch.zeros(1, 1, 33, 33)
     bar[..., 8:25, 16] = 1.0
     still = [[0.0]] * 4
-    slanted = transform(bar, moves(torch.tensor([*still, [0], [1]]), config))[0, 0]
+    slanted = transform(bar, affine_transformations(torch.tensor([*still, [0], [1]]), config))[0, 0]
     assert slanted[8].argmax() == 20 and slanted[16].argmax() == 16 and slanted[24].argmax() == 12
-    assert torch.allclose(slanted.sum(1), bar[0, 0].sum(1), atol=1e-4), "each row keeps its ink"
+    assert torch.allclose(slanted.sum(1), bar[0, 0].sum(1), atol=1e-4), "the sum of each row stays the same"
     dot = torch.zeros(1, 1, 33, 33)
     dot[..., 10, 22] = 1.0
-    narrow = transform(dot, moves(torch.tensor([*still, [0.5], [0]]), config))[0, 0]
-    assert narrow[10].argmax() == 21 and narrow[10].sum() == narrow.sum(), "6 of 1.25 pixels are 4.8; heights stay"
-    assert config.draws == 6 and dataclasses.replace(config, flip=True).draws == 7
+    narrow = transform(dot, affine_transformations(torch.tensor([*still, [0.5], [0]]), config))[0, 0]
+    assert narrow[10].argmax() == 21 and narrow[10].sum() == narrow.sum(), "6 pixels / 1.25 are 4.8; rows stay"
+    assert config.num_random == 6 and dataclasses.replace(config, flip=True).num_random == 7
 
 
-def test_slant_and_stretch_come_before_all_else() -> None:
-    """Turned by a quarter, a slant to the side is one up and down; a mirror in between stays the fifth draw."""
+def test_shear_and_stretch_are_applied_first() -> None:
+    """After a quarter turn, a horizontal shear is a vertical one. The mirror stays the fifth random number."""
     config = dataclasses.replace(ON, shear=0.5, degrees=90.0, flip=True)
-    both = moves(torch.tensor([[1.0], [0], [0], [0], [1], [0], [1]]), config)
+    both = affine_transformations(torch.tensor([[1.0], [0], [0], [0], [1], [0], [1]]), config)
     quarter = affine_maps(torch.tensor([[1.0], [0], [0], [0]]), 90.0, 0.1, 0.06)[0, :, :2]
     assert torch.allclose(both[0, :, :2], quarter @ torch.tensor([[1.0, 0.5], [0.0, 1.0]]), atol=1e-6)
 
@@ -151,8 +151,8 @@ def test_slant_and_stretch_come_before_all_else() -> None:
 def test_half_of_the_real_batch_is_copies_of_the_other_half() -> None:
     real = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 4, 4)
     maps = affine_maps(torch.zeros(4, 5), 10, 0.1, 0.06)
-    assert paired(real, maps)[:, 0, 0, 0].tolist() == [0, 2, 0, 2, 4]
-    assert half_moved(real, maps)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert with_copies(real, maps)[:, 0, 0, 0].tolist() == [0, 2, 0, 2, 4]
+    assert transform_half(real, maps)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_weight_rises_from_start_to_full() -> None:
@@ -161,7 +161,7 @@ def test_the_weight_rises_from_start_to_full() -> None:
 
 
 def test_training_on_the_term_lowers_it() -> None:
-    """On bars at three heights; measured, but with its start far away, it stays where it was."""
+    """Bars at three heights. With a late start, the term is only measured and does not fall."""
     last = {}
     for start in (0, 10_000):
         state = state_with(ConsistencyConfig(weight=1.0, start=start, full=start + 1))
@@ -171,14 +171,14 @@ def test_training_on_the_term_lowers_it() -> None:
     assert last[0] < last[10_000] - 0.1
 
 
-def test_it_is_off_unless_asked_for() -> None:
+def test_the_term_is_off_by_default() -> None:
     state = state_with(ConsistencyConfig())
     feed = InMemoryFeed(make_image_set().images, 16, 0)
     [row] = train(state, feed, steps=1, log_every=1, checkpoint_every=1)
     assert "consistency_loss" not in row and state.step_noise(16, state.schedule()).transformations is None
 
 
-def test_before_its_start_the_term_is_measured_and_moves_nothing() -> None:
+def test_before_its_start_the_term_is_measured_and_has_no_effect() -> None:
     images = make_image_set().images[:16]
     weights = []
     for balance in (0.0, 5.0):
@@ -188,7 +188,7 @@ def test_before_its_start_the_term_is_measured_and_moves_nothing() -> None:
     assert torch.equal(*weights)
 
 
-def test_ranks_share_the_moves_of_one_draw() -> None:
+def test_ranks_share_the_transformations_of_the_global_batch() -> None:
     state = state_with(ON)
     whole = state.step_noise(16, state.schedule()).transformations
     parts = [state.step_noise(16, state.schedule(), rank, 4).transformations for rank in range(4)]
@@ -210,7 +210,7 @@ def test_learning_rates_fall_over_the_last_steps() -> None:
 
 
 @pytest.mark.parametrize("words", [["--consistency", "0.5"], ["--consistency=0.5"], ["--consistency.weight", "0.5"]])
-def test_the_flag(words: list[str]) -> None:
+def test_the_consistency_flags(words: list[str]) -> None:
     config = train_config(["--preset", "mnist", *words, "--consistency.degrees", "5"])
     assert config.consistency == ConsistencyConfig(weight=0.5, degrees=5)
     assert "--consistency.weight 0.5 --consistency.degrees 5.0" in train_command(config)
@@ -219,20 +219,20 @@ def test_the_flag(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"weight": -1.0}, "consistency.weight is -1.0; it must be a number of at least 0"),
         ({"start": 9, "full": 9}, "0 <= start < full must hold"),
         ({"degrees": 200.0}, "consistency.degrees is 200.0; it must lie between 0 and 180"),
     ],
 )
-def test_bad_values_are_refused(values: dict[str, float], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_bad_values_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ConsistencyConfig(**values)  # type: ignore[arg-type]
 
 
-def test_moves_are_computed_in_fp32_in_a_step_of_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bf16 they would be off by a tenth of a pixel."""
+def test_transformations_are_computed_in_fp32_in_a_bf16_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 the error would be a tenth of a pixel."""
     config = tiny_config().override({"consistency": {"weight": 1.0}}, "test")
     state = TrainState(
         config.model_spec(16, 1), config.objective, config.optimizer, consistency=config.consistency, precision="bf16"
@@ -240,10 +240,10 @@ def test_moves_are_computed_in_fp32_in_a_step_of_bf16(monkeypatch: pytest.Monkey
     seen: list[tuple[bool, torch.dtype]] = []
     grid = torch.nn.functional.affine_grid
 
-    def watched(maps: torch.Tensor, *more: object, **options: object) -> torch.Tensor:
+    def recording_grid(maps: torch.Tensor, *more: object, **options: object) -> torch.Tensor:
         seen.append((torch.is_autocast_enabled("cpu"), maps.dtype))
         return grid(maps, *more, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(torch.nn.functional, "affine_grid", watched)
+    monkeypatch.setattr(torch.nn.functional, "affine_grid", recording_grid)
     step_on(state, make_image_set().images[:16], state.latents(16), noise=state.step_noise(16, state.schedule(10)))
     assert seen == [(False, torch.float32)] * 2

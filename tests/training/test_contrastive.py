@@ -1,4 +1,4 @@
-"""The contrastive term: the pairs, the gap's course, what H can tell, and that it is off unless asked for.
+"""The contrastive term: its pairs, the schedule of the gap, the accuracy of H, and its default of off.
 
 Run: pytest tests/training/test_contrastive.py
 """
@@ -21,7 +21,7 @@ from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.storage import checkpoints
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.contrastive import ContrastiveConfig, Pairs, draw_pairs
+from infogan_ray.training.contrastive import ContrastiveConfig, Pairs, sample_pairs
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.loop import train
 from infogan_ray.training.step_inputs import StepNoise
@@ -42,38 +42,38 @@ def state_with(
     return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, contrastive=contrastive, **more)  # type: ignore[arg-type]
 
 
-def drawn(text: str, gap: float, n: int = 4000, config: ContrastiveConfig = ON) -> tuple[LatentSpec, Pairs]:
+def pairs_of(text: str, gap: float, n: int = 4000, config: ContrastiveConfig = ON) -> tuple[LatentSpec, Pairs]:
     spec = LatentSpec.parse(text)
-    return spec, draw_pairs(spec, config.codes(spec), gap, n, torch.Generator().manual_seed(0))
+    return spec, sample_pairs(spec, config.codes(spec), gap, n, torch.Generator().manual_seed(0))
 
 
-def share_between(name: str, one: Tensor, other: Tensor) -> Tensor:
-    """The prior's share between two values of a code of MIXED."""
+def share_between(name: str, low: Tensor, high: Tensor) -> Tensor:
+    """The prior's probability between two values of a code of MIXED."""
     if name == "uniform0":
-        return (one - other).abs() / 4
-    return (torch.special.ndtr((one - 1) / 3) - torch.special.ndtr((other - 1) / 3)).abs()
+        return (low - high).abs() / 4
+    return (torch.special.ndtr((low - 1) / 3) - torch.special.ndtr((high - 1) / 3)).abs()
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.5, 0.95])
-def test_a_pair_shares_the_drawn_code_and_the_others_are_apart(gap: float) -> None:
-    spec, pairs = drawn(MIXED, gap)
+def test_a_pair_shares_one_code_and_differs_in_the_others(gap: float) -> None:
+    spec, pairs = pairs_of(MIXED, gap)
     (noise, first), (other_noise, second) = spec.split(pairs.first), spec.split(pairs.second)
     assert torch.equal(noise, other_noise) and noise.std() == pytest.approx(1, abs=0.05)
     for number, name in enumerate(spec.names):
         same = pairs.shared == number
         assert 0.2 < same.float().mean() < 0.3
         assert torch.equal(first[name][same], second[name][same])
-        one, other = first[name][~same], second[name][~same]
+        low, high = first[name][~same], second[name][~same]
         if name in ("cat0", "bernoulli0"):
-            assert (one != other).any(1).all()
+            assert (low != high).any(1).all()
         else:
-            between = share_between(name, one, other)
+            between = share_between(name, low, high)
             assert between.min() >= gap - 1e-4
-            assert between.min() < gap + 0.02 and between.max() > gap + 0.9 * (1 - gap), "at least, and not exactly"
+            assert between.min() < gap + 0.02 and between.max() > gap + 0.9 * (1 - gap), "the gap is a minimum"
 
 
-def test_values_are_those_of_their_priors() -> None:
-    spec, pairs = drawn(MIXED, 0.0, n=20_000)
+def test_values_follow_their_priors() -> None:
+    spec, pairs = pairs_of(MIXED, 0.0, n=20_000)
     _, codes = spec.split(torch.cat([pairs.first, pairs.second]))
     assert torch.allclose(codes["cat0"].sum(1), torch.ones(40_000))
     assert codes["uniform0"].aminmax().max < 2 and codes["uniform0"].std() == pytest.approx(4 / math.sqrt(12), abs=0.03)
@@ -85,23 +85,23 @@ def test_values_are_those_of_their_priors() -> None:
     assert found.tolist() == pytest.approx([value / sum(p) for value in p], abs=0.02)
 
 
-def test_discrete_codes_may_stay_out_of_it() -> None:
+def test_discrete_codes_can_be_excluded() -> None:
     config = dataclasses.replace(ON, discrete=False)
-    spec, pairs = drawn(MIXED, 0.5, config=config)
+    spec, pairs = pairs_of(MIXED, 0.5, config=config)
     (_, first), (_, second) = spec.split(pairs.first), spec.split(pairs.second)
     assert config.codes(spec) == ("uniform0", "gaussian0") and set(pairs.shared.tolist()) == {0, 1}
     assert torch.equal(first["cat0"], second["cat0"]) and torch.equal(first["bernoulli0"], second["bernoulli0"])
     assert torch.equal(first["gaussian0"] == second["gaussian0"], (pairs.shared == 1)[:, None])
 
 
-def test_the_gap_falls_from_start_on() -> None:
+def test_the_gap_falls_after_start() -> None:
     config = ContrastiveConfig(weight=1.0, start=100, gap=0.9, gap_end=0.1, gap_steps=400)
     found = [config.gap_at(step) for step in (0, 100, 300, 500, 9000)]
     assert found == pytest.approx([0.9, 0.9, 0.5, 0.1, 0.1])
 
 
 def images_of(pairs: Pairs, entangled: bool) -> Tensor:
-    """(B, 2, 16, 16): three bars as bright as the three codes, or all as bright as the codes' sum."""
+    """(B, 2, 16, 16): three bars with the brightness of the three codes, or of the codes' mean if entangled."""
     parts = []
     for latents in (pairs.first, pairs.second):
         codes = latents.sum(1, keepdim=True).expand(-1, 3) / 3 if entangled else latents
@@ -110,16 +110,16 @@ def images_of(pairs: Pairs, entangled: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("entangled", [False, True])
-def test_h_tells_codes_that_are_seen_apart_and_no_others(entangled: bool) -> None:
-    """The sum of three codes says nothing of which one was shared: no H can do better than chance, 1/3."""
+def test_h_recognises_only_codes_that_are_visible_separately(entangled: bool) -> None:
+    """The sum of three codes does not show which code was shared: no H is better than chance, 1/3."""
     state = state_with(ON, "uniform=3")
-    contrast = state.contrast
-    assert contrast is not None
-    contrast.adam = torch.optim.Adam(contrast.discriminator.parameters(), 5e-3, betas=(0.5, 0.999))
+    contrastive = state.contrastive
+    assert contrastive is not None
+    contrastive.adam = torch.optim.Adam(contrastive.discriminator.parameters(), 5e-3, betas=(0.5, 0.999))
     measured = []
     for step in range(100):
-        pairs = contrast.draw(state.spec.latents, ON.gap, 64, torch.Generator().manual_seed(step))
-        measured.append(contrast.learn(images_of(pairs, entangled), pairs.shared))
+        pairs = contrastive.sample_pairs(state.spec.latents, ON.gap, 64, torch.Generator().manual_seed(step))
+        measured.append(contrastive.learn(images_of(pairs, entangled), pairs.shared))
     accuracy = sum(float(row["contrastive_accuracy"]) for row in measured[-20:]) / 20
     loss = sum(float(row["contrastive_loss"].detach()) for row in measured[-20:]) / 20
     if entangled:
@@ -128,14 +128,14 @@ def test_h_tells_codes_that_are_seen_apart_and_no_others(entangled: bool) -> Non
         assert accuracy > 0.95 and loss < 0.3
 
 
-def test_the_term_reaches_g_and_leaves_d_and_h_alone() -> None:
+def test_the_weight_changes_only_the_gradients_of_g() -> None:
     images = make_image_set().images[:16]
     gradients = []
     for weight in (0.5, 2.0):
         state = state_with(dataclasses.replace(ON, weight=weight))
         step_on(state, images, state.latents(16), noise=StepNoise(pairs=state.step_noise(16, state.schedule()).pairs))
-        assert state.contrast is not None
-        modules = (state.generator, state.discriminator, state.contrast.discriminator)
+        assert state.contrastive is not None
+        modules = (state.generator, state.discriminator, state.contrastive.discriminator)
         gradients.append([torch.cat([p.grad.flatten() for p in module.parameters()]) for module in modules])  # type: ignore[union-attr]
     (g, d, h), (more, same_d, same_h) = gradients
     assert not torch.allclose(g, more) and torch.equal(d, same_d) and torch.equal(h, same_h)
@@ -148,7 +148,7 @@ def weights_of(state: TrainState) -> Tensor:
     )
 
 
-def test_off_and_not_yet_begun_are_the_same_bits_as_without() -> None:
+def test_before_its_start_and_when_off_the_weights_are_bit_equal() -> None:
     feed = InMemoryFeed(make_image_set().images, 16, 0)
     found, kept = [], []
     for config in (None, ContrastiveConfig(), ContrastiveConfig(weight=1.0, start=9)):
@@ -164,7 +164,7 @@ def test_off_and_not_yet_begun_are_the_same_bits_as_without() -> None:
     assert kept[0] == kept[1] and all(name.startswith("contrast.") for name in kept[2] - kept[0])
 
 
-def test_a_term_that_begins_within_a_window_is_measured_from_the_next_one_on() -> None:
+def test_a_term_that_starts_within_a_log_window_is_reported_from_the_next_one() -> None:
     feed = InMemoryFeed(make_image_set().images, 16, 0)
     state = state_with(ContrastiveConfig(weight=1.0, start=1))
     early, late = train(state, feed, steps=4, log_every=2, checkpoint_every=9)
@@ -172,21 +172,24 @@ def test_a_term_that_begins_within_a_window_is_measured_from_the_next_one_on() -
     assert late["contrastive_loss"] == pytest.approx(math.log(2), abs=0.5) and 0 <= late["contrastive_accuracy"] <= 1
 
 
-def test_ranks_share_the_pairs_of_one_draw_and_mean_the_same() -> None:
-    """Three ranks of a batch of 16: the mean of their gradients is that of all rows (statistics of a batch aside)."""
+def test_ranks_share_the_pairs_of_the_global_batch_and_have_equal_gradients() -> None:
+    """Three ranks share a batch of 16: the mean of their gradients is the gradient of all rows.
+
+    Networks are in evaluation mode, because batch statistics differ.
+    """
 
     def gradients(rank: int, world_size: int) -> tuple[Pairs, Tensor]:
         state = state_with(ON)
-        assert state.contrast is not None
-        for module in (state.generator, state.contrast.discriminator):
+        assert state.contrastive is not None
+        for module in (state.generator, state.contrastive.discriminator):
             module.eval()
         pairs = state.step_noise(16, state.schedule(), rank, world_size).pairs
         assert pairs is not None
         weight = len(pairs.shared) * world_size / 16
         stacked = pairs.images(state.generate)
-        (weight * state.contrast.term(stacked, pairs.shared)).backward()
-        state.contrast.learn(stacked, pairs.shared, weight)
-        modules = (state.generator, state.contrast.discriminator)
+        (weight * state.contrastive.loss(stacked, pairs.shared)).backward()
+        state.contrastive.learn(stacked, pairs.shared, weight)
+        modules = (state.generator, state.contrastive.discriminator)
         return pairs, torch.cat([p.grad.flatten() for module in modules for p in module.parameters()])  # type: ignore[union-attr]
 
     whole, wanted = gradients(0, 1)
@@ -197,8 +200,8 @@ def test_ranks_share_the_pairs_of_one_draw_and_mean_the_same() -> None:
     assert torch.allclose(sum(found for _, found in parts) / 3, wanted, atol=1e-6)  # type: ignore[arg-type]
 
 
-def test_it_trains_through_ddp(tmp_path: Path) -> None:
-    """G makes images twice in a step, which DDP must bear; H's gradients go through it as those of G and D do."""
+def test_the_term_trains_with_ddp(tmp_path: Path) -> None:
+    """G generates images twice per step, which DDP must support. DDP also synchronises the gradients of H."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         feed, found = InMemoryFeed(make_image_set().images, 16, 0), []
@@ -207,8 +210,8 @@ def test_it_trains_through_ddp(tmp_path: Path) -> None:
             if wrapped:
                 state.distribute(distributed)
             list(train(state, feed, steps=2, log_every=1, checkpoint_every=9))
-            assert state.contrast is not None
-            assert isinstance(state.contrast.compare, DistributedDataParallel) == wrapped
+            assert state.contrastive is not None
+            assert isinstance(state.contrastive.compare, DistributedDataParallel) == wrapped
             found.append({name: value.clone() for name, value in state.training_tensors().items()})
         assert all(torch.allclose(found[0][name], found[1][name], atol=1e-7) for name in found[0])
     finally:
@@ -231,15 +234,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(image_set: ImageSet, tmp_path
     assert checkpoint_bytes(tiny_config().model_spec(16, 1), contrastive) == 4 * both
 
 
-def test_a_run_that_had_no_term_goes_on_with_a_new_h() -> None:
+def test_a_run_without_the_term_continues_with_a_new_h() -> None:
     before, state = state_with(None), state_with(ON)
     list(train(before, InMemoryFeed(make_image_set().images, 16, 0), steps=1, log_every=1, checkpoint_every=1))
     state.restore(1, before.model_tensors(), before.training_tensors())
-    assert state.contrast is not None and not state.optimizers["opt_h"].state_dict()["state"]
+    assert state.contrastive is not None and not state.optimizers["opt_h"].state_dict()["state"]
     assert torch.equal(weights_of(state), weights_of(before))
 
 
-def test_the_flags() -> None:
+def test_the_contrastive_flags() -> None:
     words = ["--preset", "shapes", "--contrastive.weight", "2", "--contrastive.start", "50"]
     config = train_config([*words, "--contrastive.no-discrete"])
     assert config.contrastive == ContrastiveConfig(weight=2, start=50, discrete=False)
@@ -248,7 +251,7 @@ def test_the_flags() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"weight": -1.0}, "contrastive.weight is -1.0; it must be a number of at least 0"),
         ({"gap": 1.0}, "contrastive.gap is 1.0 and contrastive.gap_end is 0.0; 0 <= gap_end <= gap < 1 must hold"),
@@ -256,14 +259,14 @@ def test_the_flags() -> None:
         ({"gap_steps": 0}, "contrastive.gap_steps is 0; it must be at least 1"),
     ],
 )
-def test_bad_values_are_refused(values: dict[str, float], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_bad_values_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ContrastiveConfig(**values)  # type: ignore[arg-type]
 
 
-def test_one_code_alone_is_refused() -> None:
-    said = "contrastive.weight is 1, which needs two codes or more, and codes is 'noise=4 cat=3'; add some"
-    with pytest.raises(ValueError, match=said):
+def test_a_single_code_is_refused() -> None:
+    message = "contrastive.weight is 1, which needs two codes or more, and codes is 'noise=4 cat=3'; add some"
+    with pytest.raises(ValueError, match=message):
         RunConfig(codes="noise=4 cat=3", contrastive=ON)
     with pytest.raises(ValueError, match="needs two continuous codes .contrastive.discrete is off. or more"):
         RunConfig(codes="cat=3 uniform=1", contrastive=dataclasses.replace(ON, discrete=False))

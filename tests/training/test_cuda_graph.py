@@ -1,8 +1,8 @@
-"""A recorded step is the plain one. Run: pytest tests/training/test_cuda_graph.py
+"""A recorded step equals a normal step. Run: pytest tests/training/test_cuda_graph.py
 
-CUDA graphs need a GPU. Without one a stand-in for the recorder, which computes the steps anew at each replay from the
-tensors that the recording reads, shows that all that differs between steps goes through those tensors; with one, the
-same tests take the real recorder, too.
+CUDA graphs need a GPU. Without one, a fake recorder computes the steps again at each replay, from the tensors that the
+recording reads. It shows that everything that differs between steps is in those tensors. With a GPU, the same tests
+also use the real recorder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.conftest import tiny_config
 from tests.training.test_waiting import EVERYTHING, LEARNED, make_state
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-SCHEDULES: dict[str, Any] = {  # all that can follow one: the bound's weights, the term's, rates, noise, R1's turns
+SCHEDULES: dict[str, Any] = {  # all schedules: the weights of bound and terms, learning rates, noise, R1's steps
     "consistency": {"weight": 1.0, "start": 2, "full": 30},
     "optimizer": {"lr_decay": 0.8},
     "stability": {"r1": 1.0, "r1_every": 3, "instance_noise": 0.1, "lambda_warmup": 30, "restart_every": 4},
@@ -36,13 +36,15 @@ MICROBATCHES: dict[str, Any] = {name: part for name, part in SCHEDULES.items() i
 STEPS = 24
 
 
-class Replays:
-    """The stand-in: what a replay writes is where the first one wrote it, and Python's numbers are those of the
-    recording, the number of the step among them."""
+class FakeRecorder:
+    """A fake recorder. A replay writes to the tensors of the first one.
+
+    Python numbers, for example the step, keep their values from the recording.
+    """
 
     def __init__(self, state: TrainState) -> None:
         self.state = state
-        self.recorded = self.played = 0
+        self.recorded = self.replayed = 0
 
     def __call__(self, steps: Callable[[], Outputs], *_: object) -> tuple[Callable[[], None], Outputs]:
         self.recorded += 1
@@ -50,7 +52,7 @@ class Replays:
         recorded_at = self.state.step
 
         def replay() -> None:
-            self.played += 1
+            self.replayed += 1
             now, self.state.step = self.state.step, recorded_at
             made[0], values, q = steps()
             self.state.step = now
@@ -75,48 +77,48 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def tensors_of(state: TrainState) -> dict[str, Tensor]:
-    """All that a step changes."""
+    """All tensors that a step changes."""
     modules = {"g": state.generator, "d": state.discriminator, "average": state.average}
     found = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
     return found | {name: tensor for name, tensor in state.training_tensors().items() if "generator" not in name}
 
 
-def far(found: Tensor, wanted: Tensor) -> float:
-    """Apart, as a share of what there is: one unit that a last bit turns on moves many gradients a little."""
+def relative_difference(found: Tensor, wanted: Tensor) -> float:
+    """The relative difference. A single ReLU that rounding switches on changes many gradients a little."""
     return float((found - wanted).float().norm() / wanted.float().norm().clamp(min=1e-6))
 
 
 @pytest.mark.parametrize("changes", [{}, EVERYTHING, SCHEDULES, MICROBATCHES, {"network": {"spectral_norm": True}}])
 def test_a_recorded_step_equals_one_without_a_graph(changes: dict[str, Any], device: str, image_set: ImageSet) -> None:
-    """Each step by itself, from the same state: over many, this small net magnifies the last bit of a number."""
+    """Each step starts from the same state, because this small network amplifies rounding over many steps."""
     config = tiny_config().override(changes, "test")
     plain, graphed = (make_state(config, device) for _ in range(2))
-    step = GraphedStep(graphed, Replays(graphed) if device == "cpu" else record_cuda_graph)
+    step = GraphedStep(graphed, FakeRecorder(graphed) if device == "cpu" else record_cuda_graph)
     feed = InMemoryFeed(image_set.images.to(device), 16, 0)
     for number in range(STEPS):
         wanted = run_step(plain, feed.batch(number), 16, STEPS)
         found = run_step(graphed, feed.batch(number), 16, STEPS, update=step)
         assert wanted.keys() == found.keys() and plain.step == graphed.step == number + 1
-        assert far(torch.stack([*found.values()]), torch.stack([*wanted.values()])) < 1e-3
+        assert relative_difference(torch.stack([*found.values()]), torch.stack([*wanted.values()])) < 1e-3
         theirs = tensors_of(graphed)
         for name, tensor in tensors_of(plain).items():
-            assert far(theirs[name], tensor) < 1e-2, f"{name} in step {number + 1}"
+            assert relative_difference(theirs[name], tensor) < 1e-2, f"{name} in step {number + 1}"
             theirs[name].copy_(tensor)
-    assert "CUDA graph" in step.pop_status() and not step.refused
+    assert "CUDA graph" in step.pop_status() and not step.recording_failed
 
 
 def test_each_kind_of_step_is_recorded_once(image_set: ImageSet) -> None:
     config = tiny_config().override({"stability": {"r1": 1.0, "r1_every": 2}}, "test")
     state = make_state(config)
-    replays = Replays(state)
-    step = GraphedStep(state, replays)
+    recorder = FakeRecorder(state)
+    step = GraphedStep(state, recorder)
     trained(state, image_set.images, step)
-    assert replays.recorded == 2 and replays.played == STEPS - 2 * WARM_UP
+    assert recorder.recorded == 2 and recorder.replayed == STEPS - 2 * WARM_UP
 
 
 def test_metrics_of_a_step_are_not_overwritten_by_the_next(image_set: ImageSet) -> None:
     state = make_state(tiny_config())
-    step, feed = GraphedStep(state, Replays(state)), InMemoryFeed(image_set.images, 16, 0)
+    step, feed = GraphedStep(state, FakeRecorder(state)), InMemoryFeed(image_set.images, 16, 0)
     rows = [run_step(state, feed.batch(state.step), 16, 100, update=step) for _ in range(WARM_UP + 3)]
     assert len({row["d_loss"].item() for row in rows}) == len(rows)
 
@@ -132,46 +134,48 @@ def test_a_step_that_cannot_be_recorded_continues_without_a_graph(image_set: Ima
 
 
 @GPU
-def test_a_step_that_waits_cannot_be_recorded_and_harms_nothing(image_set: ImageSet) -> None:
+def test_a_step_that_synchronises_is_not_recorded_and_training_continues(image_set: ImageSet) -> None:
     state = make_state(tiny_config(), "cuda")
-    autocast, here = state.autocast, torch.cuda.current_stream()
+    autocast, stream = state.autocast, torch.cuda.current_stream()
     state.autocast = lambda: (torch.ones(1, device="cuda").item(), autocast())[1]  # type: ignore[method-assign]
     step = GraphedStep(state)
     rows = trained(state, image_set.images.cuda(), step)
-    assert step.refused and "CUDA graph" in step.pop_status() and len(rows) == STEPS
-    assert torch.cuda.current_stream() == here
+    assert step.recording_failed and "CUDA graph" in step.pop_status() and len(rows) == STEPS
+    assert torch.cuda.current_stream() == stream
 
 
-def test_where_steps_are_recorded() -> None:
-    assert not GraphedStep.fits(make_state(tiny_config()), 1), "on a CPU"
+def test_which_steps_can_be_recorded() -> None:
+    assert not GraphedStep.supports(make_state(tiny_config()), 1), "on a CPU"
     state = make_state(tiny_config())
     state.device = torch.device("cuda")
-    assert GraphedStep.fits(state, 1) and not GraphedStep.fits(state, 2)
+    assert GraphedStep.supports(state, 1) and not GraphedStep.supports(state, 2)
     learned = make_state(tiny_config().override(LEARNED, "test"))
     learned.device = torch.device("cuda")
-    assert not GraphedStep.fits(learned, 1), "its prior changes the bound's constants"
+    assert not GraphedStep.supports(learned, 1), "a learned prior changes constants of the bound"
 
 
 @GPU
-def test_no_replay_waits(image_set: ImageSet) -> None:
+def test_replays_do_not_synchronise(image_set: ImageSet) -> None:
     state = make_state(tiny_config().override(SCHEDULES, "test"), "cuda", precision="bf16")
     step, images = GraphedStep(state), image_set.images.cuda()
 
-    def watch() -> None:  # noise ends at step 30, and by 50 both kinds that follow are recorded, which waits
+    def watch() -> (
+        None
+    ):  # noise ends at step 30; recording synchronises, and by step 50 both kinds of step are recorded
         torch.cuda.set_sync_debug_mode("error" if state.step >= 50 and state.step % 10 else "default")
 
     feed = InMemoryFeed(images, 16, 0)
     try:
         rows = train(state, feed, steps=60, log_every=10, checkpoint_every=60, on_step=watch, update=step)
-        assert len(list(rows)) == 6 and not step.refused
-        assert max(step.plain.values()) == WARM_UP, "all others were played"
+        assert len(list(rows)) == 6 and not step.recording_failed
+        assert max(step.eager_steps.values()) == WARM_UP, "all others were replayed"
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 @GPU
-def test_the_average_is_calibrated_anew_on_a_gpu(image_set: ImageSet) -> None:
-    """Where PyTorch's count of writes to a tensor does not see every one."""
+def test_the_average_is_recalibrated_on_a_gpu(image_set: ImageSet) -> None:
+    """On a GPU PyTorch's version counter does not count every write to a tensor."""
     state = make_state(tiny_config(), "cuda")
     feed, name = InMemoryFeed(image_set.images.cuda(), 16, 0), "layers.1.running_mean"
     found = []

@@ -1,4 +1,4 @@
-"""Gradients over two ranks, two processes that speak through gloo; no Ray. Run: pytest tests/training/test_ddp.py"""
+"""Gradients of two ranks, two processes connected by gloo, without Ray. Run: pytest tests/training/test_ddp.py"""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def run_steps(config: RunConfig, rank: int = 0, world_size: int = 1) -> tuple[TrainState, dict[str, Tensor], list[Any]]:
-    """STEPS steps; the first moments after one, which are gradients; shapes of what the last gave to all_reduce."""
+    """Run STEPS steps. Returns the state, Adam's first moments after step 1, and the last step's all_reduce shapes.
+
+    The first moments after one step are proportional to the gradients.
+    """
     state = TrainState(
         config.model_spec(16, 1), config.objective, config.optimizer, consistency=config.consistency
     )  # fmt: skip
@@ -50,7 +53,7 @@ def run_steps(config: RunConfig, rank: int = 0, world_size: int = 1) -> tuple[Tr
 
     step()
     first = {name: tensor.clone() for name, tensor in state.training_tensors().items() if name.endswith("exp_avg")}
-    for _ in range(STEPS - 2):  # DDP makes its buckets anew after the first
+    for _ in range(STEPS - 2):  # DDP rebuilds its buckets after the first step
         step()
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
         step()
@@ -58,7 +61,7 @@ def run_steps(config: RunConfig, rank: int = 0, world_size: int = 1) -> tuple[Tr
 
 
 def work(rank: int, folder: str) -> None:
-    """What each of the two processes does."""
+    """The program of each of the two processes."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     for name, changes in CASES.items():
@@ -81,40 +84,44 @@ def tensors(ranks: Path, case: str, rank: int = 0) -> dict[str, Tensor]:
     return load_file(ranks / f"{case}-{rank}.safetensors")
 
 
-@pytest.mark.parametrize("player", ["opt_d", "opt_g"])
-def test_two_ranks_have_the_gradients_of_one(ranks: Path, player: str) -> None:
-    """Of the first step; the distance is that of all gradients together, as a share of their length."""
+@pytest.mark.parametrize("optimizer", ["opt_d", "opt_g"])
+def test_two_ranks_have_the_gradients_of_one_rank(ranks: Path, optimizer: str) -> None:
+    """Gradients of the first step. The difference is the relative norm over all gradients."""
     _, alone, _ = run_steps(tiny_config().override(CASES["fp32"], "test"))
-    mine = {name: tensor for name, tensor in alone.items() if name.startswith(player)}
+    mine = {name: tensor for name, tensor in alone.items() if name.startswith(optimizer)}
     length = sum(float(tensor.square().sum()) for tensor in mine.values()) ** 0.5
     apart = {}
     for wire in ("fp32", "bf16"):
         theirs = tensors(ranks, wire)
         apart[wire] = sum(float((mine[n] - theirs[f"first.{n}"]).square().sum()) for n in mine) ** 0.5 / length
-    assert apart["fp32"] < 1e-4 < apart["bf16"] < 2e-2, apart  # bf16 rounds by 2 ** -9 at most, each way
+    assert apart["fp32"] < 1e-4 < apart["bf16"] < 2e-2, apart  # bf16 rounds by at most 2 ** -9 in each direction
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_ranks_stay_equal(ranks: Path, case: str) -> None:
-    """Bit by bit, though nothing but gradients is sent: each rounds the same mean alike."""
-    one, other = tensors(ranks, case), tensors(ranks, case, 1)
-    own = ("running_mean", "running_var")  # statistics of its own share of the batch
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items() if not name.endswith(own))
-    same = torch.equal(one["generator.layers.1.running_mean"], other["generator.layers.1.running_mean"])
+    """Bit-equal, although only gradients are sent: each rank rounds the same mean."""
+    first, second = tensors(ranks, case), tensors(ranks, case, 1)
+    local = ("running_mean", "running_var")  # statistics of each rank's part of the batch
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items() if not name.endswith(local))
+    same = torch.equal(first["generator.layers.1.running_mean"], second["generator.layers.1.running_mean"])
     assert same is (case not in ("transformed", "accumulated"))
 
 
 @pytest.mark.parametrize(("case", "parts"), [("transformed", 2), ("accumulated", 4)])
-def test_microbatches_are_equal_to_so_many_ranks(ranks: Path, case: str, parts: int) -> None:
-    """Two ranks in one part each, and in two, against one rank in as many parts: the same gradients, to what the order
-    of additions makes."""
+def test_microbatches_equal_the_same_number_of_ranks(ranks: Path, case: str, parts: int) -> None:
+    """Two ranks with one or two microbatches each, and one rank with the same total number of microbatches.
+
+    The gradients are equal up to the order of additions.
+    """
     alone = run_steps(tiny_config().override(CASES["transformed"] | {"optimizer": {"accumulate": parts}}, "test"))[1]
     theirs = tensors(ranks, case)
     assert len(alone) > 10
     for name, tensor in alone.items():
         assert torch.allclose(tensor, theirs[f"first.{name}"], atol=2e-6), name
     whole = run_steps(tiny_config().override(CASES["transformed"], "test"))[1]
-    assert not all(torch.allclose(t, whole[name], atol=2e-5) for name, t in alone.items()), "in one part it is another"
+    assert not all(torch.allclose(t, whole[name], atol=2e-5) for name, t in alone.items()), (
+        "a single microbatch gives another result"
+    )
 
 
 @pytest.mark.parametrize("case", ["transformed", "accumulated"])
@@ -128,7 +135,7 @@ def test_each_gradient_is_sent_once_a_step(case: str, ranks: Path) -> None:
         assert int(about["gradient_as_bucket_view"])
 
 
-def test_what_a_step_sends_is_said() -> None:
+def test_the_bytes_per_step_are_reported() -> None:
     config = tiny_config()
     spec = config.model_spec(16, 1)
     generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
@@ -144,18 +151,20 @@ def test_what_a_step_sends_is_said() -> None:
     assert wire_plan(four, synchronised, 2).endswith("sends 40.0 MB a step, and batch-norm statistics")
 
 
-def test_dry_run_says_it_and_another_wire_is_refused(npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_reports_the_bytes_and_an_unknown_wire_is_refused(
+    npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["train", "--data", str(npz), "--steps", "5", "--batch-size", "16"]
     assert main([*words, "--optimizer.wire", "bf16", "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "\ngradients in bf16: generator " in said and "one worker sends nothing\n" in said
+    output = capsys.readouterr().out
+    assert "\ngradients in bf16: generator " in output and "one worker sends nothing\n" in output
     assert main([*words, "--optimizer.wire", "fp8"]) == USAGE
     assert "optimizer.wire is 'fp8'; valid are fp32, bf16" in capsys.readouterr().err
     with pytest.raises(ValueError, match="optimizer.wire is 'int8'"):
         OptimizerConfig(wire="int8")
 
 
-def test_the_bytes_of_a_step_count_the_network_that_compares_pairs() -> None:
+def test_the_bytes_per_step_include_the_pair_discriminator() -> None:
     spec, on = tiny_config(codes="noise=4 uniform=2").model_spec(16, 1), ContrastiveConfig(weight=1.0)
     counted = gradient_bytes(spec, "fp32", on)
     h = sum(p.numel() for p in PairDiscriminator(spec, 2).parameters())

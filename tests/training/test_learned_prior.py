@@ -1,4 +1,4 @@
-"""Learned priors: what they learn, what follows them, and that they are off unless asked for.
+"""Learned priors: learned values, their effects on bound and model, and their default of off.
 
 Run: pytest tests/training/test_learned_prior.py
 """
@@ -32,7 +32,14 @@ from infogan_ray.models.priors.categorical import Categorical
 from infogan_ray.storage import checkpoints
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.ddp import distributed
-from infogan_ray.training.learned_prior import GRAIN, LearnedPrior, PriorConfig, as_measured, floored, rounded
+from infogan_ray.training.learned_prior import (
+    GRAIN,
+    LearnedPrior,
+    PriorConfig,
+    round_probabilities,
+    with_floor,
+    with_measured_prior,
+)
 from infogan_ray.training.load_model import load
 from infogan_ray.training.loop import train
 from infogan_ray.training.run_outcome import RunResult
@@ -50,7 +57,7 @@ BOTH = pytest.mark.parametrize("prior", [REAL, GUMBEL], ids=["real", "gumbel"])
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Any:
-    """Two threads of a tiny model wait for each other more than they compute."""
+    """For a tiny model, two threads wait for each other longer than they compute."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -64,7 +71,7 @@ def state_with(prior: PriorConfig | None, seed: int = 0) -> TrainState:
 
 def probs(spec: LatentSpec, name: str = "cat0") -> tuple[float, ...]:
     code = spec[name]
-    assert code.parameters, "written out"
+    assert code.parameters, "the probabilities are in the text form"
     return code.parameters
 
 
@@ -73,48 +80,52 @@ def step_once(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def test_probabilities_keep_the_floor_and_their_sum() -> None:
-    assert floored([0.5, 0.3, 0.2], 0.1) == pytest.approx([0.5, 0.3, 0.2]), "none is below: none is changed"
-    low = floored([1.0, 0.0, 0.0], 0.3)
+    assert with_floor([0.5, 0.3, 0.2], 0.1) == pytest.approx([0.5, 0.3, 0.2]), "no value is below the floor"
+    low = with_floor([1.0, 0.0, 0.0], 0.3)
     assert low == pytest.approx([0.8, 0.1, 0.1]) and sum(low) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("k", [2, 3, 7, 10, 1000])
-def test_a_prior_outlives_its_text_to_the_last_digit(k: int) -> None:
-    """Checkpoints and models keep it as text: a resumed run must draw the same categories."""
-    p = rounded(np.random.default_rng(k).dirichlet(np.full(k, 0.1)).tolist())
+def test_the_text_form_of_a_prior_keeps_all_digits(k: int) -> None:
+    """Checkpoints and models store it as text. A resumed run must sample the same categories."""
+    p = round_probabilities(np.random.default_rng(k).dirichlet(np.full(k, 0.1)).tolist())
     assert round(sum(p) * GRAIN) == GRAIN and min(p) >= 1 / GRAIN
     spec = LatentSpec(2, (Categorical(k, p),))
     assert LatentSpec.parse(str(spec)) == spec
-    assert rounded(torch.tensor(p).tolist()) == p, "nor does float32 lose it"
+    assert round_probabilities(torch.tensor(p).tolist()) == p, "float32 keeps all digits"
 
 
-def test_the_average_is_that_of_q_on_real_images() -> None:
+def test_the_average_is_the_mean_of_q_on_real_images() -> None:
     spec = LatentSpec.parse("noise=2 cat=2 uniform=1")
     prior = LearnedPrior(dataclasses.replace(REAL, rate=0.5), spec)
     q = torch.tensor([[math.log(9), 0, 5, 5], [math.log(4), 0, 5, 5]])
-    prior.see(spec, q, 1.0, step=0)
-    assert probs(prior.renewed(prior.first(spec), 2)) == pytest.approx(((0.5 + 0.85) / 2, (0.5 + 0.15) / 2), abs=1e-6)
+    prior.update_average(spec, q, 1.0, step=0)
+    assert probs(prior.updated_spec(prior.initial_spec(spec), 2)) == pytest.approx(
+        ((0.5 + 0.85) / 2, (0.5 + 0.15) / 2), abs=1e-6
+    )
 
 
-def test_gumbel_draws_have_the_prior_and_its_gradient() -> None:
+def test_gumbel_samples_follow_the_prior_and_have_its_gradient() -> None:
     """One-hot rows in the prior's proportions; a loss on one category lowers its probability."""
     spec = LatentSpec.parse("noise=2 cat=3@0.7:0.2:0.1 uniform=1")
     prior = LearnedPrior(dataclasses.replace(GUMBEL, every=1), spec)
     generator = torch.Generator().manual_seed(0)
-    drawn = spec.sample(20_000, generator)
-    latents = prior.relaxed(spec, drawn, generator, step=0)
+    sampled = spec.sample(20_000, generator)
+    latents = prior.gumbel_softmax(spec, sampled, generator, step=0)
     noise, codes = spec.split(latents)
-    assert torch.equal(noise, spec.split(drawn)[0]) and torch.equal(codes["uniform0"], spec.split(drawn)[1]["uniform0"])
+    assert torch.equal(noise, spec.split(sampled)[0]) and torch.equal(
+        codes["uniform0"], spec.split(sampled)[1]["uniform0"]
+    )
     category = codes["cat0"].detach()
     assert torch.allclose(category.max(1).values, torch.ones(20_000)) and torch.allclose(category.sum(1), torch.ones(1))
     assert category.mean(0).tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.015)
     codes["cat0"][:, 0].mean().backward()
-    found = probs(prior.renewed(prior.first(spec), 1))
+    found = probs(prior.updated_spec(prior.initial_spec(spec), 1))
     assert found[0] < 0.7 and found[1] > 0.2 and found[2] > 0.1
 
 
 @BOTH
-def test_off_is_bit_identical_and_a_learned_one_begins_where_codes_say(prior: PriorConfig) -> None:
+def test_off_is_bit_equal_and_a_learned_prior_starts_at_the_given_one(prior: PriorConfig) -> None:
     off, plain = state_with(dataclasses.replace(prior, learn=False)), state_with(None)
     for state in (off, plain):
         metrics = [step_once(state) for _ in range(3)][-1]
@@ -130,14 +141,14 @@ def test_off_is_bit_identical_and_a_learned_one_begins_where_codes_say(prior: Pr
 
 
 @BOTH
-def test_all_that_is_measured_follows_the_prior(prior: PriorConfig) -> None:
+def test_bound_and_metrics_use_the_learned_prior(prior: PriorConfig) -> None:
     state = state_with(prior)
     for _ in range(2):
         step_once(state)
     spec = state.spec.latents
     p = probs(spec)
-    assert p != pytest.approx([1 / 3] * 3, abs=1e-4), "it has moved"
-    entropy = -sum(one * math.log(one) for one in p)
+    assert p != pytest.approx([1 / 3] * 3, abs=1e-4), "the prior has changed"
+    entropy = -sum(probability * math.log(probability) for probability in p)
     assert spec["cat0"].probabilities == pytest.approx(p)
     latents, q = state.latents(16).detach(), torch.randn(16, spec.q_dim, generator=torch.Generator().manual_seed(0))
     likelihood = float(spec.log_likelihood(q, latents)["cat0"].mean())
@@ -148,15 +159,15 @@ def test_all_that_is_measured_follows_the_prior(prior: PriorConfig) -> None:
     assert curves(metrics)["prior/cat0/entropy"] == metrics["prior/cat0/entropy"]
 
 
-def test_what_is_not_finite_does_not_become_a_prior() -> None:
+def test_non_finite_probabilities_do_not_change_the_prior() -> None:
     state = state_with(REAL)
     state.prior.average["cat0"].fill_(math.nan)
-    assert state.prior.renewed(state.spec.latents, 2) is state.spec.latents
+    assert state.prior.updated_spec(state.spec.latents, 2) is state.spec.latents
 
 
 @BOTH
 def test_a_resumed_run_equals_an_uninterrupted_one(prior: PriorConfig, image_set: ImageSet, tmp_path: Path) -> None:
-    """Cut off at step 3, between two changes of the prior."""
+    """The run is interrupted at step 3, between two changes of the prior."""
     whole, _ = run_alone(tiny_config(prior=prior), image_set, tmp_path / "whole")
     half, _ = run_alone(tiny_config(prior=prior, steps=3), image_set, tmp_path / "half")
     run_alone(tiny_config(prior=prior, steps=6), image_set, tmp_path / "half")
@@ -173,8 +184,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(prior: PriorConfig, image_set
     assert any(name.startswith("prior.") for name in wanted.training_tensors())
 
 
-def test_what_is_published_draws_with_the_learned_probabilities(image_set: ImageSet, tmp_path: Path) -> None:
-    """Those of the checkpoint that was chosen, and not of the last step; the report tells them, too."""
+def test_the_published_model_samples_with_the_learned_probabilities(image_set: ImageSet, tmp_path: Path) -> None:
+    """The probabilities are from the chosen checkpoint, not from the last step. The report shows them, too."""
     prior = dataclasses.replace(REAL, rate=0.1)
     config = dataclasses.replace(tiny_config(prior=prior), codes="noise=4 cat=3@0.8:0.15:0.05 uniform=1")
     run, _ = run_alone(config, image_set, tmp_path / "run")
@@ -188,11 +199,11 @@ def test_what_is_published_draws_with_the_learned_probabilities(image_set: Image
     entropy = model.spec.latents["cat0"].entropy()
     measured = json.loads(run.model.read("metrics.json"))
     shares = measured["mi/cat0"] / entropy, measured["mi/uniform0"] / model.spec.latents["uniform0"].ceiling(Sigma())
-    assert measured["mi_fraction"] == pytest.approx(sum(shares) / 2), "a share of the learned prior's entropy"
+    assert measured["mi_fraction"] == pytest.approx(sum(shares) / 2), "a fraction of the learned prior's entropy"
     assert "cat=3@0." in run_report(run)
 
 
-def test_the_end_of_a_run_tells_the_ceiling_of_what_was_learned(
+def test_the_end_of_a_run_prints_the_ceiling_of_the_learned_prior(
     image_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = dataclasses.replace(tiny_config(prior=dataclasses.replace(REAL, rate=0.1)), codes="cat=3@0.8:0.15:0.05")
@@ -205,14 +216,16 @@ def test_the_end_of_a_run_tells_the_ceiling_of_what_was_learned(
     assert f" of {entropy:.3f}" in capsys.readouterr().out and entropy != pytest.approx(0.613, abs=1e-3)
 
 
-def test_the_report_has_the_probabilities_that_were_measured() -> None:
+def test_the_report_shows_the_measured_probabilities() -> None:
     spec = LatentSpec.parse("noise=2 cat=2 cat=3 uniform=1")
-    told = as_measured(spec, {"prior/cat1/0": 0.5, "prior/cat1/1": 0.3, "prior/cat1/2": 0.2, "mi_bound": 1.0})
-    assert str(told) == "noise=2 cat=2 cat=3@0.5:0.3:0.2 uniform=1" and as_measured(spec, {}) == spec
+    measured = with_measured_prior(
+        spec, {"prior/cat1/0": 0.5, "prior/cat1/1": 0.3, "prior/cat1/2": 0.2, "mi_bound": 1.0}
+    )
+    assert str(measured) == "noise=2 cat=2 cat=3@0.5:0.3:0.2 uniform=1" and with_measured_prior(spec, {}) == spec
 
 
-def as_rank(rank: int, folder: str) -> list[dict[str, torch.Tensor]]:
-    """One of two ranks, with batch-norm statistics over both and shares of 8 and 7 rows; the prior of each method."""
+def train_as_rank(rank: int, folder: str) -> list[dict[str, torch.Tensor]]:
+    """Train as one of two ranks, with 8 and 7 rows and synchronised batch norm. Returns the prior of each method."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = []
@@ -232,18 +245,18 @@ def synchronised(prior: PriorConfig) -> TrainState:
     return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, prior=prior)
 
 
-def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
-    """Also in the middle between two changes of the prior, where a checkpoint of rank 0 may be written."""
-    other = multiprocessing.get_context("spawn").Process(target=as_rank, args=(1, str(tmp_path)))
+def test_two_ranks_learn_the_same_prior_as_one(tmp_path: Path) -> None:
+    """Also between two changes of the prior, when rank 0 may write a checkpoint."""
+    other = multiprocessing.get_context("spawn").Process(target=train_as_rank, args=(1, str(tmp_path)))
     other.start()
-    mine = as_rank(0, str(tmp_path))
+    mine = train_as_rank(0, str(tmp_path))
     other.join()
     for prior, found in zip((REAL, GUMBEL), mine, strict=True):
         alone = synchronised(prior)
         list(train(alone, InMemoryFeed(make_image_set().images, 15, 0), steps=3, log_every=3, checkpoint_every=3))
         theirs = load_file(tmp_path / f"{prior.method}1")
         for name, tensor in alone.prior.tensors().items():
-            assert torch.equal(found[name], theirs[name]), "ranks may not part"
+            assert torch.equal(found[name], theirs[name]), "both ranks must have the same prior"
             assert torch.allclose(found[name], tensor, rtol=5e-3, atol=1e-5), (name, found[name], tensor)
 
 
@@ -254,13 +267,13 @@ def test_a_checkpoint_of_another_method_is_refused() -> None:
 
 
 def uneven() -> ImageSet:
-    """Bars at three heights, 6 : 1 : 1."""
+    """Bars at three heights with frequencies 6 : 1 : 1."""
     images, labels = tiny_images(240)
     kept = (labels == 0) | (np.arange(240) % 18 < 3)
     return ImageSet("bars", torch.from_numpy(images[kept]).unsqueeze(1), torch.from_numpy(labels[kept]))
 
 
-def test_the_prior_of_uneven_data_nears_their_frequencies() -> None:
+def test_the_learned_prior_approaches_the_frequencies_of_uneven_data() -> None:
     config = tiny_config().override({"optimizer": {"lr_discriminator": 2e-3}}, "test")
     prior = PriorConfig(learn=True, start=40, rate=0.05)
     state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, prior=prior)
@@ -269,14 +282,14 @@ def test_the_prior_of_uneven_data_nears_their_frequencies() -> None:
     assert images.labels is not None
     true = torch.bincount(images.labels) / images.count
 
-    def far(p: tuple[float, ...]) -> float:
+    def distance(p: tuple[float, ...]) -> float:
         return float((torch.tensor(sorted(p)) - true.sort().values).abs().sum()) / 2
 
-    assert far(probs(state.spec.latents)) < 0.85 * far((1 / 3, 1 / 3, 1 / 3))
+    assert distance(probs(state.spec.latents)) < 0.85 * distance((1 / 3, 1 / 3, 1 / 3))
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--prior.method", "guess"], "guess"),
         (["--prior.floor", "0"], "prior.floor is 0.0; it must lie between 0 and 1"),
@@ -287,50 +300,50 @@ def test_the_prior_of_uneven_data_nears_their_frequencies() -> None:
         (["--codes", "noise=2 uniform=1", "--prior.learn"], "codes has no categorical code"),
     ],
 )
-def test_bad_values_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_values_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises((ValueError, SystemExit)) as refused:
         train_config(["--preset", "mnist", *words])
-    assert said in str(refused.value) + "".join(capsys.readouterr())
+    assert message in str(refused.value) + "".join(capsys.readouterr())
 
 
-def test_the_flags_and_the_saved_configuration() -> None:
+def test_the_prior_flags_and_the_saved_configuration() -> None:
     config = train_config(["--preset", "mnist_robust", "--prior.learn", "--prior.method", "gumbel"])
     assert config.prior == PriorConfig(learn=True, method="gumbel")
     assert RunConfig().override(config.to_dict(), "saved") == config
     older = {name: value for name, value in config.to_dict().items() if name != "prior"}
-    assert not RunConfig().override(older, "saved").prior.learn, "as before there was such a thing"
+    assert not RunConfig().override(older, "saved").prior.learn, "older configurations do not learn the prior"
 
 
-def test_a_search_may_search_its_fields() -> None:
+def test_a_search_can_vary_the_prior_fields() -> None:
     space = {"prior.floor": {"grid_search": [0.05, 0.2]}, "prior.method": {"grid_search": ["real", "gumbel"]}}
     recipe = Recipe(space, 12_800, 1280, preset="mnist_robust", fixed={"prior.learn": True}, searcher="grid")
     found = [recipe.config(trial).prior for trial in range(recipe.count)]
-    assert [(one.learn, one.floor, one.method) for one in found] == [
+    assert [(prior.learn, prior.floor, prior.method) for prior in found] == [
         (True, 0.05, "real"), (True, 0.05, "gumbel"), (True, 0.2, "real"), (True, 0.2, "gumbel")
     ]  # fmt: skip
 
 
-def test_the_benchmark_counts_rare_labels_as_much_as_frequent_ones() -> None:
+def test_the_benchmark_weighs_rare_and_frequent_labels_equally() -> None:
     labels = np.repeat(np.arange(10), 100)
     counts = np.bincount(labels[imbalance.subset(labels, 10, seed=0)])
     assert sorted(counts) == [10] * 5 + [100] * 5
-    table = np.array([[0, 90], [9, 10]])  # category 0 is label 1; 9 of 9 and 90 of 100 are right
+    table = np.array([[0, 90], [9, 10]])  # category 0 is label 1; 9 of 9 and 90 of 100 images are correct
     assert imbalance.balanced_accuracy(table) == pytest.approx(0.95)
     assert imbalance.prior_distance(table, np.array([0.8, 0.2]), np.array([0.1, 0.9])) == pytest.approx(0.1)
 
 
-def test_what_was_learned_is_not_dropped_by_a_run_that_does_not_learn() -> None:
+def test_a_learned_prior_is_not_dropped_by_a_run_that_does_not_learn() -> None:
     learning, plain = state_with(PriorConfig(learn=True)), state_with(None)
     with pytest.raises(ValueError, match="prior was learned, and prior.learn is off: give --prior.learn as before"):
         plain.restore(1, learning.model_tensors(), learning.training_tensors())
 
 
-def test_a_row_tells_the_prior_as_it_is_when_it_is_read() -> None:
+def test_a_metrics_row_has_the_prior_at_the_time_of_reading() -> None:
     prior = LearnedPrior(PriorConfig(learn=True, start=0, every=1, rate=0.5), LatentSpec.parse("noise=2 cat=2"))
     row = prior.metrics()
     spec = LatentSpec.parse("noise=2 cat=2")
-    prior.see(spec, torch.tensor([[3.0, 0.0]]), 1.0, step=0)
-    (code,) = prior.renewed(spec, 1).codes
+    prior.update_average(spec, torch.tensor([[3.0, 0.0]]), 1.0, step=0)
+    (code,) = prior.updated_spec(spec, 1).codes
     assert code.parameters and code.probabilities[0] > 0.6
     assert [float(row[f"prior/cat0/{i}"]) for i in (0, 1)] == pytest.approx(code.probabilities)
     assert float(row["prior/cat0/entropy"]) == pytest.approx(code.entropy(), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Fetching a model: verified, whole or not there, safe from what lies on storage.
+"""Pulling a model: it is verified, complete or absent, and never executes content from storage.
 
 Run: pytest tests/training/test_publish.py
 """
@@ -40,14 +40,14 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def reseal(folder: Storage, **changed: bytes) -> None:
-    """Replace files, with a manifest that agrees: what someone with access to the store can do."""
+    """Replace files and update the manifest, as an attacker with access to the storage can do."""
     files = {name: folder.read(name) for name in manifests.Manifest.load(folder, required=()).files}
     manifests.write_with_manifest(
         folder, files | {name.replace("__", "."): content for name, content in changed.items()}
     )
 
 
-def test_eight_at_once_succeed_with_equal_bytes(run: RunDirectory, tmp_path: Path) -> None:
+def test_eight_concurrent_pulls_give_equal_bytes(run: RunDirectory, tmp_path: Path) -> None:
     def pull(destination: Path) -> int:
         return main(["pull", run.folder.path, str(destination)])
 
@@ -59,25 +59,27 @@ def test_eight_at_once_succeed_with_equal_bytes(run: RunDirectory, tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"store", *(target.name for target in targets)}
 
 
-def test_a_pulled_model_keeps_its_names_and_is_not_taken_for_another(
+def test_a_second_pull_keeps_names_and_refuses_other_folders(
     run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["pull", run.folder.path, str(tmp_path / "model")]
     assert main(words) == DONE == main(["name", str(tmp_path / "model"), "uniform0=width"])
     before = bytes_of(tmp_path / "model")
     capsys.readouterr()
-    assert main(words) == DONE and "holds this model already, and is left as it is" in capsys.readouterr().err
+    assert main(words) == DONE and "has this model already" in capsys.readouterr().err
     assert bytes_of(tmp_path / "model") == before and load(str(tmp_path / "model")).names == {"uniform0": "width"}
     assert main([*words, "--checkpoint", "step_00000003"]) == USAGE
-    assert "model exists and holds another model; name another folder" in capsys.readouterr().err
+    assert "model exists and has another model; name another folder" in capsys.readouterr().err
     checkpoint = max(Path(run.checkpoints.path).iterdir())
-    assert main(["pull", run.folder.path, str(checkpoint)]) == USAGE, "the same weights, and no model folder"
-    assert f"{checkpoint} exists and is something else" in capsys.readouterr().err
+    assert main(["pull", run.folder.path, str(checkpoint)]) == USAGE, (
+        "a checkpoint with the same weights is no model folder"
+    )
+    assert f"{checkpoint} exists and is not a whole model folder" in capsys.readouterr().err
     (tmp_path / "model" / "model.safetensors").write_bytes(b"rotten")
-    assert main(words) == USAGE and "model exists and is something else" in capsys.readouterr().err
+    assert main(words) == USAGE and "model exists and is not a whole model folder" in capsys.readouterr().err
 
 
-def test_an_object_store_is_used_as_a_folder_is(
+def test_an_object_store_works_like_a_folder(
     image_set: ImageSet,
     proxy: Proxy,
     tmp_path: Path,
@@ -108,12 +110,12 @@ def test_an_object_store_is_used_as_a_folder_is(
 
 @pytest.mark.parametrize("content", [pickle.dumps(Bomb()), FALSE_HEADER], ids=["pickle", "false header"])
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "metrics.json", "samples.png", "weights.pkl"])
-def test_a_published_file_that_is_not_what_its_name_says_is_refused_by_name(
+def test_a_published_file_with_wrong_content_is_refused_by_name(
     run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes
 ) -> None:
     reseal(run.model, **{name.replace(".", "__"): content})
     code = main(["pull", run.folder.path, str(tmp_path / "model")])
-    if name == checkpoints.MODEL:  # not the checkpoint's bytes: the folder is made from the checkpoint itself
+    if name == checkpoints.MODEL:  # it differs from the checkpoint, so the model folder is rebuilt from the checkpoint
         assert code == DONE and load(tmp_path / "model").sample(1).shape == (1, 1, 16, 16)
         return
     assert code == FAILED and name in capsys.readouterr().err
@@ -122,7 +124,7 @@ def test_a_published_file_that_is_not_what_its_name_says_is_refused_by_name(
 
 @pytest.mark.parametrize("content", [pickle.dumps(Bomb()), FALSE_HEADER], ids=["pickle", "false header"])
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
-def test_a_checkpoint_file_that_is_not_what_its_name_says_is_refused_by_name(
+def test_a_checkpoint_file_with_wrong_content_is_refused_by_name(
     run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes
 ) -> None:
     for step in ("step_00000003", "step_00000006"):
@@ -133,7 +135,7 @@ def test_a_checkpoint_file_that_is_not_what_its_name_says_is_refused_by_name(
 
 
 @pytest.mark.parametrize("folder", ["model", "step_00000003", "step_00000006"])
-def test_a_manifest_that_names_a_file_elsewhere_is_passed_over(
+def test_a_manifest_with_a_file_outside_its_folder_is_skipped(
     run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str
 ) -> None:
     (tmp_path / "store" / "x").write_bytes(b"outside")
@@ -142,13 +144,13 @@ def test_a_manifest_that_names_a_file_elsewhere_is_passed_over(
     manifest["files"]["../../x"] = {"bytes": 7, "sha256": "0"}
     where.write(manifests.MANIFEST, json.dumps(manifest).encode())
     assert main(["pull", run.folder.path, str(tmp_path / "model"), "--checkpoint", "last"]) == DONE
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     expected = "step 3" if folder == "step_00000006" else "step 6"
-    assert expected in said.out and "'../../x', which is not a plain file name" in said.err
+    assert expected in output.out and "'../../x', which is not a plain file name" in output.err
     assert "x" not in bytes_of(tmp_path / "model")
 
 
-def test_a_rotten_checkpoint_is_named_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(
     run: RunDirectory, image_set: ImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = Path(run.checkpoints.path) / "step_00000006" / checkpoints.TRAINING
@@ -156,14 +158,14 @@ def test_a_rotten_checkpoint_is_named_and_the_one_before_is_used(
     content[100] ^= 1
     path.write_bytes(content)
     assert main(["pull", run.folder.path, str(tmp_path / "model"), "--checkpoint", "last"]) == DONE
-    said = capsys.readouterr()
-    assert "step 3" in said.out and "passed over" in said.err and "step_00000006/training.safetensors" in said.err
+    output = capsys.readouterr()
+    assert "step 3" in output.out and "skipped" in output.err and "step_00000006/training.safetensors" in output.err
     _, reports = run_alone(tiny_config(steps=6), image_set, tmp_path / "store" / "tiny")
     assert "step_00000006/training.safetensors" in reports[0].say and "resumed from step 3" in reports[1].say
-    assert len(checkpoints.list_checkpoints(run.checkpoints)[0]) == 2, "the rotten one has been made anew"
+    assert len(checkpoints.list_checkpoints(run.checkpoints)[0]) == 2, "the damaged checkpoint has been written again"
 
 
-def test_a_listing_of_many_runs_reads_no_weights_and_that_of_one_finds_a_rotten_byte(
+def test_listing_runs_reads_no_weights_and_listing_one_run_finds_damage(
     run: RunDirectory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(run.checkpoints.path) / "step_00000006" / checkpoints.TRAINING
@@ -177,7 +179,7 @@ def test_a_listing_of_many_runs_reads_no_weights_and_that_of_one_finds_a_rotten_
     assert checkpoints.STATE in read and not [name for name in read if name.endswith(".safetensors")]
 
 
-def test_runs_shows_half_written_ones_for_what_they_are(
+def test_runs_shows_incomplete_runs_with_their_state(
     run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_storage(tmp_path / "store")
@@ -192,24 +194,24 @@ def test_runs_shows_half_written_ones_for_what_they_are(
     assert main(["runs", store.path, "--json"]) == DONE
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert set(rows) == {"at-start", "in-midst", "tiny"}
-    assert rows["at-start"]["state"] == "starting, without config.json", "it may wait for room on a cluster"
+    assert rows["at-start"]["state"] == "starting, without config.json", "it may wait for room in a cluster"
     midst_row = rows["in-midst"]
     assert (midst_row["state"], midst_row["unfinished_checkpoints"], midst_row["best"]) == ("killed", 1, None)
     assert main(["runs", store.path]) == DONE
     assert "1 unfinished checkpoints, 2 restarts" in capsys.readouterr().out
     assert main(["runs", midst.folder.path]) == DONE
     assert "unfinished: " in capsys.readouterr().err
-    assert main(["runs", (store / "at-start").path]) == DONE, "one without config.json is shown, too"
+    assert main(["runs", (store / "at-start").path]) == DONE, "a run without config.json is shown, too"
     (store / "at-start").write("status.json", b"{}")
     (tmp_path / "store" / "linked").mkdir()
     (store / "linked").write("status.json", b"{}")
     (tmp_path / "store" / "linked" / "checkpoints").symlink_to(tmp_path)
-    assert main(["runs", store.path]) == DONE, "an odd run does not hide the others"
+    assert main(["runs", store.path]) == DONE, "a broken run does not hide the others"
     assert "tiny\tfinished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [["pull", "nowhere/x"], ["runs", "nowhere"], ["sample", "nowhere"]])
-def test_what_is_not_there_is_said(
+def test_a_missing_path_is_refused(
     command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -217,7 +219,7 @@ def test_what_is_not_there_is_said(
     assert "does not exist" in capsys.readouterr().err
 
 
-def test_the_chosen_checkpoint_may_be_pruned_meanwhile(
+def test_pull_succeeds_if_the_chosen_checkpoint_is_pruned(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen: list[str] = []

@@ -1,4 +1,4 @@
-"""What steadies training: each option does what its formula says, and nothing unless asked for.
+"""Regularisers: each option equals its formula and is off by default.
 
 Run: pytest tests/training/test_regularisers.py
 """
@@ -25,11 +25,12 @@ from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import discriminator_loss, generator_loss, information_bound, weighted_bound
 from infogan_ray.models.spectral_norm import SpectralNorm
 from infogan_ray.storage import checkpoints
-from infogan_ray.training.category_restarts import chosen_donors
-from infogan_ray.training.config import PRESETS, RunConfig, preset
+from infogan_ray.training.category_restarts import choose_sources
+from infogan_ray.training.config import RunConfig, preset
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.load_model import load
 from infogan_ray.training.loop import train
+from infogan_ray.training.presets import PRESETS
 from infogan_ray.training.regularisers import StabilityConfig, mean_bias, r1_penalty, with_noise
 from infogan_ray.training.step_inputs import StepNoise
 from infogan_ray.training.train_command import train_command
@@ -69,8 +70,11 @@ def weights_of(*modules: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_off_is_the_papers_step_to_the_bit(image_set: ImageSet, joint: bool) -> None:
-    """Three steps, written out plainly, leave the same bits; with joint statistics, D always sees both halves."""
+def test_off_is_bit_equal_to_the_papers_step(image_set: ImageSet, joint: bool) -> None:
+    """Three steps of the paper's algorithm give the same bits.
+
+    With joint statistics, D always gets real and generated images.
+    """
     config = tiny_config().override({"network": {"joint_batchnorm": joint}}, "test")
     state, plain = state_of(config), state_of(config)
     feed = InMemoryFeed(image_set.images, 16, 0)
@@ -100,7 +104,7 @@ def test_off_is_the_papers_step_to_the_bit(image_set: ImageSet, joint: bool) -> 
     assert "restarts.usage" not in state.training_tensors()
 
 
-def test_presets_of_the_paper_have_none_of_it_and_older_runs_are_read() -> None:
+def test_paper_presets_use_no_regulariser_and_older_runs_are_read() -> None:
     assert all(preset(name).stability == StabilityConfig(mean_bias=name == "shapes") for name in PRESETS)
     saved = RunConfig().to_dict()
     del saved["stability"], saved["network"]["spectral_norm"]
@@ -110,14 +114,14 @@ def test_presets_of_the_paper_have_none_of_it_and_older_runs_are_read() -> None:
 # Spectral normalisation
 
 
-def test_the_largest_singular_value_is_one_and_follows_training(image_set: ImageSet) -> None:
+def test_the_largest_singular_value_stays_one_during_training(image_set: ImageSet) -> None:
     state = state_of(tiny_config().override({"network": {"spectral_norm": True}}, "test"))
     plain = state_of(tiny_config())
     name = "trunk.0.parametrizations.weight.original"
     assert torch.equal(state.discriminator.state_dict()[name], plain.discriminator.state_dict()["trunk.0.weight"])
     layers = [m for m in state.discriminator.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     normalised = [layer for layer in layers if hasattr(layer, "parametrizations")]
-    assert len(normalised) == len(layers) - 2, "all but Q's own two"
+    assert len(normalised) == len(layers) - 2, "all layers except the two of Q"
     before = weights_of(state.discriminator)
     for _ in range(2):
         list(
@@ -130,13 +134,13 @@ def test_the_largest_singular_value_is_one_and_follows_training(image_set: Image
             largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
             assert largest == pytest.approx(1, abs=0.05)
             free = torch.linalg.matrix_norm(layer.parametrizations.weight.original.detach().flatten(1), 2)
-            assert abs(float(free) - 1) > 0.1, "it is the division that does it"
+            assert abs(float(free) - 1) > 0.1, "the weights themselves are not normalised"
         state.discriminator.train()
     assert not torch.equal(before, weights_of(state.discriminator))
 
 
-def test_the_gradient_goes_through_the_division() -> None:
-    """d (W / sigma) against finite differences of W / |W|_2, at singular vectors that have converged."""
+def test_spectral_norm_has_the_exact_gradient() -> None:
+    """The gradient of W / sigma equals that of W / |W|_2 when the singular vectors have converged."""
     torch.manual_seed(0)
     weight = torch.randn(4, 6, dtype=torch.float64)
     norm = SpectralNorm(weight.float()).double()
@@ -150,7 +154,7 @@ def test_the_gradient_goes_through_the_division() -> None:
     assert torch.allclose(variable.grad, exact.grad, atol=1e-8)
 
 
-def test_evaluation_moves_nothing_and_an_autocast_does_not_reach_it() -> None:
+def test_spectral_norm_is_fixed_in_evaluation_and_ignores_autocast() -> None:
     norm = SpectralNorm(torch.randn(8, 5))
     weight, u = torch.randn(8, 5), norm.u.clone()
     norm.eval()
@@ -169,8 +173,8 @@ def signs_of(count: int) -> Tensor:
     return 2.0 * torch.randint(2, (count,), generator=torch.Generator().manual_seed(1)) - 1
 
 
-def test_r1_is_the_squared_slope_of_a_linear_discriminator() -> None:
-    """D(x) = <w, x>: the penalty is gamma / 2 |w|^2, and its gradient in w is gamma w, whatever the signs."""
+def test_r1_is_the_squared_gradient_of_a_linear_discriminator() -> None:
+    """D(x) = <w, x>: for any signs the penalty is gamma / 2 |w|^2, and its gradient in w is gamma w."""
     w = torch.randn(12, requires_grad=True)
     images = torch.randn(6, 1, 3, 4).requires_grad_()
     logits = images.flatten(1) @ w
@@ -180,7 +184,7 @@ def test_r1_is_the_squared_slope_of_a_linear_discriminator() -> None:
     assert torch.allclose(slope, 3.0 * w, atol=1e-5)
 
 
-def test_a_lazy_penalty_weighs_the_same() -> None:
+def test_a_lazy_r1_penalty_has_the_same_mean() -> None:
     state, images = with_options(r1=2.0, r1_every=4), torch.randn(2, 1, 2, 2).requires_grad_()
     logits, taken = images.sum((1, 2, 3)), []
     for step in range(8):
@@ -190,7 +194,7 @@ def test_a_lazy_penalty_weighs_the_same() -> None:
 
 
 def test_with_batch_norm_r1_is_the_norm_of_the_jacobian(image_set: ImageSet) -> None:
-    """Its mean over all choices of signs is that of all logits' slopes; with one sign for all, nearly all cancels."""
+    """The mean over all signs is the squared Jacobian of all logits. With equal signs almost everything cancels."""
     state = state_of(tiny_config().override({"network": {"leaky_slope": 1.0}}, "test"))
     images = to_unit_range(image_set.images[:4]).requires_grad_()
     jacobian = torch.autograd.functional.jacobian(lambda given: state.discriminator(given)[0], images)
@@ -202,7 +206,7 @@ def test_with_batch_norm_r1_is_the_norm_of_the_jacobian(image_set: ImageSet) -> 
     assert found[0] < expected / 1000
 
 
-def test_ranks_share_the_signs_of_one_draw() -> None:
+def test_ranks_share_the_signs_of_the_global_batch() -> None:
     state = with_options(r1=1.0)
     whole = state.step_noise(64, state.schedule()).signs
     assert whole is not None and set(whole.tolist()) == {-1, 1}
@@ -217,10 +221,10 @@ def penalty_of(state: TrainState, images: Tensor) -> Tensor:
     return r1_penalty(StabilityConfig(r1=1.0), signs_of(len(images)), logits, images)
 
 
-def test_r1_reaches_the_weights_through_batch_norm(image_set: ImageSet) -> None:
-    """Its gradient, the second one of batch norm, against a difference along it; with bf16 it points the same way.
+def test_r1_has_the_right_gradient_through_batch_norm(image_set: ImageSet) -> None:
+    """Compare its gradient, a second derivative of batch norm, with a finite difference. bf16 has the same direction.
 
-    D is linear between its batch norms (a slope of 1): where a kink turns over, the penalty jumps.
+    D is linear between its batch norms (leaky slope 1), because the penalty jumps at the kink of an activation.
     """
     config = tiny_config().override({"network": {"leaky_slope": 1.0}}, "test")
     images, found = image_set.images[:16], {}
@@ -241,7 +245,7 @@ def test_r1_reaches_the_weights_through_batch_norm(image_set: ImageSet) -> None:
     assert torch.cosine_similarity(found["fp32"], found["bf16"], dim=0) > 0.95
 
 
-def test_r1_makes_the_discriminator_flatter(image_set: ImageSet) -> None:
+def test_r1_lowers_the_gradient_of_the_discriminator(image_set: ImageSet) -> None:
     slopes = {}
     for gamma in (0.0, 50.0):
         state = with_options(r1=gamma)
@@ -253,7 +257,7 @@ def test_r1_makes_the_discriminator_flatter(image_set: ImageSet) -> None:
 # Instance noise
 
 
-def test_noise_has_its_variance_and_falls_to_nothing() -> None:
+def test_instance_noise_has_the_given_deviation_and_falls_to_zero() -> None:
     config = StabilityConfig(instance_noise=0.4, instance_noise_share=0.5)
     assert [config.noise_at(step, 100) for step in (0, 25, 50, 99)] == pytest.approx([0.4, 0.2, 0, 0])
     state = with_options(instance_noise=0.4)
@@ -268,12 +272,12 @@ def test_noise_has_its_variance_and_falls_to_nothing() -> None:
     assert state.step_noise(64, state.schedule(100)).instance_noise is None
 
 
-def test_ranks_share_the_noise_of_one_draw() -> None:
+def test_ranks_share_the_noise_of_the_global_batch() -> None:
     state = with_options(instance_noise=0.4)
     whole = state.step_noise(16, state.schedule(100)).instance_noise
     parts = [state.step_noise(16, state.schedule(100), rank, 3).instance_noise for rank in range(3)]
     assert whole is not None
-    for half in (0, 1):  # real, then drawn
+    for half in (0, 1):  # real, then generated
         rows = torch.cat([part.chunk(2)[half] for part in parts if part is not None])
         assert torch.equal(rows, whole.chunk(2)[half])
     assert not torch.equal(*whole.chunk(2))
@@ -282,8 +286,8 @@ def test_ranks_share_the_noise_of_one_draw() -> None:
     assert again is not None and not torch.allclose(again / again.std(), whole / whole.std(), atol=0.1)
 
 
-def test_both_players_meet_the_noise(image_set: ImageSet) -> None:
-    """With noise in D's half alone, G's gradient would be that of the images without it."""
+def test_instance_noise_is_added_in_both_updates(image_set: ImageSet) -> None:
+    """If only D's step had noise, G's gradient would be for images without noise."""
     gradients = []
     for level in (0.0, 1.0):
         state = with_options()
@@ -300,17 +304,17 @@ def test_both_players_meet_the_noise(image_set: ImageSet) -> None:
 # Label smoothing and warm-up
 
 
-def test_smoothing_is_cross_entropy_with_a_soft_target_for_real_images_alone() -> None:
+def test_smoothing_is_cross_entropy_with_a_soft_target_only_for_real_images() -> None:
     real, fake = torch.randn(7), torch.randn(7)
     entropy = nn.functional.binary_cross_entropy_with_logits
     expected = entropy(real, torch.full((7,), 0.9)) + entropy(fake, torch.zeros(7))
     assert float(discriminator_loss(real, fake, 0.1)) == pytest.approx(float(expected), rel=1e-5)
-    best = torch.tensor([math.log(0.9 / 0.1)], requires_grad=True)  # where D says 0.9
+    best = torch.tensor([math.log(0.9 / 0.1)], requires_grad=True)  # the logit for D = 0.9
     (slope,) = torch.autograd.grad(discriminator_loss(best, fake, 0.1), best)
     assert float(slope) == pytest.approx(0, abs=1e-6)
 
 
-def test_smoothing_and_warmup_reach_the_step(image_set: ImageSet) -> None:
+def test_smoothing_and_warmup_change_the_step(image_set: ImageSet) -> None:
     for options, same in (({}, True), ({"label_smoothing": 0.2}, False), ({"lambda_warmup": 10}, False)):
         state, plain = with_options(**options), with_options()
         for each in (state, plain):
@@ -319,7 +323,7 @@ def test_smoothing_and_warmup_reach_the_step(image_set: ImageSet) -> None:
             assert torch.equal(weights_of(mine), weights_of(theirs)) == same
 
 
-def test_the_weights_of_the_bound_rise_from_nothing(image_set: ImageSet) -> None:
+def test_the_weights_of_the_bound_rise_from_zero(image_set: ImageSet) -> None:
     config, lambdas = StabilityConfig(lambda_warmup=10), {"cat0": 1.0, "uniform0": 0.1}
     assert [config.warmed(lambdas, step)["cat0"] for step in (0, 5, 10, 99)] == [0, 0.5, 1, 1]
     assert config.warmed(lambdas, 5)["uniform0"] == pytest.approx(0.05)
@@ -333,15 +337,15 @@ def test_the_weights_of_the_bound_rise_from_nothing(image_set: ImageSet) -> None
 # Restarts
 
 
-def test_the_most_used_categories_take_the_dead_ones_in() -> None:
+def test_unused_categories_are_copied_from_the_most_used_ones() -> None:
     use = torch.tensor([0.0, 3.0, 0.01, 1.0, 0.05, 2.0])
-    assert chosen_donors(use, use < 0.1).tolist() == [1, 1, 5, 3, 3, 5]
+    assert choose_sources(use, use < 0.1).tolist() == [1, 1, 5, 3, 3, 5]
     use = torch.tensor([0.0, 3.0, 0.0, 0.0])
-    assert chosen_donors(use, use < 0.1).tolist() == [1, 1, 1, 1], "one that is alive takes all"
+    assert choose_sources(use, use < 0.1).tolist() == [1, 1, 1, 1], "the only used category is copied to all"
 
 
 def dead_state() -> tuple[TrainState, Tensor]:
-    """Of three categories 0 is most used, 2 is dead; and what Q says to keep it so."""
+    """A state with three categories, of which 0 is used most and 2 is unused, and the Q output that keeps it so."""
     state = state_of(tiny_config(codes="noise=4 uniform=1 cat=3").override({"stability": {"restart_every": 4}}, "test"))
     step_on(state, make_image_set().images[:16], state.latents(16))
     q = torch.zeros(16, 5)
@@ -350,17 +354,17 @@ def dead_state() -> tuple[TrainState, Tensor]:
     return state, q
 
 
-def test_a_dead_category_begins_anew_beside_the_most_used() -> None:
+def test_an_unused_category_restarts_as_a_copy_of_the_most_used() -> None:
     state, q = dead_state()
     assert state.restarts is not None
     head, first, averaged = state.discriminator.recognition[-1], state.generator.layers[0], state.average.layers[0]
     before = [copy.deepcopy(module.state_dict()) for module in (head, first, averaged)]
     moments = {name: state.opt_g.state[first.weight][name].clone() for name in ("exp_avg", "exp_avg_sq")}
-    assert [float(state.restarts.after(step, q)) for step in (1, 2, 3)] == [0, 0, 0]
+    assert [float(state.restarts.after_step(step, q)) for step in (1, 2, 3)] == [0, 0, 0]
     assert all(
         torch.equal(module.weight, old["weight"]) for module, old in zip((head, first, averaged), before, strict=True)
     )
-    assert float(state.restarts.after(4, q)) == 1
+    assert float(state.restarts.after_step(4, q)) == 1
     # Q: rows are [mean, deviation, cat 0, cat 1, cat 2]. G: columns are [4 noise, uniform, cat 0, cat 1, cat 2].
     old, new = before[0]["weight"], head.weight.detach()
     assert torch.equal(new[:4], old[:4]) and head.bias[4] == before[0]["bias"][2]
@@ -374,7 +378,7 @@ def test_a_dead_category_begins_anew_beside_the_most_used() -> None:
     assert not after["exp_avg"][:, 7].any() and torch.equal(after["exp_avg"][:, :7], moments["exp_avg"][:, :7])
     assert torch.equal(after["exp_avg_sq"][:, 7], moments["exp_avg_sq"][:, 5])
     assert not state.opt_d.state[head.weight]["exp_avg"][4].any() and not state.opt_d.state[head.bias]["exp_avg"][4]
-    assert float(state.restarts.usage[2]) == pytest.approx(1 / 3), "and is given time"
+    assert float(state.restarts.usage[2]) == pytest.approx(1 / 3), "its usage is reset, so that it has time to learn"
 
 
 def test_a_restart_depends_on_seed_and_step() -> None:
@@ -383,8 +387,8 @@ def test_a_restart_depends_on_seed_and_step() -> None:
         state, q = dead_state()
         assert state.restarts is not None
         for _ in range(3):
-            state.restarts.after(1, q)
-        state.restarts.after(step, q)
+            state.restarts.after_step(1, q)
+        state.restarts.after_step(step, q)
         rows.append(state.discriminator.recognition[-1].weight[4].detach())
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
 
@@ -392,28 +396,28 @@ def test_a_restart_depends_on_seed_and_step() -> None:
 # G's first bias
 
 
-@pytest.mark.parametrize(("shade", "drawn"), [(10, 10 / 127.5 - 1), (0, -0.95), (200, 200 / 127.5 - 1)])
-def test_the_first_images_are_as_bright_as_those_given(shade: int, drawn: float) -> None:
+@pytest.mark.parametrize(("shade", "expected_mean"), [(10, 10 / 127.5 - 1), (0, -0.95), (200, 200 / 127.5 - 1)])
+def test_the_first_generated_images_have_the_brightness_of_the_data(shade: int, expected_mean: float) -> None:
     state = with_options(mean_bias=True)
     images = torch.full((6, 1, 16, 16), shade, dtype=torch.uint8)
     state.set_mean_bias(images)
     for generator in (state.generator, state.average):
         mean = generator(state.latents(64)).mean().item()
-        assert mean == pytest.approx(drawn, abs=0.02)
+        assert mean == pytest.approx(expected_mean, abs=0.02)
     plain = with_options()
     assert plain.generator(plain.latents(64)).mean().item() == pytest.approx(0, abs=0.02)
 
 
-def test_the_average_begins_as_the_generator_that_all_ranks_share() -> None:
-    """DDP gives every rank the first one's weights; where images are streamed, only that one has any to look at."""
+def test_the_average_starts_equal_to_the_shared_generator() -> None:
+    """DDP sends rank 0's weights to every rank. With streamed images only rank 0 has images for the mean."""
 
-    def first_ranks(module: nn.Module) -> nn.Module:
+    def weights_of_rank_zero(module: nn.Module) -> nn.Module:
         if module is state.generator:
             state.generator.output_bias.data.fill_(-1)
         return module
 
     state = with_options(mean_bias=True)
-    state.distribute(first_ranks)
+    state.distribute(weights_of_rank_zero)
     assert state.average.output_bias.item() == -1
     state.step = 7  # a resumed run: its average is behind its generator
     state.generator.output_bias.data.fill_(0.5)
@@ -421,17 +425,15 @@ def test_the_average_begins_as_the_generator_that_all_ranks_share() -> None:
     assert state.average.output_bias.item() == -1
 
 
-def test_brightness_is_taken_by_channel() -> None:
+def test_brightness_is_computed_per_channel() -> None:
     images = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
     images[:, 0], images[:2, 1], images[:, 2] = 51, 255, 204
     assert mean_bias(images).tanh().tolist() == pytest.approx([-0.6, 1 / 3, 0.6], abs=1e-6)
 
 
 @pytest.mark.parametrize("on", [False, True])
-def test_a_run_begins_as_bright_as_its_images_where_that_is_asked_for(
-    image_set: ImageSet, tmp_path: Path, on: bool
-) -> None:
-    """Adam moves a bias by its rate, 0.001, in each of three steps."""
+def test_mean_bias_sets_the_brightness_of_a_new_run(image_set: ImageSet, tmp_path: Path, on: bool) -> None:
+    """Adam changes a bias by its learning rate, 0.001, in each of three steps."""
     config = tiny_config().override({"stability": {"mean_bias": on}, "steps": 3}, "test")
     run, _ = run_alone(config, image_set, tmp_path / "run")
     tensors = checkpoints.open_checkpoint(run.checkpoints / "step_00000003").training_tensors()
@@ -444,10 +446,11 @@ def test_a_run_begins_as_bright_as_its_images_where_that_is_asked_for(
 # All at once
 
 
-def test_a_resumed_run_with_everything_on_is_exact_and_its_model_is_loaded(image_set: ImageSet, tmp_path: Path) -> None:
-    config = everything().override({"stability": {"restart_every": 5}}, "test")  # a count that is cut in two
+def test_a_resumed_run_with_all_options_is_bit_equal_and_its_model_loads(image_set: ImageSet, tmp_path: Path) -> None:
+    # The interruption splits an interval of restarts.
+    config = everything().override({"stability": {"restart_every": 5}}, "test")
     whole, reports = run_alone(config, image_set, tmp_path / "whole")
-    # The noise falls over all six steps, so the run that is cut off, at its third, was told of six.
+    # The noise falls over all six steps, so the run that is interrupted at step 3 is configured with six.
     cut = iter([False] * 3)
     half, _ = run_alone(config, image_set, tmp_path / "half", stop=lambda: next(cut, True))
     assert half.get_status()["state"] == "interrupted"
@@ -472,8 +475,8 @@ def test_a_resumed_run_with_everything_on_is_exact_and_its_model_is_loaded(image
     )
 
 
-def one_rank(rank: int, world_size: int, folder: str, joint: bool) -> None:
-    """Two steps with everything on; the first rank leaves what it has."""
+def run_rank(rank: int, world_size: int, folder: str, joint: bool) -> None:
+    """Run two steps with all options on. Rank 0 saves its tensors and metrics."""
     torch.set_num_threads(1)
     config = everything().override({"network": {"sync_batchnorm": True, "joint_batchnorm": joint}}, "test")
     state = state_of(config, consistency=None)
@@ -498,30 +501,30 @@ def one_rank(rank: int, world_size: int, folder: str, joint: bool) -> None:
 
 @pytest.mark.parametrize("joint", [False, True])
 def test_two_ranks_equal_one(tmp_path: Path, joint: bool) -> None:
-    """Synchronised statistics, so that only the order of sums differs: R1's double backward goes over ranks as well."""
+    """With synchronised statistics only the order of sums differs. R1's double backward also uses all ranks."""
     from safetensors.torch import load_file
 
-    one_rank(0, 1, str(tmp_path), joint)
-    mp.spawn(one_rank, (2, str(tmp_path), joint), nprocs=2)
-    one, two = (load_file(tmp_path / f"{world}.safetensors") for world in (1, 2))
-    assert one.keys() == two.keys() and one["restarted"] > 0 and one["r1_penalty"] > 0
-    assert torch.equal(one["restarts.usage"], two["restarts.usage"]), "counted in whole numbers"
-    for name in one:
+    run_rank(0, 1, str(tmp_path), joint)
+    mp.spawn(run_rank, (2, str(tmp_path), joint), nprocs=2)
+    single, double = (load_file(tmp_path / f"{world}.safetensors") for world in (1, 2))
+    assert single.keys() == double.keys() and single["restarted"] > 0 and single["r1_penalty"] > 0
+    assert torch.equal(single["restarts.usage"], double["restarts.usage"]), "usage is counted in integers"
+    for name in single:
         if name.endswith(("exp_avg", ".u", "norm", "loss", "penalty", "restarted")):
-            assert torch.allclose(one[name], two[name], atol=1e-4, rtol=1e-3), name
+            assert torch.allclose(single[name], double[name], atol=1e-4, rtol=1e-3), name
 
 
-# What is asked for
+# Flags and bad values
 
 
-def test_the_flags() -> None:
+def test_the_regulariser_flags() -> None:
     config = train_config(["--preset", "mnist", "--stability.r1", "1", "--network.spectral-norm"])
     assert config.stability == StabilityConfig(r1=1.0) and config.network.spectral_norm
     assert "--network.spectral-norm --stability.r1 1.0" in train_command(config)
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"r1": -1.0}, "stability.r1 is -1.0; it must be a number of at least 0"),
         ({"r1_every": 0}, "stability.r1_every is 0; it must be a number of steps, 1 or more"),
@@ -530,8 +533,8 @@ def test_the_flags() -> None:
         ({"restart_below": 1.0}, "stability.restart_below is 1.0; it must lie between 0 and 1"),
     ],
 )
-def test_bad_values_are_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_bad_values_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         StabilityConfig(**values)
 
 

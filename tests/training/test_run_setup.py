@@ -1,4 +1,4 @@
-"""How a run begins, and continues: with the data that it had. Run: pytest tests/training/test_run_setup.py"""
+"""A run starts, and continues only with the same data. Run: pytest tests/training/test_run_setup.py"""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tests.conftest import tiny_config
 ROOM = MemoryBudget(2**34)
 
 
-def test_a_run_goes_on_with_the_data_that_it_began_with(npz: Path, tmp_path: Path) -> None:
+def test_a_run_continues_only_with_the_same_data(npz: Path, tmp_path: Path) -> None:
     config = tiny_config(data=str(npz), storage=str(tmp_path), name="run")
     images = check_data(config, ROOM)
-    heard: list[str] = []
+    messages: list[str] = []
 
-    def go_on(found: ImageSet) -> RunConfig:
-        heard.clear()
-        config_then, _ = prepare_run(resumed, found, ROOM, lambda report: heard.append(report.get("say", "")))
-        return config_then
+    def prepare(found: ImageSet) -> RunConfig:
+        messages.clear()
+        prepared, _ = prepare_run(resumed, found, ROOM, lambda report: messages.append(report.get("say", "")))
+        return prepared
 
     resumed = config
-    go_on(images)
+    prepare(images)
     resumed = config.override({"resume": True}, "the test")
-    go_on(images)
-    assert not any("not the same" in line for line in heard)
+    prepare(images)
+    assert not any("have changed" in line for line in messages)
 
     darker = ImageSet("bars", images.images // 2, images.labels, images.test_images, images.test_labels)
-    go_on(darker)
-    assert f"the images of {npz} are as many as when run began, but they are not the same" in heard
+    prepare(darker)
+    assert f"the images of {npz} have changed since run began; their number is the same" in messages
     fewer = ImageSet("bars", images.images[1:], None, images.test_images, None)
-    with pytest.raises(ValueError, match=r"is not what it was when 'run' began \(83 images, and 82 now\): its images"):
-        go_on(fewer)
+    with pytest.raises(ValueError, match=r"has changed since 'run' began \(83 images, and 82 now\): its images"):
+        prepare(fewer)
     assert torch.equal(check_data(config, ROOM).images, images.images)

@@ -1,4 +1,4 @@
-"""The training step, the loop, the feed and one whole run, without Ray. Run: pytest tests/training/test_step.py"""
+"""The training step, the loop, the feed and one complete run, without Ray. Run: pytest tests/training/test_step.py"""
 
 from __future__ import annotations
 
@@ -39,16 +39,18 @@ def step_once(state: TrainState, images: ImageSet) -> dict[str, torch.Tensor]:
     return step_on(state, images.images[:16], state.latents(16))
 
 
-def test_information_reaches_the_trunk(image_set: ImageSet) -> None:
-    """Known mistake: Q's trunk left without L_I's gradient, or the term detached from the graph."""
-    moved = []
+def test_the_bound_changes_the_gradients_of_trunk_and_generator(image_set: ImageSet) -> None:
+    """Known mistake: Q's trunk does not get the gradient of L_I, or the term is detached from the graph."""
+    gradients = []
     for weight in (0.0, 5.0):
         config = tiny_config()
         config = config.override({"objective": {"lambda_categorical": weight, "lambda_continuous": weight}}, "test")
         state = make_state(config)
         step_once(state, image_set)
-        moved.append((state.discriminator.trunk[0].weight.grad.clone(), state.generator.layers[0].weight.grad.clone()))
-    for without, with_information in zip(*moved, strict=True):
+        gradients.append(
+            (state.discriminator.trunk[0].weight.grad.clone(), state.generator.layers[0].weight.grad.clone())
+        )
+    for without, with_information in zip(*gradients, strict=True):
         assert not torch.allclose(without, with_information)
 
 
@@ -56,7 +58,7 @@ def test_g_step_computes_no_gradient_for_d(image_set: ImageSet) -> None:
     state = make_state()
     step_once(state, image_set)
     after_d = {name: p.grad.clone() for name, p in state.discriminator.named_parameters()}
-    # The same step up to D's update, written out plainly, leaves the same gradients: G's step added nothing to them.
+    # The same step without G's update gives the same gradients, so G's update adds nothing to them.
     again = make_state()
     latents = again.latents(16)
     both = torch.cat([to_unit_range(image_set.images[:16]), again.generator(latents).detach()])
@@ -70,7 +72,7 @@ def test_g_step_computes_no_gradient_for_d(image_set: ImageSet) -> None:
     assert all(p.requires_grad for p in state.discriminator.parameters())
 
 
-def test_accuracy_counts_what_d_judges_rightly(image_set: ImageSet) -> None:
+def test_accuracy_counts_images_that_d_classifies_correctly(image_set: ImageSet) -> None:
     for seed in range(3):
         measured = step_once(make_state(seed=seed), image_set)["d_accuracy"].item()
         state = make_state(seed=seed)
@@ -81,14 +83,14 @@ def test_accuracy_counts_what_d_judges_rightly(image_set: ImageSet) -> None:
 
 
 def test_value_ranges_of_data_and_generator_match() -> None:
-    """Known mistake: real data in [0, 1] against a tanh generator."""
+    """Known mistake: real data in [0, 1] with a tanh generator."""
     levels = torch.arange(256, dtype=torch.uint8)
     assert to_unit_range(levels).aminmax() == (-1.0, 1.0)
     assert torch.equal(to_bytes(to_unit_range(levels)), levels)
 
 
 def test_ranks_have_different_latents_whose_union_is_the_global_batch() -> None:
-    """Known mistake: every rank drawing the same z."""
+    """Known mistake: every rank samples the same z."""
     state = make_state()
     whole = state.latents(16)
     halves = [state.latents(16, rank, 2) for rank in (0, 1)]
@@ -97,7 +99,7 @@ def test_ranks_have_different_latents_whose_union_is_the_global_batch() -> None:
     assert not torch.equal(state.latents(16), whole)
 
 
-def test_feed_deals_each_image_once_per_epoch_and_ranks_are_disjoint() -> None:
+def test_the_feed_returns_each_image_once_per_epoch_and_ranks_are_disjoint() -> None:
     numbers = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1)
     whole = InMemoryFeed(numbers, 16, seed=3)
     parts = [InMemoryFeed(numbers, 16, 3, rank, 2) for rank in (0, 1)]
@@ -107,7 +109,7 @@ def test_feed_deals_each_image_once_per_epoch_and_ranks_are_disjoint() -> None:
     for step in (0, 2, 4):
         assert torch.equal(torch.cat([part.batch(step) for part in parts]), whole.batch(step))
     again = torch.cat([whole.batch(step) for step in range(3, 6)]).flatten().tolist()
-    assert again != epoch and set(again) != set(epoch), "what an epoch left out is shuffled into the next"
+    assert again != epoch and set(again) != set(epoch), "the next epoch contains images that this one left out"
 
 
 def test_the_same_seed_gives_the_same_bits(image_set: ImageSet) -> None:
@@ -125,11 +127,11 @@ def test_divergence_names_step_and_quantity(image_set: ImageSet) -> None:
     with torch.no_grad():
         state.generator.layers[0].weight.fill_(float("nan"))
     feed = InMemoryFeed(image_set.images, 16, 0)
-    with pytest.raises(Diverged, match="d_loss is nan at step 1"):  # not 2, where it is noticed
+    with pytest.raises(Diverged, match="d_loss is nan at step 1"):  # not step 2, when it is detected
         list(train(state, feed, steps=4, log_every=2, checkpoint_every=4))
 
 
-def test_a_gradient_that_is_not_finite_is_a_divergence(image_set: ImageSet) -> None:
+def test_a_non_finite_gradient_is_a_divergence(image_set: ImageSet) -> None:
     state = make_state()
     state.generator.layers[0].weight.register_hook(lambda grad: grad * float("inf"))
     feed = InMemoryFeed(image_set.images, 16, 0)
@@ -144,8 +146,8 @@ def test_a_halt_ends_training_at_the_next_step(image_set: ImageSet) -> None:
     assert state.step == 3
 
 
-def test_shares_that_differ_cover_the_batch_and_weigh_alike(image_set: ImageSet) -> None:
-    """Three ranks of a batch of 16: the weighted mean of their gradients is that of the whole batch's rows."""
+def test_unequal_shares_cover_the_batch_and_are_weighted(image_set: ImageSet) -> None:
+    """Three ranks share a batch of 16: the weighted mean of their means is the mean over all rows."""
     shares = [share(16, rank, 3) for rank in range(3)]
     assert [row for part in shares for row in range(16)[part]] == list(range(16))
     weights = [len(range(16)[part]) * 3 / 16 for part in shares]
@@ -154,7 +156,7 @@ def test_shares_that_differ_cover_the_batch_and_weigh_alike(image_set: ImageSet)
     assert sum(means) / 3 == pytest.approx(values.mean().item())
 
 
-def test_average_forgets_its_start_and_is_calibrated_for_its_own_weights(image_set: ImageSet) -> None:
+def test_the_average_forgets_its_start_and_has_its_own_statistics(image_set: ImageSet) -> None:
     state = make_state()
     for _ in range(3):
         step_once(state, image_set)
@@ -164,10 +166,10 @@ def test_average_forgets_its_start_and_is_calibrated_for_its_own_weights(image_s
         still = generator(latents)
         generator.train()
         live = generator(latents)
-    assert (still - live).abs().mean() < 0.05, "statistics of evaluation and training mode agree"
+    assert (still - live).abs().mean() < 0.05, "evaluation mode and training mode give similar images"
 
 
-def test_statistics_of_the_average_are_measured_once_while_its_weights_stay(
+def test_statistics_of_the_average_are_computed_once_per_weights(
     image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from infogan_ray.training import train_state as module
@@ -194,7 +196,7 @@ def test_precision_is_resolved_for_the_machine() -> None:
 
 
 def test_checkpoints_are_measured_in_the_precision_of_training(image_set: ImageSet) -> None:
-    """In fp32 that takes twice as long; what is measured is nearly the same, and D is left as it was."""
+    """fp32 takes twice as long and gives almost the same metrics. The evaluation does not change D."""
     config, measured = tiny_config(), []
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, precision=precision)
@@ -209,10 +211,10 @@ def test_checkpoints_are_measured_in_the_precision_of_training(image_set: ImageS
     assert measured[0]["mi_bound"] == pytest.approx(measured[1]["mi_bound"], abs=1e-2)
 
 
-def test_the_best_checkpoint_is_measured_in_fp32_and_its_categories_named_as_it_was_trained(
+def test_the_best_checkpoint_is_measured_in_fp32_except_for_training_images(
     image_set: ImageSet, tmp_path: Path
 ) -> None:
-    """Test images and generated ones are seen in fp32 whatever the training had; of its own images all are read."""
+    """Test images and generated images are evaluated in fp32, training images in the precision of training."""
     outcomes = []
     for precision in ("fp32", "bf16"):
         config = tiny_config(steps=10, checkpoint_every=10, precision=precision)
@@ -224,7 +226,7 @@ def test_the_best_checkpoint_is_measured_in_fp32_and_its_categories_named_as_it_
         with record_outputs(seen):
             model = InfoGAN.from_tensors(config.model_spec(16, 1), chosen.model_tensors(), chosen.folder)
             outcomes.append(evaluate_checkpoint(model, image_set, config, torch.device("cpu"), lambda: None))
-        by_kind = {kind: sum(count for count, of in seen if of == kind) for _, kind in seen}
+        by_kind = {kind: sum(count for count, dtype in seen if dtype == kind) for _, kind in seen}
         quick = by_kind.pop(torch.bfloat16, 0)
         assert quick == (len(image_set.images) if precision == "bf16" else 0) and by_kind.keys() == {torch.float32}
     assert outcomes[0].keys() == outcomes[1].keys() and "clustering_error" in outcomes[0]
@@ -232,20 +234,20 @@ def test_the_best_checkpoint_is_measured_in_fp32_and_its_categories_named_as_it_
 
 @contextlib.contextmanager
 def record_outputs(seen: list[tuple[int, torch.dtype]]) -> Iterator[None]:
-    """Rows and kind of number of whatever a first convolution of D or Q gives while inside."""
+    """Record the rows and the dtype of the output of each first convolution of D."""
 
-    def note(layer: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+    def record(layer: torch.nn.Module, _: object, output: torch.Tensor) -> None:
         if isinstance(layer, torch.nn.Conv2d) and layer.in_channels == 1:
             seen.append((len(output), output.dtype))
 
-    handle = torch.nn.modules.module.register_module_forward_hook(note)
+    handle = torch.nn.modules.module.register_module_forward_hook(record)
     try:
         yield
     finally:
         handle.remove()
 
 
-def test_bf16_trains(image_set: ImageSet) -> None:
+def test_training_works_in_bf16(image_set: ImageSet) -> None:
     config = tiny_config()
     state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, precision="bf16")
     metrics = step_once(state, image_set)
@@ -259,7 +261,7 @@ def run_alone(config: RunConfig, images: ImageSet, path: Path, **more: Any) -> t
     return run, list(run_worker(config, images, run, device=torch.device("cpu"), **more))
 
 
-def test_a_run_without_ray_leaves_everything_behind(image_set: ImageSet, tmp_path: Path) -> None:
+def test_a_run_without_ray_stores_all_files(image_set: ImageSet, tmp_path: Path) -> None:
     run, reports = run_alone(tiny_config(), image_set, tmp_path / "run")
     assert run.get_status()["state"] == "finished"
     assert [row["step"] for row in run.read_metrics()] == [2, 3, 4, 6]
@@ -287,10 +289,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(image_set: ImageSet, tmp_path
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_a_run_continues_as_the_model_that_it_was_whatever_options_have_come_since(
-    image_set: ImageSet, tmp_path: Path
-) -> None:
-    from infogan_ray.training.run_setup import as_begun, write_config
+def test_an_older_run_continues_with_its_own_model_and_options(image_set: ImageSet, tmp_path: Path) -> None:
+    from infogan_ray.training.run_setup import with_initial_settings, write_config
 
     run, config = RunDirectory(open_storage(tmp_path / "run")), tiny_config()
     write_config(run, config, image_set)
@@ -299,19 +299,19 @@ def test_a_run_continues_as_the_model_that_it_was_whatever_options_have_come_sin
     run.write_config(saved)
     write_config(run, config, image_set)
     assert known is False and run.read_config()["model"]["network"]["spectral_norm"] is False
-    assert as_begun(config, RunDirectory(open_storage(tmp_path / "new"))) == config
+    assert with_initial_settings(config, RunDirectory(open_storage(tmp_path / "new"))) == config
     del saved["run"]["stability"]["mean_bias"]
     run.write_config(saved)
     brighter = config.override({"stability": {"mean_bias": True}}, "test")
-    assert as_begun(brighter, run) == config, "it began from grey, and its record continues saying so"
+    assert with_initial_settings(brighter, run) == config, "the run started without mean bias, and keeps that"
     write_config(run, brighter, image_set)
-    assert as_begun(config, run) == brighter
+    assert with_initial_settings(config, run) == brighter
     with pytest.raises(ValueError, match=r"differs from this one \(network.width .*; its config is .*config.json"):
         write_config(run, config.override({"network": {"width": 12}}, "test"), image_set)
 
 
 def test_microbatches_are_computed_one_after_another(image_set: ImageSet) -> None:
-    """No layer sees more than one microbatch of real and generated images; the metrics are those of all of them."""
+    """No layer gets more than one microbatch of real and generated images. The metrics are for all of them."""
     config = tiny_config().override({"optimizer": {"accumulate": 3}}, "test")
     state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer)
     seen = set()
@@ -327,8 +327,8 @@ def test_microbatches_are_computed_one_after_another(image_set: ImageSet) -> Non
     assert 0 < (metrics["d_loss"] - whole["d_loss"]).abs() < 0.1
 
 
-def test_a_row_counts_the_same_in_microbatches_of_any_size(image_set: ImageSet) -> None:
-    """16 rows in three microbatches: D's gradient and loss are means over rows of what each has by itself."""
+def test_each_row_has_the_same_weight_in_microbatches_of_any_size(image_set: ImageSet) -> None:
+    """16 rows in three microbatches: D's gradient and loss are the means over rows of separate steps."""
 
     def moments(state: TrainState) -> torch.Tensor:
         tensors = state.training_tensors()
@@ -354,7 +354,7 @@ def test_a_row_counts_the_same_in_microbatches_of_any_size(image_set: ImageSet) 
     ("changes", "message"),
     [
         ({"optimizer": {"accumulate": 0}}, "optimizer.accumulate is 0; it must be at least 1"),
-        ({"optimizer": {"accumulate": 9}}, "of batch_size 16 a part would have one image.*take 8 or less"),
+        ({"optimizer": {"accumulate": 9}}, "of batch_size 16 a microbatch would have one image.*take 8 or less"),
         ({"optimizer": {"accumulate": 5}, "workers": 2}, "take 4 or less"),
         ({"optimizer": {"accumulate": 2}, "contrastive": {"weight": 1.0}}, "contrastive.weight is on"),
         ({"optimizer": {"accumulate": 2}, "prior": {"learn": True, "method": "gumbel"}}, "prior.method gumbel is on"),
@@ -365,8 +365,8 @@ def test_impossible_microbatches_are_refused(changes: dict[str, Any], message: s
         tiny_config().override(changes, "test")
 
 
-def test_tf32_is_for_gpus_and_for_as_long_as_it_is_asked_for() -> None:
-    """The switch alone: what it changes takes a GPU."""
+def test_tf32_is_set_only_on_request_and_only_for_gpus() -> None:
+    """Only the setting is tested; its effect needs a GPU."""
     matmul = torch.backends.cuda.matmul
     for precision, products in (("tf32", "tf32"), ("bf16", "ieee"), ("fp32", "ieee")):
         set_matrix_products(precision)
@@ -374,11 +374,11 @@ def test_tf32_is_for_gpus_and_for_as_long_as_it_is_asked_for() -> None:
     gpu = [{"CPU": 4.0, "GPU": 1.0}]
     assert fit(tiny_config(precision="tf32", device="auto"), gpu).device == "cuda"
     for changes, machine in (({"device": "cpu"}, gpu[0]), ({"device": "auto"}, {"CPU": 4.0})):
-        with pytest.raises(ValueError, match="precision is 'tf32', which only GPUs have"):
+        with pytest.raises(ValueError, match="precision is 'tf32', which needs a GPU"):
             fit(tiny_config(precision="tf32", **changes), [machine])
 
 
-def test_a_gradients_norm_is_that_of_all_its_numbers() -> None:
+def test_the_gradient_norm_includes_all_parameters() -> None:
     layer = torch.nn.Linear(3, 2)
     assert gradient_norm(layer) == 0
     layer.weight.grad, layer.bias.grad = torch.full((2, 3), 2.0).T.contiguous().T, torch.tensor([1.0, 0.0])

@@ -1,4 +1,4 @@
-"""Event files, MLflow and Weights & Biases, read with their own readers. Run: pytest tests/training/test_tracking.py"""
+"""Event files, MLflow and Weights & Biases, read with their libraries. Run: pytest tests/training/test_tracking.py"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from infogan_ray.cli.main import USAGE, main
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training import worker
+from infogan_ray.training import rank_zero, worker
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.tracking import channel as channels
 from infogan_ray.training.tracking import event_files
@@ -36,7 +36,7 @@ SECRET = "a" * 20 + "b" * 20
 
 
 def shown(folder: Path) -> Any:
-    """What TensorBoard makes of a run's folder."""
+    """A run's folder as TensorBoard reads it."""
     return accumulators.EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
 
 
@@ -70,7 +70,9 @@ def test_tensorboard_reads_curves_pictures_and_hparams_of_a_finished_run(finishe
     final = json.loads(run.model.read("metrics.json"))
     assert steps(found, "achieved/mi_fraction") == [3, 6, 7] and steps(found, "achieved/swd") == [7]
     for name in RESULTS:
-        assert found.Scalars(f"achieved/{name}")[-1].value == pytest.approx(final[name]), "of the best, on all data"
+        assert found.Scalars(f"achieved/{name}")[-1].value == pytest.approx(final[name]), (
+            "metrics of the best checkpoint on all data"
+        )
 
     assert set(found.Tags()["images"]) == {"samples", "traversal/cat0", "traversal/uniform0"}
     for tag, place in (("samples", "samples/step_{:08d}.png"), ("traversal/cat0", "traversals/step_{:08d}_cat0.png")):
@@ -109,7 +111,7 @@ for report in run_worker(config, make_image_set(), run, device=torch.device("cpu
 
 
 def test_after_a_kill_no_step_is_shown_twice(image_set: ImageSet, tmp_path: Path) -> None:
-    """Killed at step 8, with a checkpoint of step 6; then resumed, and continued once more when it was finished."""
+    """The run is killed at step 8 after a checkpoint of step 6. It is resumed, and continued after its end."""
     path, root = tmp_path / "run", Path(__file__).parents[2]
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], cwd=root)
     try:
@@ -120,7 +122,7 @@ def test_after_a_kill_no_step_is_shown_twice(image_set: ImageSet, tmp_path: Path
         process.wait()
     (first,) = [file for file in path.iterdir() if "tfevents" in file.name]
     with first.open("ab") as file:
-        file.write(b"\x30\x00\x00")  # a record that the kill cut short
+        file.write(b"\x30\x00\x00")  # a record that the kill truncated
     for last in (12, 12, 15):
         run_alone(tiny_config(steps=last), image_set, path)
         found = shown(path)
@@ -140,10 +142,10 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
         except (KeyError, accumulators.directory_watcher.DirectoryDeletedError):
             pass  # nothing is there yet
         time.sleep(0.2)
-    pytest.fail("it did not come to pass")
+    pytest.fail("the condition was not met in time")
 
 
-def test_a_later_attempt_is_read_later_though_its_clock_is_behind(tmp_path: Path) -> None:
+def test_files_of_a_later_attempt_sort_later_even_if_its_clock_is_behind(tmp_path: Path) -> None:
     run = RunDirectory(open_storage(tmp_path))
     ahead = f"{run.EVENTS}{int(time.time()) + 5000:010d}.0.00000"
     run.folder.write(ahead, b"")
@@ -153,10 +155,8 @@ def test_a_later_attempt_is_read_later_though_its_clock_is_behind(tmp_path: Path
     assert sorted(entry.name for entry in run.folder.entries())[0] == ahead
 
 
-def test_a_write_that_is_cut_short_is_made_again_in_another_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disk without room for a while: half of what was to be written is there."""
+def test_a_partial_write_is_repeated_in_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full for some time, and a write is stored only in part."""
     files = EventFiles(RunDirectory(open_storage(tmp_path)), 0, {"seed": 1}, {})
     files.row(1, {"a": 1.0}, time.time())
     files.flush(False)
@@ -181,7 +181,7 @@ def test_a_write_that_is_cut_short_is_made_again_in_another_file(
 def test_the_local_file_has_a_limit_while_the_storage_is_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event that does not fit is refused, so that its channel sends it again."""
+    """An event above the limit is refused, so that its channel sends it again."""
     monkeypatch.setattr(event_files, "LIMIT_BYTES", 10)
     files = EventFiles(RunDirectory(open_storage(tmp_path)), 0, {"seed": 1}, {})
 
@@ -200,7 +200,7 @@ def test_the_local_file_has_a_limit_while_the_storage_is_unavailable(
 
 
 def event_files_of(run: RunDirectory, copy: Path) -> Path:
-    """A folder with the event files of a run that is not on a disk."""
+    """Copy the event files of a run in a bucket to a local folder."""
     copy.mkdir()
     for entry in run.folder.entries():
         if entry.name.startswith(run.EVENTS):
@@ -208,7 +208,7 @@ def event_files_of(run: RunDirectory, copy: Path) -> Path:
     return copy
 
 
-def test_in_a_bucket_each_checkpoint_has_a_file_of_its_own(proxy: Proxy, tmp_path: Path) -> None:
+def test_in_a_bucket_each_checkpoint_has_its_own_event_file(proxy: Proxy, tmp_path: Path) -> None:
     run = RunDirectory(open_storage(proxy.uri("event files by checkpoint")) / "run")
     files = EventFiles(run, 0, {}, {})
     for step in range(1, 5):
@@ -219,8 +219,8 @@ def test_in_a_bucket_each_checkpoint_has_a_file_of_its_own(proxy: Proxy, tmp_pat
     assert steps(shown(event_files_of(run, tmp_path / "copy")), "a") == [1, 2, 3, 4]
 
 
-def test_event_files_in_a_bucket(image_set: ImageSet, proxy: Proxy, tmp_path: Path) -> None:
-    """None is ever written again, and together they are the run."""
+def test_event_files_in_a_bucket_are_never_rewritten(image_set: ImageSet, proxy: Proxy, tmp_path: Path) -> None:
+    """No event file is written twice, and together they contain the complete run."""
     run = RunDirectory(open_storage(proxy.uri("event files")) / "run")
     known: dict[str, bytes] = {}
     for last in (6, 9):
@@ -237,44 +237,44 @@ def test_event_files_in_a_bucket(image_set: ImageSet, proxy: Proxy, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ("--mlflow ./mlruns", "mlflow is './mlruns'; write http://HOST:5000, sqlite:///FILE.db or databricks"),
-        ("--mlflow http://me:secret@host", "mlflow has credentials or settings in its URI; they belong into the env"),
+        ("--mlflow http://me:secret@host", "mlflow has credentials or settings in its URI; put them into the env"),
         ("--mlflow http://host?token=secret", "MLFLOW_TRACKING_TOKEN"),
         ("--mlflow mysql://me:secret@host/db", "mlflow is 'mysql://…'; write http://HOST:5000"),
         ("--wandb me/project", "wandb is 'me/project'; write a project's name, without / "),
     ],
 )
 def test_wrong_addresses_are_refused_and_no_secret_is_repeated(
-    flags: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--steps", "1", "--storage", str(tmp_path), "--name", "x", *flags.split()]) == USAGE
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1 and "secret" not in error
+    assert message in error and error.count("\n") == 1 and "secret" not in error
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "value"), [("mlflow", "http://127.0.0.1:5000"), ("wandb", "digits")])
-def test_a_missing_package_is_said_before_anything_starts(
+def test_a_missing_package_is_reported_before_the_run_starts(
     name: str, value: str, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setitem(sys.modules, name, None)  # how Python itself remembers that there is none
+    monkeypatch.setitem(sys.modules, name, None)  # None makes the import fail
     words = ["--data", str(npz), "--steps", "1", "--batch-size", "16", "--storage", str(tmp_path / "runs")]
     assert main(["train", *words, "--name", "x", f"--{name}", value]) == USAGE
     line = f"{name} is '{value}', and its package is not installed; pip install 'infogan-ray[{name}]'"
     assert capsys.readouterr().err == f"infogan: {line}\n" and not (tmp_path / "runs").exists()
 
 
-def test_nothing_is_loaded_before_it_is_needed() -> None:
+def test_trackers_are_imported_only_when_needed() -> None:
     code = "import sys, infogan_ray.training.tracking.tracking, infogan_ray.training.config; "
     code += "raise SystemExit(str([n for n in ('tensorboardX', 'tensorboard', 'mlflow', 'wandb', 'ray') "
     code += "if n in sys.modules] or 0))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == "0"
 
 
-def test_a_database_means_the_same_file_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert with_absolute_path("sqlite:///a.db") == f"sqlite:///{tmp_path}/a.db"
     assert with_absolute_path("sqlite:////x/a.db") == "sqlite:////x/a.db"
@@ -285,18 +285,20 @@ def everything_in(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def test_mlflow_is_told_and_a_resumed_run_is_the_same_there(
+def test_mlflow_gets_all_data_and_a_resumed_run_is_the_same_mlflow_run(
     image_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlflow")
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.setattr(worker, "TRACKERS_PATIENCE_S", 200.0)
+    monkeypatch.setattr(rank_zero, "TRACKERS_TIMEOUT_S", 200.0)
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", SECRET)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(tracking_uri=uri)
     for last in (6, 9):
-        for lost in (tmp_path / "run" / "checkpoints").glob("step_00000006/*"):  # so that steps 4 to 6 are made again
+        for lost in (tmp_path / "run" / "checkpoints").glob(
+            "step_00000006/*"
+        ):  # so that steps 4 to 6 are computed again
             lost.unlink()
         run, reports = run_alone(tiny_config(steps=last, mlflow=uri), image_set, tmp_path / "run")
         assert not [report.say for report in reports if "MLflow" in report.say]
@@ -313,7 +315,7 @@ def test_mlflow_is_told_and_a_resumed_run_is_the_same_there(
 
 
 def wandb_records(file: Path) -> Iterator[Any]:
-    """A .wandb file is a log as LevelDB writes it: blocks of 32 KiB, records in one or several pieces."""
+    """A .wandb file is a LevelDB log: blocks of 32 KiB, with records in one or several parts."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, at, pieces = file.read_bytes(), 7, b""
@@ -331,7 +333,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
 
 
 def whole_wandb_records(file: Path) -> list[Any]:
-    """Its service closes the file after ``finish`` has come back: until then the end is in its memory alone."""
+    """Wait for the complete file: the service of wandb closes it only after ``finish`` has returned."""
     deadline = time.monotonic() + 60
     while not (records := list(wandb_records(file))) or records[-1].WhichOneof("record_type") != "exit":
         assert time.monotonic() < deadline, f"{file} has no end after a minute"
@@ -339,11 +341,11 @@ def whole_wandb_records(file: Path) -> list[Any]:
     return records
 
 
-def test_wandb_is_told_offline_and_a_resumed_run_is_the_same_there(
+def test_wandb_gets_all_data_offline_and_a_resumed_run_is_the_same_wandb_run(
     image_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("wandb")
-    monkeypatch.setattr(worker, "TRACKERS_PATIENCE_S", 200.0)
+    monkeypatch.setattr(rank_zero, "TRACKERS_TIMEOUT_S", 200.0)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     ids, known = set(), set[Path]()
@@ -371,7 +373,7 @@ def test_wandb_is_told_offline_and_a_resumed_run_is_the_same_there(
     assert SECRET.encode() not in everything_in(tmp_path)
 
 
-def test_a_tracker_that_is_not_there_is_said_once_and_stops_nothing(
+def test_an_unavailable_tracker_is_reported_once_and_the_run_continues(
     image_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlflow")
@@ -379,12 +381,12 @@ def test_a_tracker_that_is_not_there_is_said_once_and_stops_nothing(
     config = tiny_config(steps=9, mlflow="http://127.0.0.1:9")
     run, reports = run_alone(config, image_set, tmp_path / "run")
     assert run.get_status()["state"] == "finished" and steps(shown(tmp_path / "run"), "achieved/swd") == [10]
-    said = [report.say for report in reports if report.say.startswith("MLflow: ")]
-    assert len(said) == 1 and said[0].endswith("; the run continues, and what is shown there may lack something")
+    messages = [report.say for report in reports if report.say.startswith("MLflow: ")]
+    assert len(messages) == 1 and messages[0].endswith("; the run continues, and some data may be missing there")
 
 
-class Stuck:
-    """A tracker that never comes back."""
+class BlockedTracker:
+    """A tracker whose calls never return."""
 
     def row(self, *_: Any, **__: Any) -> None:
         time.sleep(600)
@@ -392,9 +394,9 @@ class Stuck:
     picture = flush = end = row
 
 
-def test_a_channel_never_waits_and_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_channel_never_blocks_and_has_a_size_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channels, "LIMIT_BYTES", 50_000)
-    channel = Channel("stuck", Stuck)
+    channel = Channel("stuck", BlockedTracker)
     started = time.monotonic()
     for _ in range(1000):
         channel.put(lambda tracker: tracker.row(1, {}, 0.0), 1000)
@@ -404,8 +406,8 @@ def test_a_channel_never_waits_and_has_a_bound(monkeypatch: pytest.MonkeyPatch) 
     assert "stuck: " in channel.pop_status() and channel.pop_status() == ""
 
 
-class Shaky:
-    """A tracker that takes no pictures, and each row at the second try only."""
+class UnreliableTracker:
+    """A tracker that refuses images and accepts each row only at the second try."""
 
     def __init__(self) -> None:
         self.tries, self.rows = 0, list[int]()
@@ -424,10 +426,10 @@ class Shaky:
     def end(self, state: str, step: int, values: Mapping[str, float]) -> None: ...
 
 
-def test_rows_are_sent_again_in_order_and_a_picture_does_not_hold_them_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_retried_in_order_and_a_failed_image_does_not_block_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channels, "PAUSE_S", 0.01)
     monkeypatch.setattr(channels, "LONGEST_PAUSE_S", 0.01)
-    tracker = Shaky()
+    tracker = UnreliableTracker()
     channel = Channel("shaky", lambda: tracker)
     channel.put(lambda it: it.picture(1, "samples", b"", 0.0), 1, keep=False)
     for step in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""What the explorer's page asks for, without a browser. Run: pytest tests/web/test_explorer.py"""
+"""The endpoints of the explorer's page, without a browser. Run: pytest tests/web/test_explorer.py"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from infogan_ray.web import inference
 from infogan_ray.web.explorer.app import make_app
 from infogan_ray.web.explorer.auth import COOKIE
 from infogan_ray.web.explorer.model_catalog import ModelCatalog
-from infogan_ray.web.inference import MOST_BYTES
+from infogan_ray.web.inference import MAX_BYTES
 from infogan_ray.web.reports.search import write_search_report
 from tests.conftest import tiny_images
 from tests.servers import Proxy
@@ -42,7 +42,7 @@ LAST = "step_00000006"
 
 @pytest.fixture
 def store(finished: Path, tmp_path: Path) -> Path:
-    """A run, a model folder, and what is neither."""
+    """A folder with a run, a model folder, and another folder."""
     shutil.copytree(finished, tmp_path / "store" / "tiny")
     shutil.copytree(finished / "model", tmp_path / "store" / "pulled")
     (tmp_path / "store" / "notes").mkdir()
@@ -67,7 +67,7 @@ def client(store: Path, bars: Path) -> TestClient:
 
 
 def cells(content: bytes, columns: int, size: int = 16) -> np.ndarray:
-    """The images (N, size, size) in a picture of rows of ``columns``."""
+    """The images (N, size, size) of a grid with ``columns`` columns."""
     picture = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
     rows = picture.shape[0] // size
     return picture.reshape(rows, size, columns, size).swapaxes(1, 2).reshape(rows * columns, size, size).copy()
@@ -88,18 +88,18 @@ def test_the_library_lists_runs_searches_and_models_with_their_pictures(store: P
     assert picture.headers["content-type"] == "image/png"
     assert picture.content == (store / "tiny" / "samples" / "step_00000006.png").read_bytes()
     assert client.get("/api/picture", params={"id": "pulled"}).content == (store / "pulled/samples.png").read_bytes()
-    drawn = client.get("/api/picture", params={"id": "tiny", "step": 3, "code": "cat0"}).content
-    assert drawn == (store / "tiny" / "traversals" / "step_00000003_cat0.png").read_bytes()
+    traversal = client.get("/api/picture", params={"id": "tiny", "step": 3, "code": "cat0"}).content
+    assert traversal == (store / "tiny" / "traversals" / "step_00000003_cat0.png").read_bytes()
 
 
-def test_a_library_shows_what_has_changed_since(store: Path, client: TestClient) -> None:
+def test_the_library_shows_later_changes(store: Path, client: TestClient) -> None:
     assert client.get("/api/library").json()["rows"][0]["state"] == "finished"
     RunDirectory(open_storage(store / "tiny")).set_status("running", 7, stored=6)
     rows = {row["id"]: row for row in client.get("/api/library").json()["rows"]}
     assert rows["tiny"]["state"] == "running" and rows["tiny"]["step"] == 7
 
 
-def test_a_search_lists_its_trials_and_each_opens(tmp_path: Path, finished: Path) -> None:
+def test_a_search_lists_its_trials_and_each_trial_opens(tmp_path: Path, finished: Path) -> None:
     search = make_search(
         tmp_path / "store", [{"objective.lambda_categorical": 0.5}, {"objective.lambda_categorical": 2.0}]
     )
@@ -124,31 +124,31 @@ def test_a_model_is_described_with_codes_bounds_and_checkpoints(client: TestClie
     assert [code["code"] for code in about["codes"]] == ["cat0", "uniform0"]
     assert about["codes"][0]["choices"] == [0, 1, 2] and about["codes"][1]["reach"] == [-2, 2]
     assert about["codes"][1]["inside"] == [-1, 1] and about["size"] == 16
-    assert [one["step"] for one in about["checkpoints"]] == [3, 6] and about["pictures"] == [3, 6]
+    assert [checkpoint["step"] for checkpoint in about["checkpoints"]] == [3, 6] and about["pictures"] == [3, 6]
     assert "mi/cat0" in about["checkpoints"][0]["metrics"] and about["best"] in ("step_00000003", LAST)
     pulled = client.get("/api/model", params={"id": "pulled"}).json()
     assert pulled["kind"] == "model" and len(pulled["checkpoints"]) == 1 and pulled["best"] == ""
 
 
-def test_a_grid_is_what_the_command_on_the_screen_draws(store: Path, client: TestClient, tmp_path: Path) -> None:
+def test_a_grid_equals_the_output_of_the_shown_command(store: Path, client: TestClient, tmp_path: Path) -> None:
     body = {"id": "tiny", "checkpoint": LAST, "codes": {"cat0": 2, "uniform0": 0.5}, "seed": 7}
-    drawn = client.post("/api/grid", json=body)
-    assert drawn.headers["content-type"] == "image/png"
+    grid = client.post("/api/grid", json=body)
+    assert grid.headers["content-type"] == "image/png"
     path = client.get("/api/model", params={"id": "tiny"}).json()["checkpoints"][-1]["path"]
     command = f"sample {path} -n 64 --set cat0=2 uniform0=0.5 --seed 7 -o {tmp_path}/a.npz"
     assert main(shlex.split(command)) == DONE
-    assert np.array_equal(cells(drawn.content, 8), np.load(tmp_path / "a.npz")["images"][..., 0])
+    assert np.array_equal(cells(grid.content, 8), np.load(tmp_path / "a.npz")["images"][..., 0])
     other = client.post("/api/grid", json={**body, "seed": 8}).content
-    assert other != drawn.content and client.post("/api/grid", json=body).content == drawn.content
+    assert other != grid.content and client.post("/api/grid", json=body).content == grid.content
 
 
-def test_noise_stays_when_codes_move() -> None:
-    """'z locked': of the chosen image only the code changes."""
+def test_noise_stays_the_same_when_codes_change() -> None:
+    """'z locked': only the code of the chosen image changes."""
     model = load_spec()
-    one = inference.latents_at(model, inference.Point(codes={"uniform0": 0.0}, seed=3, index=11))
-    two = inference.latents_at(model, inference.Point(codes={"uniform0": 1.0}, seed=3, index=11))
-    assert (one != two).sum() == 1
-    assert torch.equal(one[0], model.latents(64, {"uniform0": 0.0}, 3)[11])
+    first = inference.latents_at(model, inference.Point(codes={"uniform0": 0.0}, seed=3, index=11))
+    second = inference.latents_at(model, inference.Point(codes={"uniform0": 1.0}, seed=3, index=11))
+    assert (first != second).sum() == 1
+    assert torch.equal(first[0], model.latents(64, {"uniform0": 0.0}, 3)[11])
 
 
 def load_spec() -> inference.InfoGAN:
@@ -159,7 +159,7 @@ def load_spec() -> inference.InfoGAN:
     return InfoGAN(spec, *spec.build(), open_storage("none"))
 
 
-def test_strips_move_one_code_of_the_chosen_image(store: Path, client: TestClient) -> None:
+def test_strips_change_one_code_of_the_chosen_image(store: Path, client: TestClient) -> None:
     at = {"codes": {"uniform0": 0.25}, "seed": 5, "index": 9}
     found = client.post("/api/strips", json={"id": "tiny", "checkpoint": LAST, "at": at}).json()
     grid = client.post("/api/grid", json={"id": "tiny", "checkpoint": LAST, "codes": at["codes"], "seed": 5}).content
@@ -168,13 +168,13 @@ def test_strips_move_one_code_of_the_chosen_image(store: Path, client: TestClien
     strips = {strip["code"]: strip for strip in found["strips"]}
     assert strips["cat0"]["values"] == [0, 1, 2] and strips["uniform0"]["values"][0] == -2
     own = cells(from_data_url(strips["cat0"]["picture"]), 3)[int(found["at"]["cat0"])]
-    assert np.array_equal(own, cells(grid, 8)[9]), "where it stands it is the chosen image itself"
+    assert np.array_equal(own, cells(grid, 8)[9]), "the cell of the current value is the chosen image"
     model = load(store / "tiny" / "checkpoints" / LAST)
-    moved = model.generate(model.latents(64, {**at["codes"], "cat0": 1}, 5)[9:10])[0, 0].numpy()
-    assert np.abs(cells(from_data_url(strips["cat0"]["picture"]), 3)[1].astype(int) - moved).max() <= 1
+    changed = model.generate(model.latents(64, {**at["codes"], "cat0": 1}, 5)[9:10])[0, 0].numpy()
+    assert np.abs(cells(from_data_url(strips["cat0"]["picture"]), 3)[1].astype(int) - changed).max() <= 1
 
 
-def test_a_walk_begins_and_ends_at_its_points(client: TestClient) -> None:
+def test_a_walk_starts_and_ends_at_its_points(client: TestClient) -> None:
     start, end = {"codes": {"cat0": 0, "uniform0": -1}, "seed": 1}, {"codes": {"cat0": 2}, "seed": 2, "index": 5}
     body = {"id": "tiny", "checkpoint": LAST, "walk": {"start": start, "end": end, "columns": 5}}
     images = cells(client.post("/api/walk", json=body).content, 5)
@@ -184,28 +184,28 @@ def test_a_walk_begins_and_ends_at_its_points(client: TestClient) -> None:
     assert not np.array_equal(images[2], images[0]) and not np.array_equal(images[2], images[-1])
 
 
-def test_a_real_image_is_read_and_made_again(store: Path, client: TestClient, bars: Path) -> None:
+def test_a_real_image_is_encoded_and_reconstructed(store: Path, client: TestClient, bars: Path) -> None:
     offered = client.get("/api/real", params={"id": "tiny", "checkpoint": LAST, "seed": 1}).json()
     index = offered["indices"][3]
-    said = client.post("/api/pick", json={"id": "tiny", "checkpoint": LAST, "index": index, "seed": 4}).json()
-    assert said["label"] == offered["labels"][3]
-    original = cells(from_data_url(said["picture"]), 1)
+    answer = client.post("/api/pick", json={"id": "tiny", "checkpoint": LAST, "index": index, "seed": 4}).json()
+    assert answer["label"] == offered["labels"][3]
+    original = cells(from_data_url(answer["picture"]), 1)
     assert np.array_equal(original[0], cells(from_data_url(offered["picture"]), len(offered["indices"]))[3])
     model = load(store / "tiny" / "checkpoints" / LAST)
     expected = model.encode(torch.from_numpy(original).unsqueeze(1))
-    assert said["reading"]["cat0"] == expected["cat0"][0] and said["codes"]["cat0"] == said["reading"]["cat0"]
-    assert said["reading"]["uniform0_std"] == pytest.approx(float(expected["uniform0_std"][0]))
-    [best, *_], [mean] = said["rows"]["cat0"], said["rows"]["uniform0"]
+    assert answer["reading"]["cat0"] == expected["cat0"][0] and answer["codes"]["cat0"] == answer["reading"]["cat0"]
+    assert answer["reading"]["uniform0_std"] == pytest.approx(float(expected["uniform0_std"][0]))
+    [best, *_], [mean] = answer["rows"]["cat0"], answer["rows"]["uniform0"]
     assert best["label"] == f" = {expected['cat0'][0]}" and best["words"].endswith("%") and "±" in mean["words"]
-    again = model.sample(8, said["codes"], seed=4)[:, 0].numpy()
-    assert np.array_equal(cells(from_data_url(said["reconstructions"]), 8), again)
+    again = model.sample(8, answer["codes"], seed=4)[:, 0].numpy()
+    assert np.array_equal(cells(from_data_url(answer["reconstructions"]), 8), again)
     buffer = io.BytesIO()
     Image.fromarray(original[0]).convert("RGB").resize((48, 32)).save(buffer, "JPEG")
     sent = client.post("/api/encode", params={"id": "tiny", "checkpoint": LAST, "seed": 4}, content=buffer.getvalue())
     assert set(sent.json()["codes"]) == {"cat0", "uniform0"}
 
 
-def test_a_name_is_kept_and_known_at_once(store: Path, client: TestClient) -> None:
+def test_a_name_is_stored_and_used_at_once(store: Path, client: TestClient) -> None:
     assert client.post("/api/names", json={"id": "tiny", "names": {"uniform0": "slant"}}).json() == {
         "names": {"uniform0": "slant"}
     }
@@ -216,7 +216,7 @@ def test_a_name_is_kept_and_known_at_once(store: Path, client: TestClient) -> No
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "said"),
+    ("path", "body", "status", "message"),
     [
         ("/api/grid", b"{", 400, "the body is not JSON"),
         ("/api/grid", {"id": "nobody", "checkpoint": LAST}, 404, "nobody"),
@@ -230,28 +230,28 @@ def test_a_name_is_kept_and_known_at_once(store: Path, client: TestClient) -> No
         ("/api/strips", {"id": "tiny", "checkpoint": LAST, "at": {"index": 64}}, 400, "at.index is 64"),
         ("/api/pick", {"id": "tiny", "checkpoint": LAST, "index": 10**9}, 400, "there are"),
         ("/api/encode?id=tiny&checkpoint=step_00000006", b"no image", 400, "this is not an image"),
-        ("/api/encode?id=tiny&checkpoint=step_00000006", b"x" * (MOST_BYTES + 1), 413, "too large"),
+        ("/api/encode?id=tiny&checkpoint=step_00000006", b"x" * (MAX_BYTES + 1), 413, "too large"),
         ("/api/grid", {"id": "pulled", "checkpoint": LAST}, 404, "pulled"),
         ("/api/grid", {"id": "tiny"}, 404, "name one of its checkpoints"),
         ("/api/names", {"id": "tiny", "names": {"uniform7": "slant"}}, 400, "this model has cat0, uniform0"),
         ("/api/nothing", {}, 404, "/api/nothing"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_asked_is_refused_in_one_line(
-    client: TestClient, path: str, body: bytes | dict, status: int, said: str
+def test_bad_requests_are_refused_in_one_line(
+    client: TestClient, path: str, body: bytes | dict, status: int, message: str
 ) -> None:
     answer = client.post(path, content=body if isinstance(body, bytes) else json.dumps(body))
-    assert answer.status_code == status and said in answer.json()["error"]
+    assert answer.status_code == status and message in answer.json()["error"]
     assert len(answer.json()["error"].splitlines()) == 1
 
 
-def test_a_number_that_is_none_is_refused_wherever_it_is_asked(client: TestClient) -> None:
+def test_a_malformed_number_is_refused_by_every_endpoint(client: TestClient) -> None:
     for path, name in (("/api/real", "seed"), ("/api/picture", "step")):
         answer = client.get(path, params={"id": "tiny", "checkpoint": LAST, name: "1e3"})
         assert answer.status_code == 400 and f"{name} is '1e3'" in answer.json()["error"]
 
 
-def test_a_picture_that_unpacks_to_gigabytes_is_refused(client: TestClient) -> None:
+def test_an_image_with_too_many_pixels_is_refused(client: TestClient) -> None:
     buffer = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
     assert len(buffer.getvalue()) < 1_000_000
@@ -265,7 +265,7 @@ def test_a_link_out_of_the_folder_is_not_followed(store: Path, client: TestClien
     assert "link" not in [row["id"] for row in client.get("/api/library").json()["rows"]]
 
 
-def test_a_broken_checkpoint_is_said_and_the_others_open(store: Path, client: TestClient) -> None:
+def test_a_broken_checkpoint_is_reported_and_the_others_open(store: Path, client: TestClient) -> None:
     path = store / "tiny" / "checkpoints" / LAST / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -275,7 +275,7 @@ def test_a_broken_checkpoint_is_said_and_the_others_open(store: Path, client: Te
     assert client.post("/api/grid", json={"id": "tiny", "checkpoint": "step_00000003"}).status_code == 200
 
 
-def test_only_this_machine_and_this_page_are_answered(client: TestClient) -> None:
+def test_requests_from_other_hosts_and_pages_are_refused(client: TestClient) -> None:
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
     assert client.get("/", headers={"Host": "localhost:1234"}).status_code == 200
     names = {"id": "tiny", "names": {"cat0": "digit"}}
@@ -287,21 +287,22 @@ def test_only_this_machine_and_this_page_are_answered(client: TestClient) -> Non
     )
 
 
-def test_with_a_token_nobody_gets_in_without(store: Path) -> None:
+def test_a_token_is_required_if_it_is_set(store: Path) -> None:
     client = client_of(store, TOKEN)
     for path in ("/", "/api/library", "/static/main.js", "/report?id=tiny", "/?token=wrong"):
         assert client.get(path, headers={"Host": "any.example"}).status_code == 401
     assert client.post(f"/api/names?token={TOKEN}", json={}).status_code == 401
-    let_in = client.get(f"/?token={TOKEN}&x=1")
-    assert let_in.status_code == 303 and let_in.headers["location"] == "/?x=1"
+    redirect = client.get(f"/?token={TOKEN}&x=1")
+    assert redirect.status_code == 303 and redirect.headers["location"] == "/?x=1"
     assert (
-        "httponly" in let_in.headers["set-cookie"].lower() and "samesite=strict" in let_in.headers["set-cookie"].lower()
+        "httponly" in redirect.headers["set-cookie"].lower()
+        and "samesite=strict" in redirect.headers["set-cookie"].lower()
     )
     assert client.cookies.get(COOKIE) == TOKEN and client.get("/").status_code == 200
     assert client_of(store, TOKEN).get("/", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
 
 
-def test_every_part_of_the_page_is_there_and_asks_no_other_machine(client: TestClient) -> None:
+def test_every_file_of_the_page_exists_and_contacts_no_other_machine(client: TestClient) -> None:
     import infogan_ray.web.explorer
 
     parts = sorted((Path(infogan_ray.web.explorer.__path__[0]) / "static").iterdir())
@@ -313,7 +314,7 @@ def test_every_part_of_the_page_is_there_and_asks_no_other_machine(client: TestC
     assert client.get("/static/..%2Fapp.py").status_code == 404
 
 
-def test_a_bucket_is_explored_as_a_folder_is(finished: Path, proxy: Proxy) -> None:
+def test_a_bucket_is_explored_like_a_folder(finished: Path, proxy: Proxy) -> None:
     root = open_storage(proxy.uri("explored"))
     for path in finished.rglob("*"):
         if path.is_file():
@@ -347,12 +348,12 @@ def served(store: Path) -> Iterator[str]:
         assert process.wait(20) == 0
 
 
-def test_the_command_prints_an_address_that_answers_and_ends_by_ctrl_c(served: str) -> None:
+def test_the_command_prints_a_working_address_and_ends_with_ctrl_c(served: str) -> None:
     with urllib.request.urlopen(f"{served}api/root", timeout=20) as answer:
         assert json.load(answer)["kind"] == "storage"
 
 
-def test_a_public_address_wants_a_token(store: Path) -> None:
+def test_a_public_address_requires_a_token(store: Path) -> None:
     command = [sys.executable, "-m", "infogan_ray", "explore", str(store), "--port", "0", "--host", "0.0.0.0"]
     environment = {name: value for name, value in os.environ.items() if name != "INFOGAN_TOKEN"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -370,7 +371,7 @@ def test_a_public_address_wants_a_token(store: Path) -> None:
         process.wait(20)
 
 
-def test_what_cannot_be_explored_is_said_in_one_line(
+def test_bad_arguments_of_explore_are_refused_in_one_line(
     store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["explore", str(store / "nothing")]) == USAGE
@@ -389,7 +390,7 @@ def test_what_cannot_be_explored_is_said_in_one_line(
     assert "give another --port" in capsys.readouterr().err
 
 
-def test_without_the_extra_the_command_says_what_to_install(store: Path) -> None:
+def test_without_the_extra_the_command_names_the_install_command(store: Path) -> None:
     blocked = (
         "import sys; sys.modules['uvicorn'] = None\nfrom infogan_ray.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )

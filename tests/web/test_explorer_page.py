@@ -33,14 +33,15 @@ expect.set_options(timeout=PATIENCE_MS)
 
 @pytest.fixture(scope="module")
 def store(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs and a model folder; the images that they were trained on lie beside them."""
+    """A folder with two runs, a model folder, and their training images."""
     folder = tmp_path_factory.mktemp("explored")
     images, labels = tiny_images()
     np.savez(folder / "bars.npz", images=images, labels=labels)
     for name in ("tiny", "other"):
         shutil.copytree(finished, folder / "runs" / name)
     shutil.copytree(finished / "model", folder / "runs" / "pulled")
-    os.unlink(folder / "runs" / "tiny" / "checkpoints" / "step_00000003" / "MANIFEST.json")  # pruned; its picture stays
+    # A pruned checkpoint keeps its sample image.
+    os.unlink(folder / "runs" / "tiny" / "checkpoints" / "step_00000003" / "MANIFEST.json")
     Image.fromarray(images[5]).resize((40, 40)).save(folder / "photo.png")
     return folder
 
@@ -63,7 +64,7 @@ def address(store: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        # The sandbox needs rights that a container's root lacks; the only page that is opened is ours.
+        # Root in a container may not use the sandbox. The browser opens only our own page.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -71,20 +72,21 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A fresh page. At the end: nothing was asked of another machine, nothing went wrong in the page's script."""
+    """A new page. At the end: the page made no request to another machine and raised no script error."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
-    asked: list[str] = []
+    requested: list[str] = []
     wrong: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requested.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     yield page
     context.close()
-    elsewhere = [url for url in asked if not url.startswith((address, "blob:", "data:"))]
-    assert asked and not elsewhere
-    assert not [line for line in wrong if not line.startswith("Failed to load resource")]  # a refusal, which is shown
+    elsewhere = [url for url in requested if not url.startswith((address, "blob:", "data:"))]
+    assert requested and not elsewhere
+    # The page shows refused requests.
+    assert not [line for line in wrong if not line.startswith("Failed to load resource")]
 
 
 def open_model(page: Page, address: str, rest: str = "") -> None:
@@ -92,8 +94,8 @@ def open_model(page: Page, address: str, rest: str = "") -> None:
     expect(page.locator("#chosen")).to_contain_text("Chosen: image 1 of 64")
 
 
-def drawn(page: Page) -> dict:
-    """What the first grid shows, when all that was wished for is drawn."""
+def shown_values(page: Page) -> dict:
+    """The values that the first grid shows."""
     return json.loads(page.locator("#grid-a img").get_attribute("data-drawn") or "{}")
 
 
@@ -106,19 +108,19 @@ def pixels(page: Page, selector: str = "#grid-a img") -> str:
     )
 
 
-def until(page: Page, what: Callable[[dict], bool]) -> None:
-    """Wait until the first grid shows what is wished for. (The page's policy forbids playwright's own waiting.)"""
+def until(page: Page, condition: Callable[[dict], bool]) -> None:
+    """Wait until the first grid meets a condition. The page's policy forbids playwright's own wait functions."""
     deadline = time.monotonic() + PATIENCE_MS / 1000
-    while not what(drawn(page)):
-        assert time.monotonic() < deadline, drawn(page)
+    while not condition(shown_values(page)):
+        assert time.monotonic() < deadline, shown_values(page)
         page.wait_for_timeout(50)
 
 
-def wait_until_drawn(page: Page, **codes: float) -> None:
+def wait_for_codes(page: Page, **codes: float) -> None:
     until(page, lambda now: now.get("codes") == codes)
 
 
-def test_a_slider_moves_and_the_images_change(page: Page, address: str) -> None:
+def test_moving_a_slider_changes_the_images(page: Page, address: str) -> None:
     page.goto(address)
     page.get_by_role("link", name="tiny", exact=True).click()
     expect(page.locator("#chosen")).to_contain_text("Chosen: image 1 of 64")
@@ -126,14 +128,14 @@ def test_a_slider_moves_and_the_images_change(page: Page, address: str) -> None:
     slider = page.get_by_role("slider", name="uniform0")
     slider.focus()
     page.keyboard.press("End")
-    wait_until_drawn(page, uniform0=2)
+    wait_for_codes(page, uniform0=2)
     after = pixels(page)
     assert after != before
     page.keyboard.press("Home")
-    wait_until_drawn(page, uniform0=-2)
+    wait_for_codes(page, uniform0=-2)
     assert pixels(page) not in (before, after)
     page.get_by_role("radio", name="cat0 2").check(force=True)
-    wait_until_drawn(page, cat0=2, uniform0=-2)
+    wait_for_codes(page, cat0=2, uniform0=-2)
     expect(page.locator("#shell")).to_have_text(
         re.compile(
             r"^infogan sample .*/tiny/checkpoints/step_00000006 -n 64 --set uniform0=-2 cat0=2 --seed 0 -o samples.png$"
@@ -141,14 +143,14 @@ def test_a_slider_moves_and_the_images_change(page: Page, address: str) -> None:
     )
     held = pixels(page)
     page.reload()
-    wait_until_drawn(page, cat0=2, uniform0=-2)
-    assert pixels(page) == held, "the address keeps what is on the screen"
+    wait_for_codes(page, cat0=2, uniform0=-2)
+    assert pixels(page) == held, "the URL stores the values"
     page.get_by_role("button", name="Free all").click()
-    wait_until_drawn(page)
+    wait_for_codes(page)
     assert pixels(page) == before
 
 
-def test_z_is_rolled_by_a_key_and_kept_when_locked(page: Page, address: str) -> None:
+def test_a_key_samples_a_new_z_and_the_lock_controls_it(page: Page, address: str) -> None:
     open_model(page, address)
     before = pixels(page)
     page.locator("body").press("r")
@@ -160,14 +162,14 @@ def test_z_is_rolled_by_a_key_and_kept_when_locked(page: Page, address: str) -> 
     assert pixels(page) == before
     page.get_by_role("button", name="z locked").click()
     page.get_by_role("radio", name="cat0 1").check(force=True)
-    wait_until_drawn(page, cat0=1)
-    assert drawn(page)["seed"] != 0
+    wait_for_codes(page, cat0=1)
+    assert shown_values(page)["seed"] != 0
 
 
-def test_an_image_is_chosen_moved_along_a_code_and_walked_to(page: Page, address: str) -> None:
+def test_an_image_is_chosen_changed_along_a_code_and_used_in_a_walk(page: Page, address: str) -> None:
     open_model(page, address)
     page.get_by_role("button", name="A: chosen image").click()
-    frame = page.get_by_role("group", name="64 samples; the arrow keys choose one")
+    frame = page.get_by_role("group", name="64 samples; select one with the arrow keys")
     frame.focus()
     for key in ("ArrowDown", "ArrowRight"):
         page.keyboard.press(key)
@@ -189,7 +191,7 @@ def test_an_image_is_chosen_moved_along_a_code_and_walked_to(page: Page, address
     expect(now).to_have_attribute("aria-label", "Image at 100% of the way from A to B")
 
 
-def test_an_image_is_uploaded_and_its_codes_are_seen(page: Page, address: str, store: Path) -> None:
+def test_an_image_is_uploaded_and_its_codes_are_shown(page: Page, address: str, store: Path) -> None:
     open_model(page, address)
     page.locator("#upload").set_input_files(store / "photo.png")
     expect(page.locator("#original-note")).to_contain_text("photo.png")
@@ -197,7 +199,7 @@ def test_an_image_is_uploaded_and_its_codes_are_seen(page: Page, address: str, s
     expect(reading).to_contain_text(re.compile(r"cat0 = \d.*%"))
     expect(reading).to_contain_text(re.compile(r"uniform0-?\d\.\d\d ± \d\.\d\d"))
     assert page.evaluate("document.getElementById('reconstructions').naturalWidth") == 8 * 16
-    page.get_by_role("button", name="Take these codes").click()
+    page.get_by_role("button", name="Use these codes").click()
     until(page, lambda now: len(now["codes"]) == 2)
     page.locator("#real-images button").nth(4).click()
     expect(page.locator("#original-note")).to_contain_text("label")
@@ -205,7 +207,7 @@ def test_an_image_is_uploaded_and_its_codes_are_seen(page: Page, address: str, s
     expect(page.get_by_role("alert")).to_contain_text("this is not an image that can be read")
 
 
-def test_a_code_gets_a_name_that_lasts(page: Page, address: str, store: Path) -> None:
+def test_the_name_of_a_code_is_stored(page: Page, address: str, store: Path) -> None:
     open_model(page, address)
     name = page.get_by_role("textbox", name="Name of uniform0")
     name.fill("slant")
@@ -226,24 +228,24 @@ def test_a_code_gets_a_name_that_lasts(page: Page, address: str, store: Path) ->
     expect(page.get_by_role("slider", name="uniform0", exact=True)).to_be_visible()
 
 
-def test_training_is_scrubbed_and_two_models_stand_beside_each_other(page: Page, address: str) -> None:
+def test_training_steps_are_selected_and_two_models_are_shown_side_by_side(page: Page, address: str) -> None:
     open_model(page, address)
     expect(page.locator("#timeline-step")).to_contain_text("6")
     page.locator("body").press("[")
     expect(page.locator("#timeline-step")).to_contain_text("3, picture only")
-    expect(page.locator("#grid-a figcaption")).to_contain_text("its weights are pruned")
+    expect(page.locator("#grid-a figcaption")).to_contain_text("the checkpoint was deleted")
     expect(page.locator("#grid-a img")).to_have_attribute("src", re.compile("picture.*step=3"))
     page.locator("body").press("]")
     expect(page.locator("#grid-a figcaption")).to_contain_text("all codes free")
-    page.get_by_label("beside", exact=True).select_option(label="other")
+    page.get_by_label("compare with", exact=True).select_option(label="other")
     expect(page.locator("#grid-b figcaption")).to_contain_text("other, step 6: all codes free")
     assert pixels(page, "#grid-b img") == pixels(page), "the same weights, codes and noise"
-    page.get_by_label("Checkpoint beside").select_option(label="step 3")
+    page.get_by_label("Checkpoint to compare with").select_option(label="step 3")
     expect(page.locator("#grid-b figcaption")).to_contain_text("other, step 3")
     assert pixels(page, "#grid-b img") != pixels(page)
 
 
-def test_the_library_is_live(page: Page, address: str, store: Path) -> None:
+def test_the_library_updates_by_itself(page: Page, address: str, store: Path) -> None:
     page.goto(address)
     expect(page.locator(".card")).to_have_count(3)
     shutil.copytree(store / "runs" / "other", store / "runs" / "new one")
@@ -256,7 +258,7 @@ def test_the_library_is_live(page: Page, address: str, store: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_narrow_screen_shows_all_without_scrolling_sideways(browser: Browser, address: str, scheme: str) -> None:
+def test_a_narrow_screen_needs_no_horizontal_scrolling(browser: Browser, address: str, scheme: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     for path in ("", "#model=tiny"):
@@ -269,7 +271,7 @@ def test_a_narrow_screen_shows_all_without_scrolling_sideways(browser: Browser, 
     context.close()
 
 
-def test_everything_that_can_be_used_has_a_name_for_a_screen_reader(page: Page, address: str) -> None:
+def test_every_control_has_a_name_for_screen_readers(page: Page, address: str) -> None:
     open_model(page, address)
     session = page.context.new_cdp_session(page)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
@@ -283,7 +285,7 @@ def test_everything_that_can_be_used_has_a_name_for_a_screen_reader(page: Page, 
     assert not nameless
 
 
-def test_a_server_that_has_gone_is_said(page: Page, address: str) -> None:
+def test_a_lost_server_is_reported(page: Page, address: str) -> None:
     open_model(page, address)
     page.route("**/api/grid", lambda route: route.abort())
     page.locator("body").press("r")

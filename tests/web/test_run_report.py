@@ -1,4 +1,4 @@
-"""The report of a run, finished, half-way and broken. Run: pytest tests/web/test_run_report.py"""
+"""The report of a finished, a running and a broken run. Run: pytest tests/web/test_run_report.py"""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def run(finished: Path, tmp_path: Path) -> RunDirectory:
     return RunDirectory(open_storage(shutil.copytree(finished, tmp_path / "tiny")))
 
 
-def test_a_finished_run_says_what_each_code_does_and_how_to_go_on(run: RunDirectory) -> None:
+def test_a_finished_run_shows_each_code_and_how_to_continue(run: RunDirectory) -> None:
     text = run_report(run)
     page = parsed(text)
-    assert not re.search(r"""(src|href)="(?!data:|#)|url\(|@import""", text), "nothing from outside"
+    assert not re.search(r"""(src|href)="(?!data:|#)|url\(|@import""", text), "no external resources"
     metrics = json.loads(run.model.read(METRICS))
     assert f"finished at step {STEPS}" in words(page) and f"infogan pull {run.folder.uri} tiny-model" in words(page)
     assert f"{metrics['clustering_error']:.1%}" in words(page)
@@ -56,28 +56,28 @@ EACH_STEP = [*(name for group in ("loss", "discriminator", "gradient", "speed") 
 
 
 @pytest.mark.parametrize("metric", EACH_STEP)
-def test_whatever_a_step_tells_has_a_curve(metric: str, run: RunDirectory) -> None:
+def test_every_metric_of_a_step_has_a_curve(metric: str, run: RunDirectory) -> None:
     run.folder.write(run.METRICS, b"".join(json.dumps({"step": n, metric: 0.5 + n}).encode() + b"\n" for n in (1, 2)))
     charts = section(parsed(run_report(run)), "curves").iter(f"{SVG}svg")
-    assert len(list(charts)) == 2, "the bounds, without any, and this"
+    assert len(list(charts)) == 2, "an empty chart of bounds, and this chart"
 
 
-def test_names_that_codes_were_given_stand_beside_them(run: RunDirectory) -> None:
+def test_names_of_codes_are_shown(run: RunDirectory) -> None:
     name_codes(run.folder, {"uniform0": "slant"})
     page = run_report(run)
     assert "<td>uniform0</td><td>slant</td>" in page and "slant, bound" in page
     run.folder.write("names.json", b"[")
-    assert f"{run.folder}/names.json" in run_report(run), "said, and the rest is there"
+    assert f"{run.folder}/names.json" in run_report(run), "the error is shown with the rest of the report"
 
 
-def test_of_many_checkpoints_some_are_shown_first_and_last_among_them(run: RunDirectory) -> None:
+def test_of_many_checkpoints_some_are_shown_including_first_and_last(run: RunDirectory) -> None:
     for step in range(10, 1010, 10):
         run.samples.write(sample_picture_name(step), run.samples.read(sample_picture_name(STEPS)))
     shown = [words(figure) for figure in section(parsed(run_report(run)), "time").iter("figcaption")]
     assert len(shown) == 8 and shown[0] == "step 3" and shown[-1] == "step 1,000"
 
 
-def test_a_run_that_is_training_shows_how_things_stand(run: RunDirectory) -> None:
+def test_a_running_run_shows_its_current_state(run: RunDirectory) -> None:
     run.model.delete_all()
     run.set_status("running", 55)
     page = parsed(run_report(run))
@@ -85,10 +85,10 @@ def test_a_run_that_is_training_shows_how_things_stand(run: RunDirectory) -> Non
     captions = [words(figure) for figure in section(page, "codes").iter("figcaption")]
     assert captions == [f"cat0step {STEPS}", f"uniform0step {STEPS}"], "the latest traversals"
     assert "--resume" in words(section(page, "again"))
-    assert len(list(section(page, "labels").iter("table"))) == 1, "the last measured one"
+    assert len(list(section(page, "labels").iter("table"))) == 1, "the last measured table"
 
 
-def test_what_is_missing_or_broken_leaves_a_gap_and_a_line(tmp_path: Path, run: RunDirectory) -> None:
+def test_missing_and_broken_files_give_a_note_in_the_report(tmp_path: Path, run: RunDirectory) -> None:
     bare = RunDirectory(open_storage(tmp_path / "bare"))
     bare.set_status("starting")
     page = parsed(run_report(bare))
@@ -106,7 +106,7 @@ def test_what_is_missing_or_broken_leaves_a_gap_and_a_line(tmp_path: Path, run: 
     assert "is not a PNG picture" in words(section(page, "time"))
 
 
-def test_the_command_writes_it_beside_the_run(
+def test_the_command_writes_the_report_into_the_run_folder(
     run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", run.folder.path]) == DONE

@@ -1,4 +1,4 @@
-"""The report of a search, from folders made by hand. Run: pytest tests/web/test_search_report.py"""
+"""The report of a search, from folders that the tests write. Run: pytest tests/web/test_search_report.py"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PICTURE = png(Image.new("L", (4, 4)))
 
 
 def make_search(folder: Path | str, values: list[dict[str, Any]], **changes: Any) -> SearchDirectory:
-    """A search whose rungs are 1,000 and 3,000 of 9,000 images; nothing has begun."""
+    """A search with rungs at 1,000 and 3,000 of 9,000 images, before any trial starts."""
     base = preset("mnist").override({"batch_size": BATCH, "steps": 90}, "test").to_dict()
     about = {
         "version": "0.1.0", "metric": "mi_fraction", "budget": 9000, "grace": 1000, "reduction": 3,
@@ -47,7 +47,7 @@ def make_search(folder: Path | str, values: list[dict[str, Any]], **changes: Any
     return search
 
 
-def test_the_ceiling_of_a_learned_prior_is_that_of_what_was_learned(tmp_path: Path) -> None:
+def test_the_ceiling_of_a_learned_prior_uses_the_learned_probabilities(tmp_path: Path) -> None:
     search = make_search(tmp_path, [{}, {}])
     run_trial(search, 0, "training", {10: 0.5})
     run_trial(search, 1, "training", {10: 0.5})
@@ -60,7 +60,7 @@ def test_the_ceiling_of_a_learned_prior_is_that_of_what_was_learned(tmp_path: Pa
 
 
 def run_trial(search: SearchDirectory, number: int, state: str, bounds: dict[int, float], **final: Any) -> None:
-    """``bounds``: mi_fraction by step. ``final``: metrics of the model folder, which a finished trial has."""
+    """Write a trial. ``bounds``: mi_fraction by step. ``final``: metrics of a finished trial's model folder."""
     run = search.trial(number)
     lines = [
         {"step": step, "d_loss": 1.3, "g_loss": 0.7, "mi_fraction": bound, "mi/cat0": 2.0 * bound}
@@ -76,7 +76,7 @@ def run_trial(search: SearchDirectory, number: int, state: str, bounds: dict[int
 
 
 def report_events(search: SearchDirectory, *events: tuple[int, int | None, float]) -> None:
-    """(trial, images, score); without images the trial has ended."""
+    """Report (trial, images, score). If images is None, the trial has ended."""
     halving = search.halving()
     for trial, images, score in events:
         if images is None:
@@ -88,7 +88,7 @@ def report_events(search: SearchDirectory, *events: tuple[int, int | None, float
 
 @pytest.fixture
 def search(tmp_path: Path) -> SearchDirectory:
-    """Two finished trials, of which the better bound has the worse images; one stopped, diverged, running, waiting."""
+    """Two finished trials, where the better bound has worse images, and a stopped, diverged, running and new one."""
     values = [{"objective.lambda_categorical": 0.1 * 3**n, "codes": f"cat={n % 2 + 2}"} for n in range(6)]
     search = make_search(tmp_path, values)
     report_events(
@@ -115,8 +115,8 @@ def words(element: ElementTree.Element | None) -> str:
 
 
 def labels(chart: ElementTree.Element) -> list[str]:
-    """The texts that are drawn, without what is seen on hovering alone."""
-    return [(one.text or "") + "".join(child.tail or "" for child in one) for one in chart.iter(f"{SVG}text")]
+    """The visible texts of a chart, without tooltips."""
+    return [(text.text or "") + "".join(child.tail or "" for child in text) for text in chart.iter(f"{SVG}text")]
 
 
 def section(page: ElementTree.Element, anchor: str) -> ElementTree.Element:
@@ -132,7 +132,7 @@ def table_rows(element: ElementTree.Element) -> list[list[str]]:
 # Charts --------------------------------------------------------------------------------------------------------------
 
 
-def test_every_line_says_what_it_is_and_gaps_are_left_out() -> None:
+def test_every_line_has_a_label_and_non_finite_points_are_left_out() -> None:
     series = [
         Series("first", [(1000, 0.1), (2000, float("nan")), (3000, 0.3)], slot=0),
         Series("a <b> & c", [(1000, 0.2)], slot=1, faint=True, note="stopped"),
@@ -146,14 +146,14 @@ def test_every_line_says_what_it_is_and_gaps_are_left_out() -> None:
     assert set(groups) == {"first: 0.3 at 3000", "a <b> & c: 0.2 at 1000, stopped"}
     assert "faint" in groups["a <b> & c: 0.2 at 1000, stopped"].get("class", "")
     line = groups["first: 0.3 at 3000"].find(f"{SVG}path")
-    assert line is not None and line.get("d", "").count("L") == 1, "two points are left of three"
-    said = labels(chart)
-    assert {"first", "a <b> & c", "ceiling 1", "rung"} <= set(said) and "no" not in said
+    assert line is not None and line.get("d", "").count("L") == 1, "two of three points are shown"
+    texts = labels(chart)
+    assert {"first", "a <b> & c", "ceiling 1", "rung"} <= set(texts) and "no" not in texts
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", line.get("d", ""))]
-    assert heights[0] > heights[1], "larger values stand higher"
+    assert heights[0] > heights[1], "larger values are higher in the chart"
 
 
-def test_lines_beyond_what_can_be_told_apart_are_grey_and_one_outlier_does_not_flatten_the_rest() -> None:
+def test_extra_lines_are_grey_and_an_outlier_does_not_compress_the_axis() -> None:
     series = [Series(f"t{n}", [(x, n / 100) for x in range(9)], n if n < SLOTS else None) for n in range(200)]
     chart = ElementTree.fromstring(line_chart("T", series, "x", "y"))
     assert sum(label.startswith("t") for label in labels(chart)) == SLOTS and "grey: 188 others" in words(chart)
@@ -162,7 +162,7 @@ def test_lines_beyond_what_can_be_told_apart_are_grey_and_one_outlier_does_not_f
     assert "0.5" in ticks and not any("M" in tick or "G" in tick for tick in ticks)
 
 
-def test_a_scatter_rings_and_joins_the_front() -> None:
+def test_a_scatter_marks_the_pareto_front() -> None:
     points = [
         Point("a", 0.9, 90, 0, True),
         Point("b", 0.8, 40, 1, True),
@@ -176,7 +176,7 @@ def test_a_scatter_rings_and_joins_the_front() -> None:
         assert ElementTree.fromstring(empty).get("role") == "img"
 
 
-def test_axes_are_logarithmic_or_choices_where_values_ask_for_it() -> None:
+def test_axes_are_linear_logarithmic_or_categorical() -> None:
     lines = [
         Line("best", {"rate": 1e-5, "width": 16, "codes": "<i>", "flag": True, "near": 2.0}, 0.9),
         Line("worst", {"rate": 1e-3, "width": 32, "codes": "cat=2", "flag": None, "near": 4.0}, 0.1),
@@ -185,54 +185,56 @@ def test_axes_are_logarithmic_or_choices_where_values_ask_for_it() -> None:
     ]
     axes = ["rate", "width", "codes", "flag", "near"]
     chart = ElementTree.fromstring(parallel_coordinates("T", lines, axes, "bound", log=["near"], faint_label="early"))
-    said = labels(chart)
-    assert {"rate (log)", "near (log)", "width", "1e-5", "16", "<i>", "yes", "best", "bound"} <= set(said)
-    drawn = [g for g in chart.iter(f"{SVG}g") if "p " in g.get("class", "")]
-    hues = {words(g.find(f"{SVG}title")).split(":")[0]: g.get("class") for g in drawn}
+    texts = labels(chart)
+    assert {"rate (log)", "near (log)", "width", "1e-5", "16", "<i>", "yes", "best", "bound"} <= set(texts)
+    lines_in_chart = [g for g in chart.iter(f"{SVG}g") if "p " in g.get("class", "")]
+    hues = {words(g.find(f"{SVG}title")).split(":")[0]: g.get("class") for g in lines_in_chart}
     assert hues == {"best": "p h6", "worst": "p h0", "stopped": "p none faint", "unmeasured": "p none"}
-    assert words(drawn[-1].find(f"{SVG}title")).startswith("best"), "the best is drawn last, on top"
+    assert words(lines_in_chart[-1].find(f"{SVG}title")).startswith("best"), (
+        "the best line is last, on top of the others"
+    )
 
 
 # Decisions -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_words_for_what_became_of_a_trial() -> None:
+def test_the_outcome_texts_of_a_trial() -> None:
     halving = Halving((1000, 3000), 3)
     for trial, images, score in ((0, 1000, 0.5), (1, 1000, 0.2), (2, 1000, 0.9), (1, 3000, 0.99), (4, 1000, 0.1)):
         halving.report(trial, images, score)
     halving.end(2)
     assert halving.score(1, 1000) == 0.2 and halving.score(1, 3000) == 0.99
 
-    def said(trial: int, state: str) -> list[tuple[tuple[int, int] | None, str]]:
-        return [(one.place, one.outcome) for one in decisions(halving, trial, state)]
+    def outcomes(trial: int, state: str) -> list[tuple[tuple[int, int] | None, str]]:
+        return [(decision.place, decision.outcome) for decision in decisions(halving, trial, state)]
 
-    assert said(0, "running") == [((1, 1), "went on"), (None, "not there yet")]
-    assert said(1, "stopped") == [((2, 2), "stopped"), (None, "had continued, does not count")]
-    assert said(2, "diverged, with a reason") == [((1, 3), "went on"), (None, "diverged")]
-    assert said(3, "not begun") == [(None, "not begun")] * 2
-    assert said(4, "running")[0] == (None, "waits for earlier trials")
+    assert outcomes(0, "running") == [((1, 1), "continued"), (None, "not reached yet")]
+    assert outcomes(1, "stopped") == [((2, 2), "stopped"), (None, "continued, score ignored")]
+    assert outcomes(2, "diverged, with a reason") == [((1, 3), "continued"), (None, "diverged")]
+    assert outcomes(3, "not begun") == [(None, "not begun")] * 2
+    assert outcomes(4, "running")[0] == (None, "waits for earlier trials")
     halving.end(3)
-    assert said(3, "failed") == [(None, "failed"), (None, "never got there")]
+    assert outcomes(3, "failed") == [(None, "failed"), (None, "not reached")]
 
 
 # The page ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_report_shows_all_trials_and_what_became_of_them(search: SearchDirectory) -> None:
+def test_the_report_shows_all_trials_and_their_outcomes(search: SearchDirectory) -> None:
     write_search_report(search)
     page = search.folder.read(search.REPORT).decode()
     tree = parsed(page)
     head = words(tree.find("body"))
-    assert f"Trial 0 is picked by the default rule, {DEFAULT}: {RULES[DEFAULT]}" in head and "12.5%" in head
+    assert f"The default rule, {DEFAULT}, picks trial 0: {RULES[DEFAULT]}" in head and "12.5%" in head
     assert f"infogan pull {search.folder.uri} best" in head
     assert "4 of 6 trials are over" in head and all(f"{name}{value}" in head for name, value in SCORED.items())
-    assert "spared by early stopping22%" in head, "8,000 of the 36,000 images of the four trials that are over"
-    order = [one.get("id") for one in tree.iter("section")]
+    assert "saved by early stopping22%" in head, "8,000 of the 36,000 images of the four ended trials"
+    order = [element.get("id") for element in tree.iter("section")]
     assert order == ["picks", "board", "curves", "space", "rungs", "pictures", "recipe"]
     picked = {row[0]: row[2] for row in table_rows(section(tree, "picks"))}
     assert picked | {f"{DEFAULT} (default)": "0", "bound": "2", "quality": "0"} == picked
     heads = [words(head) for head in section(tree, "picks").iter("th")]
-    assert heads == ["rule", "asks for", "trial", "mi_fraction", "swd", *SCORED, "clustering_error"]
+    assert heads == ["rule", "criterion", "trial", "mi_fraction", "swd", *SCORED, "clustering_error"]
     board = table_rows(section(tree, "board"))
     assert [row[:2] for row in board[:2]] == [["0", "finished"], ["2", "finished"]]
     assert {row[0]: row[1] for row in board} == {
@@ -240,22 +242,22 @@ def test_the_report_shows_all_trials_and_what_became_of_them(search: SearchDirec
     }  # fmt: skip
     cells = [row[:3] for row in table_rows(section(tree, "rungs"))]
     assert cells == [
-        ["0", "0.5, place 1 of 1went on", "0.6, place 1 of 1went on"],
-        ["1", "0.2, place 2 of 2stopped", "never got there"],
-        ["2", "0.8, place 1 of 3went on", "0.7, place 1 of 2went on"],
-        ["3", "0.9, place 1 of 4went on", "diverged"],
-        ["4", "not there yet", "not there yet"],
+        ["0", "0.5, place 1 of 1continued", "0.6, place 1 of 1continued"],
+        ["1", "0.2, place 2 of 2stopped", "not reached"],
+        ["2", "0.8, place 1 of 3continued", "0.7, place 1 of 2continued"],
+        ["3", "0.9, place 1 of 4continued", "diverged"],
+        ["4", "not reached yet", "not reached yet"],
         ["5", "not begun", "not begun"],
     ]
     titles = [words(title) for title in section(tree, "curves").iter(f"{SVG}title")]
     assert "trial 1: 0.2 at 1000, stopped" in titles and "trial 2: 0.95 at 9000" in titles
     pictures = list(section(tree, "pictures").iter("img"))
-    assert len(pictures) == 4 and all(one.get("src", "").startswith("data:image/png;base64,") for one in pictures)
+    assert len(pictures) == 4 and all(image.get("src", "").startswith("data:image/png;base64,") for image in pictures)
     assert "code cat0 of trial 0" in pictures[1].get("alt", "")
     assert "infogan train --preset mnist" in words(section(tree, "recipe"))
 
 
-def test_the_report_refers_to_nothing_outside_it(search: SearchDirectory) -> None:
+def test_the_report_has_no_external_references(search: SearchDirectory) -> None:
     page = search_report(search)
     assert "://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"url\(|@import|<link|<iframe|<object", page)
@@ -265,7 +267,7 @@ def test_the_report_refers_to_nothing_outside_it(search: SearchDirectory) -> Non
     assert "default-src 'none'" in page
 
 
-def test_what_a_trial_says_is_text_and_never_markup(tmp_path: Path) -> None:
+def test_text_from_trials_is_escaped(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script>\" onload='x'\x00\ud800"
     values = [{"codes": bad, f"a.{bad}": n, "n": n} for n in range(3)]
     search = make_search(tmp_path, values, changes=[bad], version=bad)
@@ -282,27 +284,27 @@ def test_what_a_trial_says_is_text_and_never_markup(tmp_path: Path) -> None:
     page.encode()
 
 
-def test_a_search_in_which_nothing_has_happened_has_a_report(tmp_path: Path) -> None:
+def test_a_new_search_has_a_report(tmp_path: Path) -> None:
     tree = parsed(search_report(make_search(tmp_path, [{"a": 1}, {"a": 2}])))
-    assert "Nothing has won: no trial has come to its end yet." in words(tree.find("body"))
+    assert "There is no winner: no trial has finished yet." in words(tree.find("body"))
     assert [row[:2] for row in table_rows(section(tree, "board"))] == [["0", "not begun"], ["1", "not begun"]]
     tree = parsed(search_report(make_search(tmp_path, [], count=8, searcher="optuna")))
     assert "0 of 8 trials are over" in words(tree.find("body"))
 
 
-def test_torn_lines_and_odd_files_leave_a_gap_and_no_more(search: SearchDirectory) -> None:
+def test_truncated_lines_and_broken_files_leave_only_a_gap(search: SearchDirectory) -> None:
     run = search.trial(0)
     run.folder.append(run.METRICS, b'{"step": 91, "mi_frac')
     search.trial(2).folder.delete("metrics.jsonl")
     search.folder.write(search.BOARD, b'{"rows": [{"tri')
-    search.trial(2).model.write("samples.png", b"x" * len(PICTURE))  # of the size in its manifest
+    search.trial(2).model.write("samples.png", b"x" * len(PICTURE))  # the size equals that in the manifest
     page = search_report(search)
     assert "samples.png is not a PNG picture" in page
     titles = [words(title) for title in section(parsed(page), "curves").iter(f"{SVG}title")]
     assert "trial 0: 0.9 at 9000" in titles and not any(title.startswith("trial 2") for title in titles)
 
 
-def test_a_saved_board_is_shown_with_any_field_until_the_search_goes_on(search: SearchDirectory) -> None:
+def test_a_saved_leaderboard_is_shown_with_any_field_until_the_search_continues(search: SearchDirectory) -> None:
     rows = [
         {"trial": 2, "state": "finished", "images": 9000, "mi_fraction": 0.9, "swd": 40.0, "q_new": 0.75, "list": [1]},
         {"trial": 0, "state": "finished", "images": 9000, "mi_fraction": 0.9, "swd": None, "q_new": None},
@@ -317,28 +319,28 @@ def test_a_saved_board_is_shown_with_any_field_until_the_search_goes_on(search: 
     assert (first["trial"], first["picked by"], first["q_new"]) == ("2", "new, front", "0.75")
     older = {**saved, "rule": None, "picks": {"gated": 2, "bound": 0}}
     search.folder.write(search.BOARD, json.dumps(older).encode())
-    assert "Trial 2 is picked by the default rule, gated" in search_report(search)
+    assert "The default rule, gated, picks trial 2" in search_report(search)
     search.folder.write(search.BOARD, json.dumps(saved).replace("failed", "running").encode())
-    assert "q_new" not in search_report(search), "it was written while trials ran"
+    assert "q_new" not in search_report(search), "the saved leaderboard was written during the search"
     search.folder.write(search.BOARD, json.dumps(saved).encode())
     run_trial(search, 5, "finished", {90: 0.99}, swd=20.0, **SCORED)
     tree = parsed(search_report(search))
-    assert "q_new" not in words(section(tree, "board")), "the board is that of before: it is made anew"
-    assert f"Trial 5 is picked by the default rule, {DEFAULT}" in words(tree.find("body"))
+    assert "q_new" not in words(section(tree, "board")), "an outdated leaderboard is computed again"
+    assert f"The default rule, {DEFAULT}, picks trial 5" in words(tree.find("body"))
 
 
-def test_without_stopping_the_report_says_what_stopping_would_have_done(tmp_path: Path) -> None:
+def test_without_early_stopping_the_report_shows_its_hypothetical_effect(tmp_path: Path) -> None:
     search = make_search(tmp_path, [{"a": 1}, {"a": 2}], early_stopping=False)
     report_events(search, (0, 1000, 0.5), (1, 1000, 0.2), (0, None, 0), (1, None, 0))
     run_trial(search, 0, "finished", {10: 0.5, 90: 0.6}, swd=40.0)
     run_trial(search, 1, "finished", {10: 0.2, 90: 0.9}, swd=40.0)
     rungs = section(parsed(search_report(search)), "rungs")
     assert [row[-1] for row in table_rows(rungs)] == ["continues", "stopped at 1,000"]
-    assert "stopped 1 trials and spared 8,000 of 18,000 images (44%)" in words(rungs)
-    assert "the winner, trial 1, would have been stopped, too" in words(rungs)
+    assert "stopped 1 trials and saved 8,000 of 18,000 images (44%)" in words(rungs)
+    assert "The winner, trial 1, would also have been stopped" in words(rungs)
 
 
-def test_bounds_in_nats_have_the_ceiling_of_their_codes_and_a_population_hands_on(tmp_path: Path) -> None:
+def test_bounds_in_nats_have_a_ceiling_and_a_population_search_is_explained(tmp_path: Path) -> None:
     values = [{"a": 1}, {"a": 2}, {"a": 3}, {"a": 4}]
     search = make_search(tmp_path, values, metric="mi_bound", searcher="population", generation=2, parents=[None] * 4)
     for number, state in enumerate(("finished", "diverged", "finished")):
@@ -347,11 +349,11 @@ def test_bounds_in_nats_have_the_ceiling_of_their_codes_and_a_population_hands_o
         run.folder.write(run.METRICS, b'{"step": 90, "mi_bound": 3.0, "mi/cat0": 2.0}\n')
     tree = parsed(search_report(search))
     assert "ceiling 6.46" in labels(section(tree, "curves")), "log 10 + 2 (log 2 - log 0.1 - log(2 pi) / 2)"
-    assert "nats, of 6.456" in words(tree.find("body")) and "stops nobody" in words(tree.find("body"))
+    assert "nats, of 6.456" in words(tree.find("body")) and "stops no trial" in words(tree.find("body"))
 
 
 @pytest.mark.s3
-def test_a_search_in_an_object_store_has_its_report_there(proxy: Proxy) -> None:
+def test_the_report_of_a_search_in_an_object_store_is_stored_there(proxy: Proxy) -> None:
     search = make_search(proxy.uri("reports"), [{"a": 1}, {"a": 2}])
     run_trial(search, 0, "finished", {10: 0.5, 90: 0.9}, swd=40.0)
     write_search_report(search)
@@ -360,7 +362,7 @@ def test_a_search_in_an_object_store_has_its_report_there(proxy: Proxy) -> None:
     assert escape(f"infogan pull '{search.folder.uri}' best") in page
 
 
-def test_hundreds_of_trials_stay_legible_and_small(tmp_path: Path) -> None:
+def test_a_report_of_many_trials_stays_readable_and_small(tmp_path: Path) -> None:
     values = [{"objective.lambda_categorical": 0.001 * (n + 1), "codes": f"cat={n}"} for n in range(120)]
     search = make_search(tmp_path, values)
     for number in range(120):

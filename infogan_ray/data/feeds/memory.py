@@ -1,9 +1,9 @@
-"""The interface of feeds, and the feed whose images are in memory as uint8: a permutation for each epoch.
+"""The interface of feeds, and the feed of uint8 images in memory, which permutes the images in each epoch.
 
-The batch of step S is a function of (images, seed, S) alone. Every rank makes the same permutation and takes its own
-rows of each global batch. So ranks see disjoint images and make the same number of steps. A resumed run needs no saved
-position. The number of workers changes nothing and need not divide the batch.
-Images past the last whole batch of an epoch are left out of that epoch; the next one shuffles them in again.
+The batch of step S depends only on (images, seed, S). Every rank computes the same permutation and takes its own rows
+of each global batch. So ranks see disjoint images and make the same number of steps. A resumed run needs no saved
+position. The number of workers does not change the batches, and need not divide the batch size.
+Images after the last whole batch of an epoch are left out of it. The next epoch shuffles them in again.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from infogan_ray.models.value_range import to_unit_range as to_unit_range
 
 
 def share(batch_size: int, rank: int, world_size: int) -> slice:
-    """The rows of the global batch that belong to a rank; shares differ by one row at most."""
+    """A rank's rows of the global batch. The numbers of rows of two ranks differ by at most one."""
     return slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
 
 
 def onto(device: torch.device, tensor: Tensor) -> Tensor:
-    """A tensor on the device. It is copied to a GPU through pinned memory, so that the host need not wait."""
+    """Copy a tensor to the device. It goes to a GPU through pinned memory, so that the host need not wait."""
     if device.type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Feed(Protocol):
-    """Gives a rank its images. At a step all feeds of a run share one global batch; each gives its rank's rows."""
+    """Gives a rank its images. At each step all feeds share one global batch, and each returns its rank's rows."""
 
     batch_size: int
-    """Of the global batch."""
+    """Size of the global batch."""
     steps_per_epoch: int
 
     def batch(self, step: int) -> Tensor:
-        """This rank's uint8 images (B / world size, C, H, W) of a step: of any step, in any order."""
+        """This rank's uint8 images (B / world size, C, H, W) of a step. Steps may be requested in any order."""
 
     def close(self) -> None:
-        """Release what the feed holds. It may be called more than once."""
+        """Release the feed's resources. It may be called more than once."""
 
 
 class InMemoryFeed:

@@ -1,21 +1,22 @@
-"""The streaming feed: reads a prepared dataset while training runs, in memory that does not grow with the dataset.
+"""The streaming feed: reads a prepared dataset during training. Its memory does not grow with the dataset.
 
-The batch of step S is a function of (dataset, seed, S) alone. It depends neither on the number of ranks nor on what was
-read before. So a resumed run needs no saved position, and the global batch is the same for any world size.
+The batch of step S depends only on (dataset, seed, S), not on the number of ranks or on earlier reads. So a resumed run
+needs no saved position, and the global batch is the same for any world size.
 
-1. Each epoch permutes the row groups, and the rows of each.
-2. In this order, without the last N mod B rows, they are divided into LANES. Lane l gives its rows of every batch.
-3. Within a lane, a window of consecutive row groups is permuted as a whole.
+1. Each epoch permutes the row groups, and the rows of each row group.
+2. In this order, without the last N mod B rows, the rows are divided into LANES lanes. Each lane has its rows of every
+   batch.
+3. Within a lane, each window of consecutive row groups is permuted as a whole.
 
-All lanes' windows together have WINDOW_BYTES, unless single row groups are larger than their part of it. A rank holds
-at most two windows of each of its lanes: the current one, and the next one, which a thread reads meanwhile.
+The windows of all lanes together have WINDOW_BYTES, unless single row groups are larger. A rank holds at most two
+windows of each of its lanes: the current one and the next one, which a thread reads in advance.
 
-A rank reads the lanes that hold rows of its part of the batch. With 1, 2, 4 or 8 ranks no lane is read twice, and no
-row group but those on the border of two lanes. With another number, two ranks may share a lane, and both read it. With
-more ranks than lanes, the ranks of a lane each read all of it and keep their rows.
+A rank reads the lanes with rows of its part of the batch. With 1, 2, 4 or 8 ranks, no lane is read twice, and only row
+groups on the border of two lanes are. With another number, two ranks may share a lane, and both read it. With more
+ranks than lanes, each rank of a lane reads the whole lane and keeps its own rows.
 
-Ray Data is not used here. The order of its rows depends on its workers, so it can neither begin at a given step nor
-give the same batch to any number of ranks. It would also run processes of its own beside the trainer's.
+Ray Data is not used here. The order of its rows depends on its workers. So it cannot start at a given step, and cannot
+give the same batch to any number of ranks. It would also start more processes beside the trainer's.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ from infogan_ray.models.rng import seeded_generator
 from infogan_ray.storage.file_system import StorageError
 
 LANES = 8
-WINDOW_BYTES = 256 * 1024**2  # of decoded images, over all lanes
-PATIENCE_S = 120.0  # for storage that is unavailable; training waits meanwhile
-ATTEMPT_S = 1.0  # for one attempt to read; between two attempts the reader checks whether it shall stop
-LEAVE_S = 10.0  # for the reader to end
+WINDOW_BYTES = 256 * 1024**2  # of decoded images, in all lanes together
+RETRY_TIMEOUT_S = 120.0  # how long reads are retried while storage is unavailable; training waits
+ATTEMPT_S = 1.0  # limit of one attempt to read; between attempts the reader checks whether it must stop
+STOP_TIMEOUT_S = 10.0  # how long to wait for the reader to stop
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows ``start`` to ``stop`` of a row group, as the epoch orders them."""
+    """Rows ``start`` to ``stop`` of a row group, in the order of the epoch."""
 
     group: int
     start: int
@@ -57,7 +58,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive pieces of a lane, permuted as one. ``first``: the lane's row at which it begins."""
+    """Consecutive pieces of a lane, permuted as a whole. ``first``: its first row, counted in the lane."""
 
     epoch: int
     lane: int
@@ -75,25 +76,25 @@ class Window:
 
 
 def count_lanes(groups: int, batch_size: int) -> int:
-    """LANES, or fewer: each needs a row of every batch, and with fewer row groups all would read the same ones."""
+    """The number of lanes: LANES, but at most one per row of a batch and one per row group."""
     return min(LANES, batch_size, groups)
 
 
 def plan(groups: list[int], batch_size: int, lanes: int, window_rows: int, seed: int, epoch: int) -> list[list[Window]]:
-    """The windows of each lane in an epoch, from the rows of all row groups in the manifest's order."""
+    """The windows of each lane in an epoch. ``groups``: the rows of each row group, in the order of the manifest."""
     order = torch.randperm(len(groups), generator=seeded_generator(seed, "shards", epoch)).tolist()
     steps = sum(groups) // batch_size
     ends = [steps * share(batch_size, lane, lanes).stop for lane in range(lanes)]
-    cut: list[list[Piece]] = [[] for _ in range(lanes)]
-    lane = at = 0
+    pieces: list[list[Piece]] = [[] for _ in range(lanes)]
+    lane = position = 0
     for group in order:
         start = 0
         while start < groups[group] and lane < lanes:
-            stop = min(groups[group], start + ends[lane] - at)
-            cut[lane].append(Piece(group, start, stop))
-            at, start = at + stop - start, stop
-            lane += at == ends[lane]
-    return [_windows(pieces, epoch, lane, window_rows) for lane, pieces in enumerate(cut)]
+            stop = min(groups[group], start + ends[lane] - position)
+            pieces[lane].append(Piece(group, start, stop))
+            position, start = position + stop - start, stop
+            lane += position == ends[lane]
+    return [_windows(of_lane, epoch, lane, window_rows) for lane, of_lane in enumerate(pieces)]
 
 
 def _windows(pieces: list[Piece], epoch: int, lane: int, window_rows: int) -> list[Window]:
@@ -126,20 +127,20 @@ class StreamingFeed:
         self._window_rows = max(1, window_bytes // self._lane_count // (channels * image_size**2))
         self._plans: dict[int, list[list[Window]]] = {}
         self._reader = _Reader(shards, image_size, channels, seed)
-        weakref.finalize(self, self._reader.stop)  # if the feed was never closed
-        mine = share(batch_size, rank, world_size)
+        weakref.finalize(self, self._reader.stop)  # if the feed is never closed
+        own_rows = share(batch_size, rank, world_size)
         self.lanes: list[Lane] = []
         for number in range(self._lane_count):
             whole = share(batch_size, number, self._lane_count)
-            rows = range(max(mine.start, whole.start) - whole.start, min(mine.stop, whole.stop) - whole.start)
+            start, stop = max(own_rows.start, whole.start), min(own_rows.stop, whole.stop)
+            rows = range(start - whole.start, stop - whole.start)
             if rows:
-                self.lanes.append(Lane(number, whole.stop - whole.start, rows, self._windows_of, self._reader.ask))
+                self.lanes.append(Lane(number, whole.stop - whole.start, rows, self._windows_of, self._reader.request))
 
     def batch(self, step: int) -> Tensor:
         """This rank's uint8 images (B / world size, C, H, W) of a step.
 
-        Waits for rows that are not read yet. Raises StorageError for broken shards and for storage that stays
-        unavailable.
+        Waits until the rows are read. Raises StorageError for broken shards, and if storage remains unavailable.
         """
         assert not self._reader.stopping.is_set(), "the feed is closed"
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -162,31 +163,31 @@ class StreamingFeed:
         return self._plans[epoch][lane]
 
 
-Held = tuple[Tensor, Tensor]
+LoadedWindow = tuple[Tensor, Tensor]
 """A window's images (n, C, S, S), and its permutation (n,)."""
 
 
 class Lane:
-    """A rank's rows of one lane: of the ``width`` that the lane gives to each batch, those in ``mine``."""
+    """A rank's rows of one lane. The lane has ``width`` rows of each batch; this rank uses those in ``own_rows``."""
 
     def __init__(
-        self, number: int, width: int, mine: range, windows: Callable[[int, int], list[Window]],
-        ask: Callable[[Window], Future[Held]],
+        self, number: int, width: int, own_rows: range, windows: Callable[[int, int], list[Window]],
+        request: Callable[[Window], Future[LoadedWindow]],
     ) -> None:  # fmt: skip
-        self.number, self.width, self.mine = number, width, mine
-        self.held: dict[tuple[int, int], Future[Held]] = {}
-        """By epoch and number: two windows at most, the current one and the next."""
-        self._windows, self._ask = windows, ask
+        self.number, self.width, self.own_rows = number, width, own_rows
+        self.held: dict[tuple[int, int], Future[LoadedWindow]] = {}
+        """By epoch and number: at most two windows, the current one and the next one."""
+        self._windows, self._request = windows, request
 
     def seek(self, epoch: int, position: int) -> None:
-        """Request the window in which a step begins."""
-        row = position * self.width + self.mine.start
+        """Request the window with a step's first row."""
+        row = position * self.width + self.own_rows.start
         windows = self._windows(epoch, self.number)
         self._hold(windows[bisect_right(windows, row, key=lambda window: window.first) - 1])
 
     def take(self, epoch: int, position: int) -> Tensor:
-        """The rows of a step, after ``seek``. Requests the next window as soon as the one before is released."""
-        row, stop = (position * self.width + end for end in (self.mine.start, self.mine.stop))
+        """The rows of a step, after ``seek``. Also requests the next window."""
+        row, stop = (position * self.width + end for end in (self.own_rows.start, self.own_rows.stop))
         windows = self._windows(epoch, self.number)
         number = bisect_right(windows, row, key=lambda window: window.first) - 1
         parts = []
@@ -208,17 +209,17 @@ class Lane:
             return windows[window.number + 1]
         return self._windows(window.epoch + 1, self.number)[0]
 
-    def _hold(self, window: Window, *more: Window) -> None:
-        """Keep this window and the next one, if they are held, and release all others. Request what is missing."""
+    def _hold(self, window: Window, *others: Window) -> None:
+        """Keep this window and the next one, if they are held, and release all others. Request missing windows."""
         after = self._after(window)
         kept = {(w.epoch, w.number) for w in (window, after)}
         for key in self.held.keys() - kept:
             self.held.pop(key).cancel()
-        for wanted in (window, *more):
+        for wanted in (window, *others):
             if (wanted.epoch, wanted.number) not in self.held:
-                self.held[wanted.epoch, wanted.number] = self._ask(wanted)
+                self.held[wanted.epoch, wanted.number] = self._request(wanted)
 
-    def _wait(self, window: Window) -> Held:
+    def _wait(self, window: Window) -> LoadedWindow:
         try:
             return self.held[window.epoch, window.number].result()
         except BaseException:
@@ -227,63 +228,63 @@ class Lane:
 
 
 class _Reader:
-    """Reads windows in a thread of its own, in the order in which they are requested."""
+    """Reads windows in a separate thread, in the order of the requests."""
 
     def __init__(self, shards: ShardSet, image_size: int, channels: int, seed: int) -> None:
         self.stopping = threading.Event()
         self._size, self._channels, self._seed = image_size, channels, seed
         self._groups = shards.groups
         self._shards = replace(shards, folder=shards.folder.with_retry_timeout(ATTEMPT_S))
-        self._asked: queue.SimpleQueue[tuple[Window, Future[Held]] | None] = queue.SimpleQueue()
-        # A daemon: a read that hangs must not keep Python from ending.
+        self._requests: queue.SimpleQueue[tuple[Window, Future[LoadedWindow]] | None] = queue.SimpleQueue()
+        # A daemon thread: a read that hangs must not prevent Python's exit.
         self._thread = threading.Thread(target=self._work, name="infogan-feed", daemon=True)
         self._thread.start()
 
-    def ask(self, window: Window) -> Future[Held]:
-        future: Future[Held] = Future()
-        self._asked.put((window, future))
+    def request(self, window: Window) -> Future[LoadedWindow]:
+        future: Future[LoadedWindow] = Future()
+        self._requests.put((window, future))
         if self.stopping.is_set():
-            future.cancel()  # the thread may have ended
+            future.cancel()  # the thread may have stopped
         return future
 
     def stop(self) -> None:
         self.stopping.set()
-        self._asked.put(None)
+        self._requests.put(None)
         if self._thread is not threading.current_thread():
-            self._thread.join(LEAVE_S)
+            self._thread.join(STOP_TIMEOUT_S)
 
     def _work(self) -> None:
-        while (asked := self._asked.get()) is not None:
-            window, future = asked
+        while (request := self._requests.get()) is not None:
+            window, future = request
             if self.stopping.is_set():
                 future.cancel()
             elif future.set_running_or_notify_cancel():
                 try:
                     future.set_result(self._read(window))
-                except BaseException as error:  # passed to whoever waits for the window
+                except BaseException as error:  # raised in the thread that waits for the window
                     future.set_exception(error)
-            del asked, window, future  # else the thread would hold the last window while it waits
+            del request, window, future  # else the waiting thread would keep the last window in memory
 
-    def _read(self, window: Window) -> Held:
+    def _read(self, window: Window) -> LoadedWindow:
         images = np.empty((window.rows, self._channels, self._size, self._size), np.uint8)
-        at = 0
+        position = 0
         for piece in window.pieces:
             shard, number = self._groups[piece.group]
-            draw = seeded_generator(self._seed, f"rows/{piece.group}", window.epoch)
-            rows = torch.randperm(shard.groups[number], generator=draw)[piece.start : piece.stop].numpy()
-            images[at : at + len(rows)] = self._patiently(piece.group)[rows]
-            at += len(rows)
-        draw = seeded_generator(self._seed, f"window/{window.lane}/{window.number}", window.epoch)
-        return torch.from_numpy(images), torch.randperm(window.rows, generator=draw)
+            generator = seeded_generator(self._seed, f"rows/{piece.group}", window.epoch)
+            rows = torch.randperm(shard.groups[number], generator=generator)[piece.start : piece.stop].numpy()
+            images[position : position + len(rows)] = self._read_with_retries(piece.group)[rows]
+            position += len(rows)
+        generator = seeded_generator(self._seed, f"window/{window.lane}/{window.number}", window.epoch)
+        return torch.from_numpy(images), torch.randperm(window.rows, generator=generator)
 
-    def _patiently(self, group: int) -> np.ndarray:
+    def _read_with_retries(self, group: int) -> np.ndarray:
         shard, number = self._groups[group]
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + RETRY_TIMEOUT_S
         while True:
             try:
                 return read_group(self._shards, shard, number, self._size, self._channels)[0]
             except StorageError as error:
                 if self.stopping.is_set() or not error.transient or time.monotonic() > deadline:
                     raise
-            except UserError as error:  # the bytes differ from those that were written; reading again does not help
+            except UserError as error:  # damaged data: reading again does not help
                 raise StorageError(str(error), transient=False) from None

@@ -1,8 +1,8 @@
-"""CelebA as it is published, as torchvision unpacks it and as Kaggle has it: img_align_celeba, and lists of attributes
-and parts, which are words between spaces in a .txt and between commas in a .csv.
+"""CelebA in the layouts of its authors, of torchvision and of Kaggle: img_align_celeba, and lists of attributes and
+splits. A .txt list separates words with spaces, a .csv list with commas.
 
-The pictures are 178 x 218, faces aligned. Of each the middle 148 x 148 is taken before it is resized, as in Real NVP
-(Dinh et al. 2016, arXiv:1605.08803, section 4.1); the InfoGAN paper does not say how it cropped.
+The images are 178 x 218, with aligned faces. The middle 148 x 148 is cut out and resized, as in Real NVP (Dinh et al.
+2016, arXiv:1605.08803, section 4.1). The InfoGAN paper does not describe its crop.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ CROP = 148
 IMAGES = "img_align_celeba"
 PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
 ATTRIBUTES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
-TEST = 2  # of the partition: 0 is for training, 1 for validation, 2 for tests
+TEST = 2  # in the partition: 0 is training, 1 validation, 2 test
 
 
 def _images(path: Path) -> Path | None:
-    """The folder or archive of CelebA's images that a path is or holds."""
+    """The folder or archive of CelebA's images at a path or in it."""
     if path.name in (IMAGES, f"{IMAGES}.zip"):
         return path
-    places = (path / IMAGES, path / "celeba" / IMAGES, path / f"{IMAGES}.zip", path / "celeba" / f"{IMAGES}.zip")
-    return next((place for place in places if place.exists()), None)
+    candidates = (path / IMAGES, path / "celeba" / IMAGES, path / f"{IMAGES}.zip", path / "celeba" / f"{IMAGES}.zip")
+    return next((candidate for candidate in candidates if candidate.exists()), None)
 
 
 def matches(path: Path) -> bool:
-    """Whether a path is or holds the folder or archive of CelebA's images."""
+    """Whether a path is the folder or archive of CelebA's images, or contains it."""
     return _images(path) is not None
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """Images of the training and validation parts, with the test part where there is a partition.
+    """Open the training and validation images, with the test split if there is a partition file.
 
-    ``labels``: a CSV file, or 'FILE/list_attr_celeba.txt:Smiling', which makes two classes of one attribute.
+    ``labels``: a CSV file, or 'FILE/list_attr_celeba.txt:Smiling', which makes two classes from one attribute.
     Raises UserError.
     """
     if is_attribute(labels):
@@ -48,31 +48,31 @@ def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
 
 
 def _open(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    place = _images(path)
-    assert place is not None
-    source = dataclasses.replace(list_image_files(place), crop=CROP)
-    near = [folder / name for folder in (place.parent, place.parent.parent) for name in PARTITIONS]
-    partition = next((file for file in near if file.is_file()), None)
+    images = _images(path)
+    assert images is not None
+    source = dataclasses.replace(list_image_files(images), crop=CROP)
+    candidates = [folder / name for folder in (images.parent, images.parent.parent) for name in PARTITIONS]
+    partition = next((file for file in candidates if file.is_file()), None)
     values, classes = (None, None) if labels is None else _attribute(labels)
     kind = "CelebA folder"
     if partition is None:
-        say(f"data: no {PARTITIONS[0]} beside {place}; all {len(source.names):,} images are for training")
+        say(f"data: no {PARTITIONS[0]} beside {images}; all {len(source.names):,} images are for training")
         return EncodedImages(source, kind, classes, _numbers(source, values, labels))
     parts = _parts(partition)
     unknown = sum(_last(name) not in parts for name in source.names)
     if unknown:
-        say(f"data: {unknown:,} images of {place} are not in {partition.name}; they are for training")
+        say(f"data: {unknown:,} images of {images} are not in {partition.name}; they are for training")
     held = tuple(name for name in source.names if parts.get(_last(name)) == TEST)
     kept = tuple(name for name in source.names if parts.get(_last(name)) != TEST)
     if not kept or not held:
         return EncodedImages(source, kind, classes, _numbers(source, values, labels))
     test, train = dataclasses.replace(source, names=held), dataclasses.replace(source, names=kept)
-    part = EncodedImages(test, kind, classes, _numbers(test, values, labels))
-    return EncodedImages(train, kind, classes, _numbers(train, values, labels), part)
+    test_split = EncodedImages(test, kind, classes, _numbers(test, values, labels))
+    return EncodedImages(train, kind, classes, _numbers(train, values, labels), test_split)
 
 
 def is_attribute(labels: str | None) -> bool:
-    """Whether labels name one of CelebA's attributes, and not a CSV file."""
+    """Whether ``labels`` names an attribute of CelebA and not a CSV file."""
     return labels is not None and Path(labels.rpartition(":")[0]).name in ATTRIBUTES
 
 
@@ -90,11 +90,11 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _parts(path: Path) -> dict[str, int]:
-    rows = _rows(path)[1 if path.suffix == ".csv" else 0 :]  # a .csv begins with the columns' names
+    rows = _rows(path)[1 if path.suffix == ".csv" else 0 :]  # a .csv starts with the column names
     wrong = next((row for row in rows if len(row) != 2 or row[1] not in ("0", "1", "2")), None)
     if wrong is not None or not rows:
         shown = " ".join(wrong or ["nothing"])
-        raise UserError(f"data: {path} has the line '{shown[:60]}'; CelebA's has a file and 0, 1 or 2 in each")
+        raise UserError(f"data: {path} has the line '{shown[:60]}'; each line of CelebA's has a file and 0, 1 or 2")
     return {name: int(part) for name, part in rows}
 
 
@@ -104,18 +104,18 @@ def _attribute(labels: str) -> tuple[dict[str, int], list[str]]:
     if not path.is_file():
         raise UserError(f"labels is {labels}, and {path} does not exist")
     rows = _rows(path)
-    if path.suffix == ".csv":  # the files' column has a name too; a .txt begins with their number
+    if path.suffix == ".csv":  # the first column also has a name; a .txt starts with the number of files
         names, rows = (rows[0][1:], rows[1:]) if rows else ([], [])
     else:
         names, rows = (rows[1], rows[2:]) if len(rows) > 1 else ([], [])
     if name not in names:
         raise UserError(f"labels: {path} has no attribute '{name}'; it has {', '.join(names)}")
-    place = names.index(name) + 1
+    column = names.index(name) + 1
     values = {}
     for row in rows:
-        if len(row) != len(names) + 1 or row[place] not in ("-1", "1"):
+        if len(row) != len(names) + 1 or row[column] not in ("-1", "1"):
             raise UserError(f"labels: {path} has the line '{' '.join(row)[:60]}'; CelebA's has -1 or 1 for each")
-        values[row[0]] = int(row[place] == "1")
+        values[row[0]] = int(row[column] == "1")
     return values, [f"not {name}", name]
 
 

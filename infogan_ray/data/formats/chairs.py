@@ -1,6 +1,6 @@
-"""3D chairs (Aubry et al. 2014), as a folder or as the tar in which they are published.
+"""3D chairs (Aubry et al. 2014), as a folder or as the published tar.
 
-Each of the 1,393 folders holds one chair from 62 sides. A folder is a thing and not a class of things, so there are no
+Each of the 1,393 folders has one chair from 62 directions. A folder is one object and not a class, so there are no
 classes.
 """
 
@@ -17,7 +17,7 @@ RENDER = re.compile(r"(.*/)?renders/image_\d+_p\d+_t\d+_r\d+\.png")
 
 
 def matches(path: Path) -> bool:
-    """Whether the first images of a folder or a tar are named as the rendered chairs are."""
+    """Whether the first images of a folder or a tar have the names of the rendered chairs."""
     if path.is_dir():
         first = first_data_file(path)
         return first is not None and RENDER.fullmatch(first.as_posix()) is not None
@@ -25,5 +25,5 @@ def matches(path: Path) -> bool:
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """All images, without classes unless a CSV file gives them. Raises UserError, in one line."""
+    """Open all images. Classes only come from a CSV file. Raises UserError, in one line."""
     return with_labels(EncodedImages(list_image_files(path), "rendered chairs"), labels, say)

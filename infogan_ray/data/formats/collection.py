@@ -1,6 +1,6 @@
-"""What every format is opened as: images in a fixed order, each with a name and perhaps a class.
+"""The common form of all formats: images in a fixed order, each with a name and perhaps a class.
 
-Any range of them can be read. A collection holds a path and an index, and no open file: it can be pickled.
+Any range of images can be read. A collection holds a path and an index but no open file, so it can be pickled.
 """
 
 from __future__ import annotations
@@ -28,41 +28,41 @@ class Item:
 
     image: bytes | np.ndarray
     path: str
-    """Its origin, unique in the collection, for people."""
+    """Its origin, shown to users; unique in the collection."""
     label: int | None
-    """Number of its class in ``Collection.classes``, where there are any."""
+    """Index of its class in ``Collection.classes``. None without classes."""
 
 
 class Collection(Protocol):
-    """Images of any format. ``test`` is the dataset's own test part, if it has one."""
+    """Images of any format. ``test``: the test split of the dataset, if it has one."""
 
     @property
     def path(self) -> Path: ...
 
     @property
     def kind(self) -> str:
-        """For people: 'SVHN .mat', 'CelebA folder', 'folder of images'."""
+        """The layout, shown to users: 'SVHN .mat', 'CelebA folder', 'folder of images'."""
 
     @property
     def announced(self) -> bool:
-        """Whether the user is told what was found."""
+        """Whether a message describes the collection to the user."""
 
     @property
     def count(self) -> int: ...
 
     @property
     def classes(self) -> list[str] | None:
-        """Names in order, or None without labels."""
+        """Names of the classes in order, or None without labels."""
 
     @property
     def labels(self) -> np.ndarray | None:
-        """(N,), number of each image's class, or None."""
+        """The class index of each image, (N,), or None."""
 
     @property
     def test(self) -> Collection | None: ...
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, Item | Broken]]:
-        """Images ``start`` to ``stop`` with their numbers, in any order."""
+        """Yield images ``start`` to ``stop`` with their indices, in any order."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class EncodedImages:
             if isinstance(content, Broken):
                 return content
             image: Any = content
-            if self.files.crop is not None:  # the reader of the item does not know the crop
+            if self.files.crop is not None:  # readers of the item do not know the crop
                 image = decode(content, self.files.crop, 3, crop=self.files.crop)[0].transpose(1, 2, 0)
             return Item(image, self.files.shown(self.files.names[row]), label)
         except Broken as reason:
@@ -105,7 +105,7 @@ class EncodedImages:
 
 @dataclass(frozen=True)
 class RawImages:
-    """Images of one size as uint8 pixels, in one file or in several, one after the other."""
+    """Images of one size as uint8 pixels, in one file or in several consecutive files."""
 
     path: Path
     kind: str
@@ -114,7 +114,7 @@ class RawImages:
     labels: np.ndarray | None = None
     test: Collection | None = None
     announced: bool = True
-    """False for the user's own arrays, of which nothing is new to them."""
+    """False for the user's own arrays, which they know already."""
 
     @property
     def count(self) -> int:
@@ -126,7 +126,7 @@ class RawImages:
         return self.parts[0].shape
 
     def chunks(self, start: int, stop: int) -> Iterator[tuple[int, StoredImages, np.ndarray]]:
-        """Number of the first, the file, and a few images, uint8 (n, H, W[, C])."""
+        """Yield the index of the first image, the file, and a few images, uint8 (n, H, W[, C])."""
         before = 0
         for part in self.parts:
             first, last = max(start - before, 0), min(stop - before, part.count)
@@ -149,51 +149,54 @@ class RawImages:
 
 
 def numbered(labels: np.ndarray, names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
-    """Whole numbers (N,) as numbers of classes 0…K-1, and the K classes' names in order.
+    """Convert integer labels (N,) to class indices 0…K-1. Also returns the names of the K classes in order.
 
-    With ``names`` the labels are places in it. Without, each value that occurs is a class.
+    With ``names``, the labels are indices into it. Without ``names``, each label that occurs is a class.
     """
     if names is not None:
         return labels.astype(np.int64), list(names)
-    kinds, numbers = np.unique(labels, return_inverse=True)
-    return numbers.reshape(-1).astype(np.int64), [str(kind) for kind in kinds]
+    values, numbers = np.unique(labels, return_inverse=True)
+    return numbers.reshape(-1).astype(np.int64), [str(value) for value in values]
 
 
-def with_labels(found: EncodedImages, table: str | None, say: Say) -> EncodedImages:
-    """With a class for each image from a CSV file, which names the images of all parts. None leaves it as it is."""
+def with_labels(images: EncodedImages, table: str | None, say: Say) -> EncodedImages:
+    """Add classes from the CSV file ``table``, which lists the images of both splits. None changes nothing."""
     if table is None:
-        return found
-    if found.test is None:
-        return with_classes(found, class_names(found.files, found.files.names, table, say))
-    test = found.test
+        return images
+    if images.test is None:
+        return with_classes(images, class_names(images.files, images.files.names, table, say))
+    test = images.test
     assert isinstance(test, EncodedImages)
     train_names, test_names = (
-        class_names(part.files, part.files.names, table, lambda line: None) or [] for part in (found, test)
+        class_names(split.files, split.files.names, table, lambda line: None) or [] for split in (images, test)
     )
-    numbers, kinds = to_numbers([*train_names, *test_names])
-    test = dataclasses.replace(test, classes=kinds, labels=numbers[len(train_names) :].numpy())
-    return dataclasses.replace(found, classes=kinds, labels=numbers[: len(train_names)].numpy(), test=test)
+    numbers, classes = to_numbers([*train_names, *test_names])
+    test = dataclasses.replace(test, classes=classes, labels=numbers[len(train_names) :].numpy())
+    return dataclasses.replace(images, classes=classes, labels=numbers[: len(train_names)].numpy(), test=test)
 
 
-def with_classes(found: EncodedImages, names: list[str] | None) -> EncodedImages:
-    """With the class of each image by its name, if there are any."""
+def with_classes(images: EncodedImages, names: list[str] | None) -> EncodedImages:
+    """Add classes: ``names`` has the class name of each image. None changes nothing."""
     if names is None:
-        return found
-    numbers, kinds = to_numbers(names)
-    return dataclasses.replace(found, classes=kinds, labels=numbers.numpy())
+        return images
+    numbers, classes = to_numbers(names)
+    return dataclasses.replace(images, classes=classes, labels=numbers.numpy())
 
 
 def of_a_test_part(path: Path, root: Path) -> bool:
-    """Whether a file's name, or that of a folder between it and ``root``, says 'test' as in test-00000-of-00001."""
+    """Whether a file, or a folder between it and ``root``, has a name like test-00000-of-00001."""
     return any(re.match(r"test(?![a-z])", part, re.IGNORECASE) for part in path.relative_to(root).parts)
 
 
 class Joined(Sequence[str]):
-    """Names of images in several places: the place, and a name or number in it. Built on demand."""
+    """Names of images in several files: the file, and a name or number in it. Built on demand.
 
-    def __init__(self, places: Sequence[str], inside: Sequence[Sequence[str] | int]) -> None:
-        self.places, self.inside = places, inside
-        sizes = [count if isinstance(count, int) else len(count) for count in inside]
+    ``names``: for each file, the names in it or their number.
+    """
+
+    def __init__(self, files: Sequence[str], names: Sequence[Sequence[str] | int]) -> None:
+        self.files, self.names = files, names
+        sizes = [count if isinstance(count, int) else len(count) for count in names]
         self.starts = [0, *accumulate(sizes)]
 
     def __len__(self) -> int:
@@ -204,6 +207,6 @@ class Joined(Sequence[str]):
             return [self[number] for number in range(*row.indices(len(self)))]
         if not 0 <= row < len(self):
             raise IndexError(row)
-        place = bisect_right(self.starts, row) - 1
-        inside, row = self.inside[place], row - self.starts[place]
-        return f"{self.places[place]}/{row if isinstance(inside, int) else inside[row]}"
+        index = bisect_right(self.starts, row) - 1
+        names, row = self.names[index], row - self.starts[index]
+        return f"{self.files[index]}/{row if isinstance(names, int) else names[row]}"

@@ -1,4 +1,4 @@
-"""IDX files: MNIST's layout of images and labels."""
+"""IDX files in the layout of MNIST: images and labels."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ IDX_NAME = re.compile(r"(?P<part>.*)(?P<dash>[-.])images(?P<dot>[-.])idx3-ubyte(
 
 
 def idx_files(folder: Path) -> list[Path]:
-    """The IDX files of images in a folder, those of a test part last."""
-    found = [path for path in sorted(folder.iterdir()) if IDX_NAME.fullmatch(path.name) and path.is_file()]
-    return sorted(found, key=_is_test)
+    """The IDX files of images in a folder. Files of the test split come last."""
+    files = [path for path in sorted(folder.iterdir()) if IDX_NAME.fullmatch(path.name) and path.is_file()]
+    return sorted(files, key=_is_test)
 
 
 def matches(path: Path) -> bool:
-    """Whether a path is an IDX file of images, a folder of them, or torchvision's folder with raw/ in it."""
+    """Whether a path is an IDX file of images, a folder of them, or torchvision's folder, which contains raw/."""
     return IDX_NAME.fullmatch(path.name) is not None if path.is_file() else _folder(path) is not None
 
 
 def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
-    """MNIST's layout: images with their labels beside them, and t10k-… or test-… as the test part of train-….
+    """Open images with the labels beside them. t10k-… or test-… is the test split of train-….
 
-    ``path`` is the folder, or the file of the images to train on. Raises UserError, in one line.
+    ``path``: the folder, or the file of the training images. Raises UserError, in one line.
     """
     if path.is_dir():
         path = _folder(path) or path
@@ -41,7 +41,7 @@ def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
         if len({file.name.removesuffix(".gz") for file in train}) > 1:
             raise UserError(
                 f"data: {path} holds more than one set of images ({', '.join(file.name for file in train)}); "
-                "name the file of the one to train on"
+                "name the file to train on"
             )
         images = train[0]
     else:
@@ -55,8 +55,8 @@ def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
     if labels is None or test_labels is None:
         return RawImages(path, "IDX files", (records,), test=RawImages(test, "IDX files", (test_records,)))
     numbers, classes = numbered(np.concatenate([labels, test_labels]))
-    part = RawImages(test, "IDX files", (test_records,), classes, numbers[len(labels) :])
-    return RawImages(path, "IDX files", (records,), classes, numbers[: len(labels)], part)
+    test_split = RawImages(test, "IDX files", (test_records,), classes, numbers[len(labels) :])
+    return RawImages(path, "IDX files", (records,), classes, numbers[: len(labels)], test_split)
 
 
 def _folder(path: Path) -> Path | None:
@@ -76,10 +76,10 @@ def _idx_part(path: Path) -> tuple[Records, np.ndarray | None]:
     except DAMAGED as error:
         raise damaged(path, error) from None
     if len(head) < 16 or head[:4] != b"\0\0\x08\x03":
-        raise UserError(f"data: {path} is not an IDX file of images (it begins with {head[:4].hex() or 'nothing'})")
+        raise UserError(f"data: {path} is not an IDX file of images (it starts with {head[:4].hex() or 'nothing'})")
     count, height, width = struct.unpack(">3I", head[4:])
     if not packed and path.stat().st_size != 16 + count * height * width:
-        raise UserError(f"data: {path} has {path.stat().st_size} bytes, not those of {count} x {height} x {width}")
+        raise UserError(f"data: {path} has {path.stat().st_size} bytes, not 16 + {count} x {height} x {width}")
     records = Records(path, count, (height, width), (0, 1), 16, packing="gzip" if packed else "none")
     beside = _labels_of(path)
     if beside is None:

@@ -1,4 +1,4 @@
-"""Any folder, .zip or .tar of image files, or one image. A folder of images is a class, where there are several."""
+"""Any folder, .zip or .tar of image files, or one image. Several folders of images are classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def matches(path: Path) -> bool:
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """All images, with the classes of a CSV file or of the folders. Raises UserError where there are no images."""
+    """Open all images, with classes from a CSV file or the folders. Raises UserError if there are no images."""
     files = list_image_files(path)
     return with_classes(EncodedImages(files, _kind(path)), class_names(files, files.names, labels, say))
 

@@ -1,4 +1,4 @@
-"""Images as plain arrays in an .npz file, dSprites' own among them."""
+"""Images as plain arrays in an .npz file, which may be the file of dSprites."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def matches(path: Path) -> bool:
 
 
 def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
-    """An array 'images', uint8 (N, H, W[, C]), perhaps with 'labels' (N,); or dSprites' 'imgs' and 'latents_classes'.
+    """Open 'images', uint8 (N, H, W[, C]), and perhaps 'labels' (N,); or dSprites' 'imgs' and 'latents_classes'.
 
-    Raises UserError, in one line, for anything else. Pickled members, of which dSprites has one, are never read.
+    Raises UserError, in one line, for anything else. Pickled members, which dSprites has, are never read.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -43,8 +43,8 @@ def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
     if dtype.hasobject:
         raise UserError(f"data: {path} holds pickled objects, which are never read; save plain arrays")
     if dtype != np.uint8 or len(shape) not in (3, 4):
-        how = "; of numbers from 0 to 1, (255 * x).round().astype('uint8') makes bytes" if dtype.kind == "f" else ""
-        raise UserError(f"data: '{images}' in {path} is {dtype} {shape}; it must be uint8 (N, H, W[, C]){how}")
+        hint = "; convert numbers from 0 to 1 by (255 * x).round().astype('uint8')" if dtype.kind == "f" else ""
+        raise UserError(f"data: '{images}' in {path} is {dtype} {shape}; it must be uint8 (N, H, W[, C]){hint}")
     if len(shape) == 4 and shape[1] in CHANNELS and shape[3] not in CHANNELS:
         raise UserError(
             f"data: '{images}' in {path} is {shape}, which looks like (N, C, H, W); it must be (N, H, W, C): save "
@@ -52,7 +52,7 @@ def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
         )
     if sprites and labels is not None:
         if labels.ndim != 2 or labels.shape[1] < 2:
-            raise UserError(f"data: 'latents_classes' in {path} is {labels.shape}; dSprites' own has six columns")
+            raise UserError(f"data: 'latents_classes' in {path} is {labels.shape}; that of dSprites has six columns")
         labels = labels[:, 1]
     if labels is not None and (labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
         raise UserError(f"data: 'labels' in {path} is {labels.dtype} {labels.shape}; it must be integers ({shape[0]},)")
@@ -62,14 +62,14 @@ def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
     )  # fmt: skip
     if labels is None:
         return RawImages(path, ".npz file", (records,), announced=False)
-    whole = sprites and labels.size and labels.min() >= 0 and labels.max() < len(DSPRITES_SHAPES)
-    numbers, classes = numbered(labels, DSPRITES_SHAPES if whole else None)
+    are_shapes = sprites and labels.size and labels.min() >= 0 and labels.max() < len(DSPRITES_SHAPES)
+    numbers, classes = numbered(labels, DSPRITES_SHAPES if are_shapes else None)
     kind = "dSprites .npz" if sprites else ".npz file"
     return RawImages(path, kind, (records,), classes, numbers, announced=sprites)
 
 
 def _header(path: Path, member: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Of a .npy member: its shape, whether its first axis is the fastest, its type, and where its numbers begin."""
+    """Shape, Fortran order, type and offset of the data of a .npy member."""
     stream = Member(path, member)
     try:
         version = np.lib.format.read_magic(stream)

@@ -1,7 +1,7 @@
-"""Parquet files as Hugging Face's `datasets` writes them: a column of encoded images, perhaps one of labels.
+"""Parquet files as Hugging Face's `datasets` writes them: a column of encoded images, perhaps a column of labels.
 
-An image is a struct of `bytes` and `path`, or plain bytes. The names of a ClassLabel's classes stand as JSON in the
-schema's metadata under `huggingface`, at info.features.COLUMN.names.
+An image is a struct of `bytes` and `path`, or plain bytes. The schema's metadata has the class names of a ClassLabel
+as JSON: under `huggingface`, at info.features.COLUMN.names.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from infogan_ray.data.labels import to_numbers
 
 IMAGE_NAMES = ("image", "img", "images", "jpg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
-AT_ONCE = 64  # images of a row group that are in memory
+BATCH = 64  # images of a row group that are in memory at a time
 DAMAGED = (pa.ArrowException, OSError)
 
 
 class NoImages(UserError):
-    """A table without a column of images, as imagefolder's metadata.parquet is one."""
+    """A table without a column of images, for example imagefolder's metadata.parquet."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The images of some files that have the same columns, row after row."""
+    """The images of files with the same columns, in the order of their rows."""
 
     path: Path
     files: tuple[Path, ...]
@@ -47,8 +47,8 @@ class Table:
 
     @property
     def names(self) -> Sequence[str]:
-        places = [str(file.relative_to(self._folder)) for file in self.files]
-        return Joined(places, [sum(sizes) for sizes in self.groups])
+        files = [str(file.relative_to(self._folder)) for file in self.files]
+        return Joined(files, [sum(sizes) for sizes in self.groups])
 
     @property
     def _folder(self) -> Path:
@@ -58,32 +58,32 @@ class Table:
         return str(self._folder / name)
 
     def contents(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes | Path | Broken]]:
-        """Only the row groups are opened in which a wanted row lies."""
+        """Yield rows with their bytes. Only row groups with a wanted row are opened."""
         wanted = np.array(range(len(self.names)) if rows is None else sorted(rows), np.int64)
         start = 0
         for file, sizes in zip(self.files, self.groups, strict=True):
             ends = start + np.array([0, *accumulate(sizes)])
-            chosen = [g for g in range(len(sizes)) if ((wanted >= ends[g]) & (wanted < ends[g + 1])).any()]
-            for group in chosen:
-                inside = wanted[(wanted >= ends[group]) & (wanted < ends[group + 1])]
-                yield from self._group(file, group, ends[group], inside)
+            groups = [g for g in range(len(sizes)) if ((wanted >= ends[g]) & (wanted < ends[g + 1])).any()]
+            for group in groups:
+                wanted_in_group = wanted[(wanted >= ends[group]) & (wanted < ends[group + 1])]
+                yield from self._group(file, group, ends[group], wanted_in_group)
             start = ends[-1]
 
     def _group(self, file: Path, group: int, start: int, wanted: np.ndarray) -> Iterator[tuple[int, bytes | Broken]]:
-        left = set(wanted.tolist())
+        remaining = set(wanted.tolist())
         try:
             with pq.ParquetFile(file) as table:
                 row = int(start)
-                for batch in table.iter_batches(AT_ONCE, row_groups=[group], columns=[self.column]):
+                for batch in table.iter_batches(BATCH, row_groups=[group], columns=[self.column]):
                     column = batch.column(0)
                     column = column.field("bytes") if pa.types.is_struct(column.type) else column
-                    for place in range(len(column)):
-                        if row + place in left:
-                            left.remove(row + place)
-                            yield row + place, _content(column[place])
+                    for index in range(len(column)):
+                        if row + index in remaining:
+                            remaining.remove(row + index)
+                            yield row + index, _content(column[index])
                     row += len(column)
         except DAMAGED as error:
-            for row in sorted(left):
+            for row in sorted(remaining):
                 yield row, Broken(f"is damaged in the table ({' '.join(str(error).split())})")
 
 
@@ -95,15 +95,15 @@ def _content(value: Any) -> bytes | Broken:
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """All .parquet files in and below a folder, but hidden ones, in order."""
-    found = folder.rglob("*.parquet")
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    """All .parquet files in a folder and its subfolders, sorted, without hidden ones."""
+    files = folder.rglob("*.parquet")
+    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def matches(path: Path) -> bool:
     """Whether a path is a .parquet file or a folder of them.
 
-    Tables that only describe images in files, as imagefolder's metadata.parquet does, do not count.
+    False for tables that only describe image files, for example imagefolder's metadata.parquet.
     """
     if path.is_file():
         return path.name.lower().endswith(TABLE)
@@ -121,20 +121,20 @@ def _only_describes_files(folder: Path) -> bool:
             return False
         return True
     except UserError:
-        pass  # open_images will say what is wrong
+        pass  # open_images raises the error
     return False
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """A .parquet file, or a folder of them of which those named test… are the test part.
+    """Open a .parquet file or a folder of them. Files with names like test… are the test split.
 
-    Raises NoImages where no column holds images, and UserError, in one line, for what cannot be read.
+    Raises NoImages if no column holds images, and UserError, in one line, for files that cannot be read.
     """
     return with_labels(_open(path, say), labels, say)
 
 
 def _parts(path: Path) -> tuple[list[Path], list[Path]]:
-    """The files to train on, and those of the test part."""
+    """The files of the training split and of the test split."""
     if path.is_file():
         return [path], []
     files = parquet_files(path)
@@ -149,17 +149,17 @@ def _open(path: Path, say: Say) -> EncodedImages:
     label = _label_column(schema)
     parts = [(table, label and _labels(table, label))]
     if test:
-        more, _ = _table(path, test)
-        parts.append((more, label and _labels(more, label)))
+        test_table, _ = _table(path, test)
+        parts.append((test_table, label and _labels(test_table, label)))
     if label and any(values is None for _, values in parts):
-        say(f"data: some rows of {path} have no label; errors are counted on none")
+        say(f"data: some rows of {path} have no label; no labels are used")
         label = None
     if label is None:
         return EncodedImages(table, "Parquet", test=EncodedImages(parts[1][0], "Parquet") if test else None)
     numbers, classes = _numbers([value for _, values in parts for value in values or []], _names(schema, label), path)
     count = len(table.names)
-    part = EncodedImages(parts[1][0], "Parquet", classes, numbers[count:]) if test else None
-    return EncodedImages(table, "Parquet", classes, numbers[:count], part)
+    test_split = EncodedImages(parts[1][0], "Parquet", classes, numbers[count:]) if test else None
+    return EncodedImages(table, "Parquet", classes, numbers[:count], test_split)
 
 
 def _table(path: Path, files: list[Path]) -> tuple[Table, pa.Schema]:
@@ -169,25 +169,25 @@ def _table(path: Path, files: list[Path]) -> tuple[Table, pa.Schema]:
     for file in files:
         try:
             with pq.ParquetFile(file) as table:
-                about, schema = table.metadata, table.schema_arrow
+                metadata, schema = table.metadata, table.schema_arrow
         except DAMAGED as error:
             raise UserError(f"data: {file} is not a whole .parquet file ({' '.join(str(error).split())})") from None
         if first is None:
             first, column = schema, _image_column(schema, file)
         elif column not in schema.names or schema.field(column).type != first.field(column).type:
-            raise UserError(f"data: {file} has no column '{column}' of the kind that {files[0]} has")
-        groups.append(tuple(about.row_group(group).num_rows for group in range(about.num_row_groups)))
+            raise UserError(f"data: {file} has no column '{column}' of the same type as {files[0]}")
+        groups.append(tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
     assert first is not None
     return Table(path, tuple(files), tuple(groups), column), first
 
 
 def _image_column(schema: pa.Schema, file: Path) -> str:
-    fits = [name for name in schema.names if _holds_images(schema.field(name).type)]
-    for name in (*IMAGE_NAMES, *(fits if len(fits) == 1 else [])):
-        if name in fits:
+    columns = [name for name in schema.names if _holds_images(schema.field(name).type)]
+    for name in (*IMAGE_NAMES, *(columns if len(columns) == 1 else [])):
+        if name in columns:
             return name
-    if fits:
-        raise UserError(f"data: {file} has the image columns {', '.join(fits)}; keep one of them, or name it 'image'")
+    if columns:
+        raise UserError(f"data: {file} has the image columns {', '.join(columns)}; keep one, or name one 'image'")
     raise NoImages(
         f"data: {file} has no column of images, a struct with 'bytes' or plain bytes (it has {', '.join(schema.names)})"
     )
@@ -200,7 +200,7 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """What `datasets` says of the columns."""
+    """The description of the columns by `datasets`; empty without one."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
@@ -215,14 +215,14 @@ def _names(schema: pa.Schema, column: str) -> list[str] | None:
 
 
 def _label_column(schema: pa.Schema) -> str | None:
-    kinds = {name: schema.field(name).type for name in schema.names}
-    fits = [name for name, kind in kinds.items() if pa.types.is_integer(kind) or pa.types.is_string(kind)]
-    named = [name for name in fits if _names(schema, name) is not None]
-    return next((name for name in (*LABEL_NAMES, *named) if name in fits), None)
+    types = {name: schema.field(name).type for name in schema.names}
+    columns = [name for name, kind in types.items() if pa.types.is_integer(kind) or pa.types.is_string(kind)]
+    named = [name for name in columns if _names(schema, name) is not None]
+    return next((name for name in (*LABEL_NAMES, *named) if name in columns), None)
 
 
 def _labels(table: Table, column: str) -> list[int | str] | None:
-    """The labels of all rows; None if some have none, which `datasets` writes as -1."""
+    """The labels of all rows. None if a row has no label, which `datasets` writes as -1."""
     values: list[Any] = []
     for file in table.files:
         try:

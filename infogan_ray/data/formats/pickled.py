@@ -1,4 +1,4 @@
-"""Pickled files, which are refused: to unpickle a file is to run whatever program its author put into it."""
+"""Refuses pickled files: unpickling a file runs code that its author put into it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ENDINGS = (".pth", ".pt", ".pkl", ".pickle")
 
 
 def matches(path: Path) -> bool:
-    """Whether a file's name says that it is pickled."""
+    """Whether a file has the name of a pickled file."""
     return path.is_file() and path.name.lower().endswith(ENDINGS)
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> NoReturn:
-    """Raises UserError, always."""
+    """Always raises UserError."""
     raise UserError(
         f"data: {path} is pickled, which is never read; save its images as uint8 (N, H, W[, C]) by "
         "np.savez('images.npz', images=...)"

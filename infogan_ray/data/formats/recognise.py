@@ -1,11 +1,11 @@
-"""The registered formats: which of them lies at a path, opened as a collection.
+"""Recognises the format of a path, and opens the path as a collection.
 
 A format is one module of this package with two functions:
 
-    matches(path) -> bool                         whether a file or folder is of this format, by names and first bytes
-    open_images(path, labels, say) -> Collection  its images; raises UserError, in one line, for what cannot be read
+    matches(path) -> bool                         whether a file or folder has this format, by names and first bytes
+    open_images(path, labels, say) -> Collection  its images; raises UserError, in one line, if they cannot be read
 
-To add one, write the module, and add its name to FORMATS.
+To add a format, write the module and add it to FORMATS.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from infogan_ray.data.shards.dataset import MANIFEST
 
 
 class Format(Protocol):
-    """What each module of FORMATS has."""
+    """The functions of each module in FORMATS."""
 
     def matches(self, path: Path, /) -> bool: ...
 
     def open_images(self, path: Path, labels: str | None, say: Say, /) -> EncodedImages | RawImages: ...
 
 
-# The surest first: the first that matches opens the path.
+# In order of reliability: the first format that matches opens the path.
 FORMATS: tuple[Format, ...] = (
     pickled, celeba, svhn, cifar, idx, npz, chairs, parquet, webdataset, image_folder,
 )  # fmt: skip
@@ -50,18 +50,18 @@ VALID = (
 
 
 def open_collection(path: Path, labels: str | None = None, say: Say = print) -> EncodedImages | RawImages:
-    """The images of a path. ``labels``: a CSV file for images in files, or one of CelebA's attributes.
+    """Open the images of a path. ``labels``: a CSV file for images in files, or an attribute of CelebA.
 
-    Raises UserError, in one line, for what cannot be read.
+    Raises UserError, in one line, if they cannot be read.
     """
     if not path.exists():
         raise UserError(f"data is '{path}', which does not exist")
     if (path / MANIFEST).is_file():
         raise UserError(
-            f"data is {path}, which infogan data prepare has written: train and evaluate take it, and infogan data "
-            "verify; here give the images that it was made of"
+            f"data is {path}, which infogan data prepare has written; train, evaluate and infogan data verify read it; "
+            "here, give the original images"
         )
-    found = next((each for each in FORMATS if each.matches(path)), None)
+    found = next((format for format in FORMATS if format.matches(path)), None)
     if found is None:
         raise UserError(f"data is {path}, a file that cannot be read; valid are {VALID}")
     collection = found.open_images(path, labels, say)

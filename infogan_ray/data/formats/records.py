@@ -1,7 +1,7 @@
-"""Images of one size that lie one after the other in a file, perhaps compressed: any range, a few at a time.
+"""Reads consecutive images of one size from a file, perhaps compressed: any range, a few images at a time.
 
-IDX, CIFAR's binary files and .npy members of an .npz differ in what stands before the images, in how the file is
-compressed and in the order of an image's axes. All else is here.
+IDX, CIFAR's binary files and .npy members of an .npz are read here. They differ in the bytes before the images, in the
+compression and in the order of an image's axes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 
 from infogan_ray import UserError
 
-CHUNK = 1024  # images at once
-PIECE = 1 << 20  # bytes at once, where bytes are skipped
+CHUNK = 1024  # images that are read at once
+PIECE = 1 << 20  # bytes that are read at once to skip bytes
 DAMAGED = (zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, OSError, RuntimeError, NotImplementedError)
 
 
@@ -39,28 +39,28 @@ class StoredImages(Protocol):
         """(H, W) or (H, W, C)."""
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Images ``start`` to ``stop``, uint8 (n, H, W[, C]), a few at a time. Raises UserError for a damaged file."""
+        """Yield images ``start`` to ``stop``, uint8 (n, H, W[, C]), in chunks. Raises UserError for a damaged file."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """``count`` images, uint8, each of ``lead`` bytes that are no pixels and of its pixels in the order ``stored``."""
+    """``count`` uint8 images. Each has ``lead`` bytes that are not pixels, then its pixels in the order ``stored``."""
 
     path: Path
     count: int
     stored: tuple[int, ...]
-    """Sizes as the pixels lie in the file, the slowest axis first."""
+    """Sizes of an image's axes in the file; the slowest axis comes first."""
     axes: tuple[int, ...]
-    """Where height, width and (if there are any) channels are among ``stored``."""
+    """Positions of height, width and (if there are any) channels in ``stored``."""
     start: int = 0
-    """Bytes before the first image, counted in the unpacked file."""
+    """Bytes before the first image, in the uncompressed file."""
     lead: int = 0
     packing: Literal["none", "gzip", "zip", "whole"] = "none"
-    """``whole``: of an .npz whose images do not follow each other, so that all are read for any of them."""
+    """``whole``: an .npz whose images are not consecutive, so every read loads the whole array."""
     member: str = ""
-    """Of a zip: the member that holds the images."""
+    """For a zip: the member with the images."""
     factor: int = 1
-    """What values are multiplied by: 255 where they are 0 and 1."""
+    """Values are multiplied by it: 255 if they are 0 and 1."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ class Records:
         return tuple(self.stored[axis] for axis in self.axes)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Images ``start`` to ``stop``, uint8 (n, H, W[, C]), n at most 1024. Raises UserError for a damaged file."""
+        """Yield images ``start`` to ``stop``, uint8 (n, H, W[, C]), n <= 1024. Raises UserError for a damaged file."""
         stop = self.count if stop is None else stop
         pixels = math.prod(self.stored)
         size = self.lead + pixels
@@ -78,7 +78,7 @@ class Records:
                 with np.load(self.path, allow_pickle=False) as file:
                     whole = file[self.member.removesuffix(".npy")]
                 for first in range(start, stop, CHUNK):
-                    yield self._brightened(np.array(whole[first : min(first + CHUNK, stop)], order="C"))
+                    yield self._scaled(np.array(whole[first : min(first + CHUNK, stop)], order="C"))
                 return
             with closing(open_stream(self.path, self.packing, self.member)) as stream:
                 skip(stream, self.start + start * size)
@@ -87,22 +87,22 @@ class Records:
                     content = exactly(stream, rows * size)
                     table = np.frombuffer(content, np.uint8).reshape(rows, size)[:, self.lead :]
                     images = np.array(table.reshape(rows, *self.stored).transpose(order), order="C")
-                    yield self._brightened(images)
+                    yield self._scaled(images)
                 if stop == self.count:
-                    stream.read(1)  # past the end stand the checksums of what is packed
+                    stream.read(1)  # reads to the end, so that checksums are checked
         except DAMAGED as error:
             raise damaged(self.path, error) from None
 
-    def _brightened(self, images: np.ndarray) -> np.ndarray:
+    def _scaled(self, images: np.ndarray) -> np.ndarray:
         if self.factor == 1:
             return images
-        if (most := int(images.max(initial=0))) * self.factor > 255:
-            raise UserError(f"data: {self.path} has pixels of {most}; dSprites' are 0 and 1")
+        if (maximum := int(images.max(initial=0))) * self.factor > 255:
+            raise UserError(f"data: {self.path} has pixels of {maximum}; dSprites' are 0 and 1")
         return images * np.uint8(self.factor)
 
 
 def damaged(path: Path, error: BaseException) -> UserError:
-    """The one line that says that a file is not whole, or may not be read."""
+    """The error for a file that is incomplete, damaged or not readable, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return UserError(f"data: {path} cannot be read ({error.strerror})")
     reason = " ".join(str(error).split()) or "it is cut off"
@@ -110,7 +110,7 @@ def damaged(path: Path, error: BaseException) -> UserError:
 
 
 def open_stream(path: Path, packing: str = "none", member: str = "") -> Any:
-    """A file, a gzip file or a zip's member, to be read from the front and closed by the caller."""
+    """Open a file, a gzip file or a zip's member. The caller reads it from the start and closes it."""
     if packing == "gzip":
         return gzip.open(path)
     if packing == "zip":
@@ -119,7 +119,7 @@ def open_stream(path: Path, packing: str = "none", member: str = "") -> Any:
 
 
 def skip(stream: Any, count: int) -> None:
-    """Skip some bytes: at once where the stream can, else by reading them."""
+    """Skip bytes: seek if the stream can, else read them."""
     if stream.seekable():
         stream.seek(count, 1)
         return
@@ -131,7 +131,7 @@ def skip(stream: Any, count: int) -> None:
 
 
 def exactly(stream: Any, count: int) -> bytes:
-    """So many bytes. Raises EOFError if there are fewer."""
+    """Read exactly ``count`` bytes. Raises EOFError if there are fewer."""
     parts = []
     while count:
         content = stream.read(count)
@@ -143,7 +143,7 @@ def exactly(stream: Any, count: int) -> bytes:
 
 
 class Member:
-    """A member of a zip, which keeps its archive open as long as it is read."""
+    """An open member of a zip. It keeps its archive open until it is closed."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.archive = zipfile.ZipFile(path)

@@ -1,6 +1,6 @@
-"""WebDataset's tars: the members of one name up to its first dot are a sample, an image and its label for one.
+"""WebDataset's tars. Members whose names are equal up to the first dot are a sample, here an image and its label.
 
-000000.jpg, 000000.cls (a whole number in text) or 000000.json (an object with 'label', 'cls' or 'class').
+For example 000000.jpg, with 000000.cls (an integer as text) or 000000.json (an object with 'label', 'cls' or 'class').
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from infogan_ray.data.image_files import (
 )
 from infogan_ray.data.labels import to_numbers
 
-LOOKED_AT = 64  # members that tell this layout from any other tar
+FIRST_MEMBERS = 64  # members by which this layout is recognised
 SIDE_FILES = ("cls", "cls.txt", "json")
 KEYS = ("label", "cls", "class")
 MOST_LABEL_BYTES = 1 << 20
@@ -38,7 +38,7 @@ MOST_LABEL_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Tars:
-    """The images of several tars, one tar after the other."""
+    """The images of several tars, in the order of the tars."""
 
     path: Path
     parts: tuple[ImageFiles, ...]
@@ -47,8 +47,8 @@ class Tars:
 
     @property
     def names(self) -> Sequence[str]:
-        places = [str(part.path.relative_to(self.path)) for part in self.parts]
-        return Joined(places, [part.names for part in self.parts])
+        files = [str(part.path.relative_to(self.path)) for part in self.parts]
+        return Joined(files, [part.names for part in self.parts])
 
     def shown(self, name: str) -> str:
         return str(self.path / name)
@@ -57,9 +57,9 @@ class Tars:
         wanted = np.array(range(len(self.names)) if rows is None else sorted(rows), np.int64)
         start = 0
         for part in self.parts:
-            inside = wanted[(wanted >= start) & (wanted < start + len(part.names))]
-            if len(inside):
-                for row, content in part.contents((inside - start).tolist()):
+            wanted_in_tar = wanted[(wanted >= start) & (wanted < start + len(part.names))]
+            if len(wanted_in_tar):
+                for row, content in part.contents((wanted_in_tar - start).tolist()):
                     yield start + row, content
             start += len(part.names)
 
@@ -69,23 +69,23 @@ def is_tar(path: Path) -> bool:
 
 
 def looks_like_webdataset(path: Path) -> bool:
-    """Whether among a tar's first members there is an image with a side file. A broken tar does not look like it."""
+    """Whether the first members of a tar contain an image with a side file. False for a broken tar."""
     split = [_split(name) for name in first_members(path)]
     images = {key for key, ending in split if _is_image(ending)}
     return any(key in images for key, ending in split if ending in SIDE_FILES)
 
 
 def first_members(path: Path) -> list[str]:
-    """Names of a tar's first members; none of a broken one."""
+    """Names of a tar's first members; empty for a broken tar."""
     try:
         with tarfile.open(path, "r:*") as archive:
-            return [member.name for _, member in zip(range(LOOKED_AT), archive, strict=False)]
+            return [member.name for _, member in zip(range(FIRST_MEMBERS), archive, strict=False)]
     except (tarfile.TarError, OSError, EOFError, zlib.error):
         return []
 
 
 def tars(folder: Path) -> list[Path]:
-    """All tars in and below a folder, but hidden ones, in order."""
+    """All tars in a folder and its subfolders, sorted, without hidden ones."""
     return sorted(
         path for path in folder.rglob("*")
         if is_tar(path) and not any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -99,14 +99,14 @@ def matches(path: Path) -> bool:
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """A tar, or a folder of tars of which those named test… are the test part. Raises UserError, in one line."""
+    """Open a tar or a folder of tars. Tars with names like test… are the test split. Raises UserError, in one line."""
     return with_labels(_open(path, say), labels, say)
 
 
 def _open(path: Path, say: Say) -> EncodedImages:
     if path.is_file():
-        source, found = _open_tar(path)
-        numbers, classes = _numbered([(source, found)], say, path)
+        source, labels = _open_tar(path)
+        numbers, classes = _numbered([(source, labels)], say, path)
         return EncodedImages(source, "WebDataset tar", classes, numbers)
     files = tars(path)
     test_files = [file for file in files if of_a_test_part(file, path)]
@@ -115,11 +115,11 @@ def _open(path: Path, say: Say) -> EncodedImages:
     test = [_open_tar(file) for file in test_files] if train_files != files else []
     numbers, classes = _numbered([*train, *test], say, path)
     shards = _joined(path, train)
-    part = None
+    test_split = None
     if test:
-        part = EncodedImages(_joined(path, test), "WebDataset tars", classes, _from(numbers, len(shards.names)))
+        test_split = EncodedImages(_joined(path, test), "WebDataset tars", classes, _from(numbers, len(shards.names)))
     return EncodedImages(
-        shards, "WebDataset tars", classes, None if numbers is None else numbers[: len(shards.names)], part
+        shards, "WebDataset tars", classes, None if numbers is None else numbers[: len(shards.names)], test_split
     )
 
 
@@ -133,7 +133,7 @@ def _joined(path: Path, parts: list[tuple[ImageFiles, dict[str, str]]]) -> Tars:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A member's sample, with its folder, and its ending: all behind the first dot, in small letters."""
+    """A member's sample (with its folder) and its ending: all after the first dot, in lower case."""
     folder, _, last = name.removeprefix("./").rpartition("/")
     stem, _, ending = last.partition(".")
     return f"{folder}/{stem}" if folder else stem, ending.lower()
@@ -144,7 +144,7 @@ def _is_image(ending: str) -> bool:
 
 
 def _open_tar(path: Path) -> tuple[ImageFiles, dict[str, str]]:
-    """A tar's images, one for each sample, and its labels by sample."""
+    """Open a tar: its images, one for each sample, and its labels by sample."""
     source = list_image_files(path)
     labels: dict[str, str] = {}
     try:
@@ -173,27 +173,28 @@ def _label(content: bytes, ending: str) -> str | None:
     if ending != "json":
         return text or None
     try:
-        found: Any = json.loads(text)
+        values: Any = json.loads(text)
     except ValueError:
         return None
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         return None
-    return next((str(found[key]) for key in KEYS if isinstance(found.get(key), (int, str))), None)
+    return next((str(values[key]) for key in KEYS if isinstance(values.get(key), (int, str))), None)
 
 
 def _numbered(
     parts: list[tuple[ImageFiles, dict[str, str]]], say: Say, path: Path
 ) -> tuple[np.ndarray | None, list[str] | None]:
-    """Labels of all samples as numbers: those of the side files, else by class folders."""
-    given = [labels.get(_split(name)[0]) for source, labels in parts for name in source.names]
-    have = [label for label in given if label is not None]
-    if len(have) == len(given):
-        found: Sequence[str] | None = have
+    """Class indices of all samples, and class names: from the side files, else from class folders."""
+    labels = [of_sample.get(_split(name)[0]) for source, of_sample in parts for name in source.names]
+    known = [label for label in labels if label is not None]
+    if len(known) == len(labels):
+        names: Sequence[str] | None = known
     else:
-        if have:
-            say(f"data: {len(given) - len(have):,} of {len(given):,} samples of {path} have no label; none are used")
-        found = class_of([name for source, _ in parts for name in source.names]) if not have else None
-    if not found:
+        if known:
+            missing = len(labels) - len(known)
+            say(f"data: {missing:,} of {len(labels):,} samples of {path} have no label; no labels are used")
+        names = class_of([name for source, _ in parts for name in source.names]) if not known else None
+    if not names:
         return None, None
-    numbers, classes = to_numbers(found)
+    numbers, classes = to_numbers(names)
     return numbers.numpy(), classes

@@ -1,1 +1,1 @@
-"""Writes a source of images as a prepared dataset: one shard a task, in any order and on any machine."""
+"""Writes images as a prepared dataset. Each task writes one shard, in any order and on any machine."""

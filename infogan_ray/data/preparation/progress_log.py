@@ -1,10 +1,10 @@
-"""The progress of a dataset that is being prepared: its settings, the finished tasks, and the manifest.
+"""The progress of preparing a dataset: its settings, the finished tasks, and the manifest.
 
     DEST/.progress/settings.json    the source and the settings; written first
     DEST/.progress/00000.json …     one for each finished task, written after its shards
     DEST/MANIFEST.json              written last
 
-The records are kept, so that a shard that is lost later can be made again alone.
+The records stay, so that a lost shard can be prepared again without the others.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ SETTINGS = "settings.json"
 OURS = re.compile(r"\.?(train|test)-\d{5,}\.parquet(\.\w+\.tmp)?|\.?MANIFEST\.json(\.\w+\.tmp)?|\.progress|probe-\w{8}")
 LEFTOVER = re.compile(r"\..+\.\w{8}\.tmp")
 MOST_NAMED = 1000  # broken files in the manifest
-READERS = 16  # threads: records are small, and each takes a round trip
+READERS = 16  # threads: records are small, and each needs one request to storage
 
 
 class ProgressLog:
-    """The folder. Methods raise StorageError, and UserError, in one line, where DEST holds something else."""
+    """The progress in DEST. Methods raise StorageError, and UserError, in one line, if DEST has other content."""
 
     def __init__(self, folder: Storage) -> None:
         self.folder, self.progress = folder, folder / PROGRESS
 
-    def check(self, asked: Mapping[str, Any], overwrite: bool) -> None:
-        """Raises UserError for a folder that holds something else. Changes nothing."""
+    def check(self, request: Mapping[str, Any], overwrite: bool) -> None:
+        """Raise UserError if the folder has other content. Changes nothing."""
         if self.folder.path_is_file:
             raise UserError(f"DEST is {self.folder}, a file; name a folder that is new or empty")
         foreign = [entry.name for entry in self.folder.entries() if not OURS.fullmatch(entry.name)]
         if foreign:
             raise UserError(
-                f"DEST is {self.folder}, where other things lie ({', '.join(foreign[:3])}); name a folder that is new "
-                "or empty"
+                f"DEST is {self.folder}, which contains other files ({', '.join(foreign[:3])}); "
+                "name a new or empty folder"
             )
-        before = self.asked()
+        saved = self.saved_request()
         if overwrite:
             return
-        if before is None:
+        if saved is None:
             if self.folder.entries():
-                raise UserError(f"DEST is {self.folder}, where shards lie of which nothing is known; add --overwrite")
-        elif differing := differences(before, asked):
+                raise UserError(f"DEST is {self.folder}, whose shards have no record of settings; add --overwrite")
+        elif differing := differences(saved, request):
             raise UserError(
-                f"DEST is {self.folder}, prepared otherwise: {'; '.join(differing)}; ask for the same, name another "
-                "folder, or make it anew with --overwrite"
+                f"DEST is {self.folder}, prepared with other settings: {'; '.join(differing)}; use the same settings, "
+                "name another folder, or replace it with --overwrite"
             )
 
-    def begin(self, asked: Mapping[str, Any], overwrite: bool) -> None:
-        """Start or continue. Deletes the partial files of a killed attempt; with ``overwrite``, all of our files."""
-        self.check(asked, overwrite)
+    def begin(self, request: Mapping[str, Any], overwrite: bool) -> None:
+        """Start or continue. Deletes partial files of a killed attempt; with ``overwrite``, all our files."""
+        self.check(request, overwrite)
         if overwrite:
-            self.folder.delete(MANIFEST)  # first: without it the folder is no dataset
+            self.folder.delete(MANIFEST)  # first: without it the folder is not a dataset
             for entry in self.folder.entries():
                 if not entry.is_folder:
                     self.folder.delete(entry.name)
@@ -70,10 +70,11 @@ class ProgressLog:
             for entry in folder.entries():
                 if LEFTOVER.fullmatch(entry.name):
                     folder.delete(entry.name)
-        if self.asked() is None:
-            self.progress.write(SETTINGS, json.dumps(asked, indent=1).encode())
+        if self.saved_request() is None:
+            self.progress.write(SETTINGS, json.dumps(request, indent=1).encode())
 
-    def asked(self) -> dict[str, Any] | None:
+    def saved_request(self) -> dict[str, Any] | None:
+        """The saved source and settings. None if there are none; empty if the file is damaged."""
         try:
             return json.loads(self.progress.read(SETTINGS))
         except FileNotFoundError:
@@ -82,8 +83,8 @@ class ProgressLog:
             return {}
 
     def done(self, tasks: Sequence[ShardTask]) -> dict[int, TaskRecord]:
-        """Records of the tasks whose shards exist with the right size."""
-        there = {entry.name: entry.size for entry in self.folder.entries()}
+        """Records of the tasks whose shards exist and have the right size."""
+        sizes = {entry.name: entry.size for entry in self.folder.entries()}
         names = {entry.name for entry in self.progress.entries()}
         wanted = [task.number for task in tasks if _name(task.number) in names]
         with ThreadPoolExecutor(READERS) as pool:
@@ -91,7 +92,7 @@ class ProgressLog:
         return {
             record.number: record
             for record in found
-            if all(there.get(shard.file) == shard.bytes for shard in record.shards.values())
+            if all(sizes.get(shard.file) == shard.bytes for shard in record.shards.values())
         }
 
     def _record(self, number: int) -> TaskRecord | None:
@@ -104,12 +105,12 @@ class ProgressLog:
         self.progress.write(_name(record.number), json.dumps(record.to_dict(), indent=1).encode())
 
     def write_manifest(self, plan: ShardPlan, records: Iterable[TaskRecord]) -> ShardSet:
-        """Write the manifest, the same for any order of the tasks."""
+        """Write the manifest. It does not depend on the order of the tasks."""
         ordered = sorted(records, key=lambda record: record.number)
         conversions: Counter[str] = sum((record.conversions for record in ordered), Counter())
         broken = [item for record in ordered for item in record.broken.items()]
         about = {
-            "source": plan.name, "asked": plan.asked, "conversions": dict(sorted(conversions.items())),
+            "source": plan.name, "asked": plan.request, "conversions": dict(sorted(conversions.items())),
             "broken": len(broken), "broken_files": dict(broken[:MOST_NAMED]),
         }  # fmt: skip
         train, test = (

@@ -1,7 +1,7 @@
 """The plan of a prepared dataset: which rows of the source are in which shard.
 
-It is a function of the source and the settings alone. So each shard is a task of its own, which gives the same bytes on
-any machine and may be done twice. Tasks run in parallel, and a killed preparation continues where it was.
+The plan depends only on the source and the settings. So each shard is a separate task, which writes the same bytes on
+any machine and may be repeated. Tasks run in parallel, and a killed preparation continues.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from infogan_ray.data.shards.dataset import ENCODED, FORMAT, RAW, TEST, TRAIN
 
 SHARD_BYTES, GROUP_BYTES = 64_000_000, 4_000_000  # of images, uncompressed
 LEAST_GROUP, MOST_GROUP = 64, 4096  # rows
-FEWEST_SHARDS = 16  # also of a small source, so that several processes have work
+FEWEST_SHARDS = 16  # also for a small source, so that several processes can work
 MOST_SHARD_BYTES = 1_000_000_000  # a shard is made in memory
-SIZED = 32  # images from which the size of an encoded one is estimated
+SIZED = 32  # the first images, from which the size of an encoded image is estimated
 ENCODINGS = (RAW, ENCODED)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the bytes of the shards, apart from the source. No image_size and channels for encoded images."""
+    """The settings that determine the bytes of the shards. image_size and channels are None for encoded images."""
 
     encoding: str
     image_size: int | None
@@ -40,7 +40,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one split, of which with ``hold_out`` every seventh goes to the test split."""
+    """Images of one split. With ``hold_out``, every seventh image goes to the test split."""
 
     source: ShardSource
     split: str
@@ -50,13 +50,13 @@ class Part:
         return TEST if self.hold_out and row % HOLD_OUT == HOLD_OUT - 1 else self.split
 
     def count(self, split: str) -> int:
-        held = self.source.count // HOLD_OUT if self.hold_out else 0
-        return held * (split == TEST) + (self.source.count - held) * (split == self.split)
+        hold_out_count = self.source.count // HOLD_OUT if self.hold_out else 0
+        return hold_out_count * (split == TEST) + (self.source.count - hold_out_count) * (split == self.split)
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Rows ``start`` to ``stop`` of a part, in its shuffled order."""
+    """Rows ``start`` to ``stop`` of the part with index ``part``, in its shuffled order."""
 
     number: int
     part: int
@@ -69,7 +69,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """All that is to be prepared. ``image_bytes``: of one image, exact if raw, estimated if encoded."""
+    """The plan of all shards. ``image_bytes``: size of one image, exact if raw, estimated if encoded."""
 
     name: str
     kind: str
@@ -84,8 +84,8 @@ class ShardPlan:
         return sum(part.count(split) for part in self.parts for split in splits)
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """The source and the settings, by which an unfinished dataset is recognised."""
+    def request(self) -> dict[str, Any]:
+        """The source and the settings. A preparation continues an unfinished dataset only if they are equal."""
         return {
             "format": FORMAT, "source": self.name, "kind": self.kind, "images": self.count(), "content": self.content,
             "classes": None if self.classes is None else len(self.classes), **asdict(self.settings),
@@ -94,18 +94,18 @@ class ShardPlan:
     def tasks(self) -> list[ShardTask]:
         step = self.settings.rows_per_shard
         ranges = [
-            (place, start, min(start + step, part.source.count))
-            for place, part in enumerate(self.parts)
+            (index, start, min(start + step, part.source.count))
+            for index, part in enumerate(self.parts)
             for start in range(0, part.source.count, step)
         ]
         return [ShardTask(number, *each) for number, each in enumerate(ranges)]
 
     def rows(self, task: ShardTask) -> list[int]:
-        """Rows of the source, in the order in which they stand in the shard.
+        """Rows of the source, in their order in the shard.
 
-        The streaming feed shuffles within a few row groups at a time. So rows that are neighbours in the source, as
-        images of a class are, must not be neighbours in the shards. A source with random access is shuffled as a whole.
-        Of another source each shard is shuffled within itself, and the streaming feed shuffles the shards.
+        The streaming feed shuffles only a few row groups at a time. So neighbours in the source, for example images of
+        one class, must not be neighbours in the shards. A source with random access is shuffled as a whole. For another
+        source, each shard is shuffled separately, and the streaming feed shuffles the shards.
         """
         source, seed = self.parts[task.part].source, self.settings.seed
         if source.random_access:
@@ -119,51 +119,51 @@ def plan_shards(
     opened: OpenedSource, encoding: str, image_size: int | None, channels: int | None,
     rows_per_shard: int | None = None, rows_per_group: int | None = None, seed: int = 0,
 ) -> ShardPlan:  # fmt: skip
-    """The plan, with defaults for what is None. Raises UserError, in one line, for numbers that are out of range."""
+    """Plan the shards. None means the default. Raises UserError, in one line, for numbers out of range."""
     count = opened.train.count
     if encoding == RAW:
         assert image_size and channels
-        each = channels * image_size * image_size
+        image_bytes = channels * image_size * image_size
     else:
-        each, image_size, channels = mean_image_bytes(opened.train), None, None
+        image_bytes, image_size, channels = mean_image_bytes(opened.train), None, None
     for name, value in (("rows_per_shard", rows_per_shard), ("rows_per_group", rows_per_group)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; it must be at least 1")
     if seed < 0:
         raise UserError(f"seed is {seed}; it must be at least 0")
-    group = rows_per_group or min(max(GROUP_BYTES // each, LEAST_GROUP), MOST_GROUP)
-    shard = rows_per_shard or min(max(SHARD_BYTES // each, group), max(group, -(-count // FEWEST_SHARDS)))
-    if shard * each > MOST_SHARD_BYTES:
+    group = rows_per_group or min(max(GROUP_BYTES // image_bytes, LEAST_GROUP), MOST_GROUP)
+    shard = rows_per_shard or min(max(SHARD_BYTES // image_bytes, group), max(group, -(-count // FEWEST_SHARDS)))
+    if shard * image_bytes > MOST_SHARD_BYTES:
         raise UserError(
-            f"rows_per_shard is {shard:,}, at about {each:,} bytes an image; a shard is made in memory, so take "
-            f"{max(1, MOST_SHARD_BYTES // each):,} or fewer"
+            f"rows_per_shard is {shard:,}, at about {image_bytes:,} bytes per image; a shard is built in memory, so "
+            f"use {max(1, MOST_SHARD_BYTES // image_bytes):,} or fewer"
         )
     settings = Settings(encoding, image_size, channels, shard, min(group, shard), seed)
-    held = opened.test is None and opened.train.labels is not None and count >= 2 * HOLD_OUT
-    parts = [Part(opened.train, TRAIN, held)]
+    hold_out = opened.test is None and opened.train.labels is not None and count >= 2 * HOLD_OUT
+    parts = [Part(opened.train, TRAIN, hold_out)]
     if opened.test is not None:
         parts.append(Part(opened.test, TEST))
-    return ShardPlan(opened.name, opened.kind, opened.content, opened.classes, tuple(parts), settings, each)
+    return ShardPlan(opened.name, opened.kind, opened.content, opened.classes, tuple(parts), settings, image_bytes)
 
 
 def mean_image_bytes(source: ShardSource) -> int:
-    """Bytes of an encoded image, estimated from the first few."""
+    """Mean size of an encoded image in bytes, estimated from the first few."""
     found = [image for _, image in source.read(range(min(SIZED, source.count))) if not isinstance(image, Broken)]
     sizes = [image.nbytes if isinstance(image, np.ndarray) else len(image) for image in found]
     return max(1, sum(sizes) // len(sizes)) if sizes else 1
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that differ, in words."""
-    said = []
-    for key in dict.fromkeys([*now, *before]):
-        if before.get(key) != now.get(key):
-            hash_alone = key == "content" and before.get("source") == now.get("source")
+def differences(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, one text for each."""
+    texts = []
+    for key in dict.fromkeys([*requested, *saved]):
+        if saved.get(key) != requested.get(key):
+            same_source = saved.get("source") == requested.get("source")
             if key != "content":
-                said.append(f"{key} is {_shown(now.get(key))} and was {_shown(before.get(key))}")
-            elif hash_alone:
-                said.append("files of the source have changed")
-    return said
+                texts.append(f"{key} is {_shown(requested.get(key))} and was {_shown(saved.get(key))}")
+            elif same_source:
+                texts.append("files of the source have changed")
+    return texts
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The source of shards: images in memory or in files, by row, whatever their format."""
+"""The source of shards: images of any format, in memory or in files, by row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from infogan_ray.data.image_set import ImageSet
 
 
 class ShardSource(Protocol):
-    """Images by row. It can be pickled. ``read`` gives the images of rows in any order."""
+    """Images by row. It can be pickled. ``read`` yields the images in any order."""
 
     @property
     def count(self) -> int: ...
@@ -30,21 +30,21 @@ class ShardSource(Protocol):
 
     @property
     def random_access(self) -> bool:
-        """Whether reading any rows takes about as long as reading consecutive ones."""
+        """Whether any rows are read about as fast as consecutive ones."""
 
     @property
     def crop(self) -> int | None:
-        """Side of the middle square that is taken of each image; by default the largest that fits."""
+        """Side in pixels of the middle square to cut out of each image. None: the largest that fits."""
 
     def name(self, row: int) -> str: ...
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes | np.ndarray | Broken]]:
-        """A file's bytes or uint8 pixels (H, W[, C]). Without ``random_access`` the rows must rise."""
+        """Yield rows with a file's bytes or uint8 pixels (H, W[, C]). Without ``random_access``, pass rows in order."""
 
 
 @dataclass(frozen=True)
 class SourceInMemory:
-    """uint8 images (N, C, H, W) and, where there are any, labels (N,)."""
+    """uint8 images (N, C, H, W) and, if there are any, labels (N,)."""
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -67,7 +67,7 @@ class SourceInMemory:
 
 @dataclass(frozen=True)
 class SourceInFiles:
-    """EncodedImages images in a folder, an archive or a table."""
+    """Encoded images in a folder, an archive or a table."""
 
     files: Any
     labels: np.ndarray | None
@@ -78,7 +78,7 @@ class SourceInFiles:
 
     @property
     def random_access(self) -> bool:
-        """Of a folder and of a .zip; a tar and a packed table are read forwards."""
+        """True for a folder and a .zip. A tar and a compressed table are read forwards."""
         return isinstance(self.files, ImageFiles) and (
             self.files.path.is_dir() or self.files.path.suffix.lower() == ".zip"
         )
@@ -100,7 +100,7 @@ class SourceInFiles:
 
 @dataclass(frozen=True)
 class OpenedSource:
-    """A source: its training part, its own test part if it has one, and what identifies it."""
+    """A source: its training split, its test split if it has one, and a hash of its content."""
 
     name: str
     kind: str
@@ -108,13 +108,13 @@ class OpenedSource:
     test: ShardSource | None
     classes: tuple[str, ...] | None
     content: str
-    """SHA-256 of the pixels, or over the names, sizes and modification times of the files."""
+    """SHA-256 of the pixels, or of the names, sizes and modification times of the files."""
 
 
 def open_source(source: str, config: DataConfig, say: Callable[[str], None]) -> OpenedSource:
-    """A named dataset or whatever lies at a path. Raises UserError, in one line, for what cannot be read.
+    """Open a named dataset or the images at a path. Raises UserError, in one line, for data that cannot be read.
 
-    Images in memory get ``config``'s size and channels here, by the same arithmetic as in training.
+    Images in memory are converted to the size and channels of ``config`` here, as in training.
     """
     path = Path(source).expanduser()
     if source in NAMES:
@@ -122,11 +122,13 @@ def open_source(source: str, config: DataConfig, say: Callable[[str], None]) -> 
     if not path.exists():
         raise UserError(f"SRC is '{source}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
     found = open_collection(path, config.labels, say)
-    if not isinstance(found, EncodedImages):  # pixels in one file, which training reads as a whole as well
+    if not isinstance(found, EncodedImages):  # pixels in one file: training also reads it as a whole
         return _in_memory(load_images(source, config, say))
     test = None if found.test is None else SourceInFiles(found.test.files, found.test.labels)  # type: ignore[attr-defined]
-    kinds = None if found.classes is None else tuple(found.classes)
-    return OpenedSource(path.name, found.kind, SourceInFiles(found.files, found.labels), test, kinds, fingerprint(path))
+    classes = None if found.classes is None else tuple(found.classes)
+    return OpenedSource(
+        path.name, found.kind, SourceInFiles(found.files, found.labels), test, classes, fingerprint(path)
+    )
 
 
 def _in_memory(found: ImageSet) -> OpenedSource:
@@ -137,15 +139,15 @@ def _in_memory(found: ImageSet) -> OpenedSource:
     images, labels, test_images, test_labels = arrays
     assert images is not None
     names = None
-    given = [part for part in (labels, test_labels) if part is not None]
-    if given:
-        every = np.concatenate(given)
-        if every.min() < 0:
+    existing = [split for split in (labels, test_labels) if split is not None]
+    if existing:
+        all_labels = np.concatenate(existing)
+        if all_labels.min() < 0:
             raise UserError(
-                f"data: the labels of {found.name} begin at {every.min()}; 0 is the least that there may be"
+                f"data: the labels of {found.name} begin at {all_labels.min()}; the smallest valid one is 0"
             )
         names = found.classes or (
-            tuple(str(number) for number in range(every.max() + 1)) if every.max() < len(every) else None
+            tuple(str(number) for number in range(all_labels.max() + 1)) if all_labels.max() < len(all_labels) else None
         )
     test = None if test_images is None else SourceInMemory(test_images, test_labels, "test")
     content = _digest(*arrays)
@@ -153,16 +155,16 @@ def _in_memory(found: ImageSet) -> OpenedSource:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 over the names, sizes and modification times of all files of a path. No file is read."""
+    """SHA-256 of the names, sizes and modification times of all files of a path. No file is read."""
     total = hashlib.sha256()
 
-    def add(name: str, about: os.stat_result) -> None:
-        total.update(os.fsencode(name) + f"\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    def add(name: str, status: os.stat_result) -> None:
+        total.update(os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
 
     if not path.is_dir():
         add("", path.stat())
-    for folder, below, names in os.walk(path):
-        below.sort()
+    for folder, subfolders, names in os.walk(path):
+        subfolders.sort()
         for name in sorted(names):
             file = os.path.join(folder, name)
             try:

@@ -1,4 +1,4 @@
-"""Writes the shards of a task: reads its rows, decodes or checks them, and returns a record of the result."""
+"""Writes the shards of a task: reads its rows, decodes or checks them, and returns a record."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from infogan_ray.data.preparation.shard_plan import Settings, ShardPlan, ShardTa
 from infogan_ray.data.shards.dataset import COLUMNS, RAW, TEST, TRAIN, Shard
 from infogan_ray.storage.file_system import Storage
 
-CHECKED_SIZE = 32  # an encoded image is decoded once to see that it can be, small
-LEVEL = 3  # of zstd
+CHECKED_SIZE = 32  # an encoded image is decoded once at this size, to check it
+LEVEL = 3  # of zstd compression
 
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """The result of a task: files by split (none where no image could be read), conversions, broken images by name."""
+    """The result of a task: shards by split (without empty ones), conversions, and broken images by name."""
 
     number: int
     shards: dict[str, Shard]
@@ -36,7 +36,7 @@ class TaskRecord:
 
     @property
     def rows(self) -> int:
-        """All images that were read, with the broken ones."""
+        """Number of all images, including broken ones."""
         return sum(shard.rows for shard in self.shards.values()) + len(self.broken)
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class TaskRecord:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> TaskRecord:
-        """Raises KeyError, TypeError or ValueError for what is no record."""
+        """Read a record. Raises KeyError, TypeError or ValueError if it is not valid."""
         shards = {
             split: Shard(str(s["file"]), tuple(int(n) for n in s["groups"]), int(s["bytes"]), str(s["sha256"]))
             for split, s in found["shards"].items()
@@ -60,13 +60,13 @@ class TaskRecord:
 
 
 def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecord:
-    """Do a task: write its shards, each as a whole. Raises StorageError.
+    """Write the shards of a task, each in one write. Raises StorageError.
 
     Raises UserError, in one line, if the source cannot be read.
     """
     part, settings = plan.parts[task.part], plan.settings
     source, order = part.source, plan.rows(task)
-    place = {row: number for number, row in enumerate(order)}
+    position = {row: number for number, row in enumerate(order)}
     kept: dict[int, tuple[str, bytes, int | None, str]] = {}
     broken: dict[int, str] = {}
     conversions: Counter[str] = Counter()
@@ -82,7 +82,7 @@ def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecor
                 continue
             conversions.update(changes)
             label = None if source.labels is None else int(source.labels[row])
-            kept[place[row]] = (part.split_of(row), content, label, source.name(row))
+            kept[position[row]] = (part.split_of(row), content, label, source.name(row))
     shards = {}
     for split in (TRAIN, TEST):
         chosen = [kept[number][1:] for number in sorted(kept) if kept[number][0] == split]
@@ -94,7 +94,7 @@ def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecor
 
 
 def _content(image: bytes | np.ndarray, settings: Settings, crop: int | None) -> tuple[bytes, list[str]]:
-    """What is kept of an image, and what was done to it. Raises Broken."""
+    """The bytes to store for an image, and its conversions. Raises Broken."""
     size, channels = settings.image_size, settings.channels
     if isinstance(image, np.ndarray):
         picture = Image.fromarray(image)
@@ -107,7 +107,7 @@ def _content(image: bytes | np.ndarray, settings: Settings, crop: int | None) ->
         assert size and channels
         pixels, facts = decode(image, size, channels, crop=crop)
         return pixels.tobytes(), facts.conversions(size, channels)
-    if crop is not None:  # the reader of the shard does not know the crop
+    if crop is not None:  # readers of the shard do not know the crop
         pixels, _ = decode(image, crop, 3, crop=crop)
         return _png(Image.fromarray(pixels.transpose(1, 2, 0))), [f"cropped to {crop}x{crop} and packed as PNG"]
     decode(image, CHECKED_SIZE, 1)
@@ -121,12 +121,12 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def to_parquet(rows: list[tuple[bytes, int | None, str]], settings: Settings) -> tuple[bytes, tuple[int, ...]]:
-    """A file's bytes, the same for the same rows, and the rows of each of its row groups."""
+    """The bytes of a Parquet file and the number of rows of each row group. Equal rows give equal bytes."""
     raw, groups = settings.encoding == RAW, []
     packing = {"image": "zstd" if raw else "none", "label": "zstd", "path": "zstd"}
     levels = {name: LEVEL for name, kind in packing.items() if kind == "zstd"}
     sink = io.BytesIO()
-    # Statistics and dictionaries of pixels would take time and space, and nobody reads them.
+    # No statistics and dictionaries of pixels: they need time and space and have no use.
     with pq.ParquetWriter(
         sink, COLUMNS, compression=packing, compression_level=levels, use_dictionary=["label"],
         write_statistics=["label"],
@@ -140,5 +140,5 @@ def to_parquet(rows: list[tuple[bytes, int | None, str]], settings: Settings) ->
 
 def _table(rows: Iterable[tuple[bytes, int | None, str]]) -> pa.Table:
     images, labels, paths = zip(*rows, strict=True)
-    shown = [path.encode("utf-8", "replace").decode() for path in paths]  # a file's name need not be text
+    shown = [path.encode("utf-8", "replace").decode() for path in paths]  # a file name may be invalid text
     return pa.table([pa.array(images, pa.binary()), pa.array(labels, pa.int64()), pa.array(shown)], schema=COLUMNS)

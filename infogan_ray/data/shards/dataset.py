@@ -1,12 +1,12 @@
-"""A prepared dataset: Parquet shards and a manifest, on a disk or in a bucket, as ``infogan data prepare`` writes them.
+"""A prepared dataset: Parquet shards and a manifest, on a disk or in a bucket. ``infogan data prepare`` writes it.
 
-    DEST/MANIFEST.json              what the dataset is; written last, so a folder without it is no dataset
-    DEST/train-00000.parquet …      and test-….parquet, where some images are kept to count errors on
+    DEST/MANIFEST.json              describes the dataset; written last, so a folder without it is not a dataset
+    DEST/train-00000.parquet …      and test-….parquet, if there is a test split
 
-The columns are ``image`` (binary), ``label`` (int64, null without one) and ``path`` (where it came from). An image is
-either raw, its uint8 pixels in the order (C, S, S), or encoded, a file's bytes, which are decoded when they are read.
-A row group is the smallest unit that is read. The manifest holds the number of rows of each, so the place of every row
-is known before a shard is opened.
+The columns are ``image`` (binary), ``label`` (int64, null without one) and ``path`` (the origin). An image is either
+raw, uint8 pixels in the order (C, S, S), or encoded: the bytes of a file, which are decoded when they are read. A row
+group is the smallest unit that is read. The manifest has the number of rows of each, so the position of every row is
+known before a shard is opened.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from infogan_ray.storage.file_system import Storage
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
-PROGRESS = ".progress"  # what is done so far
+PROGRESS = ".progress"  # the folder of finished tasks
 RAW, ENCODED = "raw", "encoded"
 TRAIN, TEST = "train", "test"
 COLUMNS = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("path", pa.string())])
@@ -62,7 +62,7 @@ class ShardSet:
     train: tuple[Shard, ...]
     test: tuple[Shard, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
-    """For people: the source, its kind, what was done to images, what was broken."""
+    """For users: the source, its kind, the conversions and the broken files."""
 
     def count(self, split: str = TRAIN) -> int:
         return sum(shard.rows for shard in self.split(split))
@@ -72,12 +72,12 @@ class ShardSet:
 
     @cached_property
     def groups(self) -> list[tuple[Shard, int]]:
-        """All row groups of the training split in order: the shard, and the group's number in it."""
+        """All row groups of the training split in order: the shard, and the group's index in it."""
         return [(shard, number) for shard in self.train for number in range(len(shard.groups))]
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the manifest, which holds those of all shards."""
+        """SHA-256 of the manifest, which contains the SHA-256 of every shard."""
         return hashlib.sha256(self.to_json()).hexdigest()
 
     def to_json(self) -> bytes:
@@ -96,12 +96,12 @@ class ShardSet:
 
 
 def is_prepared(folder: Storage) -> bool:
-    """Whether a folder is a prepared dataset or an unfinished one, which must not be read as plain Parquet files."""
+    """Whether a folder is a prepared dataset, finished or not. It must not be read as plain Parquet files."""
     return folder.is_file(MANIFEST) or folder.exists(PROGRESS)
 
 
 def open_shards(folder: Storage) -> ShardSet:
-    """Raises UserError, in one line, for a folder that is no prepared dataset."""
+    """Open a prepared dataset. Raises UserError, in one line, if the folder is not one."""
     try:
         found = json.loads(folder.read(MANIFEST))
         if found["format"] != FORMAT:
@@ -121,54 +121,54 @@ def open_shards(folder: Storage) -> ShardSet:
             raise KeyError("encoding")
         classes = None if found["classes"] is None else tuple(found["classes"])
     except FileNotFoundError:
-        raise UserError(f"data: {folder} has no {MANIFEST}: infogan data prepare has not come to its end") from None
+        raise UserError(f"data: {folder} has no {MANIFEST}: infogan data prepare has not finished") from None
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError):
         raise UserError(f"data: {folder}/{MANIFEST} is not the manifest of a prepared dataset") from None
     return ShardSet(folder, encoding, size, channels, classes, splits[TRAIN], splits[TEST], found.get("about", {}))
 
 
 def read_group(shards: ShardSet, shard: Shard, number: int, size: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (n, channels, size, size) and labels int64 (n,), -1 for none, of one row group.
+    """Read one row group: images uint8 (n, channels, size, size) and labels int64 (n,), -1 for none.
 
-    Raises UserError, in one line, for bytes that differ from the manifest. The SHA-256 of whole shards is checked by
-    ``infogan data verify`` alone: here it would be paid for at every window.
+    Raises UserError, in one line, for data that differ from the manifest. Only ``infogan data verify`` checks the
+    SHA-256 of whole shards: here it would slow down every read.
     """
-    where, path = f"{shards.folder}/{shard.file}", f"{shards.folder.path}/{shard.file}"
+    location, path = f"{shards.folder}/{shard.file}", f"{shards.folder.path}/{shard.file}"
 
     def read() -> pa.Table:
         with shards.folder.filesystem.open_input_file(path) as file:
             return pq.ParquetFile(file).read_row_group(number, columns=["image", "label"], use_threads=False)
 
     try:
-        table = retry(lambda: translate_errors(where, read), shards.folder.retry_timeout_s)
+        table = retry(lambda: translate_errors(location, read), shards.folder.retry_timeout_s)
     except FileNotFoundError:
-        raise UserError(f"data: {where} is missing; prepare the images again") from None
+        raise UserError(f"data: {location} is missing; prepare the images again") from None
     except (pa.ArrowException, IndexError) as error:
-        raise UserError(f"data: {where} cannot be read ({' '.join(str(error).split())}); prepare it again") from None
+        raise UserError(f"data: {location} cannot be read ({' '.join(str(error).split())}); prepare it again") from None
     if len(table) != shard.groups[number]:
-        raise UserError(f"data: {where} is not what the manifest says; delete it and prepare again")
+        raise UserError(f"data: {location} does not match the manifest; delete it and prepare again")
     labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
-    return _pixels(table["image"], shards, where, size, channels), labels
+    return _pixels(table["image"], shards, location, size, channels), labels
 
 
-def _pixels(column: pa.ChunkedArray, shards: ShardSet, where: str, size: int, channels: int) -> np.ndarray:
+def _pixels(column: pa.ChunkedArray, shards: ShardSet, location: str, size: int, channels: int) -> np.ndarray:
     if shards.encoding == RAW:
         assert (size, channels) == (shards.image_size, shards.channels)
         flat = b"".join(value.as_py() for value in column)
         if len(flat) != len(column) * channels * size * size:
-            raise UserError(f"data: an image of {where} has not the size that the manifest says; prepare it again")
+            raise UserError(f"data: an image of {location} does not have the size in the manifest; prepare it again")
         return np.frombuffer(flat, np.uint8).reshape(-1, channels, size, size)
     images = np.empty((len(column), channels, size, size), np.uint8)
     for row, value in enumerate(column):
         try:
             images[row], _ = decode(value.as_py(), size, channels)
         except Broken as reason:
-            raise UserError(f"data: image {row} of {where} {reason}; prepare the images again") from None
+            raise UserError(f"data: image {row} of {location} {reason}; prepare the images again") from None
     return images
 
 
 def check(shards: ShardSet, shard: Shard) -> str | None:
-    """What is wrong with a shard's bytes, in one line; None if they are those that were written."""
+    """Compare a shard with the manifest. Returns the error in one line; None if all bytes match."""
     sha, size = hashlib.sha256(), 0
     try:
         for chunk in shards.folder.read_chunks(shard.file):
@@ -177,5 +177,5 @@ def check(shards: ShardSet, shard: Shard) -> str | None:
     except FileNotFoundError:
         return f"data: {shards.folder}/{shard.file} is missing; prepare the images again"
     if (size, sha.hexdigest()) != (shard.bytes, shard.sha256):
-        return f"data: {shards.folder}/{shard.file} is not what was written; delete it and prepare again"
+        return f"data: {shards.folder}/{shard.file} does not match the manifest; delete it and prepare again"
     return None

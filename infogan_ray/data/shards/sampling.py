@@ -1,4 +1,4 @@
-"""Reads rows of a prepared dataset: a whole split, or the sample on which a streamed dataset is evaluated."""
+"""Reads rows of a prepared dataset: a whole split, or a sample of it to evaluate a streamed dataset on."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from infogan_ray.data.shards.dataset import ENCODED, TEST, TRAIN, ShardSet, is_p
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.storage.file_system import StorageError, open_storage
 
-SAMPLE = 10_000  # images of each split that a streamed dataset is evaluated on
-SAMPLE_BYTES = 256 * 1024**2  # at most, of each sample
-SPREAD = 32  # row groups, at equal distances, from which a sample is taken if they hold enough
+SAMPLE = 10_000  # images of each split on which a streamed dataset is evaluated
+SAMPLE_BYTES = 256 * 1024**2  # largest size of a sample
+SPREAD = 32  # a sample comes from at least this number of row groups, at equal distances
 
 
 def prepared(data: str) -> ShardSet | None:
-    """The shards that ``--data`` names, or None if it is something else. Raises UserError, in one line."""
+    """Open the prepared dataset that ``--data`` names. None for other data. Raises UserError, in one line."""
     is_uri = "://" in data
     if not is_uri and not Path(data).expanduser().is_dir():
         return None
@@ -33,56 +33,58 @@ def prepared(data: str) -> ShardSet | None:
 
 
 def resolve_size(shards: ShardSet, image_size: int | None, channels: int | None) -> tuple[int, int]:
-    """Image size and channels of streamed images. Raises UserError for raw images that are to have others."""
+    """Image size and channels of streamed images. Raises UserError if raw images have other ones than requested."""
     if shards.encoding == ENCODED:
         if image_size is None:
             raise UserError(f"image_size is not set, and {shards.folder} holds encoded images; give --image-size")
         return image_size, channels or 3
     assert shards.image_size is not None and shards.channels is not None
-    for name, asked, own in (("image_size", image_size, shards.image_size), ("channels", channels, shards.channels)):
-        if asked not in (None, own):
+    settings = (("image_size", image_size, shards.image_size), ("channels", channels, shards.channels))
+    for name, requested, stored in settings:
+        if requested not in (None, stored):
             raise UserError(
-                f"{name} is {asked}, and the raw images of {shards.folder} have {own}, which a stream leaves as it is; "
-                f"drop --{name.replace('_', '-')}, prepare them again, or take --feed memory"
+                f"{name} is {requested}, and the raw images of {shards.folder} have {stored}; a stream cannot convert; "
+                f"drop --{name.replace('_', '-')}, prepare them again, or use --feed memory"
             )
     return shards.image_size, shards.channels
 
 
 def read_rows(
-    shards: ShardSet, split: str, image_size: int, channels: int, most: int | None = None
+    shards: ShardSet, split: str, image_size: int, channels: int, limit: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """uint8 images (n, C, S, S) and labels (n,), or None without classes: all rows of a split in their order.
+    """Read all rows of a split in order: uint8 images (n, C, S, S), and labels (n,) or None without classes.
 
-    With ``most``: so many random rows, from row groups all over the split, always the same.
+    With ``limit``, read that number of random rows from row groups across the whole split. The choice is always the
+    same.
     """
     groups = [(shard, number) for shard in shards.split(split) for number in range(len(shard.groups))]
     rows = [shard.groups[number] for shard, number in groups]
     total = sum(rows)
     chosen, order = list(range(len(groups))), torch.arange(total)
-    if most is not None and most < total:
-        count = min(len(groups), max(SPREAD, -(-most * len(groups) // total)))
-        chosen = [(2 * place + 1) * len(groups) // (2 * count) for place in range(count)]
-        order = torch.randperm(sum(rows[g] for g in chosen), generator=seeded_generator(0, f"sample {split}"))[:most]
+    if limit is not None and limit < total:
+        count = min(len(groups), max(SPREAD, -(-limit * len(groups) // total)))
+        chosen = [(2 * index + 1) * len(groups) // (2 * count) for index in range(count)]
+        order = torch.randperm(sum(rows[g] for g in chosen), generator=seeded_generator(0, f"sample {split}"))[:limit]
     starts = [0, *accumulate(rows[group] for group in chosen)]
     images = np.empty((len(order), channels, image_size, image_size), np.uint8)
     labels = np.empty(len(order), np.int64)
     wanted: dict[int, list[int]] = {}
-    for place, row in enumerate(order.tolist()):
-        wanted.setdefault(bisect_right(starts, row) - 1, []).append(place)
-    for index, places in wanted.items():
+    for position, row in enumerate(order.tolist()):
+        wanted.setdefault(bisect_right(starts, row) - 1, []).append(position)
+    for index, positions in wanted.items():
         shard, number = groups[chosen[index]]
-        found, kinds = read_group(shards, shard, number, image_size, channels)
-        inside = order[places].numpy() - starts[index]
-        images[places], labels[places] = found[inside], kinds[inside]
+        group_images, group_labels = read_group(shards, shard, number, image_size, channels)
+        rows_in_group = order[positions].numpy() - starts[index]
+        images[positions], labels[positions] = group_images[rows_in_group], group_labels[rows_in_group]
     return torch.from_numpy(images), None if shards.classes is None else torch.from_numpy(labels)
 
 
 def read_sample(
-    shards: ShardSet, image_size: int, channels: int, most: int = SAMPLE
+    shards: ShardSet, image_size: int, channels: int, limit: int = SAMPLE
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Images and labels of the training split, then of the test split if there is one: ``most`` of each."""
-    most = min(most, SAMPLE_BYTES // (channels * image_size**2))
-    images, labels = read_rows(shards, TRAIN, image_size, channels, most)
+    """Read at most ``limit`` images and labels of the training split, then of the test split if there is one."""
+    limit = min(limit, SAMPLE_BYTES // (channels * image_size**2))
+    images, labels = read_rows(shards, TRAIN, image_size, channels, limit)
     if not shards.test:
         return images, labels, None, None
-    return images, labels, *read_rows(shards, TEST, image_size, channels, most)
+    return images, labels, *read_rows(shards, TEST, image_size, channels, limit)

@@ -1,4 +1,4 @@
-"""Joining the Ray cluster that work runs on, or starting one, and where Ray's log lines go."""
+"""Connects to a Ray cluster or starts one, and sends Ray's log lines to a file."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from infogan_ray.training.run_outcome import TrainingFailed
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for this poll (2 s by default)
-    # For room for as many workers as before: where a machine has died, Ray learns late that there is less.
+    # How long Ray Train waits for the resources of all workers. Ray still counts a dead machine for some seconds.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # for a frozen worker (ten minutes by default)
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # for dead or frozen workers (30 s by default)
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
-# An embedded Ray lives on one machine, which is not taken away from under it.
-ENVIRONMENT_OF_AN_EMBEDDED_RAY = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# A local cluster has one machine, so there is no preemption to watch for.
+LOCAL_CLUSTER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 LIBRARIES = ("ray", "ray.train", "ray.tune", "mlflow", "alembic", "wandb", "py.warnings")
 
 
 def connect(log: Path | None, dashboard: bool = False) -> None:
-    """Join the cluster of $RAY_ADDRESS, or start an embedded one. Ray's own messages go to ``log``.
+    """Connect to the cluster of $RAY_ADDRESS, or start a local one. Ray's own messages go to ``log``.
 
-    ``dashboard``: of an embedded cluster. It is some ten processes, and needed only for Ray Train inside of Ray Tune:
-    through it Ray finds and frees the places of a killed trial's workers.
-    Raises UserError, in one line, for a cluster that does not answer or refuses us.
+    ``dashboard``: start the dashboard of a local cluster, about ten processes. Only Ray Train inside Ray Tune needs it:
+    Ray uses it to free the placement groups of killed trials.
+    Raises UserError, in one line, if the cluster does not answer or refuses the connection.
     """
     address = os.environ.get("RAY_ADDRESS")
-    for name, value in (ENVIRONMENT if address else ENVIRONMENT | ENVIRONMENT_OF_AN_EMBEDDED_RAY).items():
+    for name, value in (ENVIRONMENT if address else ENVIRONMENT | LOCAL_CLUSTER_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
     if not ray.is_initialized():
         if address:
             auth_check.check_address(address)
-            _join(address)
+            _connect_to(address)
         else:
-            # Without an address Ray would join any cluster that somebody has started on this machine.
+            # Without "local", Ray would connect to any cluster that runs on this machine.
             ray.init(
                 "local", num_cpus=cores(), include_dashboard=dashboard, log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -54,15 +54,15 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
         _send_logs_to(logging.FileHandler(log))
 
 
-def _join(address: str) -> None:
+def _connect_to(address: str) -> None:
     level = os.environ.get(LOG_LEVEL)
-    os.environ[LOG_LEVEL] = level or "fatal"  # while it tries, Ray writes a line a second to the terminal
+    os.environ[LOG_LEVEL] = level or "fatal"  # while it connects, Ray writes one line per second to the terminal
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray has no class of its own for a cluster that refuses
-        if (refusal := auth_check.refusal(address, error)) is None:
+    except Exception as error:  # Ray has no exception class for a refused connection
+        if (explained := auth_check.connection_error(address, error)) is None:
             raise
-        raise refusal from None
+        raise explained from None
     finally:
         if level is None:
             del os.environ[LOG_LEVEL]
@@ -70,7 +70,10 @@ def _join(address: str) -> None:
 
 @contextlib.contextmanager
 def library_logs_in(log: Path) -> Iterator[None]:
-    """Inside the block, log lines and warnings of other libraries go to a file and not to the terminal."""
+    """Inside the block, other libraries write log lines and warnings to a file and not to the terminal.
+
+    Raises TrainingFailed if the file cannot be written.
+    """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(log)
@@ -99,7 +102,7 @@ def _send_logs_to(handler: logging.Handler) -> None:
 
 
 class PrintedToLog(io.TextIOBase):
-    """In place of stdout: what Ray prints there, of dead workers, becomes lines of its log."""
+    """Replaces stdout: what Ray prints about dead workers goes to its log."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -108,5 +111,5 @@ class PrintedToLog(io.TextIOBase):
 
 
 def machines_of_the_cluster() -> list[dict[str, float]]:
-    """What each machine that is alive has, by Ray's names."""
+    """The resources of each living machine, under Ray's names."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -1,6 +1,6 @@
-"""What a control group (a container, a scheduler's job) leaves this process of the machine's memory and cores.
+"""Memory and cores that this process may use under Linux control groups (a container, a scheduler's job).
 
-Both layouts of Linux are read: version 2 with one folder of all limits, and version 1 with a folder for each kind.
+Version 2 has one folder for all limits; version 1 has one folder for each kind of limit. Both are read.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ from pathlib import Path
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still take: what the machine has, or less where a control group says so. File caches
-    count as free."""
+    """Bytes that this process may still allocate: the smallest of the machine's free memory and its groups' limits.
+
+    File caches count as free.
+    """
     free = [_meminfo(root)]
     for group in _groups(root, "memory"):
-        free += _left(group, "memory.max", "memory.current", "inactive_file")
-        free += _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        free += _free_in_group(group, "memory.max", "memory.current", "inactive_file")
+        free += _free_in_group(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     return max(0, min(free))
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """How many cores' time this process may take, by the least of its groups' quotas; None without any."""
+    """Number of cores that this process may use: the smallest quota of its groups. None without a quota."""
     quotas = []
     for group in _groups(root, "cpu"):
-        quotas += _share(group, "cpu.max", "cpu.max")
-        quotas += _share(group, "cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quotas += _quota_of_group(group, "cpu.max", "cpu.max")
+        quotas += _quota_of_group(group, "cpu.cfs_quota_us", "cpu.cfs_period_us")
     return min(quotas, default=None)
 
 
@@ -36,11 +38,11 @@ def _meminfo(root: Path) -> int:
         found = None
     if found:
         return 1024 * int(found[1])
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a system that has no /proc
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a system without /proc
 
 
 def _groups(root: Path, controller: str) -> list[Path]:
-    """The folders of this process's control groups that may limit memory or cpu, each with those above it."""
+    """Folders of this process's control groups and their parents, for the controller "memory" or "cpu"."""
     mount = root / "sys/fs/cgroup"
     folders = [mount, mount / controller]
     try:
@@ -58,21 +60,23 @@ def _groups(root: Path, controller: str) -> list[Path]:
     return folders
 
 
-def _left(group: Path, limit: str, used: str, cached: str) -> list[int]:
+def _free_in_group(group: Path, limit: str, used: str, cached: str) -> list[int]:
     try:
-        most = (group / limit).read_text().strip()
-        if not most.isdigit():  # "max"
+        limit_text = (group / limit).read_text().strip()
+        if not limit_text.isdigit():  # "max"
             return []
         found = re.search(rf"^{cached} (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
-        return [int(most) - int((group / used).read_text()) + (int(found[1]) if found else 0)]
+        return [int(limit_text) - int((group / used).read_text()) + (int(found[1]) if found else 0)]
     except (OSError, ValueError):
         return []
 
 
-def _share(group: Path, quota: str, period: str) -> list[float]:
-    """Version 2 has 'QUOTA PERIOD' in one file, version 1 a file for each; without a limit they say 'max' and -1."""
+def _quota_of_group(group: Path, quota: str, period: str) -> list[float]:
+    """Version 2 has 'QUOTA PERIOD' in one file, version 1 has two files. Without a limit the quota is 'max' or -1."""
     try:
-        most, each = (group / quota).read_text().split()[0], (group / period).read_text().split()[-1]
+        quota_text, period_text = (group / quota).read_text().split()[0], (group / period).read_text().split()[-1]
     except (OSError, IndexError):
         return []
-    return [int(most) / int(each)] if most.isdigit() and each.isdigit() and int(most) and int(each) else []
+    if not (quota_text.isdigit() and period_text.isdigit() and int(quota_text) and int(period_text)):
+        return []
+    return [int(quota_text) / int(period_text)]

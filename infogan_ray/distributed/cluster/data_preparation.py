@@ -1,7 +1,7 @@
-"""Makes the shards of a dataset with Ray Data: a stream of tasks in, a stream of their records out.
+"""Makes the shards of a dataset with Ray Data.
 
-Each task writes its shards, and then a record. A task that has a record is not done again after a kill. The driver
-counts records, and writes the manifest.
+Each task writes its shards, and then a record. After a restart, only tasks without a record run. The driver counts the
+records and writes the manifest.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from infogan_ray.training.config import RunConfig
 UNREADABLE = (
     UserError, OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, pa.ArrowException,
 )  # fmt: skip
-"""What reading a damaged source raises. Other exceptions in a task are bugs."""
+"""Exceptions of a damaged source. Other exceptions in a task are bugs."""
 
 
 class PreparingFailed(Exception):
-    """A task has failed: one line. The shards of other tasks stay."""
+    """A task has failed. The message is one line. The shards of other tasks stay."""
 
 
 class TooManyBroken(Exception):
@@ -51,7 +51,7 @@ class TooManyBroken(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """``earlier``: images of tasks that were done before this attempt."""
+    """Progress of a preparation. ``earlier``: images of the tasks that an earlier attempt has done."""
 
     images: int
     of_images: int
@@ -65,13 +65,13 @@ def prepare(
     job: ShardPlan, folder: Storage, source: Path | None = None, workers: int | None = None, max_bad: float = 0.0,
     overwrite: bool = False, listen: Callable[[Progress], None] = lambda progress: None,
 ) -> ShardSet:  # fmt: skip
-    """Do what is missing of a job, and publish it.
+    """Run the missing tasks of a job and publish the dataset.
 
-    ``source`` is the path that workers read, None for images in memory. Raises UserError for a folder of something
-    else; TooManyBroken, StorageError and PreparingFailed.
+    ``source`` is the path that workers read, None for images in memory. Raises UserError if the folder belongs to other
+    data; TooManyBroken, StorageError and PreparingFailed.
     """
     log, tasks = ProgressLog(folder), job.tasks()
-    log.begin(job.asked, overwrite)
+    log.begin(job.request, overwrite)
     records = log.done(tasks)
     earlier = sum(record.rows for record in records.values())
 
@@ -80,7 +80,7 @@ def prepare(
                      ) if records else (0, 0)  # fmt: skip
         listen(Progress(rows, job.count(), len(records), len(tasks), bad, earlier))
         if bad > max_bad * job.count():
-            raise TooManyBroken(_too_many(job, records, max_bad))
+            raise TooManyBroken(_too_many_message(job, records, max_bad))
 
     report()
     missing = [task for task in tasks if task.number not in records]
@@ -89,49 +89,49 @@ def prepare(
             records[record.number] = record
             report()
     if not any(record.shards for record in records.values()):
-        raise TooManyBroken(_too_many(job, records, max_bad))
+        raise TooManyBroken(_too_many_message(job, records, max_bad))
     return log.write_manifest(job, records.values())
 
 
 def _records(
     job: ShardPlan, tasks: list[ShardTask], folder: Storage, source: Path | None, workers: int | None
 ) -> Iterator[TaskRecord]:
-    """Records in the order in which tasks finish."""
+    """Yield records in the order in which tasks finish."""
     log = cache_folder() / "logs" / f"prepare-{folder.name}.log"
     connect(log)
     _silence_ray_data()
     if threading.current_thread() is threading.main_thread():
-        # SIGTERM ends this as Ctrl-C does. It is set here since ray.init sets a handler of its own.
+        # SIGTERM ends this as Ctrl-C does. The handler is set here because ray.init replaces an earlier one.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     cpus = int(sum(machine.get("CPU", 0) for machine in machines()))
     if workers is not None and not 1 <= workers <= cpus:
-        raise UserError(f"workers is {workers}; take 1 to {cpus}, the CPUs that there are")
+        raise UserError(f"workers is {workers}; use 1 to {cpus}, the number of available CPUs")
     check_files(RunConfig(data=None if source is None else str(source)), folder)
     shared = [ray.put(job)]  # one copy for each machine
     uri = folder.uri
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
-        return _do(shared[0], uri, ShardTask(**row))
+        return _run_task(shared[0], uri, ShardTask(**row))
 
-    asked = ray.data.from_items([dataclasses.asdict(task) for task in tasks], override_num_blocks=len(tasks))
-    made = asked.map(work, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=workers or cpus))
+    dataset = ray.data.from_items([dataclasses.asdict(task) for task in tasks], override_num_blocks=len(tasks))
+    made = dataset.map(work, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=workers or cpus))
     try:
         for row in made.iter_rows():
             if row["failure"]:
                 raise PreparingFailed(row["failure"])
             yield TaskRecord.from_dict(json.loads(row["record"]))
     except ray.exceptions.RayTaskError:
-        raise  # a bug in a task; its trace is in the message
+        raise  # a bug in a task; the message contains its trace
     except ray.exceptions.RayError as error:
         last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise PreparingFailed(f"a process that makes shards has failed: {last}; the log is {log}") from None
+        raise PreparingFailed(f"a process that makes shards failed: {last}; the log is {log}") from None
 
 
-_JOB: dict[Any, ShardPlan] = {}  # of this process, so that a long list of names is unpacked once
+_JOB: dict[Any, ShardPlan] = {}  # one per process, so that a long list of names is unpacked once
 
 
-def _do(shared: Any, uri: str, task: ShardTask) -> dict[str, Any]:
-    """Runs in a process of Ray. Failures of storage and source come back as a line; other exceptions are bugs."""
+def _run_task(shared: Any, uri: str, task: ShardTask) -> dict[str, Any]:
+    """Run a task in a Ray process. Errors of storage or source are returned as a line; other exceptions are bugs."""
     if shared not in _JOB:
         _JOB.clear()
         _JOB[shared] = ray.get(shared)
@@ -143,12 +143,12 @@ def _do(shared: Any, uri: str, task: ShardTask) -> dict[str, Any]:
     except StorageError as error:
         return {"record": "", "failure": str(error)}
     except UNREADABLE as error:
-        return {"record": "", "failure": f"{job.name} cannot be read any further: {' '.join(str(error).split())}"}
+        return {"record": "", "failure": f"{job.name} cannot be read: {' '.join(str(error).split())}"}
     return {"record": json.dumps(record.to_dict()), "failure": ""}
 
 
 def _silence_ray_data() -> None:
-    """Ray Data logs where Ray logs, and shows no progress bars."""
+    """Send Ray Data's log lines to Ray's log, and show no progress bars."""
     logger = logging.getLogger("ray.data")
     logger.handlers, logger.propagate = list(logging.getLogger("ray").handlers), False
     context = ray.data.DataContext.get_current()
@@ -156,15 +156,15 @@ def _silence_ray_data() -> None:
     context.print_on_execution_start = False
 
 
-def _too_many(job: ShardPlan, records: dict[int, TaskRecord], max_bad: float) -> str:
-    broken = {name: why for number in sorted(records) for name, why in records[number].broken.items()}
+def _too_many_message(job: ShardPlan, records: dict[int, TaskRecord], max_bad: float) -> str:
+    broken = {name: reason for number in sorted(records) for name, reason in records[number].broken.items()}
     read = sum(record.rows for record in records.values())
     count = f"{len(broken):,} of the first {read:,}" if read < job.count() else f"{len(broken):,} of {job.count():,}"
     if len(broken) == read:
-        return f"data: {count} images of {job.name} are broken, and nothing is published: {name_some(broken)}"
+        return f"data: {count} images of {job.name} are broken; nothing was published: {name_some(broken)}"
     share = -(-len(broken) * 1000 // read) / 1000
     return (
-        f"data: {count} images of {job.name} are broken, more than max_bad allows ({max_bad:.2%} of all), and nothing "
-        f"is published: {name_some(broken)}. Allow more by --max-bad {share:g}, which continues from what is done; or "
-        "remove or repair them and add --overwrite"
+        f"data: {count} images of {job.name} are broken, more than max_bad allows ({max_bad:.2%} of all); nothing "
+        f"was published: {name_some(broken)}. To allow them and continue, add --max-bad {share:g}; or remove or repair "
+        "them and add --overwrite"
     )

@@ -1,4 +1,4 @@
-"""What this machine can do, and what is wrong with it."""
+"""Examines this machine and the Ray cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from infogan_ray.data.fetch import FILES, SOURCES, cache_folder
 from infogan_ray.distributed.submission.backend import Finding
 from infogan_ray.models.precision import resolve_precision
 
-LEAST_DISK = 2 * 10**9
+MIN_FREE_DISK_BYTES = 2 * 10**9
 
 
 def examine() -> list[Finding]:
@@ -26,12 +26,12 @@ def examine() -> list[Finding]:
     findings = [
         Finding("ok", "python", platform.python_version()),
         Finding("ok", "packages", packages),
-        Finding("ok", "cores", f"{os.cpu_count()}; one worker with all of them is the default"),
+        Finding("ok", "cores", f"{os.cpu_count()}; by default one worker uses all of them"),
         Finding("ok" if gpus else "note", "GPUs", ", ".join(gpus) or "none: training runs on the CPU"),
-        Finding("ok", "precision", f"auto is {resolve_precision('auto', device)} here"),
+        Finding("ok", "precision", f"auto means {resolve_precision('auto', device)} on this machine"),
     ]
     free = shutil.disk_usage(Path.cwd()).free
-    mark: Literal["ok", "bad"] = "ok" if free >= LEAST_DISK else "bad"
+    mark: Literal["ok", "bad"] = "ok" if free >= MIN_FREE_DISK_BYTES else "bad"
     findings.append(Finding(mark, "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}"))
     for name, source in SOURCES.items():
         folders = [cache_folder() / name, *([source.system_folder] if source.system_folder else [])]
@@ -45,8 +45,8 @@ def examine() -> list[Finding]:
 def _cluster() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        here = "RAY_ADDRESS is not set: one worker trains without a cluster, several start one on this machine"
-        return Finding("ok", "Ray cluster", here)
+        text = "RAY_ADDRESS is not set: one worker runs without a cluster; for several, Ray starts on this machine"
+        return Finding("ok", "Ray cluster", text)
     import ray
 
     from infogan_ray.distributed.cluster.connection import connect

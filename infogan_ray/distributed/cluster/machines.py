@@ -1,4 +1,4 @@
-"""The Ray cluster that work runs on: what it has room for, and whether its machines see the same files."""
+"""Resources of the machines of a Ray cluster, and a check that all of them see the same files."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infogan_ray import UserError
 from infogan_ray.distributed.cluster.connection import machines_of_the_cluster
-from infogan_ray.distributed.cluster.resources import Resources, TooMuch, fit, this_machine
-from infogan_ray.distributed.cluster.threads import limit
+from infogan_ray.distributed.cluster.resources import InsufficientResources, Resources, fit, this_machine
+from infogan_ray.distributed.cluster.threads import thread_limit
 from infogan_ray.evaluation.progress import duration
 from infogan_ray.storage.file_system import Storage
 from infogan_ray.training.config import RunConfig
 
-PROBE_S = 30.0  # for the other machines to say what they see
+PROBE_TIMEOUT_S = 30.0  # for the other machines to report which files they see
 POLL_S = 2.0  # while a cluster grows
-SAID_EVERY_S = 15.0
+MESSAGE_INTERVAL_S = 15.0
 
 
 def resources(config: RunConfig, say: Callable[[str], None] = lambda line: None) -> Resources:
     """Resolve workers, threads and device. Raises UserError for more than this machine or cluster has.
 
-    With ``config.wait``, a cluster is asked to grow and given so many seconds for it; ``say`` hears of the waiting.
+    With ``config.wait`` > 0, request resources from the cluster's autoscaler and wait up to that many seconds. ``say``
+    receives a line about the waiting every MESSAGE_INTERVAL_S.
     """
-    deadline, told = time.monotonic() + config.wait, -SAID_EVERY_S
+    deadline, last_request = time.monotonic() + config.wait, -MESSAGE_INTERVAL_S
     try:
         while True:
             try:
-                # On a cluster the driver's variable says nothing of the workers, and in a job it is Ray's own doing.
-                return fit(config, machines(), None if ray.is_initialized() else limit(os.environ))
-            except TooMuch as error:
+                # On a cluster the driver's variable does not apply to the workers; in a job, Ray sets it.
+                return fit(config, machines(), None if ray.is_initialized() else thread_limit(os.environ))
+            except InsufficientResources as error:
                 left = deadline - time.monotonic()
-                if not ray.is_initialized():  # this machine alone, which does not grow
+                if not ray.is_initialized():  # one machine cannot grow
                     raise UserError(str(error)) from None
                 if left <= 0:
-                    raise UserError(f"{error}{_after(config.wait)}") from None
-                if told + SAID_EVERY_S <= time.monotonic():
-                    told = time.monotonic()
-                    request_resources(bundles=wish(config))
+                    raise UserError(f"{error}{_wait_hint(config.wait)}") from None
+                if last_request + MESSAGE_INTERVAL_S <= time.monotonic():
+                    last_request = time.monotonic()
+                    request_resources(bundles=requested_bundles(config))
                     say(f"waiting for the cluster to grow, {duration(left)} at most: {error}")
             time.sleep(POLL_S)
     finally:
-        if told > 0:
-            request_resources(bundles=[])  # the workers' own request stands in its place now, or nobody's
+        if last_request > 0:
+            request_resources(bundles=[])  # the workers make their own request
 
 
 def machines() -> list[dict[str, float]]:
@@ -62,86 +63,87 @@ def machines() -> list[dict[str, float]]:
     return [this_machine()]
 
 
-def wish(config: RunConfig) -> list[dict[str, float]]:
-    """What an autoscaler is asked for: one bundle for each worker."""
-    least, _ = config.worker_range or (1, 1)
+def requested_bundles(config: RunConfig) -> list[dict[str, float]]:
+    """The request to an autoscaler: one bundle for each worker of the smallest allowed number."""
+    min_workers, _ = config.worker_range or (1, 1)
     gpus = {"GPU": config.gpus_per_worker} if config.device == "cuda" else {}
-    return [{"CPU": config.threads or 1, **gpus}] * least
+    return [{"CPU": config.threads or 1, **gpus}] * min_workers
 
 
 def check_files(config: RunConfig, storage: Storage) -> bool:
-    """See that all machines that may get a worker see the same folders as this one. Raises UserError for those that do
-    not, before any training: each would otherwise write to, or miss, a folder of its own.
+    """Check before training that all machines that may get a worker see the data and storage folders of this one.
 
-    Returns whether all were there to be asked: Ray counts a machine that has just died for some seconds more."""
+    Returns False if a machine died: Ray still counts a dead machine for some seconds. Raises UserError if a machine
+    does not see a folder or does not answer within PROBE_TIMEOUT_S.
+    """
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != here]
     given = (config.data, config.data_dir, config.labels)
     data = [path for path in given if path and Path(path).expanduser().exists()]
     if not others or not (storage.is_local or data):
         return True
-    sees = ray.remote(num_cpus=0, max_retries=0)(_sees)
+    probe_paths = ray.remote(num_cpus=0, max_retries=0)(_paths_exist)
     probe = f"probe-{uuid.uuid4().hex[:8]}"
     if storage.is_local:
-        storage.write(probe, b"written to see whether all machines of a cluster share this folder")
+        storage.write(probe, b"written to check that all machines of a cluster share this folder")
     paths = [str(Path(path).expanduser().absolute()) for path in data]
     try:
-        asked = {
-            node["NodeID"]: sees.options(
+        requests = {
+            node["NodeID"]: probe_paths.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             ).remote([*paths, *([f"{storage.path}/{probe}"] if storage.is_local else [])])
             for node in others
         }
-        _, late = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PROBE_S)
+        _, late = ray.wait(list(requests.values()), num_returns=len(requests), timeout=PROBE_TIMEOUT_S)
         answers = {}
         for node in others:
             id, machine = node["NodeID"], node["NodeManagerAddress"]
             try:
-                if asked[id] in late:
-                    raise UserError(f"machine {machine} does not say within {PROBE_S:.0f} s which files it sees")
-                answers[machine] = _answer(asked[id], machine)
+                if requests[id] in late:
+                    raise UserError(f"machine {machine} did not answer the file check in {PROBE_TIMEOUT_S:.0f} s")
+                answers[machine] = _answer(requests[id], machine)
             except UserError:
                 if any(other["NodeID"] == id and other["Alive"] for other in ray.nodes()):
                     raise
-                # It has died, before the question or since: no worker will be there.
+                # The machine has died, so no worker will run there.
     finally:
         if storage.is_local:
             with contextlib.suppress(FileNotFoundError):
                 storage.delete(probe)
-    for place, path in enumerate(paths):
-        if lacking := [machine for machine, seen in answers.items() if not seen[place]]:
+    for index, path in enumerate(paths):
+        if missing := [machine for machine, seen in answers.items() if not seen[index]]:
             raise UserError(
-                f"data is '{path}', and {_count(lacking, answers)} not see it; give a named dataset, or a folder "
+                f"data is '{path}', but {_count(missing, answers)} not see it; give a named dataset, or a folder "
                 "that all machines share"
             )
-    if storage.is_local and (lacking := [machine for machine, seen in answers.items() if not seen[-1]]):
+    if storage.is_local and (missing := [machine for machine, seen in answers.items() if not seen[-1]]):
         raise UserError(
-            f"storage is '{storage}', and {_count(lacking, answers)} not see it; give --storage s3://bucket/prefix, "
+            f"storage is '{storage}', but {_count(missing, answers)} not see it; give --storage s3://bucket/prefix, "
             "or a folder that all machines share (NFS)"
         )
     return len(answers) == len(others)
 
 
-def _sees(paths: list[str]) -> list[bool]:
+def _paths_exist(paths: list[str]) -> list[bool]:
     return [os.path.exists(path) for path in paths]
 
 
-def _answer(asked: Any, machine: str) -> list[bool]:
+def _answer(request: Any, machine: str) -> list[bool]:
     try:
-        return ray.get(asked)
+        return ray.get(request)
     except ray.exceptions.RayError as error:
         if "No module named" in str(error):
             raise UserError(
-                f"machine {machine} does not have this code; send it along with infogan submit, or install it there"
+                f"machine {machine} does not have this code; install it there, or use infogan submit, which sends it"
             ) from None
         last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f"machine {machine} cannot run a task: {last}") from None
 
 
-def _count(lacking: list[str], all_others: Mapping[str, Any]) -> str:
-    named = ", ".join(lacking[:3]) + (" and others" if len(lacking) > 3 else "")
-    return f"{len(lacking)} of the {len(all_others)} other machine(s) ({named}) do{'es' if len(lacking) == 1 else ''}"
+def _count(missing: list[str], all_others: Mapping[str, Any]) -> str:
+    named = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+    return f"{len(missing)} of the {len(all_others)} other machine(s) ({named}) do{'es' if len(missing) == 1 else ''}"
 
 
-def _after(waited: float) -> str:
+def _wait_hint(waited: float) -> str:
     return f" (waited {duration(waited)})" if waited else "; --wait SECONDS gives an autoscaling cluster time to grow"

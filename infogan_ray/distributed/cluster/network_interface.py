@@ -1,4 +1,4 @@
-"""The network interface that gloo and NCCL use: the one by which Ray's machines know each other."""
+"""Makes gloo and NCCL use the network interface that Ray uses."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import Any
 from ray.train.torch import TorchConfig
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
-CHOSEN_BY = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 TorchBackend: Any = TorchConfig().backend_cls
 
 
-class TorchBackendOnRaysInterface(TorchBackend):
-    """PyTorch's process group, on the interface that Ray knows each worker's machine by."""
+class TorchBackendOnRayInterface(TorchBackend):
+    """PyTorch's process group, on the network interface that Ray uses on each worker's machine."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(choose_interface)
         super().on_start(worker_group, backend_config)
 
 
-class TorchConfigOnRaysInterface(TorchConfig):
-    """In place of a TorchConfig where workers may be on several machines."""
+class TorchConfigOnRayInterface(TorchConfig):
+    """Replaces TorchConfig if workers may be on several machines."""
 
     @property
-    def backend_cls(self) -> type[TorchBackendOnRaysInterface]:
-        return TorchBackendOnRaysInterface
+    def backend_cls(self) -> type[TorchBackendOnRayInterface]:
+        return TorchBackendOnRayInterface
 
 
 def choose_interface() -> None:
-    """Runs in each worker process before it connects to the others. What the operator has set stays.
+    """Set the interface in each worker process before it connects to the others. Variables that are set stay.
 
-    By default gloo uses the interface that the host's own name resolves to. On many machines that is the loopback, and
-    the workers of two machines wait for each other for ever.
+    By default gloo uses the interface of the host's own name. On many machines this is the loopback interface. Then
+    the workers of two machines wait for each other without end.
     """
     import ray
 
     name = interface_of(ray.util.get_node_ip_address())
-    for variable in CHOSEN_BY if name else ():
+    for variable in INTERFACE_VARIABLES if name else ():
         os.environ.setdefault(variable, name)
 
 
@@ -53,7 +53,7 @@ def interface_of(address: str) -> str:
             request = struct.pack("256s", name.encode()[:15])
             try:
                 answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
-            except OSError:  # it has none
+            except OSError:  # the interface has no IPv4 address
                 continue
             if socket.inet_ntoa(answer[20:24]) == address:
                 return name

@@ -1,7 +1,7 @@
-"""How many threads PyTorch computes with in a worker. Ray starts its workers with one, unless they are told otherwise.
+"""Sets the number of threads that PyTorch uses in a worker. Ray's default is one.
 
-Two processes that each take all cores slow one another down, so the cores of a machine are shared out among its
-workers; ``--threads`` says it outright, and ``OMP_NUM_THREADS`` is a limit, as it is for whatever uses OpenMP.
+By default the workers of a machine divide its cores: two processes that each use all cores slow each other down.
+``--threads`` sets the number, and ``OMP_NUM_THREADS`` limits the default.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ VARIABLE = "OMP_NUM_THREADS"
 
 
 def cores() -> int:
-    """Those that this process may use: a scheduler, taskset or a container may give it fewer than the machine has."""
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(seen, int(cpu_quota() or seen)))
+    """Number of cores that this process may use. A scheduler, taskset or a container may allow fewer than all."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(available, int(cpu_quota() or available)))
 
 
-def limit(environment: Mapping[str, str]) -> int | None:
-    """What OMP_NUM_THREADS says, of a list (one number for each level of nesting) the first; None if nothing valid."""
+def thread_limit(environment: Mapping[str, str]) -> int | None:
+    """The value of OMP_NUM_THREADS; None if it is invalid or unset. Of a list for nested levels, the first number."""
     found = re.match(r"\s*([0-9]+)", environment.get(VARIABLE, ""))
     return int(found[1]) if found and int(found[1]) else None
 
 
-def use(threads: int, reason: str, asked: bool = False) -> str:
-    """Compute with so many threads in the calling thread's process; returns the line that says how many and why.
+def set_threads(threads: int, reason: str, requested: bool = False) -> str:
+    """Set PyTorch's number of threads in this process. Returns a line with the number and the reason.
 
-    No more than the cores that this process may use, unless they were ``asked`` for.
+    The number is limited to the available cores unless the user ``requested`` it.
     """
-    here = cores()
-    torch.set_num_threads(threads if asked else min(threads, here))
-    return f"threads: {torch.get_num_threads()} for each worker, {reason}; this machine has {here} core(s)"
+    available = cores()
+    torch.set_num_threads(threads if requested else min(threads, available))
+    return f"threads: {torch.get_num_threads()} for each worker, {reason}; this machine has {available} core(s)"

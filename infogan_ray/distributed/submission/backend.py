@@ -1,7 +1,4 @@
-"""What a submission backend is: one module that says its name, its flags and its checks, and does the work.
-
-``registry.BACKENDS`` lists them. Commands know a backend by this class alone.
-"""
+"""The interface of submission backends. ``registry.BACKENDS`` lists them, and commands use only this interface."""
 
 from __future__ import annotations
 
@@ -17,14 +14,14 @@ FINAL_STATES = ("succeeded", "failed", "stopped")
 
 
 class SubmissionFailed(Exception):
-    """The backend does not do what was asked. One line, with the next step."""
+    """The backend cannot do what was requested. The message is one line with the next step."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is known of a job. Times are Unix seconds.
+    """The state of a job. Times are Unix seconds.
 
-    ``exit_code`` is that of the command, None where the backend does not keep it.
+    ``exit_code`` is the command's exit code, None if the backend does not store it.
     """
 
     id: str
@@ -47,61 +44,61 @@ class Finding:
 
 @dataclass
 class NoFlags:
-    """A backend without flags of its own."""
+    """Flags of a backend that has none."""
 
 
 class Backend(ABC):
-    """Where jobs run. Methods raise SubmissionFailed, and UserError for a job's id that the backend does not know."""
+    """A place where jobs run. Methods raise SubmissionFailed, and UserError for an unknown job id."""
 
     NAME: ClassVar[str]
-    """Also names the backend's flags in ``--help``."""
+    """Also the title of the backend's flags in ``--help``."""
     CLUSTER: ClassVar[str]
-    """Values of ``--cluster`` that select this backend, for people."""
+    """The form of ``--cluster`` values that select this backend, for help texts."""
     CLUSTER_VARIABLE: ClassVar[str | None] = None
-    """Environment variable whose value is taken where no ``--cluster`` is given."""
+    """Environment variable with the default value of ``--cluster``."""
     REMOTE: ClassVar[bool] = True
-    """Whether jobs run where the files of this machine are not seen."""
+    """Whether jobs run on machines that do not see this machine's files."""
     FLAGS: ClassVar[type] = NoFlags
-    """Dataclass: flags of ``submit`` and ``jobs``. Each has a default, and a name that no other backend's flag has."""
+    """Dataclass: flags of ``submit`` and ``jobs``. Each has a default and a name that is unique among all backends."""
     SUBMIT_FLAGS: ClassVar[type] = NoFlags
-    """Dataclass: flags of ``submit``; those of FLAGS are among them."""
+    """Dataclass: flags of ``submit``, including FLAGS."""
 
     @abstractmethod
     def __init__(self, cluster: str, flags: Any, warn: Callable[[str], None]) -> None:
-        """``flags``: an instance of FLAGS or of SUBMIT_FLAGS. Raises UserError for values that cannot be right."""
+        """``flags``: an instance of FLAGS or of SUBMIT_FLAGS. Raises UserError for invalid values."""
 
     @classmethod
     @abstractmethod
     def accepts(cls, cluster: str) -> bool:
-        """Whether this value of ``--cluster`` is of this backend."""
+        """Whether this value of ``--cluster`` selects this backend."""
 
     def examine(self) -> list[Finding]:
-        """What ``infogan doctor --cluster`` says."""
+        """The findings of ``infogan doctor --cluster``."""
         try:
             count = len(self.jobs())
         except SubmissionFailed as error:
             return [Finding("bad", self.NAME, str(error))]
-        return [Finding("ok", self.NAME, f"answers; it knows {count} jobs")]
+        return [Finding("ok", self.NAME, f"answers and has {count} jobs")]
 
     @abstractmethod
     def plan(self, work: Work) -> str:
-        """What ``submit`` would send, for people. Touches nothing."""
+        """Text that describes what ``submit`` would send. Changes nothing."""
 
     @abstractmethod
     def submit(self, work: Work) -> str:
-        """Hand the work over. Returns the job's id at once."""
+        """Start the job and return its id without waiting for it."""
 
     @abstractmethod
     def jobs(self) -> list[Job]:
-        """The newest first."""
+        """All jobs, newest first."""
 
     @abstractmethod
     def job(self, id: str) -> Job: ...
 
     @abstractmethod
     def logs(self, id: str, follow: bool) -> Iterator[str]:
-        """Pieces of what the job has printed; with ``follow``, until it ends."""
+        """Yield pieces of the job's output; with ``follow``, until it ends."""
 
     @abstractmethod
     def stop(self, id: str) -> None:
-        """Ask the job to end with a last checkpoint. Does not wait for that."""
+        """Request that the job stops with a last checkpoint. Does not wait for it."""

@@ -1,4 +1,4 @@
-"""The dashboard of a Ray head over plain HTTP: whether it wants a token, and which versions it runs. No Ray."""
+"""Requests to a Ray head's dashboard over HTTP: whether it needs a token, and its versions. No Ray."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from infogan_ray.distributed.submission.backend import Finding, SubmissionFailed
 
 TIMEOUT_S = 10.0
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-OLDEST_PYTHON = (3, 11)
-WANTS_A_TOKEN, WRONG_TOKEN = 401, 403
+MIN_PYTHON = (3, 11)
+TOKEN_REQUIRED, WRONG_TOKEN = 401, 403
 TOKEN_ADVICE = (
-    f"set {TOKEN_PATH} to a file that holds it (or {TOKEN}); the cluster's owner has it from 'ray get-auth-token'"
+    f"set {TOKEN_PATH} to a file with the token (or set {TOKEN}); the cluster's owner gets it by 'ray get-auth-token'"
 )
 
 
 def find_token() -> str | None:
-    """The token, from where Ray reads it: $RAY_AUTH_TOKEN, the file $RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
+    """The token from Ray's sources: $RAY_AUTH_TOKEN, the file $RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token; None without.
 
-    Raises UserError for a file that is named there and cannot be read.
+    Raises UserError if the file $RAY_AUTH_TOKEN_PATH cannot be read.
     """
     if token := os.environ.get(TOKEN, "").strip():
         return token
@@ -47,7 +47,7 @@ def find_token() -> str | None:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """So that a token goes to the host that the user named, and to no other."""
+    """Refuses redirects, so that a token is sent only to the host that the user named."""
 
     def redirect_request(self, *args: Any) -> None:
         return None
@@ -63,12 +63,12 @@ class Dashboard:
         parts = urllib.parse.urlsplit(self.url)
         try:
             valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:  # the port
+        except ValueError:  # an invalid port
             valid = False
         if not valid:
-            raise UserError(f"cluster is '{self.url.rpartition('@')[2]}'; valid is http://HOST:8265, of a Ray head")
+            raise UserError(f"cluster is '{self.url.rpartition('@')[2]}'; give a Ray head's http://HOST:8265")
         if parts.username or parts.password:
-            raise UserError("cluster holds a user or password; a token goes into the environment, not into the URL")
+            raise UserError("cluster contains a user or password; set a token in the environment, not in the URL")
 
     @property
     def host(self) -> str:
@@ -82,8 +82,8 @@ class Dashboard:
             return False
         return all(ipaddress.ip_address(address).is_loopback for address in found)
 
-    def ask(self, path: str, token: str | None = None) -> tuple[int, dict[str, Any]]:
-        """HTTP status and JSON; an empty dictionary for other content. Raises SubmissionFailed if nothing answers."""
+    def request(self, path: str, token: str | None = None) -> tuple[int, dict[str, Any]]:
+        """Returns the HTTP status and the JSON, {} for other content. Raises SubmissionFailed if nothing answers."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         request = urllib.request.Request(self.url.rstrip("/") + path, headers=headers)
         try:
@@ -94,21 +94,21 @@ class Dashboard:
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise SubmissionFailed(
-                f"cluster: nothing answers at {self.url} ({reason}); is the head up, and the tunnel or port-forward to "
-                "its port 8265?"
+                f"cluster: nothing answers at {self.url} ({reason}); check that the head runs, and the tunnel or "
+                "port-forward to its port 8265"
             ) from None
 
     def versions(self) -> dict[str, str]:
-        """{"ray": …, "python": …}. Raises SubmissionFailed without the cluster's token, and where no Ray answers."""
+        """{"ray": …, "python": …}. Raises SubmissionFailed without the right token, or if no Ray head answers."""
         token = find_token()
-        status, about = self.ask("/api/version", token)
-        if status == WANTS_A_TOKEN:
-            raise SubmissionFailed(f"cluster: {self.url} wants a token, and none is set here; {TOKEN_ADVICE}")
+        status, about = self.request("/api/version", token)
+        if status == TOKEN_REQUIRED:
+            raise SubmissionFailed(f"cluster: {self.url} needs a token, and none is set; {TOKEN_ADVICE}")
         if status == WRONG_TOKEN:
-            raise SubmissionFailed(f"cluster: {self.url} refuses the token that is set here; {TOKEN_ADVICE}")
+            raise SubmissionFailed(f"cluster: {self.url} refuses the token; {TOKEN_ADVICE}")
         if status != 200 or "ray_version" not in about:
-            raise SubmissionFailed(f"cluster: what answers at {self.url} is not a Ray head (HTTP {status})")
-        _, more = self.ask("/api/v0/cluster_metadata", token)
+            raise SubmissionFailed(f"cluster: {self.url} is not a Ray head (HTTP {status})")
+        _, more = self.request("/api/v0/cluster_metadata", token)
         data = more.get("data", more)
         return {
             "ray": about["ray_version"],
@@ -117,16 +117,16 @@ class Dashboard:
 
 
 def compare_versions(versions: dict[str, str]) -> list[str]:
-    """A line for each difference that matters. Raises SubmissionFailed if the cluster cannot run this code."""
+    """A line for each important difference. Raises SubmissionFailed if the cluster cannot run this code."""
     ours, theirs = version("ray"), versions["ray"]
     if _minor(ours) != _minor(theirs):
         raise SubmissionFailed(
-            f"cluster: it runs Ray {theirs}, and this code needs {ours}, since minor releases change Ray's "
-            f"interfaces; take a cluster with Ray {_minor(ours)} (the Dockerfile makes an image with it)"
+            f"cluster: it runs Ray {theirs}, but this code needs {ours}, because minor releases change Ray's "
+            f"interfaces; use a cluster with Ray {_minor(ours)} (the Dockerfile builds an image with it)"
         )
     python = versions["python"]
-    if python and tuple(int(part) for part in re.findall(r"\d+", python)[:2]) < OLDEST_PYTHON:
-        raise SubmissionFailed(f"cluster: it runs Python {python}, and this code needs 3.11 or later")
+    if python and tuple(int(part) for part in re.findall(r"\d+", python)[:2]) < MIN_PYTHON:
+        raise SubmissionFailed(f"cluster: it runs Python {python}, but this code needs 3.11 or later")
     if python and _minor(python) != _minor(platform.python_version()):
         return [
             f"the cluster runs Python {python}, this machine {platform.python_version()}; the job uses the cluster's"
@@ -135,33 +135,33 @@ def compare_versions(versions: dict[str, str]) -> list[str]:
 
 
 def examine(dashboard: Dashboard) -> list[Finding]:
-    """Whether a cluster runs code for everybody, and whether it can run this code.
+    """Check a cluster's access, encryption, token and versions.
 
     Raises SubmissionFailed if nothing answers.
     """
-    status, _ = dashboard.ask("/api/version")
+    status, _ = dashboard.request("/api/version")
     findings = []
-    if status == WANTS_A_TOKEN:
-        findings.append(Finding("ok", "access", "closed: without the cluster's token it answers 401"))
+    if status == TOKEN_REQUIRED:
+        findings.append(Finding("ok", "access", "closed: it refuses requests without the token (HTTP 401)"))
     elif status == 200:
         local = dashboard.is_loopback
-        reach = "all who are on the head's machine" if local else f"everybody who can reach {dashboard.url}"
+        reach = "every user of the head's machine" if local else f"anyone who reaches {dashboard.url}"
         risk = (
-            f"OPEN: it asks for no token. This port takes jobs, so {reach} can run any command as Ray's user, with "
+            f"OPEN: it needs no token. This port accepts jobs, so {reach} can run any command as Ray's user, with "
             "its files, GPUs and cloud credentials (CVE-2023-48022). Restart Ray with RAY_AUTH_MODE=token; keep the "
             "port inside the cluster (cluster/README.md)"
         )
         findings.append(Finding("bad", "access", risk))
     else:
-        findings.append(Finding("bad", "access", f"answers HTTP {status}, which is not the answer of a Ray head"))
+        findings.append(Finding("bad", "access", f"answers HTTP {status}, which a Ray head does not"))
     if dashboard.url.startswith("http://") and not dashboard.is_loopback:
         risk = (
-            "none: others on the network can read tokens and code; go through a tunnel "
+            "none: others on the network can read tokens and code; use a tunnel "
             "(ssh -L 8265:127.0.0.1:8265 HEAD, kubectl port-forward), or https"
         )
         findings.append(Finding("bad", "encryption", risk))
-    if status == WANTS_A_TOKEN and find_token() is None:
-        findings.append(Finding("note", "token", f"none is set here: {TOKEN_PATH} or {TOKEN} is where it is read from"))
+    if status == TOKEN_REQUIRED and find_token() is None:
+        findings.append(Finding("note", "token", f"not set; set {TOKEN_PATH} or {TOKEN}"))
         return findings
     try:
         versions = dashboard.versions()

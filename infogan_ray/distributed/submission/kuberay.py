@@ -1,6 +1,6 @@
-"""Backend ``kuberay``: a RayJob made from ``cluster/kuberay/rayjob.yaml`` and applied with kubectl.
+"""Backend ``kuberay``: makes a RayJob from ``cluster/kuberay/rayjob.yaml`` and applies it with kubectl.
 
-Operators edit that manifest. ``render`` fills a few named fields and changes nothing else.
+Operators edit that manifest. ``render`` sets only the fields that a job needs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from infogan_ray.distributed.submission.work import FILES, Work
 LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "infogan-ray"
 COMMAND = "infogan-ray/command"
-LONGEST_NAME = 47  # KubeRay appends to it
+MAX_NAME_LENGTH = 47  # KubeRay appends to the name
 GPU = "nvidia.com/gpu"
 TIMEOUT_S = 60.0
 
@@ -36,17 +36,17 @@ TIMEOUT_S = 60.0
 @dataclass
 class Flags:
     namespace: str | None = None
-    """Instead of the manifest's."""
+    """Kubernetes namespace; by default the manifest's."""
 
 
 @dataclass
 class SubmitFlags(Flags):
     image: str | None = None
-    """Instead of the manifest's."""
+    """Container image; by default the manifest's."""
     manifest: Path | None = None
-    """A RayJob to fill in instead of cluster/kuberay/rayjob.yaml."""
+    """RayJob file to use as a template; by default cluster/kuberay/rayjob.yaml."""
     replicas: int | None = None
-    """Pods for workers; by default the --workers of train, else the manifest's."""
+    """Number of worker pods; by default the --workers of train, or else the manifest's."""
 
 
 def default_manifest() -> Path:
@@ -100,19 +100,19 @@ class KubeRay(Backend):
         if _job(found).state in FINAL_STATES:
             return
         if not found.get("status", {}).get("jobId"):
-            self._kubectl("delete", "rayjob", id, "--wait=false")  # it has not started: there is nothing to save
+            self._kubectl("delete", "rayjob", id, "--wait=false")  # it has not started: no checkpoint to write
             return
-        # By Ray, not by deleting: the driver gets the time for a last checkpoint.
+        # Ray stops the job, so that the driver has time for a last checkpoint.
         self._kubectl("exec", *self._on_the_head(found, ["ray", "job", "stop"]))
 
     def _on_the_head(self, found: dict[str, Any], words: list[str]) -> list[str]:
-        """Arguments of ``kubectl exec`` for a command about the job. The head's container has the token."""
+        """Arguments of ``kubectl exec`` for a command in the head's container, which has the token."""
         id, status = found["metadata"]["name"], found.get("status", {})
         selector = f"ray.io/cluster={status.get('rayClusterName', '')},ray.io/node-type=head"
         heads = json.loads(self._kubectl("get", "pods", "-l", selector, "-o", "json"))["items"]
         if not heads or not status.get("jobId"):
             raise SubmissionFailed(
-                f"job {id}: its cluster does not exist (state {_job(found).state}); see what is on storage: "
+                f"job {id}: its cluster does not exist (state {_job(found).state}); list its stored results with: "
                 "infogan runs STORAGE"
             )
         return [heads[0]["metadata"]["name"], "-c", "ray-head", "--", *words, status["jobId"]]
@@ -122,7 +122,7 @@ class KubeRay(Backend):
             return json.loads(self._kubectl("get", "rayjob", id, "-o", "json"))
         except SubmissionFailed as error:
             if "NotFound" in str(error) or "not found" in str(error):
-                raise UserError(f"job '{id}' is not known to kubectl; 'infogan jobs list --cluster kuberay'") from None
+                raise UserError(f"there is no job '{id}'; 'infogan jobs list --cluster kuberay' lists them") from None
             raise
 
     def _template(self) -> str:
@@ -131,7 +131,7 @@ class KubeRay(Backend):
         except OSError as error:
             raise UserError(
                 f"manifest is {self.manifest}, which cannot be read ({error.strerror}); name a RayJob with --manifest, "
-                "such as cluster/kuberay/rayjob.yaml of the project"
+                "for example the project's cluster/kuberay/rayjob.yaml"
             ) from None
 
     @property
@@ -142,7 +142,7 @@ class KubeRay(Backend):
 
     def _kubectl(self, *words: str, input: str | None = None) -> str:
         if shutil.which("kubectl") is None:
-            raise SubmissionFailed("kubectl is not installed here; --dry-run prints the RayJob to apply elsewhere")
+            raise SubmissionFailed("kubectl is not installed; --dry-run prints the RayJob, for use on another machine")
         try:
             done = subprocess.run(
                 ["kubectl", *self._namespace, *words], input=input, capture_output=True, text=True, timeout=TIMEOUT_S
@@ -155,7 +155,7 @@ class KubeRay(Backend):
 
 
 def render(work: Work, template: str, flags: SubmitFlags) -> str:
-    """The manifest of a job, after a ConfigMap of the files that it needs, if any. Raises UserError."""
+    """The manifest of a job, after a ConfigMap with its files, if any. Raises UserError for an unusable template."""
     try:
         manifest = yaml.safe_load(template)
         spec = manifest["spec"]
@@ -163,14 +163,14 @@ def render(work: Work, template: str, flags: SubmitFlags) -> str:
         [group] = spec["rayClusterSpec"]["workerGroupSpecs"]
         worker = group["template"]["spec"]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"manifest is not a RayJob with one group of workers ({why})") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"manifest is not a RayJob with one group of workers ({reason})") from None
     name = resource_name(work.name)
     about = manifest["metadata"]
     about["name"] = name
     about.setdefault("labels", {})[LABEL] = MANAGER
     about.setdefault("annotations", {})[COMMAND] = work.command
-    # KubeRay runs the same command again after a lost head: it must continue, not refuse a name that is taken.
+    # KubeRay runs the same command again after the head is lost. It must then continue the run.
     spec["entrypoint"] = shlex.join(["infogan", *_with_start_or_resume(work.arguments)])
     if flags.namespace:
         about["namespace"] = flags.namespace
@@ -184,13 +184,13 @@ def render(work: Work, template: str, flags: SubmitFlags) -> str:
             if key in known:
                 known[key].clear()
                 known[key].update(name=key, value=value)
-    least, most = work.workers if work.workers and flags.replicas is None else (flags.replicas, flags.replicas)
-    if most is not None:
-        group |= {"replicas": least, "minReplicas": least, "maxReplicas": most}
+    min_pods, max_pods = work.workers if work.workers and flags.replicas is None else (flags.replicas, flags.replicas)
+    if max_pods is not None:
+        group |= {"replicas": min_pods, "minReplicas": min_pods, "maxReplicas": max_pods}
     if not work.gpus:
         for container in worker["containers"]:
-            for amounts in container.get("resources", {}).values():
-                amounts.pop(GPU, None)
+            for quantities in container.get("resources", {}).values():
+                quantities.pop(GPU, None)
     documents = [manifest]
     if work.files:
         documents.insert(0, _mount_files(work, name, about.get("namespace"), head))
@@ -198,7 +198,7 @@ def render(work: Work, template: str, flags: SubmitFlags) -> str:
 
 
 class _Readable(yaml.SafeDumper):
-    """Writes texts of several lines as blocks."""
+    """Writes strings with several lines as YAML blocks."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
@@ -209,10 +209,10 @@ _Readable.add_representer(str, _text)
 
 
 def _mount_files(work: Work, name: str, namespace: str | None, head: dict[str, Any]) -> dict[str, Any]:
-    """Mount recipes and configurations on the head, where the driver reads them. Returns their ConfigMap."""
+    """Mount the work's files on the head, where the driver runs. Returns their ConfigMap."""
     about = {"name": f"{name}-files", "labels": {LABEL: MANAGER}} | ({"namespace": namespace} if namespace else {})
     head.setdefault("volumes", []).append({"name": "files", "configMap": {"name": f"{name}-files"}})
-    [container] = [one for one in head["containers"] if one["name"] == "ray-head"]
+    [container] = [entry for entry in head["containers"] if entry["name"] == "ray-head"]
     container.setdefault("volumeMounts", []).append({"name": "files", "mountPath": f"/{FILES}", "readOnly": True})
     content = {path.name: path.read_text() for path in work.files}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": content}
@@ -225,12 +225,12 @@ def _with_start_or_resume(arguments: tuple[str, ...]) -> list[str]:
 
 
 def resource_name(name: str) -> str:
-    """A name that Kubernetes accepts: the run's own, or a similar one with a digest, so that no two runs share one."""
+    """A valid Kubernetes name: the run's name, or a similar one with a digest that makes it unique."""
     plain = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
-    if plain == name and len(name) <= LONGEST_NAME and name[0].isalpha():
+    if plain == name and len(name) <= MAX_NAME_LENGTH and name[0].isalpha():
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:6]
-    return f"run-{plain}"[: LONGEST_NAME - 7].rstrip("-") + f"-{digest}"
+    return f"run-{plain}"[: MAX_NAME_LENGTH - 7].rstrip("-") + f"-{digest}"
 
 
 def _job(found: dict[str, Any]) -> Job:
@@ -253,4 +253,4 @@ def _time(text: str | None) -> float | None:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it failed and gave no reason"])[-1]
+    return (text.strip().splitlines() or ["it failed without a message"])[-1]

@@ -1,4 +1,4 @@
-"""Backend ``local``: a process on this machine that continues when the terminal closes."""
+"""Backend ``local``: a process on this machine that continues after the terminal closes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DESCRIPTION, WATCHER, ENDED, LOG = "job.json", "watcher.json", "ended.json", "lo
 
 
 class LocalJobs(Backend):
-    """Jobs of this machine. Each has a folder with its description, its log, and how it ended."""
+    """Jobs of this machine. Each has a folder with its description, its log, and its exit code."""
 
     NAME = CLUSTER = "local"
     REMOTE = False
@@ -72,14 +72,14 @@ class LocalJobs(Backend):
         if not (folder / WATCHER).exists():
             return Job(id, "pending", about["command"], about["started"])
         if self._watcher(folder) is None:
-            why = "its process is gone, and nothing says why"
-            return Job(id, "failed", about["command"], about["started"], message=why)
+            reason = "its process ended without an exit code"
+            return Job(id, "failed", about["command"], about["started"], message=reason)
         return Job(id, "running", about["command"], about["started"])
 
     def logs(self, id: str, follow: bool) -> Iterator[str]:
         with (self._job_folder(id) / LOG).open(errors="replace") as log:
             while True:
-                ended = not follow or self.job(id).state in FINAL_STATES  # asked before the last read
+                ended = not follow or self.job(id).state in FINAL_STATES  # checked before the last read
                 if piece := log.read():
                     yield piece
                 if ended:
@@ -97,17 +97,17 @@ class LocalJobs(Backend):
     def _job_folder(self, id: str) -> Path:
         folder = self.folder / id
         if "/" in id or not (folder / DESCRIPTION).is_file():
-            raise UserError(f"job '{id}' is not known on this machine; 'infogan jobs list' names those that are")
+            raise UserError(f"there is no job '{id}' on this machine; 'infogan jobs list' lists the jobs")
         return folder
 
     def _watcher(self, folder: Path) -> int | None:
-        """The process that waits for the job; None if it is gone, even where another has its number."""
+        """The pid of the process that waits for the job; None if it has ended, even if its pid is used again."""
         about = _read(folder / WATCHER)
         return about["pid"] if about and _started_at(about["pid"]) == about["born"] else None
 
 
 def _started_at(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None if it is gone. With the number it names one process."""
+    """Start time of a process in kernel ticks; None if it has ended. Pid and start time identify a process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -131,7 +131,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def watch(folder: Path, arguments: list[str]) -> None:
-    """Run infogan, pass SIGTERM to it, and write down how it ended."""
+    """Run infogan, forward SIGTERM to it, and write its exit code."""
     running: list[subprocess.Popen[bytes]] = []
     stopped = threading.Event()
 
@@ -142,7 +142,7 @@ def watch(folder: Path, arguments: list[str]) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     running.append(subprocess.Popen([sys.executable, "-m", "infogan_ray", *arguments]))
-    if stopped.is_set():  # before the process was known
+    if stopped.is_set():  # SIGTERM came before the process was known
         running[0].terminate()
     _write(folder / ENDED, {"exit_code": running[0].wait(), "stopped": stopped.is_set(), "time": time.time()})
 

@@ -1,4 +1,4 @@
-"""Backend ``ray``: the Jobs API of a Ray cluster, ``http://HEAD:8265``."""
+"""Backend ``ray``: uses the Jobs API of a Ray cluster at ``http://HEAD:8265``."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from infogan_ray.distributed.submission.backend import Backend, Finding, Job, St
 from infogan_ray.distributed.submission.dashboard import Dashboard, compare_versions, find_token
 from infogan_ray.distributed.submission.work import Work, stage
 
-STOP_WITHIN_S = 30
-"""Between SIGTERM and SIGKILL. Ray's default is 3 s, and a last checkpoint takes up to ten."""
-ENTRYPOINT = "exec python -m infogan_ray"  # exec: the signal of a stop reaches this process, not a shell
+STOP_GRACE_S = 30
+"""Time between SIGTERM and SIGKILL. Ray's default is 3 s; a last checkpoint needs up to 10 s."""
+ENTRYPOINT = "exec python -m infogan_ray"  # with exec, SIGTERM reaches this process and not a shell
 T = TypeVar("T")
 
 
 @dataclass
 class SubmitFlags:
     with_packages: bool = False
-    """The cluster installs torch and the rest for the job; not needed where its image has them."""
+    """The cluster installs torch and the other packages for the job. Not needed if its image has them."""
 
 
 class RayJobs(Backend):
@@ -53,14 +53,14 @@ class RayJobs(Backend):
         return dashboard.examine(self.dashboard)
 
     @cached_property
-    def _client(self):  # Ray is imported on first use
+    def _client(self):  # Ray is imported at the first use
         for line in compare_versions(self.dashboard.versions()):
             self.warn(line)
         from ray.job_submission import JobSubmissionClient
 
         for handler in logging.getLogger("ray").handlers:  # no lines about uploads
             handler.setLevel(logging.ERROR)
-        token = find_token()  # Ray itself reads its mode and token only once, when it is first imported
+        token = find_token()  # Ray itself reads its mode and token only once, at its first import
         return JobSubmissionClient(self.dashboard.url, headers={"Authorization": f"Bearer {token}"} if token else None)
 
     def plan(self, work: Work) -> str:
@@ -68,7 +68,7 @@ class RayJobs(Backend):
             sizes = stage(work, Path(folder))
         lines = [f"would run on {self.dashboard.url}: {_entrypoint(work)}"]
         lines += [f"  {name}={value}" for name, value in work.environment.items()]
-        lines.append(f"would send {len(sizes)} files, {sum(size for _, size in sizes) / 1e6:.2f} MB; the largest:")
+        lines.append(f"would send {len(sizes)} files, {sum(size for _, size in sizes) / 1e6:.2f} MB; largest files:")
         return "\n".join(lines + [f"  {name} ({size / 1000:.1f} kB)" for name, size in sizes[:5]])
 
     def submit(self, work: Work) -> str:
@@ -77,14 +77,14 @@ class RayJobs(Backend):
             environment = {
                 "working_dir": folder,
                 "env_vars": {
-                    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WITHIN_S),
+                    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S),
                     "PYTHONUNBUFFERED": "1",
                     **work.environment,
                 },
             }
             if self.with_packages:
                 environment["pip"] = packages()
-            return self._ask(
+            return self._call(
                 lambda: self._client.submit_job(
                     entrypoint=_entrypoint(work),
                     submission_id=f"{work.name}-{uuid.uuid4().hex[:6]}",
@@ -94,31 +94,31 @@ class RayJobs(Backend):
             )
 
     def jobs(self) -> list[Job]:
-        found = self._ask(lambda: self._client.list_jobs())
+        found = self._call(lambda: self._client.list_jobs())
         jobs = [_job(details) for details in found if details.submission_id is not None]
         return sorted(jobs, key=lambda job: -(job.started or 0))
 
     def job(self, id: str) -> Job:
-        return _job(self._ask(lambda: self._client.get_job_info(id), id))
+        return _job(self._call(lambda: self._client.get_job_info(id), id))
 
     def logs(self, id: str, follow: bool) -> Iterator[str]:
         if not follow:
-            yield self._ask(lambda: self._client.get_job_logs(id), id)
+            yield self._call(lambda: self._client.get_job_logs(id), id)
             return
         self.job(id)
         pieces = self._client.tail_job_logs(id)
         loop = asyncio.new_event_loop()
         try:
-            while (piece := self._ask(lambda: loop.run_until_complete(anext(pieces, None)))) is not None:
+            while (piece := self._call(lambda: loop.run_until_complete(anext(pieces, None)))) is not None:
                 yield piece
         finally:
             loop.run_until_complete(pieces.aclose())
             loop.close()
 
     def stop(self, id: str) -> None:
-        self._ask(lambda: self._client.stop_job(id), id)
+        self._call(lambda: self._client.stop_job(id), id)
 
-    def _ask(self, action: Callable[[], T], id: str | None = None) -> T:
+    def _call(self, action: Callable[[], T], id: str | None = None) -> T:
         import requests  # comes with ray[default]
 
         try:
@@ -127,10 +127,10 @@ class RayJobs(Backend):
             message = str(error)
             if id is not None and ("404" in message or "does not exist" in message):
                 raise UserError(
-                    f"job '{id}' is not known at {self.dashboard.url}; 'infogan jobs list' names those that are"
+                    f"there is no job '{id}' at {self.dashboard.url}; 'infogan jobs list' lists the jobs"
                 ) from None
             last = next((line for line in reversed(message.splitlines()) if line.strip()), type(error).__name__)
-            raise SubmissionFailed(f"cluster: {self.dashboard.url} refuses: {last.strip()}") from None
+            raise SubmissionFailed(f"cluster: {self.dashboard.url} refused the request: {last.strip()}") from None
 
 
 def packages() -> list[str]:

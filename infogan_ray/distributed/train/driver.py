@@ -1,4 +1,4 @@
-"""The driver of a worker group: waits for Ray Train, passes reports on, stops the workers, notices a dead head."""
+"""The driver of a worker group: runs Ray Train, forwards reports, stops the workers, and detects a dead Ray head."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ POLL_S = 0.3
 
 
 class Driver:
-    """Waits for an attempt, passes on what the workers report, and stops them on a notice."""
+    """Runs an attempt, forwards the workers' reports to a listener, and stops the workers on a signal."""
 
-    def __init__(self, mailbox: Any, listen: Listener, patience: float | None = None) -> None:
-        """``patience``: seconds to wait for the workers after a notice, for a driver inside a process of Ray's, which
-        must not shut Ray down. Other drivers wait SHUTDOWN_GRACE_S and then shut Ray down."""
+    def __init__(self, mailbox: Any, listen: Listener, grace_s: float | None = None) -> None:
+        """``grace_s``: seconds to wait for the workers after a signal, for a driver inside a trial of a search.
+
+        That driver must not shut Ray down. With None, the driver waits SHUTDOWN_GRACE_S and then shuts Ray down.
+        """
         self.mailbox, self.listen = mailbox, listen
-        self.is_guest, self.patience = patience is not None, SHUTDOWN_GRACE_S if patience is None else patience
+        self.in_trial, self.grace_s = grace_s is not None, SHUTDOWN_GRACE_S if grace_s is None else grace_s
         self.final: dict[str, Any] = {}
         self.head = head_monitor.HeadMonitor()
-        self._waits_for_room = False  # and has said so
+        self._waits_for_room = False  # True once this has been reported
 
     @property
     def step(self) -> int:
@@ -39,67 +41,70 @@ class Driver:
     def has_ended(self) -> bool:
         return self.final.get("phase") in FINAL_PHASES
 
-    def follow(self, trainer: TorchTrainer) -> BaseException | None:
+    def run_attempt(self, trainer: TorchTrainer) -> BaseException | None:
         """Run an attempt to its end; returns its error, or None.
 
-        Raises HeadLost, and KeyboardInterrupt if the workers did not write their last checkpoint in time.
+        Raises HeadLost, and KeyboardInterrupt if the workers did not write a last checkpoint in time.
         """
         fit = FitThread(trainer)
         try:
-            self._pass_reports_on(fit)
+            self._forward_reports(fit)
         except KeyboardInterrupt:
-            self.listen({"phase": "stopping", "step": self.step, "say": "stopping; once more to stop at once"})
+            self.listen({"phase": "stopping", "step": self.step, "say": "stopping; press Ctrl-C again to stop at once"})
             self.mailbox.stop.remote()
             try:
-                self._pass_reports_on(fit, seconds=0 if self._waits_for_room and not self.is_guest else self.patience)
+                self._forward_reports(fit, seconds=0 if self._waits_for_room and not self.in_trial else self.grace_s)
             finally:
-                done = fit.ended.is_set() or self.is_guest
-                if not done and not self.head.lost:  # with a dead head, a shutdown would wait for an answer
-                    ray.shutdown()  # ends this job's workers, and the cluster if it is an embedded one
-            if not self.has_ended:  # also where a worker has died meanwhile: nothing is started again
+                done = fit.ended.is_set() or self.in_trial
+                if not done and not self.head.lost:  # a shutdown would wait for the dead head
+                    ray.shutdown()  # ends this job's workers, and a local cluster
+            if not self.has_ended:  # also if a worker died meanwhile: it is not restarted
                 raise
         if self.has_ended:
             return fit.error
-        died = isinstance(fit.error, ray.exceptions.RayError)  # Ray Train's controller, or all of Ray with it
+        died = isinstance(fit.error, ray.exceptions.RayError)  # Ray Train's controller or all of Ray
         if (died or self.head.lost) and not self.head.answers():
             raise self.head.error(self.step)
         if fit.error is None or died or isinstance(fit.error, ray.train.TrainingFailedError):
             return fit.error
         raise fit.error
 
-    def _pass_reports_on(self, fit: FitThread, seconds: float = float("inf")) -> None:
+    def _forward_reports(self, fit: FitThread, seconds: float = float("inf")) -> None:
         deadline, last_report = time.monotonic() + seconds, time.monotonic()
         while time.monotonic() < deadline and (not self.head.lost or self.head.answers()):
             ended = fit.ended.wait(POLL_S)
             timeout = min(head_monitor.HEAD_SILENT_S, max(deadline - time.monotonic(), POLL_S))
-            with contextlib.suppress(ray.exceptions.RayError):  # the head monitor knows whether that is the end
+            with contextlib.suppress(ray.exceptions.RayError):  # the head monitor decides whether the head is dead
                 for report in ray.get(self.mailbox.pop_reports.remote(), timeout=timeout):
                     self.final.update(report)
                     last_report, self._waits_for_room = time.monotonic(), False
                     self.listen(report)
             if seconds == float("inf"):
-                self._say_whether_room_is_waited_for(time.monotonic() - last_report, fit.elastic)
+                self._report_waiting(time.monotonic() - last_report, fit.elastic)
             interrupted = self.final.get("phase") == "interrupted"
-            if ended or (seconds < float("inf") and interrupted and not self.is_guest):
+            if ended or (seconds < float("inf") and interrupted and not self.in_trial):
                 return
 
-    def _say_whether_room_is_waited_for(self, silent: float, elastic: bool) -> None:
-        """Between two attempts of Ray Train nobody asks for room, so the answer holds until there is some."""
-        if self.is_guest:  # the job has other trials as well
+    def _report_waiting(self, silent: float, elastic: bool) -> None:
+        """Report when the workers start to wait for room, and when they get it. ``silent``: seconds without a report.
+
+        Between two attempts Ray Train requests no resources, so the state stays until a placement group is created.
+        """
+        if self.in_trial:  # placement groups of other trials have the same job id
             return
         if self._waits_for_room:
-            if "CREATED" in (self.head.places or ()):
+            if "CREATED" in (self.head.group_states or ()):
                 self._waits_for_room = False
                 self.listen({"phase": "starting workers", "step": self.step})
-        elif self.head.is_waited_for_room(silent, elastic):
+        elif self.head.waits_for_room(silent, elastic):
             self._waits_for_room = True
             self.listen({"phase": WAITING_FOR_ROOM, "step": self.step})
 
 
 class FitThread(threading.Thread):
-    """``trainer.fit`` in a thread: in the main one Ray Train handles SIGINT, and ends the process without a message.
+    """Runs ``trainer.fit``. In the main thread Ray Train would handle SIGINT and end the process without a message.
 
-    A daemon: if Ray's head dies it never returns.
+    It is a daemon thread: if Ray's head dies, ``fit`` does not return.
     """
 
     def __init__(self, trainer: TorchTrainer) -> None:

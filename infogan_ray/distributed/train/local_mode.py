@@ -1,4 +1,4 @@
-"""What a run in the caller's own process needs: a stop by signals, and the process as it was before."""
+"""Support for a run in the caller's own process: signals stop it, and PyTorch's settings are restored after it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from infogan_ray.training.run_outcome import Listener
 
 
 class LocalReporter:
-    """A worker's ``Reporter`` where driver and worker are one process; reports go straight to the listener."""
+    """The ``Reporter`` if driver and worker are one process: it calls the listener directly."""
 
     def __init__(self, listen: Listener) -> None:
         self.listen = listen
         self.step = 0
         self.listener_error: BaseException | None = None
-        self._stop = self._stop_at_once = self._stop_was_said = False
+        self._stop = self._stop_at_once = self._stop_was_reported = False
 
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
-        """Ask for a last checkpoint and the end; a second Ctrl-C ends the run at once.
+        """Request a stop with a last checkpoint; a second Ctrl-C stops the run at once.
 
-        torchrun passes a signal on that the terminal has sent to all ranks, and kills them after half a minute.
+        Under torchrun each rank gets Ctrl-C twice, from the terminal and from torchrun, so the second one is ignored.
+        torchrun kills the ranks after 30 s.
         """
         if self._stop and number == signal.SIGINT and not torchrun.is_active():
             self._stop_at_once = True
@@ -40,7 +41,7 @@ class LocalReporter:
         return 0
 
     def send(self, report: dict[str, Any]) -> None:
-        """A listener that raises is not called again. The run ends with a last checkpoint, and its error is kept."""
+        """After an error of the listener, keep the error, do not call it again, and stop with a last checkpoint."""
         self.step = report.get("step", self.step)
         if self.listener_error is not None:
             return
@@ -52,11 +53,11 @@ class LocalReporter:
             self.listener_error, self._stop = error, True
 
     def stop_requested(self) -> bool:
-        # The uploader's thread asks as well, and listeners need not be safe for threads.
-        if self._stop and not self._stop_was_said and threading.current_thread() is threading.main_thread():
-            self._stop_was_said = True
-            once_more = "" if torchrun.is_active() else "; once more to stop at once"
-            self.send({"phase": "stopping", "step": self.step, "say": f"stopping{once_more}"})
+        # The uploader's thread also calls this, and listeners need not be thread-safe.
+        if self._stop and not self._stop_was_reported and threading.current_thread() is threading.main_thread():
+            self._stop_was_reported = True
+            hint = "" if torchrun.is_active() else "; press Ctrl-C again to stop at once"
+            self.send({"phase": "stopping", "step": self.step, "say": f"stopping{hint}"})
         return self._stop
 
     def flush(self) -> None:
@@ -65,7 +66,7 @@ class LocalReporter:
 
 @contextmanager
 def restored_torch_settings() -> Iterator[None]:
-    """Restore PyTorch's threads, random numbers, precision and device, and end its process group."""
+    """After the block, restore PyTorch's threads, random numbers, precision and device, and end its process group."""
     threads, precision = torch.get_num_threads(), torch.backends.cuda.matmul.fp32_precision
     device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
     had_group = dist.is_initialized()
@@ -77,13 +78,13 @@ def restored_torch_settings() -> Iterator[None]:
         torch.backends.cuda.matmul.fp32_precision = precision
         if device is not None:
             torch.cuda.set_device(device)
-        if dist.is_initialized() and not had_group:  # Ray Train leaves it after an error
+        if dist.is_initialized() and not had_group:  # Ray Train keeps it after an error
             dist.destroy_process_group()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Ray's log lines of a rank that is not to print are dropped."""
+    """Drop Ray Train's log lines in a rank that must not print."""
     logger = logging.getLogger("ray.train")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The signals that end a run: Ctrl-C, a scheduler's notice (SIGTERM) and a closed terminal (SIGHUP)."""
+"""Handles the signals that stop a run: SIGINT (Ctrl-C), SIGTERM (schedulers) and SIGHUP (a closed terminal)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def handle_signals(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """Call ``handler`` for these signals inside the block, and restore the handlers afterwards.
 
-    A signal that is ignored stays so, as SIGHUP under nohup. Python sets handlers in the main thread alone; in another
-    thread this does nothing.
+    An ignored signal stays ignored, such as SIGHUP under nohup. Python sets handlers only in the main thread; in
+    another thread this does nothing.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in SIGNALS}
-    # None is a handler that C code has set, which Python cannot restore.
+    # None stands for a handler of C code, which Python cannot restore.
     before = {number: old for number, old in before.items() if old not in (None, signal.SIG_IGN)}
     for number in before:
         signal.signal(number, handler)

@@ -1,6 +1,6 @@
-"""How rank 0 of a worker group reports to the driver, and hears of a stop: a small actor, which nobody waits for.
+"""A Ray actor between rank 0 and the driver. Rank 0 sends reports, and the driver requests a stop.
 
-``ray.train.report`` makes all ranks wait for each other, so it is not called for every report.
+Training does not wait for the actor. ``ray.train.report`` makes all ranks wait, so not every report uses it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ STOP_POLL_S = 0.5
 
 
 def start_mailbox() -> Any:
-    """Start a mailbox on this machine. It lives as long as the driver does, whichever workers die."""
-    # Not softly: Ray would take another machine if this one has no CPUs to give, as heads have not.
+    """Start a mailbox on this machine. It lives as long as the driver, even if workers die."""
+    # With soft=True, Ray would use another machine if this one offers no CPUs, as most heads do not.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     placed: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
     return ray.remote(StatusMailbox).options(**placed).remote()
 
 
 class StatusMailbox:
-    """Rank 0 puts reports in, the driver takes them out and asks for a stop."""
+    """Stores rank 0's reports until the driver reads them, and the driver's request to stop."""
 
     def __init__(self) -> None:
         self.reports: list[dict[str, Any]] = []
@@ -34,7 +34,7 @@ class StatusMailbox:
         self.stopping = False
 
     def start(self) -> int:
-        """Rank 0 starts; returns how often it has started before."""
+        """Called when rank 0 starts. Returns the number of earlier starts."""
         self.starts += 1
         return self.starts - 1
 
@@ -53,7 +53,7 @@ class StatusMailbox:
 
 
 class MailboxReporter:
-    """A worker's ``Reporter`` that talks to a mailbox."""
+    """The ``Reporter`` of a worker group: it uses a mailbox."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
@@ -74,7 +74,7 @@ class MailboxReporter:
         ray.get(self._last_put)
 
     def _watch_for_stop(self) -> None:
-        """In a thread of its own, so that no step waits for the answer."""
+        """Runs in a separate thread, so that no step waits for the answer."""
         while not self._stopping:
             with contextlib.suppress(ray.exceptions.RayError):
                 self._stopping = ray.get(self._mailbox.is_stopping.remote(), timeout=10 * STOP_POLL_S)

@@ -1,7 +1,7 @@
-"""Ranks that torchrun has started: one run without Ray's daemons, of which rank 0 alone prints and writes.
+"""Ranks that torchrun started: one run without Ray's daemons. Only rank 0 prints and writes files.
 
-Slurm's srun can start them as well: export RANK=$SLURM_PROCID and its like, as torchrun does. Ray Train's local mode
-makes the process group from the environment.
+Slurm's srun can start the ranks too, if VARIABLES are exported as torchrun does, for example RANK=$SLURM_PROCID. Ray
+Train's local mode creates the process group from the environment.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-# Those that make Ray Train's local mode join a process group.
+# With these variables Ray Train's local mode joins a process group.
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LONGEST_RUN = timedelta(days=365)
 
@@ -35,10 +35,10 @@ def is_other_rank() -> bool:
 
 
 class Messages:
-    """Sends JSON-like values from rank 0 to the others. The process group exists by then."""
+    """Sends JSON-like values from rank 0 to the other ranks. The process group must exist."""
 
     def __init__(self) -> None:
-        # Gloo, which has no limit of minutes as NCCL has: rank 0 may evaluate and upload for longer.
+        # Gloo with a long timeout: rank 0 may evaluate and upload for longer than NCCL's timeout of some minutes.
         self._group: Any = dist.new_group(backend="gloo", timeout=LONGEST_RUN)
 
     def from_rank_zero(self, value: dict[str, Any] | None) -> dict[str, Any]:

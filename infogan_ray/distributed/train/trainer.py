@@ -1,8 +1,8 @@
-"""Every training run: RunConfig -> one ``TorchTrainer(train_on_worker, ScalingConfig(...)).fit()``.
+"""Runs every training run: RunConfig -> one ``TorchTrainer(train_on_worker, ScalingConfig(...)).fit()``.
 
-One worker on a machine without a cluster is Ray Train's local mode (``num_workers=0``): the same function in this
-process. Several workers, or a cluster, are a worker group. Rank 0 writes checkpoints through our own store, verified. A
-restarted worker reads the store, not Ray's memory of it.
+One worker without a cluster uses Ray Train's local mode (``num_workers=0``): the same function in this process. Several
+workers, or a cluster, use a worker group. Rank 0 writes and verifies checkpoints in our own store. A restarted worker
+reads the store and not Ray's checkpoint.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from infogan_ray import UserError
 from infogan_ray.distributed.cluster.connection import connect, library_logs_in
 from infogan_ray.distributed.cluster.machines import machines, resources
-from infogan_ray.distributed.cluster.network_interface import TorchConfigOnRaysInterface
+from infogan_ray.distributed.cluster.network_interface import TorchConfigOnRayInterface
 from infogan_ray.distributed.cluster.resources import Resources, room
 from infogan_ray.distributed.train import local_mode, torchrun
 from infogan_ray.distributed.train.checks import check, runs_in_this_process
 from infogan_ray.distributed.train.driver import Driver
-from infogan_ray.distributed.train.head_monitor import free_places, places
+from infogan_ray.distributed.train.head_monitor import placement_groups, remove_placement_groups
 from infogan_ray.distributed.train.signals import handle_signals
 from infogan_ray.distributed.train.status_mailbox import MailboxReporter, start_mailbox
 from infogan_ray.distributed.train.worker_function import Reporter, train_on_worker
@@ -44,40 +44,40 @@ from infogan_ray.training.run_outcome import (
 )
 from infogan_ray.training.run_setup import log_path, prepare_run, with_absolute_paths
 
-# Of a worker group, by Ray Train; see ``run_worker_group`` for what follows when there are no more.
+# Ray Train restarts a worker group this many times; ``run_worker_group`` then decides about a new attempt.
 WORKER_RESTARTS = 3
-# Between two looks of a running elastic group at whether there is room for more workers.
+# How often an elastic group checks for room for more workers.
 RESIZE_CHECK_S = 20.0
 
 
 def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
-    """Run a training job to its end: in this process, or on the connected cluster, or on one that is started for it.
+    """Run a training job to its end: in this process, on the connected cluster, or on a new local cluster.
 
-    ``listen`` is called with every report of rank 0: {"phase": ..., "step": ..., metrics}. Raises UserError for what
-    can be refused before work starts, TrainingFailed for workers and storage that keep failing, and KeyboardInterrupt
-    where a stop left no time for a last checkpoint.
+    ``listen`` is called with every report of rank 0: {"phase": ..., "step": ..., metrics}. Raises UserError before work
+    starts, TrainingFailed if workers or storage keep failing, and KeyboardInterrupt if a stop left no time for a last
+    checkpoint.
     """
     listen = listen or (lambda report: None)
     if torchrun.is_other_rank():
         return join_rank_zero()
     checked = check(config, say=lambda line: listen({"phase": line}), sample=0)
-    config, run = prepare_run(config, checked.images, checked.room, listen)
+    config, run = prepare_run(config, checked.images, checked.budget, listen)
     wanted = checked.wanted
-    del checked  # with its images, of which workers have their own
+    del checked  # and its images: workers load their own
     run_workers = run_in_this_process if runs_in_this_process(wanted) else run_worker_group
     return run_workers(config, wanted, run, listen)
 
 
 def run_in_this_process(config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener) -> RunResult:
-    """Train a run that has been prepared, in Ray Train's local mode.
+    """Train a prepared run in Ray Train's local mode.
 
-    A signal ends it with a last checkpoint. Nobody restarts this process; who resumes the run continues it.
+    A signal stops it with a last checkpoint. This process is not restarted; the user may resume the run.
     """
     log = log_path(run.folder)
     reporter = local_mode.LocalReporter(listen)
     try:
         with library_logs_in(log), local_mode.restored_torch_settings(), handle_signals(reporter.handle_signal):
-            final = _fit_locally(job_of(config, wanted, run), reporter)
+            final = _fit_locally(worker_job(config, wanted, run), reporter)
     except StorageError as error:
         raise TrainingFailed(f"{error}; the log is {log}") from None
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -95,7 +95,7 @@ def run_in_this_process(config: RunConfig, wanted: Resources, run: RunDirectory,
 
 
 def join_rank_zero() -> RunResult:
-    """Train as another rank of torchrun, whose rank 0 decides everything. Its log lines say nothing new."""
+    """Train as a rank other than 0 under torchrun. Rank 0 makes all decisions and logs the same lines."""
     reporter = local_mode.LocalReporter(lambda report: None)
     with local_mode.quiet(), local_mode.restored_torch_settings(), handle_signals(reporter.handle_signal):
         final = _fit_locally(None, reporter)
@@ -113,24 +113,24 @@ def _fit_locally(job: dict[str, Any] | None, reporter: Reporter) -> dict[str, An
 
 
 def run_worker_group(
-    config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener, patience: float | None = None
+    config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener, grace_s: float | None = None
 ) -> RunResult:
-    """Start the workers of a run that has been prepared, and wait for them.
+    """Start the workers of a prepared run and wait for them.
 
-    ``patience``: see Driver; inside a trial of a search.
+    ``grace_s``: see Driver; set only inside a trial of a search.
 
-    The restart policy: Ray Train restarts workers that fail, up to WORKER_RESTARTS times. An attempt that has failed is
-    followed by another if a checkpoint was stored meanwhile, or if it found no room that the machines do have. Raises
-    TrainingFailed otherwise, and KeyboardInterrupt if the workers had no time for a last checkpoint.
+    Restart policy: Ray Train restarts failed workers up to WORKER_RESTARTS times. A new attempt follows a failed one if
+    a checkpoint was stored meanwhile. It also follows if Ray Train found no room but the machines have it. Otherwise
+    TrainingFailed is raised. KeyboardInterrupt is raised if the workers had no time for a last checkpoint.
     """
     log = log_path(run.folder)
     with library_logs_in(log):
         connect(None)
         mailbox = start_mailbox()
-        driver = Driver(mailbox, listen, patience)
+        driver = Driver(mailbox, listen, grace_s)
         try:
             with tempfile.TemporaryDirectory(prefix="infogan-ray-train-") as scratch, handle_signals(_interrupt):
-                _fit_until_it_ends(config, wanted, run, driver, scratch)
+                _run_attempts(config, wanted, run, driver, scratch)
         except HeadLost as error:
             set_last_status(run, "failed", driver.step)
             raise HeadLost(f"{error}; the log is {log}") from None
@@ -153,7 +153,7 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _fit_until_it_ends(
+def _run_attempts(
     config: RunConfig, wanted: Resources, run: RunDirectory, driver: Driver, scratch: str
 ) -> None:  # fmt: skip
     reporter = MailboxReporter(driver.mailbox)
@@ -161,21 +161,21 @@ def _fit_until_it_ends(
         stored = run.get_status().get("stored", 0)
         scaling: Any = ray.train.ScalingConfig  # typed as the older class
         workers = scaling(
-            num_workers=wanted.workers, use_gpu=wanted.device == "cuda", resources_per_worker=wanted.of_a_worker,
+            num_workers=wanted.workers, use_gpu=wanted.device == "cuda", resources_per_worker=wanted.per_worker,
             placement_strategy=wanted.placement.upper(), elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
         )  # fmt: skip
         # NCCL does not let two ranks share a GPU; gloo does.
-        group = TorchConfigOnRaysInterface("gloo" if wanted.gpus_per_worker < 1 else None)
-        others = places()
-        error = driver.follow(ray_trainer(job_of(config, wanted, run), reporter, workers, group, scratch))
+        group = TorchConfigOnRayInterface("gloo" if wanted.gpus_per_worker < 1 else None)
+        earlier_groups = placement_groups()
+        error = driver.run_attempt(ray_trainer(worker_job(config, wanted, run), reporter, workers, group, scratch))
         if error is None or driver.has_ended:
             return
-        if isinstance(error, ray.exceptions.RayError) and not driver.is_guest:  # the controller was killed
-            free_places(places() - others)
+        if isinstance(error, ray.exceptions.RayError) and not driver.in_trial:  # the controller was killed
+            remove_placement_groups(placement_groups() - earlier_groups)
         cause = _cause(error)
-        if _found_no_room(error):  # others have it, or machines have died
+        if _found_no_room(error):  # other jobs use it, or machines have died
             try:
-                wanted = _resources_now(config, wanted, driver)
+                wanted = _current_resources(config, wanted, driver)
                 continue
             except UserError as too_few:
                 cause = str(too_few)
@@ -184,8 +184,8 @@ def _fit_until_it_ends(
         driver.listen({"phase": "starting workers again", "step": driver.step})
 
 
-def job_of(config: RunConfig, wanted: Resources, run: RunDirectory) -> dict[str, Any]:
-    """What every worker of a prepared run is told, as values of JSON."""
+def worker_job(config: RunConfig, wanted: Resources, run: RunDirectory) -> dict[str, Any]:
+    """The settings that every worker of a prepared run receives, as JSON values."""
     return {
         "config": with_absolute_paths(config).to_dict(), "run": run.folder.uri, "device": wanted.device,
         "threads": wanted.threads, "threads_from": wanted.threads_from,
@@ -195,14 +195,14 @@ def job_of(config: RunConfig, wanted: Resources, run: RunDirectory) -> dict[str,
 def ray_trainer(
     job: dict[str, Any] | None, reporter: Reporter, workers: Any, group: TorchConfig, scratch: str
 ) -> TorchTrainer:
-    """The only trainer that there is.
+    """The TorchTrainer of every run.
 
-    ``scratch``: a local folder for Ray Train's own files. On shared storage, an outage would end its controller, and a
-    snapshot that was cut short would keep the run from starting. Checkpoints go through our own store.
+    ``scratch``: a local folder for Ray Train's own files. On shared storage, an outage would end Ray Train's
+    controller, and an incomplete snapshot would prevent a new start. Checkpoints use our own store.
     """
     failures: Any = ray.train.FailureConfig  # typed as the older class
     trainer: TorchTrainer = TorchTrainer(
-        train_on_worker,  # type: ignore[arg-type]  # Ray Train returns what it returns; the annotation is the older one's
+        train_on_worker,  # type: ignore[arg-type]  # the annotation is that of the older Ray Train
         train_loop_config={"job": job, "reporter": reporter, "local": workers.num_workers == 0},
         scaling_config=workers,
         torch_config=group,
@@ -217,25 +217,26 @@ def ray_trainer(
 
 
 def _found_no_room(error: BaseException) -> bool:
-    """Whether Ray Train found no places for its workers in time. Its class for that has no public name."""
+    """Whether Ray Train found no room for its workers in time. The error's class has no public name."""
     failure = getattr(error, "controller_failure", None)
     return type(failure).__name__ == "WorkerGroupStartupTimeoutError"
 
 
-def _resources_now(config: RunConfig, wanted: Resources, driver: Driver) -> Resources:
-    """The resources to wait for, of the machines there are now. Raises UserError where they are too few."""
-    if not driver.is_guest:
-        # On the same device as before: what began on GPUs does not continue without them.
+def _current_resources(config: RunConfig, wanted: Resources, driver: Driver) -> Resources:
+    """The resources of the next attempt, from the current machines. Raises UserError if they are not enough."""
+    if not driver.in_trial:
+        # The device stays: a run that started on GPUs does not continue without them.
         config = config.override({"device": wanted.device}, "the run")
         return resources(config, lambda line: driver.listen({"phase": line}))
-    nodes = machines()  # a trial's resources are the search's to decide
-    if (fitting := room(wanted.of_a_worker, nodes, wanted.placement)) < wanted.most:
-        raise UserError(f"the cluster's {len(nodes)} machine(s) have room for {fitting} of {wanted.most} workers")
+    nodes = machines()  # the search decides a trial's resources
+    if (fitting := room(wanted.per_worker, nodes, wanted.placement)) < wanted.max_workers:
+        workers = wanted.max_workers
+        raise UserError(f"the cluster's {len(nodes)} machine(s) have room for {fitting} of {workers} workers")
     return wanted
 
 
 def _cause(error: BaseException) -> str:
-    """The line of a worker's traceback that names its error."""
+    """The line with the error in the traceback of a worker."""
     failures = getattr(error, "worker_failures", None) or {0: error}
     lines = str(next(iter(failures.values()))).strip().splitlines() or [type(error).__name__]
     named = [line.strip() for line in lines if re.match(r"\s*[\w.]+(Error|Exception|Exit)\b", line)]

@@ -1,4 +1,4 @@
-"""The function that Ray Train runs on every rank of every run: in a worker group, and in local mode in this process."""
+"""The function that Ray Train runs on every rank of every run, in a worker group and in local mode."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ray.train.torch import get_device
 
 from infogan_ray.data.datasets import load_images
 from infogan_ray.data.shards.sampling import SAMPLE
-from infogan_ray.distributed.cluster.resources import ASKED
-from infogan_ray.distributed.cluster.threads import use
+from infogan_ray.distributed.cluster.resources import REQUESTED
+from infogan_ray.distributed.cluster.threads import set_threads
 from infogan_ray.distributed.train import torchrun
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
@@ -29,24 +29,23 @@ class Reporter(Protocol):
     """Rank 0's connection to the driver."""
 
     def start(self) -> int:
-        """Called before the first report; returns how often workers of this run were restarted."""
+        """Called before the first report. Returns how often the workers of this run were restarted."""
 
     def send(self, report: dict[str, Any]) -> None:
-        """Passes a report to the driver's listener. Training does not wait for it."""
+        """Send a report to the driver's listener. Training does not wait for it."""
 
     def stop_requested(self) -> bool:
-        """Whether the run is to end with a last checkpoint. Asked at every step."""
+        """Whether the run must stop with a last checkpoint. Called at every step."""
 
     def flush(self) -> None:
-        """Waits until every report has been sent."""
+        """Wait until every report has been sent."""
 
 
 def train_on_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train as ``settings["job"]`` says; returns the last report.
+    """Train according to ``settings["job"]``; returns the last report.
 
-    ``settings["reporter"]``: a Reporter, which rank 0 uses. Under torchrun the other ranks get rank 0's job. A worker
-    of a group that raises is restarted by Ray Train; divergence and a failed storage are reported instead, since a
-    restart would end in the same way.
+    ``settings["reporter"]``: rank 0's Reporter. Under torchrun the other ranks receive rank 0's job. Ray Train restarts
+    a worker that raises. Divergence and a failed storage are reported and not raised: a restart would fail again.
     """
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
@@ -59,27 +58,27 @@ def train_on_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(job: dict[str, Any], reporter: Reporter, rank: int, world_size: int) -> dict[str, Any]:
-    threads = use(job["threads"], job["threads_from"], asked=job["threads_from"] == ASKED)
+    threads = set_threads(job["threads"], job["threads_from"], requested=job["threads_from"] == REQUESTED)
     config = RunConfig().override(job["config"], "the driver")
     assert config.data is not None
     sample = SAMPLE if rank == 0 else 0  # rank 0 evaluates
     images = load_images(config.data, config.data_config, lambda line: None, feed=config.feed, sample=sample)
     device = get_device() if job["device"] == "cuda" else torch.device("cpu")
-    duties: dict[str, Any] = {}
+    rank_zero: dict[str, Any] = {}
     if rank == 0:
-        duties = {"restarts": reporter.start(), "stop": reporter.stop_requested}
+        rank_zero = {"restarts": reporter.start(), "stop": reporter.stop_requested}
         reporter.send({"phase": "starting workers", "say": threads})
     wrap = partial(distributed, wire=config.optimizer.wire) if world_size > 1 else None
     run = RunDirectory(open_storage(job["run"]))
     last: dict[str, Any] = {"run": job["run"]}
-    reports = run_worker(config, images, run, device=device, rank=rank, world_size=world_size, wrap=wrap, **duties)
+    reports = run_worker(config, images, run, device=device, rank=rank, world_size=world_size, wrap=wrap, **rank_zero)
     try:
         with contextlib.closing(reports):
             for report in reports:
                 if rank == 0:
-                    last |= report.to_dict(duties["restarts"], world_size)
-                    reporter.send(report.to_dict(duties["restarts"], world_size))
-                if report.due:  # Ray Train waits here for all ranks
+                    last |= report.to_dict(rank_zero["restarts"], world_size)
+                    reporter.send(report.to_dict(rank_zero["restarts"], world_size))
+                if report.due:  # Ray Train waits for all ranks here
                     ray.train.report({k: v for k, v in report.metrics.items() if isinstance(v, (int, float))})
     except Diverged:  # rank 0 has reported it
         pass

@@ -1,4 +1,4 @@
-"""Tells Ray Tune which trials continue, by our own successive halving, and keeps its journal on storage."""
+"""Decides for Ray Tune which trials continue, by our own successive halving, and stores its journal."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from infogan_ray import Recipe
 from infogan_ray.distributed.tune.trials import OUT_OF_MEMORY, TAKEN_OVER, out_of_memory
 from infogan_ray.evaluation.metrics import HEADLINES
-from infogan_ray.searches.asha import Halving, Verdict
+from infogan_ray.searches.asha import Decision, Halving
 from infogan_ray.searches.search_directory import SearchDirectory
-from infogan_ray.training.checkpoint_uploader import LAST_PATIENCE_S
+from infogan_ray.training.checkpoint_uploader import LAST_TIMEOUT_S
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import last_line, set_last_status
 
 SearchEvent = dict[str, Any]
-"""Of one trial: ``trial``, ``event`` (progress, score, stopped, restarted or the state that it ended in), ``images``,
-metrics as far as they are known, and ``say``: a line for people, or nothing. Of the search: ``event`` data, ``say``."""
+"""An event of a trial has ``trial``, ``event`` (progress, score, stopped, restarted or the final state), ``images``,
+the known metrics, and ``say``: a line for the user, or "". An event of the search has ``event`` data and ``say``."""
 SearchListener = Callable[[SearchEvent], None]
 
 
 class AshaScheduler(FIFOScheduler):
-    """Passes each score to ``Halving``, and its verdict to Tune."""
+    """Sends each score to ``Halving``, and the decision of ``Halving`` to Tune."""
 
     def __init__(self, directory: SearchDirectory, halving: Halving, recipe: Recipe, listen: SearchListener) -> None:
         super().__init__()
@@ -32,11 +32,11 @@ class AshaScheduler(FIFOScheduler):
         self.is_closed = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its scheduler into a file that nobody reads. A listener may hold what cannot be pickled."""
+        """Tune pickles its scheduler into a file that is never read. A listener may not be picklable."""
         return {**self.__dict__, "listen": None}
 
     def close(self) -> None:
-        """Ignore all results from now on: a trial that is interrupted has not failed."""
+        """Ignore all later results: an interrupted trial has not failed."""
         self.is_closed = True
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -52,10 +52,10 @@ class AshaScheduler(FIFOScheduler):
         is_new = len(self.halving.events) > known
         if is_new:
             self._save_journal()
-        verdict = self.halving.verdict(number)
-        stops = verdict is Verdict.STOP
+        decision = self.halving.decision(number)
+        stops = decision is Decision.STOP
         kind = "stopped" if stops else "score" if "score" in result else "progress"
-        say = self._text(number, result, verdict) if stops or is_new else ""
+        say = self._text(number, result, decision) if stops or is_new else ""
         self.listen({**event, "trial": number, "event": kind, "say": say})
         return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
 
@@ -64,52 +64,52 @@ class AshaScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         number = trial.config["trial"]
-        if trial.should_recover():  # Tune calls this before each restart as well
-            say = f"trial {number}: its process died; it is started again"
+        if trial.should_recover():  # Tune also calls this before each restart
+            say = f"trial {number}: its process died; the trial restarts"
             self.listen({"trial": number, "event": "restarted", "say": say})
             return
         error = trial.get_error()
-        why = last_line(error) if error is not None else "its process died"
-        if OUT_OF_MEMORY.search(why):
+        reason = last_line(error) if error is not None else "its process died"
+        if OUT_OF_MEMORY.search(reason):
             config = RunConfig().override(self.directory.description()["trials"][number], "the search")
-            why = f"{out_of_memory(config)} ({why})"
+            reason = f"{out_of_memory(config)} ({reason})"
         run = self.directory.trial(number)
         if not self.is_closed:
-            set_last_status(run, "failed", run.get_status()["step"], message=why)
+            set_last_status(run, "failed", run.get_status()["step"], message=reason)
         self._end(number, "failed")
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         self._end(trial.config["trial"], "failed")
 
     def _end(self, number: int, state: str | None = None) -> None:
-        """By default in the state that the trial's own status names."""
-        if self.is_closed or self.halving.verdict(number) is Verdict.STOP:
+        """Record that a trial has ended, by default in the state of its own status."""
+        if self.is_closed or self.halving.decision(number) is Decision.STOP:
             return
         self.halving.end(number)
         self._save_journal()
         status = self.directory.trial(number).get_status()
         state = state or status["state"]
-        why = f": {status['message']}" if status.get("message") else ""
-        self.listen({"trial": number, "event": state, "say": f"trial {number}: {state}{why}"})
+        reason = f": {status['message']}" if status.get("message") else ""
+        self.listen({"trial": number, "event": state, "say": f"trial {number}: {state}{reason}"})
 
     def _save_journal(self) -> None:
-        """Before any decision follows from it. Through an outage of storage it waits, and trials wait for it."""
-        SearchDirectory(self.directory.folder.with_retry_timeout(LAST_PATIENCE_S)).save_events(self.halving)
+        """Store the journal before a decision depends on it. While storage is unavailable, this and all trials wait."""
+        SearchDirectory(self.directory.folder.with_retry_timeout(LAST_TIMEOUT_S)).save_events(self.halving)
 
-    def _text(self, number: int, result: dict[str, Any], verdict: Verdict) -> str:
+    def _text(self, number: int, result: dict[str, Any], decision: Decision) -> str:
         reached = max((rung for rung in self.halving.rungs if rung <= result["images"]), default=0)
         rung = self.halving.stopped_at(number) or reached
-        place = self.halving.place(number, rung) if rung else None
-        where = f", place {place[0]} of {place[1]}" if place else ""
+        rank = self.halving.rank(number, rung) if rung else None
+        place = f", place {rank[0]} of {rank[1]}" if rank else ""
         words = {
-            Verdict.CONTINUE: "continues", Verdict.STOP: "is stopped", Verdict.WAIT: "continues until others report"
+            Decision.CONTINUE: "continues", Decision.STOP: "is stopped", Decision.WAIT: "continues until others report"
         }  # fmt: skip
         score = f", {self.recipe.metric} {result['score']:.3f}" if "score" in result else ""
-        return f"trial {number}: {result['images']:,} images{score}{where}: {words[verdict]}"
+        return f"trial {number}: {result['images']:,} images{score}{place}: {words[decision]}"
 
 
 class StopIfTakenOver(tune.Stopper):
-    """Ends a search that another attempt has taken over: Tune would still start the trials that wait."""
+    """Stops a search that another attempt has taken over. Without it, Tune would start the waiting trials."""
 
     def __init__(self, scheduler: AshaScheduler) -> None:
         self.scheduler = scheduler

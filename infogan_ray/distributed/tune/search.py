@@ -1,7 +1,7 @@
-"""A search: its checks, its trials one generation at a time, and its leaderboard.
+"""Runs a search: checks, trials one generation at a time, and the leaderboard.
 
-Which trials there are, what they scored and which were stopped lies on storage as JSON. After a kill the same command
-continues with the same trials and the same decisions.
+The trials, their scores and the stopping decisions are stored as JSON. After a kill, the same command continues with
+the same trials and the same decisions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from infogan_ray.distributed.train.checks import Checked, check
 from infogan_ray.distributed.tune.asha_scheduler import SearchListener
 from infogan_ray.distributed.tune.searchers import TrialOutcome, propose_trials
 from infogan_ray.distributed.tune.tuner import SearchFailed, run_trials
-from infogan_ray.searches.asha import Halving, Verdict
+from infogan_ray.searches.asha import Decision, Halving
 from infogan_ray.searches.leaderboard import leaderboard, publish_leaderboard
 from infogan_ray.searches.recipe import TRACKERS, Recipe, without_trackers
 from infogan_ray.searches.search_directory import SearchDirectory, remaining
@@ -37,7 +37,7 @@ from infogan_ray.web.reports.search import write_search_report
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The leaderboard, best first, and the trial that the default rule picks."""
+    """The leaderboard, best trial first, and the trial that the default rule selects."""
 
     search: SearchDirectory
     rows: list[Row]
@@ -49,25 +49,25 @@ def search(
     accept_changes: bool = False, threads: int = 1, data_dir: str | None = None,
     listen: SearchListener = lambda event: None,
 ) -> SearchResult:  # fmt: skip
-    """Run all trials of a recipe on the connected Ray cluster, or on one that this process starts.
+    """Run all trials of a recipe on the connected Ray cluster, or on a new local cluster.
 
-    ``threads``: CPU threads of each worker. ``listen`` hears of each trial at every rung and every few seconds. Raises
-    UserError for all that can be refused before a trial starts, and SearchFailed if no trial finishes.
+    ``threads``: CPU threads of each worker. ``listen`` receives events of each trial at every rung and every few
+    seconds. Raises UserError for errors that are found before a trial starts, and SearchFailed if no trial finishes.
     """
     storage = storage if isinstance(storage, Storage) else open_storage(storage)
     name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
     if os.environ.get("RAY_ADDRESS"):
-        connect(None)  # the checks then see the cluster's machines, not this one
+        connect(None)  # so that the checks use the cluster's machines
     recipe = with_feed(recipe, saved_feed(recipe, SearchDirectory(storage / name) if resume else None))
     local: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
     local |= {field: getattr(recipe.config(0), field) for field in TRACKERS}
     configs = [dataclasses.replace(recipe.config(number), **local) for number in range(recipe.count)]
     checked = check_trials(configs, lambda line: listen({"event": "data", "say": line}))
     images = checked.images
-    listen({"event": "data", "say": feed_line(recipe.config(0).feed, images, checked.room)})
+    listen({"event": "data", "say": feed_line(recipe.config(0).feed, images, checked.budget)})
     recipe = with_feed(recipe, images.feed)  # the same for all trials, also after a resume on another machine
     if recipe.adaptive:
-        propose_trials(recipe, [])  # fails now if Optuna is missing
+        propose_trials(recipe, [])  # raises now if Optuna is missing
     if ray.is_initialized():
         check_files(configs[0], storage)
     directory = SearchDirectory.claim(storage, name, {**recipe.describe(), "threads": threads}, resume, accept_changes)
@@ -75,7 +75,8 @@ def search(
     cause = ""
     while True:
         saved = directory.description()["trials"]
-        configs = [with_absolute_paths(dataclasses.replace(RunConfig().override(one, name), **local)) for one in saved]
+        configs = [RunConfig().override(values, name) for values in saved]
+        configs = [with_absolute_paths(dataclasses.replace(config, **local)) for config in configs]
         todo = remaining(directory, halving, len(configs))
         record_ends(directory, halving, len(configs), todo)
         if not todo and len(configs) < recipe.count:
@@ -87,16 +88,16 @@ def search(
             if not directory.trial(number).exists or not directory.can_resume(number):
                 write_config(directory.trial(number), configs[number], images)
         cause = run_trials(directory, recipe, configs, images, halving, todo, checked.wanted, listen) or cause
-        if remaining(directory, halving, len(configs)) == todo:  # Tune has dropped these trials, and would again
+        if remaining(directory, halving, len(configs)) == todo:  # Tune would drop these trials again
             break
     rows = publish_leaderboard(directory)
     write_search_report(directory)
     best = winner(rows, recipe.metric, DEFAULT)
     if best is None:
         causes = [cause, *(str(directory.trial(n).get_status().get("message", "")) for n in range(len(configs)))]
-        why = next((text for text in causes if text), "no cause is known")
+        reason = next((text for text in causes if text), "unknown")
         raise SearchFailed(
-            f"no trial of {name} finished; the first cause: {why}; the log is {log_path(directory.folder)}"
+            f"no trial of {name} finished; the first cause: {reason}; the log is {log_path(directory.folder)}"
         )
     return SearchResult(directory, rows, best)
 
@@ -106,7 +107,7 @@ def with_feed(recipe: Recipe, feed: str) -> Recipe:
 
 
 def saved_feed(recipe: Recipe, search: SearchDirectory | None) -> str:
-    """The recipe's feed. If that is "auto" and ``search`` is resumed, the feed that the search has used until now."""
+    """The recipe's feed. If it is "auto" and ``search`` exists, the feed that the search has used before."""
     feed = recipe.config(0).feed
     if feed != AUTO or search is None or not search.exists:
         return feed
@@ -115,36 +116,36 @@ def saved_feed(recipe: Recipe, search: SearchDirectory | None) -> str:
 
 
 def record_ends(directory: SearchDirectory, halving: Halving, count: int, todo: list[int]) -> None:
-    """Add the ends of trials that are over to the journal: a kill may have come just before they were written."""
+    """Add the ends of ended trials to the journal: a kill may have happened just before they were written."""
     known = len(halving.events)
     for number in sorted(set(range(count)) - set(todo)):
         if halving.has_ended(number):
             continue
         for images, score in directory.scores(number):
             halving.report(number, images, score)
-        if halving.verdict(number) is not Verdict.STOP:
+        if halving.decision(number) is not Decision.STOP:
             halving.end(number)
     if len(halving.events) > known:
         directory.save_events(halving)
 
 
 def add_generation(directory: SearchDirectory, recipe: Recipe, halving: Halving) -> None:
-    """Have the searcher propose the next trials, and save them before any of them starts."""
+    """Let the searcher propose the next trials, and save them before any of them starts."""
     rows = {row["trial"]: row for row in leaderboard(directory)}
     outcomes = []
     for number, values in enumerate(directory.description()["values"]):
         row, stopped_at = rows[number], halving.stopped_at(number)
         finished = row["state"] == "finished"
-        # A stopped trial may have trained past its rung before the verdict: it counts by its score at the rung.
+        # A stopped trial may have trained past its rung before the decision, so its score at the rung is used.
         score = row[recipe.metric] if finished else halving.score(number, stopped_at) if stopped_at else None
         outcomes.append(TrialOutcome(values, score, stopped_at or row["images"], finished))
     proposed = propose_trials(recipe, outcomes)
-    configs = [recipe.config(len(outcomes) + place, values) for place, values in enumerate(proposed)]
+    configs = [recipe.config(len(outcomes) + index, values) for index, values in enumerate(proposed)]
     directory.add_trials(proposed, [without_trackers(config) for config in configs])
 
 
 def check_trials(configs: list[RunConfig], say: Callable[[str], None]) -> Checked:
-    """Refuse what can be refused before a trial starts. Raises UserError, with the trial's number."""
+    """Check all configurations before a trial starts. Raises UserError with the trial's number."""
     checked: Checked | None = None
     for number, config in enumerate(configs):
         try:

@@ -1,8 +1,8 @@
-"""Optuna's TPE, which proposes trials by the scores of earlier ones.
+"""Proposes trials with Optuna's TPE from the scores of earlier trials.
 
-A generation of trials is proposed from the scores of all generations before it, and from nothing else. The search waits
-at the end of each generation, and in return a search that was killed continues with the same trials: a proposal depends
-on no state that a crash could lose. Tune's own adapter proposes a trial when another reports, and pickles its state.
+A generation of trials depends only on the scores of all earlier generations. A killed search therefore continues with
+the same trials; in return, it waits at the end of each generation. Ray Tune's own adapter proposes a trial when another
+trial reports, and pickles its state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from infogan_ray.searches.recipe import Recipe, is_free
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """The values of an earlier trial, and its last score with the images seen by then; None without a score."""
+    """The values of an earlier trial, its last score (or None), and the images seen at that score."""
 
     values: Mapping[str, Any]
     score: float | None
@@ -31,10 +31,10 @@ class TrialOutcome:
 def propose_trials(recipe: Recipe, outcomes: Sequence[TrialOutcome]) -> list[dict[str, Any]]:
     """The searched values of the next generation's trials; the first generation is random.
 
-    Raises UserError if Optuna is not installed, or does not know one of the distributions.
+    Raises UserError if Optuna is not installed or does not support a distribution.
     """
     count = min(recipe.generation, recipe.count - len(outcomes))
-    distributions = _distributions(recipe)  # also for the first generation: it must not fail hours later
+    distributions = _distributions(recipe)  # also for the first generation, so that an error does not come hours later
     if not outcomes:
         return [recipe.values(number) for number in range(count)]
     return _tpe(recipe, outcomes, distributions, count)
@@ -43,7 +43,7 @@ def propose_trials(recipe: Recipe, outcomes: Sequence[TrialOutcome]) -> list[dic
 def _tpe(
     recipe: Recipe, outcomes: Sequence[TrialOutcome], distributions: dict[str, Any], count: int
 ) -> list[dict[str, Any]]:
-    """Tree-structured Parzen estimator (Bergstra et al. 2011). A stopped trial counts with its last score."""
+    """Tree-structured Parzen estimator (Bergstra et al. 2011). A stopped trial is added with its last score."""
     import optuna
 
     sampler = optuna.samplers.TPESampler(
@@ -69,7 +69,7 @@ def _tpe(
 
 
 def _distributions(recipe: Recipe) -> dict[str, Any]:
-    """The space's free fields, as Optuna's distributions."""
+    """The searched fields of the space as Optuna distributions."""
     try:
         import optuna
     except ImportError:
@@ -80,5 +80,5 @@ def _distributions(recipe: Recipe) -> dict[str, Any]:
     try:
         found = OptunaSearch.convert_search_space(dict(recipe.space))
     except (TypeError, ValueError) as error:
-        raise UserError(f"space: {error}; take tune.uniform, loguniform, randint or choice") from None
+        raise UserError(f"space: {error}; use tune.uniform, loguniform, randint or choice") from None
     return {path: found[path] for path, value in recipe.space.items() if is_free(value)}

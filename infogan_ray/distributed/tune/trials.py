@@ -1,7 +1,7 @@
 """One trial of a search, as Ray Tune runs it.
 
-Tune gives a trial a process, and gives that process to another trial afterwards. A trial with one worker trains in that
-process. A trial with several workers starts them by Ray Train, and its own process only waits for them.
+Tune reuses a trial's process for later trials. A trial with one worker trains in this process. A trial with several
+workers starts them with Ray Train, and its own process waits for them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,21 @@ from infogan_ray.evaluation.metrics import HEADLINES
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training import checkpoint_uploader, run_outcome
-from infogan_ray.training.checkpoint_uploader import StorageFailed
+from infogan_ray.training.checkpoint_uploader import RunTakenOver, StorageFailed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import Diverged
-from infogan_ray.training.run_outcome import TrainingFailed, last_line, set_last_status
+from infogan_ray.training.run_outcome import TrainingFailed, TrainingTakenOver, last_line, set_last_status
 from infogan_ray.training.worker import run_worker
 
-STOP_PATIENCE_S = 108.0  # for the workers of a stopped trial to write their last checkpoint
+STOP_GRACE_S = 108.0  # for the workers of a stopped trial to write a last checkpoint
 PROGRESS_EVERY_S = 5.0
 OUT_OF_MEMORY = re.compile(
     "OutOfMemory|out of memory|can't allocate memory|not enough memory|MemoryError", re.IGNORECASE
 )
-TAKEN_OVER = "taken_over"  # of a result: another attempt has taken the search over
+TAKEN_OVER = "taken_over"  # key of a result: another attempt has taken over the search
 
 Result = dict[str, Any]
-"""What Tune is told of a trial: ``images`` seen, HEADLINES as far as they are known, and ``score`` if measured."""
+"""A trial's report to Tune: ``images`` seen, the known HEADLINES, and ``score`` if it was measured."""
 Results = Generator[Result, None, None]
 
 
@@ -57,7 +56,7 @@ class TrialSettings:
 
 
 class SearchTrial(tune.Trainable):
-    """A trial: each step trains until there is something to tell Tune. Tune stops a trial between two steps."""
+    """A trial. Each step trains until the next report to Tune. Tune stops a trial between two steps."""
 
     def setup(self, config: dict[str, Any], images: ImageSet, settings: TrialSettings) -> None:  # type: ignore[override]
         self._images, self._settings = images, settings
@@ -67,58 +66,58 @@ class SearchTrial(tune.Trainable):
         return next(self._results, None) or {"done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Tune gives this process to another trial."""
+        """Tune reuses this process for another trial."""
         self.cleanup()
         self._results = run_trial(new_config["trial"], self._images, self._settings)
         return True
 
     def cleanup(self) -> None:
-        """A trial that Tune has stopped writes its last checkpoint, and gives its workers back."""
+        """Stop the trial: it writes a last checkpoint and releases its workers."""
         self._results.close()
 
 
 def run_trial(number: int, images: ImageSet, settings: TrialSettings) -> Results:
-    """Train a trial from its own last checkpoint, if it has one. Closing the generator stops the trial.
+    """Train a trial, from its last checkpoint if it has one. Closing the generator stops the trial.
 
-    Raises RuntimeError where another try may succeed: Tune then starts the trial again.
+    Raises RuntimeError if another attempt may succeed: Tune then restarts the trial.
     """
     config = RunConfig().override(settings.configs[number], "the search")
     search = SearchDirectory(open_storage(settings.uri))
     run, reporter = search.trial(number), TuneReporter(config, settings.metric)
     try:
-        for seen, score in search.scores(number):  # scores that a kill has kept from the journal
+        for seen, score in search.scores(number):  # scores that a kill may have lost from the journal
             yield from reporter.results(seen // config.batch_size, {settings.metric: score})
         train = _train_with_workers if settings.workers > 1 else _train_here
         with contextlib.closing(train(config, images, run, settings)) as reports:
             for metrics in reports:
                 yield from reporter.results(metrics.get("step", 0), metrics)
     except Diverged:
-        pass  # the trial's status says so
-    except (checkpoint_uploader.RunTakenOver, run_outcome.RunTakenOver):
+        pass  # the trial's status records this
+    except (RunTakenOver, TrainingTakenOver):
         yield {TAKEN_OVER: True}
     except (StorageFailed, TrainingFailed, RuntimeError, MemoryError) as error:
         if not OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
             raise RuntimeError(str(error)) from error
-        # Tune would try an error again, with the same end.
+        # Tune would restart the trial after an error, and it would fail again.
         set_last_status(run, "failed", reporter.step, message=f"{out_of_memory(config)} ({last_line(error)})")
 
 
 def out_of_memory(config: RunConfig) -> str:
     return (
-        f"out of memory with batch_size {config.batch_size} and network.width {config.network.width}; let the recipe "
-        "search smaller ones, or run fewer trials at once with more --threads or a larger --gpus-per-worker"
+        f"out of memory with batch_size {config.batch_size} and network.width {config.network.width}; use smaller "
+        "values in the recipe, or run fewer trials at once with more --threads or a larger --gpus-per-worker"
     )
 
 
 class TuneReporter:
-    """Chooses what Tune is told: every score, and every few seconds the images seen."""
+    """Selects the reports to Tune: every score, and the images seen every PROGRESS_EVERY_S."""
 
     def __init__(self, config: RunConfig, metric: str) -> None:
         self.batch_size, self.metric, self.step = config.batch_size, metric, 0
         self._reported_at = time.monotonic()
 
     def results(self, step: int, metrics: dict[str, Any]) -> Results:
-        """The result to report after a step, or none."""
+        """Yield the result to report after a step, if any."""
         self.step = max(step, self.step)
         result: Result = {"images": step * self.batch_size}
         result |= {name: metrics[name] for name in HEADLINES if name in metrics}
@@ -138,10 +137,10 @@ def _train_here(config: RunConfig, images: ImageSet, run: RunDirectory, settings
 
 
 def _train_with_workers(config: RunConfig, images: ImageSet, run: RunDirectory, settings: TrialSettings) -> Results:
-    """Reports of several workers, which ``launch`` starts and follows in a thread.
+    """Yield the reports of several workers. ``run_worker_group`` runs in a thread.
 
-    The thread waits after each report until the next one is asked for. Closing the generator asks the workers for their
-    last checkpoint, and waits until Ray Train has given them back: nothing else would free them.
+    The thread waits after each report until the caller requests the next one. Closing the generator stops the workers
+    with a last checkpoint and waits until Ray Train has released them: Tune would not release them.
     """
     wanted = Resources(
         settings.workers, config.threads or 1, settings.device, config.gpus_per_worker, config.placement
@@ -155,10 +154,10 @@ def _train_with_workers(config: RunConfig, images: ImageSet, run: RunDirectory, 
         reports.put(report)
         is_read.acquire()
         if is_closing.is_set():
-            raise KeyboardInterrupt  # ends a run with a last checkpoint
+            raise KeyboardInterrupt  # stops the run with a last checkpoint
 
     with ThreadPoolExecutor(1, "trial") as pool:
-        run_ends = pool.submit(run_worker_group, config, wanted, run, listen, patience=STOP_PATIENCE_S)
+        run_ends = pool.submit(run_worker_group, config, wanted, run, listen, grace_s=STOP_GRACE_S)
         run_ends.add_done_callback(lambda _: reports.put(None))
         try:
             while (report := reports.get()) is not None:

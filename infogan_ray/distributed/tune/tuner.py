@@ -1,6 +1,6 @@
-"""The Tuner of a search: it runs trials in the processes there is room for, and stops those that our halving stops.
+"""Runs the trials of a search with Ray Tune, as many at once as fit.
 
-Tune's own files, pickles among them, stay in a temporary folder and are never read.
+Tune's own files, including pickles, stay in a temporary folder and are never read.
 """
 
 from __future__ import annotations
@@ -22,39 +22,38 @@ from infogan_ray import Recipe
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.cluster.connection import connect
 from infogan_ray.distributed.cluster.machines import machines
-from infogan_ray.distributed.cluster.resources import Resources, at_once
+from infogan_ray.distributed.cluster.resources import Resources, max_concurrent_runs
 from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM, HeadMonitor
 from infogan_ray.distributed.tune.asha_scheduler import AshaScheduler, SearchEvent, SearchListener, StopIfTakenOver
 from infogan_ray.distributed.tune.trials import SearchTrial, TrialSettings
-from infogan_ray.searches.asha import Halving, Verdict
+from infogan_ray.searches.asha import Decision, Halving
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import last_line, set_last_status
 from infogan_ray.training.run_setup import log_path
 
-TRIAL_RESTARTS = 3  # of a trial whose process dies
+TRIAL_RESTARTS = 3  # if a trial's process dies
 POLL_S = 0.3
 ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 
 
 class SearchFailed(Exception):
-    """No trial finished; the message has the first cause."""
+    """The search failed. The message has the cause."""
 
 
 def run_trials(
     directory: SearchDirectory, recipe: Recipe, configs: list[RunConfig], images: ImageSet, halving: Halving,
     todo: list[int], wanted: Resources, listen: SearchListener,
 ) -> str:  # fmt: skip
-    """Run the trials in ``todo``. Returns the error of the first that failed for good, or "". Raises SearchFailed."""
+    """Run the trials in ``todo``. Returns the error of the first failed trial, or "". Raises SearchFailed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     connect(log_path(directory.folder), dashboard=wanted.workers != 1)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(
-            signal.SIGTERM, signal.default_int_handler
-        )  # a spot machine's notice ends a search as Ctrl-C does
+        # SIGTERM, for example from a spot machine, stops a search as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
     capacity = CapacityNotifier(listen)
-    scheduler = AshaScheduler(directory, halving, recipe, capacity.pass_on)
+    scheduler = AshaScheduler(directory, halving, recipe, capacity.forward)
     settings = TrialSettings(
         [config.to_dict() for config in configs], directory.folder.uri, wanted.device, recipe.metric, recipe.workers
     )  # fmt: skip
@@ -63,9 +62,9 @@ def run_trials(
         tuner = tune.Tuner(
             tune.with_resources(trial, trial_resources(wanted)),
             param_space={"trial": tune.grid_search(todo)},
-            # Each trial beyond these would hold a process that waits for workers which it cannot get.
+            # Any further trial would only keep a process that waits for workers.
             tune_config=tune.TuneConfig(
-                scheduler=scheduler, reuse_actors=True, max_concurrent_trials=at_once(wanted, machines())
+                scheduler=scheduler, reuse_actors=True, max_concurrent_trials=max_concurrent_runs(wanted, machines())
             ),
             run_config=tune.RunConfig(
                 name=directory.name, storage_path=scratch, verbose=0,
@@ -80,11 +79,11 @@ def run_trials(
         capacity.close()
         shutil.rmtree(scratch, ignore_errors=True)
     if scheduler.is_closed:
-        raise SearchFailed(f"{directory.folder}: another attempt has taken this search over")
+        raise SearchFailed(f"{directory.folder}: another attempt has taken over this search")
     for number in todo:
-        if halving.verdict(number) is Verdict.STOP:
+        if halving.decision(number) is Decision.STOP:
             set_last_status(directory.trial(number), "stopped", directory.trial(number).get_status()["step"])
-    # Tune's order is that in which trials ended, which differs between runs.
+    # Tune sorts by the time of the trials' ends, which differs between runs.
     errors = {result.config["trial"]: result.error for result in results if result.error and result.config}
     return last_line(errors[min(errors)]) if errors else ""
 
@@ -92,29 +91,29 @@ def run_trials(
 def trial_resources(wanted: Resources) -> dict[str, float]:
     """The resources of a trial's own process.
 
-    The process of a trial with several workers only waits. Ray refuses a trial that asks for nothing, and any share of
-    a CPU may be the one that a worker lacks, so it asks for one byte of memory.
+    The process of a trial with several workers only waits, and must not take a share of a CPU from a worker. Ray
+    refuses a trial that requests nothing, so it requests one byte of memory.
     """
     if wanted.workers != 1:
         return {"memory": 1}
-    return {name.lower(): amount for name, amount in wanted.of_a_worker.items()}
+    return {name.lower(): amount for name, amount in wanted.per_worker.items()}
 
 
 class CapacityNotifier:
-    """Tells the listener, once, that all trials wait for room on the cluster: Tune waits without a message."""
+    """Sends one event if all trials wait for room on the cluster. Tune itself waits without a message."""
 
     def __init__(self, listen: SearchListener) -> None:
         self._listen = listen
-        self._heard_at, self._has_told = time.monotonic(), False
+        self._last_event_at, self._has_notified = time.monotonic(), False
         self._head = HeadMonitor()
 
-    def pass_on(self, event: SearchEvent) -> None:
-        self._heard_at, self._has_told = time.monotonic(), False
+    def forward(self, event: SearchEvent) -> None:
+        self._last_event_at, self._has_notified = time.monotonic(), False
         self._listen(event)
 
     def check(self) -> None:
-        if not self._has_told and self._head.is_waited_for_room(time.monotonic() - self._heard_at):
-            self._has_told = True
+        if not self._has_notified and self._head.waits_for_room(time.monotonic() - self._last_event_at):
+            self._has_notified = True
             self._listen({"event": "data", "say": WAITING_FOR_ROOM})
 
     def close(self) -> None:
@@ -122,7 +121,7 @@ class CapacityNotifier:
 
 
 def fit_in_thread(tuner: tune.Tuner, poll: Callable[[], None], on_interrupt: Callable[[], None]) -> list[tune.Result]:
-    """``tuner.fit()`` in a thread, since in the main thread Tune takes SIGINT over. On a signal, ends Ray's job.
+    """Run ``tuner.fit()`` in a thread: in the main thread Tune would handle SIGINT. A signal ends the Ray job.
 
     Raises what ``fit`` raises.
     """

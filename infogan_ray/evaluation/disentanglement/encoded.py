@@ -1,14 +1,14 @@
-"""What a recognition network says of images whose factors are known: what all scores are computed from.
+"""Q's codes of images with known factors. All disentanglement scores are computed from these.
 
-Shapes: N images, D codes, F factors. Scores compare codes with each other, so each is one number:
+Shapes: N images, D codes, F factors. Scores compare codes, so each code of an image is one number:
 
-- a continuous code is the mean of Q, in units of its prior's standard deviation, as InfoGAN-CR (Lin et al. 2020,
-  arXiv:1906.06034) and disentanglement_lib (Locatello et al. 2019, arXiv:1811.12359) take the posterior's mean. They
-  have standard priors only; the units keep their thresholds right for other ones;
-- a categorical or Bernoulli code is its most probable category. Neither of the two has such codes. k probabilities as
-  k codes would all speak of the same factor, and a perfect categorical code would get no gap in MIG or SAP for it. So
-  it is one code: bins are its categories, two values differ or do not, and where a column of numbers is needed it is
-  one-hot.
+- A continuous code is the mean of Q, divided by the standard deviation of its prior. InfoGAN-CR (Lin et al. 2020,
+  arXiv:1906.06034) and disentanglement_lib (Locatello et al. 2019, arXiv:1811.12359) also use the posterior's mean.
+  They have standard priors only; the division keeps their thresholds valid for other priors.
+- A categorical or Bernoulli code is its most probable category. The two papers have no discrete codes. If the k
+  probabilities were k codes, all would describe the same factor, and a perfect code would have no gap in MIG or SAP.
+  So it counts as one code. Its categories are the bins, two values are either equal or different, and a predictor gets
+  it as one-hot columns.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from infogan_ray.models.recognition import recognise
 
 @dataclass(frozen=True)
 class Representation:
-    """``read`` turns uint8 images (N, C, H, W) into codes (N, D) float64; ``categories`` has each code's number of
-    categories, or 0 for a continuous one."""
+    """``read`` computes codes (N, D) float64 of uint8 images (N, C, H, W).
+
+    ``categories``: the number of categories of each code, 0 for a continuous one.
+    """
 
     names: tuple[str, ...]
     categories: tuple[int, ...]
@@ -38,29 +40,34 @@ class Representation:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Codes (N, D) of images and the classes (N, F) of their factors. Raises UserError for codes that are not finite,
-    and for less than two factors, among which there is nothing to disentangle."""
+    """Codes (N, D) of images, and the classes (N, F) of their factors.
+
+    Raises UserError for codes that are not finite, and for fewer than two factors.
+    """
 
     codes: np.ndarray
     categories: tuple[int, ...]
+    """The number of categories of each code, 0 for a continuous one."""
     classes: np.ndarray
     sizes: tuple[int, ...]
+    """The number of classes of each factor."""
     ordered: tuple[bool, ...]
+    """Whether the classes of each factor have an order."""
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 2:
             raise UserError(f"disentanglement needs two factors or more; there is {len(self.sizes)}")
         if not np.isfinite(self.codes).all():
-            raise UserError("the recognition network says NaN or infinity of some images; it cannot be measured")
+            raise UserError("the recognition network predicts NaN or infinity for some images; it cannot be measured")
 
     def columns(self, code: int) -> np.ndarray:
-        """A code as numbers: itself (N, 1), or one-hot (N, k)."""
+        """A code as input columns for a predictor: a continuous one (N, 1), a discrete one as one-hot (N, k)."""
         values = self.codes[:, code]
         return np.eye(self.categories[code])[values.astype(int)] if self.categories[code] else values[:, None]
 
 
-def of_model(model: InfoGAN) -> Representation:
-    """The codes of a trained model. Images of another size or channel count are brought to the model's."""
+def model_representation(model: InfoGAN) -> Representation:
+    """The codes of a trained model. Images are converted to the model's size and channel count."""
     spec = model.spec
     config = DataConfig(None, spec.image_size, spec.channels)
 

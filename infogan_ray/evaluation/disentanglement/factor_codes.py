@@ -1,4 +1,4 @@
-"""The codes of images whose factors are known, and each score of disentanglement as a function of them."""
+"""The disentanglement scores, as functions of the codes of images with known factors."""
 
 from __future__ import annotations
 
@@ -16,46 +16,47 @@ from infogan_ray.evaluation.disentanglement.vae_scores import beta_vae, factor_v
 
 @dataclass(frozen=True)
 class DisentanglementConfig:
-    learn: int = 10_000
-    """Images that scores learn from; drawn from all combinations of factors, as those that they are judged on."""
-    judge: int = 5_000
+    train: int = 10_000
+    """Number of images in the train split. Factors are sampled from all combinations, in both splits."""
+    test: int = 5_000
+    """Number of images in the test split."""
     tree_images: int = 5_000
-    """Of those to learn from, how many DCI's trees see."""
+    """Number of images of the train split that DCI's trees use."""
     tree_rounds: int = 20
-    """Of boosting: a tree for each class in each round."""
+    """Rounds of boosting. Each round trains one tree per class."""
     seed: int = 20180612
 
     def __post_init__(self) -> None:
-        if min(self.learn, self.judge, self.tree_images) < 100 or self.tree_rounds < 1:
+        if min(self.train, self.test, self.tree_images) < 100 or self.tree_rounds < 1:
             raise UserError(
-                f"disentanglement: learn is {self.learn}, judge {self.judge} and tree_images {self.tree_images}; each "
+                f"disentanglement: train is {self.train}, test {self.test} and tree_images {self.tree_images}; each "
                 f"must be at least 100, and tree_rounds, which is {self.tree_rounds}, at least 1"
             )
 
 
 @dataclass(frozen=True)
 class FactorCodes:
-    """Codes of images to learn from and of other images to be judged on; what several scores need is computed once."""
+    """The codes of the train and test split. Intermediate results that several scores use are cached."""
 
-    learn: Encoded
-    judge: Encoded
+    train: Encoded
+    test: Encoded
     config: DisentanglementConfig
 
     @cached_property
     def information(self) -> np.ndarray:
         """I(code; factor) / H(factor), (D, F)."""
-        return shares(self.learn)
+        return shares(self.train)
 
     @cached_property
     def gaps(self) -> np.ndarray:
-        """(F,) of ``information``, which MIG is the mean of."""
+        """(F,) the gaps of ``information``. MIG is their mean."""
         return gaps(self.information)
 
     @cached_property
     def dci(self) -> dict[str, float]:
-        few, count = self.learn, self.config.tree_images
-        some = Encoded(few.codes[:count], few.categories, few.classes[:count], few.sizes, few.ordered)
-        return dci(some, self.judge, self.config.tree_rounds, self.config.seed)
+        train, count = self.train, self.config.tree_images
+        subset = Encoded(train.codes[:count], train.categories, train.classes[:count], train.sizes, train.ordered)
+        return dci(subset, self.test, self.config.tree_rounds, self.config.seed)
 
 
 def mig_score(codes: FactorCodes) -> float:
@@ -63,7 +64,7 @@ def mig_score(codes: FactorCodes) -> float:
 
 
 def sap_score(codes: FactorCodes) -> float:
-    return sap(codes.learn, codes.judge, codes.config.seed)
+    return sap(codes.train, codes.test, codes.config.seed)
 
 
 def dci_score(part: str, codes: FactorCodes) -> float:
@@ -72,11 +73,11 @@ def dci_score(part: str, codes: FactorCodes) -> float:
 
 
 def factor_vae_score(codes: FactorCodes) -> float:
-    return factor_vae(codes.learn, codes.judge, rng_of(codes.config.seed, 2))
+    return factor_vae(codes.train, codes.test, rng_of(codes.config.seed, 2))
 
 
 def beta_vae_score(codes: FactorCodes) -> float:
-    return beta_vae(codes.learn, codes.judge, rng_of(codes.config.seed, 3))
+    return beta_vae(codes.train, codes.test, rng_of(codes.config.seed, 3))
 
 
 def rng_of(seed: int, stream: int) -> np.random.Generator:

@@ -1,19 +1,20 @@
-"""How well factors can be told from codes, and from which: SAP and DCI.
+"""SAP and DCI: scores of predicting factors from codes.
 
-**SAP** (Kumar et al. 2018, "Variational Inference of Disentangled Latent Concepts", arXiv:1711.00848, section 3): each
-factor is told from each single code; the difference between the two best codes, as a mean over factors. An ordered
-factor's score is the R^2 of a linear fit, that of one that is only a kind (shape) the accuracy of a linear classifier
-on other images, as in InfoGAN-CR (disentanglement_lib takes all factors for kinds). The second best code has the
-accuracy of chance at least, so that a kind of three classes adds at most 2/3.
+**SAP** (Kumar et al. 2018, "Variational Inference of Disentangled Latent Concepts", arXiv:1711.00848, section 3)
+predicts each factor from each single code. The score is the difference between the two best codes, averaged over
+factors. For an ordered factor, a code is scored by the R^2 of a linear fit. For an unordered factor (shape), it is
+scored by the accuracy of a linear classifier on the test split, as in InfoGAN-CR. (disentanglement_lib treats all
+factors as unordered.) The second best code has at least chance accuracy, so a factor of three classes adds at most 2/3.
 
 **DCI** (Eastwood and Williams 2018, "A Framework for the Quantitative Evaluation of Disentangled Representations",
-openreview By-7dz-AZ, section 2): each factor is told from all codes by boosted trees, which say how much each code
-mattered, R (D, F). Disentanglement: 1 - entropy of a code's row, in units of log F, weighted by the row's share of R.
-Completeness: the same of columns, in units of log D. Informativeness: the accuracy on other images. The classifier is
-disentanglement_lib's, scikit-learn's GradientBoostingClassifier, which there has 100 rounds on 10,000 images. The
-number of rounds matters where scores are low: an InfoGAN's disentanglement was 0.077 with 20 rounds on 5,000 images,
-our default, and 0.033 with 100. So compare figures of equal rounds only, and with published ones only those of
-``measure.THOROUGH``.
+openreview By-7dz-AZ, section 2) predicts each factor from all codes with boosted trees. Their importances are R (D, F).
+Disentanglement is 1 - the entropy of a code's row in units of log F, weighted by the row's share of R. Completeness is
+the same for columns, in units of log D. Informativeness is the accuracy on the test split.
+
+The classifier is scikit-learn's GradientBoostingClassifier, as in disentanglement_lib, which uses 100 rounds on 10,000
+images. The number of rounds matters for low scores: an InfoGAN's disentanglement was 0.077 with our default (20 rounds,
+5,000 images) and 0.033 with 100 rounds. So compare only scores with equal rounds. Compare published scores only with
+``measure_disentanglement.THOROUGH``.
 """
 
 from __future__ import annotations
@@ -24,66 +25,72 @@ from infogan_ray.evaluation.disentanglement.encoded import Encoded
 from infogan_ray.evaluation.disentanglement.information import gaps
 
 
-def sap(learn: Encoded, judge: Encoded, seed: int = 0) -> float:
-    """Between 0 and 1."""
-    table = np.zeros((len(learn.categories), len(learn.sizes)))
-    for code in range(len(learn.categories)):
-        for factor, ordered in enumerate(learn.ordered):
+def sap(train: Encoded, test: Encoded, seed: int = 0) -> float:
+    """The SAP score, 0 to 1."""
+    table = np.zeros((len(train.categories), len(train.sizes)))
+    for code in range(len(train.categories)):
+        for factor, ordered in enumerate(train.ordered):
             if ordered:
-                table[code, factor] = explained(learn, code, learn.classes[:, factor].astype(float))
+                table[code, factor] = explained_variance(train, code, train.classes[:, factor].astype(float))
             else:
-                table[code, factor] = _accuracy(learn, judge, code, factor, seed)
+                table[code, factor] = _accuracy(train, test, code, factor, seed)
     return float(gaps(table).mean())
 
 
-def explained(encoded: Encoded, code: int, values: np.ndarray) -> float:
-    """R^2 of the best linear fit of values (N,) by one code: the squared correlation, or what categories explain."""
+def explained_variance(encoded: Encoded, code: int, values: np.ndarray) -> float:
+    """R^2 of the best linear fit of values (N,) by one code.
+
+    For a continuous code this is the squared correlation, for a discrete one the variance between categories.
+    """
     total = values.var()
     categories = encoded.categories[code]
     if not total:
         return 0.0
     if not categories:
-        known = encoded.codes[:, code] - encoded.codes[:, code].mean()
-        return float((known * (values - values.mean())).mean() ** 2 / (known.var() or 1.0) / total)
+        centred = encoded.codes[:, code] - encoded.codes[:, code].mean()
+        return float((centred * (values - values.mean())).mean() ** 2 / (centred.var() or 1.0) / total)
     labels = encoded.codes[:, code].astype(int)
     counts = np.bincount(labels, minlength=categories)
     means = np.bincount(labels, values, categories) / np.maximum(counts, 1)
     return float((counts * (means - values.mean()) ** 2).sum() / len(values) / total)
 
 
-def _accuracy(learn: Encoded, judge: Encoded, code: int, factor: int, seed: int) -> float:
+def _accuracy(train: Encoded, test: Encoded, code: int, factor: int, seed: int) -> float:
     from sklearn.svm import LinearSVC
 
-    known, asked = learn.columns(code), judge.columns(code)
-    if not learn.categories[code]:  # in units of its deviation: the classifier's weights are bounded, and units are not
-        mean, deviation = known.mean(), known.std() or 1.0
-        known, asked = (known - mean) / deviation, (asked - mean) / deviation
+    train_columns, test_columns = train.columns(code), test.columns(code)
+    if not train.categories[code]:  # the classifier penalises large weights, so its result depends on a code's scale
+        mean, deviation = train_columns.mean(), train_columns.std() or 1.0
+        train_columns, test_columns = (train_columns - mean) / deviation, (test_columns - mean) / deviation
     classifier = LinearSVC(C=0.01, class_weight="balanced", random_state=seed)
-    return float(classifier.fit(known, learn.classes[:, factor]).score(asked, judge.classes[:, factor]))
+    return float(classifier.fit(train_columns, train.classes[:, factor]).score(test_columns, test.classes[:, factor]))
 
 
-def dci(learn: Encoded, judge: Encoded, rounds: int, seed: int = 0) -> dict[str, float]:
-    """``dci_disentanglement``, ``dci_completeness`` and ``dci_informativeness``, each between 0 and 1."""
+def dci(train: Encoded, test: Encoded, rounds: int, seed: int = 0) -> dict[str, float]:
+    """``dci_disentanglement``, ``dci_completeness`` and ``dci_informativeness``, each 0 to 1."""
     from sklearn.ensemble import GradientBoostingClassifier
 
-    codes = range(len(learn.categories))
-    known, asked = (np.hstack([encoded.columns(code) for code in codes]) for encoded in (learn, judge))
-    belongs = np.repeat(codes, [max(k, 1) for k in learn.categories])  # a category's columns are one code
-    importance, right = np.zeros((len(codes), len(learn.sizes))), []
-    for factor in range(len(learn.sizes)):
+    codes = range(len(train.categories))
+    train_columns, test_columns = (np.hstack([split.columns(code) for code in codes]) for split in (train, test))
+    code_of_column = np.repeat(codes, [max(k, 1) for k in train.categories])
+    importance, accuracies = np.zeros((len(codes), len(train.sizes))), []
+    for factor in range(len(train.sizes)):
         trees = GradientBoostingClassifier(n_estimators=rounds, random_state=seed)
-        trees.fit(known, learn.classes[:, factor])
-        np.add.at(importance[:, factor], belongs, np.abs(trees.feature_importances_))  # -1e-17 happens
-        right.append(trees.score(asked, judge.classes[:, factor]))
+        trees.fit(train_columns, train.classes[:, factor])
+        np.add.at(importance[:, factor], code_of_column, np.abs(trees.feature_importances_))  # -1e-17 can occur
+        accuracies.append(trees.score(test_columns, test.classes[:, factor]))
     return {
         "dci_disentanglement": disentanglement(importance),
         "dci_completeness": disentanglement(importance.T),
-        "dci_informativeness": float(np.mean(right)),
+        "dci_informativeness": float(np.mean(accuracies)),
     }
 
 
 def disentanglement(importance: np.ndarray) -> float:
-    """Of R (D, F), and completeness of its transpose: how far each row has its weight in one place, 0 to 1."""
+    """The degree to which each row of R (D, F) has its weight in one column, 0 to 1.
+
+    For R it is disentanglement, and for its transpose completeness.
+    """
     total = importance.sum()
     if not total:
         return 0.0
@@ -92,4 +99,4 @@ def disentanglement(importance: np.ndarray) -> float:
     weight = importance.sum(1)
     share = importance / np.where(weight, weight, 1)[:, None]
     entropy = -(share * np.log(np.where(share, share, 1))).sum(1) / np.log(importance.shape[1])
-    return float(np.maximum(0, ((1 - entropy) * weight).sum() / total))  # rounding
+    return float(np.maximum(0, ((1 - entropy) * weight).sum() / total))  # rounding errors can be negative

@@ -1,1 +1,1 @@
-"""How near generated images are to real ones."""
+"""Similarity of generated images to real ones: distances, precision and recall on learned features."""

@@ -1,7 +1,8 @@
-"""A small classifier of the data's own labels, whose features images are compared on. Trained once, then kept.
+"""A small classifier of the data's labels. Fidelity metrics compare images on its features.
 
-Inception's features know photographs and have to be fetched; these know what tells this data's classes apart, and
-come from the data alone. So distances on them compare models of the same data, and no figure of a paper.
+It is trained once for each data set and then cached. Inception's features fit photographs, and its weights must be
+downloaded. The features here fit the classes of this data. Distances on them compare models of the same data, but not
+with published values.
 
 Shapes: (N, C, H, W) uint8 images, H = W; (N,) labels from 0; (N, F) features.
 """
@@ -29,21 +30,22 @@ from infogan_ray.evaluation.bound import BATCH, evaluating
 from infogan_ray.evaluation.progress import duration
 from infogan_ray.models.rng import seeded_generator
 
-RECIPE = 1  # counted up by whoever changes what the same configuration trains
+RECIPE = 1  # version of the training code: increase it if the same configuration trains another classifier
 WEIGHTS, DESCRIPTION = "classifier.safetensors", "classifier.json"
-EVERY_S = 10.0  # between lines of progress
-LEAST_SKILL = 0.5  # of the way from guessing to being always right; below it is said aloud
+PROGRESS_INTERVAL_S = 10.0
+MIN_SKILL = 0.5  # (accuracy - chance) / (1 - chance); a warning is printed below it
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
     width: int = 24
-    """Channels of the first convolution; twice as many in each after it, up to four times as many."""
+    """Channels of the first convolution. Each further one has twice as many, up to four times ``width``."""
     features: int = 64
     steps: int = 600
     batch_size: int = 128
     learning_rate: float = 4e-3
-    """At its peak: it rises over the first 30% of the steps, then falls to 0 (Smith & Topin 2017, arXiv:1708.07120)."""
+    """The peak. The rate rises during the first 30% of the steps, then falls to 0 (Smith & Topin 2017,
+    arXiv:1708.07120)."""
     weight_decay: float = 0.01
     seed: int = 0
 
@@ -57,7 +59,7 @@ class ClassifierConfig:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a classifier learns from, and the held-out part that it is judged on."""
+    """The training images and held-out images of a classifier, with their labels."""
 
     images: Tensor
     labels: Tensor
@@ -70,12 +72,12 @@ class Labelled:
 
     @property
     def chance(self) -> float:
-        """How often it is right to guess the most frequent class of the held-out part."""
+        """The accuracy of always predicting the most frequent class of the held-out images."""
         return float(self.test_labels.bincount().max() / len(self.test_labels))
 
 
 class Network(nn.Module):
-    """Convolutions that halve the image down to 4 x 4 or less, then the features, then one number for each class."""
+    """Convolutions that halve the image down to 4 x 4 or less, a layer of features, and one logit per class."""
 
     mean: Tensor
     scale: Tensor
@@ -94,7 +96,7 @@ class Network(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of images in -1...1."""
+        """Logits (N, classes) of images in [-1, 1]."""
         logits: Tensor = self.head(self.trunk(images))
         return logits
 
@@ -103,57 +105,59 @@ class Network(nn.Module):
 class Classifier:
     network: Network
     accuracy: float
-    """On the held-out part."""
+    """On the held-out images."""
     chance: float
     fingerprint: str
-    """Of its weights. Distances on the features of two classifiers do not compare."""
+    """SHA-256 of the weights. Distances on features of different classifiers cannot be compared."""
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
-        """(N, F) of uint8 images: centred and scaled by one number, so that on the images that the classifier learned
-        from the variance of a feature is 1 in the mean. One image drawn all the time, the mean one, would be at a
-        Fréchet distance of F."""
+        """(N, F) of uint8 images, centred and divided by one number.
+
+        On the classifier's training images, the mean variance of a feature is then 1. A generator that always makes
+        an image with the mean features would have a Fréchet distance of F.
+        """
         with evaluating(self.network):
             found = torch.cat([self.network.trunk(to_unit_range(part)) for part in images.split(BATCH)])
         return (found - self.network.mean) / self.network.scale
 
     @property
-    def poor(self) -> bool:
-        """Whether its features hardly know the labels."""
-        return self.accuracy - self.chance < LEAST_SKILL * (1 - self.chance)
+    def is_poor(self) -> bool:
+        """Whether the accuracy is too low for useful features."""
+        return self.accuracy - self.chance < MIN_SKILL * (1 - self.chance)
 
 
-def classifier_of(
+def load_or_train(
     data: Labelled, config: ClassifierConfig | None = None, say: Callable[[str], None] = print
 ) -> Classifier:
-    """The classifier of this data: the one that was kept, or a new one, which is kept.
+    """The cached classifier of this data, or a new one, which is then cached.
 
-    Raises UserError, in one line, for fewer than two classes.
+    Raises UserError for fewer than two classes.
     """
     config = config or ClassifierConfig()
     if data.classes < 2:
         raise UserError("quality needs labels of two classes or more to learn features from, and the data has one")
     folder = cache_folder() / "classifiers" / key(data, config)[:16]
     network = build(data, config)
-    kept = _read(folder, network)
-    if kept is not None:
-        return kept
+    cached = _read_cache(folder, network)
+    if cached is not None:
+        return cached
     say(
         f"quality: training a classifier of {data.classes:,} classes on {len(data.images):,} images, "
-        f"once for this data; it is kept in {folder}"
+        f"once for this data; it is cached in {folder}"
     )
     began = time.monotonic()
     train(network, data, config, say)
-    accuracy = judge(network, data)
+    accuracy = held_out_accuracy(network, data)
     content = save(network.state_dict())
-    found = Classifier(network, accuracy, data.chance, hashlib.sha256(content).hexdigest())
+    trained = Classifier(network, accuracy, data.chance, hashlib.sha256(content).hexdigest())
     say(f"quality: trained in {duration(time.monotonic() - began)}; right on {accuracy:.1%} of held-out images")
-    _keep(folder, content, _described(found, data, config), say)
-    return found
+    _write_cache(folder, content, _describe(trained, data, config), say)
+    return trained
 
 
 def key(data: Labelled, config: ClassifierConfig) -> str:
-    """Says what a classifier was made of: SHA-256 of images, labels, their shapes and the recipe."""
+    """The cache key of a classifier: SHA-256 of the images, the labels, their shapes and the configuration."""
     digest = hashlib.sha256(json.dumps([RECIPE, asdict(config)], sort_keys=True).encode())
     for tensor in (data.images, data.labels.long(), data.test_images, data.test_labels.long()):
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -162,30 +166,33 @@ def key(data: Labelled, config: ClassifierConfig) -> str:
 
 
 def build(data: Labelled, config: ClassifierConfig) -> Network:
-    """With weights that depend on the seed alone; no global generator is touched."""
+    """A network whose initial weights depend on the seed alone. Global random states do not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return Network(data.images.shape[1], data.images.shape[-1], data.classes, config)
 
 
 def train(network: Network, data: Labelled, config: ClassifierConfig, say: Callable[[str], None] = print) -> None:
-    """AdamW (Loshchilov & Hutter 2019) on cross-entropy, with batches drawn by seed and step."""
+    """Train with AdamW (Loshchilov & Hutter 2019) on cross-entropy. The seed and the step decide each batch.
+
+    At the end, compute the mean and the scale of the features on the training images.
+    """
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    total = max(config.steps, 4)  # of the schedule, which cannot be shorter
+    total = max(config.steps, 4)  # the schedule cannot be shorter
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total)
-    began = said = time.monotonic()
+    began = last_report = time.monotonic()
     network.train()
     for step in range(config.steps):
-        draw = seeded_generator(config.seed, "classifier", step)
-        rows = torch.randint(len(data.images), (config.batch_size,), generator=draw)
+        generator = seeded_generator(config.seed, "classifier", step)
+        rows = torch.randint(len(data.images), (config.batch_size,), generator=generator)
         loss = functional.cross_entropy(network(to_unit_range(data.images[rows])), data.labels[rows].long())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
         now = time.monotonic()
-        if now - said > EVERY_S:
-            said = now
+        if now - last_report > PROGRESS_INTERVAL_S:
+            last_report = now
             left = (now - began) / (step + 1) * (config.steps - step - 1)
             say(f"quality: classifier at step {step + 1:,} of {config.steps:,}, {duration(left)} left")
     with evaluating(network), torch.inference_mode():
@@ -195,23 +202,23 @@ def train(network: Network, data: Labelled, config: ClassifierConfig, say: Calla
 
 
 @torch.inference_mode()
-def judge(network: Network, data: Labelled) -> float:
-    """The share of the held-out images whose class it says."""
+def held_out_accuracy(network: Network, data: Labelled) -> float:
+    """The share of held-out images whose class is predicted correctly."""
     with evaluating(network):
-        said = torch.cat([network(to_unit_range(part)).argmax(1) for part in data.test_images.split(BATCH)])
-    return float((said == data.test_labels).float().mean())
+        predicted = torch.cat([network(to_unit_range(part)).argmax(1) for part in data.test_images.split(BATCH)])
+    return float((predicted == data.test_labels).float().mean())
 
 
-def _described(found: Classifier, data: Labelled, config: ClassifierConfig) -> dict[str, Any]:
+def _describe(classifier: Classifier, data: Labelled, config: ClassifierConfig) -> dict[str, Any]:
     return {
-        "sha256": found.fingerprint, "accuracy": found.accuracy, "chance": found.chance, "classes": data.classes,
-        "image_shape": list(data.images.shape[1:]), "images": len(data.images), "recipe": RECIPE,
-        "config": asdict(config), "torch": torch.__version__,
+        "sha256": classifier.fingerprint, "accuracy": classifier.accuracy, "chance": classifier.chance,
+        "classes": data.classes, "image_shape": list(data.images.shape[1:]), "images": len(data.images),
+        "recipe": RECIPE, "config": asdict(config), "torch": torch.__version__,
     }  # fmt: skip
 
 
-def _read(folder: Path, network: Network) -> Classifier | None:
-    """What was kept, into ``network``; None where nothing was, or not all of it."""
+def _read_cache(folder: Path, network: Network) -> Classifier | None:
+    """Load the cached weights into ``network``. None if the cache is missing or incomplete."""
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
         content = (folder / WEIGHTS).read_bytes()
@@ -225,8 +232,11 @@ def _read(folder: Path, network: Network) -> Classifier | None:
         return None
 
 
-def _keep(folder: Path, content: bytes, description: dict[str, Any], say: Callable[[str], None]) -> None:
-    """The description last: weights without one that fits do not count. A cache that is closed stops nothing."""
+def _write_cache(folder: Path, content: bytes, description: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Write the weights, then the description: weights without a matching description are ignored.
+
+    If the cache cannot be written, print a warning and continue.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, part in ((WEIGHTS, content), (DESCRIPTION, json.dumps(description, indent=2).encode())):
@@ -234,4 +244,4 @@ def _keep(folder: Path, content: bytes, description: dict[str, Any], say: Callab
             temporary.write_bytes(part)
             temporary.replace(folder / name)
     except OSError as error:
-        say(f"quality: the classifier is not kept: cannot write to {folder} ({error.strerror}); set INFOGAN_DATA")
+        say(f"quality: the classifier is not cached: cannot write to {folder} ({error.strerror}); set INFOGAN_DATA")

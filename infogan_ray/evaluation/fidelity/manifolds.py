@@ -1,9 +1,9 @@
 """Improved precision and recall: the share of generated images that look real, and of real ones that are covered.
 
 Kynkäänniemi et al. 2019 ("Improved precision and recall metric for assessing generative models", arXiv:1904.06991),
-equations 1 and 2: around each feature of a set a ball reaches to its k-th nearest neighbour in the same set; all balls
-together are the set's manifold. A distance mixes both faults. These two tell blurred images (low precision) from images
-that are never generated (low recall).
+equations 1 and 2. A ball around each feature reaches its k-th nearest neighbour in the same set. The union of all balls
+is the set's manifold. Low precision means blurred or unrealistic images. Low recall means that the generator misses
+some real images. A distance does not separate these two faults.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ NEIGHBOURS = 3  # k, as in the paper
 
 
 def precision(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> float:
-    """Of features (N, D) and (M, D), best in equal numbers: the share of generated ones inside the real manifold.
+    """The share of generated features (M, D) inside the manifold of real features (N, D). Best used with N = M.
 
-    Memory is bounded by BLOCK rows of distances. Raises UserError for k or fewer features on a side.
+    Memory is limited to BLOCK rows of distances. Raises UserError if a set has k or fewer features.
     """
     real, generated = _centred(real, generated, k)
     return inside(generated, real, radii(real, k))
 
 
 def recall(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> float:
-    """The share of real features inside the generated manifold; as ``precision`` otherwise."""
+    """The share of real features inside the generated manifold. Otherwise as ``precision``."""
     real, generated = _centred(real, generated, k)
     return inside(real, generated, radii(generated, k))
 
 
 def _centred(real: Tensor, generated: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """In float64, around the real mean: small numbers lose the least in the distances below."""
+    """Both sets in float64, minus the real mean. Small numbers have small rounding errors in the distances below."""
     real, generated = checked(real), checked(generated)
     if k < 1 or min(len(real), len(generated)) <= k:
         raise UserError(f"precision and recall with k={k} need more than {k} images of each kind; there are "
@@ -45,18 +45,18 @@ def _centred(real: Tensor, generated: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def radii(features: Tensor, k: int) -> Tensor:
-    """(N,) squared distances to the k-th nearest of the others: a feature's distance to itself is the least of all."""
+    """(N,) squared distances to the k-th nearest other feature. A feature's distance to itself is the smallest."""
     return torch.cat([block.kthvalue(k + 1, dim=1).values for block in _squared_distances(features, features)])
 
 
 def inside(points: Tensor, centres: Tensor, squared_radii: Tensor) -> float:
-    """The share of points (M, D) that lie in one of the balls around centres (N, D)."""
+    """The share of points (M, D) inside at least one of the balls around centres (N, D)."""
     hits = sum(int((block <= squared_radii).any(1).sum()) for block in _squared_distances(points, centres))
     return hits / len(points)
 
 
 def _squared_distances(first: Tensor, second: Tensor) -> Iterator[Tensor]:
-    """(BLOCK, N) at a time."""
+    """Yields the squared distances in blocks (BLOCK, N)."""
     lengths = second.square().sum(1)
     for rows in first.split(BLOCK):
         yield (rows.square().sum(1, keepdim=True) + lengths - 2 * rows @ second.T).clamp_min(0)

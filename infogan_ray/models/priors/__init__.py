@@ -1,1 +1,1 @@
-"""Priors of codes, one module a kind. ``base.Prior`` says what a kind must do; ``registry.KINDS`` lists the kinds."""
+"""Priors of codes, one module per kind. ``base.Prior`` is their interface; ``registry.KINDS`` lists them."""

@@ -1,7 +1,7 @@
-"""What a prior kind must do: the one interface through which everything else uses codes.
+"""The interface of priors. All other code uses priors only through it.
 
-A new kind is a module here with one class, and its entry in ``registry.py``. Nothing else asks for a prior's class;
-what only some kinds can do is asked of the object (``prior.categories is not None``, ``prior.one_hot``).
+To add a kind, add a module with one class here, and an entry in ``registry.py``. Other code does not test for a class.
+It tests properties of the object: ``prior.categories is not None``, ``prior.one_hot``.
 
 Shapes: B or N rows, ``dim`` columns of the code in a latent, ``q_dim`` outputs of Q for it. All information is in nats.
 """
@@ -25,10 +25,10 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class Sigma:
-    """What Q may say of a continuous code's spread.
+    """The limits of Q's standard deviation for continuous codes.
 
-    ``floor`` bounds a learned standard deviation from below: sigma -> 0 would fake a rising bound. ``fixed`` replaces
-    the learned one by a constant.
+    ``floor``: the minimum of a learned standard deviation. Without it, sigma -> 0 would raise the bound without more
+    information. ``fixed``: a constant in place of the learned one.
     """
 
     floor: float = 0.1
@@ -45,20 +45,20 @@ class Sigma:
 
 
 class Traversed(NamedTuple):
-    """The values that a traversal shows of a code."""
+    """The values of a code in a traversal."""
 
     values: list[float]
     inside: tuple[int, int] | None
-    """First and last place whose value lies in the prior, for a continuous code; None for a discrete one."""
+    """Index of the first and last value inside the prior, for a continuous code. None for a discrete one."""
 
 
 class Row(NamedTuple):
-    """One line of what Q says of an image, for people."""
+    """One line about Q's prediction for an image, as the explorer shows it."""
 
     label: str
-    """Follows the code's name: " = 3", or nothing."""
+    """The text after the code's name: " = 3", or empty."""
     share: float
-    """Length of a bar, 0 to 1."""
+    """Length of the bar, 0 to 1."""
     words: str
 
 
@@ -66,40 +66,40 @@ class Prior(ABC):
     """The prior of one code. Subclasses are frozen dataclasses whose fields are the prior's parameters."""
 
     kind: ClassVar[str]
-    """Its word in a specification: ``kind=NUMBER@parameters``; also the first part of codes' names."""
+    """The kind's word in a specification: ``kind=NUMBER@parameters``. It is also the first part of codes' names."""
     form: ClassVar[str]
     """The text form with all parameters, for messages: "uniform=N@low:high"."""
     family: ClassVar[str]
-    """How exported descriptions name the kind."""
+    """The name of the kind in exported descriptions."""
     lambda_field: ClassVar[str]
-    """The field of ``ObjectiveConfig`` that weighs its bound, where no weight is given by the code's name."""
+    """The field of ``ObjectiveConfig`` with the weight of its bound. ``lambda_code`` can replace it by code."""
     examples: ClassVar[tuple[float, float]]
-    """Two values that a user may set; documents show the second one."""
+    """Two valid values. Documents show the second one."""
     one_hot: ClassVar[bool] = False
-    """Each category has a column of the latent and an output of Q of its own, a logit. Only such codes sort images
-    into clusters, can have their probabilities learned, and can have categories restarted."""
+    """Whether each category has its own column of the latent and its own logit of Q. Only these codes sort images into
+    clusters, and only they support learned probabilities and restarted categories."""
 
     @classmethod
     @abstractmethod
     def parse(cls, number: int, parameters: tuple[float, ...]) -> list[Prior]:
-        """The codes that ``kind=number@parameters`` means. Raises UserError, or TypeError for too many parameters."""
+        """The codes of ``kind=number@parameters``. Raises UserError, or TypeError for too many parameters."""
 
     @classmethod
     def width(cls, number: int) -> int:
-        """Columns of the latent that ``kind=number`` takes."""
+        """The number of latent columns of ``kind=number``."""
         return number
 
     @property
     @abstractmethod
     def parameters(self) -> tuple[float, ...]:
-        """What stands behind '@' in the text form; empty for the kind's defaults."""
+        """The parameters after '@' in the text form. Empty for the kind's defaults."""
 
     def count(self, times: int) -> str:
-        """What stands before '@' in the text form of so many equal codes."""
+        """The part before '@' in the text form of ``times`` equal codes."""
         return str(times)
 
     def text(self, times: int = 1) -> str:
-        """The text form of so many equal codes, without ``kind=``."""
+        """The text form of ``times`` equal codes, without ``kind=``."""
         return "@".join([self.count(times), *([":".join(map(exact_text, self.parameters))] if self.parameters else [])])
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class Prior(ABC):
 
     @property
     def title(self) -> str:
-        """For tables: "Categorical(10)"."""
+        """The prior as tables show it: "Categorical(10)"."""
         return f"{type(self).__name__}({self.text()})"
 
     # The prior ----------------------------------------------------------------------------------------------------
@@ -115,127 +115,128 @@ class Prior(ABC):
     @property
     @abstractmethod
     def dim(self) -> int:
-        """Columns of the code in G's input."""
+        """The number of columns of the code in G's input."""
 
     @property
     def categories(self) -> int | None:
-        """How many values a discrete code has; None for a continuous one."""
+        """The number of values of a discrete code. None for a continuous one."""
         return None
 
     @property
     @abstractmethod
     def deviation(self) -> float:
-        """Standard deviation of a continuous code's value; 1 for a discrete one."""
+        """Standard deviation of a continuous code. 1 for a discrete one."""
 
     @abstractmethod
     def entropy(self) -> float:
-        """H(c) in nats; of a continuous code, its differential entropy."""
+        """H(c) in nats. For a continuous code, this is the differential entropy."""
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, dim) on the generator's device."""
+        """Samples (n, dim) on the generator's device."""
 
     @abstractmethod
     def sample_apart(self, n: int, gap: float | Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Two values of each of ``n`` codes, (n, dim) each, that the contrastive term tells apart.
+        """``n`` pairs of different values for the contrastive term, as two tensors (n, dim).
 
-        Both have the same distribution. Between continuous values on a line lies at least the share ``gap`` of the
-        prior. Discrete values always differ, whatever the gap is: equal ones would say nothing of what a pair shares.
+        Both tensors have the same distribution. The two values of a real-valued code are separated by at least the
+        share ``gap`` of the prior. Discrete values always differ, for every gap. With equal values, the code that a
+        pair shares would be ambiguous.
         """
 
     def quantile(self, share: Tensor) -> Tensor:
-        """(n, dim): the values below which these shares (n, 1) of the prior lie. Continuous codes only."""
+        """Quantiles (n, dim) of the prior for shares (n, 1). Continuous codes only."""
         raise NotImplementedError(f"{self} has no quantiles")
 
     @property
     def probabilities(self) -> tuple[float, ...]:
-        """The prior of each category. Discrete codes only."""
+        """The prior probability of each category. Discrete codes only."""
         raise NotImplementedError(f"{self} has no categories")
 
     def with_probabilities(self, probabilities: tuple[float, ...]) -> Prior:
-        """The same code with another prior. ``one_hot`` codes only."""
-        raise NotImplementedError(f"{self} has no probabilities that could be replaced")
+        """The same code with other probabilities. ``one_hot`` codes only."""
+        raise NotImplementedError(f"{self} has no probabilities that can be replaced")
 
-    # What Q says of it ----------------------------------------------------------------------------------------------
+    # Q's prediction -------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def q_dim(self, sigma: Sigma) -> int:
-        """How many outputs Q has for the code."""
+        """The number of Q's outputs for the code."""
 
     @abstractmethod
     def log_likelihood(self, q: Tensor, code: Tensor, sigma: Sigma) -> Tensor:
-        """log Q(c|x) per row, (B,), from Q's outputs (B, q_dim) and the code's columns (B, dim)."""
+        """log Q(c|x) in nats per row, (B,), from Q's outputs (B, q_dim) and the code's columns (B, dim)."""
 
     @abstractmethod
     def ceiling(self, sigma: Sigma) -> float:
-        """The largest value that L_I can take, in nats."""
+        """The largest possible value of L_I, in nats."""
 
     def divergence(self, q: Tensor, other: Tensor, sigma: Sigma) -> Tensor:
-        """KL(Q || Q') in nats per row, (N, 1), from Q's outputs for two images each. Continuous codes only."""
+        """KL(Q || Q') in nats per row, (N, 1), from Q's outputs for two images per row. Continuous codes only."""
         raise NotImplementedError(f"{self} is discrete")
 
     def log_probabilities(self, q: Tensor) -> Tensor:
-        """(N, k) log Q of each category. Discrete codes only."""
+        """log Q (N, k) of each category. Discrete codes only."""
         raise NotImplementedError(f"{self} has no categories")
 
     @abstractmethod
     def estimate(self, q: Tensor, sigma: Sigma) -> Tensor:
-        """(N,) the value that Q finds: its mean, or the most probable category."""
+        """The predicted values (N,): Q's mean, or its most probable category."""
 
     @abstractmethod
     def outputs(self, q: Tensor, sigma: Sigma) -> dict[str, Tensor]:
-        """What an exported graph gives, by the end of its name: tensors of N rows."""
+        """The outputs of an exported graph for the code: tensors of N rows, by the suffix of the output's name."""
 
     def columns(self, q: Tensor, sigma: Sigma) -> dict[str, Tensor]:
-        """What ``InfoGAN.encode`` writes, by the end of the column's name; "" is the value that Q finds."""
+        """The columns of ``InfoGAN.encode``, by the suffix of the column's name. "" is the predicted value."""
         return self.outputs(q, sigma)
 
-    # Values as people give and see them -------------------------------------------------------------------------------
+    # Values for users -------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def embed(self, value: float, name: str) -> Tensor:
-        """(dim,) the columns of a finite value. Raises UserError, with the code's name, for one that it cannot have."""
+        """The columns (dim,) of a finite value. Raises UserError, with the code's name, for an invalid value."""
 
     @abstractmethod
     def value_of(self, columns: Tensor) -> Tensor:
-        """(...) the values of columns (..., dim): the inverse of ``embed``."""
+        """The values (...) of columns (..., dim): the inverse of ``embed``."""
 
     def nearest(self, value: float) -> float:
-        """The value nearest to one of ``encode`` that ``embed`` takes."""
+        """The value nearest to a value from ``encode`` that ``embed`` accepts."""
         return value
 
     @abstractmethod
     def traversal(self, columns: int) -> Traversed:
-        """The values that a traversal shows: all of a discrete code, ``columns`` of a continuous one."""
+        """The values in a traversal: all values of a discrete code, or ``columns`` values of a continuous one."""
 
     @abstractmethod
     def widget(self) -> dict[str, Any]:
-        """The explorer's control as JSON, for ``static/codes.js``.
+        """The explorer's control as JSON, for ``static/code_controls.js``.
 
         Either ``{"control": "choices", "choices": [values]}`` or ``{"control": "slider", "reach": [low, high],
-        "inside": [low, high]}``, of which the second range is the prior's.
+        "inside": [low, high]}``. ``reach`` is the slider's range, and ``inside`` is the prior's range.
         """
 
     @abstractmethod
     def summary(self, name: str, reading: Mapping[str, Any]) -> list[Row]:
-        """What Q says of one image, for people, from the columns of ``InfoGAN.encode``."""
+        """Q's prediction for one image as lines of text, from the columns of ``InfoGAN.encode``."""
 
 
-@functools.lru_cache(maxsize=1024)  # far more than a run has: a recorded step reads its own where they lie
+@functools.lru_cache(maxsize=1024)  # far more than a run has, because a recorded step needs them at fixed addresses
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(n,) of these values on a device, not to be written to.
+    """The values as a tensor (n,) on a device. Do not write to it: the tensor is cached.
 
-    They are copied there once: a copy waits for all that a GPU has still to do, and a training step must not.
+    The cache avoids copies in training steps. A copy waits until the GPU has finished all earlier work.
     """
-    with torch.inference_mode(False):  # whoever asks first, autograd may need it later
+    with torch.inference_mode(False):  # autograd may need the tensor later, even if the first call is in inference mode
         return torch.tensor(values, device=device)
 
 
 def exact_text(number: float) -> str:
-    """A number in the fewest digits that give it back exactly: a specification is read again from its text."""
+    """The shortest text that gives exactly this number when parsed, so that a specification survives its text form."""
     return repr(float(number)).removesuffix(".0")
 
 
 def one_hot(index: Tensor, k: int) -> Tensor:
-    """(n, k) of floats from indices (n,). F.one_hot would read the largest index, on all devices but CUDA."""
+    """One-hot floats (n, k) from indices (n,). F.one_hot would read the largest index on all devices except CUDA."""
     return torch.zeros(len(index), k, device=index.device).scatter_(1, index.unsqueeze(1), 1.0)

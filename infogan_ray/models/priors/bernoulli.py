@@ -1,4 +1,4 @@
-"""``bernoulli=N``: N coins."""
+"""``bernoulli=N``: N binary codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from infogan_ray.models.priors.discrete import Discrete
 
 @dataclass(frozen=True)
 class Bernoulli(Discrete):
-    """A coin with P(1) = ``p``."""
+    """A binary code with P(1) = ``p``."""
 
     p: float = 0.5
     kind = "bernoulli"
@@ -49,18 +49,18 @@ class Bernoulli(Discrete):
         return -self.p * math.log(self.p) - (1 - self.p) * math.log(1 - self.p)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, 1) of zeros and ones."""
+        """Zeros and ones (n, 1)."""
         return (torch.rand(n, 1, generator=generator, device=generator.device) < self.p).float()
 
     def sample_apart(self, n: int, gap: float | Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        one = (torch.rand(n, 1, generator=generator, device=generator.device) < 0.5).float()
-        return one, 1 - one
+        first = (torch.rand(n, 1, generator=generator, device=generator.device) < 0.5).float()
+        return first, 1 - first
 
     def q_dim(self, sigma: Sigma) -> int:
         return 1
 
     def log_likelihood(self, q: Tensor, code: Tensor, sigma: Sigma) -> Tensor:
-        """Of a logistic Q with logit q (B, 1)."""
+        """log Q(c|x) for Q's logit q (B, 1) of the value 1."""
         return -F.softplus(torch.where(code > 0.5, -q, q)).sum(1)
 
     def log_probabilities(self, q: Tensor) -> Tensor:

@@ -15,12 +15,12 @@ from infogan_ray import UserError
 from infogan_ray.models.priors.base import Prior, Row, Sigma, constant, one_hot
 from infogan_ray.models.priors.discrete import Discrete, probabilities_on
 
-SHOWN = 3  # categories of one image that people see
+SHOWN_CATEGORIES = 3  # in the summary of one image
 
 
 @dataclass(frozen=True)
 class Categorical(Discrete):
-    """One of ``k`` categories, one-hot. Uniform unless ``probs`` (they must sum to 1) says otherwise."""
+    """One of ``k`` categories, one-hot. ``probs``: the probabilities, which must sum to 1; None is uniform."""
 
     k: int
     probs: tuple[float, ...] | None = None
@@ -35,8 +35,8 @@ class Categorical(Discrete):
         if self.k < 2:
             raise UserError(f"codes: cat={self.k}; a categorical code needs at least 2 categories, for example cat=10")
         if self.probs is not None:
-            good = len(self.probs) == self.k and all(p > 0 for p in self.probs) and abs(sum(self.probs) - 1) < 1e-6
-            if not good:
+            valid = len(self.probs) == self.k and all(p > 0 for p in self.probs) and abs(sum(self.probs) - 1) < 1e-6
+            if not valid:
                 raise UserError(
                     f"codes: cat={self.k}@{':'.join(map(str, self.probs))}; "
                     f"give {self.k} positive probabilities that sum to 1"
@@ -73,7 +73,7 @@ class Categorical(Discrete):
         return math.log(self.k) if self.probs is None else -sum(p * math.log(p) for p in self.probs)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, k) one-hot."""
+        """One-hot rows (n, k)."""
         if self.probs is None:
             index = torch.randint(self.k, (n,), generator=generator, device=generator.device)
         else:
@@ -82,17 +82,17 @@ class Categorical(Discrete):
         return one_hot(index, self.k)
 
     def sample_apart(self, n: int, gap: float | Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """P(a) P(b) without a = b."""
+        """Pairs (a, b) sampled from P(a) P(b), under the condition that a and b differ."""
         prior = probabilities_on(self, generator.device)
-        both = torch.outer(prior, prior).fill_diagonal_(0).flatten()
-        drawn = torch.multinomial(both, n, replacement=True, generator=generator)
-        return one_hot(drawn // self.k, self.k), one_hot(drawn % self.k, self.k)
+        joint = torch.outer(prior, prior).fill_diagonal_(0).flatten()
+        pairs = torch.multinomial(joint, n, replacement=True, generator=generator)
+        return one_hot(pairs // self.k, self.k), one_hot(pairs % self.k, self.k)
 
     def q_dim(self, sigma: Sigma) -> int:
         return self.k
 
     def log_likelihood(self, q: Tensor, code: Tensor, sigma: Sigma) -> Tensor:
-        """q holds logits (B, k), code is one-hot (B, k)."""
+        """log Q(c|x) from logits q (B, k) and a one-hot code (B, k)."""
         return (F.log_softmax(q, dim=1) * code).sum(1)
 
     def log_probabilities(self, q: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Categorical(Discrete):
         return {"": q.softmax(1)}
 
     def columns(self, q: Tensor, sigma: Sigma) -> dict[str, Tensor]:
-        """The category, its probability, and all k of them."""
+        """The most probable category, its probability, and the probabilities of all k categories."""
         found = q.softmax(1)
         return {"": found.argmax(1), "_probability": found.max(1).values, "_probabilities": found}
 
@@ -123,4 +123,4 @@ class Categorical(Discrete):
     def summary(self, name: str, reading: Mapping[str, Any]) -> list[Row]:
         """The most probable categories."""
         ranked = sorted(enumerate(reading[f"{name}_probabilities"]), key=lambda each: -each[1])
-        return [Row(f" = {category}", share, f"{share:.1%}") for category, share in ranked[:SHOWN]]
+        return [Row(f" = {category}", share, f"{share:.1%}") for category, share in ranked[:SHOWN_CATEGORIES]]

@@ -1,4 +1,4 @@
-"""What the kinds on the real line share: Q(c|x) is a Gaussian."""
+"""The base class of real-valued codes, for which Q(c|x) is Gaussian."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from infogan_ray.models.priors.base import HALF_LOG_2PI, Prior, Row, Sigma, Traversed
 
-REACH = 2.0  # traversals show twice the prior's half-width: what lies past the prior shows the trend
+REACH = 2.0  # traversals go to twice the prior's half-width, because values outside the prior show the trend
 
 
 class GaussianPosterior(Prior):
-    """One real number, of which Q gives the mean and a learned or fixed standard deviation."""
+    """One real number. Q predicts its mean, with a learned or fixed standard deviation."""
 
     family = "continuous"
     lambda_field = "lambda_continuous"
@@ -28,20 +28,22 @@ class GaussianPosterior(Prior):
     @property
     @abstractmethod
     def centre_and_scale(self) -> tuple[float, float]:
-        """The middle of the prior and its half-width, or its standard deviation where it has no ends."""
+        """The centre of the prior and its half-width, or its standard deviation if its range is infinite."""
 
     def sample_apart(self, n: int, gap: float | Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Two draws from a prior that is shorter by the gap; then the larger one moves up by it, as in the code of
-        Lin et al. 2020 (fjxmlzn/InfoGAN-CR)."""
-        one, other = (1 - gap) * torch.rand(2, n, 1, generator=generator, device=generator.device)
-        larger = one > other
-        return self.quantile(one + gap * larger), self.quantile(other + gap * ~larger)
+        """Sample two shares from [0, 1 - gap], then add the gap to the larger one.
+
+        This follows the code of Lin et al. 2020 (fjxmlzn/InfoGAN-CR).
+        """
+        first, second = (1 - gap) * torch.rand(2, n, 1, generator=generator, device=generator.device)
+        larger = first > second
+        return self.quantile(first + gap * larger), self.quantile(second + gap * ~larger)
 
     def q_dim(self, sigma: Sigma) -> int:
         return 2 if sigma.fixed is None else 1
 
     def ceiling(self, sigma: Sigma) -> float:
-        """H(c) - log sigma - 1/2 log 2 pi: a Q without error at its smallest deviation."""
+        """H(c) - log sigma - 1/2 log 2 pi: the bound of a Q without error, at its smallest standard deviation."""
         return self.entropy() - math.log(sigma.smallest) - HALF_LOG_2PI
 
     def mean_and_deviation(self, q: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor]:
@@ -59,14 +61,15 @@ class GaussianPosterior(Prior):
     def divergence(self, q: Tensor, other: Tensor, sigma: Sigma) -> Tensor:
         """KL of two Gaussians: ((m - m')^2 + s^2) / 2 s'^2 + log s'/s - 1/2."""
         mean, deviation = self.mean_and_deviation(q, sigma)
-        other_mean, width = self.mean_and_deviation(other, sigma)
-        return ((mean - other_mean) ** 2 + deviation**2) / (2 * width**2) + (width / deviation).log() - 0.5
+        other_mean, other_deviation = self.mean_and_deviation(other, sigma)
+        ratio = ((mean - other_mean) ** 2 + deviation**2) / (2 * other_deviation**2)
+        return ratio + (other_deviation / deviation).log() - 0.5
 
     def estimate(self, q: Tensor, sigma: Sigma) -> Tensor:
         return q[:, 0]
 
     def outputs(self, q: Tensor, sigma: Sigma) -> dict[str, Tensor]:
-        """Q's mean, and ``_std``, its standard deviation."""
+        """Q's mean, and its standard deviation as ``_std``."""
         mean, deviation = self.mean_and_deviation(q, sigma)
         return {"": mean[:, 0], "_std": deviation[:, 0]}
 
@@ -77,7 +80,7 @@ class GaussianPosterior(Prior):
         return columns[..., 0]
 
     def traversal(self, columns: int) -> Traversed:
-        """From -2 to 2 of the prior's scale."""
+        """Values from -2 to 2 times the prior's scale, around its centre."""
         centre, scale = self.centre_and_scale
         units = np.linspace(-REACH, REACH, columns)
         within = np.flatnonzero(np.abs(units) <= 1 + 1e-9)

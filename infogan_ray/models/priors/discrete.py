@@ -1,4 +1,4 @@
-"""What the kinds with categories share."""
+"""The base class of discrete codes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from infogan_ray.models.priors.base import Prior, Sigma, Traversed, constant
 
 
 class Discrete(Prior):
-    """A code of k values, 0 to k - 1, of which Q gives the probabilities."""
+    """A code with k values, 0 to k - 1. Q predicts their probabilities."""
 
     deviation = 1.0
 
     def ceiling(self, sigma: Sigma) -> float:
-        """H(c), since log Q <= 0 for a discrete code."""
+        """H(c), because log Q <= 0 for a discrete code."""
         return self.entropy()
 
     def traversal(self, columns: int) -> Traversed:
@@ -27,5 +27,5 @@ class Discrete(Prior):
 
 
 def probabilities_on(prior: Prior, device: torch.device) -> Tensor:
-    """(k,) the prior's probabilities of a discrete code, not to be written to."""
+    """The prior probabilities (k,) of a discrete code. Do not write to this tensor: it is cached."""
     return constant(prior.probabilities, device)

@@ -49,5 +49,5 @@ class Gaussian(GaussianPosterior):
         return self.mean + self.std * torch.randn(n, 1, generator=generator, device=generator.device)
 
     def quantile(self, share: Tensor) -> Tensor:
-        """A millionth at either end counts as the next one."""
+        """As ``Prior.quantile``, but shares are clamped to [1e-6, 1 - 1e-6]."""
         return self.mean + self.std * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6))

@@ -1,4 +1,4 @@
-"""The kinds of priors, by the word that a specification names them with. A new kind is one entry here."""
+"""The kinds of priors, by their word in a specification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``uniform=N``: N numbers between two ends."""
+"""``uniform=N``: N numbers uniformly distributed between two limits."""
 
 from __future__ import annotations
 

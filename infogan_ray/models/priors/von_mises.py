@@ -17,19 +17,21 @@ from infogan_ray.models.priors.base import Prior, Row, Sigma, Traversed
 
 @dataclass(frozen=True)
 class VonMises(Prior):
-    """An angle, uniform on the circle; in G's input it is the point (cos theta, sin theta).
+    """An angle theta with a uniform prior on the circle. In G's input it is the point (cos theta, sin theta).
 
-    Q(theta|x) is von Mises with mean direction mu and concentration kappa. Its density is
+    Q(theta|x) is a von Mises distribution with mean direction mu and concentration kappa. Its density is
     exp(kappa cos(theta - mu)) / (2 pi I0(kappa)) (Mardia & Jupp 2000, Directional Statistics, equation 3.5.17).
-    The prior is the same with kappa = 0, so H(theta) = log 2 pi.
+    The prior is the special case kappa = 0, so H(theta) = log 2 pi.
 
-    The entropy of von Mises is log(2 pi I0(kappa)) - kappa A(kappa) with A = I1 / I0 (the same, section 3.5.4). If the
-    true posterior has the concentration kappa at every x, then I(theta; x) = kappa A(kappa) - log I0(kappa).
-    The bound L_I = log 2 pi + E[log Q] is largest for a Q without error, theta = mu, at its highest concentration:
-    kappa - log I0(kappa). That is the ceiling. For large kappa both grow like 1/2 log kappa.
+    The entropy of a von Mises distribution is log(2 pi I0(kappa)) - kappa A(kappa) with A = I1 / I0 (same book,
+    section 3.5.4). If the true posterior has the concentration kappa at every x, then
+    I(theta; x) = kappa A(kappa) - log I0(kappa). The bound L_I = log 2 pi + E[log Q] is largest for a Q without error,
+    theta = mu, at its highest concentration: kappa - log I0(kappa). This is the ceiling. For large kappa, the ceiling
+    and I(theta; x) grow like 1/2 log kappa.
 
-    A spread sigma of Q stands for kappa = 1 / sigma^2, which is what a narrow von Mises tends to. So
-    ``network.sigma_min`` caps kappa: without a cap, kappa -> infinity would fake a rising bound.
+    A standard deviation sigma of Q corresponds to kappa = 1 / sigma^2, the limit for a narrow von Mises distribution.
+    So ``network.sigma_min`` limits kappa. Without a limit, kappa -> infinity would raise the bound without more
+    information.
     """
 
     kind = "vonmises"
@@ -56,16 +58,16 @@ class VonMises(Prior):
         return self.quantile(torch.rand(n, 1, generator=generator, device=generator.device))
 
     def sample_apart(self, n: int, gap: float | Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The gap is a share of the half circle, which is as far as two angles can be apart."""
-        first, turn = torch.rand(2, n, 1, generator=generator, device=generator.device)
-        return self.quantile(first), self.quantile(first + gap / 2 + (1 - gap) * turn)
+        """The gap is a share of the half circle, the largest distance of two angles."""
+        first, rotation = torch.rand(2, n, 1, generator=generator, device=generator.device)
+        return self.quantile(first), self.quantile(first + gap / 2 + (1 - gap) * rotation)
 
     def quantile(self, share: Tensor) -> Tensor:
-        """From -pi; shares above 1 begin another round."""
+        """Angles start at -pi. Shares above 1 continue around the circle."""
         return on_circle(2 * math.pi * share - math.pi)
 
     def q_dim(self, sigma: Sigma) -> int:
-        """A vector in the direction mu and, where the spread is learned, the spread."""
+        """Two outputs for a vector in the direction mu. A learned concentration needs a third one."""
         return 3 if sigma.fixed is None else 2
 
     def direction_and_concentration(self, q: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor]:
@@ -78,11 +80,12 @@ class VonMises(Prior):
     def log_likelihood(self, q: Tensor, code: Tensor, sigma: Sigma) -> Tensor:
         """kappa (cos(theta - mu) - 1) - log(2 pi exp(-kappa) I0(kappa)).
 
-        The cosine less 1 is minus half of the squared distance on the circle, which keeps its digits for small angles.
+        cos(theta - mu) - 1 is computed as minus half the squared distance of the two points, which is precise for
+        small angles.
         """
         direction, concentration = self.direction_and_concentration(q, sigma)
-        apart = (code - direction).square().sum(1, keepdim=True) / 2
-        return (-concentration * apart - (2 * math.pi * torch.special.i0e(concentration)).log()).sum(1)
+        half_squared = (code - direction).square().sum(1, keepdim=True) / 2
+        return (-concentration * half_squared - (2 * math.pi * torch.special.i0e(concentration)).log()).sum(1)
 
     def ceiling(self, sigma: Sigma) -> float:
         """kappa - log I0(kappa) at the highest concentration."""
@@ -95,26 +98,26 @@ class VonMises(Prior):
         cosine = (direction * other_direction).sum(1, keepdim=True)
         scale, other_scale = torch.special.i0e(concentration), torch.special.i0e(other_concentration)
         mean_cosine = torch.special.i1e(concentration) / scale
-        more = other_concentration * (1 - mean_cosine * cosine) - concentration * (1 - mean_cosine)
-        return (other_scale / scale).log() + more
+        difference = other_concentration * (1 - mean_cosine * cosine) - concentration * (1 - mean_cosine)
+        return (other_scale / scale).log() + difference
 
     def estimate(self, q: Tensor, sigma: Sigma) -> Tensor:
         return torch.atan2(q[:, 1], q[:, 0])
 
     def outputs(self, q: Tensor, sigma: Sigma) -> dict[str, Tensor]:
-        """mu in radians, -pi to pi, and ``_concentration``, kappa."""
+        """mu in radians, -pi to pi, and kappa as ``_concentration``."""
         _, concentration = self.direction_and_concentration(q, sigma)
         return {"": self.estimate(q, sigma), "_concentration": concentration[:, 0]}
 
     def embed(self, value: float, name: str) -> Tensor:
-        """Of an angle in radians, in any round."""
+        """The columns of an angle in radians. Angles outside [-pi, pi] are valid too."""
         return on_circle(torch.tensor([float(value)], dtype=torch.float64)).float()
 
     def value_of(self, columns: Tensor) -> Tensor:
         return torch.atan2(columns[..., 1], columns[..., 0])
 
     def traversal(self, columns: int) -> Traversed:
-        """Once round the circle: the last column is the first one again."""
+        """Angles from -pi to pi. The last column equals the first one."""
         return Traversed(np.linspace(-math.pi, math.pi, columns).tolist(), (0, columns - 1))
 
     def widget(self) -> dict[str, Any]:
@@ -126,5 +129,5 @@ class VonMises(Prior):
 
 
 def on_circle(angle: Tensor) -> Tensor:
-    """(..., 2) cosine and sine of angles (..., 1)."""
+    """Cosine and sine (..., 2) of angles (..., 1)."""
     return torch.cat([angle.cos(), angle.sin()], dim=-1)

@@ -1,1 +1,1 @@
-"""TensorBoard, MLflow and Weights & Biases."""
+"""Experiment tracking with TensorBoard, MLflow and Weights & Biases."""

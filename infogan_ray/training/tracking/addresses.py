@@ -1,4 +1,4 @@
-"""Checks of the addresses of MLflow and Weights & Biases, before a run starts."""
+"""Checks the addresses of MLflow and Weights & Biases before a run starts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ SCHEMES = ("http", "https", "sqlite", "databricks")
 
 
 def check_addresses(mlflow: str | None, wandb: str | None) -> None:
-    """Raises UserError for what can be no tracker's address, and for one with credentials in it."""
+    """Raises UserError for an invalid address, and for an address with credentials."""
     if mlflow is not None:
         scheme, divider, rest = mlflow.partition("://")
         if mlflow != "databricks" and (not divider or scheme not in SCHEMES or not rest.strip("/")):
-            said = mlflow if "@" not in mlflow else f"{scheme}://…"
-            raise UserError(f"mlflow is '{said}'; write http://HOST:5000, sqlite:///FILE.db or databricks")
+            address = mlflow if "@" not in mlflow else f"{scheme}://…"
+            raise UserError(f"mlflow is '{address}'; write http://HOST:5000, sqlite:///FILE.db or databricks")
         if "@" in rest.split("/")[0] or "?" in rest:
             raise UserError(
-                "mlflow has credentials or settings in its URI; they belong into the environment "
+                "mlflow has credentials or settings in its URI; put them into the environment "
                 "(MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN)"
             )
     if wandb is not None and (not wandb or set(wandb) & set("/\\#?%:") or len(wandb) > 128):
@@ -30,14 +30,14 @@ def check_addresses(mlflow: str | None, wandb: str | None) -> None:
 
 
 def check_packages(mlflow: str | None, wandb: str | None) -> None:
-    """Raises UserError, with the command that installs it, where a tracker's package is missing."""
+    """Raises UserError, with the install command, if a tracker's package is missing."""
     for name, value in (("mlflow", mlflow), ("wandb", wandb)):
         if value is not None and importlib.util.find_spec(PACKAGES[name]) is None:
             raise UserError(f"{name} is '{value}', and its package is not installed; pip install 'infogan-ray[{name}]'")
 
 
 def with_absolute_path(mlflow: str | None) -> str | None:
-    """Workers run in another folder, where the path of a database file means something else."""
+    """The address with the absolute path of a database file, since workers run in another folder."""
     if mlflow is None or not mlflow.startswith("sqlite:///") or mlflow.startswith("sqlite:////"):
         return mlflow
     return f"sqlite:///{Path(mlflow.removeprefix('sqlite:///')).expanduser().absolute()}"

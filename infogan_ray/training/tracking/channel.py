@@ -1,4 +1,4 @@
-"""A thread that passes a run's figures on to one tracker, so that training never waits for it."""
+"""Sends a run's data to one tracker in a thread, so that training never waits for the tracker."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-LIMIT_BYTES, ROW_BYTES = 64 << 20, 1000  # what may wait for a tracker, and the estimated size of a row
-PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
-SHORT_PATIENCE_S = 3.0  # for what waits when a run is interrupted, and for a tracker that fails
+LIMIT_BYTES, ROW_BYTES = 64 << 20, 1000  # the queue's size limit, and the estimated size of a row
+PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0  # between two deliveries; after errors up to the longest
+SHORT_TIMEOUT_S = 3.0  # for queued data if a run is interrupted or the tracker fails
 
 
 class Tracker(Protocol):
-    """Lives in the thread of its channel. Whatever it raises is said once; what it was given is given again."""
+    """Runs in the thread of its channel. The channel reports the first error, and tries failed calls again."""
 
     def row(self, step: int, values: Mapping[str, float], moment: float) -> None: ...
 
@@ -29,20 +29,23 @@ Action = Callable[[Tracker], None]
 
 
 class Channel:
-    """The way to one tracker: a queue with a bound, and a thread that makes the tracker and passes everything on."""
+    """A bounded queue, and a thread that creates one tracker and sends the queued actions to it."""
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
         self.name, self._make = name, make
         self._queue: deque[tuple[Action, int, bool]] = deque()
         self._bytes, self._dropped, self._due, self._closing = 0, False, False, False
-        self._trouble, self._reported = "", False
-        self._count, self._done = 0, 0  # of what was put, and of what was passed on and written
+        self._error, self._reported = "", False
+        self._count, self._done = 0, 0  # numbers of queued actions so far, and of completed ones
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"to {name}", daemon=True)
         self._thread.start()
 
     def put(self, action: Action, size: int, due: bool = False, keep: bool = True) -> None:
-        """``size`` in bytes, about. What does not fit is left out; what fails is tried again later if ``keep``."""
+        """Queue an action of about ``size`` bytes. A full queue drops it. If ``keep``, a failed action is tried again.
+
+        ``due``: send and flush soon, without waiting for the pause.
+        """
         with self._changed:
             if self._bytes + size > LIMIT_BYTES:
                 self._dropped = True
@@ -54,30 +57,32 @@ class Channel:
             self._changed.notify_all()
 
     def settle(self, seconds: float) -> None:
-        """Wait until what was put is written; in vain no longer than so many seconds."""
+        """Wait until all queued actions are complete, for at most ``seconds`` and not after an error."""
         with self._changed:
             count = self._count
-            self._changed.wait_for(lambda: self._done >= count or self._trouble, seconds)
+            self._changed.wait_for(lambda: self._done >= count or self._error, seconds)
 
     def close(self) -> None:
+        """Tell the thread to send the queue and end."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
 
     def wait(self, deadline: float) -> None:
-        """Until all is passed on, or the deadline; for one that is in trouble no longer than SHORT_PATIENCE_S."""
-        short = min(deadline, time.monotonic() + SHORT_PATIENCE_S)
-        while self._thread.is_alive() and time.monotonic() < (short if self._trouble else deadline):
+        """Wait for the thread's end until the deadline; after an error at most SHORT_TIMEOUT_S."""
+        short = min(deadline, time.monotonic() + SHORT_TIMEOUT_S)
+        while self._thread.is_alive() and time.monotonic() < (short if self._error else deadline):
             self._thread.join(0.1)
-        if (self._thread.is_alive() or self._queue) and not self._trouble:
-            self._trouble = "it does not answer"
+        if (self._thread.is_alive() or self._queue) and not self._error:
+            self._error = "it does not answer"
 
     def pop_status(self) -> str:
-        trouble = self._trouble or ("it does not keep up" if self._dropped else "")
-        if self._reported or not trouble:
+        """A message about the first error or about dropped data, once; else an empty string."""
+        problem = self._error or ("it is too slow" if self._dropped else "")
+        if self._reported or not problem:
             return ""
         self._reported = True
-        return f"{self.name}: {trouble}; the run continues, and what is shown there may lack something"
+        return f"{self.name}: {problem}; the run continues, and some data may be missing there"
 
     def _work(self) -> None:
         tracker, pause = None, PAUSE_S
@@ -90,7 +95,7 @@ class Channel:
                 with self._changed:
                     count, due, self._due = self._count, self._due, False
                 try:
-                    self._pass_on(tracker)
+                    self._send_queue(tracker)
                     tracker.flush(due or last)
                 except BaseException:
                     self._due = self._due or due
@@ -99,20 +104,20 @@ class Channel:
                 with self._changed:
                     self._done = count
                     self._changed.notify_all()
-            except Exception as error:  # whatever another's program does: it must not end the run
-                self._note(error)
+            except Exception as error:  # no error of a tracker may end the run
+                self._record_error(error)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             if last:
                 return
-            self._rest(pause)
+            self._pause(pause)
 
-    def _rest(self, seconds: float) -> None:
-        """A pause, so that what comes row by row is passed on in few pieces; what is due ends it if all is well."""
-        well = seconds == PAUSE_S
+    def _pause(self, seconds: float) -> None:
+        """Wait, so that rows are sent in groups. A due action ends the pause, except after an error."""
+        no_error = seconds == PAUSE_S
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or (well and self._due), seconds)
+            self._changed.wait_for(lambda: self._closing or (no_error and self._due), seconds)
 
-    def _pass_on(self, tracker: Tracker) -> None:
+    def _send_queue(self, tracker: Tracker) -> None:
         while self._queue:
             action, size, keep = self._queue[0]
             try:
@@ -120,10 +125,10 @@ class Channel:
             except Exception as error:
                 if keep:
                     raise
-                self._note(error)  # a picture: rows must not wait for it
+                self._record_error(error)  # drop the action, so that the next ones do not wait for it
             with self._changed:
                 self._queue.popleft()
                 self._bytes -= size
 
-    def _note(self, error: Exception) -> None:
-        self._trouble = self._trouble or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    def _record_error(self, error: Exception) -> None:
+        self._error = self._error or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

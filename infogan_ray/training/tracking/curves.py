@@ -1,4 +1,4 @@
-"""The names under which a run's figures are tracked, what each means, and the settings that tell runs apart."""
+"""Names and descriptions of the curves that trackers show, and the settings that they store for each run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from infogan_ray.evaluation.metrics import CHECKPOINT, END, HEADLINES, REGISTRY
 from infogan_ray.models.latents import LatentSpec
 
-# Of what training logs, by group; metrics have the groups of their registry. What is in none is not a curve.
+# The training metrics with a curve, by group. Evaluation metrics have the group of their registry entry.
 GROUPS = {
     "loss": ("d_loss", "g_loss", "consistency_loss", "contrastive_loss", "r1_penalty"),
     "discriminator": ("d_accuracy", "d_real", "d_fake", "contrastive_accuracy"),
@@ -20,24 +20,24 @@ MEASURED = tuple(metric for metric in REGISTRY.values() if metric.measured == CH
 TAGS = {name: f"{group}/{name}" for group, names in GROUPS.items() for name in names}
 TAGS |= {metric.name: f"{metric.group}/{metric.name}" for metric in MEASURED}
 RESULTS = tuple(name for name in HEADLINES if REGISTRY[name].measured in (CHECKPOINT, END))
-LATEST = "The latest measurement; at the end, one step after the last, of the best checkpoint on all data."
+LATEST = "The latest measurement. The last point, one step after the end, is the best checkpoint on all data."
 DESCRIPTIONS = {
-    "loss/d_loss": "Of the discriminator, from logits; 2 log 2 = 1.386 where it cannot tell images apart.",
-    "loss/g_loss": "Of the generator, the non-saturating form; log 2 = 0.693 where D cannot tell images apart.",
-    "loss/consistency_loss": "How far Q is from saying the same of real images and their moved copies, in nats.",
-    "loss/contrastive_loss": "Cross-entropy of which code a pair of made images shares, in nats; log K is chance.",
-    "discriminator/contrastive_accuracy": "Share of pairs of made images whose shared code is named; 1/K is chance.",
-    "loss/r1_penalty": "The penalty on D's gradient at real images, as it enters D's loss.",
-    "discriminator/d_accuracy": "Share of real and of made images of the batch that D judges rightly; 0.5 is chance.",
+    "loss/d_loss": "D's loss, from logits; 2 log 2 = 1.386 if D cannot tell real and generated images apart.",
+    "loss/g_loss": "G's non-saturating loss; log 2 = 0.693 if D cannot tell real and generated images apart.",
+    "loss/consistency_loss": "The consistency term in nats: small if Q predicts the same for real images and copies.",
+    "loss/contrastive_loss": "H's cross-entropy for the shared code of a pair, in nats; log K is chance.",
+    "discriminator/contrastive_accuracy": "Share of pairs whose shared code H predicts; 1/K is chance.",
+    "loss/r1_penalty": "The penalty on D's gradient at real images, as part of D's loss.",
+    "discriminator/d_accuracy": "Share of real and generated images that D classifies correctly; 0.5 is chance.",
     "discriminator/d_real": "D's mean probability of 'real' for real images.",
-    "discriminator/d_fake": "D's mean probability of 'real' for made images.",
-    "sorting/restarted": "Categories that were dead on real images and began anew, per step.",
-    "speed/images_per_second": "Real images that all workers together train on.",
+    "discriminator/d_fake": "D's mean probability of 'real' for generated images.",
+    "sorting/restarted": "Number of dead categories that were restarted, per step.",
+    "speed/images_per_second": "Real images per second, over all workers.",
     **{TAGS[metric.name]: metric.description for metric in MEASURED},
     **{f"achieved/{name}": f"{REGISTRY[name].description} {LATEST}" for name in RESULTS},
 }
-# Of the configuration: where a run lies and what it runs on, and not what it is.
-PLACE = (
+# Fields that do not change the result of a run: where it is stored, where it runs, and what it logs.
+NOT_HPARAMS = (
     "preset", "data_dir", "epochs", "threads", "device", "gpus_per_worker", "placement", "wait", "storage", "name",
     "resume", "checkpoint_every", "keep", "max_missed_checkpoints", "log_every", "metric", "mlflow", "wandb",
     "evaluation", "labels", "max_bad", "profile",
@@ -45,51 +45,51 @@ PLACE = (
 
 
 def hparams(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
-    """The fields of a configuration that say what a run is, by their paths: the columns of a table of runs."""
+    """The settings that change the result of a run, by dotted name: the columns of a tracker's table of runs."""
 
-    def flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def flatten(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
         for key, value in values.items():
-            found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        return found
+            flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        return flat
 
-    fields = flat({key: value for key, value in config.items() if key not in PLACE}, "")
+    fields = flatten({key: value for key, value in config.items() if key not in NOT_HPARAMS}, "")
     return {key: value for key, value in fields.items() if isinstance(value, (bool, int, float, str))}
 
 
 def curves(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a row of metrics.jsonl by tag."""
-    found: dict[str, float] = {}
+    """The values of a row of metrics.jsonl, by tag."""
+    values: dict[str, float] = {}
     for name, value in metrics.items():
         tag = TAGS.get(name)
         for prefix, group in (("mi/", "bound"), ("train_mi/", "train_bound"), ("prior/", "prior")):
             tag = f"{group}/{name.removeprefix(prefix)}" if name.startswith(prefix) else tag
         if tag and isinstance(value, (int, float)):
-            found[tag] = float(value)
+            values[tag] = float(value)
     if "mi_bound" in metrics:
-        found |= results(metrics)
-    return found
+        values |= results(metrics)
+    return values
 
 
 def results(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What runs are compared by, as far as it was measured."""
+    """The measured headline metrics, which serve to compare runs, by tag."""
     return {f"achieved/{name}": float(metrics[name]) for name in RESULTS if isinstance(metrics.get(name), (int, float))}
 
 
 def descriptions(latents: LatentSpec) -> dict[str, str]:
-    """What each tag is, with the ceilings of this run's codes."""
+    """A description of each tag, with the ceilings of this run's codes."""
     ceilings = {name: code.ceiling(latents.sigma) for name, code in latents.items()}
     texts = {
-        f"bound/{name}": f"L_I({name}) = H(c) + E[log Q(c|x)] in nats, on fresh codes; at most {ceiling:.3f}."
+        f"bound/{name}": f"L_I({name}) = H(c) + E[log Q(c|x)] in nats, on newly sampled codes; at most {ceiling:.3f}."
         for name, ceiling in ceilings.items()
     }
     texts |= {
-        f"train_bound/{name}": f"L_I({name}) in nats, of the batches trained on; at most {ceiling:.3f}."
+        f"train_bound/{name}": f"L_I({name}) in nats, on training batches; at most {ceiling:.3f}."
         for name, ceiling in ceilings.items()
     }
     texts["bound/mi_bound"] = f"Sum of the bounds of all codes, in nats; at most {sum(ceilings.values()):.3f}."
     for name in latents.names:
-        texts[f"prior/{name}/entropy"] = "H(c) of the probabilities that are learned, in nats."
-        texts[f"traversal/{name}"] = "What the code does while all else stands still, at each checkpoint."
-    texts["samples"] = "The same noise and codes at each checkpoint."
+        texts[f"prior/{name}/entropy"] = "H(c) of the learned probabilities, in nats."
+        texts[f"traversal/{name}"] = "The effect of this code with all other inputs fixed, at each checkpoint."
+    texts["samples"] = "Images from the same noise and codes at each checkpoint."
     return DESCRIPTIONS | texts

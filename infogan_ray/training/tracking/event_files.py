@@ -1,7 +1,7 @@
-"""TensorBoard's event files: written by tensorboardX into a local temporary file, which is then uploaded.
+"""TensorBoard event files. tensorboardX writes them to a local temporary file, which is then uploaded.
 
-Storage cannot always append, and tensorboardX writes to disks alone. Of its writers RecordWriter is used: SummaryWriter
-passes events to a thread through a queue, and cannot be asked to wait until they are in the file.
+Some storage cannot append, and tensorboardX writes to local disks only. This module uses RecordWriter. SummaryWriter
+writes in its own thread and has no method that waits for the file.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from tensorboardX.proto import api_pb2, event_pb2, plugin_hparams_pb2, summary_p
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory
 
-LIMIT_BYTES = 64 << 20  # of the local file, while the storage is unavailable
-PATIENCE_S = 3.0
+LIMIT_BYTES = 64 << 20  # of the local file, while storage is unavailable
+TIMEOUT_S = 3.0
 SESSION_START, SESSION_END = "_hparams_/session_start_info", "_hparams_/session_end_info"
-# The class of data (field 4 of SummaryMetadata), which tensorboardX's messages lack; TensorBoard's faster reader
-# ignores a description without it.
+# The data class (field 4 of SummaryMetadata), which tensorboardX's messages do not have. Without it TensorBoard's
+# faster reader ignores the description.
 SCALAR, BLOBS = b"\x20\x01", b"\x20\x03"
-COLOURS = {0: 1, 2: 3, 4: 2, 6: 4}  # of PNG to the count of channels
+COLOURS = {0: 1, 2: 3, 4: 2, 6: 4}  # number of channels by PNG colour type
 
 
 class EventFiles:
-    """The event files of one attempt: on a disk one that grows, in an object store one for each checkpoint.
+    """The event files of one attempt: on a disk one growing file, in an object store one file for each checkpoint.
 
-    TensorBoard reads a folder's files in the order of their names, as one.
+    TensorBoard reads all files of a folder in the order of their names.
     """
 
     def __init__(
         self, run: RunDirectory, start: int, hparams: Mapping[str, Any], descriptions: Mapping[str, str]
     ) -> None:
-        """The first event makes readers drop what an earlier attempt wrote for steps after ``start``.
+        """Write the first event, so that readers drop earlier attempts' events after step ``start``.
 
         ``descriptions``: by tag, in Markdown. Raises StorageError.
         """
-        self._folder = run.folder.with_retry_timeout(PATIENCE_S)
+        self._folder = run.folder.with_retry_timeout(TIMEOUT_S)
         self._descriptions, self._described = descriptions, set[str]()
         known = [entry.name[len(run.EVENTS) :] for entry in self._folder.entries() if entry.name.startswith(run.EVENTS)]
         times = [int(part) for name in known if (part := name.split(".")[0]).isdigit()]
-        # Of two attempts the later one has the greater name, also if the clock of the machine before was ahead.
+        # The name of a later attempt sorts after earlier names, even if an earlier machine's clock was ahead.
         self._stem = f"{run.EVENTS}{max(int(time.time()), 1 + max(times, default=0)):010d}.{uuid.uuid4().hex[:8]}"
-        self._number, self._cut_short = 0, False
+        self._number, self._incomplete = 0, False
         self._local = LocalEvents()
         self._local.write(_session_start(start + 1))
         start_info = plugin_hparams_pb2.SessionStartInfo()
@@ -56,7 +56,7 @@ class EventFiles:
             field = "bool_value" if isinstance(value, bool) else "string_value" if isinstance(value, str) else None
             setattr(start_info.hparams[name], field or "number_value", value)
         self._local.write(_hparams(SESSION_START, plugin_hparams_pb2.HParamsPluginData(session_start_info=start_info)))
-        self._first_step: int | None = None  # of what the local file holds and the storage does not
+        self._first_step: int | None = None  # the first step that is in the local file but not in storage
 
     def row(self, step: int, values: Mapping[str, float], moment: float) -> None:
         """Scalars by tag; ``moment`` in seconds since 1970."""
@@ -65,7 +65,7 @@ class EventFiles:
         )
 
     def picture(self, step: int, tag: str, png: bytes, moment: float) -> None:
-        """A PNG file, whose bytes are taken as they are."""
+        """Add a PNG file, without re-encoding."""
         width, height, _, colour = struct.unpack(">IIBB", png[16:26])
         image = summary_pb2.Summary.Image(
             width=width, height=height, colorspace=COLOURS.get(colour, 3), encoded_image_string=png
@@ -73,15 +73,15 @@ class EventFiles:
         self._add(step, moment, [summary_pb2.Summary.Value(tag=tag, image=image)])
 
     def flush(self, due: bool) -> None:
-        """Upload what is new; to an object store only if ``due``. Raises StorageError; then it is uploaded later."""
+        """Upload new events; to an object store only if ``due``. After a StorageError, a later call uploads them."""
         if self._first_step is None or not (due or self._folder.is_local):
             return
         content = self._local.content()
-        if self._cut_short:  # readers stop at a record that is cut short, so another file repeats what it held
-            self._number, self._cut_short = self._number + 1, False
-            with LocalEvents() as before:
-                before.write(_session_start(self._first_step))
-                content = before.content() + content
+        if self._incomplete:  # Readers stop at an incomplete record, so a new file repeats the events.
+            self._number, self._incomplete = self._number + 1, False
+            with LocalEvents() as header:
+                header.write(_session_start(self._first_step))
+                content = header.content() + content
         name = f"{self._stem}.{self._number:05d}"
         try:
             if self._folder.is_local:
@@ -90,16 +90,16 @@ class EventFiles:
                 self._folder.write(name, content)
                 self._number += 1
         except StorageError:
-            self._cut_short = self._folder.is_local
+            self._incomplete = self._folder.is_local
             raise
         self._local.close()
         self._local, self._first_step = LocalEvents(), None
 
     def end(self, state: str, step: int, values: Mapping[str, float]) -> None:
-        """``finished`` with the last metrics, one step after the last, ``diverged``, or ``interrupted``."""
+        """Write the final metrics, one step after the last, and the state: finished, diverged or interrupted."""
         if values:
             self.row(step + 1, values, time.time())
-        if state in ("finished", "diverged"):  # TensorBoard keeps to the first end that it reads
+        if state in ("finished", "diverged"):  # TensorBoard uses the first end that it reads
             status = api_pb2.STATUS_SUCCESS if state == "finished" else api_pb2.STATUS_FAILURE
             ended = plugin_hparams_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
             self._write(step, _hparams(SESSION_END, plugin_hparams_pb2.HParamsPluginData(session_end_info=ended)))
@@ -107,7 +107,7 @@ class EventFiles:
 
     def _add(self, step: int, moment: float, values: list[Any]) -> None:
         if self._local.bytes > LIMIT_BYTES:
-            self.flush(due=True)  # if that fails, the event stays in its channel's queue, which has a limit of its own
+            self.flush(due=True)  # after an error the event stays in its channel's queue, whose size is limited
         for value in values:
             if value.tag in self._descriptions and value.tag not in self._described:
                 value.metadata.summary_description = self._descriptions[value.tag]
@@ -123,7 +123,7 @@ class EventFiles:
 
 
 class LocalEvents:
-    """An event file in a temporary folder of its own, which goes with it."""
+    """An event file in a temporary folder, which ``close`` deletes."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="infogan-ray-")
@@ -144,7 +144,7 @@ class LocalEvents:
         self.bytes += len(message)
 
     def content(self) -> bytes:
-        """All that was written."""
+        """The bytes of all written events."""
         self._writer.flush()
         return self._path.read_bytes()
 
@@ -154,12 +154,12 @@ class LocalEvents:
 
 
 def _session_start(step: int) -> Any:
-    """Readers drop what was written before this for ``step`` and later ones."""
+    """An event after which readers drop earlier events of ``step`` and later steps."""
     log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     return event_pb2.Event(wall_time=time.time(), step=step, session_log=log)
 
 
 def _hparams(tag: str, data: Any) -> Any:
-    about = summary_pb2.SummaryMetadata.PluginData(plugin_name="hparams", content=data.SerializeToString())
-    value = summary_pb2.Summary.Value(tag=tag, metadata=summary_pb2.SummaryMetadata(plugin_data=about))
+    plugin_data = summary_pb2.SummaryMetadata.PluginData(plugin_name="hparams", content=data.SerializeToString())
+    value = summary_pb2.Summary.Value(tag=tag, metadata=summary_pb2.SummaryMetadata(plugin_data=plugin_data))
     return event_pb2.Event(wall_time=time.time(), summary=summary_pb2.Summary(value=[value]))

@@ -1,1 +1,1 @@
-"""The page that shows what each code does."""
+"""The explorer: a web page that shows the effect of each code."""

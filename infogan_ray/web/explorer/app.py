@@ -1,4 +1,4 @@
-"""The explorer as an ASGI application. Everything is computed here; the browser only shows it."""
+"""The explorer as an ASGI application. All computations run here, and the browser shows the results."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from infogan_ray.web.explorer.responses import (
     static_file,
 )
 from infogan_ray.web.inference import (
-    DRAWN,
-    MOST_BYTES,
+    LATENTS_PER_SEED,
+    MAX_BYTES,
     Codes,
     Columns,
     Point,
@@ -54,13 +54,13 @@ from infogan_ray.web.inference import (
 )
 
 RECONSTRUCTIONS = 8  # images generated from the codes of one real image, each with its own noise
-REAL_IMAGES = 32  # offered at a time
+REAL_IMAGES = 32  # that the page offers together
 
 Id = Annotated[str, Field(max_length=500)]
 
 
 class ModelQuery(Query):
-    """A model: its id, and the checkpoint's name if it is a run."""
+    """A model by its id. ``checkpoint``: the name of a checkpoint if the id is a run."""
 
     id: Id = ""
     checkpoint: Id = ""
@@ -81,7 +81,7 @@ class ModelWalkQuery(ModelQuery):
 
 
 class PickQuery(ModelQuery):
-    """One of the real images, by its index."""
+    """A real image by its index."""
 
     index: Annotated[int, Field(ge=0)]
     seed: Seed = 0
@@ -93,11 +93,11 @@ class NamesQuery(Query):
 
 
 class Explorer:
-    """The endpoints. They run in threads, so that the event loop stays responsive."""
+    """The endpoints. They run in threads, so that they do not block the event loop."""
 
     def __init__(self, catalog: ModelCatalog) -> None:
         self.catalog, self.cards = catalog, Library(catalog)
-        # Models compute in one thread: torch would start new helper threads for every other.
+        # Models run in one thread, because torch starts new helper threads for each thread that uses it.
         self._model_thread = ThreadPoolExecutor(1)
 
     def routes(self) -> list[Route]:
@@ -128,8 +128,8 @@ class Explorer:
             body = bytearray()
             async for part in request.stream():
                 body += part
-                if len(body) > MOST_BYTES:
-                    return error_response(413, f"this is too large; at most {MOST_BYTES:,} bytes are read")
+                if len(body) > MAX_BYTES:
+                    return error_response(413, f"the body is too large; at most {MAX_BYTES:,} bytes are allowed")
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._model_thread, respond, handler, request, bytes(body))
 
@@ -161,14 +161,14 @@ class Explorer:
     # Generated images and codes ---------------------------------------------------------------------------------------
 
     def grid(self, request: Request, body: bytes) -> Response:
-        """64 images, as ``infogan sample -n 64`` generates them, in one picture of 8 x 8."""
+        """The images of ``infogan sample -n 64`` in one picture of 8 x 8."""
         query = read_query(GridQuery, body)
         model = self.catalog.open(query.id, query.checkpoint)
-        latents = model.latents(DRAWN, existing_codes(model, query.codes), query.seed)
+        latents = model.latents(LATENTS_PER_SEED, existing_codes(model, query.codes), query.seed)
         return png_response(model.generate(latents), columns=8)
 
     def strips(self, request: Request, body: bytes) -> Response:
-        """For each code: images with that code varied, the code's values, and its value at the point."""
+        """For each code: images in which only this code varies, the code's values, and its value at the point."""
         query = read_query(StripsQuery, body)
         model = self.catalog.open(query.id, query.checkpoint)
         point = query.at.model_copy(update={"codes": existing_codes(model, query.at.codes)})
@@ -203,8 +203,8 @@ class Explorer:
         real = self.catalog.real_images(query.id, model)
         if query.index >= len(real.images):
             raise UserError(f"index is {query.index}; there are {len(real.images):,} images")
-        said = read_and_reconstruct(model, real.images[query.index : query.index + 1], query.seed)
-        return JSONResponse({**said, "label": None if real.labels is None else int(real.labels[query.index])})
+        result = read_and_reconstruct(model, real.images[query.index : query.index + 1], query.seed)
+        return JSONResponse({**result, "label": None if real.labels is None else int(real.labels[query.index])})
 
     def real(self, request: Request) -> Response:
         """Some real images to choose from, in one row."""
@@ -217,7 +217,7 @@ class Explorer:
         return JSONResponse({"indices": chosen, "labels": labels, "picture": data_url(real.images[chosen])})
 
     def names(self, request: Request, body: bytes) -> Response:
-        """Set names of codes, which are stored with the model."""
+        """Set the names of codes and store them with the model."""
         query = read_query(NamesQuery, body)
         folder = self.catalog.folder(query.id)
         names = name_codes(folder, query.names)
@@ -226,7 +226,7 @@ class Explorer:
 
 
 def make_app(catalog: ModelCatalog, token: str | None = None) -> Starlette:
-    """The ASGI application. With a token, every request must have it."""
+    """The ASGI application. If there is a token, every request needs it."""
     return Starlette(
         routes=Explorer(catalog).routes(),
         middleware=[Middleware(AuthMiddleware, token=token)],
@@ -235,7 +235,7 @@ def make_app(catalog: ModelCatalog, token: str | None = None) -> Starlette:
 
 
 def int_parameter(parameters: Mapping[str, str], name: str) -> int:
-    """A whole number out of a URL's query; 0 where it is missing. Raises UserError."""
+    """An integer from a URL's query, 0 if it is missing. Raises UserError for other text."""
     word = parameters.get(name, "0")
     if not (word.isascii() and word.isdecimal() and len(word) < 10):
         raise UserError(f"{name} is '{word[:40]}'; it must be a whole number below 1,000,000,000")
@@ -243,12 +243,12 @@ def int_parameter(parameters: Mapping[str, str], name: str) -> int:
 
 
 def existing_codes(model: InfoGAN, codes: dict[str, float]) -> dict[str, float]:
-    """Without codes that this model lacks: two models that are compared may have different ones."""
+    """The codes that this model has. Two models in a comparison can have different codes."""
     return {name: value for name, value in codes.items() if name in model.codes}
 
 
 def read_and_reconstruct(model: InfoGAN, image: Tensor, seed: int) -> dict[str, Any]:
-    """Q's codes of one image (1, C, H, W), and images that G generates from them with new noise."""
+    """Q's codes of one image (1, C, H, W), and images that G generates from these codes with other noise."""
     [reading] = encoded(model, image)
     codes = {name: float(reading[name]) for name in model.codes}
     rounded = {n: model.codes[n].nearest(v) for n, v in codes.items()}

@@ -1,4 +1,4 @@
-"""Access to the page: without a token for this machine alone, with one for whoever has it."""
+"""Access control of the page. Without a token, only this machine has access. With a token, every client needs it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ HEADERS = {
 class AuthMiddleware:
     """ASGI middleware that checks every request and adds security headers to every response.
 
-    Without a token, requests must name this machine as their host, which stops DNS rebinding: a page elsewhere whose
-    name was pointed here. With a token, a link with ``?token=`` sets a cookie in the browser.
+    Without a token, the host of a request must be this machine. This prevents DNS rebinding, in which another site's
+    name resolves to this address. With a token, a link with ``?token=`` sets a cookie in the browser.
     """
 
     def __init__(self, app: ASGIApp, token: str | None = None) -> None:
@@ -45,12 +45,12 @@ class AuthMiddleware:
         headers = Headers(scope=scope)
         if self.token is None:
             if _host_name(headers.get("host", "")) not in LOOPBACK:
-                return PlainTextResponse("this page answers to 127.0.0.1 and localhost alone\n", 403)
+                return PlainTextResponse("this page is available only as 127.0.0.1 or localhost\n", 403)
         elif not self._has_token(headers):
             return self._exchange_token(scope)
         origin = headers.get("origin")
         if scope["method"] != "GET" and origin and urlsplit(origin).netloc != headers.get("host"):
-            return PlainTextResponse("only the page itself may ask this\n", 403)
+            return PlainTextResponse("this request is allowed only from the page itself\n", 403)
         return None
 
     def _has_token(self, headers: Headers) -> bool:
@@ -67,12 +67,12 @@ class AuthMiddleware:
         query = parse_qsl(scope["query_string"].decode("latin-1"))
         given = dict(query).get("token")
         if given is None or not self._matches(given) or scope["method"] != "GET":
-            message = "a token is wanted: open the link that 'infogan explore' has printed\n"
+            message = "a token is needed: open the link that 'infogan explore' has printed\n"
             return PlainTextResponse(message, 401, {"WWW-Authenticate": "Bearer"})
         other_parameters = urlencode([pair for pair in query if pair[0] != "token"])
-        answer = RedirectResponse(scope["path"] + (f"?{other_parameters}" if other_parameters else ""), 303)
-        answer.set_cookie(COOKIE, given, httponly=True, samesite="strict")
-        return answer
+        response = RedirectResponse(scope["path"] + (f"?{other_parameters}" if other_parameters else ""), 303)
+        response.set_cookie(COOKIE, given, httponly=True, samesite="strict")
+        return response
 
     def _matches(self, given: str) -> bool:
         assert self.token is not None

@@ -1,10 +1,10 @@
-"""The cards of the page: runs, searches and models of a storage folder, or the trials of a search."""
+"""The page's cards for the runs, searches and models in a storage folder, or for the trials of a search."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from infogan_ray import UserError
 from infogan_ray.evaluation.texts import headline_texts
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
@@ -20,7 +20,7 @@ LISTED = 200  # entries of a storage folder on one page
 
 
 class Library:
-    """Cards, cached: the page asks every few seconds, and runs that have not changed are not read again."""
+    """The cards. Cards of runs are cached, because the page reloads them every few seconds."""
 
     def __init__(self, catalog: ModelCatalog) -> None:
         self.catalog = catalog
@@ -34,35 +34,35 @@ class Library:
         rows = []
         names = sorted((entry.name for entry in folder.entries() if entry.is_folder), reverse=True)
         for name in names[:LISTED]:
-            own = f"{id}/{name}" if id else name
+            child = f"{id}/{name}" if id else name
             kind = folder_kind(folder / name) if PLAIN_NAME.fullmatch(name) else None
             if kind == "run":
-                rows.append(self._run_card(own, RunDirectory(folder / name)))
+                rows.append(self._run_card(child, RunDirectory(folder / name)))
             elif kind == "search":
-                rows.append(self._search_card(own, SearchDirectory(folder / name)))
+                rows.append(self._search_card(child, SearchDirectory(folder / name)))
             elif kind == "model":
-                rows.append({"id": own, "kind": "model", "name": name, **self._metrics_of_model(folder / name)})
+                rows.append({"id": child, "kind": "model", "name": name, **self._metrics_of_model(folder / name)})
         return {"title": str(folder), "rows": rows, "left_out": max(0, len(names) - LISTED)}
 
     def _run_card(self, id: str, run: RunDirectory) -> dict[str, Any]:
         status = run.get_status()
-        mark = (status["state"], status["step"], status.get("stored"), status.get("time"))
-        if id not in self._rows or self._rows[id][0] != mark:
+        version = (status["state"], status["step"], status.get("stored"), status.get("time"))
+        if id not in self._rows or self._rows[id][0] != version:
             row = run_row(run)
             shown = {"state": row["state"], "step": row["step"], "measured": headline_texts(row)}
             steps = picture_steps(run)
             card = {"id": id, "kind": "run", "name": run.name, **shown, "picture": steps[-1] if steps else None}
-            self._rows[id] = (mark, card)
+            self._rows[id] = (version, card)
         return self._rows[id][1]
 
     def _search_card(self, id: str, search: SearchDirectory) -> dict[str, Any]:
         try:
             count = len(search.description()["trials"])
             best = self._board_best(search)
-        except (ValueError, KeyError, StorageError) as error:
+        except (UserError, KeyError, StorageError) as error:
             return {"id": id, "kind": "search", "name": search.name, "state": str(error)}
-        done = "finished" if search.folder.is_file(search.BOARD) else "running or cut off"
-        card = {"id": id, "kind": "search", "name": search.name, "trials": count, "state": done, "best": best}
+        state = "finished" if search.folder.is_file(search.BOARD) else "running or interrupted"
+        card = {"id": id, "kind": "search", "name": search.name, "trials": count, "state": state, "best": best}
         return {**card, "report": search.folder.is_file(search.REPORT)}
 
     def _board_best(self, search: SearchDirectory) -> int | None:
@@ -77,11 +77,11 @@ class Library:
         rows = []
         for row in board:
             run = search.trial(row["trial"])
-            own = f"{id}/trials/{run.name}" if id else f"trials/{run.name}"
+            child = f"{id}/trials/{run.name}" if id else f"trials/{run.name}"
             steps = picture_steps(run)
             shown = {"state": row["state"], "step": row["step"], "measured": headline_texts(row)}
             rows.append(
-                {"id": own, "kind": "run", "name": f"trial {row['trial']}", **shown, "values": row["values"],
+                {"id": child, "kind": "run", "name": f"trial {row['trial']}", **shown, "values": row["values"],
                  "picture": steps[-1] if steps else None, "best": best is not None and best["trial"] == row["trial"]}
             )  # fmt: skip
         report = search.folder.is_file(search.REPORT)
@@ -89,7 +89,7 @@ class Library:
 
     def _metrics_of_model(self, folder: Storage) -> dict[str, Any]:
         try:
-            metrics = json.loads(folder.read(METRICS))
+            metrics = manifests.parse_json(f"{folder}/{METRICS}", folder.read(METRICS))
             return {"state": "model", "step": metrics.get("step"), "measured": headline_texts(metrics)}
-        except (FileNotFoundError, ValueError, StorageError) as error:
+        except (FileNotFoundError, UserError, StorageError) as error:
             return {"state": str(error)}

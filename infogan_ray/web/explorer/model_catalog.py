@@ -1,6 +1,6 @@
-"""The models that the page can open: model folders, and runs with their checkpoints, below one root folder.
+"""The models that the page can open: model folders and the checkpoints of runs, below one root folder.
 
-An id is a path below the root: "" for the root itself, ``first``, ``quick/trials/trial_0003``.
+An id is a path relative to the root: "" for the root itself, ``first``, ``quick/trials/trial_0003``.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from infogan_ray.training.publish import METRICS, check_content, is_model
 from infogan_ray.training.run_listing import state_of
 from infogan_ray.web.explorer.real_images import RealImages, RealImageSource
 
-MAX_OPEN_MODELS = 8  # models in memory; one of the paper's takes some 60 MB
+MAX_OPEN_MODELS = 8  # models in memory; a model of the paper needs about 60 MB
 PLAIN_NAME = re.compile(r"[^./\\][^/\\]*")
 
 
 class NotFound(UserError):
-    """No such model, checkpoint or picture."""
+    """The model, checkpoint or picture does not exist."""
 
 
 class ModelCatalog:
-    """``root``: the folder that the page was opened on. ``data``: images to use in place of those of each run."""
+    """``root``: the folder of the page. ``data``: real images to use in place of each run's data."""
 
     def __init__(self, root: Storage, data: str | None = None, data_dir: str | None = None) -> None:
         self.root, self.start_checkpoint = root, ""
@@ -46,7 +46,7 @@ class ModelCatalog:
         self.kind = folder_kind(self.root) or "storage"
 
     def folder(self, id: str) -> Storage:
-        """The folder of an id. Raises NotFound for an id that leads out of the root."""
+        """The folder of an id. Raises NotFound for an id outside the root."""
         folder = self.root
         for part in id.split("/") if id else []:
             if not PLAIN_NAME.fullmatch(part):
@@ -60,7 +60,7 @@ class ModelCatalog:
     # One model ------------------------------------------------------------------------------------------------------
 
     def describe(self, id: str) -> dict[str, Any]:
-        """A model or run as JSON for the page: codes with names and bounds, checkpoints, pictures."""
+        """A model or run as JSON for the page, with its codes, checkpoints and pictures."""
         folder = self.folder(id)
         kind = folder_kind(folder)
         if kind not in ("run", "model"):
@@ -69,10 +69,10 @@ class ModelCatalog:
         if kind == "run":
             run = RunDirectory(folder)
             status = run.get_status()
-            good, bad, chosen, state = state_of(run, status["state"], verify=False)
-            found = [_describe_checkpoint(c.name, c.step, c.metrics, c.folder) for c in good]
-            best = chosen.name if chosen else (good[-1].name if good else None)
-            steps, broken, step = picture_steps(run), [str(error) for error in bad], status["step"]
+            valid, errors, chosen, state = state_of(run, status["state"], verify=False)
+            found = [_describe_checkpoint(c.name, c.step, c.metrics, c.folder) for c in valid]
+            best = chosen.name if chosen else (valid[-1].name if valid else None)
+            steps, broken, step = picture_steps(run), [str(error) for error in errors], status["step"]
             if self.start_checkpoint and id == "":
                 best = self.start_checkpoint
         else:
@@ -102,9 +102,9 @@ class ModelCatalog:
         }  # fmt: skip
 
     def open(self, id: str, checkpoint: str) -> InfoGAN:
-        """A verified model, from memory if it was used recently; ``checkpoint`` is empty for a model folder.
+        """A verified model, from memory if it was used recently. ``checkpoint`` is empty for a model folder.
 
-        Raises NotFound, or BadCheckpoint for a broken one.
+        Raises NotFound, or BadCheckpoint for a broken checkpoint.
         """
         key = (id, checkpoint)
         with self._lock:
@@ -134,14 +134,17 @@ class ModelCatalog:
         return model
 
     def set_names(self, id: str, names: dict[str, str]) -> None:
-        """Set the code names of the models in memory that have this id."""
+        """Set the names of codes in all models in memory with this id."""
         with self._lock:
-            for (own, _), model in self._open.items():
-                if own == id:
+            for (model_id, _), model in self._open.items():
+                if model_id == id:
                     model.names = names
 
     def picture(self, id: str, step: int | None, code: str | None) -> bytes:
-        """A PNG of a run's checkpoint or of a model folder. Raises NotFound, BadCheckpoint."""
+        """A PNG file of a run's checkpoint or of a model folder. Raises NotFound or BadCheckpoint.
+
+        ``code``: the code of a traversal. None is the picture of samples.
+        """
         folder = self.folder(id)
         try:
             if is_model(folder):
@@ -153,12 +156,12 @@ class ModelCatalog:
             else:
                 content = RunDirectory(folder).traversals.read(traversal_picture_name(step, code))
         except FileNotFoundError:
-            raise NotFound(f"no such picture of '{id}'") from None
+            raise NotFound(f"this picture of '{id}' does not exist") from None
         check_content("picture.png", content)
         return content
 
     def real_images(self, id: str, model: InfoGAN) -> RealImages:
-        """Real images of the model's size to encode. Raises NotFound if there are none on this machine."""
+        """Real images in the model's size. Raises NotFound if this machine has none."""
         folder = self.folder(id)
         images = self._images.load(folder, model)
         if images is None:
@@ -182,12 +185,12 @@ def folder_kind(folder: Storage) -> str | None:
 
 
 def _describe_checkpoint(name: str, step: int, metrics: dict[str, Any], folder: Storage) -> dict[str, Any]:
-    """As JSON for the page. ``path`` is the folder's URI, quoted for a shell."""
+    """A checkpoint as JSON for the page. ``path`` is the folder's URI, quoted for a shell."""
     numbers = {metric: value for metric, value in metrics.items() if isinstance(value, (int, float))}
     return {"name": name, "step": step, "metrics": numbers, "path": shlex.quote(folder.uri)}
 
 
 def picture_steps(run: RunDirectory) -> list[int]:
-    """The steps that have a picture of samples, those of pruned checkpoints included."""
+    """The steps with a picture of samples, including steps whose checkpoint was deleted."""
     steps = [re.fullmatch(r"step_(\d+)\.png", entry.name) for entry in run.samples.entries()]
     return sorted(int(found[1]) for found in steps if found)

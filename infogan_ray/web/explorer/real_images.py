@@ -1,4 +1,4 @@
-"""Real images to encode: those that ``--data`` names, else those that the run was trained on."""
+"""Real images for the encoder: the images of ``--data``, or by default the run's training data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from infogan_ray.training.publish import CONFIG
 
 @dataclass(frozen=True)
 class RealImages:
-    """Images (N, C, H, W) uint8, with labels (N,) where the data has some."""
+    """uint8 images (N, C, H, W), and labels (N,) if the data has labels."""
 
     images: torch.Tensor
     labels: torch.Tensor | None
@@ -31,7 +31,7 @@ class RealImages:
 
 
 class RealImageSource:
-    """``data`` and ``data_dir``: images to use in place of those of each run. Loaded images stay in memory."""
+    """``data`` and ``data_dir``: real images to use in place of each run's data. Loaded images stay in memory."""
 
     def __init__(self, data: str | None = None, data_dir: str | None = None) -> None:
         self.data, self.data_dir = data, data_dir
@@ -39,15 +39,15 @@ class RealImageSource:
         self._lock = threading.Lock()
 
     def availability(self, folder: Storage) -> dict[str, str]:
-        """``data``, the name of the images of a run or model, or ``why`` there are none. Nothing is downloaded."""
+        """``data``: the name of a run's or model's data, or ``why`` it is unavailable. Nothing is downloaded."""
         data, data_dir = self._find(folder)
         if data is None or not is_available(data, data_dir):
-            why = f"the images of {data} are not on this machine" if data else "it is not known what it was trained on"
-            return {"why": f"{why}; name some with: infogan explore ... --data"}
+            why = f"the images of {data} are not on this machine" if data else "the training data is unknown"
+            return {"why": f"{why}; name images with: infogan explore ... --data"}
         return {"data": data}
 
     def load(self, folder: Storage, model: InfoGAN) -> RealImages | None:
-        """The held-out images where there are some, at the model's size. None if no images are on this machine."""
+        """The held-out images, or all images without a test split, in the model's size. None without local images."""
         data, data_dir = self._find(folder)
         if data is None or not is_available(data, data_dir):
             return None
@@ -64,9 +64,9 @@ class RealImageSource:
     def _find(self, folder: Storage) -> tuple[str | None, str | None]:
         if self.data is not None:
             return self.data, self.data_dir
-        where = f"{folder}/{CONFIG}"
+        path = f"{folder}/{CONFIG}"
         try:
-            config = from_saved(parse_json(where, folder.read(CONFIG)), where)
+            config = from_saved(parse_json(path, folder.read(CONFIG)), path)
         except (UserError, FileNotFoundError, StorageError):
             return None, None
         return config.data, config.data_dir

@@ -1,4 +1,4 @@
-"""Responses of the explorer: pictures, files of the page, and errors as one line of JSON."""
+"""Responses of the explorer: pictures, the page's files, and errors as one line of JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from infogan_ray.storage.manifests import BadCheckpoint
 from infogan_ray.web.explorer.model_catalog import NotFound
 
 MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-# A report is made of what is on storage. It may run its own script, and has no access to this page.
+# A report comes from storage and is not trusted. It may run its own script, but has no access to this page.
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
@@ -38,7 +38,7 @@ def static_file(name: str) -> Response:
     """A file of the page. Raises NotFound."""
     found = {entry.name: entry for entry in (resources.files("infogan_ray.web.explorer") / "static").iterdir()}
     if name not in found:
-        raise NotFound(f"{name} is not a part of the page")
+        raise NotFound(f"{name} is not a file of the page")
     return Response(found[name].read_bytes(), media_type=MEDIA_TYPES[name.rpartition(".")[2]])
 
 
@@ -47,7 +47,7 @@ def error_response(status: int, line: str) -> Response:
 
 
 def respond(handler: Callable[..., Response], *arguments: Any) -> Response:
-    """The handler's response; an error of the user or of storage becomes a response of one line."""
+    """The handler's response. User errors and storage errors become responses of one line."""
     try:
         return handler(*arguments)
     except NotFound as error:
@@ -64,4 +64,4 @@ async def http_error(request: Request, error: Exception) -> Response:
 
 
 async def internal_error(request: Request, error: Exception) -> Response:
-    return error_response(500, "this is a bug of the explorer; its terminal shows where")
+    return error_response(500, "this is a bug of the explorer; its terminal shows the traceback")

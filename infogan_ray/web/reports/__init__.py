@@ -1,1 +1,1 @@
-"""Reports as HTML files that need no network."""
+"""Reports of runs and searches as self-contained HTML files."""

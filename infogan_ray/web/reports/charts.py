@@ -1,4 +1,4 @@
-"""Line charts and scatter plots as inline SVG: pure functions of numbers and labels that return a string."""
+"""Line charts and scatter plots as inline SVG. The functions take numbers and labels and return a string."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from infogan_ray.web.reports.scales import Scale, is_log_range, limits, separate
 from infogan_ray.web.reports.svg import LABEL_LENGTH, Frame, empty_chart, hue_class, marker, svg, text
 
 SLOTS = 12  # lines with a colour in one chart; eight colours with six markers repeat after 24
-MAX_POINTS = 150  # of a line, so that a page of hundreds of trials stays small
+MAX_POINTS = 150  # of a line, so that a page with hundreds of trials is small
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line. ``slot`` 0 … SLOTS - 1 is its colour and marker, the same in every chart; None: grey, no label.
+    """A line. ``slot``: 0 … SLOTS - 1, its colour and marker in every chart; None is grey without a label.
 
-    ``faint``: dashed. ``note``: added to its title, which a browser shows on hovering.
+    ``faint``: dashed. ``note``: added to its tooltip.
     """
 
     label: str
@@ -29,7 +29,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a scatter plot. ``front``: on the Pareto front, ringed. ``weight``: large ones get labels first."""
+    """A point of a scatter plot. ``front``: it is on the Pareto front and gets a ring.
+
+    ``weight``: points with large weights get labels first. ``note``: added to its tooltip.
+    """
 
     label: str
     x: float
@@ -45,12 +48,12 @@ def line_chart(
     ceiling: float | None = None, ceiling_label: str = "ceiling", marks: Sequence[tuple[float, str]] = (),
     faint_label: str = "", size: tuple[int, int] = (880, 340),
 ) -> str:  # fmt: skip
-    """Lines by falling importance, the first on top. ``marks``: vertical lines (x, label).
+    """A line chart. The first line is on top. ``marks``: vertical lines (x, label).
 
-    Points that are not finite, or not positive on a logarithmic x, are left out; far outliers are drawn at the edge.
+    Points that are not finite, or not positive on a logarithmic x, are left out. Far outliers appear at the edge.
     """
-    kept = [(one, _drawable(one.points, log_x)) for one in series]
-    kept = [(one, points) for one, points in kept if points]
+    kept = [(line, _valid_points(line.points, log_x)) for line in series]
+    kept = [(line, points) for line, points in kept if points]
     if not kept:
         return empty_chart(title, "nothing measured yet", size)
     labelled = [pair for pair in kept if pair[0].slot is not None]
@@ -61,18 +64,21 @@ def line_chart(
     parts = frame.draw() + _marks(frame, marks)
     if ceiling is not None:
         parts.append(_limit(frame, ceiling, ceiling_label, at_right=True))
-    for one, points in reversed(kept):
-        parts.append(_line(frame, one, points))
+    for line, points in reversed(kept):
+        parts.append(_line(frame, line, points))
     parts += _end_labels(frame, labelled)
-    parts += _notes(frame, labelled, len(kept) - len(labelled), faint_label, any(one.faint for one, _ in kept))
+    parts += _notes(frame, labelled, len(kept) - len(labelled), faint_label, any(line.faint for line, _ in kept))
     return svg(f"{title}: {y_label} over {x_label}, {len(kept)} lines", size, parts)
 
 
 def scatter(
     title: str, points: Sequence[Point], x_label: str, y_label: str, *, log_y: bool = False, limit: float | None = None,
-    limit_label: str = "", better: str = "", most_labels: int = 14, size: tuple[int, int] = (880, 380),
+    limit_label: str = "", better: str = "", max_labels: int = 14, size: tuple[int, int] = (880, 380),
 ) -> str:  # fmt: skip
-    """Points, those of the front ringed and joined. ``limit``: a horizontal line; ``better``: a legend."""
+    """A scatter plot. Points of the front have rings and are connected. ``limit``: a horizontal line.
+
+    ``better``: a legend that explains which direction is better.
+    """
     kept = [point for point in points if is_number(point.x) and is_number(point.y)]
     if not kept:
         return empty_chart(title, "nothing measured yet", size)
@@ -82,7 +88,7 @@ def scatter(
     if limit is not None:
         parts.append(_limit(frame, limit, limit_label))
     front = sorted((point for point in kept if point.front), key=lambda point: (point.x, point.y))
-    if len(front) > 1:  # by steps: between two points of a front nothing is known to be reachable but their corner
+    if len(front) > 1:  # a stepped line, because points between two points of the front may be unreachable
         path = f"M{frame.x(front[0].x):.1f} {frame.y(front[0].y):.1f}" + "".join(
             f"V{frame.y(point.y):.1f}H{frame.x(point.x):.1f}" for point in front[1:]
         )
@@ -91,64 +97,64 @@ def scatter(
         x, y = frame.x(point.x), frame.y(point.y)
         ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>' if point.front else ""
         mark = f'<path class="m" d="{marker(point.slot or 0, x, y, 5)}"/>'
-        said = f"{point.label}: {x_label} {format_tick(point.x)}, {y_label} {format_tick(point.y)}"
+        tooltip = f"{point.label}: {x_label} {format_tick(point.x)}, {y_label} {format_tick(point.y)}"
         hue = "muted" if point.slot is None else hue_class(point.slot)
-        said += f", {point.note}" if point.note else ""
-        parts.append(f'<g class="s {hue}"><title>{escape(said)}</title>{mark}{ring}</g>')
-    parts += _free_labels(frame, sorted(kept, key=lambda point: -point.weight)[:most_labels], kept)
-    legend = "; ".join(word for word in ("ringed: beaten by no other in both" if front else "", better) if word)
+        tooltip += f", {point.note}" if point.note else ""
+        parts.append(f'<g class="s {hue}"><title>{escape(tooltip)}</title>{mark}{ring}</g>')
+    parts += _point_labels(frame, sorted(kept, key=lambda point: -point.weight)[:max_labels], kept)
+    legend = "; ".join(word for word in ("ringed: on the Pareto front" if front else "", better) if word)
     parts.append(text(frame.x.end, frame.y.end - 10, legend, "soft", "end"))
     return svg(f"{title}: {y_label} over {x_label}, {len(kept)} points", size, parts)
 
 
-def _drawable(points: Sequence[tuple[float, float]], log_x: bool) -> list[tuple[float, float]]:
-    good = [(x, y) for x, y in points if is_number(x) and is_number(y) and (x > 0 or not log_x)]
-    return subsample(good, MAX_POINTS)
+def _valid_points(points: Sequence[tuple[float, float]], log_x: bool) -> list[tuple[float, float]]:
+    valid = [(x, y) for x, y in points if is_number(x) and is_number(y) and (x > 0 or not log_x)]
+    return subsample(valid, MAX_POINTS)
 
 
 def _frame(
     points: Sequence[tuple[float, float]], x_label: str, y_label: str, size: tuple[int, int], right: int,
-    more_x: Sequence[float], more_y: Sequence[float], log_x: bool = False, log_y: bool = False,
+    extra_x: Sequence[float], extra_y: Sequence[float], log_x: bool = False, log_y: bool = False,
 ) -> Frame:  # fmt: skip
     width, height = size
-    xs = limits([x for x, _ in points], more_x, log_x)
-    ys = limits([y for _, y in points], more_y, log_y)
+    xs = limits([x for x, _ in points], extra_x, log_x)
+    ys = limits([y for _, y in points], extra_y, log_y)
     log_x, log_y = log_x and is_log_range(xs, 2), log_y and is_log_range(ys, 2)
     ys = (ys[0] / 1.2, ys[1] * 1.2) if log_y else with_padding(*ys)
     xs = xs if log_x else with_padding(*xs, 0.02)
     return Frame(Scale(*xs, 58, width - right, log_x), Scale(*ys, height - 48, 34, log_y), x_label, y_label)
 
 
-def _line(frame: Frame, one: Series, points: Sequence[tuple[float, float]]) -> str:
+def _line(frame: Frame, series: Series, points: Sequence[tuple[float, float]]) -> str:
     places = [(frame.x(x), frame.y(y)) for x, y in points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    said = f"{one.label}: {format_tick(points[-1][1])} at {format_tick(points[-1][0])}" + (
-        f", {one.note}" if one.note else ""
+    tooltip = f"{series.label}: {format_tick(points[-1][1])} at {format_tick(points[-1][0])}" + (
+        f", {series.note}" if series.note else ""
     )
-    classes = f"s {'muted' if one.slot is None else hue_class(one.slot)}{' faint' if one.faint else ''}"
+    classes = f"s {'muted' if series.slot is None else hue_class(series.slot)}{' faint' if series.faint else ''}"
     marks = ""
-    if one.slot is not None:
+    if series.slot is not None:
         shown = places if len(places) <= 25 else places[-1:]
-        outlines = "".join(marker(one.slot, x, y, 3.5) for x, y in shown)
+        outlines = "".join(marker(series.slot, x, y, 3.5) for x, y in shown)
         marks = f'<path class="hit" d="{path}"/><path class="m" d="{outlines}"/>'
     elif len(places) == 1:
         marks = f'<path class="m" d="{marker(0, *places[0], 2)}"/>'
-    return f'<g class="{classes}"><title>{escape(said)}</title><path class="l" d="{path}"/>{marks}</g>'
+    return f'<g class="{classes}"><title>{escape(tooltip)}</title><path class="l" d="{path}"/>{marks}</g>'
 
 
 def _end_labels(frame: Frame, labelled: Sequence[tuple[Series, Sequence[tuple[float, float]]]]) -> list[str]:
-    """Labels at the right edge, each near its line's end and joined to it."""
+    """Labels at the right edge, each near its line's end and connected to it."""
     ends = [(frame.x(points[-1][0]), frame.y(points[-1][1])) for _, points in labelled]
     places = separate_labels([y for _, y in ends], 15, frame.y.end, frame.y.start)
     left = frame.x.end + 22
     parts = []
-    for (one, _), (x, y), place in zip(labelled, ends, places, strict=True):
-        slot = one.slot or 0
-        near = frame.x.end - x < 60  # from a line that ended early it would cross the others
+    for (series, _), (x, y), place in zip(labelled, ends, places, strict=True):
+        slot = series.slot or 0
+        near = frame.x.end - x < 60  # the connection of a line that ended early would cross other lines
         lead = f'<path class="lead" d="M{x:.1f} {y:.1f}L{left - 7:.1f} {place:.1f}"/>' if near else ""
         sign = f'<path class="m" d="{marker(slot, left, place, 4)}"/>'
         parts.append(f'<g class="s {hue_class(slot)}">{lead}{sign}</g>')
-        parts.append(text(left + 9, place + 4, truncate(one.label, LABEL_LENGTH), title=one.label))
+        parts.append(text(left + 9, place + 4, truncate(series.label, LABEL_LENGTH), title=series.label))
     return parts
 
 
@@ -176,9 +182,9 @@ def _limit(frame: Frame, value: float, label: str, at_right: bool = False) -> st
     return line + text(x, y - 5, f"{label} {format_tick(value)}", "soft", anchor)
 
 
-def _free_labels(frame: Frame, wanted: Sequence[Point], all_points: Sequence[Point]) -> list[str]:
-    """A label beside each point where it covers nothing. Others are left out: the point's title has the label."""
-    taken = [(frame.x(p.x) - 6, frame.y(p.y) - 6, frame.x(p.x) + 6, frame.y(p.y) + 6) for p in all_points]
+def _point_labels(frame: Frame, wanted: Sequence[Point], all_points: Sequence[Point]) -> list[str]:
+    """Labels beside points. A label that would cover something is left out; the tooltip also has it."""
+    occupied = [(frame.x(p.x) - 6, frame.y(p.y) - 6, frame.x(p.x) + 6, frame.y(p.y) + 6) for p in all_points]
     parts = []
     for point in wanted:
         words = truncate(point.label, LABEL_LENGTH)
@@ -186,12 +192,12 @@ def _free_labels(frame: Frame, wanted: Sequence[Point], all_points: Sequence[Poi
         for left, base in ((x + 12, y + 4), (x - 12 - width, y + 4), (x - width / 2, y - 13), (x - width / 2, y + 22)):
             box = (left, base - 10, left + width, base + 3)
             inside = box[0] >= frame.x.start and box[2] <= frame.x.end + 38 and frame.y.end - 4 <= box[1]
-            if inside and box[3] <= frame.y.start and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
+            if inside and box[3] <= frame.y.start and not any(_overlap(box, other) for other in occupied):
+                occupied.append(box)
                 parts.append(text(left, base, words, title=point.label))
                 break
     return parts
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]

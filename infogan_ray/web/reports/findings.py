@@ -1,6 +1,6 @@
-"""The data of a search, read from storage once for its report. What is missing or broken leaves a gap and a note.
+"""The data of a search, which its report reads once from storage. Missing or broken data leaves a gap and a note.
 
-Bounds are in nats, lengths of training in images seen.
+Bounds are in nats. Training progress is in images seen.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, GATE, RULES, Row, pareto, winner
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.learned_prior import as_measured
+from infogan_ray.training.learned_prior import with_measured_prior
 from infogan_ray.web.reports.markup import is_number
 
-CURVES = ("clustering_error", "d_loss", "g_loss")  # beside the search's metric
+CURVES = ("clustering_error", "d_loss", "g_loss")  # in addition to the search's metric
 SETTLED = ("finished", "stopped", "diverged", "failed", "continued")
 NOT_BEGUN = "not begun"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial. ``row`` is its row of the leaderboard; before it begins, its number, state and values alone."""
+    """One trial. ``row``: its row of the leaderboard. Before it begins, the row has only number, state and values."""
 
     number: int
     row: Row
     images: int
-    """Images seen, by its last status; a checkpoint may be older."""
+    """Images seen at its last status. Its last checkpoint can be older."""
     config: Mapping[str, Any]
     curves: dict[str, list[tuple[float, float]]]
-    """(images seen, value) in order, by metric."""
+    """By metric, pairs (images seen, value) in order."""
     bounds: dict[str, float]
     """The last measured bound in nats, by code."""
     priors: Mapping[str, float] = field(default_factory=dict)
@@ -64,24 +64,24 @@ class Trial:
 
     @property
     def ceilings(self) -> dict[str, float]:
-        """The largest bound in nats that each code can reach; empty if this version cannot read the configuration."""
+        """The largest possible bound of each code in nats. Empty if this version cannot read the configuration."""
         try:
             latents = RunConfig().override(dict(self.config), "the search").latents
         except UserError:
             return {}
-        return {name: code.ceiling(latents.sigma) for name, code in as_measured(latents, self.priors).items()}
+        return {name: code.ceiling(latents.sigma) for name, code in with_measured_prior(latents, self.priors).items()}
 
 
 @dataclass(frozen=True)
 class Findings:
-    """A search as its report needs it. ``trials``: in the leaderboard's order, then those that have not begun."""
+    """The data of a search. ``trials``: in the leaderboard's order, followed by those that have not begun."""
 
     search: SearchDirectory
     about: dict[str, Any]
     halving: Halving
     trials: list[Trial]
     picks: dict[str, int | None]
-    """The trial that each rule picks."""
+    """The trial that each selection rule picks."""
     rule: str
     front: list[int]
     gate: float
@@ -111,7 +111,7 @@ class Findings:
 
 
 def read(search: SearchDirectory) -> Findings:
-    """Raises BadCheckpoint where search.json or events.json is not JSON, FileNotFoundError where there is no search."""
+    """Read a search. Raises BadCheckpoint if search.json or events.json is not JSON, FileNotFoundError if missing."""
     about, halving = search.description(), search.halving()
     configs: list[dict[str, Any]] = about.get("trials") or []
     statuses: dict[int, dict[str, Any]] = {}
@@ -150,22 +150,22 @@ def read(search: SearchDirectory) -> Findings:
 
 
 def _saved_board(search: SearchDirectory) -> dict[str, Any]:
-    """leaderboard.json; empty if it is missing or cannot be read."""
+    """The content of leaderboard.json. Empty if it is missing or invalid."""
     try:
         board = json.loads(search.folder.read(search.BOARD))
-        good = isinstance(board, dict) and all("trial" in row and "state" in row for row in board["rows"])
+        valid = isinstance(board, dict) and all("trial" in row and "state" in row for row in board["rows"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
-    return board if good else {}
+    return board if valid else {}
 
 
 def _default_rule(board: Mapping[str, Any], picks: Mapping[str, Any]) -> str:
-    """The rule that orders a leaderboard. Those of earlier versions name none; it is the first of their picks."""
+    """The rule that orders a leaderboard. Leaderboards of earlier versions have no rule; then it is the first pick."""
     return str(board.get("rule") or (DEFAULT if DEFAULT in picks else next(iter(picks), DEFAULT)))
 
 
 def _is_stale(rows: list[Row], begun: set[int]) -> bool:
-    """Whether a search continued after its leaderboard was saved: a trial is missing, or was not over."""
+    """Whether a search continued after its leaderboard was saved: a trial is missing or was not finished then."""
     settled = all(str(row["state"]).partition(",")[0] in SETTLED for row in rows)
     return not settled or bool(begun - {row["trial"] for row in rows})
 
@@ -196,6 +196,6 @@ def _trial(
     for points in curves.values():
         points.sort(key=lambda point: point[0])
     images = max(int(row.get("images") or 0), int(status.get("step") or 0) * batch)
-    if row["state"] == "unknown" and not images:  # its configuration alone has been written
+    if row["state"] == "unknown" and not images:  # only its configuration exists
         row = {**row, "state": NOT_BEGUN}
     return Trial(number, row, images, config, curves, bounds, priors)

@@ -1,4 +1,4 @@
-"""Text and numbers as HTML. Every text is escaped, whoever wrote it."""
+"""Text and numbers as HTML. Every text is escaped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 
 
 def escape(value: Any) -> str:
-    """Text for an element or a quoted attribute. What UTF-8 or XML cannot hold becomes a question mark."""
+    """Text for an element or a quoted attribute. A character that UTF-8 or XML cannot hold becomes a question mark."""
     text = str(value).encode("utf-8", "replace").decode()
     return html.escape(CONTROL.sub("?", text), quote=True)
 
@@ -25,7 +25,7 @@ def truncate(text: str, length: int) -> str:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a value is a finite number. Booleans are not."""
+    """Whether a value is a finite number. Booleans are not numbers."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -53,7 +53,7 @@ def format_tick(value: float) -> str:
 
 
 def short_labels(paths: Sequence[str], taken: Sequence[str]) -> dict[str, str]:
-    """The last part of each path where that is unique, else the whole."""
+    """The last part of each path if it is unique, otherwise the whole path."""
     last = {path: path.rpartition(".")[2] for path in paths}
     names = [*last.values(), *taken]
     return {path: short if names.count(short) == 1 else path for path, short in last.items()}

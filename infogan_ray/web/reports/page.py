@@ -1,7 +1,7 @@
-"""The page of a report: one HTML file, light and dark, that needs no other file.
+"""The page of a report: one self-contained HTML file, with a light and a dark colour scheme.
 
-The markup is XML as well as HTML, so that a test can parse it. Its policy allows this module's script alone: markup
-that passed ``escape`` by mistake would not run.
+The markup is valid XML and HTML, so that a test can parse it. Its security policy allows only this module's script.
+Markup that was not escaped by mistake cannot run scripts.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ summary { cursor: pointer; }
 @media (max-width: 34rem) { body { padding: .8rem; font-size: 15px; } .pair { grid-template-columns: 1fr; } }
 """
 
-# Without it the tables stand in the order of the report. No '<' or '&': the page is XML, too.
+# Without this script, the tables keep the report's order. It contains no '<' or '&', because the page is also XML.
 SCRIPT = """
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
@@ -98,7 +98,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell. ``order``: its sort key, if not its text. ``markup``: HTML that the caller has escaped."""
+    """A table cell. ``order``: the number to sort by, if not the text. ``markup``: HTML that the caller has escaped."""
 
     words: str = ""
     order: float | None = None
@@ -107,7 +107,7 @@ class Cell:
 
 
 def page(title: str, sections: Sequence[tuple[str, str, str]], head: str) -> str:
-    """A whole page. ``sections``: anchor, heading, body as HTML; ``head``: what stands above them, as HTML."""
+    """The complete page. ``sections``: anchor, heading and body as HTML. ``head``: HTML above the sections."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     links = " ".join(f'<a href="#{anchor}">{escape(heading)}</a>' for anchor, heading, _ in sections)
@@ -126,7 +126,7 @@ def page(title: str, sections: Sequence[tuple[str, str, str]], head: str) -> str
 def table(
     headings: Sequence[str | Cell], rows: Sequence[Sequence[Any]], first: Sequence[int] = (), sortable: bool = True
 ) -> str:
-    """A table of Cells or plain values, numbers aligned right. ``first``: rows that are highlighted."""
+    """A table of Cells or plain values. Numbers are aligned right. ``first``: the highlighted rows."""
     cells = [[value if isinstance(value, Cell) else cell(value) for value in row] for row in rows]
     numeric = [bool(cells) and all(_is_plain_number(row[column]) for row in cells) for column in range(len(headings))]
     heads = [heading if isinstance(heading, Cell) else Cell(heading) for heading in headings]
@@ -136,7 +136,7 @@ def table(
     ]
     lines = []
     for index, row in enumerate(cells):
-        tds = "".join(_td(one, right) for one, right in zip(row, numeric, strict=True))
+        tds = "".join(_td(value, right) for value, right in zip(row, numeric, strict=True))
         lines.append(f"<tr{_class('first' if index in first else '')}>{tds}</tr>")
     kind = ' class="sortable"' if sortable and len(rows) > 1 else ""
     return (
@@ -150,7 +150,7 @@ def cell(value: Any) -> Cell:
 
 
 def figure(chart: str, words: str = "") -> str:
-    """A chart with a caption. It scrolls sideways on a screen too narrow for its text."""
+    """A chart with a caption. It scrolls horizontally on a narrow screen."""
     caption = f"<figcaption>{escape(words)}</figcaption>" if words else ""
     return f'<figure><div class="scroll chart-box">{chart}</div>{caption}</figure>'
 
@@ -176,14 +176,14 @@ def details(summary: str, body: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
 
 
-def _is_plain_number(one: Cell) -> bool:
-    return not one.markup and (one.order is not None or one.words == MISSING)
+def _is_plain_number(cell: Cell) -> bool:
+    return not cell.markup and (cell.order is not None or cell.words == MISSING)
 
 
-def _td(one: Cell, right: bool) -> str:
-    order = "" if one.order is None else f' data-v="{float(one.order)!r}"'
-    kind = "n" if right else "w" if len(one.words) > 30 else ""
-    return f"<td{_class(kind)}{order}{_title(one.title)}>{one.markup or escape(one.words)}</td>"
+def _td(cell: Cell, right: bool) -> str:
+    order = "" if cell.order is None else f' data-v="{float(cell.order)!r}"'
+    kind = "n" if right else "w" if len(cell.words) > 30 else ""
+    return f"<td{_class(kind)}{order}{_title(cell.title)}>{cell.markup or escape(cell.words)}</td>"
 
 
 def _class(kind: str) -> str:

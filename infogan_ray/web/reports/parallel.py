@@ -1,6 +1,6 @@
 """Parallel coordinates as inline SVG: one axis for each value, one line for each trial, coloured by its score.
 
-The score is the last axis as well, so that nothing is said by colour alone. Sizes are pixels of the view box.
+The last axis also shows the score, so that no information depends on colour alone. Sizes are pixels of the view box.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from infogan_ray.web.reports.scales import Scale, is_log_range, limits, separate
 from infogan_ray.web.reports.svg import LABEL_LENGTH, empty_chart, svg, text
 
 SHADES = 7
-MAX_TICKS = 8  # names on an axis; of more choices every second, third … is named
+MAX_TICKS = 8  # labels on an axis; with more choices, only every second, third … has a label
 
 CSS = """
 .chart .p { fill: none; stroke: var(--shade, var(--mute, #9aa3ad)); stroke-linejoin: round; }
@@ -38,7 +38,7 @@ CSS = """
 
 @dataclass(frozen=True)
 class Line:
-    """Values by axis. A line without a score is grey. ``faint``: dashed and grey. ``note``: added to its title."""
+    """Values by axis. A line without a score is grey. ``faint``: dashed and grey. ``note``: added to its tooltip."""
 
     label: str
     values: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of numbers or of choices; maps a value to pixels from the top."""
+    """An axis of numbers or of choices. It maps a value to pixels from the top."""
 
     name: str
     scale: Scale
@@ -57,14 +57,17 @@ class Axis:
 
     @classmethod
     def from_values(cls, name: str, values: Sequence[Any], top: float, bottom: float, log: bool = False) -> Axis:
-        """An axis of numbers, logarithmic if they span more than a factor of ten; other values become choices."""
-        there = [value for value in values if not _missing(value)]
-        if there and all(is_number(value) for value in there):
-            log = is_log_range(there) or (log and is_log_range(there, 1))
-            return cls(name, Scale(*limits(there, there, log), bottom, top, log), None)
-        plain = sorted({value for value in there if is_number(value)})
-        others = sorted({format_value(value) for value in there if not is_number(value)})
-        choices = tuple(dict.fromkeys([format_value(value) for value in plain] + others))
+        """An axis for these values. If not all values are numbers, they become choices.
+
+        An axis of numbers is logarithmic if they span more than a factor of ten.
+        """
+        present = [value for value in values if not _missing(value)]
+        if present and all(is_number(value) for value in present):
+            log = is_log_range(present) or (log and is_log_range(present, 1))
+            return cls(name, Scale(*limits(present, present, log), bottom, top, log), None)
+        numbers = sorted({value for value in present if is_number(value)})
+        others = sorted({format_value(value) for value in present if not is_number(value)})
+        choices = tuple(dict.fromkeys([format_value(value) for value in numbers] + others))
         return cls(name, Scale(-0.5, len(choices) - 0.5, bottom, top), choices)
 
     def place(self, value: Any) -> float | None:
@@ -73,46 +76,46 @@ class Axis:
         return self.scale(value if self.choices is None else self.choices.index(format_value(value)))
 
     def ticks(self, values: Sequence[Any]) -> list[tuple[float, str]]:
-        """(pixel, text) of each tick: the values themselves if they are few and far apart, else round numbers."""
+        """(pixel, text) of each tick: the values if they are few and far apart, otherwise round numbers."""
         if self.choices is not None:
-            every = -(-len(self.choices) // MAX_TICKS)
-            return [(self.scale(index), self.choices[index]) for index in range(0, len(self.choices), every)]
-        own = sorted({float(value) for value in values if not _missing(value)})
-        gaps = [abs(self.scale(b) - self.scale(a)) for a, b in pairwise(own)]
-        ticks = own if len(own) <= 6 and all(gap >= 16 for gap in gaps) else self.scale.ticks(MAX_TICKS)
+            stride = -(-len(self.choices) // MAX_TICKS)
+            return [(self.scale(index), self.choices[index]) for index in range(0, len(self.choices), stride)]
+        distinct = sorted({float(value) for value in values if not _missing(value)})
+        gaps = [abs(self.scale(b) - self.scale(a)) for a, b in pairwise(distinct)]
+        ticks = distinct if len(distinct) <= 6 and all(gap >= 16 for gap in gaps) else self.scale.ticks(MAX_TICKS)
         return [(self.scale(tick), format_tick(tick)) for tick in ticks]
 
 
 def parallel_coordinates(
     title: str, lines: Sequence[Line], axes: Sequence[str], score_label: str, *, names: Mapping[str, str] | None = None,
-    log: Collection[str] = (), faint_label: str = "", most_labels: int = 6, height: int = 380,
+    log: Collection[str] = (), faint_label: str = "", max_labels: int = 6, height: int = 380,
 ) -> str:  # fmt: skip
-    """Lines by score, the best on top, the first ``most_labels`` of them named. Large scores are good.
+    """The chart. Lines with large scores are on top, and the best ``max_labels`` lines have labels.
 
-    ``axes``: keys of the lines' values, in their order; ``names``: what an axis is called, if not by its key; ``log``:
-    those that are logarithmic however little they span.
+    ``axes``: keys of the lines' values, in order. ``names``: labels of axes, by key. ``log``: axes that are always
+    logarithmic.
     """
     spacing = max(110.0, 700 / max(len(axes), 1))
     left, top, bottom = 90.0, 62.0, height - 26.0
     width = int(left + spacing * len(axes) + 120)
     if not lines or not axes:
         return empty_chart(title, "no values to show", (880, height))
-    drawn = [
+    scaled_axes = [
         Axis.from_values(name, [line.values.get(name) for line in lines], top, bottom, name in log) for name in axes
     ]
     scores = [line.score for line in lines if is_number(line.score)]
     if scores:
-        drawn.append(Axis.from_values(score_label, scores, top, bottom))
-    columns = [left + spacing * index for index in range(len(drawn))]
+        scaled_axes.append(Axis.from_values(score_label, scores, top, bottom))
+    columns = [left + spacing * index for index in range(len(scaled_axes))]
     order = sorted(lines, key=lambda line: (not line.faint, _finite(line.score)))
-    parts = [_line(line, drawn, columns, axes, bool(scores)) for line in order]
+    parts = [_line(line, scaled_axes, columns, axes, bool(scores)) for line in order]
     if scores:
-        parts += _bar(columns[-1], drawn[-1].scale)
+        parts += _bar(columns[-1], scaled_axes[-1].scale)
         best = sorted(
             (line for line in lines if is_number(line.score) and not line.faint), key=lambda line: -_finite(line.score)
         )
-        parts += _labels(best[:most_labels], columns[-1], drawn[-1])
-    for index, (axis, x) in enumerate(zip(drawn, columns, strict=True)):
+        parts += _labels(best[:max_labels], columns[-1], scaled_axes[-1])
+    for index, (axis, x) in enumerate(zip(scaled_axes, columns, strict=True)):
         values = scores if scores and index == len(axes) else [line.values.get(axis.name) for line in lines]
         parts.append(f'<path class="axis" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>')
         for y, words in axis.ticks(values):
@@ -120,7 +123,7 @@ def parallel_coordinates(
             parts.append(text(x - 7, y + 4, _abbreviate(words), "soft", "end", title=words))
         name = (names or {}).get(axis.name, axis.name) + (" (log)" if axis.scale.log else "")
         parts.append(text(x, 34 if index % 2 else 50, truncate(name, 30), "", "middle", title=axis.name))
-    legend = [f"stronger and thicker: better {score_label}"] if scores else []
+    legend = [f"darker and thicker: better {score_label}"] if scores else []
     legend += [f"dashed: {faint_label}"] if faint_label and any(line.faint for line in lines) else []
     parts.append(text(width - 8, 14, "; ".join(legend), "soft", "end"))
     return svg(f"{title}: {len(lines)} lines over {', '.join(axes)}", (width, height), parts)
@@ -132,23 +135,26 @@ def shade(score: float, scale: Scale) -> int:
     return min(SHADES - 1, max(0, int(share * SHADES)))
 
 
-def _line(line: Line, drawn: Sequence[Axis], columns: Sequence[float], axes: Sequence[str], scored: bool) -> str:
+def _line(
+    line: Line, scaled_axes: Sequence[Axis], columns: Sequence[float], axes: Sequence[str], scored: bool
+) -> str:  # fmt: skip
     values = [line.values.get(name) for name in axes] + ([line.score] if scored else [])
     path, pen = "", "M"
-    for axis, x, value in zip(drawn, columns, values, strict=True):
+    for axis, x, value in zip(scaled_axes, columns, values, strict=True):
         y = axis.place(value)
         if y is None:
             pen = "M"
             continue
         path += f"{pen}{x:.1f} {y:.1f}"
         pen = "L"
-    hue = f"h{shade(_finite(line.score), drawn[-1].scale)}" if is_number(line.score) and not line.faint else "none"
+    has_shade = is_number(line.score) and not line.faint
+    hue = f"h{shade(_finite(line.score), scaled_axes[-1].scale)}" if has_shade else "none"
     classes = f"p {hue}{' faint' if line.faint else ''}"
-    said = f"{line.label}: " + ", ".join(f"{name} {format_value(line.values.get(name))}" for name in axes)
-    said += f", score {format_value(line.score)}" if is_number(line.score) else ""
-    said += f", {line.note}" if line.note else ""
+    tooltip = f"{line.label}: " + ", ".join(f"{name} {format_value(line.values.get(name))}" for name in axes)
+    tooltip += f", score {format_value(line.score)}" if is_number(line.score) else ""
+    tooltip += f", {line.note}" if line.note else ""
     hit = f'<path class="hit" d="{path}"/>'
-    return f'<g class="{classes}"><title>{escape(said)}</title><path class="l" d="{path}"/>{hit}</g>'
+    return f'<g class="{classes}"><title>{escape(tooltip)}</title><path class="l" d="{path}"/>{hit}</g>'
 
 
 def _bar(x: float, scale: Scale) -> list[str]:
@@ -172,7 +178,7 @@ def _labels(best: Sequence[Line], x: float, axis: Axis) -> list[str]:
 
 
 def _abbreviate(words: str) -> str:
-    """At most 14 characters: both ends of a long text, since many have the same beginning."""
+    """A text of at most 14 characters. A long text keeps both ends, because many texts have the same beginning."""
     return words if len(words) <= 14 else f"{words[:5]}…{words[-8:]}"
 
 

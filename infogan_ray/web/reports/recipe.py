@@ -14,7 +14,7 @@ from infogan_ray.web.reports.findings import Findings, Trial
 from infogan_ray.web.reports.markup import format_value, short_labels
 from infogan_ray.web.reports.page import Cell, command, details, paragraph, table
 
-# Fields that say where a trial is stored, not how it is trained.
+# Fields that do not change how a trial is trained: locations, labels, threads and trackers.
 LOCATION_FIELDS = ("name", "storage", "resume", "data_dir", "labels", "threads", "mlflow", "wandb")
 
 
@@ -40,18 +40,18 @@ def recipe(found: Findings) -> str:
     if set_here:
         right += ["<h3>Fixed by the recipe, the same in all trials</h3>", pairs(set_here)]
     others = {key: value for key, value in fixed.items() if key not in set_here}
-    right += ["<h3>The rest</h3>", details("Fields that are the same in all trials", pairs(others))]
+    right += ["<h3>Other fields</h3>", details("Fields that are the same in all trials", pairs(others))]
     parts.append(f'<div class="pair"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     if differing:
         rows = [[number, *(configs[number].get(key) for key in differing)] for number in sorted(configs)]
         names = short_labels(differing, ["trial"])
         heads: list[str | Cell] = ["trial", *(Cell(names[key], title=key) for key in differing)]
-        parts += ["<h3>What differs between trials</h3>", table(heads, rows)]
-    return "".join(parts) + "<h3>How to run it again</h3>" + _again(found)
+        parts += ["<h3>Differences between trials</h3>", table(heads, rows)]
+    return "".join(parts) + "<h3>How to run it again</h3>" + _commands(found)
 
 
 def flatten_fields(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by dotted path; ``lambda_code`` stays one value."""
+    """Nested fields by dotted path. ``lambda_code`` stays one value."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value and key != "lambda_code":
@@ -61,30 +61,30 @@ def flatten_fields(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any
     return found
 
 
-def _again(found: Findings) -> str:
+def _commands(found: Findings) -> str:
     folder = found.search.folder
     words = ["infogan", "search", "RECIPE.py", "--storage", folder.parent.uri, "--name", folder.name, "--resume"]
-    text = "The recipe's file is not kept with the search. With it, this continues a search that was interrupted; "
-    text += "another --name and no --resume start it anew, with the same values for the same seed:"
+    text = "The search does not contain its recipe file. This command with that file continues an interrupted search. "
+    text += "With another --name and without --resume, it starts a new search; the same seed gives the same values:"
     parts = [paragraph(text), command(shlex.join(words))]
     trial = found.best or next((trial for trial in found.trials if trial.config), None)
-    if trial and (line := _train(trial)):
-        which = "The winner" if trial is found.best else f"Trial {trial.number}"
-        parts += [paragraph(f"{which} alone, as a run of its own:"), command(line)]
+    if trial and (line := _train_command(trial)):
+        trial_name = "the winner" if trial is found.best else f"trial {trial.number}"
+        parts += [paragraph(f"This command trains {trial_name} alone:"), command(line)]
     return "".join(parts)
 
 
-def _train(trial: Trial) -> str:
-    """The command that trains this trial alone; empty if this version cannot read its configuration."""
-    own = {key: value for key, value in trial.config.items() if key not in ("name", "storage", "resume")}
+def _train_command(trial: Trial) -> str:
+    """The command that trains this trial alone. Empty if this version cannot read its configuration."""
+    fields = {key: value for key, value in trial.config.items() if key not in ("name", "storage", "resume")}
     try:
-        return train_command(RunConfig().override(own, trial.label))
+        return train_command(RunConfig().override(fields, trial.label))
     except UserError:
         return ""
 
 
 def preset_fields(name: Any) -> dict[str, Any]:
-    """The fields of a preset; the defaults for a preset that this version does not have."""
+    """The fields of a preset. The defaults for a preset that this version does not have."""
     try:
         return flatten_fields((preset(name) if name else RunConfig()).to_dict())
     except UserError:
@@ -92,13 +92,13 @@ def preset_fields(name: Any) -> dict[str, Any]:
 
 
 def _is_alike(configs: Mapping[int, Mapping[str, Any]], key: str) -> bool:
-    """Whether all trials have the same value, of the same type: in Python 1 equals True."""
+    """Whether all trials have the same value of the same type. In Python, 1 equals True."""
     return len({repr(config.get(key)) for config in configs.values()}) == 1
 
 
 def _domain(value: Any) -> str:
     return (
-        ", ".join(f"{key} {format_value(one)}" for key, one in value.items())
+        ", ".join(f"{key} {format_value(part)}" for key, part in value.items())
         if isinstance(value, dict)
         else format_value(value)
     )

@@ -1,4 +1,4 @@
-"""The data of a run, read from storage once for its report. What is missing or broken leaves a gap and a note."""
+"""The data of a run, which its report reads once from storage. Missing or broken data leaves a gap and a note."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from infogan_ray.models.code_names import read_names
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.learned_prior import as_measured
+from infogan_ray.training.learned_prior import with_measured_prior
 from infogan_ray.training.publish import METRICS
 from infogan_ray.web.reports.markup import is_number
 
 
 @dataclass(frozen=True)
 class RunFindings:
-    """A run as its report needs it."""
+    """The data of a run."""
 
     run: RunDirectory
     status: Mapping[str, Any]
@@ -27,21 +27,21 @@ class RunFindings:
     config: RunConfig | None
     """None if config.json is missing or cannot be read."""
     rows: list[dict[str, Any]]
-    """The rows of metrics.jsonl by rising step."""
+    """The rows of metrics.jsonl, in order of steps."""
     final: Mapping[str, Any]
-    """The metrics of the model folder; empty until it is written."""
+    """The metrics of the model folder. Empty until the folder exists."""
     notes: list[str] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
-    """The names that people gave to codes, by code."""
+    """Names that users gave to codes, by code."""
 
     @property
     def latents(self) -> LatentSpec | None:
-        """The run's codes; learned priors have the values of the latest evaluation."""
-        return as_measured(self.config.latents, self.latest) if self.config else None
+        """The run's codes. Learned priors have the values of the latest evaluation."""
+        return with_measured_prior(self.config.latents, self.latest) if self.config else None
 
     @property
     def latest(self) -> dict[str, Any]:
-        """The metrics of the model folder, or those of the last evaluation during training."""
+        """The metrics of the model folder, or of the last evaluation during training."""
         measured = [row for row in self.rows if is_number(row.get("mi_bound"))]
         return dict(self.final or (measured[-1] if measured else {}))
 

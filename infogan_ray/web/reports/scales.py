@@ -1,4 +1,4 @@
-"""Linear and logarithmic axes: from numbers to pixels, ticks, and labels that do not overlap."""
+"""Linear and logarithmic axes: numbers to pixels, ticks, and labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A range of more than this many times the span of the inner 95 % is cut: one huge loss would flatten all other values.
+# A range larger than this multiple of the inner 95 % is cut to these: one huge loss would hide all other changes.
 OUTLIER_SPAN = 8.0
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps ``low`` … ``high`` to the pixels ``start`` … ``end``; what lies beyond is drawn at the edge."""
+    """Maps ``low`` … ``high`` to the pixels ``start`` … ``end``. Values outside are clamped to the edge."""
 
     low: float
     high: float
@@ -30,14 +30,14 @@ class Scale:
 
 
 def is_log_range(values: Sequence[float], factor: float = 10.0) -> bool:
-    """Whether a logarithmic axis suits: all values positive, the largest over ``factor`` times the least."""
+    """Whether to use a logarithmic axis: all values are positive, and max / min is larger than ``factor``."""
     return bool(values) and min(values) > 0 and max(values) > factor * min(values)
 
 
 def limits(values: Sequence[float], extra: Sequence[float] = (), log: bool = False) -> tuple[float, float]:
-    """Least and largest number that an axis shows: all of ``extra``, and ``values`` without what lies far outside.
+    """The smallest and largest number of an axis that shows all of ``extra``, and ``values`` without far outliers.
 
-    Never empty: equal ends are moved apart, and without numbers it is 0 … 1.
+    The two are never equal. Without numbers the result is 0 … 1.
     """
     if not values and not extra:
         return 0.0, 1.0
@@ -50,13 +50,13 @@ def limits(values: Sequence[float], extra: Sequence[float] = (), log: bool = Fal
     chosen += extra
     low, high = min(chosen), max(chosen)
     if low == high:
-        apart = abs(low) / 2 or 0.5
-        return (low / 2, high * 2) if log else (low - apart, high + apart)
+        margin = abs(low) / 2 or 0.5
+        return (low / 2, high * 2) if log else (low - margin, high + margin)
     return low, high
 
 
 def with_padding(low: float, high: float, share: float = 0.05) -> tuple[float, float]:
-    """The range with a margin on both sides, for a linear axis."""
+    """The range with margins on both sides, for a linear axis."""
     return low - share * (high - low), high + share * (high - low)
 
 
@@ -72,7 +72,7 @@ def linear_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float, count: int) -> list[float]:
-    """The densest of 1-2-5, 1-3 and 1 times powers of ten that gives at most ``count`` ticks."""
+    """Ticks at 1-2-5, 1-3 or 1 times powers of ten: the densest choice with at most ``count`` ticks."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         found = [factor * 10.0**power for power in powers for factor in factors]
@@ -83,7 +83,7 @@ def log_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def separate_labels(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions near the wanted ones, within low … high, and at least ``gap`` apart if all fit."""
+    """Positions near the wanted ones, within low … high. They are at least ``gap`` apart if there is enough space."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     gap = min(gap, (high - low) / max(len(wanted) - 1, 1))
     places = [0.0] * len(wanted)
@@ -96,7 +96,7 @@ def separate_labels(wanted: Sequence[float], gap: float, low: float, high: float
     return places
 
 
-def subsample(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """At most ``most`` points, evenly chosen, the last included."""
-    step = math.ceil(len(points) / most)
+def subsample(points: Sequence[tuple[float, float]], max_points: int) -> list[tuple[float, float]]:
+    """About ``max_points`` evenly spaced points, always with the last one."""
+    step = math.ceil(len(points) / max_points)
     return list(points) if step <= 1 else [*points[: len(points) - 1 : step], points[-1]]

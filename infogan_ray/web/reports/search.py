@@ -1,6 +1,6 @@
-"""The report of a search: the winner and why it won, all trials and their outcomes, in one HTML file.
+"""The report of a search as one HTML file: the winner, the selection rules, all trials and their outcomes.
 
-Each section is a function of what ``findings`` read; an empty one says so.
+Each section is a function of ``Findings``. A section without data contains a note.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from infogan_ray.web.reports.pictures import PictureBudget, model_pictures
 from infogan_ray.web.reports.recipe import recipe
 from infogan_ray.web.reports.scales import is_log_range
 
-PICTURED = 3  # trials whose pictures are in the report
+MAX_PICTURED_TRIALS = 3
 HELP = {
     "images": "images seen by the last measured checkpoint",
     "stopped_at": "images seen at the rung where early stopping ended the trial",
@@ -30,23 +30,23 @@ HELP = {
 
 
 def write_search_report(search: SearchDirectory) -> None:
-    """Write ``report.html`` into the search's folder. Raises as ``search_report`` does, and StorageError."""
+    """Write ``report.html`` into the search's folder. Raises the errors of ``search_report``, and StorageError."""
     search.folder.write(search.REPORT, search_report(search).encode())
 
 
 def search_report(search: SearchDirectory) -> str:
-    """The report as one HTML page that refers to nothing outside it, of a search in whatever state.
+    """The report as one self-contained HTML page, for a search in any state.
 
-    Raises BadCheckpoint where search.json or events.json is not JSON, FileNotFoundError where there is no search.
+    Raises BadCheckpoint if search.json or events.json is not JSON, FileNotFoundError if there is no search.
     """
     found = read(search)
     sections = [
         ("picks", "What each rule picks", picks(found)),
         ("board", "All trials", board(found)),
         ("curves", "Curves", curves(found)),
-        ("space", "The space that was searched", space(found)),
-        ("rungs", "What became of each trial at each rung", rungs(found)),
-        ("pictures", "Pictures of the best", pictures(found)),
+        ("space", "Search space", space(found)),
+        ("rungs", "Outcome of each trial at each rung", rungs(found)),
+        ("pictures", "Pictures of the best trials", pictures(found)),
         ("recipe", "The recipe, and how to run it again", recipe(found)),
     ]
     return page(f"Search {search.name}", sections, headline(found))
@@ -59,10 +59,10 @@ def picks(found: Findings) -> str:
         name = f"{rule} (default)" if rule == found.rule else rule
         row = trial.row if trial else {}
         rows.append([name, RULES.get(rule, ""), number, *(row.get(key) for key in _measures(found))])
-    parts = [table(["rule", "asks for", "trial", *_measures(found)], rows, sortable=False)]
+    parts = [table(["rule", "criterion", "trial", *_measures(found)], rows, sortable=False)]
     if found.front:
         front = ", ".join(str(number) for number in found.front)
-        parts.append(paragraph(f"Beaten by no other in both bound and image quality: trials {front}."))
+        parts.append(paragraph(f"Pareto front of bound and image quality: trials {front}."))
     picked = {number for number in found.picks.values() if number is not None}
     slots = _slots(found)
     points = [
@@ -73,19 +73,19 @@ def picks(found: Findings) -> str:
         for trial in found.trials
         if is_number(trial.row.get(found.metric)) and is_number(trial.row.get("swd"))
     ]  # fmt: skip
-    least = min((trial.row["swd"] for trial in found.trials if trial.has_finished and _measured(trial)), default=None)
+    best_swd = min((t.row["swd"] for t in found.trials if t.has_finished and _measured(t)), default=None)
     chart = scatter(
         "Bound and image quality", points, found.metric, "SWD", log_y=is_log_range([point.y for point in points]),
         better="better: to the right and down",
-        limit=least and found.gate * least,
-        limit_label=f"{found.gate:g} times the least SWD:",
+        limit=best_swd and found.gate * best_swd,
+        limit_label=f"{found.gate:g} times the smallest SWD:",
     )  # fmt: skip
-    return "".join(parts) + figure(chart, "Hover over a mark for its trial. Rules that ask for good images first "
-                                          "look below the dashed line.")  # fmt: skip
+    caption = "Hover over a mark for its trial. Rules that limit the SWD use only trials below the dashed line."
+    return "".join(parts) + figure(chart, caption)
 
 
 def board(found: Findings) -> str:
-    """The leaderboard. Every scalar field of its rows is shown, so new scores need no change here."""
+    """The leaderboard, with every scalar field of its rows."""
     fields = list(dict.fromkeys(key for trial in found.trials for key in trial.row if key != "values"))
     fields = [
         key for key in fields
@@ -112,7 +112,7 @@ def board(found: Findings) -> str:
         words += [trial.row.get(key) for key in fields]
         rows.append([*words, *(trial.values.get(path) for path in paths)])
     note = (
-        "Best first by the default rule; click on a heading to sort. front: beaten by no other in both bound and SWD."
+        "The default rule decides the order. Click on a heading to sort. front: on the Pareto front of bound and SWD."
     )
     return paragraph(note, "soft") + table(headings, rows, first)
 
@@ -125,8 +125,8 @@ def curves(found: Findings) -> str:
     def lines(name: str) -> list[Series]:
         order = [trial for trial in found.trials if trial.curves[name]]
         return [
-            Series(one.label, one.curves[name], slots.get(one.number), one.state == "stopped", _note(one))
-            for one in order
+            Series(trial.label, trial.curves[name], slots.get(trial.number), trial.state == "stopped", _note(trial))
+            for trial in order
         ]
 
     ceilings = found.best.ceilings if found.best else next((t.ceilings for t in found.trials if t.ceilings), {})
@@ -136,18 +136,17 @@ def curves(found: Findings) -> str:
         "The metric at each checkpoint", lines(found.metric), "images seen", unit, log_x=log, ceiling=ceiling,
         marks=marks, faint_label="stopped",
     )  # fmt: skip
-    parts = [figure(chart, f"Rungs are vertical lines. The best {SLOTS} trials of the board have a colour and a name.")]
+    parts = [figure(chart, f"Vertical lines are rungs. The best {SLOTS} trials have a colour and a label.")]
     if errors := lines("clustering_error"):
         chart = line_chart(
             "Clustering error", errors, "images seen", "clustering error", log_x=log, marks=marks,
             faint_label="stopped",
         )  # fmt: skip
-        parts.append(figure(chart, "By labels, which neither training nor the search saw; small is good."))
+        parts.append(figure(chart, "By labels, which neither training nor the search used; small is good."))
     small = []
     for name, title in (("d_loss", "Loss of the discriminator"), ("g_loss", "Loss of the generator")):
         if series := lines(name):
-            bare = [Series(one.label, one.points, one.slot, one.faint, one.note) for one in series]
-            chart = line_chart(title, bare, "images seen", name, log_x=log, size=(520, 260))
+            chart = line_chart(title, series, "images seen", name, log_x=log, size=(520, 260))
             small.append(figure(chart, title))
     return "".join(parts) + (f'<div class="pair">{"".join(small)}</div>' if small else "")
 
@@ -164,10 +163,10 @@ def space(found: Findings) -> str:
             Line(trial.label, trial.values, score if is_number(score) else None, not _counts(trial), _note(trial))
         )
     chart = parallel_coordinates(
-        "Values and what came of them", lines, varied, found.metric, names=short_labels(varied, []),
-        log=_drawn_log(found), faint_label="did not run to its end",
+        "Values and scores", lines, varied, found.metric, names=short_labels(varied, []),
+        log=_log_uniform_paths(found), faint_label="did not finish",
     )  # fmt: skip
-    return figure(chart, f"One line per trial; the last axis is {found.metric}. Hover over a line for all its values.")
+    return figure(chart, f"One line per trial. The last axis is {found.metric}. Hover over a line for all its values.")
 
 
 def rungs(found: Findings) -> str:
@@ -179,67 +178,67 @@ def rungs(found: Findings) -> str:
     rows = []
     for trial in sorted(found.trials, key=lambda trial: trial.number):
         row: list[Any] = [trial.number]
-        for one in decisions(found.halving, trial.number, trial.state):
-            place = f", place {one.place[0]} of {one.place[1]}" if one.place else ""
-            score = "" if one.score is None else f"{escape(format_value(one.score))}{place}<br/>"
-            row.append(Cell(one.outcome, one.score, markup=f"{score}<small>{escape(one.outcome)}</small>"))
+        for decision in decisions(found.halving, trial.number, trial.state):
+            place = f", place {decision.place[0]} of {decision.place[1]}" if decision.place else ""
+            score = "" if decision.score is None else f"{escape(format_value(decision.score))}{place}<br/>"
+            outcome = decision.outcome
+            row.append(Cell(outcome, decision.score, markup=f"{score}<small>{escape(outcome)}</small>"))
         row.append(trial.state)
         if replayed:
             at = replayed.stopped_at(trial.number)
-            spoke = any(found.halving.score(trial.number, rung) is not None for rung in levels)
-            row.append(Cell(f"stopped at {at:,}", at) if at is not None else Cell("continues") if spoke else None)
+            has_score = any(found.halving.score(trial.number, rung) is not None for rung in levels)
+            row.append(Cell(f"stopped at {at:,}", at) if at is not None else Cell("continues") if has_score else None)
         rows.append(row)
     reduction = found.about["reduction"]
-    text = f"Scores are {found.metric}. A trial is placed among the trials up to its own number that reached the rung; "
-    text += f"early stopping lets the best 1/{reduction} continue, so that the order of reports decides nothing."
+    text = f"Scores are {found.metric}. A trial is ranked among the trials that reached the rung and have no larger "
+    text += f"number. The best 1/{reduction} continue. So the order in which trials report does not matter."
     parts = [paragraph(text, "soft")]
     if replayed:
-        parts.append(paragraph(_what_if(found, replayed)))
+        parts.append(paragraph(_replay_summary(found, replayed)))
     return "".join(parts) + table(headings, rows)
 
 
-def _what_if(found: Findings, replayed: Any) -> str:
+def _replay_summary(found: Findings, replayed: Any) -> str:
     stopped = {trial.number: replayed.stopped_at(trial.number) for trial in found.trials}
-    spared = sum(max(0, trial.images - (stopped[trial.number] or trial.images)) for trial in found.trials)
+    saved = sum(max(0, trial.images - (stopped[trial.number] or trial.images)) for trial in found.trials)
     seen = sum(trial.images for trial in found.trials)
     count = sum(at is not None for at in stopped.values())
-    words = f"Early stopping was off. By the same scores it would have stopped {count} trials and spared "
-    words += f"{spared:,} of {seen:,} images" + (f" ({spared / seen:.0%})" if seen else "")
+    words = f"Early stopping was off. With the same scores, it would have stopped {count} trials and saved "
+    words += f"{saved:,} of {seen:,} images" + (f" ({saved / seen:.0%})" if seen else "")
     if found.best:
         lost = stopped[found.best.number] is not None
-        words += (
-            f"; the winner, trial {found.best.number}, would {'have been stopped, too' if lost else 'have continued'}"
-        )
+        outcome = "would also have been stopped" if lost else "would have continued"
+        words += f". The winner, trial {found.best.number}, {outcome}"
     return f"{words}."
 
 
 def pictures(found: Findings) -> str:
-    best = [trial for trial in found.trials if trial.has_finished][:PICTURED]
+    best = [trial for trial in found.trials if trial.has_finished][:MAX_PICTURED_TRIALS]
     if not best:
-        return paragraph("There are none: a trial has pictures when it has come to its end.")
-    parts, room = [], PictureBudget()
+        return paragraph("There are no pictures yet: a trial gets them when it finishes.")
+    parts, budget = [], PictureBudget()
     for trial in best:
-        tops = trial.ceilings
+        ceilings = trial.ceilings
         notes = {
-            code: f"bound {bound:.2f}" + (f" of {tops[code]:.2f} nats" if code in tops else " nats")
+            code: f"bound {bound:.2f}" + (f" of {ceilings[code]:.2f} nats" if code in ceilings else " nats")
             for code, bound in trial.bounds.items()
         }
         facts = ", ".join(
             f"{key} {format_value(trial.row[key])}" for key in _measures(found) if trial.row.get(key) is not None
         )
         parts.append(f"<h3>{escape(f'Trial {trial.number}: {facts}')}</h3>")
-        parts.append(model_pictures(found.search.trial(trial.number).model, trial.label, notes, room))
+        parts.append(model_pictures(found.search.trial(trial.number).model, trial.label, notes, budget))
     return "".join(parts)
 
 
 def _slots(found: Findings) -> dict[int, int]:
-    """Colour and marker of the first measured trials of the leaderboard, the same in all charts."""
+    """Colour and marker of the first measured trials of the leaderboard, by trial. All charts use the same ones."""
     measured = [trial.number for trial in found.trials if trial.curves[found.metric] or _measured(trial)]
     return {number: slot for slot, number in enumerate(measured[:SLOTS])}
 
 
 def _measures(found: Findings) -> list[str]:
-    """What decides and what one wants to know; scores and labels where there are any."""
+    """The metric, the SWD, and the measured ones of the rules' scores and the clustering error."""
     wanted = (*SCORE_OF.values(), "clustering_error")
     return [found.metric, "swd", *(key for key in wanted if any(is_number(t.row.get(key)) for t in found.trials))]
 
@@ -256,8 +255,8 @@ def _note(trial: Trial) -> str:
     return "" if trial.has_finished else trial.state
 
 
-def _drawn_log(found: Findings) -> list[str]:
-    """The values that the recipe samples log-uniformly."""
+def _log_uniform_paths(found: Findings) -> list[str]:
+    """The fields whose values the recipe samples log-uniformly."""
     space = found.about.get("space")
     pairs = space.items() if isinstance(space, dict) else ()
     return [path for path, value in pairs if isinstance(value, dict) and value.get("sampler") == "loguniform"]

@@ -1,7 +1,7 @@
 """SVG elements that all charts share: the picture, its axes, texts and markers, and their CSS.
 
-Sizes are pixels of the view box. Colours come from CSS, which the page includes once. A line differs from others by its
-marker and its label too, not by its colour alone.
+Sizes are pixels of the view box. The page includes the CSS once, with all colours. Lines differ by colour, marker and
+label, so that no information depends on colour alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from infogan_ray.web.reports.markup import escape, format_tick
 from infogan_ray.web.reports.scales import Scale
 
-LABEL_LENGTH = 16  # characters of a label in a chart; its title has the whole
+LABEL_LENGTH = 16  # characters of a label in a chart; its tooltip has the full text
 
 CSS = """
 .chart { display: block; width: 100%; min-width: 46rem; height: auto; font: 12px system-ui, sans-serif; }
@@ -43,7 +43,7 @@ CSS = """
 
 @dataclass(frozen=True)
 class Frame:
-    """The plot area: both axes in pixels, with their labels."""
+    """The plot area: both axes with their labels, in pixels."""
 
     x: Scale
     y: Scale
@@ -67,7 +67,7 @@ class Frame:
 
 
 def svg(label: str, size: tuple[int, int], parts: Sequence[str], kind: str = "") -> str:
-    """The whole picture; ``label`` is its text for screen readers."""
+    """The complete picture. ``label``: its text for screen readers."""
     width, height = size
     classes = " ".join(word for word in ("chart", kind or ("small" if width < 600 else "")) if word)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="{classes}" viewBox="0 0 {width} {height}"'

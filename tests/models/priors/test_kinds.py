@@ -1,4 +1,4 @@
-"""What every kind of prior promises, and known values of each. Run: pytest tests/models/priors/test_kinds.py"""
+"""The interface of every kind of prior, and known values of each kind. Run: pytest tests/models/priors/test_kinds.py"""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def code_of(kind: str) -> Prior:
     return KINDS[kind].parse(3, ())[0]
 
 
-def draws() -> torch.Generator:
+def rng() -> torch.Generator:
     return seeded_generator(1, "test")
 
 
 @EVERY
-def test_a_kind_fits_its_text_form_and_its_shapes(kind: str) -> None:
+def test_each_kind_has_a_text_form_and_the_right_shapes(kind: str) -> None:
     spec = LatentSpec.parse(f"noise=2 {kind}=3")
     assert str(spec) == f"noise=2 {kind}=3" and KINDS[kind].form.startswith(f"{kind}=")
     assert spec.dim == 2 + KINDS[kind].width(3) == 2 + sum(code.dim for code in spec.codes)
     for sigma in (Sigma(), Sigma(fixed=0.5)):
         code = spec.codes[0]
-        sampled, q = code.sample(7, draws()), torch.randn(7, code.q_dim(sigma), generator=draws())
+        sampled, q = code.sample(7, rng()), torch.randn(7, code.q_dim(sigma), generator=rng())
         assert sampled.shape == (7, code.dim)
         likelihood = code.log_likelihood(q, sampled, sigma)
         assert likelihood.shape == (7,) and likelihood.isfinite().all()
         assert code.estimate(q, sigma).shape == (7,) and code.deviation > 0
-        one, other = code.sample_apart(7, 0.5, draws())
-        assert one.shape == other.shape == (7, code.dim) and (one != other).any(1).all()
+        first, second = code.sample_apart(7, 0.5, rng())
+        assert first.shape == second.shape == (7, code.dim) and (first != second).any(1).all()
 
 
 @EVERY
-def test_what_people_see_can_be_set(kind: str) -> None:
-    """Values of traversals, controls, examples and of ``encode`` have columns, which give the same value back."""
+def test_displayed_values_can_be_set(kind: str) -> None:
+    """Values from traversals, controls, examples and ``encode`` can be embedded, and give the same value back."""
     code, sigma = code_of(kind), Sigma()
     about, (values, inside) = code.widget(), code.traversal(9)
     assert json.loads(json.dumps(about)) == about
@@ -59,31 +59,31 @@ def test_what_people_see_can_be_set(kind: str) -> None:
         assert about["inside"] == pytest.approx([values[inside[0]], values[inside[1]]])
     else:
         assert about["choices"] == values == list(range(code.categories)) and inside is None
-    q = torch.randn(1, code.q_dim(sigma), generator=draws())
+    q = torch.randn(1, code.q_dim(sigma), generator=rng())
     columns = code.columns(q, sigma)
     found = code.nearest(float(columns[""][0]))
     for value in (*values[1:-1], *code.examples, found):
         embedded = code.embed(value, "it")
         assert embedded.shape == (code.dim,) and float(code.value_of(embedded)) == pytest.approx(value, abs=1e-6)
-    said = code.summary("it", {f"it{end}": value[0].tolist() for end, value in columns.items()})
-    assert said and all(0 <= row.share <= 1 and row.words for row in said)
+    output = code.summary("it", {f"it{end}": value[0].tolist() for end, value in columns.items()})
+    assert output and all(0 <= row.share <= 1 and row.words for row in output)
     assert found == float(code.estimate(q, sigma)[0])
-    assert set(code.outputs(q, sigma)) <= set(columns), "encode writes what a graph gives, or more"
+    assert set(code.outputs(q, sigma)) <= set(columns), "encode writes at least the outputs of an exported graph"
 
 
 @EVERY
-def test_a_kind_has_a_weight_among_the_objectives(kind: str) -> None:
+def test_each_kind_has_an_information_weight(kind: str) -> None:
     assert getattr(RunConfig().objective, KINDS[kind].lambda_field) > 0
 
 
 @EVERY
 def test_categories_and_quantiles_follow_the_prior(kind: str) -> None:
     code, n = code_of(kind), 20_000
-    found = code.value_of(code.sample(n, draws())).numpy()
+    found = code.value_of(code.sample(n, rng())).numpy()
     if code.categories is not None:
         assert sum(code.probabilities) == pytest.approx(1)
         assert np.bincount(found.astype(int)) / n == pytest.approx(code.probabilities, abs=0.02)
-        q = torch.randn(4, code.q_dim(Sigma()), generator=draws())
+        q = torch.randn(4, code.q_dim(Sigma()), generator=rng())
         assert torch.allclose(code.log_probabilities(q).exp().sum(1), torch.ones(4))
     else:
         shares = (torch.arange(n) + 0.5)[:, None] / n
@@ -91,7 +91,7 @@ def test_categories_and_quantiles_follow_the_prior(kind: str) -> None:
         assert code.deviation == pytest.approx(found.std(), rel=0.02)
 
 
-def test_one_hot_codes_take_other_probabilities() -> None:
+def test_probabilities_of_one_hot_codes_can_be_replaced() -> None:
     for kind in KINDS:
         if (code := code_of(kind)).one_hot:
             assert code.with_probabilities((0.5, 0.3, 0.2)).probabilities == (0.5, 0.3, 0.2)
@@ -122,14 +122,16 @@ def test_log_likelihoods_agree_with_scipy() -> None:
 
 
 def test_samples_follow_their_priors() -> None:
-    n, draw = 20_000, draws()
-    assert Categorical(3, (0.5, 0.3, 0.2)).sample(n, draw).mean(0).tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
-    assert Bernoulli(0.3).sample(n, draw).mean().item() == pytest.approx(0.3, abs=0.02)
+    n, generator = 20_000, rng()
+    assert Categorical(3, (0.5, 0.3, 0.2)).sample(n, generator).mean(0).tolist() == pytest.approx(
+        [0.5, 0.3, 0.2], abs=0.02
+    )
+    assert Bernoulli(0.3).sample(n, generator).mean().item() == pytest.approx(0.3, abs=0.02)
     for prior, law in ((Uniform(-2, 3), stats.uniform(-2, 5)), (Gaussian(1, 2), stats.norm(1, 2))):
-        assert stats.kstest(prior.sample(n, draw)[:, 0].numpy(), law.cdf).pvalue > 1e-3
+        assert stats.kstest(prior.sample(n, generator)[:, 0].numpy(), law.cdf).pvalue > 1e-3
 
 
-def test_a_traversal_shows_what_lies_past_the_prior() -> None:
+def test_a_traversal_extends_beyond_the_prior() -> None:
     values, inside = Uniform(-1, 1).traversal(9)
     assert values == [-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2] and inside == (2, 6)
     values, _ = Gaussian(1, 2).traversal(9)
@@ -137,13 +139,13 @@ def test_a_traversal_shows_what_lies_past_the_prior() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "value", "said"),
+    ("code", "value", "message"),
     [
         (Categorical(3), 3, "it is 3; valid are the categories 0 to 2"),
         (Categorical(3), 0.5, "it is 0.5; valid are the categories 0 to 2"),
         (Bernoulli(), 0.5, "it is 0.5; valid are 0 and 1"),
     ],
 )
-def test_a_value_that_a_code_cannot_have_is_refused(code: Prior, value: float, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_an_impossible_value_of_a_code_is_refused(code: Prior, value: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         code.embed(value, "it")

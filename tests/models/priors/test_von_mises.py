@@ -1,4 +1,4 @@
-"""Angles: against scipy and numerical integration, and through all that uses a code.
+"""The von Mises prior, compared with scipy and numerical integration, and in a trained model.
 
 Run: pytest tests/models/priors/test_von_mises.py
 """
@@ -28,7 +28,7 @@ CODE = VonMises()
 
 
 def outputs(mean: np.ndarray | float, concentration: float, sigma: Sigma, length: float = 3.0) -> torch.Tensor:
-    """What Q gives out for so much: (n, 3)."""
+    """Q's output for these means and this concentration: (n, 3)."""
     mean = np.atleast_1d(mean)
     spread = concentration**-0.5 - sigma.floor
     rows = [length * np.cos(mean), length * np.sin(mean), np.full_like(mean, math.log(math.expm1(spread)))]
@@ -40,7 +40,7 @@ def at(angle: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("concentration", [0.05, 1.0, 30.0, 2000.0])
-def test_the_log_likelihood_is_scipys_and_integrates_to_one(concentration: float) -> None:
+def test_the_log_likelihood_equals_scipy_and_integrates_to_one(concentration: float) -> None:
     sigma, mean = Sigma(floor=0.01), 2.5
     angles = np.linspace(-math.pi, math.pi, 20_001)
     q = outputs(mean, concentration, sigma).expand(len(angles), 3)
@@ -61,7 +61,7 @@ def test_a_fixed_spread_is_a_fixed_concentration() -> None:
 
 
 @pytest.mark.parametrize("concentration", [0.3, 4.0, 50.0])
-def test_the_bound_of_a_right_q_is_the_closed_form(concentration: float) -> None:
+def test_the_bound_of_an_exact_q_equals_the_closed_form(concentration: float) -> None:
     """x = theta + von Mises noise has the posterior VM(x, kappa): I = H(theta) - H(theta|x) = kappa A - log I0."""
     law, sigma = stats.vonmises(concentration), Sigma(floor=0.05)
     entropy, _ = integrate.quad(lambda angle: -law.pdf(angle) * law.logpdf(angle), -math.pi, math.pi)
@@ -84,22 +84,22 @@ def test_no_bound_is_above_the_ceiling_and_a_perfect_q_reaches_it(sigma: Sigma) 
     ceiling = CODE.ceiling(sigma)
     assert ceiling == pytest.approx(math.log(2 * math.pi) + stats.vonmises(concentration).logpdf(0))
     assert float(information_bound(spec, latents, q)["vonmises0"]) == pytest.approx(ceiling, abs=1e-4)
-    if concentration > 50:  # as a Gaussian of the same spread
+    if concentration > 50:  # almost a Gaussian with the same spread
         assert ceiling == pytest.approx(math.log(2 * math.pi) - math.log(sigma.smallest) - 0.9189385, abs=2e-3)
 
 
-def test_the_divergence_is_the_integral() -> None:
+def test_the_divergence_equals_the_integral() -> None:
     sigma = Sigma(floor=0.05)
-    for one, other in (((0.4, 3.0), (1.9, 8.0)), ((-3.0, 60.0), (3.0, 20.0)), ((1.0, 5.0), (1.0, 5.0))):
-        p, q = stats.vonmises(one[1], loc=one[0]), stats.vonmises(other[1], loc=other[0])
+    for first, second in (((0.4, 3.0), (1.9, 8.0)), ((-3.0, 60.0), (3.0, 20.0)), ((1.0, 5.0), (1.0, 5.0))):
+        p, q = stats.vonmises(first[1], loc=first[0]), stats.vonmises(second[1], loc=second[0])
         wanted, _ = integrate.quad(
             lambda angle, p=p, q=q: p.pdf(angle) * (p.logpdf(angle) - q.logpdf(angle)), -math.pi, math.pi, limit=200
         )
-        found = CODE.divergence(outputs(*one, sigma), outputs(*other, sigma), sigma)
+        found = CODE.divergence(outputs(*first, sigma), outputs(*second, sigma), sigma)
         assert found.shape == (1, 1) and float(found) == pytest.approx(wanted, rel=1e-3, abs=1e-4)
 
 
-def test_gradients_are_finite_wherever_q_points() -> None:
+def test_gradients_are_finite_for_any_output_of_q() -> None:
     for sigma in (Sigma(), Sigma(fixed=1.0)):
         q = torch.cat([torch.zeros(1, 3), torch.randn(50, 3), 1e3 * torch.randn(50, 3)])[:, : CODE.q_dim(sigma)]
         q.requires_grad_()
@@ -110,23 +110,23 @@ def test_gradients_are_finite_wherever_q_points() -> None:
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.5, 0.95])
-def test_pairs_lie_at_least_the_gap_apart_on_the_circle(gap: float) -> None:
-    one, other = CODE.sample_apart(20_000, gap, seeded_generator(0, "test"))
-    arc = torch.acos((one * other).sum(1).clamp(-1, 1)) / math.pi
+def test_pairs_are_at_least_the_gap_apart_on_the_circle(gap: float) -> None:
+    first, second = CODE.sample_apart(20_000, gap, seeded_generator(0, "test"))
+    arc = torch.acos((first * second).sum(1).clamp(-1, 1)) / math.pi
     assert arc.min() >= gap - 1e-3 and arc.min() < gap + 0.01 and arc.max() > 0.999
-    for values in (one, other):
+    for values in (first, second):
         angles = CODE.value_of(values).numpy()
         assert stats.kstest(angles, stats.uniform(-math.pi, 2 * math.pi).cdf).pvalue > 1e-3
 
 
-def test_no_parameters_are_taken() -> None:
+def test_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match=r"cannot read the parameters of 'vonmises=1@2'; .*vonmises=N"):
         LatentSpec.parse("noise=1 vonmises=1@2")
-    with pytest.raises(ValueError, match="makes the latent 80,000 wide"):
+    with pytest.raises(ValueError, match="the latent is 80,000 wide"):
         LatentSpec.parse("vonmises=40000")
 
 
-def test_a_trained_model_has_angles_in_all_that_it_offers(tmp_path: Path) -> None:
+def test_a_trained_model_supports_angles_everywhere(tmp_path: Path) -> None:
     consistency = {"weight": 1.0, "start": 0, "full": 1, "continuous": 0.5}
     more = {"consistency": consistency, "contrastive": {"weight": 1.0, "start": 0}}
     config = tiny_config(codes="noise=4 cat=3 vonmises=2").override(more, "test")
@@ -136,10 +136,10 @@ def test_a_trained_model_has_angles_in_all_that_it_offers(tmp_path: Path) -> Non
     assert math.isfinite(metrics["mi/vonmises1"]) and metrics["mi/vonmises1"] <= CODE.ceiling(Sigma())
     assert "| vonmises0 |  | VonMises(1) |" in model_card(model, config, metrics)
     grid = model.traverse("vonmises0")
-    assert torch.equal(grid.images[:, 0], grid.images[:, -1]), "once round the circle"
+    assert torch.equal(grid.images[:, 0], grid.images[:, -1]), "the traversal is a full circle"
     assert not torch.equal(grid.images[:, 0], grid.images[:, 4]) and grid.inside == (0, 8)
     turned = [model.sample(3, {"vonmises0": angle}) for angle in (1.57, 1.57 + 2 * math.pi, 0.0)]
     assert torch.equal(turned[0], turned[1]) and not torch.equal(turned[0], turned[2])
-    said = model.encode(make_image_set().images[:5])
-    assert list(said)[-2:] == ["vonmises1", "vonmises1_concentration"]
-    assert np.abs(said["vonmises0"]).max() <= math.pi and 0 < said["vonmises0_concentration"].max() <= 100
+    codes = model.encode(make_image_set().images[:5])
+    assert list(codes)[-2:] == ["vonmises1", "vonmises1_concentration"]
+    assert np.abs(codes["vonmises0"]).max() <= math.pi and 0 < codes["vonmises0_concentration"].max() <= 100

@@ -24,7 +24,7 @@ export class Comparison {
   async offer(about) {
     this.about = about;
     const before = byId("compare").value;
-    const options = [["", "nothing"], ...(about.checkpoints.length > 1 ? [[SAME_MODEL, "another checkpoint of it"]] : [])];
+    const options = [["", "nothing"], ...(about.checkpoints.length > 1 ? [[SAME_MODEL, "another checkpoint of this run"]] : [])];
     if (about.id !== "") {
       try {
         const folder = about.id.includes("/trials/") ? about.id.split("/trials/")[0] : "";

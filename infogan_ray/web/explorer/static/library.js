@@ -35,8 +35,8 @@ export class Library {
     this.drawn = words;
     byId("library-title").textContent = found.title;
     const left = found.left_out ? ` ${found.left_out} more are not shown.` : "";
-    byId("library-note").textContent = (found.rows.length ? `${found.rows.length} here, looked at again every five seconds.`
-      : "Nothing here yet; this page looks again every five seconds.") + left;
+    byId("library-note").textContent = (found.rows.length ? `${found.rows.length} here, refreshed every five seconds.`
+      : "Nothing here yet; this page refreshes every five seconds.") + left;
     if (found.report) byId("library-note").append(" ", reportLink(found.search, "Report of the search"));
     const rows = found.rows.filter(row => JSON.stringify(row).toLowerCase().includes(wanted));
     const focused = document.activeElement?.getAttribute("href");

@@ -36,7 +36,7 @@ async function route() {
   } catch (error) {
     byId("model").hidden = true;
     showError(error);
-    if (id !== null && /looks again/.test(error.message)) setTimeout(() => { if (!byId("model").hidden) return; route(); }, 5000);
+    if (id !== null && /refreshes automatically/.test(error.message)) setTimeout(() => { if (!byId("model").hidden) return; route(); }, 5000);
   }
 }
 

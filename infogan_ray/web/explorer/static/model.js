@@ -73,7 +73,7 @@ export class Model {
     const checkpoint = wanted.checkpoint ?? this.about.best;
     if (this.about.best === null) {
       byId("model").hidden = true;
-      throw new Error(`${this.about.title} (${this.about.state}) has no checkpoint yet; this page looks again by itself`);
+      throw new Error(`${this.about.title} (${this.about.state}) has no checkpoint yet; this page refreshes automatically`);
     }
     this.timeline.build(this.about);
     this.controls.build(id, this.about.codes, this.metricsOf(checkpoint), wanted.codes ?? {});
@@ -147,7 +147,7 @@ export class Model {
     const image = figure.querySelector("img"), caption = figure.querySelector("figcaption");
     if (step !== undefined) {
       image.src = pictureUrl({ id, step });
-      caption.textContent = `step ${step.toLocaleString("en")}: as drawn then with its own codes; its weights are pruned`;
+      caption.textContent = `step ${step.toLocaleString("en")}: the picture from training, with its own codes; the checkpoint was deleted`;
       return;
     }
     const words = this.controls.describe(), codes = this.controls.values, { seed } = this;

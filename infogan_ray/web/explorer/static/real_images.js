@@ -73,10 +73,10 @@ export class RealImages {
   show(result, name) {
     this.codes = result.codes;
     byId("original").src = result.picture;
-    byId("original").alt = `The real image (${name}) as the model sees it`;
-    byId("original-note").textContent = `${name}, as the model sees it`;
+    byId("original").alt = `The real image (${name}) as the model gets it`;
+    byId("original-note").textContent = `${name}, as the model gets it`;
     byId("reconstructions").src = result.reconstructions;
-    byId("reconstructions").alt = `Eight images made of ${this.controls.describe(result.codes)}`;
+    byId("reconstructions").alt = `Eight images generated from ${this.controls.describe(result.codes)}`;
     const rows = this.controls.codes.flatMap(code => result.rows[code.code].map(row => this.readingRow(code, row)));
     byId("reading").replaceChildren(element("table", {}, element("tbody", {}, ...rows)));
     byId("reconstruction").hidden = false;

@@ -1,5 +1,4 @@
-"""What kills have in common: when they come, which processes are the workers, and whether two runs ended in the same
-bits."""
+"""Fault injection: kill processes at given steps, find worker processes, and compare checkpoints bit by bit."""
 
 from __future__ import annotations
 
@@ -16,34 +15,34 @@ from infogan_ray.storage import checkpoints
 from infogan_ray.storage.run_directory import RunDirectory, step_name
 
 
-class Harm:
-    """A listener that does something to a run at given steps, once each, and remembers what it heard."""
+class FaultInjector:
+    """A listener that calls each fault once, when a run reaches its step, and keeps all reports."""
 
-    def __init__(self, at: dict[int, Callable[[], None]]) -> None:
-        self.at, self.heard = at, list[dict[str, Any]]()
+    def __init__(self, faults: dict[int, Callable[[], None]]) -> None:
+        self.faults, self.reports = faults, list[dict[str, Any]]()
 
     def __call__(self, report: dict[str, Any]) -> None:
-        self.heard.append(report)
-        for step in [step for step in self.at if report.get("step", 0) >= step]:
-            self.at.pop(step)()
+        self.reports.append(report)
+        for step in [step for step in self.faults if report.get("step", 0) >= step]:
+            self.faults.pop(step)()
 
     @property
-    def said(self) -> list[str]:
-        return [report["say"] for report in self.heard if report.get("say")]
+    def messages(self) -> list[str]:
+        return [report["say"] for report in self.reports if report.get("say")]
 
 
 def processes_of(pid: int, pattern: str) -> list[psutil.Process]:
-    """What a process has started, and what that has, if the pattern is found in its command."""
+    """All descendants of a process whose command matches the pattern."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # Ray's come and go
+        with contextlib.suppress(psutil.NoSuchProcess):  # Ray's processes start and end at any time
             if re.search(pattern, " ".join(process.cmdline())):
                 found.append(process)
     return found
 
 
 def process_of(pid: int, pattern: str) -> psutil.Process:
-    """The only one. One that has just been started may not have its command yet."""
+    """The only descendant that matches. Waits, because a new process may not have its command yet."""
     deadline = time.monotonic() + 10
     while not (found := processes_of(pid, pattern)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -52,25 +51,25 @@ def process_of(pid: int, pattern: str) -> psutil.Process:
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The training workers of the Ray that a process has started."""
+    """The training workers of the Ray instance that a process started."""
     return processes_of(pid, "RayTrainWorker")
 
 
 @contextlib.contextmanager
 def all_cpus_taken() -> Iterator[Any]:
-    """By somebody else, of the cluster that the tests share."""
+    """Another actor holds all CPUs of the cluster that the tests share."""
     import ray
 
-    class Other:
-        def here(self) -> bool:
+    class CpuHolder:
+        def ready(self) -> bool:
             return True
 
-    there = ray.remote(Other).options(num_cpus=int(ray.cluster_resources()["CPU"])).remote()
-    assert ray.get(there.here.remote())
+    holder = ray.remote(CpuHolder).options(num_cpus=int(ray.cluster_resources()["CPU"])).remote()
+    assert ray.get(holder.ready.remote())
     try:
-        yield there
+        yield holder
     finally:
-        ray.kill(there)
+        ray.kill(holder)
 
 
 def digest(run: RunDirectory, step: int) -> str:
