@@ -104,7 +104,6 @@ def test_a_search_reports_that_its_trials_wait_for_room(
     workers: int, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head_monitor, "QUIET_S", 1.0)
-    monkeypatch.setattr("infogan_ray.distributed.tune.search.SLOW_START_S", 3.0)
     recipe = dataclasses.replace(load_recipe(recipe_file), trials=1, workers=workers)
     with all_cpus_taken() as cpu_holder:
         messages: list[str] = []

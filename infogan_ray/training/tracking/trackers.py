@@ -23,6 +23,8 @@ class MLflow:
     def __init__(self, uri: str, run: RunDirectory, hparams: Mapping[str, Any]) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the channel tries again
+        # MLflow would replace the log handlers that the program has set, and write to the terminal.
+        os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
         from mlflow import entities
         from mlflow.tracking import MlflowClient
 
