@@ -68,7 +68,7 @@ def test_a_run_on_s3_stores_all_files_and_no_secret(image_set: ImageSet, proxy: 
     assert not [name for name, content in found.items() if SECRET.encode() in content]
 
 
-@pytest.mark.parametrize("mode", ["503", "reset", "cut"])
+@pytest.mark.parametrize("mode", ["503", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("reset", "cut"))])
 def test_training_continues_during_an_outage(image_set: ImageSet, proxy: Proxy, tmp_path: Path, mode: Mode) -> None:
     """Storage is unavailable from step 6 to 60. The lag is reported, and at the end everything is stored."""
     actions = {6: lambda: proxy.become(mode), 60: lambda: proxy.become("well")}
@@ -87,7 +87,7 @@ def test_training_continues_during_an_outage(image_set: ImageSet, proxy: Proxy, 
 def test_after_too_many_missed_checkpoints_the_run_fails_with_valid_checkpoints(
     image_set: ImageSet, proxy: Proxy
 ) -> None:
-    actions = {16: lambda: proxy.become("reset")}
+    actions = {16: lambda: proxy.become("503")}
     with pytest.raises(
         StorageFailed, match="3 checkpoints in a row missed storage.*last whole checkpoint is step_0000"
     ):
