@@ -42,6 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(480)
 def test_a_killed_preparation_continues_to_equal_shards_and_they_are_streamed(photos: Path, tmp_path: Path) -> None:
     reference = subprocess.run(command(photos, tmp_path / "reference"), capture_output=True, text=True, timeout=120)
     assert reference.returncode == 0, reference.stderr

@@ -25,7 +25,7 @@ ENVIRONMENT = {
 }
 # A local cluster has one machine, so there is no preemption to watch for.
 LOCAL_CLUSTER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+CONNECT_TRIES = "RAY_gcs_server_port_wait_time_s"  # one attempt a second; Ray makes 20, even if it is refused
 LIBRARIES = ("ray", "ray.train", "ray.tune", "mlflow", "alembic", "wandb", "py.warnings")
 
 
@@ -55,17 +55,35 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
 
 
 def _connect_to(address: str) -> None:
-    level = os.environ.get(LOG_LEVEL)
-    os.environ[LOG_LEVEL] = level or "fatal"  # while it connects, Ray writes one line per second to the terminal
+    before = os.environ.get(CONNECT_TRIES)
+    os.environ[CONNECT_TRIES] = before or "5"
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        with _discarded_stderr():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray has no exception class for a refused connection
         if (explained := auth_check.connection_error(address, error)) is None:
             raise
         raise explained from None
     finally:
-        if level is None:
-            del os.environ[LOG_LEVEL]
+        if before is None:
+            del os.environ[CONNECT_TRIES]
+
+
+@contextlib.contextmanager
+def _discarded_stderr() -> Iterator[None]:
+    """Discard what native code writes to this process's stderr: for each refused attempt Ray writes a line there."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 @contextlib.contextmanager
