@@ -289,6 +289,7 @@ def test_an_out_of_memory_trial_fails_with_advice_and_the_others_finish(npz: Pat
         search(widths(4_000_000, 5_000_000), open_storage(tmp_path), "all")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_trial_that_diverges_ends_and_the_others_finish(
     npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

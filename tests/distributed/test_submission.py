@@ -124,6 +124,7 @@ def test_the_printed_command_continues_a_job_whose_head_died(npz: Path, tmp_path
     assert [row["step"] for row in run.read_metrics()] == list(range(10, steps + 1, 10)), "every step once"
 
 
+@pytest.mark.slow
 def test_more_workers_than_the_cluster_has_are_refused_at_once(head: Head, npz: Path, tmp_path: Path) -> None:
     train = ["train", "--data", str(npz), *TINY, "--steps", "6", "--storage", str(tmp_path), "--name", "large"]
     answer = head.infogan("submit", "--follow", "--", *train, "--workers", "4")

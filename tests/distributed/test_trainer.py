@@ -58,6 +58,7 @@ def test_with_synchronised_statistics_two_workers_equal_one(npz: Path, tmp_path:
     assert max(tensor.abs().max() for tensor in moments[0].values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_divergence_ends_the_run_without_a_restart(npz: Path, tmp_path: Path) -> None:
     config = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), steps=400, checkpoint_every=400, name="wild")
     config = config.override({"objective": {"lambda_continuous": 1e38}}, "test")
