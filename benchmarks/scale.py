@@ -38,7 +38,7 @@ from infogan_ray.cli import runs as runs_command
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.unsupervised_metrics import IMAGES, agreement
-from infogan_ray.models.networks import BatchNorm
+from infogan_ray.models.batch_norm import BatchNorm
 from infogan_ray.searches.asha import Decision, Halving
 from infogan_ray.searches.leaderboard import publish_leaderboard
 from infogan_ray.searches.recipe import Recipe, load_recipe

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from infogan_ray import UserError
+from infogan_ray.models.batch_norm import calibrate
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import information_bound
-from infogan_ray.models.networks import Discriminator, Generator, calibrate
+from infogan_ray.models.networks import Discriminator, Generator
 from infogan_ray.models.recognition import BATCH, evaluating
 from infogan_ray.models.rng import seeded_generator
 

@@ -17,9 +17,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from infogan_ray import UserError
 from infogan_ray.data.augmentation import AugmentationConfig, augment, sample_uniforms
 from infogan_ray.data.feeds.memory import share
+from infogan_ray.models.batch_norm import calibrate
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import ObjectiveConfig
-from infogan_ray.models.networks import Generator, ModelSpec, calibrate
+from infogan_ray.models.networks import Generator, ModelSpec
 from infogan_ray.models.precision import autocast, resolve_precision
 from infogan_ray.models.rng import StepGenerators, seeded_generator
 from infogan_ray.training.category_restarts import Restarts

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from infogan_ray.models.batch_norm import BatchNorm
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.networks import SIZES, BatchNorm, ModelSpec, NetworkConfig, plan
+from infogan_ray.models.networks import SIZES, ModelSpec, NetworkConfig, plan
 
 SPEC = LatentSpec.parse("noise=4 cat=3 uniform=1")
 
