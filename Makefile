@@ -28,8 +28,7 @@ check: setup
 # Unit tests run side by side, one core each. Tests with a server, a browser or Ray share it and run one by one.
 test: setup
 	$(BIN)/pytest -n logical -m 'not slow and not ray and not s3 and not browser'
-	$(BIN)/pytest -m 's3 and not ray and not slow'
-	$(BIN)/pytest -m 'browser and not slow'
+	$(BIN)/pytest -m '(s3 or browser) and not ray and not slow'
 	$(BIN)/pytest -m 'ray and not slow'
 
 test-slow: setup

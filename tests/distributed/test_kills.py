@@ -47,18 +47,19 @@ def bars(npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     return lambda **changes: tiny_config(data=str(npz), storage=str(tmp_path / "runs"), **changes)
 
 
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("ray_cluster")
-def test_killed_workers_are_replaced_and_the_result_is_bit_equal(bars: Any) -> None:
-    """Kill one of two workers, then both."""
-    faults = FaultInjector({80: lambda: kill(1), 180: kill})
+def test_killed_workers_are_replaced_and_the_result_is_bit_equal(count: int, bars: Any) -> None:
+    """Kill one of two workers, or both."""
+    faults = FaultInjector({80: lambda: kill(count)})
     interrupted = train(bars(workers=2, name="interrupted", **LONG), faults)
     reference = train(bars(workers=2, name="reference", **LONG))
-    assert interrupted.state == "finished" and interrupted.restarts == 2
-    assert [line for line in faults.messages if line.startswith("resumed from step") and "restart 2 of" in line]
+    assert interrupted.state == "finished" and interrupted.restarts == 1
+    assert [line for line in faults.messages if line.startswith("resumed from step") and "restart 1 of" in line]
     assert digest(interrupted.run, STEPS) == digest(reference.run, STEPS)
     steps = [row["step"] for row in interrupted.run.read_metrics()]
     assert steps == [row["step"] for row in reference.run.read_metrics()], "every step once, in order"
-    assert interrupted.run.get_status()["restarts"] == 2
+    assert interrupted.run.get_status()["restarts"] == 1
     assert shown_steps(shown(Path(interrupted.run.folder.path)), "loss/d_loss") == steps, (
         "TensorBoard has the same steps"
     )
@@ -85,6 +86,7 @@ def test_the_world_size_can_change_between_attempts(bars: Any) -> None:
     assert result.run.get_status()["state"] == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_elastic_run_uses_all_available_workers(bars: Any) -> None:
     faults = FaultInjector({})

@@ -194,7 +194,9 @@ def test_an_unexpected_error_is_raised_unchanged_and_the_run_fails(bars: Any, mo
     assert RunDirectory(open_storage(bars().storage) / "tiny").get_status()["state"] == "failed"
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signal_number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_command_prints_how_to_continue(
     signal_number: signal.Signals, npz: Path, tmp_path: Path
 ) -> None:
@@ -258,17 +260,17 @@ def test_a_run_in_a_thread_changes_no_signal_handler(bars: Any) -> None:
 
 def test_a_killed_and_resumed_run_is_bit_equal(npz: Path, tmp_path: Path) -> None:
     run = RunDirectory(open_storage(tmp_path / "tiny"))
-    flags = ("--steps", "800", "--checkpoint-every", "50", "--keep", "40")
+    flags = ("--steps", "400", "--checkpoint-every", "50", "--keep", "40")
     with command(words(npz, tmp_path, *flags)) as started:
         until(started, "evaluating: step 100")
         started.kill()
     left = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
-    assert left is not None and 50 <= left.step < 800
+    assert left is not None and 50 <= left.step < 400
     with command(words(npz, tmp_path, *flags, "--resume")) as started:
         output = started.communicate()[1]
     assert started.returncode == 0 and f"resumed from step {left.step:,}" in output, output
-    reference = uninterrupted(npz, tmp_path / "reference", steps=800, checkpoint_every=50, keep=40)
-    assert digest(run, 800) == digest(reference, 800)
+    reference = uninterrupted(npz, tmp_path / "reference", steps=400, checkpoint_every=50, keep=40)
+    assert digest(run, 400) == digest(reference, 400)
     assert [row["step"] for row in run.read_metrics()] == [row["step"] for row in reference.read_metrics()]
 
 

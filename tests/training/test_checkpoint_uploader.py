@@ -84,6 +84,7 @@ def test_training_continues_during_an_outage(image_set: ImageSet, proxy: Proxy, 
     assert not checkpoints.list_checkpoints(run.checkpoints)[1], "no incomplete checkpoint is left"
 
 
+@pytest.mark.slow
 def test_after_too_many_missed_checkpoints_the_run_fails_with_valid_checkpoints(
     image_set: ImageSet, proxy: Proxy
 ) -> None:
