@@ -499,7 +499,8 @@ def run_rank(rank: int, world_size: int, folder: str, joint: bool) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("joint", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("joint", [False, True])
 def test_two_ranks_equal_one(tmp_path: Path, joint: bool) -> None:
     """With synchronised statistics only the order of sums differs. R1's double backward also uses all ranks."""
     from safetensors.torch import load_file
