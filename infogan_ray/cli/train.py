@@ -47,7 +47,7 @@ def train(arguments: list[str]) -> int:
     name = config.name or default_name(config.data or "run")
     config = dataclasses.replace(config, name=name)
     if either and not dry_run:
-        config = dataclasses.replace(config, resume=RunDirectory.can_resume(open_storage(config.storage), name))
+        config = dataclasses.replace(config, resume=(RunDirectory(open_storage(config.storage) / name)).can_resume)
     storage = open_storage(config.storage)
     if not dry_run or (storage.is_local and not either):  # a dry run does not need an existing bucket
         RunDirectory.check_name(storage, name, config.resume)  # before anything is fetched

@@ -13,6 +13,7 @@ from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.searches.asha import Decision, Halving, rungs
 from infogan_ray.searches.recipe import POPULATION
 from infogan_ray.storage import manifests
+from infogan_ray.storage.claim import is_taken, take_folder
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
 from infogan_ray.training.json_difference import difference
@@ -64,10 +65,15 @@ class SearchDirectory:
         if search.folder.path_is_file:
             raise UserError(f"storage: {search.folder} is a file, not a folder; name another with --storage")
         if not resume:
-            if any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):  # .tmp: from a killed writer
-                raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or continue with --resume")
+            if is_taken(search.folder):
+                hint = ", or continue it with --resume" if search.exists else ""
+                raise RunExists(f"name '{name}' is taken in {storage}; take another --name{hint}")
             try:
-                search.folder.write(cls.SEARCH, json.dumps(described, indent=1).encode())
+                take_folder(search.folder, cls.SEARCH, json.dumps(described, indent=1).encode())
+            except FileExistsError as error:
+                raise RunExists(
+                    f"name '{name}' was taken in {storage} by another process just now ({error}); take another --name"
+                ) from None
             except StorageError as error:
                 raise UserError(f"storage: cannot write to {error}; name another with --storage") from None
             return search
