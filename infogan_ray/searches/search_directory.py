@@ -22,8 +22,9 @@ from infogan_ray.training.json_difference import difference
 CODE_PACKAGES = ("models", "training", "data", "evaluation", "searches", "distributed/tune")
 # An adaptive search adds to these lists while it runs, so they are not compared with its recipe.
 TRIAL_LISTS = ("values", "trials")
-# Not compared with the recipe: accepted changes, and the parents of trials in searches of earlier versions.
-NOT_IN_RECIPES = ("changes", "kept", "parents")
+# Not compared with the recipe: what may change freely, accepted changes, and the parents of trials in searches of
+# earlier versions.
+NOT_IN_RECIPES = ("threads", "flags", "changes", "kept", "parents")
 
 
 @dataclass(frozen=True)

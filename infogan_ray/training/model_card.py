@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -13,13 +14,19 @@ from infogan_ray.evaluation.texts import category_rows, compared_text, is_measur
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import reaches_outside
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.resume import Change, change_text
 from infogan_ray.training.train_command import train_command
 
 SAMPLES = "samples.png"
 
 
-def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> str:
-    """The card's text: pictures, codes with names and bounds, measurements, limits, the training command and usage."""
+def model_card(
+    model: InfoGAN, config: RunConfig, metrics: dict[str, Any], changes: Sequence[Change] = ()
+) -> str:  # fmt: skip
+    """The card's text: pictures, codes with names and bounds, measurements, limits, the training command and usage.
+
+    ``changes``: settings that were changed before the checkpoint. The command has their new values.
+    """
     spec = model.spec
     size = f"{spec.image_size} x {spec.image_size} x {spec.channels}"
     parts = [
@@ -36,10 +43,19 @@ def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> st
         "\n".join(f"- {line}" for line in _limits(model, config, metrics)),
         "## How it was made",
         f"```\n{train_command(config)}\n```",
+        *changes_note(changes),
         "## How to use it",
         _usage(model),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def changes_note(changes: Sequence[Change]) -> list[str]:
+    """A paragraph about settings that were changed during training; empty without changes."""
+    if not changes:
+        return []
+    listed = "; ".join(map(change_text, changes))
+    return [f"Settings were changed during training, so this command alone does not repeat it: {listed}."]
 
 
 def front_matter(config: RunConfig, metrics: dict[str, Any]) -> str:

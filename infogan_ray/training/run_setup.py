@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.json_difference import difference
+from infogan_ray.training.resume import Change, change_text, changed_settings, recorded_changes, steps_of_epochs
 from infogan_ray.training.run_cost import checkpoint_plan
 from infogan_ray.training.run_outcome import Listener
 from infogan_ray.training.tracking.addresses import with_absolute_path
@@ -99,45 +100,55 @@ def prepare_run(
         raise UserError(
             f"steps is {steps:,}, and {run.name} is at step {status['stored']:,} already; give --steps more"
         )
-    config = with_initial_settings(config, run)
-    sample = (run.read_config().get("data") or {}).get("sample") if run.exists else None
-    write_config(run, config, images)
-    if sample not in (None, identity(images).get("sample")):
-        say = f"the images of {config.data} have changed since {run.name} began; their number is the same"
-        listen({"phase": "resuming", "step": status["step"], "say": say})
+    changes = recorded_changes(run)
+    if run.exists:
+        check_same_model(run, config, images)
+        other_images = check_same_data(run, config, images)
+        new = changed_settings(run, config, status.get("stored", 0), other_images)
+        changes += new
+        messages = [change_text(change) for change in new]
+        if other_images:
+            messages.append(
+                f"the images of {config.data} have changed since {run.name} began; their number is the same"
+            )
+        for say in messages:
+            listen({"phase": "resuming", "step": status["step"], "say": say})
+    if config.epochs is not None and changes:
+        steps = steps_of_epochs(config, changes, status.get("stored", 0), images.count)
+        config = config.override({"steps": steps}, "the epochs")
+    config = config.override({"accept_changes": False}, "the run")  # a later --resume accepts nothing
+    write_config(run, config, images, changes)
     size = checkpoint_bytes(config.model_spec(images.image_size, images.channels), config.contrastive)
     for say in (feed_message, checkpoint_plan(config, steps, size, run.folder)):
         listen({"phase": "starting workers", "step": 0, "say": say})
     return config, run
 
 
-def with_initial_settings(config: RunConfig, run: RunDirectory) -> RunConfig:
-    """``config`` with a resumed run's settings that matter only at the first step."""
-    if not run.exists:
-        return config
-    saved = run.read_config()["run"].get("stability", {})
-    return config.override({"stability": {"mean_bias": saved.get("mean_bias", False)}}, "the run")
-
-
-def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
-    """Save the resolved configuration. Raises UserError if a resumed run has another model or other data."""
+def check_same_model(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
+    """Raises UserError if a run that continues has another model, or would lose its learned prior."""
     spec = config.model_spec(images.image_size, images.channels).to_dict()
-    if run.exists:
-        # Parsed and converted again, so that fields which are newer than the run have their defaults.
-        saved_spec = ModelSpec.from_dict(run.read_config().get("model", {})).to_dict()
-        if changed := difference(saved_spec, spec):
-            raise UserError(
-                f"name '{run.name}' belongs to a model that differs from this one ({changed}); its config is "
-                f"{run.folder}/{run.CONFIG}"
-            )
-        learned = run.read_config().get("run", {}).get("prior", {})
-        if learned.get("learn") and (not config.prior.learn or learned.get("method") != config.prior.method):
-            raise UserError(
-                f"'{run.name}' learns its prior with prior.method {learned.get('method')}, which would be lost; give "
-                f"--prior.learn --prior.method {learned.get('method')}, or start a run with another --name"
-            )
+    # Parsed and converted again, so that fields which are newer than the run have their defaults.
+    saved_spec = ModelSpec.from_dict(run.read_config().get("model", {})).to_dict()
+    if changed := difference(saved_spec, spec):
+        raise UserError(
+            f"name '{run.name}' belongs to a model that differs from this one ({changed}); its config is "
+            f"{run.folder}/{run.CONFIG}"
+        )
+    learned = run.read_config().get("run", {}).get("prior", {})
+    if learned.get("learn") and (not config.prior.learn or learned.get("method") != config.prior.method):
+        raise UserError(
+            f"'{run.name}' learns its prior with prior.method {learned.get('method')}, which would be lost; give "
+            f"--prior.learn --prior.method {learned.get('method')}, or start a run with another --name"
+        )
+
+
+def check_same_data(run: RunDirectory, config: RunConfig, images: ImageSet) -> bool:
+    """Returns whether the images of a run that continues have other pixels, in the same number.
+
+    Raises UserError if their number or their prepared data differs.
+    """
     data = identity(images)
-    saved_data = (run.read_config().get("data") if run.exists else None) or data
+    saved_data = run.read_config().get("data") or data
     if {**saved_data, "sample": ""} != {**data, "sample": ""}:
         change = "has changed since"
         if "manifest" in saved_data and "manifest" in data:
@@ -151,7 +162,14 @@ def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None
             f"data is {config.data}, which {change} '{run.name}' began{counts}: its images would have another order; "
             "give the run its first data, or start a run with another --name"
         )
-    run.write_config({"model": spec, "run": config.to_dict(), "data": data, "environment": environment()})
+    return saved_data.get("sample") != data.get("sample")
+
+
+def write_config(run: RunDirectory, config: RunConfig, images: ImageSet, changes: Sequence[Change] = ()) -> None:
+    """Save the resolved configuration, the identity of the data, and the changes to the settings."""
+    saved = {"model": config.model_spec(images.image_size, images.channels).to_dict(), "run": config.to_dict()}
+    recorded = {"changes": list(changes)} if changes else {}
+    run.write_config({**saved, "data": identity(images), **recorded, "environment": environment()})
 
 
 def identity(images: ImageSet) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from infogan_ray.data.image_files import Broken
 from infogan_ray.data.image_set import HOLD_OUT, ImageSet
 from infogan_ray.data.inspection import inspect
 from infogan_ray.data.preparation.shard_source import open_source
-from infogan_ray.training.config import preset
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState
 from tests import layouts
@@ -277,7 +277,7 @@ PRESETS = [("svhn", layouts.svhn), ("celeba", layouts.celeba), ("chairs", layout
 def test_each_preset_trains_on_its_layout(name: str, make: Callable[[Path], object], tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     make(tmp_path / "data")
-    config = preset(name).override(
+    config = RunConfig(preset=name).override(
         {"data": str(tmp_path / "data"), "steps": 2, "batch_size": 8, "precision": "fp32", "network": {"width": 8}},
         "test",
     )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +47,13 @@ class SearchResult:
 def search(
     recipe: Recipe, storage: Storage | str = "runs", name: str | None = None, *, resume: bool = False,
     accept_changes: bool = False, threads: int = 1, data_dir: str | None = None,
-    listen: SearchListener = lambda event: None,
+    listen: SearchListener = lambda event: None, flags: Mapping[str, Any] | None = None,
 ) -> SearchResult:  # fmt: skip
     """Run all trials of a recipe on the connected Ray cluster, or on a new local cluster.
 
     ``threads``: CPU threads of each worker. ``listen`` receives events of each trial at every rung and every few
-    seconds. Raises UserError for errors that are found before a trial starts, and SearchFailed if no trial finishes.
+    seconds. ``flags``: the command's flags, which search.json keeps for a resume. Raises UserError for errors that are
+    found before a trial starts, and SearchFailed if no trial finishes.
     """
     storage = storage if isinstance(storage, Storage) else open_storage(storage)
     name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -70,12 +71,13 @@ def search(
         propose_trials(recipe, [])  # raises now if Optuna is missing
     if ray.is_initialized():
         check_files(configs[0], storage)
-    directory = SearchDirectory.claim(storage, name, {**recipe.describe(), "threads": threads}, resume, accept_changes)
+    described = {**recipe.describe(), "threads": threads, "flags": dict(flags or {})}
+    directory = SearchDirectory.claim(storage, name, described, resume, accept_changes)
     halving = directory.halving()
     cause = ""
     while True:
         saved = directory.description()["trials"]
-        configs = [RunConfig().override(values, name) for values in saved]
+        configs = [RunConfig.from_dict(values, name) for values in saved]
         configs = [with_absolute_paths(dataclasses.replace(config, **local)) for config in configs]
         todo = remaining(directory, halving, len(configs))
         record_ends(directory, halving, len(configs), todo)

@@ -14,6 +14,7 @@ from infogan_ray.evaluation.metrics import HEADLINES, LABELLED, REGISTRY, SORTIN
 from infogan_ray.evaluation.texts import values_text
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.training.model_card import changes_note
 from infogan_ray.training.publish import check_content
 from infogan_ray.training.train_command import train_command
 from infogan_ray.web.reports.charts import SLOTS, Series, line_chart
@@ -215,6 +216,7 @@ def reproduction(found: RunFindings) -> str:
     parts = []
     if found.config is not None:
         parts += [paragraph("Start it again, with another --name:"), command(train_command(found.config))]
+        parts += [paragraph(line) for line in changes_note(found.saved.get("changes") or [])]
         if found.status["state"] != "finished":
             parts += [paragraph("Continue it:"), command(f"{train_command(found.config)} --resume")]
     fields = flatten_fields(found.saved.get("run") or {})
