@@ -18,6 +18,7 @@ from typing_extensions import Doc
 from infogan_ray import UserError
 from infogan_ray.data.augmentation import AugmentationConfig
 from infogan_ray.data.datasets import DataConfig
+from infogan_ray.data.hold_out import EVERY_SEVENTH
 from infogan_ray.evaluation.bound import EvaluationConfig
 from infogan_ray.evaluation.metrics import SELECTABLE, is_one_prior, metric_help
 from infogan_ray.models.latents import LatentSpec
@@ -60,6 +61,9 @@ class RunConfig:
     labels, if there are any. For CelebA, FILE:ATTRIBUTE is also valid."""
     max_bad: float = 0.01
     """Largest share of broken image files. They are skipped; with a larger share the run does not start."""
+    hold_out: Literal["stratified", "every_seventh", "none"] = "stratified"
+    """Which labelled images are held out to measure errors, if the data has no test part: about a seventh of each
+    class, every seventh image as in earlier versions, or none. A resumed run keeps its rule."""
     feed: Literal["auto", "memory", "stream"] = "auto"
     """memory loads all images. stream reads prepared data (infogan data prepare) during training, in constant memory.
     auto streams prepared data that needs more than half of the free memory. A resumed run keeps its feed."""
@@ -206,7 +210,10 @@ class RunConfig:
 
     @property
     def data_config(self) -> DataConfig:
-        return DataConfig(self.data_dir, self.image_size, self.channels, labels=self.labels, max_bad=self.max_bad)
+        return DataConfig(
+            self.data_dir, self.image_size, self.channels, labels=self.labels, max_bad=self.max_bad,
+            hold_out=self.hold_out,
+        )  # fmt: skip
 
     def model_spec(self, image_size: int, channels: int) -> ModelSpec:
         return ModelSpec(self.latents, image_size, channels, self.network)
@@ -266,7 +273,12 @@ def from_saved(saved: dict[str, Any], source: str) -> RunConfig:
     """The resolved configuration in the config.json of a run or model. Raises UserError if it has none."""
     if not isinstance(saved.get("run"), dict):
         raise UserError(f"{source} is not the configuration of a run")
-    return RunConfig().override(saved["run"], source)
+    return RunConfig().override({"hold_out": saved_hold_out(saved["run"]), **saved["run"]}, source)
+
+
+def saved_hold_out(run: dict[str, Any]) -> str:
+    """The rule of a saved configuration. Earlier versions had one rule and did not save it."""
+    return str(run.get("hold_out", EVERY_SEVENTH))
 
 
 def check_name(name: str) -> None:

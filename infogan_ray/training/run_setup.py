@@ -17,13 +17,15 @@ from infogan_ray import UserError, __version__
 from infogan_ray.data.datasets import load_images
 from infogan_ray.data.feeds.feed_policy import MemoryBudget, feed_line
 from infogan_ray.data.fetch import cache_folder
+from infogan_ray.data.hold_out import STRATIFIED
 from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
-from infogan_ray.evaluation.metrics import check_needs, missing_packages
+from infogan_ray.evaluation.clustering import why_not_measured
+from infogan_ray.evaluation.metrics import LABELS, check_needs, missing_packages, needs
 from infogan_ray.models.networks import ModelSpec, plan
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import RunConfig
+from infogan_ray.training.config import RunConfig, saved_hold_out
 from infogan_ray.training.json_difference import difference
 from infogan_ray.training.run_cost import checkpoint_plan
 from infogan_ray.training.run_outcome import Listener
@@ -47,11 +49,16 @@ def check_data(
         raise UserError("data is not set; give --data (mnist, fashion_mnist, shapes, or a path) or a --preset")
     if config.image_size is not None:
         plan(config.image_size, config.channels or 1)
-    images = load_images(config.data, config.data_config, say, feed=resolve_feed(config), budget=budget, sample=sample)
+    data_config = dataclasses.replace(config.data_config, hold_out=resolve_hold_out(config))
+    images = load_images(config.data, data_config, say, feed=resolve_feed(config), budget=budget, sample=sample)
     config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
     labelled = images.labels is not None and images.test_labels is not None
     categorical = any(code.one_hot for code in spec.latents.codes)
+    if categorical and (reason := why_not_measured(images)):
+        if needs(config.metric, LABELS):
+            raise UserError(f"metric is '{config.metric}', which is not measured: {reason}")
+        say(f"not measured: agreement with labels: {reason}")
     check_needs(config.metric, config.data, labelled, categorical)
     for line in missing_packages(labelled and categorical):
         say(f"not measured: {line}")
@@ -63,8 +70,8 @@ def resolve_feed(config: RunConfig) -> str:
 
     Raises UserError if the configured feed is a different one.
     """
-    run = RunDirectory(open_storage(config.storage) / config.name) if config.resume and config.name else None
-    if run is None or not run.exists:
+    run = _resumed_run(config)
+    if run is None:
         return config.feed
     saved = str(run.read_config()["run"].get("feed", MEMORY))  # earlier versions had only this feed
     if saved == AUTO or config.feed == saved:
@@ -75,6 +82,29 @@ def resolve_feed(config: RunConfig) -> str:
             "leave --feed out to continue"
         )
     return saved
+
+
+def resolve_hold_out(config: RunConfig) -> str:
+    """The configured rule for held-out images. A resumed run has the rule of its first start.
+
+    Raises UserError if the configured rule is neither the default nor that one.
+    """
+    run = _resumed_run(config)
+    if run is None:
+        return config.hold_out
+    saved = saved_hold_out(run.read_config()["run"])
+    if config.hold_out not in (STRATIFIED, saved):
+        raise UserError(
+            f"hold_out is '{config.hold_out}', and {config.name} has begun with '{saved}', which leaves other images "
+            "for training; leave --hold-out out to continue"
+        )
+    return saved
+
+
+def _resumed_run(config: RunConfig) -> RunDirectory | None:
+    """The run that this configuration continues, if it exists."""
+    run = RunDirectory(open_storage(config.storage) / config.name) if config.resume and config.name else None
+    return run if run is not None and run.exists else None
 
 
 def prepare_run(
@@ -112,11 +142,12 @@ def prepare_run(
 
 
 def with_initial_settings(config: RunConfig, run: RunDirectory) -> RunConfig:
-    """``config`` with a resumed run's settings that matter only at the first step."""
+    """``config`` with a resumed run's settings that must not change: a first step's, and how images are held out."""
     if not run.exists:
         return config
-    saved = run.read_config()["run"].get("stability", {})
-    return config.override({"stability": {"mean_bias": saved.get("mean_bias", False)}}, "the run")
+    saved = run.read_config()["run"]
+    mean_bias = saved.get("stability", {}).get("mean_bias", False)
+    return config.override({"stability": {"mean_bias": mean_bias}, "hold_out": saved_hold_out(saved)}, "the run")
 
 
 def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
@@ -140,6 +171,8 @@ def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None
     saved_data = (run.read_config().get("data") if run.exists else None) or data
     if {**saved_data, "sample": ""} != {**data, "sample": ""}:
         change = "has changed since"
+        if "hold_out" not in run.read_config().get("run", {}):
+            change = "this version divides otherwise into training and test images, or which has changed since"
         if "manifest" in saved_data and "manifest" in data:
             change = "has been prepared again since"
         counts = (

@@ -11,7 +11,7 @@ from infogan_ray import UserError
 from infogan_ray.models.code_names import read_names
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import RunConfig
+from infogan_ray.training.config import RunConfig, from_saved
 from infogan_ray.training.learned_prior import with_measured_prior
 from infogan_ray.training.publish import METRICS
 from infogan_ray.web.reports.markup import is_number
@@ -57,7 +57,7 @@ def read_run(run: RunDirectory) -> RunFindings:
     config = None
     try:
         saved = run.read_config()
-        config = RunConfig().override(saved["run"], f"{run.folder}/{run.CONFIG}")
+        config = from_saved(saved, f"{run.folder}/{run.CONFIG}")
     except UserError as error:
         notes.append(str(error))
     rows = [row for row in run.read_metrics() if is_number(row.get("step"))]
