@@ -18,6 +18,7 @@ from infogan_ray.cli.output_files import output_path, write_output
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.formats.collection import EncodedImages
 from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.hold_out import NONE
 from infogan_ray.data.image_loader import read_pictures, summary
 from infogan_ray.training.load_model import load
 
@@ -52,7 +53,7 @@ def encode(arguments: list[str]) -> int:
                 parts.append(pictures.images)
         images = torch.cat(parts)
     else:
-        found = load_images(given.images, DataConfig(None, size, channels), print_progress)
+        found = load_images(given.images, DataConfig(None, size, channels, hold_out=NONE), print_progress)
         both = [("train", found.images), *([("test", found.test_images)] if found.test_images is not None else [])]
         names = [f"{part}/{row}" for part, tensor in both for row in range(len(tensor))]
         images = torch.cat([tensor for _, tensor in both])

@@ -18,7 +18,7 @@ from infogan_ray.cli.exit_codes import DONE, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.search_display import SearchDisplay
 from infogan_ray.cli.train import default_name
-from infogan_ray.evaluation.metrics import BOARD_COLUMNS, HEADLINES
+from infogan_ray.evaluation.metrics import BOARD_COLUMNS, COMPARED_WITH_ERROR, HEADLINES, ONE_CATEGORY_ERROR
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, finite, pareto, winner
@@ -135,9 +135,11 @@ def board_rows(rows: list[Row], as_json: bool) -> list[Row]:
     if as_json:
         return rows
     shown = []
+    unbalanced = any(row.get(ONE_CATEGORY_ERROR) is not None for row in rows)
+    hidden = {*IN_FULL_ONLY, ONE_CATEGORY_ERROR} - ({*COMPARED_WITH_ERROR} if unbalanced else set())
     for row in rows:
         values = {path.rpartition(".")[2]: value for path, value in row["values"].items()}
-        shown.append({**{k: v for k, v in row.items() if k not in IN_FULL_ONLY}, **values})
+        shown.append({**{k: v for k, v in row.items() if k not in hidden}, **values})
     return shown
 
 

@@ -18,8 +18,9 @@ from infogan_ray.data.image_loader import read_pictures, summary
 
 def load_in_memory(
     collection: Collection, size: int | None, channels: int | None, max_bad: float, say: Say
-) -> tuple[Tensor, Tensor | None]:
-    """Load images uint8 (N, C, S, S) and labels (N,), if there are any, without the collection's test split.
+) -> tuple[Tensor, Tensor | None, list[str]]:
+    """Load images uint8 (N, C, S, S), labels (N,), if there are any, and N names. The collection's test split is not
+    loaded.
 
     Raises UserError, in one line, if too many images are broken or a size is missing.
     """
@@ -36,7 +37,8 @@ def load_in_memory(
             images = torch.empty((collection.count, *part.shape[1:]), dtype=torch.uint8)
         images[first : first + len(part)] = part
     assert images is not None
-    return images, None if collection.labels is None else torch.from_numpy(collection.labels)
+    labels = None if collection.labels is None else torch.from_numpy(collection.labels)
+    return images, labels, [str(row) for row in range(collection.count)]
 
 
 def channels_first(images: np.ndarray) -> Tensor:
@@ -46,7 +48,7 @@ def channels_first(images: np.ndarray) -> Tensor:
 
 def _decoded(
     collection: EncodedImages, size: int | None, channels: int | None, max_bad: float, say: Say
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, list[str]]:
     if size is None:
         raise UserError(
             f"image_size is not set; {collection.kind} ({collection.path}) needs it, for example --image-size 32; "
@@ -56,8 +58,8 @@ def _decoded(
     for line in summary(collection.files, pictures):
         say(line)
     if collection.labels is None:
-        return pictures.images, None
-    return pictures.images, torch.from_numpy(collection.labels[pictures.rows])
+        return pictures.images, None, pictures.names
+    return pictures.images, torch.from_numpy(collection.labels[pictures.rows]), pictures.names
 
 
 def with_size_and_channels(images: Tensor, size: int | None, channels: int | None) -> Tensor:

@@ -18,6 +18,7 @@ from typing_extensions import Doc
 from infogan_ray import UserError
 from infogan_ray.data.augmentation import AugmentationConfig
 from infogan_ray.data.datasets import DataConfig
+from infogan_ray.data.hold_out import EVERY_SEVENTH
 from infogan_ray.evaluation.bound import EvaluationConfig
 from infogan_ray.evaluation.metrics import SELECTABLE, is_one_prior, metric_help
 from infogan_ray.models.latents import LatentSpec
@@ -37,6 +38,7 @@ from infogan_ray.training.train_state import TrainState
 
 LONGEST_NAME = 200  # bytes. File systems allow 255, but some file names are the run's name with an ending.
 RESERVED = ("checkpoints", "model", "samples", "traversals")
+BEFORE_FIELDS = {"hold_out": EVERY_SEVENTH}  # what versions without a field did, if it is not the field's default
 PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 
 
@@ -60,6 +62,9 @@ class RunConfig:
     labels, if there are any. For CelebA, FILE:ATTRIBUTE is also valid."""
     max_bad: float = 0.01
     """Largest share of broken image files. They are skipped; with a larger share the run does not start."""
+    hold_out: Literal["stratified", "every_seventh", "none"] = "stratified"
+    """Which labelled images are held out to measure errors, if the data has no test part: about a seventh of each
+    class, every seventh image as in earlier versions, or none. A resumed run keeps its rule."""
     feed: Literal["auto", "memory", "stream"] = "auto"
     """memory loads all images. stream reads prepared data (infogan data prepare) during training, in constant memory.
     auto streams prepared data that needs more than half of the free memory. A resumed run keeps its feed."""
@@ -222,7 +227,10 @@ class RunConfig:
 
     @property
     def data_config(self) -> DataConfig:
-        return DataConfig(self.data_dir, self.image_size, self.channels, labels=self.labels, max_bad=self.max_bad)
+        return DataConfig(
+            self.data_dir, self.image_size, self.channels, labels=self.labels, max_bad=self.max_bad,
+            hold_out=self.hold_out,
+        )  # fmt: skip
 
     def model_spec(self, image_size: int, channels: int) -> ModelSpec:
         return ModelSpec(self.latents, image_size, channels, self.network)
@@ -262,9 +270,9 @@ class RunConfig:
     def from_dict(cls, values: dict[str, Any], source: str) -> RunConfig:
         """The configuration of ``to_dict``. Its preset is only a name, since all values are there.
 
-        Fields that an earlier version did not have get their defaults. Raises UserError.
+        Fields that an earlier version did not have get the value of that version. Raises UserError.
         """
-        config: RunConfig = replace_fields(cls(), values, source)
+        config: RunConfig = replace_fields(cls(), {**BEFORE_FIELDS, **values}, source)
         return config
 
 

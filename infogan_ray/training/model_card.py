@@ -10,7 +10,15 @@ import yaml
 
 from infogan_ray.data.fetch import SOURCES
 from infogan_ray.evaluation.metrics import CHECKPOINT, END, LABELLED, QUALITY, REGISTRY, SORTING, of_group
-from infogan_ray.evaluation.texts import category_rows, compared_text, is_measured, values_text
+from infogan_ray.evaluation.texts import (
+    baseline_text,
+    category_rows,
+    compared_error_text,
+    compared_text,
+    is_measured,
+    values_text,
+    why_no_agreement,
+)
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import reaches_outside
 from infogan_ray.training.config import RunConfig
@@ -104,7 +112,8 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
     if "clustering_error" in metrics:
         parts += [
             "### Agreement with labels (training does not use labels)",
-            f"`{metrics['clustering_code']}` on the test set: {values_text(metrics, of_group(LABELLED))}.",
+            f"`{metrics['clustering_code']}` on the test set: "
+            f"{'; '.join(filter(None, (values_text(metrics, of_group(LABELLED)), baseline_text(metrics))))}.",
             *_categories(metrics),
         ]
     if quality := compared_text(metrics, of_group(QUALITY)):
@@ -137,11 +146,11 @@ def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[
         "Another seed may find other factors, or the same factors under other numbers.",
     ]
     if "clustering_error" not in metrics:
-        lines.append("The data has no labels, so nothing was compared with labels.")
+        lines.append(f"Nothing was compared with labels: {why_no_agreement(metrics)}.")
     elif metrics["clustering_error"] > 0.1:
         lines.append(
             f"{metrics['clustering_error']:.0%} of the test images do not have the most frequent label of their "
-            "category."
+            f"category{f' ({compared_error_text(metrics)})' if compared_error_text(metrics) else ''}."
         )
     weak = [code for code, share in _shares(model, metrics).items() if share < 0.5]
     if weak:

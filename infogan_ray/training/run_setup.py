@@ -19,7 +19,8 @@ from infogan_ray.data.feeds.feed_policy import MemoryBudget, feed_line
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
-from infogan_ray.evaluation.metrics import check_needs, missing_packages
+from infogan_ray.evaluation.clustering import why_not_measured
+from infogan_ray.evaluation.metrics import LABELS, check_needs, missing_packages, needs
 from infogan_ray.models.networks import ModelSpec, plan
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
@@ -53,6 +54,10 @@ def check_data(
     spec = config.model_spec(images.image_size, images.channels)
     labelled = images.labels is not None and images.test_labels is not None
     categorical = any(code.one_hot for code in spec.latents.codes)
+    if categorical and (reason := why_not_measured(images)):
+        if needs(config.metric, LABELS):
+            raise UserError(f"metric is '{config.metric}', which is not measured: {reason}")
+        say(f"not measured: agreement with labels: {reason}")
     check_needs(config.metric, config.data, labelled, categorical)
     for line in missing_packages(labelled and categorical):
         say(f"not measured: {line}")
@@ -103,8 +108,9 @@ def prepare_run(
     changes = recorded_changes(run)
     if run.exists:
         check_same_model(run, config, images)
-        other_images = check_same_data(run, config, images)
+        other_images = has_other_images(run, images)
         new = changed_settings(run, config, status.get("stored", 0), other_images)
+        check_same_data(run, config, images)
         changes += new
         messages = [change_text(change) for change in new]
         if other_images:
@@ -142,15 +148,22 @@ def check_same_model(run: RunDirectory, config: RunConfig, images: ImageSet) -> 
         )
 
 
-def check_same_data(run: RunDirectory, config: RunConfig, images: ImageSet) -> bool:
-    """Returns whether the images of a run that continues have other pixels, in the same number.
+def has_other_images(run: RunDirectory, images: ImageSet) -> bool:
+    """Whether the images of a run that continues have other pixels, in the same number."""
+    data = identity(images)
+    saved_data = run.read_config().get("data") or data
+    same_number = {**saved_data, "sample": ""} == {**data, "sample": ""}
+    return same_number and saved_data.get("sample") != data.get("sample")
 
-    Raises UserError if their number or their prepared data differs.
-    """
+
+def check_same_data(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
+    """Raises UserError if the data of a run that continues has another number of images, or was prepared again."""
     data = identity(images)
     saved_data = run.read_config().get("data") or data
     if {**saved_data, "sample": ""} != {**data, "sample": ""}:
         change = "has changed since"
+        if "hold_out" not in run.read_config().get("run", {}):
+            change = "this version divides otherwise into training and test images, or which has changed since"
         if "manifest" in saved_data and "manifest" in data:
             change = "has been prepared again since"
         counts = (
@@ -162,7 +175,6 @@ def check_same_data(run: RunDirectory, config: RunConfig, images: ImageSet) -> b
             f"data is {config.data}, which {change} '{run.name}' began{counts}: its images would have another order; "
             "give the run its first data, or start a run with another --name"
         )
-    return saved_data.get("sample") != data.get("sample")
 
 
 def write_config(run: RunDirectory, config: RunConfig, images: ImageSet, changes: Sequence[Change] = ()) -> None:

@@ -118,7 +118,9 @@ def test_accepted_changes_are_recorded_with_their_step_and_the_epoch_continues(
     for _ in run_worker(config, images, run, device=CPU):
         pass
     epochs = {row["step"]: row["epoch"] for row in run.read_metrics()}
-    assert epochs[4] == pytest.approx(4 / 5) and epochs[8] == pytest.approx(4 / 5 + 4 / 2), "83 images; 5 and 2 steps"
+    assert epochs[4] == pytest.approx(4 / 5) and epochs[8] == pytest.approx(4 / 5 + 4 / 2), (
+        "81 images: 5 and then 2 steps"
+    )
     early, late = (checkpoints.open_checkpoint(run.checkpoints / step_name(step)) for step in (4, 8))
     cards = [model_files(checkpoint, config, checkpoint.metrics)["README.md"].decode() for checkpoint in (early, late)]
     assert "--batch-size 16" in cards[0] and "does not repeat it" not in cards[0]

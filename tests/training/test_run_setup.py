@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from infogan_ray.data.feeds.feed_policy import MemoryBudget
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.resume import own_settings
 from infogan_ray.training.run_setup import check_data, prepare_run
 from tests.conftest import tiny_config
 
@@ -36,6 +39,39 @@ def test_a_run_continues_only_with_the_same_data(npz: Path, tmp_path: Path) -> N
     prepare(darker)
     assert f"the images of {npz} have changed since run began; their number is the same" in messages
     fewer = ImageSet("bars", images.images[1:], None, images.test_images, None)
-    with pytest.raises(ValueError, match=r"has changed since 'run' began \(83 images, and 82 now\): its images"):
+    with pytest.raises(ValueError, match=r"has changed since 'run' began \(81 images, and 80 now\): its images"):
         prepare(fewer)
     assert torch.equal(check_data(config, ROOM).images, images.images)
+
+
+def test_a_run_of_an_earlier_version_keeps_its_held_out_images(npz: Path, tmp_path: Path) -> None:
+    config = tiny_config(data=str(npz), storage=str(tmp_path), name="run")
+    earlier = config.override({"hold_out": "every_seventh"}, "the test")
+    images = check_data(earlier, ROOM)
+    assert (images.count, check_data(config, ROOM).count) == (83, 81)
+    _, run = prepare_run(earlier, images, ROOM, lambda report: None)
+    saved = json.loads(run.folder.read(run.CONFIG))
+    del saved["run"]["hold_out"]  # that version did not write it
+    run.folder.write(run.CONFIG, json.dumps(saved).encode())
+
+    resumed = own_settings(run)
+    again = check_data(resumed, ROOM)
+    assert again.test_images is not None and images.test_images is not None
+    assert torch.equal(again.images, images.images) and torch.equal(again.test_images, images.test_images)
+    for_workers, _ = prepare_run(resumed, again, ROOM, lambda report: None)
+    assert for_workers.hold_out == "every_seventh" == run.read_config()["run"]["hold_out"]
+    other = resumed.override({"hold_out": "none"}, "the test")
+    with pytest.raises(ValueError, match="hold_out is none, and was every_seventh"):
+        prepare_run(other, check_data(other, ROOM), ROOM, lambda report: None)
+
+
+def test_what_cannot_be_measured_is_said_before_the_start(tmp_path: Path) -> None:
+    labels = [0] * 40 + [1] * 3 + [2]
+    np.savez(tmp_path / "a.npz", images=np.zeros((44, 16, 16), np.uint8), labels=labels)
+    config = tiny_config(data=str(tmp_path / "a.npz"), storage=str(tmp_path))
+    say: list[str] = []
+    check_data(config, ROOM, say.append)
+    reason = "the test part, 7 images, has none of 1 of the 3 classes: 2 (1 to train on)"
+    assert f"not measured: agreement with labels: {reason}" in say
+    with pytest.raises(ValueError, match="metric is 'nmi', which is not measured: the test part, 7 images, has none"):
+        check_data(config.override({"metric": "nmi"}, "the test"), ROOM)

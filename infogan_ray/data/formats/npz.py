@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from infogan_ray import UserError
-from infogan_ray.data.formats.collection import RawImages, numbered
+from infogan_ray.data.formats.collection import RawImages, class_indices, numbered
 from infogan_ray.data.formats.records import DAMAGED, Member, Records
 from infogan_ray.data.image_files import Say
 
@@ -54,16 +54,19 @@ def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
         if labels.ndim != 2 or labels.shape[1] < 2:
             raise UserError(f"data: 'latents_classes' in {path} is {labels.shape}; that of dSprites has six columns")
         labels = labels[:, 1]
-    if labels is not None and (labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
-        raise UserError(f"data: 'labels' in {path} is {labels.dtype} {labels.shape}; it must be integers ({shape[0]},)")
+    if labels is not None and (labels.shape != shape[:1] or labels.dtype.kind not in "iufbU"):
+        raise UserError(
+            f"data: 'labels' in {path} is {labels.dtype} {labels.shape}; it must be integers ({shape[0]},) or text"
+        )
     records = Records(
         path, shape[0], shape[1:], tuple(range(len(shape) - 1)), start, packing="whole" if fortran else "zip",
         member=f"{images}.npy", factor=255 if sprites else 1,
     )  # fmt: skip
-    if labels is None:
+    found = None if labels is None else class_indices(labels, f"the labels in {path}", say)
+    if labels is None or found is None:
         return RawImages(path, ".npz file", (records,), announced=False)
     are_shapes = sprites and labels.size and labels.min() >= 0 and labels.max() < len(DSPRITES_SHAPES)
-    numbers, classes = numbered(labels, DSPRITES_SHAPES if are_shapes else None)
+    numbers, classes = numbered(labels, DSPRITES_SHAPES) if are_shapes else found
     kind = "dSprites .npz" if sprites else ".npz file"
     return RawImages(path, kind, (records,), classes, numbers, announced=sprites)
 

@@ -62,6 +62,8 @@ def search(
     recipe = with_feed(recipe, saved_feed(recipe, SearchDirectory(storage / name) if resume else None))
     local: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
     local |= {field: getattr(recipe.config(0), field) for field in TRACKERS}
+    if first := first_trial(SearchDirectory(storage / name) if resume else None):
+        local["hold_out"] = RunConfig.from_dict(first, name).hold_out
     configs = [dataclasses.replace(recipe.config(number), **local) for number in range(recipe.count)]
     checked = check_trials(configs, lambda line: listen({"event": "data", "say": line}))
     images = checked.images
@@ -111,10 +113,16 @@ def with_feed(recipe: Recipe, feed: str) -> Recipe:
 def saved_feed(recipe: Recipe, search: SearchDirectory | None) -> str:
     """The recipe's feed. If it is "auto" and ``search`` exists, the feed that the search has used before."""
     feed = recipe.config(0).feed
-    if feed != AUTO or search is None or not search.exists:
+    if feed != AUTO:
         return feed
-    trials = search.description()["trials"]
-    return str(trials[0].get("feed", MEMORY)) if trials else feed
+    first = first_trial(search)
+    return str(first.get("feed", MEMORY)) if first else feed
+
+
+def first_trial(search: SearchDirectory | None) -> dict[str, Any] | None:
+    """The saved configuration of the first trial, if there is one. All trials share its images."""
+    trials = search.description()["trials"] if search is not None and search.exists else []
+    return trials[0] if trials else None
 
 
 def record_ends(directory: SearchDirectory, halving: Halving, count: int, todo: list[int]) -> None:

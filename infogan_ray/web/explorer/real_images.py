@@ -9,6 +9,7 @@ import torch
 
 from infogan_ray import UserError
 from infogan_ray.data.datasets import DataConfig, is_available, load_images
+from infogan_ray.data.hold_out import STRATIFIED
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.storage.file_system import Storage, StorageError
@@ -35,12 +36,12 @@ class RealImageSource:
 
     def __init__(self, data: str | None = None, data_dir: str | None = None) -> None:
         self.data, self.data_dir = data, data_dir
-        self._loaded: dict[tuple[str, str | None, int, int], RealImages] = {}
+        self._loaded: dict[tuple[str, str | None, int, int, str], RealImages] = {}
         self._lock = threading.Lock()
 
     def availability(self, folder: Storage) -> dict[str, str]:
         """``data``: the name of a run's or model's data, or ``why`` it is unavailable. Nothing is downloaded."""
-        data, data_dir = self._find(folder)
+        data, data_dir, _ = self._find(folder)
         if data is None or not is_available(data, data_dir):
             why = f"the images of {data} are not on this machine" if data else "the training data is unknown"
             return {"why": f"{why}; name images with: infogan explore ... --data"}
@@ -48,25 +49,26 @@ class RealImageSource:
 
     def load(self, folder: Storage, model: InfoGAN) -> RealImages | None:
         """The held-out images, or all images without a test split, in the model's size. None without local images."""
-        data, data_dir = self._find(folder)
+        data, data_dir, hold_out = self._find(folder)
         if data is None or not is_available(data, data_dir):
             return None
-        key = (data, data_dir, model.spec.image_size, model.spec.channels)
+        key = (data, data_dir, model.spec.image_size, model.spec.channels, hold_out)
         with self._lock:
             if key not in self._loaded:
-                found = load_images(data, DataConfig(*key[1:], max_bad=1.0), say=lambda line: None)
+                found = load_images(data, DataConfig(*key[1:4], max_bad=1.0, hold_out=hold_out), say=lambda line: None)
                 if found.test_images is not None:
                     self._loaded[key] = RealImages(found.test_images, found.test_labels)
                 else:
                     self._loaded[key] = RealImages(found.images, found.labels)
             return self._loaded[key]
 
-    def _find(self, folder: Storage) -> tuple[str | None, str | None]:
+    def _find(self, folder: Storage) -> tuple[str | None, str | None, str]:
+        """The name or path of the data, its folder of downloads, and the rule for held-out images."""
         if self.data is not None:
-            return self.data, self.data_dir
+            return self.data, self.data_dir, STRATIFIED
         path = f"{folder}/{CONFIG}"
         try:
             config = from_saved(parse_json(path, folder.read(CONFIG)), path)
         except (UserError, FileNotFoundError, StorageError):
-            return None, None
-        return config.data, config.data_dir
+            return None, None, STRATIFIED
+        return config.data, config.data_dir, config.hold_out
