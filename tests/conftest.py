@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+import infogan_ray.distributed  # noqa: F401  # before any test imports ray, so that Ray is on loopback alone
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.training.config import RunConfig
-from tests.servers import CREDENTIALS, Proxy, S3Server, s3_server
+from tests.servers import CREDENTIALS, Proxy, RecordingProxy, S3Server, s3_server
 
 # Parallel tests (pytest -n) use one thread each: with more, waiting threads take cores from working ones.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
@@ -86,6 +87,20 @@ def proxy(s3: S3Server) -> Iterator[Proxy]:
     proxy = Proxy(s3.port)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def recording_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordingProxy]:
+    """A proxy for all schemes in the environment, with a password."""
+    proxy = RecordingProxy()
+    with proxy.serve():
+        for scheme in ("http", "https", "all"):
+            monkeypatch.delenv(f"{scheme}_proxy".upper(), raising=False)
+            monkeypatch.setenv(f"{scheme}_proxy", f"http://me:password@127.0.0.1:{proxy.port}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.setenv(name, "")  # so that what a test sets is undone
+            monkeypatch.delenv(name)
+        yield proxy
 
 
 @pytest.fixture(scope="session")

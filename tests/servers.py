@@ -1,4 +1,4 @@
-"""A real S3 server on loopback (SeaweedFS) and a proxy in front of it that can fail in several ways."""
+"""A real S3 server on loopback (SeaweedFS), a proxy that fails in several ways, and small HTTP servers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
@@ -150,6 +151,47 @@ class Proxy:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close() sends RST
             connection.shutdown(socket.SHUT_RDWR)
             connection.close()
+
+
+@contextlib.contextmanager
+def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server on loopback; yields its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class RecordingProxy:
+    """An HTTP proxy that forwards nothing. ``requests``: the first line and all headers of what it received."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.port = 0
+
+    @contextlib.contextmanager
+    def serve(self) -> Iterator[None]:
+        received = self.requests
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                received.append(f"{self.requestline}\n{self.headers}")
+                connect = self.command == "CONNECT"
+                self.send_response(502 if connect else 200)
+                self.end_headers()
+                self.wfile.write(b"" if connect else b"from the proxy")
+
+            do_CONNECT = do_POST = do_PUT = do_DELETE = do_HEAD = do_GET
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        with http_server(Handler) as url:
+            self.port = int(url.rpartition(":")[2])
+            yield
 
 
 def free_ports(count: int) -> list[int]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pyarrow.fs as pafs
 
 from infogan_ray import UserError
+from infogan_ray.storage import proxies
 from infogan_ray.storage.errors import retry, translate_errors
 
 SETTINGS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme", "anonymous")}
@@ -107,5 +108,7 @@ def _s3(given: dict[str, str], bucket: str) -> tuple[pafs.FileSystem, dict[str, 
 
 def _gs(given: dict[str, str]) -> tuple[pafs.FileSystem, dict[str, str]]:
     options = {name: given[name] for name in ("endpoint_override", "scheme") if name in given}
+    if given.get("scheme") == "http" and "endpoint_override" in given:
+        proxies.settle_route(f"http://{given['endpoint_override']}")
     anonymous = given.get("anonymous", "false") == "true"
     return pafs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=10), **options), given

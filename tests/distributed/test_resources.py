@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import socket
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
+import psutil
 import pytest
 import ray
 import torch
+from torch.distributed import TCPStore
 
 from infogan_ray import UserError
 from infogan_ray.cli.main import INTERRUPTED, main
 from infogan_ray.distributed.cluster import auth_check, connection
 from infogan_ray.distributed.cluster import machines as cluster_machines
 from infogan_ray.distributed.cluster.machines import machines, resources
-from infogan_ray.distributed.cluster.network_interface import interface_of
+from infogan_ray.distributed.cluster.network_interface import interface_of, open_store
 from infogan_ray.distributed.cluster.resources import (
     DIVIDED,
     LIMITED,
@@ -116,19 +126,70 @@ def test_a_trials_workers_get_the_gpu_fraction_and_placement_of_the_recipe(monke
     assert (requested[0].per_worker, requested[0].placement) == ({"CPU": 1, "GPU": 0.5}, "strict_spread")
 
 
+@contextlib.contextmanager
+def grpc_server() -> Iterator[str]:
+    """A gRPC server without services; yields its address."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
 def test_an_embedded_ray_joins_no_other_cluster_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an address Ray joins the latest cluster of this machine. If that has died, Ray waits for minutes."""
     requested: list[str | None] = []
-    for name in connection.ENVIRONMENT | connection.LOCAL_CLUSTER_ENVIRONMENT:
+    for name in (*connection.ENVIRONMENT, *connection.LOCAL_CLUSTER_ENVIRONMENT, "no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "as it was")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda address=None, **more: requested.append(address))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     connection.connect(None)
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
+    with grpc_server() as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
         connection.connect(None)
     assert requested == ["local", None]
+    assert os.environ["no_proxy"] == "as it was,localhost,127.0.0.1,::1,[::1]"
+
+
+def test_a_new_token_is_readable_by_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path, before = tmp_path / ".ray" / "auth_token", os.umask(0o022)
+    try:
+        auth_check.create_token()
+    finally:
+        os.umask(before)
+    token = path.read_text()
+    assert re.fullmatch("[0-9a-f]{64}", token) and stat.S_IMODE(path.stat().st_mode) == 0o600
+    auth_check.create_token()
+    assert path.read_text() == token, "a token is kept"
+    path.unlink()
+    for name, value in {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "x"}.items():
+        monkeypatch.setenv(name, value)
+        auth_check.create_token()
+        monkeypatch.delenv(name)
+    assert not path.exists()
+
+
+def test_a_head_that_accepts_and_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(auth_check, "CONNECT_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        address = f"127.0.0.1:{frozen.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"'{address}', but .* accepts the connection and does not answer"):
+            auth_check.check_address(address)
+    with grpc_server() as address:
+        auth_check.check_address(address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setattr(auth_check, "find_token", lambda: None)
+    for given in ("auto", address):
+        with pytest.raises(UserError, match="RAY_AUTH_MODE is 'token', but no token was found"):
+            auth_check.check_address(given)
 
 
 REFUSALS = (
@@ -146,8 +207,8 @@ def test_a_refused_connection_is_reported_in_one_line(monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, "as it was")
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+    with grpc_server() as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
         for error, message in REFUSALS:
 
             def refused(error: Exception = error, **given: object) -> None:
@@ -285,6 +346,16 @@ def test_without_a_cluster_no_run_waits_for_resources() -> None:
 def test_wrong_values_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+def test_the_store_of_a_process_group_listens_on_rays_address_alone() -> None:
+    address, port = open_store()
+    listening = {c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.laddr.port == port and not c.raddr}
+    assert (address, listening) == ("127.0.0.1", {"127.0.0.1"})
+    assert not connection.listens_to_others()
+    store = TCPStore(address, port)
+    store.set("key", "value")
+    assert TCPStore(address, port).get("key") == b"value"
 
 
 def test_the_interface_of_an_address() -> None:

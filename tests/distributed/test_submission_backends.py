@@ -8,11 +8,10 @@ import json
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,12 +23,14 @@ from infogan_ray import UserError
 from infogan_ray.cli.exit_codes import DONE, FAILED, USAGE
 from infogan_ray.cli.main import main
 from infogan_ray.cli.submit import Submit, work_of
+from infogan_ray.distributed.cluster.doctor import findings_of_the_network
 from infogan_ray.distributed.submission import registry
 from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job, SubmissionFailed
 from infogan_ray.distributed.submission.dashboard import Dashboard, compare_versions, examine
 from infogan_ray.distributed.submission.kuberay import KubeRay, SubmitFlags, default_manifest, render, resource_name
 from infogan_ray.distributed.submission.local import WATCHER, LocalJobs
 from infogan_ray.distributed.submission.work import LIMIT, Work, stage
+from tests.servers import RecordingProxy, http_server
 
 RECIPE = Path(__file__).parents[2] / "tuning" / "quick.py"
 GOLDEN = Path(__file__).parents[1] / "golden" / "rayjob.yaml"
@@ -169,18 +170,15 @@ def head(token: str | None, python: str = "3.11.7", moved_to: str = "") -> Itera
             self.end_headers()
             if not closed:
                 about = {"ray_version": "2.60.0", "data": {"pythonVersion": python}}
+                if self.path == "/api/jobs/first":
+                    about = {"type": "SUBMISSION", "submission_id": "first", "status": "FAILED", "entrypoint": "x"}
                 self.wfile.write(json.dumps(about).encode())
 
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", shown
-    finally:
-        server.shutdown()
-        server.server_close()
+    with http_server(Handler) as url:
+        yield url, shown
 
 
 def test_the_token_is_found_like_ray_and_a_missing_one_is_reported(
@@ -208,6 +206,58 @@ def test_a_redirect_does_not_send_the_token_to_another_host(monkeypatch: pytest.
         with pytest.raises(SubmissionFailed, match="not a Ray head"):
             Dashboard(url).versions()
         assert shown == []
+
+
+@pytest.mark.parametrize("variable", ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"])
+def test_the_token_reaches_the_named_host_and_no_proxy_or_other_head(
+    variable: str, recording_proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Ray's client prefers an address of the environment, and its HTTP library a password of ~/.netrc."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with head("right") as (url, shown), head(None) as (elsewhere, shown_elsewhere):
+        monkeypatch.setenv(variable, elsewhere)
+        assert main(["jobs", "status", "first", "--cluster", url]) == DONE
+        assert len(shown) >= 4 and set(shown) == {"Bearer right"}
+        assert os.environ[variable] == elsewhere and os.environ["NETRC"] == str(tmp_path / "netrc")
+    assert (recording_proxy.requests, shown_elsewhere) == ([], [])
+    assert "proxy" not in capsys.readouterr().err
+
+
+def test_a_proxy_in_between_is_reported_and_does_not_see_the_token(
+    recording_proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
+    assert main(["jobs", "--cluster", "http://head.invalid:8265"]) == FAILED
+    clear, failure = capsys.readouterr().err.splitlines()
+    assert clear == "infogan: the token goes to head.invalid in clear, over http; use https or a tunnel"
+    assert "head.invalid is reached directly: over http the proxy 127.0.0.1" in failure and "password" not in failure
+    assert main(["jobs", "--cluster", "https://secure.invalid"]) == FAILED
+    [failure] = capsys.readouterr().err.splitlines()
+    assert "secure.invalid is reached through the proxy 127.0.0.1" in failure and "password" not in failure
+    [received] = recording_proxy.requests
+    assert received.startswith("CONNECT secure.invalid:443 ") and "right" not in received
+    monkeypatch.setenv("no_proxy", ".invalid")
+    assert main(["jobs", "--cluster", "https://secure.invalid"]) == FAILED
+    assert "proxy" not in capsys.readouterr().err and len(recording_proxy.requests) == 1
+
+
+def test_doctor_reports_a_proxy_and_a_token_that_others_can_read(
+    recording_proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("right")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    right = {"access": "ok", "versions": "ok"}
+    for mode, marks in ((0o644, right | {"token file": "bad"}), (0o600, right)):
+        token.chmod(mode)
+        with head("right") as (url, _):
+            assert {finding.what: finding.mark for finding in examine(Dashboard(url))} == marks
+    shown = f"http_proxy=127.0.0.1:{recording_proxy.port}"
+    [proxies] = findings_of_the_network()
+    assert proxies.mark == "note" and proxies.finding.startswith(shown) and "password" not in proxies.finding
 
 
 def test_doctor_reports_whether_code_runs_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,8 +377,9 @@ def test_kubectl_gets_the_right_commands(tmp_path: Path, monkeypatch: pytest.Mon
     assert "".join(kubernetes.logs("first", follow=True)) == "step 10\n"
     kubernetes.stop("first")
     lines = calls.read_text().splitlines()
-    assert "--namespace vision exec first-head -c ray-head -- ray job logs --follow first-abc" in lines
-    assert lines[-1] == "--namespace vision exec first-head -c ray-head -- ray job stop first-abc"
+    on_the_head = "--namespace vision exec first-head -c ray-head -- env no_proxy=* NO_PROXY=* ray job"
+    assert f"{on_the_head} logs --follow first-abc" in lines
+    assert lines[-1] == f"{on_the_head} stop first-abc"
     with pytest.raises(ValueError, match="there is no job 'second'"):
         kubernetes.job("second")
 

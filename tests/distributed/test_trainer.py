@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
@@ -39,6 +41,18 @@ def test_two_ranks_train_report_and_publish_without_a_restart(npz: Path, tmp_pat
     assert state["world_size"] == 2 and result.run.model.is_file(manifests.MANIFEST)
     with pytest.raises(RunExists, match="name 'tiny' is taken"):
         run(npz, tmp_path)
+
+
+def test_nothing_listens_to_other_machines(npz: Path, tmp_path: Path) -> None:
+    listening: set[str] = set()
+
+    def look(report: dict[str, Any]) -> None:
+        for process in psutil.Process().children(recursive=True) if report["phase"] == "training" else ():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                listening.update(c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
+
+    train(tiny_config(data=str(npz), storage=str(tmp_path / "runs"), workers=2), look)
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
 
 
 @pytest.mark.slow

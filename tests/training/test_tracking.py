@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from infogan_ray.training.tracking.addresses import with_absolute_path
 from infogan_ray.training.tracking.channel import Channel
 from infogan_ray.training.tracking.curves import RESULTS, hparams
 from infogan_ray.training.tracking.event_files import SESSION_END, SESSION_START, EventFiles
+from infogan_ray.training.tracking.trackers import MLflow
 from tests.conftest import tiny_config
-from tests.servers import Proxy
+from tests.servers import Proxy, RecordingProxy, http_server
 from tests.training.test_step import run_alone
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -383,6 +385,31 @@ def test_an_unavailable_tracker_is_reported_once_and_the_run_continues(
     assert run.get_status()["state"] == "finished" and steps(shown(tmp_path / "run"), "achieved/swd") == [10]
     messages = [report.say for report in reports if report.say.startswith("MLflow: ")]
     assert len(messages) == 1 and messages[0].endswith("; the run continues, and some data may be missing there")
+
+
+def test_the_token_of_mlflow_goes_to_its_server_and_to_no_proxy(
+    recording_proxy: RecordingProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", SECRET)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    received: list[str | None] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append(self.headers["Authorization"])
+            self.send_error(404)
+
+        do_POST = do_GET
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http_server(Server) as url, pytest.raises(MlflowException):
+        MLflow(url, RunDirectory(open_storage(str(tmp_path))), {})
+    assert set(received) == {f"Bearer {SECRET}"} and recording_proxy.requests == []
 
 
 class BlockedTracker:

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import socket
 import time
+from pathlib import Path
 
+import grpc  # comes with ray[default]
 from ray.exceptions import AuthenticationError
 
 from infogan_ray import UserError
-from infogan_ray.distributed.submission.dashboard import TOKEN, TOKEN_PATH, find_token
+from infogan_ray.distributed.submission.dashboard import DEFAULT_TOKEN_PATH, TOKEN, TOKEN_PATH, find_token
 
 CONNECT_TIMEOUT_S, RETRY_INTERVAL_S = 10.0, 1.0
 AUTH_MODE = "RAY_AUTH_MODE"
-TOKEN_SOURCES = f"{TOKEN_PATH}=FILE, {TOKEN} or ~/.ray/auth_token"
+TOKEN_SOURCES = f"{TOKEN_PATH}=FILE, {TOKEN} or {DEFAULT_TOKEN_PATH}"
 
 
 def check_address(address: str) -> None:
-    """Connect to ``HOST:PORT`` by TCP, and retry for CONNECT_TIMEOUT_S. Ray itself would retry for minutes.
+    """Connect to ``HOST:PORT`` by TCP and then gRPC, each for CONNECT_TIMEOUT_S. Ray itself would retry for minutes.
 
-    Addresses of another form are not checked. Raises UserError, in one line.
+    Other forms, such as ``auto``, are not tried. Raises UserError, in one line, also if the token is missing.
     """
+    if token_required() and find_token() is None:
+        raise UserError(f"{AUTH_MODE} is 'token', but no token was found; set it by {TOKEN_SOURCES}")
     host, _, port = address.rpartition(":")
     if "/" in address or not port.isdecimal():
         return
     if int(port) >= 2**16:
         raise UserError(no_cluster_message(address, "the largest port is 65535"))
-    if token_required() and find_token() is None:
-        raise UserError(f"{AUTH_MODE} is 'token', but no token was found; set it by {TOKEN_SOURCES}")
     deadline = time.monotonic() + CONNECT_TIMEOUT_S
     while True:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
-            return
+            break
         except OSError as error:
             if time.monotonic() + RETRY_INTERVAL_S > deadline:
                 raise UserError(no_cluster_message(address, error.strerror or error)) from None
         time.sleep(RETRY_INTERVAL_S)
+    if os.environ.get("RAY_USE_TLS", "").lower() not in ("1", "true") and not _answers(address):
+        raise UserError(no_cluster_message(address, "something accepts the connection and does not answer"))
+
+
+def _answers(address: str) -> bool:
+    """Whether a gRPC server answers in time. Ray would wait for a frozen head for minutes, and delay SIGTERM."""
+    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
 
 
 def connection_error(address: str, error: Exception) -> UserError | None:
@@ -59,6 +75,19 @@ def connection_error(address: str, error: Exception) -> UserError | None:
     if isinstance(error, (OSError, RuntimeError)):  # certificates, another version of Ray
         return UserError(f"RAY_ADDRESS is '{address}': {text}")
     return None
+
+
+def create_token() -> None:
+    """Create the token of this machine's clusters if there is none. Other users could read a file that Ray creates."""
+    disabled = os.environ.get(AUTH_MODE, "token").lower() != "token"
+    if disabled or os.environ.get(TOKEN_PATH) or find_token() is not None:
+        return
+    path = Path(DEFAULT_TOKEN_PATH).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        os.write(file, secrets.token_hex(32).encode())
+        os.close(file)
 
 
 def token_required() -> bool:

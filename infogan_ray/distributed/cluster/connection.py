@@ -6,13 +6,16 @@ import contextlib
 import io
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import ray
 
+from infogan_ray.distributed import LOOPBACK_VARIABLE
 from infogan_ray.distributed.cluster import auth_check
 from infogan_ray.distributed.cluster.threads import cores
+from infogan_ray.storage import proxies
 from infogan_ray.training.run_outcome import TrainingFailed
 
 ENVIRONMENT = {
@@ -44,14 +47,29 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
             auth_check.check_address(address)
             _connect_to(address)
         else:
+            proxies.bypass(*proxies.LOOPBACK)  # Ray's processes send the token to each other by HTTP
+            auth_check.create_token()
             # Without "local", Ray would connect to any cluster that runs on this machine.
             ray.init(
                 "local", num_cpus=cores(), include_dashboard=dashboard, log_to_driver=False,
                 logging_level=logging.ERROR,
             )  # fmt: skip
+            if exposed := listens_to_others():
+                warnings.warn(exposed, stacklevel=2)
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         _send_logs_to(logging.FileHandler(log))
+
+
+def listens_to_others() -> str:
+    """A line to say if a local cluster is not on loopback alone; else empty."""
+    address = ray.util.get_node_ip_address()
+    if proxies.is_loopback(address):
+        return ""
+    return (
+        f"a local Ray has the address {address}: others on the network reach its ports, and its metrics without the "
+        f"token. Unset {LOOPBACK_VARIABLE}, and import infogan_ray before ray"
+    )
 
 
 def _connect_to(address: str) -> None:

@@ -14,9 +14,11 @@ import torch
 from infogan_ray import UserError
 from infogan_ray.data.fetch import FILES, SOURCES, cache_folder
 from infogan_ray.distributed.submission.backend import Finding
+from infogan_ray.distributed.submission.dashboard import readable_token
 from infogan_ray.models.precision import resolve_precision
 
 MIN_FREE_DISK_BYTES = 2 * 10**9
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 def examine() -> list[Finding]:
@@ -38,18 +40,28 @@ def examine() -> list[Finding]:
         found = next((f for f in folders if any((f / (FILES[0] + end)).is_file() for end in ("", ".gz"))), None)
         where = str(found) if found else f"not fetched yet: infogan data fetch {name}"
         findings.append(Finding("ok" if found else "note", name, where))
-    findings.append(_cluster())
-    return findings
+    return [*findings, *findings_of_the_network(), _cluster()]
+
+
+def findings_of_the_network() -> list[Finding]:
+    """The proxies that the environment names, without their passwords, and a token file that others can read."""
+    named = [(name, os.environ.get(name) or os.environ.get(name.upper())) for name in PROXY_VARIABLES]
+    shown = [f"{name}={value.rpartition('@')[2].rpartition('://')[2]}" for name, value in named if value]
+    text = "for downloads and https; loopback, http addresses with a token, s3:// and Ray are reached directly"
+    proxies = [Finding("note", "proxies", f"{', '.join(shown)}; {text}")] if shown else []
+    return [*proxies, *filter(None, [readable_token()])]
 
 
 def _cluster() -> Finding:
+    from infogan_ray.distributed.cluster.connection import connect, listens_to_others
+
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         text = "RAY_ADDRESS is not set: one worker runs without a cluster; for several, Ray starts on this machine"
-        return Finding("ok", "Ray cluster", text)
+        exposed = listens_to_others()
+        where = f". {exposed}" if exposed else ", on 127.0.0.1 alone"
+        return Finding("note" if exposed else "ok", "Ray cluster", text + where)
     import ray
-
-    from infogan_ray.distributed.cluster.connection import connect
 
     try:
         connect(None)

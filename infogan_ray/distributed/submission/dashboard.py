@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import json
 import os
 import platform
 import re
-import socket
+import stat
 import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.distributed.submission.backend import Finding, SubmissionFailed
+from infogan_ray.storage import proxies
 
 TIMEOUT_S = 10.0
-TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+TOKEN, TOKEN_PATH, DEFAULT_TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token"
 MIN_PYTHON = (3, 11)
 TOKEN_REQUIRED, WRONG_TOKEN = 401, 403
 TOKEN_ADVICE = (
@@ -37,13 +38,24 @@ def find_token() -> str | None:
     if token := os.environ.get(TOKEN, "").strip():
         return token
     named = os.environ.get(TOKEN_PATH)
-    path = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
     try:
-        return path.read_text().strip() or None
+        return token_path().read_text().strip() or None
     except OSError as error:
         if named:
             raise UserError(f"{TOKEN_PATH} is '{named}', which cannot be read ({error.strerror})") from None
         return None
+
+
+def token_path() -> Path:
+    return Path(os.environ.get(TOKEN_PATH) or DEFAULT_TOKEN_PATH).expanduser()
+
+
+def readable_token() -> Finding | None:
+    """What ``doctor`` says about a token file that other users of this machine can read."""
+    path = token_path()
+    if os.environ.get(TOKEN, "").strip() or not path.is_file() or not stat.S_IMODE(path.stat().st_mode) & 0o077:
+        return None
+    return Finding("bad", "token file", f"other users of this machine can read {path}; run: chmod 600 {path}")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -76,26 +88,34 @@ class Dashboard:
 
     @property
     def is_loopback(self) -> bool:
-        try:
-            found = {entry[4][0] for entry in socket.getaddrinfo(self.host, None)}
-        except (OSError, UnicodeError):
-            return False
-        return all(ipaddress.ip_address(address).is_loopback for address in found)
+        return proxies.is_loopback(self.host)
+
+    @property
+    def sends_in_clear(self) -> bool:
+        """Whether others on the network can read what is sent."""
+        return self.url.startswith("http://") and not self.is_loopback
+
+    @cached_property
+    def route(self) -> proxies.Route:
+        """Direct or through a proxy. Ray's own client in this process takes the same one."""
+        return proxies.settle_route(self.url)
 
     def request(self, path: str, token: str | None = None) -> tuple[int, dict[str, Any]]:
         """Returns the HTTP status and the JSON, {} for other content. Raises SubmissionFailed if nothing answers."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         request = urllib.request.Request(self.url.rstrip("/") + path, headers=headers)
+        proxy = urllib.request.ProxyHandler({"https": self.route.proxy} if self.route.proxy else {})
         try:
-            with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_S) as answer:
+            with urllib.request.build_opener(_NoRedirect, proxy).open(request, timeout=TIMEOUT_S) as answer:
                 return answer.status, _json(answer.read())
         except urllib.error.HTTPError as error:
             return error.code, {}
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
+            remark = f"; {self.route.remark}" if self.route.remark else ""
             raise SubmissionFailed(
                 f"cluster: nothing answers at {self.url} ({reason}); check that the head runs, and the tunnel or "
-                "port-forward to its port 8265"
+                f"port-forward to its port 8265{remark}"
             ) from None
 
     def versions(self) -> dict[str, str]:
@@ -154,7 +174,9 @@ def examine(dashboard: Dashboard) -> list[Finding]:
         findings.append(Finding("bad", "access", risk))
     else:
         findings.append(Finding("bad", "access", f"answers HTTP {status}, which a Ray head does not"))
-    if dashboard.url.startswith("http://") and not dashboard.is_loopback:
+    if dashboard.route.remark:
+        findings.append(Finding("note", "proxy", dashboard.route.remark))
+    if dashboard.sends_in_clear:
         risk = (
             "none: others on the network can read tokens and code; use a tunnel "
             "(ssh -L 8265:127.0.0.1:8265 HEAD, kubectl port-forward), or https"
@@ -163,6 +185,8 @@ def examine(dashboard: Dashboard) -> list[Finding]:
     if status == TOKEN_REQUIRED and find_token() is None:
         findings.append(Finding("note", "token", f"not set; set {TOKEN_PATH} or {TOKEN}"))
         return findings
+    if exposed := readable_token():
+        findings.append(exposed)
     try:
         versions = dashboard.versions()
     except SubmissionFailed as error:

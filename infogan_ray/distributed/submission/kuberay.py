@@ -31,6 +31,7 @@ COMMAND = "infogan-ray/command"
 MAX_NAME_LENGTH = 47  # KubeRay appends to the name
 GPU = "nvidia.com/gpu"
 TIMEOUT_S = 60.0
+RAY = ("env", "no_proxy=*", "NO_PROXY=*", "ray")  # in the head's pod; it sends the token to the head by HTTP
 
 
 @dataclass
@@ -86,7 +87,7 @@ class KubeRay(Backend):
     def logs(self, id: str, follow: bool) -> Iterator[str]:
         while follow and self.job(id).state == "pending":  # there is no driver yet
             time.sleep(2.0)
-        words = ["ray", "job", "logs", *(["--follow"] if follow else [])]
+        words = [*RAY, "job", "logs", *(["--follow"] if follow else [])]
         command = ["kubectl", *self._namespace, "exec", *self._on_the_head(self._get(id), words)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None and process.stderr is not None
@@ -103,7 +104,7 @@ class KubeRay(Backend):
             self._kubectl("delete", "rayjob", id, "--wait=false")  # it has not started: no checkpoint to write
             return
         # Ray stops the job, so that the driver has time for a last checkpoint.
-        self._kubectl("exec", *self._on_the_head(found, ["ray", "job", "stop"]))
+        self._kubectl("exec", *self._on_the_head(found, [*RAY, "job", "stop"]))
 
     def _on_the_head(self, found: dict[str, Any], words: list[str]) -> list[str]:
         """Arguments of ``kubectl exec`` for a command in the head's container, which has the token."""

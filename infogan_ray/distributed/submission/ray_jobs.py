@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import shlex
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,12 +19,13 @@ from typing import TypeVar, cast
 
 from infogan_ray import UserError
 from infogan_ray.distributed.submission import dashboard
-from infogan_ray.distributed.submission.backend import Backend, Finding, Job, State, SubmissionFailed
+from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Finding, Job, State, SubmissionFailed
 from infogan_ray.distributed.submission.dashboard import Dashboard, compare_versions, find_token
 from infogan_ray.distributed.submission.work import Work, stage
 
 STOP_GRACE_S = 30
 """Time between SIGTERM and SIGKILL. Ray's default is 3 s; a last checkpoint needs up to 10 s."""
+POLL_S = 1.0
 ENTRYPOINT = "exec python -m infogan_ray"  # with exec, SIGTERM reaches this process and not a shell
 T = TypeVar("T")
 
@@ -54,13 +58,16 @@ class RayJobs(Backend):
 
     @cached_property
     def _client(self):  # Ray is imported at the first use
-        for line in compare_versions(self.dashboard.versions()):
+        token = find_token()
+        if token and self.dashboard.sends_in_clear:
+            self.warn(f"the token goes to {self.dashboard.host} in clear, over http; use https or a tunnel")
+        for line in filter(None, [*compare_versions(self.dashboard.versions()), self.dashboard.route.remark]):
             self.warn(line)
         from ray.job_submission import JobSubmissionClient
 
         for handler in logging.getLogger("ray").handlers:  # no lines about uploads
             handler.setLevel(logging.ERROR)
-        token = find_token()  # Ray itself reads its mode and token only once, at its first import
+        # Ray itself reads its mode and token only once, at its first import.
         return JobSubmissionClient(self.dashboard.url, headers={"Authorization": f"Bearer {token}"} if token else None)
 
     def plan(self, work: Work) -> str:
@@ -106,6 +113,9 @@ class RayJobs(Backend):
             yield self._call(lambda: self._client.get_job_logs(id), id)
             return
         self.job(id)
+        if self.dashboard.route.proxy:  # Ray's client opens its stream of lines directly, past every proxy
+            yield from self._poll_logs(id)
+            return
         pieces = self._client.tail_job_logs(id)
         loop = asyncio.new_event_loop()
         try:
@@ -115,15 +125,30 @@ class RayJobs(Backend):
             loop.run_until_complete(pieces.aclose())
             loop.close()
 
+    def _poll_logs(self, id: str) -> Iterator[str]:
+        length = 0
+        while True:
+            ended = self.job(id).state in FINAL_STATES  # checked before the last read
+            text = self._call(lambda: self._client.get_job_logs(id), id)
+            yield text[length:]
+            length = len(text)
+            if ended:
+                return
+            time.sleep(POLL_S)
+
     def stop(self, id: str) -> None:
         self._call(lambda: self._client.stop_job(id), id)
 
     def _call(self, action: Callable[[], T], id: str | None = None) -> T:
-        import requests  # comes with ray[default]
+        import aiohttp  # both come with ray[default]
+        import requests
 
+        # Ray's client prefers the address of the environment, and requests the password of ~/.netrc.
+        own = {self.CLUSTER_VARIABLE: self.dashboard.url, "NETRC": os.devnull}
         try:
-            return action()
-        except (RuntimeError, ConnectionError, requests.RequestException) as error:
+            with _environment(own):
+                return action()
+        except (RuntimeError, ConnectionError, requests.RequestException, aiohttp.ClientError) as error:
             message = str(error)
             if id is not None and ("404" in message or "does not exist" in message):
                 raise UserError(
@@ -131,6 +156,21 @@ class RayJobs(Backend):
                 ) from None
             last = next((line for line in reversed(message.splitlines()) if line.strip()), type(error).__name__)
             raise SubmissionFailed(f"cluster: {self.dashboard.url} refused the request: {last.strip()}") from None
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Inside the block these environment variables are set."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def packages() -> list[str]:

@@ -17,6 +17,7 @@ from infogan_ray.distributed.cluster.machines import check_files, machines, reso
 from infogan_ray.distributed.cluster.resources import Resources, fit, image_memory_budget, this_machine
 from infogan_ray.distributed.cluster.threads import thread_limit
 from infogan_ray.distributed.train import torchrun
+from infogan_ray.storage import proxies
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_setup import check_data
@@ -39,6 +40,8 @@ def check(config: RunConfig, say: Callable[[str], None] = print, sample: int = S
     ``sample``: see ``check_data``.
     """
     check_packages(config.mlflow, config.wandb)
+    if remark := proxies.settle_route(config.mlflow or "").remark:
+        say(remark)
     if torchrun.is_active():
         wanted, nodes = _under_torchrun(config), [this_machine()]
     else:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from infogan_ray.storage import proxies
 from infogan_ray.storage.run_directory import RunDirectory, step_name
 from infogan_ray.training.tracking.channel import SHORT_TIMEOUT_S
 from infogan_ray.training.tracking.curves import TAGS
@@ -29,6 +30,7 @@ class MLflow:
         from mlflow.tracking import MlflowClient
 
         self._entities, self._metrics = entities, list[Any]()
+        proxies.settle_route(uri)
         self._client = MlflowClient(tracking_uri=uri)
         key = run.with_retry_timeout(SHORT_TIMEOUT_S).tracking_key()
         experiment = self._experiment(uri)
@@ -92,6 +94,7 @@ class WandB:
     def __init__(self, project: str, run: RunDirectory, hparams: Mapping[str, Any]) -> None:
         import wandb
 
+        proxies.settle_route(os.environ.get("WANDB_BASE_URL", ""))
         key = run.with_retry_timeout(SHORT_TIMEOUT_S).tracking_key()
         group, divider, _ = run.title.rpartition("/")
         # Send no information about the machine: no git state, source code, host name or user name.
