@@ -9,9 +9,10 @@ import yaml
 
 from infogan_ray.data.fetch import SOURCES
 from infogan_ray.evaluation.metrics import CHECKPOINT, END, LABELLED, QUALITY, REGISTRY, SORTING, of_group
-from infogan_ray.evaluation.texts import category_rows, compared_text, is_measured, values_text
+from infogan_ray.evaluation.texts import category_rows, compared_text, is_measured, values_text, why_no_clustering
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import reaches_outside
+from infogan_ray.storage.json_text import is_defined
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_command import train_command
 
@@ -20,6 +21,7 @@ SAMPLES = "samples.png"
 
 def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> str:
     """The card's text: pictures, codes with names and bounds, measurements, limits, the training command and usage."""
+    metrics = {name: value for name, value in metrics.items() if is_defined(value)}
     spec = model.spec
     size = f"{spec.image_size} x {spec.image_size} x {spec.channels}"
     parts = [
@@ -121,7 +123,8 @@ def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[
         "Another seed may find other factors, or the same factors under other numbers.",
     ]
     if "clustering_error" not in metrics:
-        lines.append("The data has no labels, so nothing was compared with labels.")
+        reason = why_no_clustering(spec.latents)
+        lines.append(f"{reason[0].upper()}{reason[1:]}, so nothing was compared with labels.")
     elif metrics["clustering_error"] > 0.1:
         lines.append(
             f"{metrics['clustering_error']:.0%} of the test images do not have the most frequent label of their "
