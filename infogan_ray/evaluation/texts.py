@@ -19,6 +19,7 @@ from infogan_ray.evaluation.metrics import (
     Metric,
     of_group,
 )
+from infogan_ray.models.latents import LatentSpec
 
 
 def is_measured(metrics: Mapping[str, Any], name: str) -> bool:
@@ -54,9 +55,14 @@ def bound_text(metrics: Mapping[str, Any], ceilings: Mapping[str, float]) -> str
     return ", ".join(f"{name} {metrics[f'mi/{name}']:.3f} of {ceiling:.3f}" for name, ceiling in ceilings.items())
 
 
-def clustering_text(metrics: Mapping[str, Any]) -> str:
+def why_no_clustering(latents: LatentSpec) -> str:
+    """The reason why an evaluated model has no metrics of clustering."""
+    return "the data has no labels" if any(latents.one_hot_items()) else "the model has no categorical code"
+
+
+def clustering_text(metrics: Mapping[str, Any], latents: LatentSpec) -> str:
     if "clustering_error" not in metrics:
-        return "not measured: the data has no labels, or the model has no categorical code"
+        return f"not measured: {why_no_clustering(latents)}"
     first, *others = of_group(LABELLED)
     parts = [first.text(metrics[first.name]), f"({metrics['clustering_code']}; {values_text(metrics, others)})"]
     missing = [metric.missing for metric in others if metric.name not in metrics and metric.missing]
@@ -85,10 +91,11 @@ def quality_text(metrics: Mapping[str, Any]) -> str:
     return f"{text}; small is good" if text else "not measured: there are no real images to compare with"
 
 
-def sorting_text(metrics: Mapping[str, Any]) -> str:
+def sorting_text(metrics: Mapping[str, Any], latents: LatentSpec) -> str:
     scores = named_text(metrics, of_group(SORTING))
     if not scores:
-        return "not measured: the model has no categorical code, or there are no images"
+        reason = "there are no images" if any(latents.one_hot_items()) else "the model has no categorical code"
+        return f"not measured: {reason}"
     return f"{scores}; large is good, at most 1"
 
 
