@@ -14,7 +14,7 @@ from infogan_ray.searches.asha import Decision, Halving, rungs
 from infogan_ray.searches.recipe import POPULATION
 from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import Storage, StorageError
-from infogan_ray.storage.run_directory import RunDirectory, RunExists
+from infogan_ray.storage.run_directory import RunDirectory, RunExists, check_new_name
 from infogan_ray.training.json_difference import difference
 
 # A trial's scores depend on this code. A search continues only with the same code, unless the user accepts the change.
@@ -56,8 +56,8 @@ class SearchDirectory:
 
         With ``accept_changes``, trials that have not started use the current recipe and code (in an adaptive search:
         trials that are not proposed yet). The other trials do not change. Raises RunExists for a taken name unless
-        ``resume``. Raises UserError if there is no search to resume, if the search has another recipe or code, and if
-        storage cannot be written to.
+        ``resume``. Raises UserError for an invalid name, if there is no search to resume, if the search has another
+        recipe or code, and if storage cannot be written to.
         """
         search = cls(storage / name)
         described = {"version": __version__, "code": code(), **json.loads(json.dumps(described))}
@@ -66,6 +66,7 @@ class SearchDirectory:
         if not resume:
             if any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):  # .tmp: from a killed writer
                 raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or continue with --resume")
+            check_new_name(name)
             try:
                 search.folder.write(cls.SEARCH, json.dumps(described, indent=1).encode())
             except StorageError as error:
