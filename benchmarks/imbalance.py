@@ -26,7 +26,7 @@ from scipy.optimize import linear_sum_assignment
 from benchmarks.figures import rows_of
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.datasets import load_images
-from infogan_ray.evaluation.progress import duration
+from infogan_ray.data.progress import duration
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig

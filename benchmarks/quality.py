@@ -25,7 +25,7 @@ from typing import Any
 import tyro
 
 from benchmarks.figures import rows_of
-from infogan_ray.evaluation.progress import duration
+from infogan_ray.data.progress import duration
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import StorageError, open_storage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.display import print_json, print_progress, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
 from infogan_ray.evaluation.model_centrality import centralities, cross_scores
@@ -63,9 +62,8 @@ def compare(arguments: list[str]) -> int:
     central = centralities(scores)
     names, best = list(models), int(central.argmax())
     if given.json:
-        table = [[None if np.isnan(value) else value for value in row] for row in scores.tolist()]
         found = dict(zip(names, central.tolist(), strict=True))
-        print(json.dumps({"centrality": found, "pick": names[best], "scores": table}))
+        print_json({"centrality": found, "pick": names[best], "scores": scores.tolist()})
         return DONE
     order = sorted(range(count), key=lambda number: (-central[number], number))
     rows = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.display import print_json, print_progress, warn
 from infogan_ray.cli.exit_codes import DONE, FAILED
 from infogan_ray.cli.flags import parse
 from infogan_ray.cli.output_files import PICTURES, output_path, write_picture
@@ -60,7 +59,7 @@ def inspect(arguments: list[str]) -> int:
         write_picture(output, tile(survey.sheet, columns=8, scale=max(1, round(56 / size))))
         sheet = str(output)
     if given.json:
-        print(json.dumps({**found, "contact_sheet": sheet}))
+        print_json({**found, "contact_sheet": sheet})
     elif isinstance(survey, Survey):
         _print_survey(survey, found, sheet)
     else:

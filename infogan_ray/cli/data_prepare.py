@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections import Counter
@@ -14,11 +13,12 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.display import print_json, print_progress, warn
 from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import parse
 from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.image_files import describe
+from infogan_ray.data.progress import Pace, counted
 from infogan_ray.data.shards.dataset import RAW, TEST, TRAIN, ShardSet, check, open_shards
 from infogan_ray.storage.file_system import open_storage
 
@@ -77,6 +77,7 @@ def prepare(arguments: list[str]) -> int:
     if given.dry_run:
         return _plan(given, job, folder)
     from infogan_ray.distributed.cluster import data_preparation
+    from infogan_ray.training.run_outcome import TrainingFailed
 
     in_memory = job.kind == "arrays"
     shown, started = ProgressLine(job.count(), "images"), time.monotonic()
@@ -85,13 +86,13 @@ def prepare(arguments: list[str]) -> int:
         with shown:
             shards = data_preparation.prepare(
                 job, folder, None if in_memory else source, given.workers, given.max_bad, given.overwrite,
-                lambda now: shown(now.images, now.earlier, f"{now.shards:,} of {now.of_shards:,} shards", now.broken),
+                lambda now: shown(now.images, now.earlier, shards_text(now.shards, now.of_shards), now.broken),
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Failed(f"interrupted: {shown.text or 'nothing'} done; continue with: {again}", INTERRUPTED) from None
     except data_preparation.TooManyBroken as error:
         raise Failed(str(error)) from None
-    except data_preparation.PreparingFailed as error:
+    except (data_preparation.PreparingFailed, TrainingFailed) as error:
         raise Failed(f"{error}. Continue with: {again}") from None
     return _report(given, shards, time.monotonic() - started, shown.fresh)
 
@@ -124,13 +125,14 @@ def _plan(given: Prepare, job: Any, folder: Any) -> int:
         "done": done, "image_bytes": job.image_bytes, "bytes": job.image_bytes * job.count(),
     }  # fmt: skip
     if given.json:
-        print(json.dumps(plan))
+        print_json(plan)
         return DONE
     print(f"source: {job.name}, {job.kind}: {job.count(TRAIN):,} training images, {job.count(TEST):,} test images")
     settings = job.settings
-    print(f"tasks: {len(tasks):,} of {settings.rows_per_shard:,} images; row groups of {settings.rows_per_group:,}")
+    images = counted(settings.rows_per_shard, "image")
+    print(f"tasks: {len(tasks):,} of {images}; row groups of {settings.rows_per_group:,}")
     print(f"bytes: {display.size(plan['bytes'])} before compression, {job.image_bytes:,} per image, in {folder}")
-    print(f"already done: {done:,} tasks")
+    print(f"already done: {counted(done, 'task')}")
     return DONE
 
 
@@ -138,17 +140,17 @@ def _report(given: Prepare, shards: ShardSet, seconds: float, fresh: int) -> int
     both, about = (*shards.train, *shards.test), shards.about
     total = sum(shard.bytes for shard in both)
     if given.json:
-        print(json.dumps({
+        print_json({
             "dest": shards.folder.uri, "images": {TRAIN: shards.count(TRAIN), TEST: shards.count(TEST)},
             "classes": shards.classes and len(shards.classes), "bytes": total, "shards": len(both),
             "conversions": about["conversions"], "broken": about["broken"], "seconds": round(seconds, 1),
             "made_now": fresh,
-        }))  # fmt: skip
+        })  # fmt: skip
         return DONE
     rate = f", {fresh / seconds:,.0f} images/s" if fresh and seconds > 0 else ", all tasks were already done"
-    print(f"{shards.folder}: {shards.count(TRAIN):,} training and {shards.count(TEST):,} test images, "
-          f"{len(shards.classes or ()) or 'no'} classes")  # fmt: skip
-    print(f"{len(both):,} shards, {display.size(total)}, in {display.duration(seconds)}{rate}")
+    classes = counted(len(shards.classes), "class", "classes") if shards.classes else "no classes"
+    print(f"{shards.folder}: {shards.count(TRAIN):,} training and {shards.count(TEST):,} test images, {classes}")
+    print(f"{counted(len(both), 'shard')}, {display.size(total)}, in {display.duration(seconds)}{rate}")
     print(f"conversions: {describe(Counter(about['conversions'])) or 'none'}")
     if about["broken"]:
         some = ", ".join(list(about["broken_files"])[:3])
@@ -173,27 +175,31 @@ def verify(arguments: list[str]) -> int:
     shards = open_shards(open_storage(given.dest))
     both, wrong, read = (*shards.train, *shards.test), [], 0
     with ProgressLine(sum(shard.bytes for shard in both) // 1000, "kB") as shown:
+        shown.pace.report(0)
         for number, shard in enumerate(both, start=1):
             if reason := check(shards, shard):
                 wrong.append(reason)
             read += shard.bytes
-            shown(read // 1000, 0, f"{number:,} of {len(both):,} shards", len(wrong))
+            shown(read // 1000, 0, shards_text(number, len(both)), len(wrong))
     if given.json:
-        print(json.dumps({"dest": shards.folder.uri, "shards": len(both), "bytes": read, "wrong": wrong}))
+        print_json({"dest": shards.folder.uri, "shards": len(both), "bytes": read, "wrong": wrong})
     for line in wrong:
         warn(line)
     if not given.json and not wrong:
-        print(f"{shards.folder}: {len(both):,} shards, {display.size(read)}, all correct")
+        print(f"{shards.folder}: {counted(len(both), 'shard')}, {display.size(read)}, all correct")
     return FAILED if wrong else DONE
+
+
+def shards_text(done: int, total: int) -> str:
+    return f"{done:,} of {counted(total, 'shard')}"
 
 
 class ProgressLine:
     """Progress on stderr: one updated line on a terminal, or a line every PLAIN_EVERY_S seconds elsewhere."""
 
     def __init__(self, total: int, unit: str) -> None:
-        self.total, self.unit = total, unit
-        self.started, self.printed = time.monotonic(), 0.0
-        self.text, self.fresh = "", 0
+        self.total, self.unit, self.pace = total, unit, Pace()
+        self.printed, self.text, self.fresh = 0.0, "", 0
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -205,9 +211,9 @@ class ProgressLine:
     def __call__(self, done: int, earlier: int, what: str, broken: int) -> None:
         now = time.monotonic()
         self.fresh, self.text = done - earlier, what
-        rate = self.fresh / max(now - self.started, 1e-9)
-        left = f", {display.duration((self.total - done) / rate)} left" if rate else ""
-        line = f"{done:,} of {self.total:,} {self.unit}, {what}, {rate:,.0f} {self.unit}/s{left}, {broken:,} broken"
+        self.pace.report(done)
+        speed = [f"{self.pace.speed:,.0f} {self.unit}/s", self.pace.left(self.total)] if self.pace.speed else []
+        line = ", ".join([f"{done:,} of {self.total:,} {self.unit}", what, *speed, f"{broken:,} broken"])
         if display.errors.is_terminal:
             display.errors.print(f"\r{line}   ", end="", soft_wrap=True, markup=False)
         elif now - self.printed >= display.PLAIN_EVERY_S or done == self.total:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
@@ -13,7 +12,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from infogan_ray.evaluation.progress import duration as duration
+from infogan_ray.data.progress import Pace
+from infogan_ray.data.progress import duration as duration
+from infogan_ray.storage.json_text import to_json
 
 PLAIN_EVERY_S = 10
 
@@ -21,11 +22,14 @@ errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 class TrainDisplay:
-    """Shows a run's reports on stderr: a bar on a terminal, or a line every PLAIN_EVERY_S seconds elsewhere."""
+    """Shows a run's reports on stderr: a bar on a terminal, or a line every PLAIN_EVERY_S seconds elsewhere.
 
-    def __init__(self, steps: int | None) -> None:
-        self.steps = steps
-        self.first: tuple[float, int] | None = None
+    ``epochs``: the run's number of epochs, if the user has given it. The number of steps comes with the first reports.
+    """
+
+    def __init__(self, epochs: int | None = None) -> None:
+        self.epochs, self.steps = epochs, None
+        self.pace = Pace()
         self.printed, self.phase = 0.0, ""
         self.last: dict[str, Any] = {}
         self.bar: Progress | None = None
@@ -37,7 +41,7 @@ class TrainDisplay:
                 TextColumn("{task.fields[text]}"),
             )
             self.bar = Progress(*columns, console=errors, transient=False)
-            self.task = self.bar.add_task("starting", total=steps, text="")
+            self.task = self.bar.add_task("starting", total=None, text="")
 
     def __enter__(self) -> TrainDisplay:
         if self.bar:
@@ -51,14 +55,18 @@ class TrainDisplay:
     def __call__(self, report: dict[str, Any]) -> None:
         now = time.monotonic()
         step, phase = report.get("step", 0), report["phase"]
-        self.last |= report
+        self.steps = report.get("total_steps", self.steps)
+        if "best_step" not in report:  # else its metrics are those of an earlier step, the best checkpoint's
+            self.last |= report
+            if "d_loss" in report:
+                self.pace.report(step)
+                if phase != "training":
+                    self.pace.pause()
         if report.get("say"):
             errors.print(report["say"], soft_wrap=True, markup=False)
-        if self.first is None and "d_loss" in report:
-            self.first = (now, step)
-        text = self._text(now, step) if "d_loss" in self.last else ""
+        text = self._text() if "d_loss" in self.last else ""
         if self.bar:
-            self.bar.update(self.task, description=phase, completed=step, text=text)
+            self.bar.update(self.task, description=phase, total=self.steps, completed=step, text=text)
         elif phase != self.phase or now - self.printed >= PLAIN_EVERY_S:
             total = f"/{self.steps}" if self.steps else ""
             where = f": step {step}{total}" if "step" in report else ""
@@ -66,17 +74,17 @@ class TrainDisplay:
             self.printed = now
         self.phase = phase
 
-    def _text(self, now: float, step: int) -> str:
+    def _text(self) -> str:
         seen = self.last
         bound = sum(value for name, value in seen.items() if name.startswith("train_mi/"))
-        parts = [f"{seen['images_per_second']:,.0f} images/s", f"D {seen['d_loss']:.3f}", f"G {seen['g_loss']:.3f}"]
+        parts = [f"epoch {seen['epoch']:.1f} of {self.epochs}"] if self.epochs else []
+        parts += [f"{seen['images_per_second']:,.0f} images/s", f"D {seen['d_loss']:.3f}", f"G {seen['g_loss']:.3f}"]
         parts.append(f"bound {bound:.2f} nats")
         if "mi_bound" in seen:
             parts.append(f"(measured {seen['mi_bound']:.2f})")
-        if self.first and self.steps and step > self.first[1]:
-            left = (now - self.first[0]) / (step - self.first[1]) * (self.steps - step)
-            parts.append(f"{duration(left)} left")
-        return "  ".join(parts)
+        if self.steps:
+            parts.append(self.pace.left(self.steps))
+        return "  ".join(filter(None, parts))
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -97,10 +105,15 @@ def size(count: float) -> str:
     return decimal(round(count))
 
 
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    print(to_json(value))
+
+
 def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     """Print a table or one JSON object on stdout."""
     if as_json:
-        print(json.dumps({"rows": rows}))
+        print_json({"rows": rows})
         return
     if not rows:
         print_progress(f"{title}: nothing yet")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.display import print_json, print_progress, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import extra, parse
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
@@ -97,16 +96,19 @@ def evaluate(arguments: list[str]) -> int:
         scores = measure_disentanglement(model_representation(model), factors, depth, print_progress)
         metrics["disentanglement"] = {"factors_of": given.disentanglement, "tree_rounds": depth.tree_rounds, **scores}
     if given.json:
-        print(json.dumps(metrics))
+        print_json(metrics)
         return DONE
     rows = [[name, f"{metrics[f'mi/{name}']:.3f}", f"{code.ceiling(spec.sigma):.3f}"] for name, code in spec.items()]
     display.table("bound in nats", ["code", "bound", "ceiling"], rows)
     print(texts.named_text(metrics, of_group(BOUND)))
-    print(f"clustering error: {texts.clustering_text(metrics)}")
+    if data is not None:
+        print(f"clustering error: {texts.clustering_text(metrics, spec)}")
+    else:
+        print("clustering error: not measured: there are no images; give them with --data")
     if category_rows := texts.category_rows(metrics):
         display.table("labels in each category", ["category", "test images", "labels"], category_rows)
     print(f"image quality: {texts.quality_text(metrics)}")
-    print(f"real images, without labels: {texts.sorting_text(metrics)}")
+    print(f"real images, without labels: {texts.sorting_text(metrics, spec)}")
     if given.quality:
         print("\n".join(texts.fidelity_lines(metrics["quality"])))
     if inception is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
 import time
@@ -15,7 +14,7 @@ import tyro
 from infogan_ray import UserError
 from infogan_ray.cli import display
 from infogan_ray.cli.backend_flags import open_backend, place_flags, with_backend_flags
-from infogan_ray.cli.display import print_progress, warn
+from infogan_ray.cli.display import print_json, print_progress, warn
 from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse, peek
 from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job
@@ -51,7 +50,7 @@ def jobs(arguments: list[str]) -> int:
         return _stop(backend, given.id, place)
     found = backend.jobs() if given.action == "list" else [backend.job(given.id)]
     if given.json:
-        print(json.dumps({"jobs": [dataclasses.asdict(job) for job in found]}))
+        print_json({"jobs": [dataclasses.asdict(job) for job in found]})
     elif not found:
         print_progress(f"no jobs at {cluster} yet; start one with: infogan submit -- train …")
     else:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import dataclass
 
 import tyro
 
-from infogan_ray.cli.display import print_rows, warn
+from infogan_ray.cli.display import print_json, print_progress, print_rows, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
 from infogan_ray.cli.search import board_rows
+from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.metrics import CHECKPOINT, headlines_of
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, list_runs
-from infogan_ray.training.run_listing import run_row, state_of
+from infogan_ray.training.run_listing import outcome, run_row, state_of
 
 
 @dataclass
@@ -39,8 +39,8 @@ def runs(arguments: list[str]) -> int:
     rows = [run_row(run) for run in list_runs(storage)]
     if not given.json:
         for row in rows:
-            counts = {word: row.pop(word.replace(" ", "_")) for word in _COUNTS}
-            row["notes"] = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or None
+            counts = {word: row.pop(word.replace(" ", "_") + "s") for word in _COUNTS}
+            row["notes"] = ", ".join(counted(count, word) for word, count in counts.items() if count) or None
     print_rows(str(storage), rows, given.json)
     for entry in storage.entries():
         if entry.is_folder and (search := SearchDirectory(storage / entry.name)).exists:
@@ -48,22 +48,26 @@ def runs(arguments: list[str]) -> int:
     return DONE
 
 
-_COUNTS = ("unfinished checkpoints", "broken checkpoints", "restarts")
+_COUNTS = ("unfinished checkpoint", "broken checkpoint", "restart")
 
 
 def _one_run(run: RunDirectory, as_json: bool) -> int:
-    status = run.get_status()
-    good, bad, chosen, state = state_of(run, status["state"], verify=run.folder.is_local)
+    found = outcome(run)
+    good, bad, chosen, state = state_of(run, found["state"], verify=run.folder.is_local)
     last = checkpoints.last(good)
     rows = []
     for checkpoint in good:
         marks = [word for word, other in (("best", chosen), ("last", last)) if other is checkpoint]
-        marks += ["last good"] if checkpoint.name == status.get("last_good") else []
+        marks += ["last good"] if checkpoint.name == found["last_good"] else []
         shown = headlines_of(checkpoint.metrics, (CHECKPOINT,))
         rows.append({"checkpoint": checkpoint.name, **shown, "is": ", ".join(marks)})
-    reason = f" ({status['message']})" if status.get("message") else ""
-    print_rows(f"{run.folder}: {state}{reason}", rows, as_json)
+    if as_json:
+        print_json({**found, "state": state, "rows": rows})
+    else:
+        cause = f": {found['cause']}" if found["cause"] else ""
+        print(f"{run.folder}: {state} at step {found['step']:,}{cause}")
+        print_rows(f"checkpoints of {run.name}", rows, False)
     for error in bad:
         kind = "unfinished" if isinstance(error, manifests.IncompleteCheckpoint) else "broken"
-        print(f"{kind}: {error}", file=sys.stderr)
+        print_progress(f"{kind}: {error}")
     return DONE

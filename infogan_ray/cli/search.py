@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -13,16 +12,18 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_rows
+from infogan_ray.cli.display import print_json, print_rows
 from infogan_ray.cli.exit_codes import DONE, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.search_display import SearchDisplay
 from infogan_ray.cli.train import default_name
+from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.metrics import BOARD_COLUMNS, COMPARED_WITH_ERROR, HEADLINES, ONE_CATEGORY_ERROR
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, finite, pareto, winner
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import check_new_name
 from infogan_ray.training.config import check_name
 from infogan_ray.training.train_state import checkpoint_bytes
 
@@ -73,6 +74,8 @@ def search(arguments: list[str]) -> int:
     if given.resume:
         given = with_own_flags(given, arguments, SearchDirectory(open_storage(given.storage) / name))
     recipe = recipe_of(given)
+    if not given.resume and not given.start_or_resume:
+        check_new_name(name)  # before anything is fetched
     from infogan_ray.distributed.tune import search as tune_search
 
     if given.dry_run:
@@ -89,7 +92,7 @@ def search(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         raise Failed(f"interrupted; continue with: {_resume_command(given, name)}", INTERRUPTED) from None
     if given.json:
-        print(json.dumps({"search": result.search.folder.uri, "best": result.best, "rows": result.rows}))
+        print_json({"search": result.search.folder.uri, "best": result.best, "rows": result.rows})
         return DONE
     print_rows(name, board_rows(result.rows, False), False)
     for line in explain(result.rows, recipe.metric, result.search.folder.uri):
@@ -187,8 +190,8 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
         rungs = ", ".join(f"{rung:,}" for rung in recipe.rungs)
         rule = f"the best 1/{recipe.reduction} continue" if recipe.early_stopping else "all continue"
         print(f"rungs: {rungs} images of {recipe.budget:,}; {rule}, by {recipe.metric}")
-        each = f"{recipe.workers} worker(s) with {given.threads} thread(s) each"
-        print(f"cost: {recipe.count} trials, {steps:,} steps if none is stopped; {each}")
+        each = f"{counted(recipe.workers, 'worker')} with {counted(given.threads, 'thread')} each"
+        print(f"cost: {counted(recipe.count, 'trial')}, {steps:,} steps if none is stopped; {each}")
         print(f"checkpoints: {display.size(bytes_all)} at most, in {open_storage(given.storage) / name}")
     return DONE
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infogan_ray.cli import display
+from infogan_ray.data.progress import Pace, counted
 from infogan_ray.evaluation.metrics import HEADLINES, LABELS, REGISTRY, SEARCH, needs
 
 SHOWN = tuple(name for name in HEADLINES if not needs(name, LABELS) and REGISTRY[name].measured != SEARCH)
@@ -25,7 +26,7 @@ class SearchDisplay:
     def __init__(self, trials: int, budget: int, rungs: Sequence[int]) -> None:
         self.trials, self.budget, self.rungs = trials, budget, rungs
         self.rows: dict[int, dict[str, Any]] = {}
-        self.started = time.monotonic()
+        self.started, self.pace = time.monotonic(), Pace()
         self.live = Live(console=display.errors, get_renderable=self.render, refresh_per_second=2)
         self.seen_before: dict[int, int] = {}
 
@@ -44,6 +45,7 @@ class SearchDisplay:
             row = self.rows.setdefault(number, {"event": "starting", "images": 0})
             row.update({name: value for name, value in event.items() if name != "say"})
             self.seen_before.setdefault(number, row["images"])  # images from before this attempt
+            self.pace.report(sum(row["images"] - self.seen_before[number] for number, row in self.rows.items()))
         if event.get("say"):
             line = f"{display.duration(time.monotonic() - self.started)}  {event['say']}"
             display.errors.print(line, soft_wrap=True, markup=False)
@@ -68,12 +70,9 @@ class SearchDisplay:
     def heading(self) -> str:
         ended = sum(row["event"] in ENDED for row in self.rows.values())
         stopped = sum(row["event"] == "stopped" for row in self.rows.values())
-        words = [f"{ended} of {self.trials} trials ended, {stopped} of them stopped early"]
-        spent = time.monotonic() - self.started
-        seen = sum(row["images"] - self.seen_before[number] for number, row in self.rows.items())
-        if seen and spent > 1:
-            left = sum(
-                max(self.budget - row["images"], 0) for row in self.rows.values() if row["event"] not in ENDED
-            ) + self.budget * (self.trials - len(self.rows))
-            words.append(f"{seen / spent:,.0f} images/s, {display.duration(left / seen * spent)} left at most")
+        words = [f"{ended} of {counted(self.trials, 'trial')} ended, {stopped} of them stopped early"]
+        rest = sum(max(self.budget - row["images"], 0) for row in self.rows.values() if row["event"] not in ENDED)
+        rest += self.budget * (self.trials - len(self.rows))
+        if (left := self.pace.seconds_for(rest)) is not None:
+            words.append(f"{self.pace.speed:,.0f} images/s, {display.duration(left)} left at most")
         return "; ".join(words)

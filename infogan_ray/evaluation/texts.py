@@ -20,6 +20,7 @@ from infogan_ray.evaluation.metrics import (
     Metric,
     of_group,
 )
+from infogan_ray.models.latents import LatentSpec
 
 CLUSTERING_ERROR = "clustering_error"
 NOT_MEASURED = "clustering_not_measured"  # the key of the reason why agreement with labels is undefined
@@ -73,18 +74,19 @@ def compared_error_text(metrics: Mapping[str, Any]) -> str:
     return f"{values_text(metrics, [REGISTRY['balanced_error']])}; {baseline}" if baseline else ""
 
 
-def why_no_agreement(metrics: Mapping[str, Any]) -> str:
-    """Why nothing was compared with labels."""
-    return str(metrics.get(NOT_MEASURED, "the data has no labels, or the model has no categorical code"))
+def why_no_agreement(metrics: Mapping[str, Any], latents: LatentSpec) -> str:
+    """Why an evaluated model was not compared with labels."""
+    known = "the data has no labels" if any(latents.one_hot_items()) else "the model has no categorical code"
+    return str(metrics.get(NOT_MEASURED, known))
 
 
 def bound_text(metrics: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {metrics[f'mi/{name}']:.3f} of {ceiling:.3f}" for name, ceiling in ceilings.items())
 
 
-def clustering_text(metrics: Mapping[str, Any]) -> str:
+def clustering_text(metrics: Mapping[str, Any], latents: LatentSpec) -> str:
     if CLUSTERING_ERROR not in metrics:
-        return f"not measured: {why_no_agreement(metrics)}"
+        return f"not measured: {why_no_agreement(metrics, latents)}"
     first, *others = of_group(LABELLED)
     parts = [first.text(metrics[first.name]), f"({metrics['clustering_code']}; {values_text(metrics, others)})"]
     missing = [metric.missing for metric in others if metric.name not in metrics and metric.missing]
@@ -113,10 +115,11 @@ def quality_text(metrics: Mapping[str, Any]) -> str:
     return f"{text}; small is good" if text else "not measured: there are no real images to compare with"
 
 
-def sorting_text(metrics: Mapping[str, Any]) -> str:
+def sorting_text(metrics: Mapping[str, Any], latents: LatentSpec) -> str:
     scores = named_text(metrics, of_group(SORTING))
     if not scores:
-        return "not measured: the model has no categorical code, or there are no images"
+        reason = "there are no images" if any(latents.one_hot_items()) else "the model has no categorical code"
+        return f"not measured: {reason}"
     return f"{scores}; large is good, at most 1"
 
 

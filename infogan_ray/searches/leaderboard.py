@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from infogan_ray.searches.selection_rules import DEFAULT, GATE, RULES, Row, pare
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.checkpoints import BadCheckpoint
 from infogan_ray.storage.file_system import StorageError
+from infogan_ray.storage.json_text import to_json
 from infogan_ray.training.publish import CATEGORIES, METRICS
 
 
@@ -46,8 +46,8 @@ def publish_leaderboard(search: SearchDirectory) -> list[Row]:
         "metric": metric, "rule": DEFAULT, "gate": GATE, "picks": picks,
         "pareto": [row["trial"] for row in pareto(rows, metric)], "rows": rows,
     }  # fmt: skip
-    search.folder.write(search.BOARD, json.dumps(board, indent=1).encode())
-    flat = [{**row, "values": json.dumps(row["values"])} for row in rows]
+    search.folder.write(search.BOARD, to_json(board, indent=1).encode())
+    flat = [{**row, "values": to_json(row["values"])} for row in rows]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(flat), buffer)
     search.folder.write(search.TABLE, buffer.getvalue())

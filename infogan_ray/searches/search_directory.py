@@ -15,7 +15,7 @@ from infogan_ray.searches.recipe import POPULATION
 from infogan_ray.storage import manifests
 from infogan_ray.storage.claim import is_taken, take_folder
 from infogan_ray.storage.file_system import Storage, StorageError
-from infogan_ray.storage.run_directory import RunDirectory, RunExists
+from infogan_ray.storage.run_directory import RunDirectory, RunExists, check_new_name
 from infogan_ray.training.json_difference import difference
 
 # A trial's scores depend on this code. A search continues only with the same code, unless the user accepts the change.
@@ -58,8 +58,8 @@ class SearchDirectory:
 
         With ``accept_changes``, trials that have not started use the current recipe and code (in an adaptive search:
         trials that are not proposed yet). The other trials do not change. Raises RunExists for a taken name unless
-        ``resume``. Raises UserError if there is no search to resume, if the search has another recipe or code, and if
-        storage cannot be written to.
+        ``resume``. Raises UserError for an invalid name, if there is no search to resume, if the search has another
+        recipe or code, and if storage cannot be written to.
         """
         search = cls(storage / name)
         described = {"version": __version__, "code": code(), **json.loads(json.dumps(described))}
@@ -69,6 +69,7 @@ class SearchDirectory:
             if is_taken(search.folder):
                 hint = ", or continue it with --resume" if search.exists else ""
                 raise RunExists(f"name '{name}' is taken in {storage}; take another --name{hint}")
+            check_new_name(name)
             try:
                 take_folder(search.folder, cls.SEARCH, json.dumps(described, indent=1).encode())
             except FileExistsError as error:

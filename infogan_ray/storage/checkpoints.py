@@ -6,7 +6,6 @@ never listed as valid, loaded or pulled.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.storage.file_system import Storage
+from infogan_ray.storage.json_text import to_json
 from infogan_ray.storage.manifests import (
     FORMAT,
     MANIFEST,
@@ -68,7 +68,7 @@ def serialize(
 ) -> dict[str, bytes]:
     """The files of a checkpoint by name, without the manifest. Tensors are copied, so training can continue."""
     files = {MODEL: _tensor_bytes(model), TRAINING: _tensor_bytes(training)}
-    return files | {STATE: json.dumps({"format": FORMAT, "step": step, **state}, indent=1).encode()}
+    return files | {STATE: to_json({"format": FORMAT, "step": step, **state}, indent=1).encode()}
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
@@ -80,7 +80,7 @@ def add_metrics(checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:
 
     The checkpoint is valid at every moment.
     """
-    content = json.dumps(metrics).encode()
+    content = to_json(metrics).encode()
     checkpoint.folder.write(ADDED_METRICS, content)
     write_manifest(checkpoint.folder, checkpoint.manifest.files | describe_files({ADDED_METRICS: content}))
 

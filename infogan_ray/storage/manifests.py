@@ -150,10 +150,8 @@ def parse_tensors(location: str, content: bytes) -> dict[str, Tensor]:
         return safetensors.torch.load(content)
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         pickled = content[:1] == b"\x80" or content[:2] == b"PK"
-        problem = "a pickle (or torch.save) file" if pickled else f"broken: {error}"
-        raise BadCheckpoint(
-            f"{location} is not a safetensors file; it is {problem}, and pickles are never read"
-        ) from None
+        problem = "it is a pickle (or torch.save) file, and pickles are never read" if pickled else str(error)
+        raise BadCheckpoint(f"{location} is not a safetensors file: {problem}") from None
 
 
 def parse_json(location: str, content: bytes) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from typing import Any
 
 from infogan_ray.storage.errors import StorageError
+from infogan_ray.storage.json_text import to_json
 from infogan_ray.storage.run_directory import RunDirectory
 
 
@@ -20,7 +20,7 @@ class MetricsLog:
     def __init__(self, run: RunDirectory, step: int) -> None:
         """Keep the file's lines up to ``step``. Later lines are from lost work and are removed: steps increase."""
         self._folder, self._name = run.folder, run.METRICS
-        self._lines = [json.dumps(row) + "\n" for row in run.read_metrics() if row.get("step", 0) <= step]
+        self._lines = [to_json(row) + "\n" for row in run.read_metrics() if row.get("step", 0) <= step]
         self._lock, self._flush_lock = threading.Lock(), threading.Lock()
         if self._lines or self._folder.is_file(self._name):
             self._folder.write(self._name, "".join(self._lines).encode())
@@ -28,7 +28,7 @@ class MetricsLog:
 
     def add(self, row: dict[str, Any]) -> None:
         with self._lock:
-            self._lines.append(json.dumps(row) + "\n")
+            self._lines.append(to_json(row) + "\n")
 
     def flush(self, retry_timeout_s: float) -> None:
         """Write the new lines. After a StorageError no line is lost: the next call writes them."""

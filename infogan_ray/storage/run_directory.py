@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +21,23 @@ from infogan_ray.storage.file_system import Storage
 STALE_AFTER_S = {"starting": 3600, "running": 180}
 
 
+NAME_RULE = "use letters of any script, digits, '-', '_' and '.', not starting with '.' or '-'"
+
+
 class RunExists(UserError):
     """The name belongs to another run."""
+
+
+def check_new_name(name: str) -> None:
+    """Raises UserError for a name that a new run or search may not have. Those of earlier versions are still read."""
+    if plain_name(name) != name:
+        raise UserError(f"name is '{name}'; {NAME_RULE}; for example '{plain_name(name) or 'first'}'")
+
+
+def plain_name(text: str) -> str:
+    """``text`` as the name of a run: other characters become '_'. Empty if nothing is left."""
+    plain = (letter if letter in "-_." or unicodedata.category(letter)[0] in "LMN" else "_" for letter in text)
+    return "".join(plain).lstrip(".-")
 
 
 @dataclass(frozen=True)
@@ -94,8 +110,8 @@ class RunDirectory:
     def check_name(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
         """Check that a run may use a name, and return its directory. Writes nothing.
 
-        Raises RunExists for a taken name unless ``resume``. Raises UserError if a file has the name, and for ``resume``
-        without a run of that name.
+        Raises RunExists for a taken name unless ``resume``. Raises UserError if a file has the name, for ``resume``
+        without a run of that name, and for an invalid name of a new run.
         """
         run = cls(storage / name)
         for folder in (storage, run.folder):
@@ -109,6 +125,8 @@ class RunDirectory:
             if hint and run.get_status()["state"] in STALE_AFTER_S:
                 hint += " if it has ended"
             raise RunExists(f"name '{name}' is taken in {storage}; take another --name{hint}")
+        if not resume:
+            check_new_name(name)
         return run
 
     @classmethod

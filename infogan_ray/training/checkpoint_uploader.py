@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.bound import no_callback
 from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.storage import checkpoints, manifests
@@ -130,16 +131,18 @@ class CheckpointUploader:
             kind = RunTakenOver if isinstance(self._failure, OwnerChanged) else StorageFailed
             return kind(f"{self._failure}; {self._last_whole}")
         if self.missed > self._max_misses:
-            return StorageFailed(f"{self.missed} checkpoints in a row missed storage: {self.error}; {self._last_whole}")
+            missed = counted(self.missed, "checkpoint")
+            return StorageFailed(f"{missed} in a row missed storage: {self.error}; {self._last_whole}")
         return None
 
     @property
     def warning(self) -> str:
         """A message about an outage or slow uploads, for people; empty if storage works."""
-        not_stored = f"{self.step - self.stored:,} steps are not stored"
+        steps = self.step - self.stored
+        not_stored = f"{counted(steps, 'step')} {'is' if steps == 1 else 'are'} not stored"
         if self.error:
-            misses = f"{self.missed} of {self._max_misses} misses"
-            return f"storage is unavailable, training continues ({not_stored}, {misses}): {self.error}"
+            misses = f"{counted(self.missed, 'checkpoint')} missed in a row, at most {self._max_misses} allowed"
+            return f"storage is unavailable, training continues ({not_stored}; {misses}): {self.error}"
         return f"uploads are slower than checkpoints: some are skipped ({not_stored})" if self._slow else ""
 
     def flush(self, timeout_s: float = LAST_TIMEOUT_S, each: Callable[[], None] = no_callback) -> None:

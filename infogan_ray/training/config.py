@@ -25,6 +25,7 @@ from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import ObjectiveConfig
 from infogan_ray.models.networks import ModelSpec, NetworkConfig
 from infogan_ray.models.precision import PRECISIONS
+from infogan_ray.storage.run_directory import NAME_RULE
 from infogan_ray.training.category_restarts import check_restarts
 from infogan_ray.training.config_fields import check_at_least_one, check_one_of, replace_fields
 from infogan_ray.training.consistency import ConsistencyConfig
@@ -73,7 +74,7 @@ class RunConfig:
     steps: int | None = None
     """Number of training steps. Give this or --epochs."""
     epochs: int | None = None
-    """Number of passes over the data, instead of --steps."""
+    """Number of passes over the data, instead of --steps. Each leaves out the images after its last whole batch."""
     batch_size: int = 128
     """Global batch, over all workers. Its size does not depend on --workers."""
     workers: int | str | None = None
@@ -96,7 +97,7 @@ class RunConfig:
     storage: str = "runs"
     """Where runs are stored: a folder, s3://bucket/prefix or gs://bucket/prefix."""
     name: str | None = None
-    """Name of the run; by default the data and the time."""
+    """Name of the run, of letters, digits, '-', '_' and '.'; by default the data and the time."""
     seed: int = 0
     resume: bool = False
     """Continue the run of this name from its last whole checkpoint, with its own settings."""
@@ -316,11 +317,11 @@ def from_saved(saved: dict[str, Any], source: str) -> RunConfig:
 
 
 def check_name(name: str) -> None:
-    """Raises UserError for a run name that is not one plain path component."""
+    """Raises UserError for a run name that is not one plain path component. ``check_new_name`` allows less."""
     if name in RESERVED:
         raise UserError(f"name is '{name}', which is the name of a folder in every run; take another")
     if not name or name.startswith((".", "-")) or "/" in name or "\\" in name or not name.isprintable():
-        raise UserError(f"name is '{name}'; use letters, digits, '-', '_' and '.', not starting with '.' or '-'")
+        raise UserError(f"name is '{name}'; {NAME_RULE}")
     if (length := len(name.encode())) > LONGEST_NAME:
         raise UserError(f"name has {length} bytes; it must have at most {LONGEST_NAME}")
 

@@ -21,6 +21,7 @@ from infogan_ray.evaluation.texts import (
 )
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import reaches_outside
+from infogan_ray.storage.json_text import is_defined
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.resume import Change, change_text
 from infogan_ray.training.train_command import train_command
@@ -35,6 +36,7 @@ def model_card(
 
     ``changes``: settings that were changed before the checkpoint. The command has their new values.
     """
+    metrics = {name: value for name, value in metrics.items() if is_defined(value)}
     spec = model.spec
     size = f"{spec.image_size} x {spec.image_size} x {spec.channels}"
     parts = [
@@ -146,7 +148,7 @@ def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[
         "Another seed may find other factors, or the same factors under other numbers.",
     ]
     if "clustering_error" not in metrics:
-        lines.append(f"Nothing was compared with labels: {why_no_agreement(metrics)}.")
+        lines.append(f"Nothing was compared with labels: {why_no_agreement(metrics, spec.latents)}.")
     elif metrics["clustering_error"] > 0.1:
         lines.append(
             f"{metrics['clustering_error']:.0%} of the test images do not have the most frequent label of their "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import tempfile
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.storage.scratch import scratch_folder
 
 WARM_UP = 15  # steps before the recorded ones; the first steps rebuild buckets, choose kernels and allocate memory
 PROFILER_WARM_UP = 3  # the last steps of the warm-up run with the profiler, whose first steps are slow
@@ -78,7 +78,7 @@ class Profile:
     def _save_trace(self, profiler: profile) -> None:
         if self._steps < WARM_UP + RECORDED:  # stopped too early
             return
-        with tempfile.TemporaryDirectory(prefix="infogan-profile-") as folder:
+        with scratch_folder() as folder:
             path = Path(folder) / "trace.json"
             profiler.export_chrome_trace(str(path))
             trace = json.loads(path.read_text())

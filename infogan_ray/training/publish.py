@@ -19,6 +19,7 @@ from infogan_ray.models.traversal import draw, png, tile
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.checkpoints import Checkpoint
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
+from infogan_ray.storage.json_text import to_json
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig, from_saved
 from infogan_ray.training.load_model import load
@@ -46,7 +47,7 @@ def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, An
     files = {
         checkpoints.MODEL: weights,
         CONFIG: json.dumps(description, indent=1).encode(),
-        METRICS: json.dumps(metrics, indent=1).encode(),
+        METRICS: to_json(metrics, indent=1).encode(),
         SAMPLES: png(tile(model.sample(64), columns=8, scale=max(1, round(56 / spec.image_size)))),
     }
     if categories:

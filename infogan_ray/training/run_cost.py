@@ -1,11 +1,25 @@
-"""Messages about the storage and network traffic of a run."""
+"""Messages about the length, storage and network traffic of a run."""
 
 from __future__ import annotations
 
 from rich.filesize import decimal
 
+from infogan_ray.data.progress import counted
 from infogan_ray.storage.file_system import Storage
 from infogan_ray.training.config import RunConfig
+
+
+def steps_plan(config: RunConfig, steps: int, images: int) -> str:
+    """The number of steps and epochs, and how many of the ``images`` an epoch leaves out."""
+    each, left_out = divmod(images, config.batch_size)
+    epochs = f"{steps / each:,.1f}".removesuffix(".0") if steps * 10 >= each else f"{steps / each:.1g}"
+    which = f"all {images:,} images"
+    if left_out:
+        which = f"all but {left_out:,} of {images:,} images; the next epoch leaves out others"
+    return (
+        f"steps: {steps:,} of {config.batch_size:,} images, {epochs} {'epoch' if epochs == '1' else 'epochs'}; "
+        f"an epoch is {counted(each, 'step')} and has {which}"
+    )
 
 
 def checkpoint_plan(config: RunConfig, steps: int, bytes_each: int, storage: Storage) -> str:

@@ -27,6 +27,15 @@ def run_row(run: RunDirectory) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def outcome(run: RunDirectory) -> dict[str, Any]:
+    """The state of a run, its cause if there is one, and the last row of its metrics."""
+    status, rows = run.get_status(), list(run.read_metrics())
+    return {
+        "run": run.folder.uri, "state": status["state"], "step": status["step"], "cause": status.get("message") or None,
+        "last_good": status.get("last_good"), "metrics": rows[-1] if rows else {},
+    }  # fmt: skip
+
+
 def state_of(
     run: RunDirectory, state: str, verify: bool
 ) -> tuple[list[checkpoints.Checkpoint], list[manifests.BadCheckpoint], checkpoints.Checkpoint | None, str]:

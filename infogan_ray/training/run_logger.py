@@ -28,7 +28,12 @@ class RunLogger:
         self.tracking.log(metrics)
 
     def pop_status(self) -> str:
-        """A message about storage if its state changed since the last call; else about the CUDA graph or trackers."""
+        """A message about storage if its state changed since the last call; else about the CUDA graph or trackers.
+
+        Empty after a failure, which the run's last report contains.
+        """
+        if self._uploader.failure is not None:
+            return ""
         storage_state = (bool(self._uploader.error), self._uploader.missed)
         if storage_state == self._reported:
             graph_status = self._graphed.pop_status() if self._graphed is not None else ""

@@ -17,7 +17,10 @@ SHUTDOWN_GRACE_S = 10.0  # after a signal, a driver waits this long for its work
 LAST_STATUS_S = 3.0  # timeout for the last write of a status
 
 Listener = Callable[[dict[str, Any]], None]
-"""Called with every report of rank 0: ``phase``, ``step``, metrics and ``say``, a message for people."""
+"""Called with every report of rank 0: ``phase``, ``step``, metrics and ``say``, a message for people.
+
+Reports before the first step also have ``total_steps``. With ``best_step``, the metrics are the best checkpoint's.
+"""
 
 
 class TrainingFailed(Exception):
@@ -56,7 +59,7 @@ def to_result(run: RunDirectory, final: dict[str, Any], log: Path | str) -> RunR
     phase, step = final.get("phase", ""), final.get("step", 0)
     if phase == "failed":
         if not final.get("overtaken"):
-            set_last_status(run, "failed", step)
+            set_last_status(run, "failed", step, message=final["message"])
         failure = TrainingTakenOver if final.get("overtaken") else TrainingFailed
         raise failure(f"{final['message']}; the log is {log}")
     if phase not in FINAL_PHASES:

@@ -27,7 +27,7 @@ from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.json_difference import difference
 from infogan_ray.training.resume import Change, change_text, changed_settings, recorded_changes, steps_of_epochs
-from infogan_ray.training.run_cost import checkpoint_plan
+from infogan_ray.training.run_cost import checkpoint_plan, steps_plan
 from infogan_ray.training.run_outcome import Listener
 from infogan_ray.training.tracking.addresses import with_absolute_path
 from infogan_ray.training.train_state import checkpoint_bytes
@@ -92,7 +92,7 @@ def prepare_run(
     """
     name = config.name
     assert name is not None, "see check_data"
-    feed_message = feed_line(resolve_feed(config), images, budget)
+    feed_message = feed_line(config.feed, resolve_feed(config), images, budget)
     config = config.override({"feed": images.feed}, "the data")  # the same feed for all workers and for a resumed run
     run = RunDirectory.claim(open_storage(config.storage), name, config.resume)
     status = run.get_status()
@@ -125,8 +125,12 @@ def prepare_run(
     config = config.override({"accept_changes": False}, "the run")  # a later --resume accepts nothing
     write_config(run, config, images, changes)
     size = checkpoint_bytes(config.model_spec(images.image_size, images.channels), config.contrastive)
-    for say in (feed_message, checkpoint_plan(config, steps, size, run.folder)):
-        listen({"phase": "starting workers", "step": 0, "say": say})
+    for say in (
+        feed_message,
+        steps_plan(config, steps, images.count),
+        checkpoint_plan(config, steps, size, run.folder),
+    ):
+        listen({"phase": "starting workers", "step": 0, "total_steps": steps, "say": say})
     return config, run
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from infogan_ray import UserError
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.storage.file_system import StorageError
+from infogan_ray.storage.json_text import to_json
 from infogan_ray.web.gateway import HEALTH, Call, Reply, error_reply, unauthorized
 from infogan_ray.web.inference import (
     MAX_IMAGES,
@@ -140,7 +141,7 @@ async def _picture(images: Tensor, form: Format, columns: int, *headers: tuple[s
 
 
 def _json(value: Any) -> Reply:
-    return Reply(200, json.dumps(value).encode())
+    return Reply(200, to_json(value).encode())
 
 
 def describe(model: InfoGAN) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ray import tune
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.exit_codes import FAILED, USAGE
+from infogan_ray.cli.exit_codes import DONE, FAILED, USAGE
 from infogan_ray.cli.main import COMMANDS, main
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.image_set import ImageSet
@@ -32,6 +32,7 @@ from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.presets import PRESETS
 from tests.conftest import tiny_config
+from tests.storage.test_json_text import strict
 from tests.training.test_step import run_alone
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,8 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--data mnist --data-dir nowhere", "data_dir is nowhere, which does not exist"),
         ("--name checkpoints", "name is 'checkpoints', which is the name of a folder in every run"),
         ("--name a/b", "name is 'a/b'; use letters"),
+        ("--name con:", "name is 'con:'; use letters of any script, digits, '-', '_' and '.', not starting with"),
+        ("--name a~", "for example 'a_'"),
         (f"--name {'a' * 201}", "name has 201 bytes; it must have at most 200"),
         ("--steps 0", "steps is 0; it must be at least 1"),
         ("--steps 5 --epochs 5", "give one of them"),
@@ -333,6 +336,35 @@ def test_commands_that_use_a_model(
     (model / "model.safetensors").write_bytes(b"\x80\x04.")
     assert main(["sample", str(model)]) == FAILED
     assert "model.safetensors has 3 bytes; the manifest lists" in capsys.readouterr().err
+
+
+def test_state_and_cause_of_a_run_are_shown_in_a_pipe_and_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(open_storage(tmp_path / "run"))
+    run.write_config({"run": tiny_config().to_dict()})
+    run.folder.write(run.METRICS, b'{"step": 2, "d_loss": 1.5}\n{"step": 4, "d_loss": NaN}\n')  # of an earlier version
+    run.set_status("diverged", 5, message="d_loss is nan at step 5")
+    assert main(["runs", run.folder.path]) == DONE
+    shown = capsys.readouterr()
+    assert shown.out == f"{run.folder}: diverged at step 5: d_loss is nan at step 5\n"
+    assert shown.err == "checkpoints of run: nothing yet\n"
+    assert main(["runs", run.folder.path, "--json"]) == DONE
+    assert strict(capsys.readouterr().out) == {
+        "run": run.folder.uri, "state": "diverged", "step": 5, "cause": "d_loss is nan at step 5", "last_good": None,
+        "metrics": {"step": 4, "d_loss": None}, "rows": [],
+    }  # fmt: skip
+
+
+def test_an_epoch_and_what_it_leaves_out_are_shown(npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--data", str(npz), "--dry-run"]  # 83 training images
+    assert main([*words, "--epochs", "3", "--batch-size", "50"]) == DONE
+    assert (
+        "\nsteps: 3 of 50 images, 3 epochs; an epoch is 1 step and has all but 33 of 83 images; the next epoch leaves "
+        "out others\n"
+    ) in capsys.readouterr().out
+    assert main([*words, "--steps", "10", "--batch-size", "83"]) == DONE
+    assert "\nsteps: 10 of 83 images, 10 epochs; an epoch is 1 step and has all 83 images\n" in capsys.readouterr().out
 
 
 def test_doctor_reports_findings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from rich.console import Console
 
 from infogan_ray.cli import display
 from infogan_ray.cli.search_display import MAX_ROWS, SearchDisplay
+from infogan_ray.data.progress import Pace
+from tests.data.test_progress import Clock
 
 
 def text(shown: SearchDisplay) -> str:
@@ -35,10 +37,11 @@ def test_the_table_shows_the_state_of_each_trial() -> None:
 
 
 def test_time_left_counts_images_since_the_start_and_each_trial_once() -> None:
-    shown = SearchDisplay(trials=3, budget=1000, rungs=(100,))
-    shown.started -= 10
+    clock, shown = Clock(), SearchDisplay(trials=3, budget=1000, rungs=(100,))
+    shown.pace = Pace(clock)
     shown({"trial": 0, "event": "progress", "images": 800})  # of a resumed search: counted before
     assert "left at most" not in shown.heading()
+    clock.now += 10
     shown({"trial": 0, "event": "progress", "images": 900})
     shown({"trial": 1, "event": "stopped", "images": 0})
     assert "10 images/s, 1m50s left at most" in shown.heading(), "100 of trial 0 and 1000 of trial 2, at 10 a second"

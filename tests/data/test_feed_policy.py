@@ -37,15 +37,17 @@ def test_the_choice_and_its_reason_are_one_line(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "s", numbered(20), [[20]])
     streamed = load_images(str(tmp_path / "s"), feed="auto", budget=MemoryBudget(100))
     assert streamed.shards == shards and streamed.feed == "stream" and streamed.bytes == 20 * 16
-    assert feed_line("auto", streamed, MemoryBudget(100)) == (
+    assert feed_line("auto", "auto", streamed, MemoryBudget(100)) == (
         "feed: streaming, 320 bytes of images against 100 bytes of free memory; --feed memory overrides"
     )
     held = load_images(str(tmp_path / "s"), feed="auto", budget=MemoryBudget(10**6, 2))
     assert held.feed == "memory" and numbers(held.images) == list(range(20))
-    assert feed_line("auto", held, MemoryBudget(10**6, 2)) == (
+    assert feed_line("auto", "auto", held, MemoryBudget(10**6, 2)) == (
         "feed: in memory, 320 bytes of images for each of 2 workers against 1.0 MB of free memory"
     )
-    assert "as requested" in feed_line("memory", held, MemoryBudget(10))
+    assert "as requested" in feed_line("memory", "memory", held, MemoryBudget(10))
+    resumed = feed_line("auto", "memory", held, MemoryBudget(10**6))
+    assert resumed == "feed: in memory, as before; 320 bytes of images against 1.0 MB of free memory"
     assert isinstance(make_feed(held, 8, 0), InMemoryFeed)
     feed = make_feed(streamed, 8, 0)
     assert isinstance(feed, StreamingFeed)

@@ -121,7 +121,7 @@ def test_a_folder_that_only_one_machine_sees_is_refused_before_training(cluster:
     answer = cluster.head.infogan("submit", "--follow", "--", *words)
     assert answer.returncode == 2, answer.stdout
     without = cluster.machines[0].address
-    message = f"storage is '{cluster.own}', but 1 of the 2 other machine(s) ({without}) does not see it; give"
+    message = f"storage is '{cluster.own}', but 1 of the 2 other machines ({without}) does not see it; give"
     assert message in answer.stdout and not list(cluster.own.iterdir())
     words = submit(cluster, cluster.own / "none.npz", "apart", "--steps", "6", storage=str(cluster.own))
     assert cluster.head.infogan("submit", "--follow", "--", *words).returncode == 2

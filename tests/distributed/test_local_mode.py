@@ -27,6 +27,8 @@ import ray
 import torch
 
 from infogan_ray import train
+from infogan_ray.cli.exit_codes import DIVERGED
+from infogan_ray.cli.main import main
 from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.distributed.cluster.resources import Resources
 from infogan_ray.distributed.train import checks, torchrun, trainer
@@ -38,6 +40,7 @@ from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import TrainingFailed
 from tests.conftest import tiny_config
 from tests.fault_injection import FaultInjector, digest
+from tests.storage.test_json_text import strict
 from tests.training.test_step import run_alone
 
 pytestmark = pytest.mark.timeout(240)
@@ -171,6 +174,17 @@ def test_train_restores_the_settings_of_the_callers_process(bars: Any) -> None:
 def test_divergence_ends_the_run(bars: Any) -> None:
     result = train(bars(steps=400).override({"objective": {"lambda_continuous": 1e38}}, "test"))
     assert result.state == "diverged" and "at step" in result.message
+
+
+def test_a_diverged_run_is_described_as_json(npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = words(npz, tmp_path / "runs", "--steps", "400", "--objective.lambda-continuous", "1e38", "--json")
+    assert main(given) == DIVERGED
+    shown = capsys.readouterr()
+    found = strict(shown.out)
+    assert isinstance(found, dict) and found["state"] == "diverged"
+    assert f"tiny diverged: {found['cause']}; there is no earlier checkpoint\n" in shown.err
+    assert main(["runs", str(tmp_path / "runs" / "tiny"), "--json"]) == 0
+    assert strict(capsys.readouterr().out) == {**found, "rows": []}, "the same later"
 
 
 def test_a_failing_listener_loses_no_step(bars: Any) -> None:

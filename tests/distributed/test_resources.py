@@ -315,7 +315,7 @@ def test_threads_are_set_and_reported() -> None:
         ({"device": "cuda"}, CPU_ONLY, "device is 'cuda', but no GPU was found"),
         (
             {"workers": 3, "placement": "strict_spread"}, CPU_ONLY,
-            "workers is 3 with 1 CPU each, placement 'strict_spread': 2 machine(s) with 2 CPUs, 4 CPUs have room for 2",
+            "workers is 3 with 1 CPU each, placement 'strict_spread': 2 machines with 2 CPUs, 4 CPUs have room for 2",
         ),
         ({"workers": 6, "placement": "strict_pack"}, CPU_ONLY, "have room for 4; use fewer workers or --threads"),
     ],

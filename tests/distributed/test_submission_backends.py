@@ -70,7 +70,7 @@ def test_code_is_sent_without_data_secrets_and_virtual_environments(tmp_path: Pa
 def test_an_upload_above_the_limit_names_the_largest_files(tmp_path: Path) -> None:
     with (tmp_path / "images.bin").open("wb") as file:
         file.truncate(LIMIT)
-    with pytest.raises(ValueError, match=r"2[01]\.\d MB would be sent; the limit is 20 MB.*images\.bin \(20\.0 MB\)"):
+    with pytest.raises(ValueError, match=r"2[01]\.\d MB would be sent; the limit is 20.0 MB.*images\.bin \(20\.0 MB\)"):
         stage(Work("first", ("train",), folder=tmp_path), tmp_path / "sent")
     assert not (tmp_path / "sent").exists()
 
@@ -145,7 +145,7 @@ def test_dry_run_shows_the_upload_and_contacts_no_cluster(capsys: pytest.Capture
     assert main(["submit", "--cluster", REMOTE, "--dry-run", "--env", "A=b", "--", *TRAIN, "--name", "first"]) == DONE
     out = capsys.readouterr().out
     assert f"exec python -m infogan_ray {' '.join(TRAIN)} --name first" in out and "A=b" in out
-    assert re.search(r"\d+ files, [01]\.\d+ MB", out)
+    assert re.search(r"\d+ files, [\d.]+ [kM]B; largest files", out)
 
 
 # A cluster's dashboard ------------------------------------------------------------------------------------------------
@@ -444,7 +444,8 @@ def test_a_new_backend_needs_one_class_and_its_registration(
     assert f"infogan jobs logs night-1 --follow {' '.join(place)}\n" in shown.err
     assert main(["jobs", "list", *place, "--json"]) == DONE
     assert json.loads(capsys.readouterr().out)["jobs"][0]["command"].endswith("--name first")
-    assert main(["doctor", "--cluster", "queue://host"]) == DONE and "answers and has 1 jobs" in capsys.readouterr().out
+    assert main(["doctor", "--cluster", "queue://host"]) == DONE
+    assert "answers and has 1 job\n" in capsys.readouterr().out
     for words, reason in (
         (["--cluster", "queue://host", "--partition", "day"], "partition is 'day'; valid are main, night"),
         (["--partition", "night"], "--partition needs --cluster queue://HOST, but the cluster is 'local'"),

@@ -32,6 +32,7 @@ from infogan_ray.evaluation.metrics import (
     missing_packages,
     values_of,
 )
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.searches.selection_rules import best_by
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
@@ -106,6 +107,10 @@ def test_without_scipy_one_metric_is_left_out_and_reported(monkeypatch: pytest.M
     assert "clustering_acc_hungarian" not in found and found["clustering_error"] == 0
     install = "clustering_acc_hungarian needs scipy: pip install 'infogan-ray[eval]'"
     assert missing_packages(labels=True) == [install] and missing_packages(labels=False) == []
-    assert texts.clustering_text({"clustering_code": "cat0", **found}).endswith(install)
+    categorical, continuous = LatentSpec.parse("noise=2 cat=3"), LatentSpec.parse("noise=2 uniform=2")
+    assert texts.clustering_text({"clustering_code": "cat0", **found}, categorical).endswith(install)
+    assert texts.clustering_text({}, categorical) == "not measured: the data has no labels"
+    for text in (texts.clustering_text, texts.sorting_text):
+        assert text({}, continuous) == "not measured: the model has no categorical code"
     with pytest.raises(UserError, match="'clustering_acc_hungarian', and .* needs scipy"):
         check_needs("clustering_acc_hungarian", "mnist", labels=True, categorical=True)

@@ -21,6 +21,7 @@ from infogan_ray.storage.metrics_log import MetricsLog
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training import checkpoint_uploader as module
 from infogan_ray.training.checkpoint_uploader import CheckpointUploader, PendingCheckpoint, RunTakenOver, StorageFailed
+from infogan_ray.training.run_logger import RunLogger
 from infogan_ray.training.worker import Report, run_worker
 from tests.conftest import tiny_config
 from tests.servers import SECRET, Mode, Proxy
@@ -209,6 +210,33 @@ def test_a_full_disk_while_the_model_is_published_gives_a_readable_message(image
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert steps_in(run) == [3, 6]
+
+
+def test_an_outage_is_reported_with_its_count_until_the_run_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(*arguments: Any, **more: Any) -> None:
+        raise StorageError("the server is unavailable", transient=True)
+
+    monkeypatch.setattr(manifests, "write_with_manifest", unavailable)
+    run = RunDirectory(open_storage(tmp_path))
+    uploader = CheckpointUploader(run, step=0, keep=5, metric="mi_fraction", max_misses=1)
+    log = RunLogger(tiny_config(), run, 0, uploader, None)
+    uploader.step = 1
+    uploader.put(PendingCheckpoint(1, FILES))
+    while not uploader.error:
+        time.sleep(0.01)
+    said = [log.pop_status()]
+    while uploader.missed < 2:
+        uploader.put(PendingCheckpoint(1, FILES))
+        if status := log.pop_status():
+            said.append(status)
+    start = "storage is unavailable, training continues (1 step is not stored; "
+    end = " missed in a row, at most 1 allowed): the server is unavailable"
+    assert said == [start + count + end for count in ("0 checkpoints", "1 checkpoint")]
+    assert str(uploader.failure).startswith("2 checkpoints in a row missed storage: the server is unavailable; ")
+    log.tracking.close(0)
+    uploader.close()
 
 
 def test_a_bug_in_the_thread_ends_the_run(tmp_path: Path) -> None:

@@ -52,11 +52,15 @@ def choose_feed(requested: str, images: int, budget: MemoryBudget | None) -> str
     return MEMORY if budget is None or budget.fits(images) else STREAM
 
 
-def feed_line(requested: str, images: ImageSet, budget: MemoryBudget) -> str:
-    """One line with the feed and the reason: 'feed: streaming, 48.0 GB of images against 12.1 GB of free memory; …'."""
+def feed_line(requested: str, resolved: str, images: ImageSet, budget: MemoryBudget) -> str:
+    """One line with the feed and the reason: 'feed: streaming, 48.0 GB of images against 12.1 GB of free memory; …'.
+
+    ``requested``: the feed in the user's configuration. ``resolved``: also that of an earlier attempt, which stays.
+    """
     name = "streaming" if images.feed == STREAM else "in memory"
-    if requested == images.feed:
-        return f"feed: {name}, as requested; {budget.compared(images.bytes)}"
+    if images.feed in (requested, resolved):
+        reason = "as requested" if requested == images.feed else "as before"
+        return f"feed: {name}, {reason}; {budget.compared(images.bytes)}"
     other = f"; --feed {MEMORY} overrides" if images.feed == STREAM else ""
     return f"feed: {name}, {budget.compared(images.bytes)}{other}"
 

@@ -29,7 +29,7 @@ ENVIRONMENT = {
 # A local cluster has one machine, so there is no preemption to watch for.
 LOCAL_CLUSTER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 CONNECT_TRIES = "RAY_gcs_server_port_wait_time_s"  # one attempt a second; Ray makes 20, even if it is refused
-LIBRARIES = ("ray", "ray.train", "ray.tune", "mlflow", "alembic", "wandb", "py.warnings")
+LIBRARIES = ("ray", "ray.data", "ray.train", "ray.tune", "mlflow", "alembic", "wandb", "py.warnings")
 
 
 def connect(log: Path | None, dashboard: bool = False) -> None:

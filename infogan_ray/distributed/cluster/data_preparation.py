@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import signal
 import tarfile
 import threading
@@ -30,7 +29,7 @@ from infogan_ray.data.preparation.progress_log import ProgressLog
 from infogan_ray.data.preparation.shard_plan import ShardPlan, ShardTask
 from infogan_ray.data.preparation.shard_writer import TaskRecord, write_shards
 from infogan_ray.data.shards.dataset import ShardSet
-from infogan_ray.distributed.cluster.connection import connect
+from infogan_ray.distributed.cluster.connection import connect, library_logs_in
 from infogan_ray.distributed.cluster.machines import check_files, machines
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.training.config import RunConfig
@@ -68,7 +67,7 @@ def prepare(
     """Run the missing tasks of a job and publish the dataset.
 
     ``source`` is the path that workers read, None for images in memory. Raises UserError if the folder belongs to other
-    data; TooManyBroken, StorageError and PreparingFailed.
+    data; TooManyBroken, StorageError, PreparingFailed, and TrainingFailed if the log cannot be written.
     """
     log, tasks = ProgressLog(folder), job.tasks()
     log.begin(job.request, overwrite)
@@ -85,21 +84,24 @@ def prepare(
     report()
     missing = [task for task in tasks if task.number not in records]
     if missing:
-        for record in _records(job, missing, folder, source, workers):
-            records[record.number] = record
-            report()
+        log_file = cache_folder() / "logs" / f"prepare-{folder.name}.log"
+        with library_logs_in(log_file):
+            for record in _records(job, missing, folder, source, workers, log_file):
+                records[record.number] = record
+                report()
     if not any(record.shards for record in records.values()):
         raise TooManyBroken(_too_many_message(job, records, max_bad))
     return log.write_manifest(job, records.values())
 
 
 def _records(
-    job: ShardPlan, tasks: list[ShardTask], folder: Storage, source: Path | None, workers: int | None
+    job: ShardPlan, tasks: list[ShardTask], folder: Storage, source: Path | None, workers: int | None, log: Path
 ) -> Iterator[TaskRecord]:
     """Yield records in the order in which tasks finish."""
-    log = cache_folder() / "logs" / f"prepare-{folder.name}.log"
-    connect(log)
-    _silence_ray_data()
+    connect(None)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
     if threading.current_thread() is threading.main_thread():
         # SIGTERM ends this as Ctrl-C does. The handler is set here because ray.init replaces an earlier one.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -114,7 +116,7 @@ def _records(
         return _run_task(shared[0], uri, ShardTask(**row))
 
     dataset = ray.data.from_items([dataclasses.asdict(task) for task in tasks], override_num_blocks=len(tasks))
-    made = dataset.map(work, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=workers or cpus))
+    made = dataset.map(work, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=min(workers or cpus, len(tasks))))
     try:
         for row in made.iter_rows():
             if row["failure"]:
@@ -145,15 +147,6 @@ def _run_task(shared: Any, uri: str, task: ShardTask) -> dict[str, Any]:
     except UNREADABLE as error:
         return {"record": "", "failure": f"{job.name} cannot be read: {' '.join(str(error).split())}"}
     return {"record": json.dumps(record.to_dict()), "failure": ""}
-
-
-def _silence_ray_data() -> None:
-    """Send Ray Data's log lines to Ray's log, and show no progress bars."""
-    logger = logging.getLogger("ray.data")
-    logger.handlers, logger.propagate = list(logging.getLogger("ray").handlers), False
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
 
 
 def _too_many_message(job: ShardPlan, records: dict[int, TaskRecord], max_bad: float) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from infogan_ray import UserError
 from infogan_ray.data.fetch import FILES, SOURCES, cache_folder
+from infogan_ray.data.progress import counted
 from infogan_ray.distributed.submission.backend import Finding
 from infogan_ray.distributed.submission.dashboard import readable_token
 from infogan_ray.models.precision import resolve_precision
@@ -70,5 +71,6 @@ def _cluster() -> Finding:
     total = ray.cluster_resources()
     alive = sum(node["Alive"] for node in ray.nodes())
     ray.shutdown()
-    found = f"{address}: {alive} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+    amounts = [counted(int(total.get(name, 0)), name) for name in ("CPU", "GPU")]
+    found = f"{address}: {', '.join([counted(alive, 'node'), *amounts])}"
     return Finding("ok", "Ray cluster", found)

@@ -16,10 +16,10 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infogan_ray import UserError
+from infogan_ray.data.progress import duration
 from infogan_ray.distributed.cluster.connection import machines_of_the_cluster
 from infogan_ray.distributed.cluster.resources import InsufficientResources, Resources, fit, this_machine
 from infogan_ray.distributed.cluster.threads import thread_limit
-from infogan_ray.evaluation.progress import duration
 from infogan_ray.storage.file_system import Storage
 from infogan_ray.training.config import RunConfig
 
@@ -142,7 +142,9 @@ def _answer(request: Any, machine: str) -> list[bool]:
 
 def _count(missing: list[str], all_others: Mapping[str, Any]) -> str:
     named = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
-    return f"{len(missing)} of the {len(all_others)} other machine(s) ({named}) do{'es' if len(missing) == 1 else ''}"
+    if len(all_others) == 1:
+        return f"the other machine ({named}) does"
+    return f"{len(missing)} of the {len(all_others)} other machines ({named}) do{'es' if len(missing) == 1 else ''}"
 
 
 def _wait_hint(waited: float) -> str:

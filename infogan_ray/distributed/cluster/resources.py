@@ -9,6 +9,7 @@ import torch
 
 from infogan_ray import UserError
 from infogan_ray.data.feeds.feed_policy import MemoryBudget
+from infogan_ray.data.progress import counted
 from infogan_ray.distributed.cluster.control_groups import free_memory
 from infogan_ray.distributed.cluster.threads import VARIABLE, cores
 from infogan_ray.training.config import RunConfig
@@ -39,9 +40,11 @@ class Resources:
 
     @property
     def text(self) -> str:
-        count = self.workers if isinstance(self.workers, int) else f"{self.workers[0]} to {self.workers[1]}"
+        workers = counted(self.max_workers, "worker")
+        if not isinstance(self.workers, int):
+            workers = f"{self.workers[0]} to {workers}"
         gpus = f" ({self.gpus_per_worker:g} GPU each)" if self.device == "cuda" and self.gpus_per_worker != 1 else ""
-        return f"{count} worker(s) with {self.threads} thread(s) each on {self.device}{gpus}"
+        return f"{workers} with {counted(self.threads, 'thread')} each on {self.device}{gpus}"
 
     @property
     def per_worker(self) -> dict[str, float]:
@@ -94,9 +97,10 @@ def fit(config: RunConfig, nodes: list[dict[str, float]], max_threads: int | Non
     if fitting < min_workers:
         amounts = " and ".join(f"{amount:g} {name}" for name, amount in wanted.per_worker.items())
         have = ", ".join(sorted(_text(node) for node in nodes))
+        machines = f"{counted(len(nodes), 'machine')} with {have} {'has' if len(nodes) == 1 else 'have'}"
         raise InsufficientResources(
-            f"workers is {min_workers} with {amounts} each, placement '{config.placement}': {len(nodes)} machine(s) "
-            f"with {have} have room for {fitting}; use fewer workers or --threads, or another --placement"
+            f"workers is {min_workers} with {amounts} each, placement '{config.placement}': {machines} room for "
+            f"{fitting}; use fewer workers or --threads, or another --placement"
         )
     return wanted
 

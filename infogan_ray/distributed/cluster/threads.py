@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 
+from infogan_ray.data.progress import counted
 from infogan_ray.distributed.cluster.control_groups import cpu_quota
 
 VARIABLE = "OMP_NUM_THREADS"
@@ -36,4 +37,6 @@ def set_threads(threads: int, reason: str, requested: bool = False) -> str:
     """
     available = cores()
     torch.set_num_threads(threads if requested else min(threads, available))
-    return f"threads: {torch.get_num_threads()} for each worker, {reason}; this machine has {available} core(s)"
+    return (
+        f"threads: {torch.get_num_threads()} for each worker, {reason}; this machine has {counted(available, 'core')}"
+    )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from infogan_ray.data.progress import counted
 from infogan_ray.distributed.submission.work import Work
 
 State = Literal["pending", "running", "succeeded", "failed", "stopped"]
@@ -78,7 +79,7 @@ class Backend(ABC):
             count = len(self.jobs())
         except SubmissionFailed as error:
             return [Finding("bad", self.NAME, str(error))]
-        return [Finding("ok", self.NAME, f"answers and has {count} jobs")]
+        return [Finding("ok", self.NAME, f"answers and has {counted(count, 'job')}")]
 
     @abstractmethod
     def plan(self, work: Work) -> str:

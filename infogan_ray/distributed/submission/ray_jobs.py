@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import shlex
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,11 +16,15 @@ from importlib.metadata import requires
 from pathlib import Path
 from typing import TypeVar, cast
 
+from rich.filesize import decimal
+
 from infogan_ray import UserError
+from infogan_ray.data.progress import counted
 from infogan_ray.distributed.submission import dashboard
 from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Finding, Job, State, SubmissionFailed
 from infogan_ray.distributed.submission.dashboard import Dashboard, compare_versions, find_token
 from infogan_ray.distributed.submission.work import Work, stage
+from infogan_ray.storage.scratch import scratch_folder
 
 STOP_GRACE_S = 30
 """Time between SIGTERM and SIGKILL. Ray's default is 3 s; a last checkpoint needs up to 10 s."""
@@ -71,15 +74,16 @@ class RayJobs(Backend):
         return JobSubmissionClient(self.dashboard.url, headers={"Authorization": f"Bearer {token}"} if token else None)
 
     def plan(self, work: Work) -> str:
-        with tempfile.TemporaryDirectory(prefix="infogan-submit-") as folder:
+        with scratch_folder() as folder:
             sizes = stage(work, Path(folder))
         lines = [f"would run on {self.dashboard.url}: {_entrypoint(work)}"]
         lines += [f"  {name}={value}" for name, value in work.environment.items()]
-        lines.append(f"would send {len(sizes)} files, {sum(size for _, size in sizes) / 1e6:.2f} MB; largest files:")
-        return "\n".join(lines + [f"  {name} ({size / 1000:.1f} kB)" for name, size in sizes[:5]])
+        total = decimal(sum(size for _, size in sizes))
+        lines.append(f"would send {counted(len(sizes), 'file')}, {total}; largest files:")
+        return "\n".join(lines + [f"  {name} ({decimal(size)})" for name, size in sizes[:5]])
 
     def submit(self, work: Work) -> str:
-        with tempfile.TemporaryDirectory(prefix="infogan-submit-") as folder:
+        with scratch_folder() as folder:
             stage(work, Path(folder))
             environment = {
                 "working_dir": folder,

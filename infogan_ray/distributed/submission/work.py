@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.filesize import decimal
+
 import infogan_ray
 from infogan_ray import UserError
 
@@ -72,9 +74,9 @@ def stage(work: Work, into: Path) -> list[tuple[str, int]]:
     sizes = sorted(((name, path.stat().st_size) for name, path in sources.items()), key=lambda entry: -entry[1])
     total = sum(size for _, size in sizes)
     if total > LIMIT:
-        largest = ", ".join(f"{name} ({size / 1e6:.1f} MB)" for name, size in sizes[:LARGEST_LISTED])
+        largest = ", ".join(f"{name} ({decimal(size)})" for name, size in sizes[:LARGEST_LISTED])
         raise UserError(
-            f"working_dir is {work.folder}: {total / 1e6:.1f} MB would be sent; the limit is {LIMIT / 1e6:.0f} MB. The "
+            f"working_dir is {work.folder}: {decimal(total)} would be sent; the limit is {decimal(LIMIT)}. The "
             f"largest files are {largest}. Name a smaller folder, and put data on storage that the cluster sees"
         )
     for name, path in sources.items():

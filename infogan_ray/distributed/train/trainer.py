@@ -8,7 +8,6 @@ reads the store and not Ray's checkpoint.
 from __future__ import annotations
 
 import re
-import tempfile
 import uuid
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from infogan_ray import UserError
+from infogan_ray.data.progress import counted
 from infogan_ray.distributed.cluster.connection import connect, library_logs_in
 from infogan_ray.distributed.cluster.machines import machines, resources
 from infogan_ray.distributed.cluster.network_interface import TorchConfigOnRayInterface
@@ -32,6 +32,7 @@ from infogan_ray.distributed.train.status_mailbox import MailboxReporter, start_
 from infogan_ray.distributed.train.worker_function import Reporter, train_on_worker
 from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.storage.scratch import scratch_folder
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import (
     HeadLost,
@@ -81,13 +82,14 @@ def run_in_this_process(config: RunConfig, wanted: Resources, run: RunDirectory,
     except StorageError as error:
         raise TrainingFailed(f"{error}; the log is {log}") from None
     except (MemoryError, torch.OutOfMemoryError) as error:
-        set_last_status(run, "failed", reporter.step)
-        raise TrainingFailed(f"out of memory: {last_line(error)}; the log is {log}") from None
+        cause = f"out of memory: {last_line(error)}"
+        set_last_status(run, "failed", reporter.step, message=cause)
+        raise TrainingFailed(f"{cause}; the log is {log}") from None
     except KeyboardInterrupt:
         set_last_status(run, "interrupted", reporter.step)
         raise
-    except Exception:
-        set_last_status(run, "failed", reporter.step)
+    except Exception as error:
+        set_last_status(run, "failed", reporter.step, message=f"{type(error).__name__}: {last_line(error)}")
         raise
     if reporter.listener_error is not None:
         raise reporter.listener_error
@@ -106,7 +108,7 @@ def join_rank_zero() -> RunResult:
 
 
 def _fit_locally(job: dict[str, Any] | None, reporter: Reporter) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="infogan-ray-train-") as scratch:
+    with scratch_folder() as scratch:
         result = ray_trainer(job, reporter, ray.train.ScalingConfig(num_workers=0), TorchConfig(), scratch).fit()
     final: dict[str, Any] = result.return_value  # type: ignore[attr-defined]  # typed as the older Result
     return final
@@ -129,13 +131,13 @@ def run_worker_group(
         mailbox = start_mailbox()
         driver = Driver(mailbox, listen, grace_s)
         try:
-            with tempfile.TemporaryDirectory(prefix="infogan-ray-train-") as scratch, handle_signals(_interrupt):
+            with scratch_folder() as scratch, handle_signals(_interrupt):
                 _run_attempts(config, wanted, run, driver, scratch)
         except HeadLost as error:
-            set_last_status(run, "failed", driver.step)
+            set_last_status(run, "failed", driver.step, message=str(error))
             raise HeadLost(f"{error}; the log is {log}") from None
         except TrainingFailed as error:
-            set_last_status(run, "failed", driver.step)
+            set_last_status(run, "failed", driver.step, message=str(error))
             raise TrainingFailed(f"{error}; the log is {log}") from None
         except StorageError as error:
             raise TrainingFailed(f"{error}; the log is {log}") from None
@@ -231,7 +233,7 @@ def _current_resources(config: RunConfig, wanted: Resources, driver: Driver) -> 
     nodes = machines()  # the search decides a trial's resources
     if (fitting := room(wanted.per_worker, nodes, wanted.placement)) < wanted.max_workers:
         workers = wanted.max_workers
-        raise UserError(f"the cluster's {len(nodes)} machine(s) have room for {fitting} of {workers} workers")
+        raise UserError(f"the cluster ({counted(len(nodes), 'machine')}) has room for {fitting} of {workers} workers")
     return wanted
 
 

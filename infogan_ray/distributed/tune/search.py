@@ -18,7 +18,7 @@ import ray
 from infogan_ray import UserError
 from infogan_ray.data.feeds.feed_policy import feed_line
 from infogan_ray.data.image_set import AUTO, MEMORY
-from infogan_ray.distributed.cluster.connection import connect
+from infogan_ray.distributed.cluster.connection import connect, library_logs_in
 from infogan_ray.distributed.cluster.machines import check_files
 from infogan_ray.distributed.train.checks import Checked, check
 from infogan_ray.distributed.tune.asha_scheduler import SearchListener
@@ -31,6 +31,7 @@ from infogan_ray.searches.search_directory import SearchDirectory, remaining
 from infogan_ray.searches.selection_rules import DEFAULT, Row, winner
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.run_outcome import TrainingFailed
 from infogan_ray.training.run_setup import log_path, with_absolute_paths, write_config
 from infogan_ray.web.reports.search import write_search_report
 
@@ -59,6 +60,7 @@ def search(
     name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
     if os.environ.get("RAY_ADDRESS"):
         connect(None)  # so that the checks use the cluster's machines
+    requested = recipe.config(0).feed
     recipe = with_feed(recipe, saved_feed(recipe, SearchDirectory(storage / name) if resume else None))
     local: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
     local |= {field: getattr(recipe.config(0), field) for field in TRACKERS}
@@ -67,7 +69,7 @@ def search(
     configs = [dataclasses.replace(recipe.config(number), **local) for number in range(recipe.count)]
     checked = check_trials(configs, lambda line: listen({"event": "data", "say": line}))
     images = checked.images
-    listen({"event": "data", "say": feed_line(recipe.config(0).feed, images, checked.budget)})
+    listen({"event": "data", "say": feed_line(requested, recipe.config(0).feed, images, checked.budget)})
     recipe = with_feed(recipe, images.feed)  # the same for all trials, also after a resume on another machine
     if recipe.adaptive:
         propose_trials(recipe, [])  # raises now if Optuna is missing
@@ -91,7 +93,11 @@ def search(
         for number in todo:
             if not directory.trial(number).exists or not directory.can_resume(number):
                 write_config(directory.trial(number), configs[number], images)
-        cause = run_trials(directory, recipe, configs, images, halving, todo, checked.wanted, listen) or cause
+        try:
+            with library_logs_in(log_path(directory.folder)):
+                cause = run_trials(directory, recipe, configs, images, halving, todo, checked.wanted, listen) or cause
+        except TrainingFailed as error:  # the log cannot be written
+            raise SearchFailed(str(error)) from None
         if remaining(directory, halving, len(configs)) == todo:  # Tune would drop these trials again
             break
     rows = publish_leaderboard(directory)

@@ -5,10 +5,9 @@ Tune's own files, including pickles, stay in a temporary folder and are never re
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from infogan_ray.distributed.tune.asha_scheduler import AshaScheduler, SearchEve
 from infogan_ray.distributed.tune.trials import SearchTrial, TrialSettings
 from infogan_ray.searches.asha import Decision, Halving
 from infogan_ray.searches.search_directory import SearchDirectory
+from infogan_ray.storage.scratch import scratch_folder
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import last_line, set_last_status
 from infogan_ray.training.run_setup import log_path
@@ -47,11 +47,12 @@ def run_trials(
 ) -> str:  # fmt: skip
     """Run the trials in ``todo``. Returns the error of the first failed trial, or "". Raises SearchFailed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    connect(log_path(directory.folder), dashboard=wanted.workers != 1)
+    connect(None, dashboard=wanted.workers != 1)
     if threading.current_thread() is threading.main_thread():
         # SIGTERM, for example from a spot machine, stops a search as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    scratch = tempfile.mkdtemp(prefix="infogan-ray-tune-")
+    resources = contextlib.ExitStack()
+    scratch = resources.enter_context(scratch_folder())
     capacity = CapacityNotifier(listen)
     scheduler = AshaScheduler(directory, halving, recipe, capacity.forward)
     settings = TrialSettings(
@@ -77,7 +78,7 @@ def run_trials(
         raise SearchFailed(f"{last_line(error)}; the log is {log_path(directory.folder)}") from None
     finally:
         capacity.close()
-        shutil.rmtree(scratch, ignore_errors=True)
+        resources.close()
     if scheduler.is_closed:
         raise SearchFailed(f"{directory.folder}: another attempt has taken over this search")
     for number in todo:

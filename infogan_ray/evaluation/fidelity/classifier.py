@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from infogan_ray import UserError
 from infogan_ray.data.feeds.memory import to_unit_range
 from infogan_ray.data.fetch import cache_folder
+from infogan_ray.data.progress import Pace, duration
 from infogan_ray.evaluation.bound import BATCH, evaluating
-from infogan_ray.evaluation.progress import duration
 from infogan_ray.models.rng import seeded_generator
 
 RECIPE = 1  # version of the training code: increase it if the same configuration trains another classifier
@@ -180,7 +180,8 @@ def train(network: Network, data: Labelled, config: ClassifierConfig, say: Calla
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     total = max(config.steps, 4)  # the schedule cannot be shorter
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total)
-    began = last_report = time.monotonic()
+    last_report, pace = time.monotonic(), Pace()
+    pace.report(0)
     network.train()
     for step in range(config.steps):
         generator = seeded_generator(config.seed, "classifier", step)
@@ -193,8 +194,8 @@ def train(network: Network, data: Labelled, config: ClassifierConfig, say: Calla
         now = time.monotonic()
         if now - last_report > PROGRESS_INTERVAL_S:
             last_report = now
-            left = (now - began) / (step + 1) * (config.steps - step - 1)
-            say(f"quality: classifier at step {step + 1:,} of {config.steps:,}, {duration(left)} left")
+            pace.report(step + 1)
+            say(f"quality: classifier at step {step + 1:,} of {config.steps:,}, {pace.left(config.steps)}")
     with evaluating(network), torch.inference_mode():
         features = torch.cat([network.trunk(to_unit_range(part)) for part in data.images.split(BATCH)]).double()
     network.mean.copy_(features.mean(0))

@@ -20,7 +20,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.evaluation.progress import duration
+from infogan_ray.data.progress import Pace
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
@@ -42,7 +42,8 @@ class Inception:
     @torch.inference_mode()
     def features(self, images: Tensor, say: Callable[[str], None] = print, name: str = "images") -> Tensor:
         """(N, 2048) of uint8 images (N, C, H, W). Grey images are repeated in three channels."""
-        began = last_report = time.monotonic()
+        last_report, pace = time.monotonic(), Pace()
+        pace.report(0)
         parts: list[Tensor] = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
@@ -50,8 +51,8 @@ class Inception:
             now = time.monotonic()
             if now - last_report > PROGRESS_INTERVAL_S:
                 last_report, done = now, start + len(part)
-                left = duration((now - began) / done * (len(images) - done))
-                say(f"fid: Inception has processed {done:,} of {len(images):,} {name}, {left} left")
+                pace.report(done)
+                say(f"fid: Inception has processed {done:,} of {len(images):,} {name}, {pace.left(len(images))}")
         return torch.cat(parts)
 
 

@@ -6,8 +6,8 @@ writes in its own thread and has no method that waits for the file.
 
 from __future__ import annotations
 
+import contextlib
 import struct
-import tempfile
 import time
 import uuid
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from tensorboardX.proto import api_pb2, event_pb2, plugin_hparams_pb2, summary_p
 
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.storage.scratch import scratch_folder
 
 LIMIT_BYTES = 64 << 20  # of the local file, while storage is unavailable
 TIMEOUT_S = 3.0
@@ -126,8 +127,8 @@ class LocalEvents:
     """An event file in a temporary folder, which ``close`` deletes."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="infogan-ray-")
-        self._path = Path(self._folder.name, "events")
+        self._folder = contextlib.ExitStack()
+        self._path = Path(self._folder.enter_context(scratch_folder()), "events")
         self._writer = RecordWriter(str(self._path))
         self.bytes = 0
         self.write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -150,7 +151,7 @@ class LocalEvents:
 
     def close(self) -> None:
         self._writer.close()
-        self._folder.cleanup()
+        self._folder.close()
 
 
 def _session_start(step: int) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 import urllib.parse
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from infogan_ray.storage import proxies
 from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.storage.scratch import scratch_folder
 from infogan_ray.training.tracking.channel import SHORT_TIMEOUT_S
 from infogan_ray.training.tracking.curves import TAGS
 
@@ -56,7 +56,7 @@ class MLflow:
             self._metrics += [self._entities.Metric(tag, value, timestamp_ms, step) for tag, value in values.items()]
 
     def picture(self, step: int, tag: str, png: bytes, moment: float) -> None:
-        with tempfile.TemporaryDirectory(prefix="infogan-ray-") as folder:
+        with scratch_folder() as folder:
             path = Path(folder, f"{step_name(step)}.png")
             path.write_bytes(png)
             self._client.log_artifact(self._id, str(path), f"pictures/{tag}")
@@ -116,7 +116,7 @@ class WandB:
 
     def picture(self, step: int, tag: str, png: bytes, moment: float) -> None:
         if step >= self._next_step:
-            with tempfile.TemporaryDirectory(prefix="infogan-ray-") as folder:
+            with scratch_folder() as folder:
                 path = Path(folder, "picture.png")
                 path.write_bytes(png)
                 self._run.log({tag: self._image(str(path))}, step=step)

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from infogan_ray import UserError
+from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.metrics import HEADLINES, LABELLED, REGISTRY, SORTING, of_group
 from infogan_ray.evaluation.texts import (
     CLUSTERING_ERROR,
@@ -59,7 +60,7 @@ def headline(found: RunFindings) -> str:
     over = status["state"] == "finished"
     parts = [f"<h1>Run {escape(found.run.name)}</h1>"]
     state = f"{status['state']} at step {status['step']:,}"
-    state += f" after {status['restarts']} restarts of workers" if status.get("restarts") else ""
+    state += f" after {counted(status['restarts'], 'restart')} of workers" if status.get("restarts") else ""
     state += f": {status['message']}" if status.get("message") else ""
     parts.append(paragraph(f"{state}.", "lead"))
     ceilings = _ceilings(found)
@@ -134,11 +135,10 @@ def measured(found: RunFindings) -> str:
 def labels(found: RunFindings) -> str:
     counts = found.latest.get("confusion")
     if not (isinstance(counts, list) and counts and all(isinstance(row, list) and row for row in counts)):
-        if NOT_MEASURED in found.latest:
-            return paragraph(f"Not measured: {why_no_agreement(found.latest)}.")
-        return paragraph(
-            "Not measured: the data has no labels, the model has no categorical code, or there is no evaluation yet."
-        )
+        reason = "there is no evaluation yet"
+        if found.latents is not None and (NOT_MEASURED in found.latest or is_number(found.latest.get("mi_bound"))):
+            reason = why_no_agreement(found.latest, found.latents)
+        return paragraph(f"Not measured: {reason}.")
     latest, total = found.latest, sum(map(sum, counts)) or 1
     headings: list[str | Cell] = ["category", *_label_names(found.latest, len(counts[0])), "share"]
     rows = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF
@@ -203,7 +204,7 @@ def _replay_summary(found: Findings, replayed: Any) -> str:
     saved = sum(max(0, trial.images - (stopped[trial.number] or trial.images)) for trial in found.trials)
     seen = sum(trial.images for trial in found.trials)
     count = sum(at is not None for at in stopped.values())
-    words = f"Early stopping was off. With the same scores, it would have stopped {count} trials and saved "
+    words = f"Early stopping was off. With the same scores, it would have stopped {counted(count, 'trial')} and saved "
     words += f"{saved:,} of {seen:,} images" + (f" ({saved / seen:.0%})" if seen else "")
     if found.best:
         lost = stopped[found.best.number] is not None
