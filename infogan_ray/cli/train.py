@@ -18,6 +18,7 @@ from infogan_ray.cli.display import print_json, scalars, warn
 from infogan_ray.cli.exit_codes import DIVERGED, DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse, peek, take_flag
 from infogan_ray.data.feeds.feed_policy import feed_line
+from infogan_ray.data.image_set import AUTO
 from infogan_ray.data.progress import counted
 from infogan_ray.distributed.cluster.connection import PrintedToLog
 from infogan_ray.distributed.train import torchrun, trainer
@@ -177,7 +178,7 @@ def _dry_run(config: RunConfig) -> int:
     generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
     print(json.dumps(config.to_dict(), indent=1))
     print(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
-    print(feed_line(config.feed, resolve_feed(config), images, found.budget))
+    print(feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, found.budget))
     print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
     print(steps_plan(config, steps, images.count))
     print(

@@ -92,7 +92,7 @@ def prepare_run(
     """
     name = config.name
     assert name is not None, "see check_data"
-    feed_message = feed_line(config.feed, resolve_feed(config), images, budget)
+    feed_message = feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, budget)
     config = config.override({"feed": images.feed}, "the data")  # the same feed for all workers and for a resumed run
     run = RunDirectory.claim(open_storage(config.storage), name, config.resume)
     status = run.get_status()
