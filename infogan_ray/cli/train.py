@@ -25,12 +25,12 @@ from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig, load_config, preset
 from infogan_ray.training.ddp import gradient_bytes
+from infogan_ray.training.disk_room import run_warning
 from infogan_ray.training.learned_prior import with_measured_prior
-from infogan_ray.training.run_cost import checkpoint_plan, wire_plan
+from infogan_ray.training.run_cost import checkpoint_plan, checkpoint_size, wire_plan
 from infogan_ray.training.run_outcome import HeadLost, TrainingFailed
 from infogan_ray.training.run_setup import resolve_feed
 from infogan_ray.training.train_command import train_command
-from infogan_ray.training.train_state import checkpoint_bytes
 
 EXIT_CODES = {"finished": DONE, "interrupted": INTERRUPTED, "diverged": DIVERGED}
 
@@ -146,11 +146,10 @@ def _dry_run(config: RunConfig) -> int:
     print(feed_line(resolve_feed(config), images, found.budget))
     print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
     print(f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / images.count:.1f} epochs")
-    print(
-        checkpoint_plan(
-            config, steps, checkpoint_bytes(spec, config.contrastive), open_storage(config.storage) / str(config.name)
-        )
-    )
+    run, size = RunDirectory(open_storage(config.storage) / str(config.name)), checkpoint_size(config, images)
+    print(checkpoint_plan(config, steps, size, run.folder))
+    if warning := run_warning(config, steps, size, run):
+        warn(warning)
     print(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.max_workers))
     where = "this process" if runs_in_this_process(wanted) else "Ray Train's processes"
     print(f"runs on: {wanted.text}, in {where}; threads: {wanted.threads_from}")

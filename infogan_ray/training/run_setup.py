@@ -19,16 +19,18 @@ from infogan_ray.data.feeds.feed_policy import MemoryBudget, feed_line
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
-from infogan_ray.evaluation.metrics import check_needs, missing_packages
+from infogan_ray.evaluation.metrics import check_needs, lower_is_better, missing_packages
 from infogan_ray.models.networks import ModelSpec, plan
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.errors import retry_with_room
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.disk_room import run_warning
 from infogan_ray.training.json_difference import difference
-from infogan_ray.training.run_cost import checkpoint_plan
+from infogan_ray.training.run_cost import checkpoint_plan, checkpoint_size
 from infogan_ray.training.run_outcome import Listener
 from infogan_ray.training.tracking.addresses import with_absolute_path
-from infogan_ray.training.train_state import checkpoint_bytes
 
 IDENTITY_IMAGES = 1000  # number of images whose pixels identify a run's data
 
@@ -88,27 +90,37 @@ def prepare_run(
     assert name is not None, "see check_data"
     feed_message = feed_line(resolve_feed(config), images, budget)
     config = config.override({"feed": images.feed}, "the data")  # the same feed for all workers and for a resumed run
-    run = RunDirectory.claim(open_storage(config.storage), name, config.resume)
+    storage, steps = open_storage(config.storage), config.total_steps(images.count)
+    size = checkpoint_size(config, images)
+    warning = run_warning(config, steps, size, RunDirectory(storage / name))
+    run = RunDirectory.claim(storage, name, config.resume)
     status = run.get_status()
     if config.resume and status["state"] == "running":
         age = time.time() - status["time"]
         say = f"{run.name} reported {age:.0f} s ago; if it still runs, it stops: this attempt takes it over"
         listen({"phase": "resuming", "step": status["step"], "say": say})
-    steps = config.total_steps(images.count)
     if config.resume and status.get("stored", 0) > steps:
         raise UserError(
             f"steps is {steps:,}, and {run.name} is at step {status['stored']:,} already; give --steps more"
         )
     config = with_initial_settings(config, run)
     sample = (run.read_config().get("data") or {}).get("sample") if run.exists else None
-    write_config(run, config, images)
+    retry_with_room(lambda: write_config(run, config, images), lambda: _prune(run, config))
     if sample not in (None, identity(images).get("sample")):
         say = f"the images of {config.data} have changed since {run.name} began; their number is the same"
         listen({"phase": "resuming", "step": status["step"], "say": say})
-    size = checkpoint_bytes(config.model_spec(images.image_size, images.channels), config.contrastive)
-    for say in (feed_message, checkpoint_plan(config, steps, size, run.folder)):
+    for say in (feed_message, checkpoint_plan(config, steps, size, run.folder), *([warning] if warning else [])):
         listen({"phase": "starting workers", "step": 0, "say": say})
     return config, run
+
+
+def _prune(run: RunDirectory, config: RunConfig) -> bool:
+    """Delete the checkpoints that a resumed run does not keep. Whether there are any."""
+    chosen = checkpoints.last_valid(run.checkpoints, warn=lambda line: None)
+    better = lower_is_better(config.metric)
+    return chosen is not None and bool(
+        checkpoints.prune(run.checkpoints, config.keep, config.metric, chosen.step, lower_is_better=better)
+    )
 
 
 def with_initial_settings(config: RunConfig, run: RunDirectory) -> RunConfig:

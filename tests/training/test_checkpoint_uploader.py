@@ -5,7 +5,9 @@ Run: pytest tests/training/test_checkpoint_uploader.py
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import resource
 import time
 from pathlib import Path
@@ -22,8 +24,8 @@ from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training import checkpoint_uploader as module
 from infogan_ray.training.checkpoint_uploader import CheckpointUploader, PendingCheckpoint, RunTakenOver, StorageFailed
 from infogan_ray.training.worker import Report, run_worker
-from tests.conftest import tiny_config
-from tests.servers import SECRET, Mode, Proxy
+from tests.conftest import small_disk, tiny_config, write_keys
+from tests.servers import KEY, RENEWED_KEY, SECRET, Mode, Proxy
 from tests.training.test_step import run_alone
 from tests.training.test_tracking import event_files_of, shown, steps
 
@@ -84,6 +86,28 @@ def test_training_continues_during_an_outage(image_set: ImageSet, proxy: Proxy, 
     assert not checkpoints.list_checkpoints(run.checkpoints)[1], "no incomplete checkpoint is left"
 
 
+def test_training_continues_while_credentials_have_expired(
+    image_set: ImageSet, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server refuses the old key from step 6; the new key is in the file of credentials at step 30."""
+    write_keys(tmp_path / "keys", KEY, monkeypatch)
+    actions = {
+        6: lambda: proxy.become("expired"),
+        40: lambda: write_keys(tmp_path / "keys", RENEWED_KEY, monkeypatch),
+    }
+    run, reports = run_on(proxy.uri("expired"), image_set, actions, steps=60, checkpoint_every=10, keep=20)
+    messages = [report.say for report in reports if report.say]
+    refused = (
+        "storage is unavailable, training continues .*ExpiredToken: The provided token has expired.*renew the cred"
+    )
+    assert any(re.match(refused, line) for line in messages), messages
+    assert reports[-1].phase == "finished" and run.get_status()["state"] == "finished"
+    assert steps_in(run)[-1] == 40 and len([row["step"] for row in run.read_metrics()]) == 20
+    seen = shown(event_files_of(run, tmp_path / "copy"))
+    assert steps(seen, "loss/d_loss") == list(range(2, 41, 2)), "no curve has a gap"
+    assert not checkpoints.list_checkpoints(run.checkpoints)[1], "no incomplete checkpoint is left"
+
+
 @pytest.mark.slow
 def test_after_too_many_missed_checkpoints_the_run_fails_with_valid_checkpoints(
     image_set: ImageSet, proxy: Proxy
@@ -123,6 +147,64 @@ def test_a_full_disk_gives_a_readable_message_and_keeps_a_valid_checkpoint(image
     assert [checkpoint.step for checkpoint in good] == [3] and not bad, "an incomplete checkpoint is deleted"
     run_alone(tiny_config(steps=6), image_set, tmp_path / "run")
     assert steps_in(run) == [3, 6], "the run continues when there is room again"
+
+
+CHECKPOINT_BYTES = 1_045_000  # of ``tiny_config``, without pictures
+
+
+def run_on_disk(disk: Path, images: ImageSet, **changes: Any) -> tuple[RunDirectory, list[Report]]:
+    return run_on(str(disk), images, {}, steps=18, **changes)
+
+
+def test_on_a_full_disk_old_checkpoints_are_deleted_before_the_next_is_written(
+    image_set: ImageSet, tmp_path: Path
+) -> None:
+    """The disk has room for the three checkpoints that are kept, pictures and the model, and not for a fourth."""
+    with small_disk(tmp_path / "disk", f"size={round(4.15 * CHECKPOINT_BYTES)}") as disk:
+        run, reports = run_on_disk(disk, image_set, keep=3)
+        assert reports[-1].phase == "finished" and run.model.is_file(manifests.MANIFEST)
+        stored = steps_in(run)
+        assert len(stored) <= 3 and stored[-1] == 18 and not checkpoints.list_checkpoints(run.checkpoints)[1]
+        assert not [report.say for report in reports if "unavailable" in report.say]
+
+
+def test_a_full_disk_says_what_to_delete_and_the_run_continues_with_fewer(image_set: ImageSet, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", f"size={round(4.5 * CHECKPOINT_BYTES)}") as disk:
+        other = RunDirectory(open_storage(disk) / "other")
+        other.set_status("finished")
+        other.folder.write("big", bytes(CHECKPOINT_BYTES // 2))
+        with pytest.raises(StorageFailed) as failure:
+            run_on_disk(disk, image_set, keep=5)
+        run = RunDirectory(open_storage(disk) / "run")
+        stored = steps_in(run)
+        assert len(stored) == 3 and not checkpoints.list_checkpoints(run.checkpoints)[1], "nothing partial is left"
+        message = str(failure.value)
+        assert re.search(
+            rf"no space is left \(No space left on device\); it takes 1\.. MB and \d.* are free, so make room for .* "
+            rf"more: add --keep 2, which deletes step_\d+.* \(.*\), or delete other files on this disk, for example "
+            rf"{other.folder} \(5\d\d.* kB\); the last whole checkpoint is step_{stored[-1]:08d}$", message
+        ), message  # fmt: skip
+        with pytest.raises(StorageFailed, match="no space is left"):
+            run_on_disk(disk, image_set, keep=5)
+        assert steps_in(run) == stored, "every whole checkpoint stays"
+        _, reports = run_on_disk(disk, image_set, keep=2)
+        assert reports[-1].phase == "finished" and steps_in(run)[-1] == 18 and len(steps_in(run)) <= 2
+
+
+def test_a_resumed_run_that_keeps_fewer_deletes_first(image_set: ImageSet, tmp_path: Path) -> None:
+    """The disk has no free byte, so even the status cannot be written."""
+    with small_disk(tmp_path / "disk", f"size={round(5.9 * CHECKPOINT_BYTES)}") as disk:
+        run, _ = run_on_disk(disk, image_set, keep=4, metric="step")
+        assert steps_in(run) == [9, 12, 15, 18]
+        filler = disk / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        settings: dict[str, Any] = {"step": 18, "metric": "step", "max_misses": 3}
+        with pytest.raises(StorageError, match="no space is left"):
+            CheckpointUploader(run, keep=4, **settings)
+        CheckpointUploader(run, keep=3, **settings).close("finished")
+        assert steps_in(run) == [12, 15, 18] and run.get_status()["state"] == "finished"
 
 
 def test_a_writer_whose_run_was_taken_over_stops(tmp_path: Path) -> None:
