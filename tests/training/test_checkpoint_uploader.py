@@ -20,7 +20,7 @@ from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.metrics_log import MetricsLog
-from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.storage.run_directory import RunDirectory, step_name
 from infogan_ray.training import checkpoint_uploader as module
 from infogan_ray.training.checkpoint_uploader import CheckpointUploader, PendingCheckpoint, RunTakenOver, StorageFailed
 from infogan_ray.training.worker import Report, run_worker
@@ -149,62 +149,64 @@ def test_a_full_disk_gives_a_readable_message_and_keeps_a_valid_checkpoint(image
     assert steps_in(run) == [3, 6], "the run continues when there is room again"
 
 
-CHECKPOINT_BYTES = 1_045_000  # of ``tiny_config``, without pictures
+def upload(run: RunDirectory, steps: list[int], keep: int) -> None:
+    """Upload checkpoints of 1 MB; the first is the best. Raises StorageFailed."""
+    uploader = CheckpointUploader(run, step=steps[0] - 1, keep=keep, metric="mi_fraction", max_misses=3)
+    try:
+        for step in steps:
+            state = {"format": 1, "step": step, "metrics": {"mi_fraction": 1 / step}}
+            files = {checkpoints.MODEL: bytes(1_000_000), checkpoints.STATE: json.dumps(state).encode()}
+            uploader.put(PendingCheckpoint(step, files, {("samples", f"{step}.png"): bytes(10_000)}))
+            uploader.flush(20)
+            assert not uploader.warning
+    finally:
+        uploader.close()
 
 
-def run_on_disk(disk: Path, images: ImageSet, **changes: Any) -> tuple[RunDirectory, list[Report]]:
-    return run_on(str(disk), images, {}, steps=18, **changes)
+def test_on_a_full_disk_old_checkpoints_are_deleted_before_the_next_is_written(tmp_path: Path) -> None:
+    """The disk has room for the three checkpoints that are kept, and not for a fourth."""
+    with small_disk(tmp_path / "disk", "size=3800k") as disk:
+        run = RunDirectory(open_storage(disk) / "run")
+        upload(run, [1, 2, 3, 4, 5, 6], keep=3)
+        assert steps_in(run) == [1, 5, 6], "the best and the newest"
+        assert not checkpoints.list_checkpoints(run.checkpoints)[1] and len(run.samples.entries()) == 6
 
 
-def test_on_a_full_disk_old_checkpoints_are_deleted_before_the_next_is_written(
-    image_set: ImageSet, tmp_path: Path
-) -> None:
-    """The disk has room for the three checkpoints that are kept, pictures and the model, and not for a fourth."""
-    with small_disk(tmp_path / "disk", f"size={round(4.15 * CHECKPOINT_BYTES)}") as disk:
-        run, reports = run_on_disk(disk, image_set, keep=3)
-        assert reports[-1].phase == "finished" and run.model.is_file(manifests.MANIFEST)
-        stored = steps_in(run)
-        assert len(stored) <= 3 and stored[-1] == 18 and not checkpoints.list_checkpoints(run.checkpoints)[1]
-        assert not [report.say for report in reports if "unavailable" in report.say]
-
-
-def test_a_full_disk_says_what_to_delete_and_the_run_continues_with_fewer(image_set: ImageSet, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", f"size={round(4.5 * CHECKPOINT_BYTES)}") as disk:
+def test_a_full_disk_says_what_to_delete_and_a_resumed_run_deletes_first(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=4200k") as disk:
         other = RunDirectory(open_storage(disk) / "other")
         other.set_status("finished")
-        other.folder.write("big", bytes(CHECKPOINT_BYTES // 2))
-        with pytest.raises(StorageFailed) as failure:
-            run_on_disk(disk, image_set, keep=5)
+        other.folder.write("big", bytes(500_000))
         run = RunDirectory(open_storage(disk) / "run")
-        stored = steps_in(run)
-        assert len(stored) == 3 and not checkpoints.list_checkpoints(run.checkpoints)[1], "nothing partial is left"
-        message = str(failure.value)
-        assert re.search(
-            rf"no space is left \(No space left on device\); it takes 1\.. MB and \d.* are free, so make room for .* "
-            rf"more: add --keep 2, which deletes step_\d+.* \(.*\), or delete other files on this disk, for example "
-            rf"{other.folder} \(5\d\d.* kB\); the last whole checkpoint is step_{stored[-1]:08d}$", message
-        ), message  # fmt: skip
-        with pytest.raises(StorageFailed, match="no space is left"):
-            run_on_disk(disk, image_set, keep=5)
-        assert steps_in(run) == stored, "every whole checkpoint stays"
-        _, reports = run_on_disk(disk, image_set, keep=2)
-        assert reports[-1].phase == "finished" and steps_in(run)[-1] == 18 and len(steps_in(run)) <= 2
+        for steps in ([1, 2, 3, 4], [4]):  # the second time without deleting anything
+            with pytest.raises(StorageFailed) as failure:
+                upload(run, steps, keep=5)
+            advice = (
+                r"it takes 1.0 MB and 7\d\d.\d kB are free, so make room for 3\d\d.\d kB more: add --keep 2, which "
+                r"deletes step_00000002 \(1.0 MB\), or delete other files on this disk, for example "
+                rf"{other.folder} \(500.1 kB\); the last whole checkpoint is step_00000003$"
+            )
+            assert re.search(rf"no space is left \(No space left on device\); {advice}", str(failure.value))
+            assert steps_in(run) == [1, 2, 3], "every whole checkpoint stays"
+            assert [entry.name for entry in run.checkpoints.entries()] == [step_name(step) for step in (1, 2, 3)]
+        upload(run, [4, 5, 6], keep=2)
+        assert steps_in(run) == [1, 6]
 
 
-def test_a_resumed_run_that_keeps_fewer_deletes_first(image_set: ImageSet, tmp_path: Path) -> None:
-    """The disk has no free byte, so even the status cannot be written."""
-    with small_disk(tmp_path / "disk", f"size={round(5.9 * CHECKPOINT_BYTES)}") as disk:
-        run, _ = run_on_disk(disk, image_set, keep=4, metric="step")
-        assert steps_in(run) == [9, 12, 15, 18]
-        filler = disk / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+def test_a_resumed_run_makes_room_for_its_status(tmp_path: Path) -> None:
+    """The disk has no free byte."""
+    with small_disk(tmp_path / "disk", "size=5m") as disk:
+        run = RunDirectory(open_storage(disk) / "run")
+        upload(run, [1, 2, 3, 4], keep=4)
+        with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while file.write(bytes(4096)):
                 pass
-        settings: dict[str, Any] = {"step": 18, "metric": "step", "max_misses": 3}
         with pytest.raises(StorageError, match="no space is left"):
-            CheckpointUploader(run, keep=4, **settings)
-        CheckpointUploader(run, keep=3, **settings).close("finished")
-        assert steps_in(run) == [12, 15, 18] and run.get_status()["state"] == "finished"
+            upload(run, [5], keep=4)
+        upload(run, [5], keep=3)
+        assert steps_in(run) == [1, 4, 5]
+        CheckpointUploader(run, step=5, keep=1, metric="mi_fraction", max_misses=3).close()
+        assert steps_in(run) == [1, 5], "a run that keeps fewer deletes the others when it starts"
 
 
 def test_a_writer_whose_run_was_taken_over_stops(tmp_path: Path) -> None:
