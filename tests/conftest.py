@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import torch
 import infogan_ray.distributed  # noqa: F401  # before any test imports ray, so that Ray is on loopback alone
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.training.config import RunConfig
-from tests.servers import CREDENTIALS, Proxy, RecordingProxy, S3Server, s3_server
+from tests.servers import CREDENTIALS, SECRET, Proxy, RecordingProxy, S3Server, s3_server
 
 # Parallel tests (pytest -n) use one thread each: with more, waiting threads take cores from working ones.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
@@ -71,6 +73,29 @@ def tiny_config(**changes: object) -> RunConfig:
     network = dataclasses.replace(base.network, width=8)
     evaluation = dataclasses.replace(base.evaluation, samples=200)
     return dataclasses.replace(base, network=network, evaluation=evaluation, **changes)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[Path]:
+    """A file system of its own in memory, with mount options such as size=4m. Skips the test where it cannot mount."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this process may not mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def write_keys(file: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write a key to a file of credentials, which then replaces those of the environment."""
+    file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {SECRET}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -22,21 +22,34 @@ from typing import Literal
 import pyarrow.fs as pafs
 
 KEY, SECRET, BUCKET = "test-key", "test-secret-0123456789", "bucket"
+RENEWED_KEY, KEY_WITHOUT_LIST = "test-key-renewed", "test-key-without-list"  # with the same secret
+PUBLIC_BUCKET = "public"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 STARTS_WITHIN_S = 60
 
-Mode = Literal["well", "503", "reset", "hang", "cut"]
+Mode = Literal["well", "503", "reset", "hang", "cut", "expired"]
+XML = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>{}</Message></Error>'
 
 
 class S3Server:
-    """``weed server -s3`` with keys and one bucket. ``kill`` and ``start`` keep the port."""
+    """``weed server -s3`` with keys, a bucket, and a bucket that all may read. ``kill`` and ``start`` keep the port."""
 
     def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         self.folder, self.address = folder, address
         folder.mkdir(parents=True, exist_ok=True)
         self.port, *self._others = free_ports(4)
-        identity = {"name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
-        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        identities = [
+            {
+                "name": "t", "credentials": [{"accessKey": key, "secretKey": SECRET} for key in (KEY, RENEWED_KEY)],
+                "actions": ["Admin"],
+            },
+            {
+                "name": "without list", "credentials": [{"accessKey": KEY_WITHOUT_LIST, "secretKey": SECRET}],
+                "actions": [f"Read:{BUCKET}", f"Write:{BUCKET}"],
+            },
+            {"name": "anonymous", "actions": [f"Read:{PUBLIC_BUCKET}", f"List:{PUBLIC_BUCKET}"]},
+        ]  # fmt: skip
+        (folder / "s3.json").write_text(json.dumps({"identities": identities}))
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -57,7 +70,8 @@ class S3Server:
         deadline = time.monotonic() + STARTS_WITHIN_S
         while True:
             try:
-                client.create_dir(BUCKET)
+                for bucket in (BUCKET, PUBLIC_BUCKET):
+                    client.create_dir(bucket)
                 return
             except OSError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
@@ -84,7 +98,10 @@ def s3_server(folder: Path, address: str = "127.0.0.1") -> Iterator[S3Server]:
 
 
 class Proxy:
-    """Forwards TCP to a port, or answers with an HTTP 503, a reset, no answer, or a reset during an upload."""
+    """Forwards TCP to a port, or answers with an HTTP 503, a reset, no answer, or a reset during an upload.
+
+    ``expired``: requests with KEY are answered as AWS answers expired credentials; others are forwarded.
+    """
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -94,8 +111,8 @@ class Proxy:
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def uri(self, prefix: str) -> str:
-        return f"s3://{BUCKET}/{prefix}?endpoint_override=127.0.0.1:{self.port}&scheme=http&region=us-east-1"
+    def uri(self, prefix: str, bucket: str = BUCKET) -> str:
+        return f"s3://{bucket}/{prefix}?endpoint_override=127.0.0.1:{self.port}&scheme=http&region=us-east-1"
 
     def become(self, mode: Mode) -> None:
         self.mode = mode
@@ -136,6 +153,10 @@ class Proxy:
             for source in select.select([near, far], [], [], 1)[0]:
                 content = source.recv(65536)
                 if not content:
+                    return
+                if source is near and self.mode == "expired" and f"Credential={KEY}/".encode() in content:
+                    body = XML.format("ExpiredToken", "The provided token has expired.")
+                    near.sendall(_answer(400, "" if content.startswith(b"HEAD") else body))
                     return
                 (far if source is near else near).sendall(content)
                 sent += len(content) if source is near else 0
@@ -192,6 +213,35 @@ class RecordingProxy:
         with http_server(Handler) as url:
             self.port = int(url.rpartition(":")[2])
             yield
+
+
+def _answer(status: int, body: str, content_type: str = "application/xml") -> bytes:
+    head = f"HTTP/1.1 {status} status\r\nContent-Type: {content_type}\r\nContent-Length: {len(body.encode())}\r\n"
+    return f"{head}Connection: close\r\n\r\n{body}".encode()
+
+
+@contextlib.contextmanager
+def answering(status: int, body: str, content_type: str = "application/xml") -> Iterator[int]:
+    """An HTTP server that answers every request alike; a HEAD request without the body. Yields its port."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the listener is closed
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    request = connection.recv(65536)
+                    connection.sendall(_answer(status, "" if request.startswith(b"HEAD") else body, content_type))
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):  # else a reset could overtake the answer
+                        pass
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
 
 
 def free_ports(count: int) -> list[int]:

@@ -21,6 +21,7 @@ from infogan_ray.data.image_files import describe
 from infogan_ray.data.progress import Pace, counted
 from infogan_ray.data.shards.dataset import RAW, TEST, TRAIN, ShardSet, check, open_shards
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.training.disk_room import disk_warning
 
 
 @dataclass
@@ -74,6 +75,10 @@ def prepare(arguments: list[str]) -> int:
     from infogan_ray.data.preparation.progress_log import ProgressLog
 
     ProgressLog(folder).check(job.request, given.overwrite)
+    if folder.is_local:
+        needed = job.image_bytes * job.count() - folder.total_bytes()  # what is there is kept or replaced
+        if warning := disk_warning(folder, needed, "delete other files on this disk, or name another DEST"):
+            warn(warning)
     if given.dry_run:
         return _plan(given, job, folder)
     from infogan_ray.distributed.cluster import data_preparation

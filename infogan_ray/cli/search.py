@@ -12,7 +12,7 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_json, print_rows
+from infogan_ray.cli.display import print_json, print_rows, warn
 from infogan_ray.cli.exit_codes import DONE, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.search_display import SearchDisplay
@@ -25,7 +25,8 @@ from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, finite, pa
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import check_new_name
 from infogan_ray.training.config import check_name
-from infogan_ray.training.train_state import checkpoint_bytes
+from infogan_ray.training.disk_room import search_warning
+from infogan_ray.training.run_cost import trials_bytes
 
 # Leaderboard fields that only --json and the report show.
 IN_FULL_ONLY = ("values", "step", "stopped_at", *(name for name in BOARD_COLUMNS if name not in HEADLINES))
@@ -174,13 +175,9 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
     local: dict[str, Any] = {"data_dir": given.data_dir, "threads": given.threads}
     configs = [dataclasses.replace(recipe.config(number), **local) for number in range(recipe.count)]
     images = check_trials(configs, lambda line: print(line, file=sys.stderr)).images
+    folder = open_storage(given.storage) / name
     if recipe.adaptive:
         propose_trials(recipe, [])  # raises if Optuna is missing
-    bytes_all = 0
-    for config in configs:
-        spec = config.model_spec(images.image_size, images.channels)
-        kept = min(max(config.keep, 2), -(-(config.steps or 0) // config.checkpoint_every))
-        bytes_all += kept * checkpoint_bytes(spec, config.contrastive)
     steps = sum(config.steps or 0 for config in configs)
     rows = [{"trial": number, **recipe.values(number)} for number in range(recipe.count)]
     print_rows(f"trials of {name}", rows, given.json)
@@ -192,7 +189,9 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
         print(f"rungs: {rungs} images of {recipe.budget:,}; {rule}, by {recipe.metric}")
         each = f"{counted(recipe.workers, 'worker')} with {counted(given.threads, 'thread')} each"
         print(f"cost: {counted(recipe.count, 'trial')}, {steps:,} steps if none is stopped; {each}")
-        print(f"checkpoints: {display.size(bytes_all)} at most, in {open_storage(given.storage) / name}")
+        print(f"checkpoints: {display.size(trials_bytes(configs, images))} at most, in {folder}")
+    if warning := search_warning(configs, images, folder):
+        warn(warning)
     return DONE
 
 

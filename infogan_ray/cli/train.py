@@ -29,13 +29,13 @@ from infogan_ray.storage.run_directory import RunDirectory, plain_name
 from infogan_ray.training import resume
 from infogan_ray.training.config import RunConfig, load_values
 from infogan_ray.training.ddp import gradient_bytes
+from infogan_ray.training.disk_room import run_warning
 from infogan_ray.training.learned_prior import with_measured_prior
-from infogan_ray.training.run_cost import checkpoint_plan, steps_plan, wire_plan
+from infogan_ray.training.run_cost import checkpoint_plan, checkpoint_size, steps_plan, wire_plan
 from infogan_ray.training.run_listing import outcome
 from infogan_ray.training.run_outcome import LAST_STATUS_S, HeadLost, TrainingFailed
 from infogan_ray.training.run_setup import resolve_feed
 from infogan_ray.training.train_command import train_command
-from infogan_ray.training.train_state import checkpoint_bytes
 
 LONGEST_STEM = 100  # bytes of the data's name in the run's name
 EXIT_CODES = {"finished": DONE, "interrupted": INTERRUPTED, "diverged": DIVERGED}
@@ -181,11 +181,10 @@ def _dry_run(config: RunConfig) -> int:
     print(feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, found.budget))
     print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
     print(steps_plan(config, steps, images.count))
-    print(
-        checkpoint_plan(
-            config, steps, checkpoint_bytes(spec, config.contrastive), open_storage(config.storage) / str(config.name)
-        )
-    )
+    run, size = RunDirectory(open_storage(config.storage) / str(config.name)), checkpoint_size(config, images)
+    print(checkpoint_plan(config, steps, size, run.folder))
+    if warning := run_warning(config, steps, size, run):
+        warn(warning)
     print(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.max_workers))
     where = "this process" if runs_in_this_process(wanted) else "Ray Train's processes"
     print(f"runs on: {wanted.text}, in {where}; threads: {wanted.threads_from}")

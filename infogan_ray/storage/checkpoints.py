@@ -208,17 +208,26 @@ def _by_name(
     return chosen
 
 
-def prune(checkpoints: Storage, keep: int, metric: str, stored: int, *, lower_is_better: bool) -> None:
+def prune(checkpoints: Storage, keep: int, metric: str, stored: int, *, lower_is_better: bool) -> list[str]:
     """Delete the oldest valid checkpoints if there are more than ``keep``. The best by ``metric`` and the last stay.
 
-    ``stored``: step of the checkpoint that was just written. Later ones were broken when the run resumed. They stay for
-    a repair until the run reaches their step.
+    ``stored``: step of the last checkpoint that was written or loaded. Later ones were broken when the run resumed.
+    They stay for a repair until the run reaches their step. Returns the names of the deleted ones.
     """
-    valid = [c for c in list_checkpoints(checkpoints, verify=False)[0] if c.step <= stored]
+    deleted = deletable(checkpoints, keep, metric, stored, lower_is_better=lower_is_better)
+    for checkpoint in deleted:
+        delete_checkpoint(checkpoint.folder)
+    return [checkpoint.name for checkpoint in deleted]
+
+
+def deletable(
+    checkpoints: Storage, keep: int, metric: str, stored: int | None = None, *, lower_is_better: bool
+) -> list[Checkpoint]:
+    """The checkpoints that ``prune`` deletes. Without ``stored``, all valid ones count."""
+    valid = [c for c in list_checkpoints(checkpoints, verify=False)[0] if stored is None or c.step <= stored]
     kept = {c.name for c in (last(valid), best(valid, metric, lower_is_better=lower_is_better)) if c is not None}
     others = sorted((c for c in valid if c.name not in kept), key=lambda c: c.step, reverse=True)
-    for checkpoint in others[max(keep - len(kept), 0) :]:
-        delete_checkpoint(checkpoint.folder)
+    return others[max(keep - len(kept), 0) :]
 
 
 def delete_checkpoint(folder: Storage) -> None:

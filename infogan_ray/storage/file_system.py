@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow.fs as pafs
 
 from infogan_ray import UserError
-from infogan_ray.storage.errors import StorageError, retry, translate_errors
-from infogan_ray.storage.uri import parse_uri
+from infogan_ray.storage.errors import (
+    Refused,
+    StorageError,
+    existing_part,
+    no_such_bucket,
+    retry,
+    translate_errors,
+)
+from infogan_ray.storage.uri import Connection, parse_uri
 
 __all__ = ["Entry", "Storage", "StorageError", "open_storage"]
 
@@ -38,17 +46,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Storage:
-    """One folder. Operations raise FileNotFoundError or StorageError.
+    """One folder. Operations raise FileNotFoundError or StorageError, which also a missing bucket is.
 
-    Transient errors are retried for ``retry_timeout_s`` seconds before StorageError is raised. Names that are not
-    plain, and symbolic links, raise UserError.
+    Transient errors are retried for ``retry_timeout_s`` seconds before StorageError is raised. With ``in_run``, a
+    server's refusal is transient too, since credentials may be renewed. Names that are not plain, and symbolic links,
+    raise UserError.
     """
 
-    filesystem: pafs.FileSystem
+    connection: Connection = field(compare=False)
     path: str
     scheme: str = ""
     settings: str = ""
     retry_timeout_s: float = RETRY_TIMEOUT_S
+    in_run: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -76,7 +86,7 @@ class Storage:
         parent, _, name = self.path.rpartition("/")
         if not name or (not parent and not self.is_local):  # the root of a disk; a bucket
             return False
-        return self._run(self.path, lambda: self.filesystem.get_file_info(self.path)).type == pafs.FileType.File
+        return self._type(self.path) == pafs.FileType.File
 
     def __str__(self) -> str:
         return self.path if self.is_local else f"{self.scheme}://{self.path}"
@@ -85,7 +95,8 @@ class Storage:
         return replace(self, path=self._path_of(name))
 
     def with_retry_timeout(self, seconds: float) -> Storage:
-        return replace(self, retry_timeout_s=seconds)
+        """The same folder for a run in progress: with another time limit, and with ``in_run``."""
+        return replace(self, retry_timeout_s=seconds, in_run=True)
 
     # Reading --------------------------------------------------------------------------------------------------------
 
@@ -96,10 +107,20 @@ class Storage:
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Yield the bytes of a file in chunks of a mebibyte. Raises FileNotFoundError."""
         path = self._path_of(name)
-        stream = self._run(path, lambda: self.filesystem.open_input_stream(path))
+        stream = self._run(path, lambda filesystem: filesystem.open_input_stream(path))
         with stream:
-            while chunk := self._run(path, lambda: stream.read(CHUNK)):
+            while chunk := self._run(path, lambda _: stream.read(CHUNK)):
                 yield chunk
+
+    def parse(self, name: str, parse: Callable[[pafs.NativeFile], T]) -> T:
+        """The result of ``parse``, which reads any parts of a file, perhaps several times. Raises FileNotFoundError."""
+        path = self._path_of(name)
+
+        def read(filesystem: pafs.FileSystem) -> T:
+            with filesystem.open_input_file(path) as file:
+                return parse(file)
+
+        return self._run(path, read)
 
     def entries(self) -> list[Entry]:
         """The entries of this folder, sorted by name. Empty if the folder does not exist.
@@ -108,11 +129,14 @@ class Storage:
         """
         selector = pafs.FileSelector(self.path, allow_not_found=True)
 
-        def list_folder() -> list[pafs.FileInfo]:
+        def list_folder(filesystem: pafs.FileSystem) -> list[pafs.FileInfo]:
             try:
-                return self.filesystem.get_file_info(selector)
+                found = filesystem.get_file_info(selector)
             except FileNotFoundError:  # another process created or deleted the folder meanwhile
                 raise OSError("the folder changed while it was listed") from None
+            if not found:
+                self._check_bucket(self.path)
+            return found
 
         found = self._run(self.path, list_folder)
         entries = [entry for entry in map(_to_entry, found) if entry is not None]
@@ -120,30 +144,38 @@ class Storage:
         return sorted(plain, key=lambda entry: entry.name)
 
     def exists(self, name: str) -> bool:
-        path = self._path_of(name)
-        return self._run(path, lambda: self.filesystem.get_file_info(path)).type != pafs.FileType.NotFound
+        return self._type(self._path_of(name)) != pafs.FileType.NotFound
 
     def is_file(self, name: str) -> bool:
-        path = self._path_of(name)
-        return self._run(path, lambda: self.filesystem.get_file_info(path)).type == pafs.FileType.File
+        return self._type(self._path_of(name)) == pafs.FileType.File
+
+    def total_bytes(self) -> int:
+        """The bytes of all files below this folder; 0 if it does not exist."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        found = self._run(self.path, lambda filesystem: filesystem.get_file_info(selector))
+        return sum(info.size or 0 for info in found)
+
+    def free_bytes(self) -> int | None:
+        """The free bytes of the disk on which this folder is or will be. None for an object store."""
+        return shutil.disk_usage(existing_part(self.path)).free if self.is_local else None
 
     # Writing --------------------------------------------------------------------------------------------------------
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace a file. Readers see either the old or the new bytes. The written length is checked."""
         path = self._path_of(name)
-        self._run(path, lambda: self._write(path, content))
+        self._run(path, lambda filesystem: self._write(filesystem, path, content))
 
-    def _write(self, path: str, content: bytes) -> None:
+    def _write(self, filesystem: pafs.FileSystem, path: str, content: bytes) -> None:
         target = path
         if self.is_local:  # objects appear only when complete; a local file is written under another name and renamed
             folder, _, name = path.rpartition("/")
-            self.filesystem.create_dir(folder, recursive=True)
+            filesystem.create_dir(folder, recursive=True)
             target = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            with self.filesystem.open_output_stream(target, compression=None) as stream:
+            with filesystem.open_output_stream(target, compression=None) as stream:
                 stream.write(content)
-            written = self.filesystem.get_file_info(target).size
+            written = filesystem.get_file_info(target).size
             if written != len(content):
                 raise OSError(f"{written} of {len(content)} bytes were written")
             if self.is_local:
@@ -164,7 +196,7 @@ class Storage:
         path = self._path_of(name)
 
         def add() -> None:
-            with self.filesystem.open_append_stream(path) as stream:
+            with self.connection.filesystem.open_append_stream(path) as stream:
                 stream.write(content)
 
         translate_errors(self._display(path), add)
@@ -173,7 +205,7 @@ class Storage:
         """Delete a file. A missing file is no error."""
         path = self._path_of(name)
         try:
-            self._run(path, lambda: self.filesystem.delete_file(path))
+            self._run(path, lambda filesystem: filesystem.delete_file(path))
         except FileNotFoundError:
             pass
         except StorageError:
@@ -183,7 +215,7 @@ class Storage:
     def delete_all(self) -> None:
         """Delete this folder and its content. A missing folder is no error."""
         with contextlib.suppress(FileNotFoundError):
-            self._run(self.path, lambda: self.filesystem.delete_dir(self.path))
+            self._run(self.path, lambda filesystem: filesystem.delete_dir(self.path))
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -195,8 +227,52 @@ class Storage:
             raise UserError(f"{path} is a symbolic link; links below a storage folder are not followed")
         return path
 
-    def _run(self, path: str, action: Callable[[], T]) -> T:
-        return retry(lambda: translate_errors(self._display(path), action), self.retry_timeout_s)
+    def _type(self, path: str) -> pafs.FileType:
+        def find(filesystem: pafs.FileSystem) -> pafs.FileType:
+            found = filesystem.get_file_info(path).type
+            if found == pafs.FileType.NotFound:
+                self._check_bucket(path)
+            return found
+
+        return self._run(path, find)
+
+    def _run(self, path: str, action: Callable[[pafs.FileSystem], T]) -> T:
+        """Run an action and retry it. After a refusal, the next attempt opens the file system anew."""
+
+        def attempt() -> T:
+            try:
+                return translate_errors(self._display(path), lambda: action(self.connection.filesystem))
+            except FileNotFoundError:
+                self._check_bucket(path)
+                raise
+            except Refused as refusal:
+                error = refusal if refusal.explained else self._explain(path, refusal)
+                self.connection.renew()
+                error.transient = error.transient or (self.in_run and isinstance(error, Refused))
+                raise error from None
+
+        return retry(attempt, self.retry_timeout_s)
+
+    def _explain(self, path: str, refusal: Refused) -> StorageError:
+        """A refusal with the server's reason, if there is one: the answer to a listing has it."""
+        selector = pafs.FileSelector(path, allow_not_found=True)
+        try:
+            translate_errors(self._display(path), lambda: self.connection.filesystem.get_file_info(selector))
+        except StorageError as explained:
+            return explained
+        return refusal
+
+    def _check_bucket(self, path: str) -> None:
+        """Raise StorageError if the bucket does not exist: servers say only that ``path`` does not exist."""
+        if self.is_local or self.connection.has_bucket:
+            return
+        bucket = self._display(path.partition("/")[0])
+        filesystem = self.connection.filesystem
+        with contextlib.suppress(Refused):  # the credentials may use objects, but not see the bucket
+            found = translate_errors(bucket, lambda: filesystem.get_file_info(path.partition("/")[0]))
+            if found.type == pafs.FileType.NotFound:
+                raise no_such_bucket(self._display(path))
+            self.connection.has_bucket = True
 
     def _display(self, path: str) -> str:
         return path if self.is_local else f"{self.scheme}://{path}"

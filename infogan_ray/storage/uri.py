@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import urllib.parse
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow.fs as pafs
@@ -18,14 +20,37 @@ from infogan_ray import UserError
 from infogan_ray.storage import proxies
 from infogan_ray.storage.errors import retry, translate_errors
 
-SETTINGS = {"s3": ("endpoint_override", "region", "scheme"), "gs": ("endpoint_override", "scheme", "anonymous")}
+SETTINGS = {
+    "s3": ("endpoint_override", "region", "scheme", "anonymous"), "gs": ("endpoint_override", "scheme", "anonymous")
+}  # fmt: skip
 REGION_TIMEOUT_S = 20.0  # how long requests for a bucket's region are retried
+
+
+class Connection:
+    """A file system, which ``renew`` opens anew: an open one reads files of credentials only once."""
+
+    def __init__(self, open_file_system: Callable[[], pafs.FileSystem]) -> None:
+        self._open = open_file_system
+        self._filesystem: pafs.FileSystem | None = open_file_system()
+        self.has_bucket = False
+        """Whether the bucket is known to exist."""
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        filesystem = self._filesystem
+        if filesystem is None:
+            filesystem = self._filesystem = self._open()
+        return filesystem
+
+    def renew(self) -> None:
+        """Let the next use open the file system anew."""
+        self._filesystem = None
 
 
 class Location(NamedTuple):
     """The location of a storage folder. ``scheme``: empty for a local folder. ``settings``: the URI's query."""
 
-    filesystem: pafs.FileSystem
+    connection: Connection
     path: str
     scheme: str = ""
     settings: str = ""
@@ -55,6 +80,8 @@ def parse_uri(text: str) -> Location:
             credentials = "; credentials belong in the environment" if re.search("key|secret|token", key) else ""
             valid = ", ".join(SETTINGS.get(scheme, ())) or "none"
             raise UserError(f"storage has the setting '{key}'; valid are {valid}{credentials}")
+    if given.get("anonymous", "true") not in ("true", "false"):
+        raise UserError(f"storage has anonymous={given['anonymous']}; valid are true and false")
     if "#" in rest:
         raise UserError(f"storage is '{text}'; in a URI '#' starts a fragment: write %23")
     if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
@@ -68,15 +95,17 @@ def parse_uri(text: str) -> Location:
         return _local("/" + "/".join(parts))
     if not parts:
         raise UserError(f"storage is '{text}'; name a bucket: {scheme}://bucket/prefix")
-    filesystem, settings = _s3(given, parts[0]) if scheme == "s3" else _gs(given)
-    return Location(filesystem, "/".join(parts), scheme, urllib.parse.urlencode(settings))
+    settings = _s3_settings(given, parts[0]) if scheme == "s3" else given
+    connection = Connection(partial(_open_s3 if scheme == "s3" else _open_gs, settings))
+    return Location(connection, "/".join(parts), scheme, urllib.parse.urlencode(settings))
 
 
 def _local(text: str) -> Location:
-    return Location(pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text)))
+    return Location(Connection(pafs.LocalFileSystem), os.path.abspath(os.path.expanduser(text)))
 
 
-def _s3(given: dict[str, str], bucket: str) -> tuple[pafs.FileSystem, dict[str, str]]:
+def _s3_settings(given: dict[str, str], bucket: str) -> dict[str, str]:
+    """``given`` with the endpoint and region that the environment or AWS adds."""
     endpoint = given.get("endpoint_override")
     if endpoint is None:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -98,17 +127,26 @@ def _s3(given: dict[str, str], bucket: str) -> tuple[pafs.FileSystem, dict[str, 
             lambda: translate_errors(f"s3://{bucket}", lambda: pafs.resolve_s3_region(bucket)), REGION_TIMEOUT_S
         )
     settings["region"] = region
-    options = {name: value for name, value in settings.items() if value}
-    filesystem = pafs.S3FileSystem(
+    return settings
+
+
+def _open_s3(settings: dict[str, str]) -> pafs.FileSystem:
+    options = {name: value for name, value in settings.items() if value and name != "anonymous"}
+    return pafs.S3FileSystem(
         connect_timeout=5, request_timeout=20, background_writes=False, allow_delayed_open=True,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=2), **options,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=2), anonymous=_is_anonymous(settings), **options,
     )  # fmt: skip
-    return filesystem, settings
 
 
-def _gs(given: dict[str, str]) -> tuple[pafs.FileSystem, dict[str, str]]:
-    options = {name: given[name] for name in ("endpoint_override", "scheme") if name in given}
-    if given.get("scheme") == "http" and "endpoint_override" in given:
-        proxies.settle_route(f"http://{given['endpoint_override']}")
-    anonymous = given.get("anonymous", "false") == "true"
-    return pafs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=10), **options), given
+def _open_gs(settings: dict[str, str]) -> pafs.FileSystem:
+    options = {name: value for name, value in settings.items() if name != "anonymous"}
+    if settings.get("scheme") == "http" and "endpoint_override" in settings:
+        proxies.settle_route(f"http://{settings['endpoint_override']}")
+    return pafs.GcsFileSystem(
+        anonymous=_is_anonymous(settings), retry_time_limit=timedelta(seconds=10), **options
+    )  # fmt: skip
+
+
+def _is_anonymous(settings: dict[str, str]) -> bool:
+    """Whether requests have no credentials, as public buckets allow."""
+    return settings.get("anonymous") == "true"

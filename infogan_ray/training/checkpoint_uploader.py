@@ -2,7 +2,8 @@
 
 The thread uploads one checkpoint at a time, and one more can wait. A newer checkpoint replaces the waiting one. If
 storage is unavailable, that counts as a miss. After a transient error, the thread tries the upload again, with
-growing pauses. It also updates the run's status, and stops when another attempt takes the run over.
+growing pauses. A refusal of the credentials is transient, since they may be renewed. If the disk is full, the thread
+deletes what is not kept. It also updates the run's status, and stops when another attempt takes the run over.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.bound import no_callback
 from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.storage import checkpoints, manifests
+from infogan_ray.storage.errors import DiskFull, retry_with_room
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.metrics_log import MetricsLog
 from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.training.disk_room import with_advice
 from infogan_ray.training.loop import never_stop
 
 HEARTBEAT_S = 10.0
@@ -55,6 +59,11 @@ class PendingCheckpoint:
     files: Mapping[str, bytes]
     pictures: Mapping[tuple[str, str], bytes] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """The bytes of all files and pictures."""
+        return sum(map(len, [*self.files.values(), *self.pictures.values()]))
+
 
 def _number_after(owner: Any) -> int:
     """A number greater than the previous owner's, even if that machine's clock was ahead.
@@ -79,7 +88,7 @@ class CheckpointUploader:
         self.restarts, self.missed = restarts, 0
         self.error = ""  # the last error; empty if storage is available
         self.before_each: Callable[[], None] = no_callback  # called in the thread before each checkpoint's upload
-        self._run = run.with_retry_timeout(SHORT_TIMEOUT_S)
+        self._run = run  # with its own time limit until the thread starts
         self._keep, self._metric, self._max_misses = keep, metric, max_misses
         self._owner = f"{_number_after(run.get_status().get('owner')):020d}-{uuid.uuid4().hex[:8]}"
         self._waiting: PendingCheckpoint | None = None
@@ -90,9 +99,11 @@ class CheckpointUploader:
         self._closing = False
         self._changed, self._status_lock = threading.Condition(), threading.Lock()
         self._next_heartbeat = time.monotonic() + HEARTBEAT_S
-        run.set_status("running", step, **self._status_fields())
+        retry_with_room(lambda: run.set_status("running", step, **self._status_fields()), self._make_room)
         checkpoints.delete_incomplete(run.checkpoints)
-        self._log = MetricsLog(self._run, step)
+        self._make_room()  # a resumed run may keep fewer
+        self._log = MetricsLog(run, step)
+        self._run = run.with_retry_timeout(SHORT_TIMEOUT_S)
         self._next_flush = 0.0
         self._thread = threading.Thread(target=self._run_thread, name="checkpoint-uploader", daemon=True)
         self._thread.start()
@@ -200,21 +211,13 @@ class CheckpointUploader:
                 self._in_flight, self._in_flight_since = checkpoint, time.monotonic()
                 self._changed.notify_all()
             try:
-                if checkpoint is not None:  # Metrics come first: a resumed run does not repeat steps before it.
-                    self.before_each()
-                self._flush_log(checkpoint is not None)
-                if checkpoint is not None:
-                    self._upload(checkpoint)
-                self._heartbeat(always=checkpoint is not None)
+                retry_with_room(partial(self._write, checkpoint), self._make_room)
             except Exception as error:  # any error must reach the run; else it would continue without checkpoints
                 transient = isinstance(error, StorageError) and error.transient
+                permanent = None if transient else self._permanent(error, checkpoint)
                 with self._changed:
-                    self.error = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
-                    self._in_flight = None
-                    if not transient:
-                        storage_error = error if isinstance(error, StorageError) else None
-                        self._failure = storage_error or StorageError(self.error, transient=False)
-                    elif self._waiting is None and checkpoint is not self._uploaded:
+                    self.error, self._failure, self._in_flight = str(permanent or error), permanent, None
+                    if transient and self._waiting is None and checkpoint is not self._uploaded:
                         self._waiting = checkpoint
                     self._changed.notify_all()
                     if self._failure is not None:
@@ -227,6 +230,18 @@ class CheckpointUploader:
                 pause, self.error, self._in_flight = FIRST_PAUSE_S, "", None
                 self._slow = self._slow and self._waiting is not None
                 self._changed.notify_all()
+
+    def _write(self, checkpoint: PendingCheckpoint | None) -> None:
+        """Write what is due: metrics, a checkpoint if there is one, and the status. May be repeated after an error."""
+        if checkpoint is not None:  # Metrics come first: a resumed run does not repeat steps before it.
+            self.before_each()
+        self._flush_log(checkpoint is not None)
+        if checkpoint is not None:
+            if checkpoint is not self._uploaded:
+                self._upload(checkpoint)
+            for (folder_name, name), content in checkpoint.pictures.items():
+                (self._run.folder / folder_name).write(name, content)
+        self._heartbeat(always=checkpoint is not None)
 
     def _upload(self, checkpoint: PendingCheckpoint) -> None:
         folder = self._run.checkpoints / step_name(checkpoint.step)
@@ -241,13 +256,25 @@ class CheckpointUploader:
             raise
         with self._changed:
             self.stored, self.missed, self._uploaded = checkpoint.step, 0, checkpoint
-        for (folder_name, name), content in checkpoint.pictures.items():
-            (self._run.folder / folder_name).write(name, content)
         checkpoints.delete_incomplete(self._run.checkpoints)
-        checkpoints.prune(
-            self._run.checkpoints, self._keep, self._metric, checkpoint.step,
-            lower_is_better=lower_is_better(self._metric),
+        self._make_room()
+
+    def _make_room(self) -> bool:
+        """Delete the checkpoints that are not kept, or will not be kept beside the one in flight. Whether there are."""
+        in_flight = self._in_flight is not None and self._in_flight is not self._uploaded
+        return bool(
+            checkpoints.prune(
+                self._run.checkpoints, self._keep - in_flight, self._metric, self.stored,
+                lower_is_better=lower_is_better(self._metric),
+            )
         )  # fmt: skip
+
+    def _permanent(self, error: Exception, checkpoint: PendingCheckpoint | None) -> StorageError:
+        """The error that ends the run. If the disk is full, it says what to delete."""
+        if isinstance(error, DiskFull):
+            size = checkpoint.size if checkpoint is not None else 0
+            return DiskFull(with_advice(error, self._run, self._keep, self._metric, size))
+        return error if isinstance(error, StorageError) else StorageError(f"{type(error).__name__}: {error}", False)
 
     def _heartbeat(self, always: bool, check: bool = False) -> None:
         """Write the status if a heartbeat is due or ``always`` is true.

@@ -19,6 +19,7 @@ from infogan_ray.training.checkpoint_uploader import LAST_TIMEOUT_S, CheckpointU
 from infogan_ray.training.checkpoint_writer import CheckpointWriter, Stopped
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.cuda_graph import GraphedStep
+from infogan_ray.training.disk_room import with_advice
 from infogan_ray.training.loop import Diverged, Update
 from infogan_ray.training.profiling import Profile
 from infogan_ray.training.publish import model_files
@@ -84,7 +85,7 @@ def rank_zero_tasks(
     except (Diverged, StorageFailed):
         raise
     except StorageError as error:
-        raise StorageFailed(str(error)) from None
+        raise StorageFailed(with_advice(error, run, config.keep, config.metric)) from None
     except (Exception, GeneratorExit):  # perhaps another rank has died. Finish the upload that is in flight.
         with contextlib.suppress(StorageFailed):
             uploader.flush(UPLOAD_GRACE_S)

@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from rich.filesize import decimal
 
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.data.progress import counted
 from infogan_ray.storage.file_system import Storage
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.train_state import checkpoint_bytes
+
+
+def checkpoint_count(config: RunConfig, steps: int) -> int:
+    return -(-steps // config.checkpoint_every)
+
+
+def kept_checkpoints(config: RunConfig, steps: int) -> int:
+    """The number of checkpoints that stay. At least two: the best and the last."""
+    return min(max(config.keep, 2), checkpoint_count(config, steps))
+
+
+def checkpoint_size(config: RunConfig, images: ImageSet) -> int:
+    """The bytes of one checkpoint."""
+    return checkpoint_bytes(config.model_spec(images.image_size, images.channels), config.contrastive)
+
+
+def trials_bytes(configs: list[RunConfig], images: ImageSet) -> int:
+    """The bytes of the checkpoints that stay of a search, if no trial is stopped."""
+    return sum(kept_checkpoints(config, config.steps or 0) * checkpoint_size(config, images) for config in configs)
 
 
 def steps_plan(config: RunConfig, steps: int, images: int) -> str:
@@ -23,8 +44,8 @@ def steps_plan(config: RunConfig, steps: int, images: int) -> str:
 
 
 def checkpoint_plan(config: RunConfig, steps: int, bytes_each: int, storage: Storage) -> str:
-    """The number and size of checkpoints. At least two are kept: the best and the last."""
-    kept = min(max(config.keep, 2), -(-steps // config.checkpoint_every))
+    """The number and size of checkpoints."""
+    kept = kept_checkpoints(config, steps)
     return (
         f"checkpoints: every {config.checkpoint_every:,} steps, {decimal(bytes_each)} each, {kept} kept: "
         f"{decimal(kept * bytes_each)} in {storage}"

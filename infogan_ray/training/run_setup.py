@@ -20,17 +20,19 @@ from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
 from infogan_ray.evaluation.clustering import why_not_measured
-from infogan_ray.evaluation.metrics import LABELS, check_needs, missing_packages, needs
+from infogan_ray.evaluation.metrics import LABELS, check_needs, lower_is_better, missing_packages, needs
 from infogan_ray.models.networks import ModelSpec, plan
+from infogan_ray.storage import checkpoints
+from infogan_ray.storage.errors import retry_with_room
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.disk_room import run_warning
 from infogan_ray.training.json_difference import difference
 from infogan_ray.training.resume import Change, change_text, changed_settings, recorded_changes, steps_of_epochs
-from infogan_ray.training.run_cost import checkpoint_plan, steps_plan
+from infogan_ray.training.run_cost import checkpoint_plan, checkpoint_size, steps_plan
 from infogan_ray.training.run_outcome import Listener
 from infogan_ray.training.tracking.addresses import with_absolute_path
-from infogan_ray.training.train_state import checkpoint_bytes
 
 IDENTITY_IMAGES = 1000  # number of images whose pixels identify a run's data
 
@@ -94,13 +96,15 @@ def prepare_run(
     assert name is not None, "see check_data"
     feed_message = feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, budget)
     config = config.override({"feed": images.feed}, "the data")  # the same feed for all workers and for a resumed run
-    run = RunDirectory.claim(open_storage(config.storage), name, config.resume)
+    storage, steps = open_storage(config.storage), config.total_steps(images.count)
+    size = checkpoint_size(config, images)
+    warning = run_warning(config, steps, size, RunDirectory(storage / name))
+    run = RunDirectory.claim(storage, name, config.resume)
     status = run.get_status()
     if config.resume and status["state"] == "running":
         age = time.time() - status["time"]
         say = f"{run.name} reported {age:.0f} s ago; if it still runs, it stops: this attempt takes it over"
         listen({"phase": "resuming", "step": status["step"], "say": say})
-    steps = config.total_steps(images.count)
     if config.resume and status.get("stored", 0) > steps:
         raise UserError(
             f"steps is {steps:,}, and {run.name} is at step {status['stored']:,} already; give --steps more"
@@ -123,15 +127,24 @@ def prepare_run(
         steps = steps_of_epochs(config, changes, status.get("stored", 0), images.count)
         config = config.override({"steps": steps}, "the epochs")
     config = config.override({"accept_changes": False}, "the run")  # a later --resume accepts nothing
-    write_config(run, config, images, changes)
-    size = checkpoint_bytes(config.model_spec(images.image_size, images.channels), config.contrastive)
+    retry_with_room(lambda: write_config(run, config, images, changes), lambda: _prune(run, config))
     for say in (
         feed_message,
         steps_plan(config, steps, images.count),
         checkpoint_plan(config, steps, size, run.folder),
+        *([warning] if warning else []),
     ):
         listen({"phase": "starting workers", "step": 0, "total_steps": steps, "say": say})
     return config, run
+
+
+def _prune(run: RunDirectory, config: RunConfig) -> bool:
+    """Delete the checkpoints that a resumed run does not keep. Whether there are any."""
+    chosen = checkpoints.last_valid(run.checkpoints, warn=lambda line: None)
+    better = lower_is_better(config.metric)
+    return chosen is not None and bool(
+        checkpoints.prune(run.checkpoints, config.keep, config.metric, chosen.step, lower_is_better=better)
+    )
 
 
 def check_same_model(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:

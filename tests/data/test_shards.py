@@ -20,6 +20,7 @@ from infogan_ray.data.preparation.shard_source import open_source
 from infogan_ray.data.preparation.shard_writer import write_shards
 from infogan_ray.data.shards.dataset import ENCODED, PROGRESS, RAW, TEST, TRAIN, check, open_shards
 from infogan_ray.storage.file_system import Storage, open_storage
+from tests.conftest import small_disk
 from tests.servers import Proxy
 
 KINDS, EACH = 3, 28
@@ -138,6 +139,18 @@ def test_another_source_or_other_settings_are_refused_with_the_difference(
         "images is 85 and was 84" in output and "files of the source have changed" in output and "--overwrite" in output
     )
     assert len(output.strip().splitlines()) == 1
+
+
+def test_a_disk_without_room_for_the_shards_is_known_before(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        command = ["data", "prepare", str(photos), str(disk / "dest"), "--channels", "1", "--dry-run", "--image-size"]
+        assert main([*command, "64"]) == 0
+        line = f"infogan: {disk}/dest has 65.5 kB free, and up to 344.1 kB more will be written: delete other files"
+        assert line in capsys.readouterr().err
+        assert main([*command, "16"]) == 0
+        assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

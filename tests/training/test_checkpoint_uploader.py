@@ -5,7 +5,9 @@ Run: pytest tests/training/test_checkpoint_uploader.py
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import resource
 import time
 from pathlib import Path
@@ -18,13 +20,13 @@ from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.metrics_log import MetricsLog
-from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.storage.run_directory import RunDirectory, step_name
 from infogan_ray.training import checkpoint_uploader as module
 from infogan_ray.training.checkpoint_uploader import CheckpointUploader, PendingCheckpoint, RunTakenOver, StorageFailed
 from infogan_ray.training.run_logger import RunLogger
 from infogan_ray.training.worker import Report, run_worker
-from tests.conftest import tiny_config
-from tests.servers import SECRET, Mode, Proxy
+from tests.conftest import small_disk, tiny_config, write_keys
+from tests.servers import KEY, RENEWED_KEY, SECRET, Mode, Proxy
 from tests.training.test_step import run_alone
 from tests.training.test_tracking import event_files_of, shown, steps
 
@@ -85,6 +87,28 @@ def test_training_continues_during_an_outage(image_set: ImageSet, proxy: Proxy, 
     assert not checkpoints.list_checkpoints(run.checkpoints)[1], "no incomplete checkpoint is left"
 
 
+def test_training_continues_while_credentials_have_expired(
+    image_set: ImageSet, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server refuses the old key from step 6; the new key is in the file of credentials at step 30."""
+    write_keys(tmp_path / "keys", KEY, monkeypatch)
+    actions = {
+        6: lambda: proxy.become("expired"),
+        40: lambda: write_keys(tmp_path / "keys", RENEWED_KEY, monkeypatch),
+    }
+    run, reports = run_on(proxy.uri("expired"), image_set, actions, steps=60, checkpoint_every=10, keep=20)
+    messages = [report.say for report in reports if report.say]
+    refused = (
+        "storage is unavailable, training continues .*ExpiredToken: The provided token has expired.*renew the cred"
+    )
+    assert any(re.match(refused, line) for line in messages), messages
+    assert reports[-1].phase == "finished" and run.get_status()["state"] == "finished"
+    assert steps_in(run)[-1] == 40 and len([row["step"] for row in run.read_metrics()]) == 20
+    seen = shown(event_files_of(run, tmp_path / "copy"))
+    assert steps(seen, "loss/d_loss") == list(range(2, 41, 2)), "no curve has a gap"
+    assert not checkpoints.list_checkpoints(run.checkpoints)[1], "no incomplete checkpoint is left"
+
+
 @pytest.mark.slow
 def test_after_too_many_missed_checkpoints_the_run_fails_with_valid_checkpoints(
     image_set: ImageSet, proxy: Proxy
@@ -124,6 +148,66 @@ def test_a_full_disk_gives_a_readable_message_and_keeps_a_valid_checkpoint(image
     assert [checkpoint.step for checkpoint in good] == [3] and not bad, "an incomplete checkpoint is deleted"
     run_alone(tiny_config(steps=6), image_set, tmp_path / "run")
     assert steps_in(run) == [3, 6], "the run continues when there is room again"
+
+
+def upload(run: RunDirectory, steps: list[int], keep: int) -> None:
+    """Upload checkpoints of 1 MB; the first is the best. Raises StorageFailed."""
+    uploader = CheckpointUploader(run, step=steps[0] - 1, keep=keep, metric="mi_fraction", max_misses=3)
+    try:
+        for step in steps:
+            state = {"format": 1, "step": step, "metrics": {"mi_fraction": 1 / step}}
+            files = {checkpoints.MODEL: bytes(1_000_000), checkpoints.STATE: json.dumps(state).encode()}
+            uploader.put(PendingCheckpoint(step, files, {("samples", f"{step}.png"): bytes(10_000)}))
+            uploader.flush(20)
+            assert not uploader.warning
+    finally:
+        uploader.close()
+
+
+def test_on_a_full_disk_old_checkpoints_are_deleted_before_the_next_is_written(tmp_path: Path) -> None:
+    """The disk has room for the three checkpoints that are kept, and not for a fourth."""
+    with small_disk(tmp_path / "disk", "size=3800k") as disk:
+        run = RunDirectory(open_storage(disk) / "run")
+        upload(run, [1, 2, 3, 4, 5, 6], keep=3)
+        assert steps_in(run) == [1, 5, 6], "the best and the newest"
+        assert not checkpoints.list_checkpoints(run.checkpoints)[1] and len(run.samples.entries()) == 6
+
+
+def test_a_full_disk_says_what_to_delete_and_a_resumed_run_deletes_first(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=4200k") as disk:
+        other = RunDirectory(open_storage(disk) / "other")
+        other.set_status("finished")
+        other.folder.write("big", bytes(500_000))
+        run = RunDirectory(open_storage(disk) / "run")
+        for steps in ([1, 2, 3, 4], [4]):  # the second time without deleting anything
+            with pytest.raises(StorageFailed) as failure:
+                upload(run, steps, keep=5)
+            advice = (
+                r"it takes 1.0 MB and 7\d\d.\d kB are free, so make room for 3\d\d.\d kB more: add --keep 2, which "
+                r"deletes step_00000002 \(1.0 MB\), or delete other files on this disk, for example "
+                rf"{other.folder} \(500.1 kB\); the last whole checkpoint is step_00000003$"
+            )
+            assert re.search(rf"no space is left \(No space left on device\); {advice}", str(failure.value))
+            assert steps_in(run) == [1, 2, 3], "every whole checkpoint stays"
+            assert [entry.name for entry in run.checkpoints.entries()] == [step_name(step) for step in (1, 2, 3)]
+        upload(run, [4, 5, 6], keep=2)
+        assert steps_in(run) == [1, 6]
+
+
+def test_a_resumed_run_makes_room_for_its_status(tmp_path: Path) -> None:
+    """The disk has no free byte."""
+    with small_disk(tmp_path / "disk", "size=5m") as disk:
+        run = RunDirectory(open_storage(disk) / "run")
+        upload(run, [1, 2, 3, 4], keep=4)
+        with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        with pytest.raises(StorageError, match="no space is left"):
+            upload(run, [5], keep=4)
+        upload(run, [5], keep=3)
+        assert steps_in(run) == [1, 4, 5]
+        CheckpointUploader(run, step=5, keep=1, metric="mi_fraction", max_misses=3).close()
+        assert steps_in(run) == [1, 5], "a run that keeps fewer deletes the others when it starts"
 
 
 def test_a_writer_whose_run_was_taken_over_stops(tmp_path: Path) -> None:

@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from infogan_ray.cli.exit_codes import DONE, USAGE
+from infogan_ray.cli.main import main
 from infogan_ray.data.feeds.feed_policy import MemoryBudget
 from infogan_ray.data.image_set import ImageSet
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.disk_room import run_warning, search_warning
 from infogan_ray.training.resume import own_settings
+from infogan_ray.training.run_cost import checkpoint_size
 from infogan_ray.training.run_setup import check_data, prepare_run
-from tests.conftest import tiny_config
+from tests.conftest import small_disk, tiny_config
 
 ROOM = MemoryBudget(2**34)
 
@@ -75,3 +81,66 @@ def test_what_cannot_be_measured_is_said_before_the_start(tmp_path: Path) -> Non
     assert f"not measured: agreement with labels: {reason}" in say
     with pytest.raises(ValueError, match="metric is 'nmi', which is not measured: the test part, 7 images, has none"):
         check_data(config.override({"metric": "nmi"}, "the test"), ROOM)
+
+
+def test_a_disk_without_room_is_known_before_the_run(
+    npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five checkpoints of 1 MB are kept, and one is in flight."""
+    config = tiny_config(data=str(npz), name="run", steps=30)
+    images = check_data(config, ROOM)
+    with small_disk(tmp_path / "disk", "size=3m") as disk:
+        messages: list[str] = []
+        config = config.override({"storage": str(disk)}, "the test")
+        prepare_run(config, images, ROOM, lambda report: messages.append(report["say"]))
+        expected = (
+            f"{disk}/run has 3.1 MB free, and up to 6.2 MB more will be written: give a --keep below 5, delete other "
+            "files on this disk, or name another folder with --storage"
+        )
+        assert expected in messages
+        few = config.override({"keep": 1, "steps": 6, "name": "few"}, "the test")
+        prepare_run(few, images, ROOM, lambda report: messages.append(report["say"]))
+        assert not [line for line in messages if f"{disk}/few has" in line], "two checkpoints fit"
+        words = ["train", "--data", str(npz), "--codes", "noise=4 cat=3 uniform=1", "--network.width", "8",
+                 "--batch-size", "16", "--steps", "30", "--checkpoint-every", "3", "--storage", str(disk),
+                 "--name", "other", "--dry-run"]  # fmt: skip
+        assert main(words) == DONE
+        assert f"infogan: {disk}/other has 3.1 MB free, and up to 6.2 MB more" in capsys.readouterr().err
+        (disk / "filler").write_bytes(bytes(2_200_000))
+        refusal = rf"{disk}/other has \d+.* kB free, and one checkpoint takes 1.0 MB; delete files there, or name"
+        with pytest.raises(ValueError, match=refusal):
+            prepare_run(config.override({"name": "other"}, "the test"), images, ROOM, lambda report: None)
+        assert not (disk / "other").exists()
+        assert main(words) == USAGE
+
+
+def test_a_resumed_run_needs_no_room_for_what_is_there(npz: Path, tmp_path: Path) -> None:
+    config = tiny_config(data=str(npz), name="run", steps=30, keep=2)
+    images = check_data(config, ROOM)
+    size = checkpoint_size(config, images)
+    with small_disk(tmp_path / "disk", "size=3400k") as disk:
+        run = RunDirectory(open_storage(disk) / "run")
+        for step in range(2):
+            (run.checkpoints / f"step_{step:08d}").write("model.safetensors", bytes(size))
+        run.set_status("interrupted", 1, stored=1)
+        assert run_warning(config, 30, size, run) == "", "of three checkpoints, two are there"
+        assert "up to 2.1 MB more" in run_warning(config.override({"keep": 3}, "the test"), 30, size, run)
+        (run.checkpoints / "step_00000002").write("model.safetensors", bytes(size))
+        assert run_warning(config, 30, size, run) == "", "the oldest is deleted first"
+        with pytest.raises(ValueError, match="one checkpoint takes"):
+            run_warning(config.override({"keep": 9}, "the test"), 30, size, run)
+        assert run_warning(config.override({"keep": 9}, "the test"), 1, size, run) == "", "all are stored"
+    bucket = RunDirectory(open_storage("s3://bucket/runs?region=a") / "run")
+    assert run_warning(config, 30, size, bucket) == "", "nothing is requested"
+
+
+def test_a_search_is_compared_with_the_free_space(npz: Path, tmp_path: Path) -> None:
+    config = tiny_config(data=str(npz), name="trial", steps=30)
+    images = check_data(config, ROOM)
+    with small_disk(tmp_path / "disk", "size=3m") as disk:
+        line = search_warning([config] * 4, images, open_storage(disk) / "search")
+        assert line.startswith(f"{disk}/search has 3.1 MB free, and up to 21.8 MB more will be written: give fewer")
+        assert search_warning([config.override({"keep": 1, "steps": 3}, "the test")], images, open_storage(disk)) == ""
+        (disk / "filler").write_bytes(bytes(2_200_000))
+        with pytest.raises(ValueError, match="one checkpoint takes"):
+            search_warning([config], images, open_storage(disk) / "search")

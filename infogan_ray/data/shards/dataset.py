@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
 from infogan_ray.data.image_files import Broken
-from infogan_ray.storage.errors import retry, translate_errors
 from infogan_ray.storage.file_system import Storage
 
 FORMAT = 1
@@ -133,14 +132,13 @@ def read_group(shards: ShardSet, shard: Shard, number: int, size: int, channels:
     Raises UserError, in one line, for data that differ from the manifest. Only ``infogan data verify`` checks the
     SHA-256 of whole shards: here it would slow down every read.
     """
-    location, path = f"{shards.folder}/{shard.file}", f"{shards.folder.path}/{shard.file}"
+    location = f"{shards.folder}/{shard.file}"
 
-    def read() -> pa.Table:
-        with shards.folder.filesystem.open_input_file(path) as file:
-            return pq.ParquetFile(file).read_row_group(number, columns=["image", "label"], use_threads=False)
+    def read(file: pa.NativeFile) -> pa.Table:
+        return pq.ParquetFile(file).read_row_group(number, columns=["image", "label"], use_threads=False)
 
     try:
-        table = retry(lambda: translate_errors(location, read), shards.folder.retry_timeout_s)
+        table = shards.folder.parse(shard.file, read)
     except FileNotFoundError:
         raise UserError(f"data: {location} is missing; prepare the images again") from None
     except (pa.ArrowException, IndexError) as error:

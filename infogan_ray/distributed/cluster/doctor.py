@@ -35,7 +35,8 @@ def examine() -> list[Finding]:
     ]
     free = shutil.disk_usage(Path.cwd()).free
     mark: Literal["ok", "bad"] = "ok" if free >= MIN_FREE_DISK_BYTES else "bad"
-    findings.append(Finding(mark, "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}"))
+    advice = "" if mark == "ok" else "; delete files, or give runs another disk with --storage"
+    findings.append(Finding(mark, "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}{advice}"))
     for name, source in SOURCES.items():
         folders = [cache_folder() / name, *([source.system_folder] if source.system_folder else [])]
         found = next((f for f in folders if any((f / (FILES[0] + end)).is_file() for end in ("", ".gz"))), None)

@@ -31,6 +31,7 @@ from infogan_ray.searches.search_directory import SearchDirectory, remaining
 from infogan_ray.searches.selection_rules import DEFAULT, Row, winner
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.disk_room import search_warning
 from infogan_ray.training.run_outcome import TrainingFailed
 from infogan_ray.training.run_setup import log_path, with_absolute_paths, write_config
 from infogan_ray.web.reports.search import write_search_report
@@ -75,6 +76,8 @@ def search(
         propose_trials(recipe, [])  # raises now if Optuna is missing
     if ray.is_initialized():
         check_files(configs[0], storage)
+    if warning := search_warning(configs, images, storage / name):
+        listen({"event": "data", "say": warning})
     described = {**recipe.describe(), "threads": threads, "flags": dict(flags or {})}
     directory = SearchDirectory.claim(storage, name, described, resume, accept_changes)
     halving = directory.halving()
