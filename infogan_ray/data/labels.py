@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.data.image_files import Files, Say, class_of, printable
+from infogan_ray.data.image_files import Files, Say, class_of
+from infogan_ray.storage.visible_text import printable
 
 
 def class_names(source: Files, names: Sequence[str], table: str | None, say: Say) -> list[str] | None:

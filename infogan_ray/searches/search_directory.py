@@ -49,30 +49,40 @@ class SearchDirectory:
         return RunDirectory(self.folder / "trials" / f"trial_{number:04d}")
 
     @classmethod
+    def check_name(cls, storage: Storage, name: str, resume: bool) -> SearchDirectory:
+        """Check that a search may use a name, and return its directory. Writes nothing.
+
+        Raises RunExists for a taken name unless ``resume``. Raises UserError if a file has the name, and for ``resume``
+        without a search of that name.
+        """
+        search = cls(storage / name)
+        if search.folder.path_is_file:
+            raise UserError(f"storage: {search.folder} is a file, not a folder; name another with --storage")
+        if not resume and any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):
+            # Files with .tmp are from a killed writer.
+            raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or continue with --resume")
+        if resume and not search.exists:
+            raise UserError(f"name is '{name}', and {storage} has no such search; drop --resume to start it")
+        return search
+
+    @classmethod
     def claim(
         cls, storage: Storage, name: str, described: dict[str, Any], resume: bool, accept_changes: bool = False
     ) -> SearchDirectory:
         """Reserve a name for a new search, or continue the search with that name. ``described``: ``Recipe.describe()``.
 
         With ``accept_changes``, trials that have not started use the current recipe and code (in an adaptive search:
-        trials that are not proposed yet). The other trials do not change. Raises RunExists for a taken name unless
-        ``resume``. Raises UserError if there is no search to resume, if the search has another recipe or code, and if
-        storage cannot be written to.
+        trials that are not proposed yet). The other trials do not change. Raises UserError if the search has another
+        recipe or code, if storage cannot be written to, and the errors of ``check_name``.
         """
-        search = cls(storage / name)
+        search = cls.check_name(storage, name, resume)
         described = {"version": __version__, "code": code(), **json.loads(json.dumps(described))}
-        if search.folder.path_is_file:
-            raise UserError(f"storage: {search.folder} is a file, not a folder; name another with --storage")
         if not resume:
-            if any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):  # .tmp: from a killed writer
-                raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or continue with --resume")
             try:
                 search.folder.write(cls.SEARCH, json.dumps(described, indent=1).encode())
             except StorageError as error:
                 raise UserError(f"storage: cannot write to {error}; name another with --storage") from None
             return search
-        if not search.exists:
-            raise UserError(f"name is '{name}', and {storage} has no such search; drop --resume to start it")
         saved = search.description()
         if saved["searcher"] == POPULATION:
             raise UserError(

@@ -76,7 +76,7 @@ class Storage:
         parent, _, name = self.path.rpartition("/")
         if not name or (not parent and not self.is_local):  # the root of a disk; a bucket
             return False
-        return self._run(self.path, lambda: self.filesystem.get_file_info(self.path)).type == pafs.FileType.File
+        return self._type(self.path) == pafs.FileType.File
 
     def __str__(self) -> str:
         return self.path if self.is_local else f"{self.scheme}://{self.path}"
@@ -96,7 +96,7 @@ class Storage:
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Yield the bytes of a file in chunks of a mebibyte. Raises FileNotFoundError."""
         path = self._path_of(name)
-        stream = self._run(path, lambda: self.filesystem.open_input_stream(path))
+        stream = self._run(path, lambda: self.filesystem.open_input_stream(self._native(path)))
         with stream:
             while chunk := self._run(path, lambda: stream.read(CHUNK)):
                 yield chunk
@@ -106,7 +106,7 @@ class Storage:
 
         Symbolic links and names that are not UTF-8 are left out: this program never writes them.
         """
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        selector = pafs.FileSelector(self._native(self.path), allow_not_found=True)
         found = self._run(self.path, lambda: self.filesystem.get_file_info(selector))
         entries = [entry for entry in map(_to_entry, found) if entry is not None]
         plain = [entry for entry in entries if not (self.is_local and os.path.islink(f"{self.path}/{entry.name}"))]
@@ -114,11 +114,11 @@ class Storage:
 
     def exists(self, name: str) -> bool:
         path = self._path_of(name)
-        return self._run(path, lambda: self.filesystem.get_file_info(path)).type != pafs.FileType.NotFound
+        return self._type(path) != pafs.FileType.NotFound
 
     def is_file(self, name: str) -> bool:
         path = self._path_of(name)
-        return self._run(path, lambda: self.filesystem.get_file_info(path)).type == pafs.FileType.File
+        return self._type(path) == pafs.FileType.File
 
     # Writing --------------------------------------------------------------------------------------------------------
 
@@ -131,12 +131,12 @@ class Storage:
         target = path
         if self.is_local:  # objects appear only when complete; a local file is written under another name and renamed
             folder, _, name = path.rpartition("/")
-            self.filesystem.create_dir(folder, recursive=True)
+            self.filesystem.create_dir(self._native(folder), recursive=True)
             target = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            with self.filesystem.open_output_stream(target, compression=None) as stream:
+            with self.filesystem.open_output_stream(self._native(target), compression=None) as stream:
                 stream.write(content)
-            written = self.filesystem.get_file_info(target).size
+            written = self.filesystem.get_file_info(self._native(target)).size
             if written != len(content):
                 raise OSError(f"{written} of {len(content)} bytes were written")
             if self.is_local:
@@ -154,7 +154,7 @@ class Storage:
         path = self._path_of(name)
 
         def add() -> None:
-            with self.filesystem.open_append_stream(path) as stream:
+            with self.filesystem.open_append_stream(self._native(path)) as stream:
                 stream.write(content)
 
         translate_errors(self._display(path), add)
@@ -163,7 +163,7 @@ class Storage:
         """Delete a file. A missing file is no error."""
         path = self._path_of(name)
         try:
-            self._run(path, lambda: self.filesystem.delete_file(path))
+            self._run(path, lambda: self.filesystem.delete_file(self._native(path)))
         except FileNotFoundError:
             pass
         except StorageError:
@@ -173,7 +173,7 @@ class Storage:
     def delete_all(self) -> None:
         """Delete this folder and its content. A missing folder is no error."""
         with contextlib.suppress(FileNotFoundError):
-            self._run(self.path, lambda: self.filesystem.delete_dir(self.path))
+            self._run(self.path, lambda: self.filesystem.delete_dir(self._native(self.path)))
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -187,6 +187,13 @@ class Storage:
 
     def _run(self, path: str, action: Callable[[], T]) -> T:
         return retry(lambda: translate_errors(self._display(path), action), self.retry_timeout_s)
+
+    def _type(self, path: str) -> pafs.FileType:
+        return self._run(path, lambda: self.filesystem.get_file_info(self._native(path))).type
+
+    def _native(self, path: str) -> str | bytes:
+        """The path for pyarrow, which encodes text as UTF-8. A local path may have other bytes."""
+        return os.fsencode(path) if self.is_local else path
 
     def _display(self, path: str) -> str:
         return path if self.is_local else f"{self.scheme}://{path}"

@@ -12,6 +12,7 @@ from infogan_ray.evaluation.metrics import CHECKPOINT, END, LABELLED, QUALITY, R
 from infogan_ray.evaluation.texts import category_rows, compared_text, is_measured, values_text
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import reaches_outside
+from infogan_ray.storage.visible_text import printable
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_command import train_command
 
@@ -20,11 +21,11 @@ SAMPLES = "samples.png"
 
 def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> str:
     """The card's text: pictures, codes with names and bounds, measurements, limits, the training command and usage."""
-    spec = model.spec
+    spec, data = model.spec, printable(str(config.data))
     size = f"{spec.image_size} x {spec.image_size} x {spec.channels}"
     parts = [
         front_matter(config, metrics),
-        f"# InfoGAN on {config.data}",
+        f"# InfoGAN on {data}",
         f"![64 samples]({SAMPLES})",
         f"Images {size}, {metrics['step']:,} steps of batch {config.batch_size}, seed {config.seed}.",
         "## Codes",
@@ -44,7 +45,7 @@ def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> st
 
 def front_matter(config: RunConfig, metrics: dict[str, Any]) -> str:
     """The front matter: YAML between dashes, with tags, the data and measurements."""
-    data = config.data
+    data = None if config.data is None else printable(config.data)
     results = [
         {"type": metric.name, "name": metric.sentence, "value": round(float(metrics[metric.name]), 4)}
         for metric in REGISTRY.values()
@@ -112,9 +113,9 @@ def _categories(metrics: dict[str, Any]) -> list[str]:
 
 
 def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[str]:
-    spec = model.spec
+    spec, data = model.spec, printable(str(config.data))
     lines = [
-        f"The model generates images like those of `{config.data}`, {spec.image_size} pixels wide. Q's predictions for "
+        f"The model generates images like those of `{data}`, {spec.image_size} pixels wide. Q's predictions for "
         "other kinds of images mean nothing.",
         "Training chooses the meaning of a code. A high bound means that Q predicts the code well. It does not mean "
         "that the code is one factor for people. Two kinds of images that look alike can share a category.",

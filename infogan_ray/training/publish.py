@@ -20,6 +20,7 @@ from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.checkpoints import Checkpoint
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.storage.visible_text import to_utf8
 from infogan_ray.training.config import RunConfig, from_saved
 from infogan_ray.training.load_model import load
 from infogan_ray.training.model_card import SAMPLES, model_card, traversal_file
@@ -52,7 +53,7 @@ def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, An
 
 def _with_names(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> dict[str, bytes]:
     """The files of a model folder that contain code names."""
-    files = {CARD: model_card(model, config, metrics).encode()}
+    files = {CARD: to_utf8(model_card(model, config, metrics))}
     if model.names:
         files[NAMES] = json.dumps(model.names, indent=1).encode()
     return files | {traversal_file(name): png(draw(model.traverse(name))) for name in model.codes}
