@@ -17,7 +17,7 @@ from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
-from infogan_ray.training.run_outcome import TrainingFailed
+from infogan_ray.training.run_outcome import OutOfMemory, TrainingFailed
 from tests.conftest import tiny_config
 from tests.fault_injection import all_cpus_taken
 
@@ -39,6 +39,15 @@ def test_two_ranks_train_report_and_publish_without_a_restart(npz: Path, tmp_pat
     assert state["world_size"] == 2 and result.run.model.is_file(manifests.MANIFEST)
     with pytest.raises(RunExists, match="name 'tiny' is taken"):
         run(npz, tmp_path)
+
+
+@pytest.mark.slow
+def test_workers_without_memory_are_restarted_only_to_end(npz: Path, tmp_path: Path) -> None:
+    config = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), workers=2)
+    with pytest.raises(OutOfMemory, match="out of memory with batch_size 16 and network.width 4000000; use smaller"):
+        train(config.override({"network": {"width": 4_000_000}}, "the test"))
+    status = RunDirectory(open_storage(tmp_path / "runs" / "tiny")).get_status()
+    assert status["state"] == "failed" and "use smaller values" in status["message"]
 
 
 @pytest.mark.slow

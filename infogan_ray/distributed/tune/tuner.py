@@ -47,7 +47,7 @@ def run_trials(
 ) -> str:  # fmt: skip
     """Run the trials in ``todo``. Returns the error of the first failed trial, or "". Raises SearchFailed."""
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    connect(log_path(directory.folder), dashboard=wanted.workers != 1)
+    connect(log_path(directory.folder))
     if threading.current_thread() is threading.main_thread():
         # SIGTERM, for example from a spot machine, stops a search as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
