@@ -1,9 +1,7 @@
-"""Prints progress, tables and warnings: with rich on a terminal, as plain lines elsewhere."""
+"""Shows progress and tables: with rich on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from typing import Any
 
@@ -13,7 +11,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from infogan_ray.cli.output import print_json, print_progress, results
 from infogan_ray.evaluation.progress import duration as duration
+from infogan_ray.storage.visible_text import printable
 
 PLAIN_EVERY_S = 10
 
@@ -31,10 +31,10 @@ class TrainDisplay:
         self.bar: Progress | None = None
         if errors.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
             )
             self.bar = Progress(*columns, console=errors, transient=False)
             self.task = self.bar.add_task("starting", total=steps, text="")
@@ -50,10 +50,10 @@ class TrainDisplay:
 
     def __call__(self, report: dict[str, Any]) -> None:
         now = time.monotonic()
-        step, phase = report.get("step", 0), report["phase"]
+        step, phase = report.get("step", 0), printable(report["phase"])
         self.last |= report
         if report.get("say"):
-            errors.print(report["say"], soft_wrap=True, markup=False)
+            print_above(report["say"])
         if self.first is None and "d_loss" in report:
             self.first = (now, step)
         text = self._text(now, step) if "d_loss" in self.last else ""
@@ -62,7 +62,7 @@ class TrainDisplay:
         elif phase != self.phase or now - self.printed >= PLAIN_EVERY_S:
             total = f"/{self.steps}" if self.steps else ""
             where = f": step {step}{total}" if "step" in report else ""
-            errors.print(f"{phase}{where}{'  ' + text if text else ''}", soft_wrap=True)
+            print_above(f"{phase}{where}{'  ' + text if text else ''}")
             self.printed = now
         self.phase = phase
 
@@ -79,18 +79,24 @@ class TrainDisplay:
         return "  ".join(parts)
 
 
+def print_above(line: str) -> None:
+    """Print a line on stderr, above a progress bar or table that is updated."""
+    errors.print(printable(line), soft_wrap=True, markup=False)
+
+
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A rich table on a terminal; tab-separated lines with a header elsewhere."""
-    if sys.stdout.isatty():
-        shown = Table(title=escape(title), title_justify="left")
+    rows = [[printable(" ".join(cell.split())) for cell in row] for row in rows]
+    if results().isatty():
+        shown = Table(title=escape(printable(title)), title_justify="left")
         for column in columns:
             shown.add_column(escape(column), overflow="fold")  # never cut a number
         for row in rows:
             shown.add_row(*map(escape, row))  # a class name may contain rich's markup, such as [b] or :smile:
-        Console(emoji=False).print(shown)
+        Console(file=results(), emoji=False).print(shown)
         return
     for row in [columns, *rows]:
-        print("\t".join(" ".join(cell.split()) for cell in row))
+        print("\t".join(row), file=results())
 
 
 def size(count: float) -> str:
@@ -100,7 +106,7 @@ def size(count: float) -> str:
 def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     """Print a table or one JSON object on stdout."""
     if as_json:
-        print(json.dumps({"rows": rows}))
+        print_json({"rows": rows})
         return
     if not rows:
         print_progress(f"{title}: nothing yet")
@@ -113,15 +119,6 @@ def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
 
     names = [name if "." in name else name.replace("_", " ") for name in rows[0]]
     table(title, names, [[text(value) for value in row.values()] for row in rows])
-
-
-def print_progress(line: str) -> None:
-    """Print on stderr, so that stdout contains only results."""
-    print(line, file=sys.stderr)
-
-
-def warn(line: str) -> None:
-    print_progress(f"infogan: {line}")
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, Any]:

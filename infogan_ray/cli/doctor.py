@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 
 from infogan_ray.cli import display
-from infogan_ray.cli.display import warn
 from infogan_ray.cli.exit_codes import DONE, FAILED
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_json, warn
 from infogan_ray.distributed.submission.registry import backend_of
 
 
@@ -31,7 +30,7 @@ def doctor(arguments: list[str]) -> int:
 
         findings = examine()
     if given.json:
-        print(json.dumps({"findings": [dataclasses.asdict(found) for found in findings]}))
+        print_json({"findings": [dataclasses.asdict(found) for found in findings]})
     else:
         display.table(
             "doctor", ["", "what", "finding"], [[found.mark, found.what, found.finding] for found in findings]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.display import scalars, warn
+from infogan_ray.cli.display import scalars
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_json, print_result, warn
 from infogan_ray.evaluation.metrics import check_selectable
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
@@ -60,9 +60,9 @@ def pull(arguments: list[str]) -> int:
     chosen = pull_model(run, given.checkpoint, metric, config, destination, warn)
     summary = {"model": str(destination), "step": chosen.step, **scalars(chosen.metrics)}
     if given.json:
-        print(json.dumps(summary))
+        print_json(summary)
     else:
-        print(f"{destination}: step {chosen.step:,} of {run.name}, verified")
+        print_result(f"{destination}: step {chosen.step:,} of {run.name}, verified")
     return DONE
 
 

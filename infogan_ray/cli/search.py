@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-import shlex
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +14,7 @@ from infogan_ray.cli import display
 from infogan_ray.cli.display import print_rows
 from infogan_ray.cli.exit_codes import DONE, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse
+from infogan_ray.cli.output import print_json, print_progress, print_result
 from infogan_ray.cli.search_display import SearchDisplay
 from infogan_ray.cli.train import default_name
 from infogan_ray.evaluation.metrics import BOARD_COLUMNS, HEADLINES
@@ -23,6 +22,7 @@ from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, finite, pareto, winner
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.visible_text import shell_command, shell_word
 from infogan_ray.training.config import check_name
 from infogan_ray.training.train_state import checkpoint_bytes
 
@@ -69,12 +69,14 @@ def search(arguments: list[str]) -> int:
     check_name(name)
     if given.start_or_resume and not given.dry_run:
         given = dataclasses.replace(given, resume=SearchDirectory(open_storage(given.storage) / name).exists)
+    from infogan_ray.distributed.cluster.connection import PrintedToLog
     from infogan_ray.distributed.tune import search as tune_search
 
     if given.dry_run:
         return _dry_run(recipe, given, name)
     try:
-        with SearchDisplay(recipe.count, recipe.budget, recipe.rungs) as shown:
+        shown = SearchDisplay(recipe.count, recipe.budget, recipe.rungs)
+        with shown, contextlib.redirect_stdout(PrintedToLog()):
             result = tune_search.search(
                 recipe, open_storage(given.storage), name, resume=given.resume, accept_changes=given.accept_changes,
                 threads=given.threads, data_dir=given.data_dir, listen=shown,
@@ -82,15 +84,17 @@ def search(arguments: list[str]) -> int:
     except tune_search.SearchFailed as error:
         raise Failed(str(error)) from None
     except KeyboardInterrupt:
+        if not SearchDirectory(open_storage(given.storage) / name).exists:
+            raise Failed("interrupted before the search started", INTERRUPTED) from None
         raise Failed(f"interrupted; continue with: {_resume_command(given, name)}", INTERRUPTED) from None
     if given.json:
-        print(json.dumps({"search": result.search.folder.uri, "best": result.best, "rows": result.rows}))
+        print_json({"search": result.search.folder.uri, "best": result.best, "rows": result.rows})
         return DONE
     print_rows(name, board_rows(result.rows, False), False)
     for line in explain(result.rows, recipe.metric, result.search.folder.uri):
-        print(line)
-    print(f"report: {result.search.folder / result.search.REPORT}")
-    print(f"next: infogan pull {shlex.quote(result.search.folder.uri)} best")
+        print_result(line)
+    print_result(f"report: {result.search.folder / result.search.REPORT}")
+    print_result(f"next: infogan pull {shell_word(result.search.folder.uri)} best")
     return DONE
 
 
@@ -143,7 +147,7 @@ def explain(rows: list[Row], metric: str, where: str) -> list[str]:
     if len(finished) >= 3 and not any(finite(row.get("q_score")) for row in finished):
         lines.append(
             "without a categorical code, no rule measures whether a code is one factor; to find the trial whose codes "
-            f"agree most with the others: infogan compare {shlex.quote(where)}"
+            f"agree most with the others: infogan compare {shell_word(where)}"
         )
     return lines
 
@@ -154,7 +158,7 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
 
     local: dict[str, Any] = {"data_dir": given.data_dir, "threads": given.threads}
     configs = [dataclasses.replace(recipe.config(number), **local) for number in range(recipe.count)]
-    images = check_trials(configs, lambda line: print(line, file=sys.stderr)).images
+    images = check_trials(configs, print_progress).images
     if recipe.adaptive:
         propose_trials(recipe, [])  # raises if Optuna is missing
     bytes_all = 0
@@ -167,13 +171,15 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
     print_rows(f"trials of {name}", rows, given.json)
     if not given.json:
         if recipe.adaptive:
-            print(f"the first {recipe.generation} have these values; {recipe.searcher} proposes the others from scores")
+            print_result(
+                f"the first {recipe.generation} have these values; {recipe.searcher} proposes the others from scores"
+            )
         rungs = ", ".join(f"{rung:,}" for rung in recipe.rungs)
         rule = f"the best 1/{recipe.reduction} continue" if recipe.early_stopping else "all continue"
-        print(f"rungs: {rungs} images of {recipe.budget:,}; {rule}, by {recipe.metric}")
+        print_result(f"rungs: {rungs} images of {recipe.budget:,}; {rule}, by {recipe.metric}")
         each = f"{recipe.workers} worker(s) with {given.threads} thread(s) each"
-        print(f"cost: {recipe.count} trials, {steps:,} steps if none is stopped; {each}")
-        print(f"checkpoints: {display.size(bytes_all)} at most, in {open_storage(given.storage) / name}")
+        print_result(f"cost: {recipe.count} trials, {steps:,} steps if none is stopped; {each}")
+        print_result(f"checkpoints: {display.size(bytes_all)} at most, in {open_storage(given.storage) / name}")
     return DONE
 
 
@@ -186,4 +192,4 @@ def _resume_command(given: Search, name: str) -> str:
     ):  # fmt: skip
         words += [flag, str(value)] if value != default else []
     words += [] if given.early_stopping else ["--no-early-stopping"]
-    return shlex.join([*words, "--resume"])
+    return shell_command([*words, "--resume"])

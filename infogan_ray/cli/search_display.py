@@ -46,7 +46,7 @@ class SearchDisplay:
             self.seen_before.setdefault(number, row["images"])  # images from before this attempt
         if event.get("say"):
             line = f"{display.duration(time.monotonic() - self.started)}  {event['say']}"
-            display.errors.print(line, soft_wrap=True, markup=False)
+            display.print_above(line)
 
     def render(self) -> Group:
         table = Table(title=self.heading(), title_justify="left", caption="best trial first", caption_justify="left")

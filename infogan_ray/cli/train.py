@@ -6,16 +6,15 @@ import contextlib
 import dataclasses
 import json
 import os
-import shlex
-import sys
 import time
 from pathlib import Path
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import scalars, warn
+from infogan_ray.cli.display import scalars
 from infogan_ray.cli.exit_codes import DIVERGED, DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse, peek, take_flag
+from infogan_ray.cli.output import print_json, print_progress, print_result, warn
 from infogan_ray.data.feeds.feed_policy import feed_line
 from infogan_ray.distributed.cluster.connection import PrintedToLog
 from infogan_ray.distributed.train import torchrun, trainer
@@ -23,15 +22,17 @@ from infogan_ray.distributed.train.checks import check, runs_in_this_process
 from infogan_ray.evaluation import texts
 from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.storage.visible_text import shell_word
 from infogan_ray.training.config import RunConfig, load_config, preset
 from infogan_ray.training.ddp import gradient_bytes
 from infogan_ray.training.learned_prior import with_measured_prior
 from infogan_ray.training.run_cost import checkpoint_plan, wire_plan
-from infogan_ray.training.run_outcome import HeadLost, TrainingFailed
+from infogan_ray.training.run_outcome import HeadLost, OutOfMemory, TrainingFailed
 from infogan_ray.training.run_setup import resolve_feed
 from infogan_ray.training.train_command import train_command
 from infogan_ray.training.train_state import checkpoint_bytes
 
+NAME_BYTES = 100  # of the data's name in a default name
 EXIT_CODES = {"finished": DONE, "interrupted": INTERRUPTED, "diverged": DIVERGED}
 
 
@@ -52,7 +53,7 @@ def train(arguments: list[str]) -> int:
     if not dry_run or (storage.is_local and not either):  # a dry run does not need an existing bucket
         RunDirectory.check_name(storage, name, config.resume)  # before anything is fetched
     if dry_run:
-        return _dry_run(config)
+        return _dry_run(config, as_json)
     started = time.monotonic()
     try:
         with display.TrainDisplay(config.steps) as shown, contextlib.redirect_stdout(PrintedToLog()):
@@ -60,6 +61,8 @@ def train(arguments: list[str]) -> int:
     except HeadLost as error:
         warn(f"{error}. Continue with: {_resume_command(config)}")
         os._exit(FAILED)  # a normal exit would wait for the dead head and print Ray's traces
+    except OutOfMemory as error:
+        raise Failed(str(error)) from None
     except TrainingFailed as error:
         raise Failed(f"{error}. Continue with: {_resume_command(config)}") from None
     except KeyboardInterrupt:
@@ -75,22 +78,23 @@ def train(arguments: list[str]) -> int:
         hint = f"the last good checkpoint is {last_good}" if last_good else "there is no earlier checkpoint"
         raise Failed(f"{config.name} diverged: {result.message}; {hint}", DIVERGED)
     if as_json:
-        print(json.dumps({"run": result.run.folder.uri, "state": result.state, **scalars(result.metrics)}))
+        print_json({"run": result.run.folder.uri, "state": result.state, **scalars(result.metrics)})
         return DONE
     spec = with_measured_prior(config.latents, result.metrics)
     ceilings = {name: code.ceiling(spec.sigma) for name, code in spec.items()}
     model = result.run.model
     took = display.duration(time.monotonic() - started)
     restarts = f", {result.restarts} worker restarts" if result.restarts else ""
-    print(f"{config.name}: {result.metrics['step']:,} steps in {took}{restarts}; model {model}")
-    print(f"bound (nats): {texts.bound_text(result.metrics, ceilings)}")
-    print(f"clustering error: {texts.clustering_text(result.metrics)}")
-    print(f"image quality: {texts.quality_text(result.metrics)}")
-    print(f"pictures: {model}/samples.png and {model}/traversal_*.png")
+    print_result(f"{config.name}: {result.metrics['step']:,} steps in {took}{restarts}; model {model}")
+    print_result(f"bound (nats): {texts.bound_text(result.metrics, ceilings)}")
+    print_result(f"clustering error: {texts.clustering_text(result.metrics)}")
+    print_result(f"image quality: {texts.quality_text(result.metrics)}")
+    print_result(f"pictures: {model}/samples.png and {model}/traversal_*.png")
     if reported:
-        print(f"report: {result.run.folder}/{RunDirectory.REPORT}")
-    print(f"next: infogan explore {shlex.quote(result.run.folder.uri)}")
-    print(f"      infogan sample {shlex.quote(model.uri)} --set {spec.names[0]}=1 -o one.png")  # 1 is always valid
+        print_result(f"report: {result.run.folder}/{RunDirectory.REPORT}")
+    print_result(f"next: infogan explore {shell_word(result.run.folder.uri)}")
+    value = f"{spec.names[0]}=1"  # 1 is valid for every prior
+    print_result(f"      infogan sample {shell_word(model.uri)} --set {value} -o one.png")
     return DONE
 
 
@@ -101,14 +105,16 @@ def _report(run: RunDirectory) -> bool:
     try:
         write_run_report(run)
     except (UserError, StorageError) as error:
-        warn(f"the report was not written: {error}; write it with: infogan report {shlex.quote(run.folder.uri)}")
+        warn(f"the report was not written: {error}; write it with: infogan report {shell_word(run.folder.uri)}")
         return False
     return True
 
 
 def default_name(what: str) -> str:
-    """A name from the data or the recipe, and the time."""
-    stem = Path(what.partition("?")[0]).stem.replace(" ", "_").lstrip(".-") or "run"
+    """A valid name from the data or the recipe, and the time."""
+    stem = Path(what.partition("?")[0]).stem.lstrip(".-") or "run"
+    stem = "".join(letter if letter.isprintable() and letter not in " \\" else "_" for letter in stem)
+    stem = stem.encode()[:NAME_BYTES].decode(errors="ignore")
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -135,25 +141,30 @@ def train_config(arguments: list[str]) -> RunConfig:
     )  # fmt: skip
 
 
-def _dry_run(config: RunConfig) -> int:
-    found = check(config, say=lambda line: print(line, file=sys.stderr), sample=0)
+def _dry_run(config: RunConfig, as_json: bool) -> int:
+    found = check(config, say=print_progress, sample=0)
     wanted, images = found.wanted, found.images
     steps = config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
+    if as_json:
+        print_json({"config": config.to_dict(), "images": images.count, "steps": steps})
+        return DONE
     generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
-    print(json.dumps(config.to_dict(), indent=1))
-    print(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
-    print(feed_line(resolve_feed(config), images, found.budget))
-    print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
-    print(f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / images.count:.1f} epochs")
-    print(
+    print_result(*json.dumps(config.to_dict(), indent=1).splitlines())
+    print_result(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
+    print_result(feed_line(resolve_feed(config), images, found.budget))
+    print_result(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
+    print_result(
+        f"steps: {steps:,} of {config.batch_size} images, {steps * config.batch_size / images.count:.1f} epochs"
+    )
+    print_result(
         checkpoint_plan(
             config, steps, checkpoint_bytes(spec, config.contrastive), open_storage(config.storage) / str(config.name)
         )
     )
-    print(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.max_workers))
+    print_result(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.max_workers))
     where = "this process" if runs_in_this_process(wanted) else "Ray Train's processes"
-    print(f"runs on: {wanted.text}, in {where}; threads: {wanted.threads_from}")
+    print_result(f"runs on: {wanted.text}, in {where}; threads: {wanted.threads_from}")
     return DONE
 
 
