@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.display import warn
+from infogan_ray.cli.output import warn
 from infogan_ray.distributed.submission import registry
 from infogan_ray.distributed.submission.backend import Backend
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +10,15 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_json, print_progress, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_json, print_progress, print_result, warn
 from infogan_ray.evaluation.model_centrality import centralities, cross_scores
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.visible_text import shell_word
 from infogan_ray.training.load_model import load
 
 
@@ -74,9 +74,9 @@ def compare(arguments: list[str]) -> int:
     display.table("ModelCentrality", ["model", "centrality", "its Q on others", "others' Q on it"], rows)
     if search is not None and search.exists:
         number = names[best].removeprefix("trial ")
-        print(f"next: infogan pull {shlex.quote(search.folder.uri)} --trial {number}")
+        print_result(f"next: infogan pull {shell_word(search.folder.uri)} --trial {number}")
     else:
-        print(f"most central: {names[best]}")
+        print_result(f"most central: {names[best]}")
     return DONE
 
 

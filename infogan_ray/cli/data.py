@@ -11,9 +11,9 @@ import tyro
 from infogan_ray import UserError
 from infogan_ray.cli.data_inspect import inspect
 from infogan_ray.cli.data_prepare import prepare, verify
-from infogan_ray.cli.display import print_progress
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_progress, print_result
 from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.fetch import SOURCES
 
@@ -41,5 +41,5 @@ def data(arguments: list[str]) -> int:
         raise UserError(f"data is '{given.name}'; valid are {', '.join(SOURCES)}")
     images = load_images(given.name, DataConfig(given.data_dir), say=print_progress)
     assert images.test_images is not None
-    print(f"{given.name}: {len(images.images):,} training and {len(images.test_images):,} test images, verified")
+    print_result(f"{given.name}: {len(images.images):,} training and {len(images.test_images):,} test images, verified")
     return DONE

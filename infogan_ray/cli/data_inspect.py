@@ -10,13 +10,14 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_json, print_progress, warn
 from infogan_ray.cli.exit_codes import DONE, FAILED
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_json, print_progress, print_result, warn
 from infogan_ray.cli.output_files import PICTURES, output_path, write_picture
 from infogan_ray.data.datasets import DataConfig
-from infogan_ray.data.image_files import describe, printable
+from infogan_ray.data.image_files import describe
 from infogan_ray.models.traversal import tile
+from infogan_ray.storage.visible_text import printable
 
 MAX_CLASSES_SHOWN = 20  # in the text; --json has all
 
@@ -88,9 +89,9 @@ def _print_survey(survey: Any, found: dict[str, Any], sheet: str | None) -> None
     ]
     display.table(str(survey.source.path), ["what", "found"], rows)
     for name, reason in broken.items():
-        print(f"broken: {printable(name)} {reason}")
+        print_result(f"broken: {printable(name)} {reason}")
     if sheet is not None:
-        print(f"contact sheet: {sheet}, {len(survey.sheet)} images as training sees them")
+        print_result(f"contact sheet: {sheet}, {len(survey.sheet)} images as training sees them")
     _print_proposal(survey)
 
 
@@ -104,21 +105,23 @@ def _print_arrays(found: Any, sheet: str | None) -> None:
     ]
     display.table(str(found.path), ["what", "found"], rows)
     if sheet is not None:
-        print(f"contact sheet: {sheet}, {len(found.sheet)} images as training sees them")
+        print_result(f"contact sheet: {sheet}, {len(found.sheet)} images as training sees them")
     _print_proposal(found)
 
 
 def _print_proposal(found: Any) -> None:
     proposal = found.proposal
     if proposal is None:
-        print("too few images to propose a training command")
+        print_result("too few images to propose a training command")
         return
-    print(f"memory: {display.size(found.memory_bytes)} for the images, in the driver and in each worker")
+    print_result(f"memory: {display.size(found.memory_bytes)} for the images, in the driver and in each worker")
     if proposal.max_bad > DataConfig().max_bad:
-        print(f"more than {DataConfig().max_bad:.0%} are broken: repair them, or skip them with the command below")
+        print_result(
+            f"more than {DataConfig().max_bad:.0%} are broken: repair them, or skip them with the command below"
+        )
     if "--prior.learn" in proposal.command:
-        print("some classes are much larger than others: --prior.learn lets the categories have different sizes")
-    print(f"next: {proposal.command}")
+        print_result("some classes are much larger than others: --prior.learn lets the categories have different sizes")
+    print_result(f"next: {proposal.command}")
 
 
 def _test_part(found: Any) -> str:

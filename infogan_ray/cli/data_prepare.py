@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -13,14 +12,15 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_json, print_progress, warn
 from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_json, print_progress, print_result, warn
 from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.image_files import describe
 from infogan_ray.data.progress import Pace, counted
 from infogan_ray.data.shards.dataset import RAW, TEST, TRAIN, ShardSet, check, open_shards
 from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.visible_text import shell_command, shell_word
 from infogan_ray.training.disk_room import disk_warning
 
 
@@ -86,7 +86,7 @@ def prepare(arguments: list[str]) -> int:
 
     in_memory = job.kind == "arrays"
     shown, started = ProgressLine(job.count(), "images"), time.monotonic()
-    again = shlex.join(["infogan", "data", "prepare", *(word for word in arguments if word != "--overwrite")])
+    again = shell_command(["infogan", "data", "prepare", *(word for word in arguments if word != "--overwrite")])
     try:
         with shown:
             shards = data_preparation.prepare(
@@ -113,7 +113,7 @@ def _job(given: Prepare, config: DataConfig) -> Any:
     if given.encoding == RAW and size is None:
         raise UserError(
             f"image_size is not set; raw images of {given.source} need it, for example --image-size 64; to see the "
-            f"sizes: infogan data inspect {shlex.quote(given.source)}; or keep the files unchanged: --encoding encoded"
+            f"sizes: infogan data inspect {shell_word(given.source)}; or keep the files unchanged: --encoding encoded"
         )
     if size is not None and (size < 1 or channels not in (1, 3)):
         raise UserError(f"image_size is {size} and channels is {channels}; valid are 1 or more, and 1 or 3")
@@ -132,12 +132,14 @@ def _plan(given: Prepare, job: Any, folder: Any) -> int:
     if given.json:
         print_json(plan)
         return DONE
-    print(f"source: {job.name}, {job.kind}: {job.count(TRAIN):,} training images, {job.count(TEST):,} test images")
+    print_result(
+        f"source: {job.name}, {job.kind}: {job.count(TRAIN):,} training images, {job.count(TEST):,} test images"
+    )
     settings = job.settings
     images = counted(settings.rows_per_shard, "image")
-    print(f"tasks: {len(tasks):,} of {images}; row groups of {settings.rows_per_group:,}")
-    print(f"bytes: {display.size(plan['bytes'])} before compression, {job.image_bytes:,} per image, in {folder}")
-    print(f"already done: {counted(done, 'task')}")
+    print_result(f"tasks: {len(tasks):,} of {images}; row groups of {settings.rows_per_group:,}")
+    print_result(f"bytes: {display.size(plan['bytes'])} before compression, {job.image_bytes:,} per image, in {folder}")
+    print_result(f"already done: {counted(done, 'task')}")
     return DONE
 
 
@@ -154,14 +156,16 @@ def _report(given: Prepare, shards: ShardSet, seconds: float, fresh: int) -> int
         return DONE
     rate = f", {fresh / seconds:,.0f} images/s" if fresh and seconds > 0 else ", all tasks were already done"
     classes = counted(len(shards.classes), "class", "classes") if shards.classes else "no classes"
-    print(f"{shards.folder}: {shards.count(TRAIN):,} training and {shards.count(TEST):,} test images, {classes}")
-    print(f"{counted(len(both), 'shard')}, {display.size(total)}, in {display.duration(seconds)}{rate}")
-    print(f"conversions: {describe(Counter(about['conversions'])) or 'none'}")
+    print_result(f"{shards.folder}: {shards.count(TRAIN):,} training and {shards.count(TEST):,} test images, {classes}")
+    print_result(f"{counted(len(both), 'shard')}, {display.size(total)}, in {display.duration(seconds)}{rate}")
+    print_result(f"conversions: {describe(Counter(about['conversions'])) or 'none'}")
     if about["broken"]:
         some = ", ".join(list(about["broken_files"])[:3])
-        print(f"broken and skipped: {about['broken']:,} ({some}); the full list is in {shards.folder}/MANIFEST.json")
+        print_result(
+            f"broken and skipped: {about['broken']:,} ({some}); the full list is in {shards.folder}/MANIFEST.json"
+        )
     size = "" if shards.encoding == RAW else " --image-size 64 --channels 3"
-    print(f"next: infogan train --data {shlex.quote(shards.folder.uri)}{size} --steps 20000")
+    print_result(f"next: infogan train --data {shell_word(shards.folder.uri)}{size} --steps 20000")
     return DONE
 
 
@@ -191,7 +195,7 @@ def verify(arguments: list[str]) -> int:
     for line in wrong:
         warn(line)
     if not given.json and not wrong:
-        print(f"{shards.folder}: {counted(len(both), 'shard')}, {display.size(read)}, all correct")
+        print_result(f"{shards.folder}: {counted(len(both), 'shard')}, {display.size(read)}, all correct")
     return FAILED if wrong else DONE
 
 

@@ -1,8 +1,7 @@
-"""Prints progress, tables and warnings: with rich on a terminal, as plain lines elsewhere."""
+"""Shows progress and tables: with rich on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
@@ -12,9 +11,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from infogan_ray.cli.output import print_json, print_progress, results
 from infogan_ray.data.progress import Pace
 from infogan_ray.data.progress import duration as duration
-from infogan_ray.storage.json_text import to_json
+from infogan_ray.storage.visible_text import printable
 
 PLAIN_EVERY_S = 10
 
@@ -35,10 +35,10 @@ class TrainDisplay:
         self.bar: Progress | None = None
         if errors.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
             )
             self.bar = Progress(*columns, console=errors, transient=False)
             self.task = self.bar.add_task("starting", total=None, text="")
@@ -70,7 +70,7 @@ class TrainDisplay:
         elif phase != self.phase or now - self.printed >= PLAIN_EVERY_S:
             total = f"/{self.steps}" if self.steps else ""
             where = f": step {step}{total}" if "step" in report else ""
-            errors.print(f"{phase}{where}{'  ' + text if text else ''}", soft_wrap=True)
+            print_above(f"{phase}{where}{'  ' + text if text else ''}")
             self.printed = now
         self.phase = phase
 
@@ -87,27 +87,28 @@ class TrainDisplay:
         return "  ".join(filter(None, parts))
 
 
+def print_above(line: str) -> None:
+    """Print a line on stderr, above a progress bar or table that is updated."""
+    errors.print(printable(line), soft_wrap=True, markup=False)
+
+
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A rich table on a terminal; tab-separated lines with a header elsewhere."""
-    if sys.stdout.isatty():
-        shown = Table(title=escape(title), title_justify="left")
+    rows = [[printable(" ".join(cell.split())) for cell in row] for row in rows]
+    if results().isatty():
+        shown = Table(title=escape(printable(title)), title_justify="left")
         for column in columns:
             shown.add_column(escape(column), overflow="fold")  # never cut a number
         for row in rows:
             shown.add_row(*map(escape, row))  # a class name may contain rich's markup, such as [b] or :smile:
-        Console(emoji=False).print(shown)
+        Console(file=results(), emoji=False).print(shown)
         return
     for row in [columns, *rows]:
-        print("\t".join(" ".join(cell.split()) for cell in row))
+        print("\t".join(row), file=results())
 
 
 def size(count: float) -> str:
     return decimal(round(count))
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on stdout."""
-    print(to_json(value))
 
 
 def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -127,15 +128,6 @@ def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     names = [key if "." in key else key.replace("_", " ") for key in keys]
     table(title, names, [[text(row.get(key)) for key in keys] for row in rows])
-
-
-def print_progress(line: str) -> None:
-    """Print on stderr, so that stdout contains only results."""
-    print(line, file=sys.stderr)
-
-
-def warn(line: str) -> None:
-    print_progress(f"infogan: {line}")
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_json, warn
 from infogan_ray.cli.exit_codes import DONE, FAILED
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_json, warn
 from infogan_ray.distributed.submission.registry import backend_of
 
 

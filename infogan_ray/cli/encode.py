@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import torch
 import tyro
 
-from infogan_ray.cli.display import print_progress, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_progress, print_result, warn
 from infogan_ray.cli.output_files import output_path, write_output
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.formats.collection import EncodedImages
@@ -62,5 +62,5 @@ def encode(arguments: list[str]) -> int:
         for name, values in model.encode(images).items()
     }
     write_output(output, lambda file: pq.write_table(pa.table({"image": names, **columns}), file))
-    print(f"{output}: {len(names):,} images")
+    print_result(f"{output}: {len(names):,} images")
     return DONE

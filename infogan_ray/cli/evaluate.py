@@ -11,9 +11,9 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_json, print_progress, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import extra, parse
+from infogan_ray.cli.output import print_json, print_progress, print_result, warn
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.factors import open_factors
 from infogan_ray.evaluation import texts
@@ -100,19 +100,19 @@ def evaluate(arguments: list[str]) -> int:
         return DONE
     rows = [[name, f"{metrics[f'mi/{name}']:.3f}", f"{code.ceiling(spec.sigma):.3f}"] for name, code in spec.items()]
     display.table("bound in nats", ["code", "bound", "ceiling"], rows)
-    print(texts.named_text(metrics, of_group(BOUND)))
+    print_result(texts.named_text(metrics, of_group(BOUND)))
     if data is not None:
-        print(f"clustering error: {texts.clustering_text(metrics, spec)}")
+        print_result(f"clustering error: {texts.clustering_text(metrics, spec)}")
     else:
-        print("clustering error: not measured: there are no images; give them with --data")
+        print_result("clustering error: not measured: there are no images; give them with --data")
     if category_rows := texts.category_rows(metrics):
         display.table("labels in each category", ["category", "test images", "labels"], category_rows)
-    print(f"image quality: {texts.quality_text(metrics)}")
-    print(f"real images, without labels: {texts.sorting_text(metrics, spec)}")
+    print_result(f"image quality: {texts.quality_text(metrics)}")
+    print_result(f"real images, without labels: {texts.sorting_text(metrics, spec)}")
     if given.quality:
-        print("\n".join(texts.fidelity_lines(metrics["quality"])))
+        print_result(*texts.fidelity_lines(metrics["quality"]))
     if inception is not None:
-        print(texts.fid_text(metrics["fid"]))
+        print_result(texts.fid_text(metrics["fid"]))
     if factors is not None:
         _print_disentanglement(metrics["disentanglement"], factors.names)
     return DONE
@@ -121,7 +121,7 @@ def evaluate(arguments: list[str]) -> int:
 def _print_disentanglement(scores: dict[str, Any], names: tuple[str, ...]) -> None:
     known = [[code, *(f"{row[name]:.2f}" for name in names)] for code, row in scores["information"].items()]
     display.table(f"share of each factor of {scores['factors_of']} that a code contains", ["code", *names], known)
-    print(texts.disentanglement_text(scores, len(names)))
+    print_result(texts.disentanglement_text(scores, len(names)))
 
 
 def _trained_in(model: InfoGAN) -> RunConfig | None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.display import print_progress
 from infogan_ray.cli.exit_codes import DONE, Failed
 from infogan_ray.cli.flags import extra, parse
+from infogan_ray.cli.output import print_progress, print_result
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.storage.file_system import open_storage
 
@@ -68,11 +68,11 @@ def explore(arguments: list[str]) -> int:
         raise UserError(f"{TOKEN} has {len(token)} characters; it must have at least {MIN_TOKEN_LENGTH}")
     with _listen(given.host, given.port) as listener:
         address = _address(given.host, listener.getsockname()[1], token)
-        print(f"explorer of {root}: {address}", flush=True)
+        print_result(f"explorer of {root}: {address}")
         if os.environ.get("SSH_CONNECTION") and given.host in LOOPBACK:
             port = listener.getsockname()[1]
-            print(f"from your own machine: ssh -L {port}:127.0.0.1:{port} THIS_HOST, then open this link", flush=True)
-        print("press Ctrl-C to stop", flush=True)
+            print_result(f"from your own machine: ssh -L {port}:127.0.0.1:{port} THIS_HOST, then open this link")
+        print_result("press Ctrl-C to stop")
         if given.open:
             import webbrowser
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from infogan_ray.cli.display import warn
 from infogan_ray.cli.exit_codes import DONE, Failed
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_result, warn
 from infogan_ray.models.export import ExportFailed
 from infogan_ray.models.export import export as export_model
+from infogan_ray.storage.visible_text import shell_word
 from infogan_ray.training.load_model import load
 
 
@@ -38,6 +38,6 @@ def export(arguments: list[str]) -> int:
         max_error = export_model(model, folder, given.format)
     except ExportFailed as error:
         raise Failed(str(error)) from None
-    print(f"{folder}: generator and recognition network; largest difference from the model {max_error:.1g}")
-    print(f"how to use them: python {shlex.quote(str(folder / 'example.py'))}")
+    print_result(f"{folder}: generator and recognition network; largest difference from the model {max_error:.1g}")
+    print_result(f"how to use them: python {shell_word(str(folder / 'example.py'))}")
     return DONE

@@ -12,6 +12,8 @@ import tyro
 from infogan_ray import UserError
 from infogan_ray.cli import flag_errors
 from infogan_ray.cli.exit_codes import Failed
+from infogan_ray.cli.output import results
+from infogan_ray.training.config_fields import check_numbers
 
 START_OR_RESUME = "--start-or-resume"
 T = TypeVar("T")
@@ -45,8 +47,8 @@ def parse(
     options: dict[str, Any] = {"args": list(arguments), "description": description}
     options |= {"config": (tyro.conf.OmitArgPrefixes,)} if default is None else {"default": default}
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(kind, prog=f"infogan {command}", **options)
+        with contextlib.redirect_stdout(results()), contextlib.redirect_stderr(io.StringIO()):  # stdout: --help
+            found = tyro.cli(kind, prog=f"infogan {command}", **options)
     except SystemExit as end:
         if not end.code:
             raise
@@ -55,6 +57,8 @@ def parse(
             tyro.cli(kind, prog=f"infogan {command}", **options)
         reason = flag_errors.in_one_line(message.getvalue(), kind, default is not None, taken)
         raise UserError(f"{reason}; see 'infogan {command} --help'") from None
+    check_numbers(found)
+    return found
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO
@@ -14,10 +13,11 @@ import tyro
 from infogan_ray import UserError
 from infogan_ray.cli import display
 from infogan_ray.cli.backend_flags import open_backend, place_flags, with_backend_flags
-from infogan_ray.cli.display import print_json, print_progress, warn
 from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse, peek
+from infogan_ray.cli.output import print_json, print_progress, print_result, results, warn
 from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job
+from infogan_ray.storage.visible_text import shell_command
 
 POLL_S = 1.0
 STOP_TIMEOUT_S = 60.0
@@ -41,10 +41,10 @@ def jobs(arguments: list[str]) -> int:
     if given.action != "list" and not given.id:
         raise UserError(f"id is not given; write infogan jobs {given.action} ID; 'infogan jobs' lists the ids")
     if given.action == "logs" and given.follow:
-        return follow(backend, given.id, place, sys.stdout)
+        return follow(backend, given.id, place, results())
     if given.action == "logs":
         for piece in backend.logs(given.id, follow=False):
-            print(piece, end="", flush=True)
+            print(piece, end="", flush=True, file=results())
         return DONE
     if given.action == "stop":
         return _stop(backend, given.id, place)
@@ -58,7 +58,7 @@ def jobs(arguments: list[str]) -> int:
         display.table(f"jobs at {cluster}", columns, [_row(job) for job in found])
         for job in found:
             if given.action == "status" and job.message:
-                print(job.message)
+                print_result(*job.message.splitlines())
     return DONE
 
 
@@ -80,14 +80,14 @@ def follow(backend: Backend, id: str, place: list[str], to: TextIO) -> int:
 def _stop(backend: Backend, id: str, place: list[str]) -> int:
     before = backend.job(id)
     if before.state in FINAL_STATES:
-        print(f"{id} has already ended: {before.state}")
+        print_result(f"{id} has already ended: {before.state}")
         return DONE
     backend.stop(id)
     warn(f"stopping {id}, with a last checkpoint ...")
     job = _wait_for_end(backend, id)
     if job.state not in FINAL_STATES:
         raise Failed(f"{id} is still {job.state} after {STOP_TIMEOUT_S:.0f} s; check it with: infogan jobs status {id}")
-    print(f"{id} {job.state}")
+    print_result(f"{id} {job.state}")
     words = shlex.split(job.command)[1:]
     if name := peek(words, "--name"):
         warn(f"continue it: {infogan_command('submit', *place, '--', *with_resume(words, name))}")
@@ -109,7 +109,7 @@ def with_resume(words: list[str], name: str) -> list[str]:
 
 
 def infogan_command(*words: str) -> str:
-    return shlex.join(["infogan", *words])
+    return shell_command(["infogan", *words])
 
 
 def _row(job: Job) -> list[str]:

@@ -7,7 +7,6 @@ called, so that ``infogan --help`` is fast.
 from __future__ import annotations
 
 import difflib
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from importlib import import_module
 
 from infogan_ray import UserError
 from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE, Failed
+from infogan_ray.cli.output import print_result, results_alone_on_stdout, warn
 
 COMMANDS = {
     "train": "train an InfoGAN in this process, or with many workers on a cluster",
@@ -59,28 +59,28 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    _replace_unencodable()
     try:
-        return _main(list(sys.argv[1:] if argv is None else argv))
-    except KeyboardInterrupt:  # also while torch is imported
-        return _error("interrupted", INTERRUPTED)
-
-
-def _replace_unencodable() -> None:
-    """Avoid exceptions if the output is not UTF-8: missing characters become question marks or escapes."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+        with results_alone_on_stdout():
+            try:
+                return _main(list(sys.argv[1:] if argv is None else argv))
+            except KeyboardInterrupt:  # also while torch is imported
+                return _error("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of the results has closed the pipe, as `| head` does
+        return DONE
+    except OSError as error:  # the last results cannot be written, for example to a full disk
+        if error.strerror is None:
+            raise
+        return _error(f"stdout: {error.strerror}", FAILED)
 
 
 def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(help_text())
+        print_result(*help_text().splitlines())
         return DONE if arguments else USAGE
     if arguments[0] == "--version":
         from infogan_ray import __version__
 
-        print(f"infogan-ray {__version__}")
+        print_result(f"infogan-ray {__version__}")
         return DONE
     name = arguments[0]
     if name not in COMMANDS:
@@ -96,19 +96,25 @@ def _run(name: str, arguments: list[str]) -> int:
     from infogan_ray.distributed.submission.backend import SubmissionFailed
     from infogan_ray.storage.file_system import StorageError
     from infogan_ray.storage.manifests import BadCheckpoint
+    from infogan_ray.training.run_outcome import TrainingFailed
 
     try:
         command: int = getattr(import_module(f"infogan_ray.cli.{name}"), name)(arguments)
         return command
     except Failed as error:
         return _error(str(error), error.code)
-    except (BadCheckpoint, StorageError, SubmissionFailed) as error:
+    except (BadCheckpoint, StorageError, SubmissionFailed, TrainingFailed) as error:
         return _error(str(error), FAILED)
     except UserError as error:
         return _error(str(error), USAGE)
-    except BrokenPipeError:  # the reader of our output has closed the pipe, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+    except (MemoryError, RuntimeError) as error:
+        from infogan_ray.training.out_of_memory import is_out_of_memory, request
+
+        if not is_out_of_memory(error):
+            raise
+        return _error(f"out of memory: {request(error)}", FAILED)
+    except BrokenPipeError:
+        raise
     except OSError as error:  # for example a full disk or a folder without permission
         if error.strerror is None:
             raise
@@ -117,5 +123,5 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _error(message: str, code: int) -> int:
-    print(f"infogan: {message}", file=sys.stderr)
+    warn(message)
     return code

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.display import warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_result, warn
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.training.load_model import load
 from infogan_ray.training.publish import name_codes
@@ -36,5 +36,5 @@ def name(arguments: list[str]) -> int:
     model = load(given.model, warn)
     names = name_codes(open_storage(given.model), pairs) if pairs else model.names
     for code in model.codes:
-        print(f"{code} {names[code]}" if code in names else code)
+        print_result(f"{code} {names[code]}" if code in names else code)
     return DONE

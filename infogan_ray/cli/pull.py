@@ -8,9 +8,10 @@ from pathlib import Path
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.display import print_json, scalars, warn
+from infogan_ray.cli.display import scalars
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_json, print_result, warn
 from infogan_ray.evaluation.metrics import check_selectable
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
@@ -61,7 +62,7 @@ def pull(arguments: list[str]) -> int:
     if given.json:
         print_json(summary)
     else:
-        print(f"{destination}: step {chosen.step:,} of {run.name}, verified")
+        print_result(f"{destination}: step {chosen.step:,} of {run.name}, verified")
     return DONE
 
 

@@ -8,6 +8,7 @@ import tyro
 
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_result
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
@@ -35,5 +36,5 @@ def report(arguments: list[str]) -> int:
         from infogan_ray.web.reports.run import write_run_report
 
         write_run_report(RunDirectory(folder))
-    print(f"{folder}/{RunDirectory.REPORT}")
+    print_result(f"{folder}/{RunDirectory.REPORT}")
     return DONE

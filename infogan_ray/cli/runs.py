@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
 import tyro
 
-from infogan_ray.cli.display import print_json, print_progress, print_rows, warn
+from infogan_ray.cli.display import print_rows
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_json, print_progress, print_result, warn
 from infogan_ray.cli.search import board_rows
 from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.metrics import CHECKPOINT, headlines_of
@@ -18,6 +18,7 @@ from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, list_runs
+from infogan_ray.storage.visible_text import shell_word
 from infogan_ray.training.run_listing import outcome, run_row, state_of
 
 
@@ -44,7 +45,7 @@ def runs(arguments: list[str]) -> int:
     print_rows(str(storage), rows, given.json)
     for entry in storage.entries():
         if entry.is_folder and (search := SearchDirectory(storage / entry.name)).exists:
-            warn(f"{entry.name} is a search; its leaderboard: infogan runs {shlex.quote(search.folder.uri)}")
+            warn(f"{entry.name} is a search; its leaderboard: infogan runs {shell_word(search.folder.uri)}")
     return DONE
 
 
@@ -65,7 +66,7 @@ def _one_run(run: RunDirectory, as_json: bool) -> int:
         print_json({**found, "state": state, "rows": rows})
     else:
         cause = f": {found['cause']}" if found["cause"] else ""
-        print(f"{run.folder}: {state} at step {found['step']:,}{cause}")
+        print_result(f"{run.folder}: {state} at step {found['step']:,}{cause}")
         print_rows(f"checkpoints of {run.name}", rows, False)
     for error in bad:
         kind = "unfinished" if isinstance(error, manifests.IncompleteCheckpoint) else "broken"

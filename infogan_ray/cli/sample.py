@@ -9,9 +9,9 @@ import numpy as np
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.display import warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_result, warn
 from infogan_ray.cli.output_files import PICTURES, output_path, write_output, write_picture
 from infogan_ray.models.traversal import tile
 from infogan_ray.training.load_model import load
@@ -45,5 +45,5 @@ def sample(arguments: list[str]) -> int:
     else:
         scale = max(1, round(56 / model.spec.image_size))
         write_picture(output, tile(images, columns=min(given.n, 8), scale=scale))
-    print(output)
+    print_result(str(output))
     return DONE

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import shlex
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,10 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_json, print_rows, warn
+from infogan_ray.cli.display import print_rows
 from infogan_ray.cli.exit_codes import DONE, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse
+from infogan_ray.cli.output import print_json, print_progress, print_result, warn
 from infogan_ray.cli.search_display import SearchDisplay
 from infogan_ray.cli.train import default_name
 from infogan_ray.data.progress import counted
@@ -24,6 +24,7 @@ from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, finite, pareto, winner
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import check_new_name
+from infogan_ray.storage.visible_text import shell_command, shell_word
 from infogan_ray.training.config import check_name
 from infogan_ray.training.disk_room import search_warning
 from infogan_ray.training.run_cost import trials_bytes
@@ -77,12 +78,14 @@ def search(arguments: list[str]) -> int:
     recipe = recipe_of(given)
     if not given.resume and not given.start_or_resume:
         check_new_name(name)  # before anything is fetched
+    from infogan_ray.distributed.cluster.connection import PrintedToLog
     from infogan_ray.distributed.tune import search as tune_search
 
     if given.dry_run:
         return _dry_run(recipe, given, name)
     try:
-        with SearchDisplay(recipe.count, recipe.budget, recipe.rungs) as shown:
+        shown = SearchDisplay(recipe.count, recipe.budget, recipe.rungs)
+        with shown, contextlib.redirect_stdout(PrintedToLog()):
             result = tune_search.search(
                 recipe, open_storage(given.storage), name, resume=given.resume, accept_changes=given.accept_changes,
                 threads=given.threads, data_dir=given.data_dir, listen=shown,
@@ -91,15 +94,17 @@ def search(arguments: list[str]) -> int:
     except tune_search.SearchFailed as error:
         raise Failed(str(error)) from None
     except KeyboardInterrupt:
+        if not SearchDirectory(open_storage(given.storage) / name).exists:
+            raise Failed("interrupted before the search started", INTERRUPTED) from None
         raise Failed(f"interrupted; continue with: {_resume_command(given, name)}", INTERRUPTED) from None
     if given.json:
         print_json({"search": result.search.folder.uri, "best": result.best, "rows": result.rows})
         return DONE
     print_rows(name, board_rows(result.rows, False), False)
     for line in explain(result.rows, recipe.metric, result.search.folder.uri):
-        print(line)
-    print(f"report: {result.search.folder / result.search.REPORT}")
-    print(f"next: infogan pull {shlex.quote(result.search.folder.uri)} best")
+        print_result(line)
+    print_result(f"report: {result.search.folder / result.search.REPORT}")
+    print_result(f"next: infogan pull {shell_word(result.search.folder.uri)} best")
     return DONE
 
 
@@ -163,7 +168,7 @@ def explain(rows: list[Row], metric: str, where: str) -> list[str]:
     if len(finished) >= 3 and not any(finite(row.get("q_score")) for row in finished):
         lines.append(
             "without a categorical code, no rule measures whether a code is one factor; to find the trial whose codes "
-            f"agree most with the others: infogan compare {shlex.quote(where)}"
+            f"agree most with the others: infogan compare {shell_word(where)}"
         )
     return lines
 
@@ -174,7 +179,7 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
 
     local: dict[str, Any] = {"data_dir": given.data_dir, "threads": given.threads}
     configs = [dataclasses.replace(recipe.config(number), **local) for number in range(recipe.count)]
-    images = check_trials(configs, lambda line: print(line, file=sys.stderr)).images
+    images = check_trials(configs, print_progress).images
     folder = open_storage(given.storage) / name
     if recipe.adaptive:
         propose_trials(recipe, [])  # raises if Optuna is missing
@@ -183,13 +188,15 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
     print_rows(f"trials of {name}", rows, given.json)
     if not given.json:
         if recipe.adaptive:
-            print(f"the first {recipe.generation} have these values; {recipe.searcher} proposes the others from scores")
+            print_result(
+                f"the first {recipe.generation} have these values; {recipe.searcher} proposes the others from scores"
+            )
         rungs = ", ".join(f"{rung:,}" for rung in recipe.rungs)
         rule = f"the best 1/{recipe.reduction} continue" if recipe.early_stopping else "all continue"
-        print(f"rungs: {rungs} images of {recipe.budget:,}; {rule}, by {recipe.metric}")
+        print_result(f"rungs: {rungs} images of {recipe.budget:,}; {rule}, by {recipe.metric}")
         each = f"{counted(recipe.workers, 'worker')} with {counted(given.threads, 'thread')} each"
-        print(f"cost: {counted(recipe.count, 'trial')}, {steps:,} steps if none is stopped; {each}")
-        print(f"checkpoints: {display.size(trials_bytes(configs, images))} at most, in {folder}")
+        print_result(f"cost: {counted(recipe.count, 'trial')}, {steps:,} steps if none is stopped; {each}")
+        print_result(f"checkpoints: {display.size(trials_bytes(configs, images))} at most, in {folder}")
     if warning := search_warning(configs, images, folder):
         warn(warning)
     return DONE
@@ -204,4 +211,4 @@ def _resume_command(given: Search, name: str) -> str:
     ):  # fmt: skip
         words += [flag, str(value)] if value != default else []
     words += [] if given.early_stopping else ["--no-early-stopping"]
-    return shlex.join([*words, "--resume"])
+    return shell_command([*words, "--resume"])

@@ -48,7 +48,7 @@ class SearchDisplay:
             self.pace.report(sum(row["images"] - self.seen_before[number] for number, row in self.rows.items()))
         if event.get("say"):
             line = f"{display.duration(time.monotonic() - self.started)}  {event['say']}"
-            display.errors.print(line, soft_wrap=True, markup=False)
+            display.print_above(line)
 
     def render(self) -> Group:
         table = Table(title=self.heading(), title_justify="left", caption="best trial first", caption_justify="left")

@@ -13,9 +13,9 @@ from typing import Any
 import tyro
 
 from infogan_ray import UserError
-from infogan_ray.cli.display import warn
 from infogan_ray.cli.exit_codes import DONE, Failed
 from infogan_ray.cli.flags import extra, parse
+from infogan_ray.cli.output import print_result, warn
 
 
 @dataclass
@@ -51,8 +51,8 @@ def serve(arguments: list[str]) -> int:
         with serving(path, given.host, given.port, given.replicas, open_to_all=loopback):
             shown = f"[{given.host}]" if ":" in given.host else given.host
             header = f' -H "Authorization: Bearer ${TOKEN}"' if token else ""
-            print(f"{given.model} at http://{shown}:{given.port}; press Ctrl-C to stop", flush=True)
-            print(f"""curl{header} http://{shown}:{given.port}/sample -d '{{"n": 16}}' -o samples.png""", flush=True)
+            print_result(f"{given.model} at http://{shown}:{given.port}; press Ctrl-C to stop")
+            print_result(f"""curl{header} http://{shown}:{given.port}/sample -d '{{"n": 16}}' -o samples.png""")
             stop.wait()
     except ServiceFailed as error:
         raise Failed(f"the service did not start: {error}") from None

@@ -11,10 +11,10 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli.backend_flags import open_backend, place_flags, with_backend_flags
-from infogan_ray.cli.display import print_json, warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.jobs import follow, infogan_command, with_resume
+from infogan_ray.cli.output import print_json, print_result, results, warn
 from infogan_ray.cli.search import parse_search
 from infogan_ray.cli.train import default_name, train_config
 from infogan_ray.data.formats.celeba import is_attribute
@@ -51,20 +51,20 @@ def submit(arguments: list[str]) -> int:
     cluster, backend = open_backend(given, "SUBMIT_FLAGS")
     work = work_of(arguments[cut + 1 :], given, backend.REMOTE)
     if given.dry_run:
-        print(backend.plan(work))
+        print_result(*backend.plan(work).splitlines())
         return DONE
     id = backend.submit(work)
     place = place_flags(given)
     if given.json:
         print_json({"job": id, "name": work.name, "cluster": cluster, "command": work.command})
     else:
-        print(id)
+        print_result(id)
     follow_command = infogan_command("jobs", "logs", id, "--follow", *place)
     warn(f"{work.name} was submitted to {cluster}; follow it with: {follow_command}")
     flags = [word for word in arguments[:cut] if word not in ("--follow", "--json")]
     again = infogan_command("submit", *flags, "--", *with_resume(arguments[cut + 1 :], work.name))
     warn(f"if the cluster is lost, continue with: {again}")
-    return follow(backend, id, place, sys.stderr if given.json else sys.stdout) if given.follow else DONE
+    return follow(backend, id, place, sys.stderr if given.json else results()) if given.follow else DONE
 
 
 def work_of(arguments: list[str], given: Submit, remote: bool) -> Work:

@@ -6,17 +6,16 @@ import contextlib
 import dataclasses
 import json
 import os
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.cli import display
-from infogan_ray.cli.display import print_json, scalars, warn
+from infogan_ray.cli.display import scalars
 from infogan_ray.cli.exit_codes import DIVERGED, DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse, peek, take_flag
+from infogan_ray.cli.output import print_json, print_progress, print_result, warn
 from infogan_ray.data.feeds.feed_policy import feed_line
 from infogan_ray.data.image_set import AUTO
 from infogan_ray.data.progress import counted
@@ -26,6 +25,7 @@ from infogan_ray.distributed.train.checks import check, runs_in_this_process
 from infogan_ray.evaluation import texts
 from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory, plain_name
+from infogan_ray.storage.visible_text import shell_word
 from infogan_ray.training import resume
 from infogan_ray.training.config import RunConfig, load_values
 from infogan_ray.training.ddp import gradient_bytes
@@ -33,7 +33,7 @@ from infogan_ray.training.disk_room import run_warning
 from infogan_ray.training.learned_prior import with_measured_prior
 from infogan_ray.training.run_cost import checkpoint_plan, checkpoint_size, steps_plan, wire_plan
 from infogan_ray.training.run_listing import outcome
-from infogan_ray.training.run_outcome import LAST_STATUS_S, HeadLost, TrainingFailed
+from infogan_ray.training.run_outcome import LAST_STATUS_S, HeadLost, OutOfMemory, TrainingFailed
 from infogan_ray.training.run_setup import resolve_feed
 from infogan_ray.training.train_command import train_command
 
@@ -58,7 +58,7 @@ def train(arguments: list[str]) -> int:
     if not dry_run or (storage.is_local and not either):  # a dry run does not need an existing bucket
         RunDirectory.check_name(storage, name, config.resume)  # before anything is fetched
     if dry_run:
-        return _dry_run(config)
+        return _dry_run(config, as_json)
     started = time.monotonic()
     try:
         with display.TrainDisplay(config.epochs) as shown, contextlib.redirect_stdout(PrintedToLog()):
@@ -66,9 +66,10 @@ def train(arguments: list[str]) -> int:
     except HeadLost as error:
         if as_json:
             _print_outcome(config, "failed", str(error))
-            sys.stdout.flush()
         warn(f"{error}. Continue with: {_resume_command(config)}")
         os._exit(FAILED)  # a normal exit would wait for the dead head and print Ray's traces
+    except OutOfMemory as error:
+        raise Failed(str(error)) from None
     except TrainingFailed as error:
         if as_json:
             _print_outcome(config, "failed", str(error))
@@ -99,15 +100,16 @@ def train(arguments: list[str]) -> int:
     restarts = f", {counted(result.restarts, 'worker restart')}" if result.restarts else ""
     best = result.metrics["best_step"]
     chosen = "" if best == result.metrics["step"] else f", step {best:,}, the best by {config.metric}"
-    print(f"{config.name}: {counted(result.metrics['step'], 'step')} in {took}{restarts}; model {model}{chosen}")
-    print(f"bound (nats): {texts.bound_text(result.metrics, ceilings)}")
-    print(f"clustering error: {texts.clustering_text(result.metrics, spec)}")
-    print(f"image quality: {texts.quality_text(result.metrics)}")
-    print(f"pictures: {model}/samples.png and {model}/traversal_*.png")
+    print_result(f"{config.name}: {counted(result.metrics['step'], 'step')} in {took}{restarts}; model {model}{chosen}")
+    print_result(f"bound (nats): {texts.bound_text(result.metrics, ceilings)}")
+    print_result(f"clustering error: {texts.clustering_text(result.metrics, spec)}")
+    print_result(f"image quality: {texts.quality_text(result.metrics)}")
+    print_result(f"pictures: {model}/samples.png and {model}/traversal_*.png")
     if reported:
-        print(f"report: {result.run.folder}/{RunDirectory.REPORT}")
-    print(f"next: infogan explore {shlex.quote(result.run.folder.uri)}")
-    print(f"      infogan sample {shlex.quote(model.uri)} --set {spec.names[0]}=1 -o one.png")  # 1 is always valid
+        print_result(f"report: {result.run.folder}/{RunDirectory.REPORT}")
+    print_result(f"next: infogan explore {shell_word(result.run.folder.uri)}")
+    value = f"{spec.names[0]}=1"  # 1 is valid for every prior
+    print_result(f"      infogan sample {shell_word(model.uri)} --set {value} -o one.png")
     return DONE
 
 
@@ -118,7 +120,7 @@ def _report(run: RunDirectory) -> bool:
     try:
         write_run_report(run)
     except (UserError, StorageError) as error:
-        warn(f"the report was not written: {error}; write it with: infogan report {shlex.quote(run.folder.uri)}")
+        warn(f"the report was not written: {error}; write it with: infogan report {shell_word(run.folder.uri)}")
         return False
     return True
 
@@ -170,24 +172,27 @@ def train_config(arguments: list[str], start_or_resume: bool = False, own_settin
     )  # fmt: skip
 
 
-def _dry_run(config: RunConfig) -> int:
-    found = check(config, say=lambda line: print(line, file=sys.stderr), sample=0)
+def _dry_run(config: RunConfig, as_json: bool) -> int:
+    found = check(config, say=print_progress, sample=0)
     wanted, images = found.wanted, found.images
     steps = config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
+    if as_json:
+        print_json({"config": config.to_dict(), "images": images.count, "steps": steps})
+        return DONE
     generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
-    print(json.dumps(config.to_dict(), indent=1))
-    print(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
-    print(feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, found.budget))
-    print(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
-    print(steps_plan(config, steps, images.count))
+    print_result(json.dumps(config.to_dict(), indent=1))
+    print_result(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
+    print_result(feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, found.budget))
+    print_result(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
+    print_result(steps_plan(config, steps, images.count))
     run, size = RunDirectory(open_storage(config.storage) / str(config.name)), checkpoint_size(config, images)
-    print(checkpoint_plan(config, steps, size, run.folder))
+    print_result(checkpoint_plan(config, steps, size, run.folder))
     if warning := run_warning(config, steps, size, run):
         warn(warning)
-    print(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.max_workers))
+    print_result(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.max_workers))
     where = "this process" if runs_in_this_process(wanted) else "Ray Train's processes"
-    print(f"runs on: {wanted.text}, in {where}; threads: {wanted.threads_from}")
+    print_result(f"runs on: {wanted.text}, in {where}; threads: {wanted.threads_from}")
     return DONE
 
 

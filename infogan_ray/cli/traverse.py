@@ -7,9 +7,9 @@ from typing import Annotated
 
 import tyro
 
-from infogan_ray.cli.display import warn
 from infogan_ray.cli.exit_codes import DONE
 from infogan_ray.cli.flags import parse
+from infogan_ray.cli.output import print_result, warn
 from infogan_ray.cli.output_files import PICTURES, output_path, write_picture
 from infogan_ray.models.traversal import draw
 from infogan_ray.training.load_model import load
@@ -32,5 +32,5 @@ def traverse(arguments: list[str]) -> int:
     for name in [given.code] if given.code else list(model.codes):
         path = output if given.code else output.with_name(f"{output.stem}_{name}{output.suffix}")
         write_picture(path, draw(model.traverse(name, given.seed)))
-        print(path)
+        print_result(str(path))
     return DONE

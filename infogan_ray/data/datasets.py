@@ -19,7 +19,9 @@ from infogan_ray.data.image_set import MEMORY, STREAM, ImageSet
 from infogan_ray.data.load_in_memory import load_in_memory, with_size_and_channels
 from infogan_ray.data.shards.dataset import ENCODED, TEST, TRAIN, ShardSet
 from infogan_ray.data.shards.sampling import SAMPLE, prepared, read_rows, read_sample, resolve_size
+from infogan_ray.storage.visible_text import printable
 
+LARGEST_IMAGE = 10_000  # pixels on a side
 NAMES = (*fetch.SOURCES, "shapes")
 
 
@@ -46,6 +48,10 @@ class DataConfig:
             raise UserError(f"hold_out is '{self.hold_out}'; valid are {', '.join(RULES)}")
         if not 0 <= self.max_bad <= 1:
             raise UserError(f"max_bad is {self.max_bad:g}; it must be a share from 0 to 1, for example 0.01")
+        if self.channels not in (None, 1, 3):
+            raise UserError(f"channels is {self.channels}; valid are 1 (grey) and 3 (RGB)")
+        if self.image_size is not None and not 1 <= self.image_size <= LARGEST_IMAGE:
+            raise UserError(f"image_size is {self.image_size}; it must be from 1 to {LARGEST_IMAGE}")
 
 
 def load_images(
@@ -107,7 +113,7 @@ def _load_path(
         say(line)
     images, labels, names = load_in_memory(collection, config.image_size, config.channels, config.max_bad, say)
     name = path.stem if path.is_file() else path.name
-    classes = None if collection.classes is None else tuple(collection.classes)
+    classes = _printable_classes(collection.classes)
     if test is None:
         return _split(ImageSet(name, images, labels, classes=classes), names, config.hold_out)
     test_images, test_labels, _ = load_in_memory(test, config.image_size, config.channels, config.max_bad, say)
@@ -115,16 +121,22 @@ def _load_path(
 
 
 def _prepared(shards: ShardSet, config: DataConfig, feed: str, budget: MemoryBudget | None, sample: int) -> ImageSet:
+    classes = _printable_classes(shards.classes)
     if shards.encoding == ENCODED:
         size, channels = resolve_size(shards, config.image_size, config.channels)
     else:  # ``fit`` resizes images in memory afterwards
         size, channels = resolve_size(shards, None, None)
     if choose_feed(feed, shards.count() * channels * size**2, budget) == STREAM:
         resolve_size(shards, config.image_size, config.channels)
-        return ImageSet(shards.folder.name, *read_sample(shards, size, channels, sample), shards, shards.classes)
+        return ImageSet(shards.folder.name, *read_sample(shards, size, channels, sample), shards, classes)
     train = read_rows(shards, TRAIN, size, channels)
     test = read_rows(shards, TEST, size, channels) if shards.test else (None, None)
-    return fit(dataclasses.replace(ImageSet(shards.folder.name, *train, *test), classes=shards.classes), config)
+    return fit(dataclasses.replace(ImageSet(shards.folder.name, *train, *test), classes=classes), config)
+
+
+def _printable_classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Class names for people: a folder's name may hold bytes that are not text, and line breaks."""
+    return None if classes is None else tuple(map(printable, classes))
 
 
 def _bytes(collection: Collection, config: DataConfig) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from infogan_ray import UserError
+from infogan_ray.storage.visible_text import printable
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -136,12 +137,6 @@ def read_file(path: Path) -> bytes:
 def describe(counts: Counter[str]) -> str:
     """Counts as text, the largest first: '12 .txt files, 1 hidden'."""
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item)))
-
-
-def printable(name: str) -> str:
-    """A file's name with every unprintable character replaced, so that it fits in one line."""
-    text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _kind(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 import warnings
 from collections import Counter, deque
@@ -19,8 +18,9 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data.decoding import decode
-from infogan_ray.data.image_files import Broken, Files, Say, describe, printable, read_file
+from infogan_ray.data.image_files import Broken, Files, Say, describe, read_file
 from infogan_ray.data.progress import Pace, counted
+from infogan_ray.storage.visible_text import printable, shell_word
 
 NAMED = 5  # broken files in a message; `infogan data inspect` lists all
 SAY_EVERY_S = 5.0
@@ -148,7 +148,7 @@ def _too_many(source: Files, broken: dict[str, str], max_bad: float) -> str:
 
 
 def _inspect(source: Files) -> str:
-    return f"infogan data inspect {shlex.quote(str(source.path))}"
+    return f"infogan data inspect {shell_word(str(source.path))}"
 
 
 def _round_up(broken: int, source: Files) -> str:

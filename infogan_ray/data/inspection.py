@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from infogan_ray.data.image_loader import map_files
 from infogan_ray.data.labels import is_unbalanced
 from infogan_ray.data.load_in_memory import channels_first, with_size_and_channels
 from infogan_ray.models.networks import SIZES, plan
+from infogan_ray.storage.visible_text import shell_command
 
 SHEET = 64  # images on the contact sheet
 PREVIEW_SIZE = 64  # height and width at which colour is detected; also the largest proposed size
@@ -269,4 +269,4 @@ def _propose(
         *(["--labels", config.labels] if config.labels else []),
         *(["--max-bad", f"{max_bad:g}"] if max_bad != DataConfig().max_bad else []),
     ]  # fmt: skip
-    return Proposal(size, channels, batch, codes, max_bad, shlex.join(words))
+    return Proposal(size, channels, batch, codes, max_bad, shell_command(words))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.data.image_files import Files, Say, printable
+from infogan_ray.data.image_files import Files, Say
+from infogan_ray.storage.visible_text import printable
 
 UNBALANCED = 1.5  # times an even share
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +13,7 @@ from infogan_ray import UserError
 from infogan_ray.data.formats.collection import Collection, EncodedImages, RawImages
 from infogan_ray.data.image_files import Say
 from infogan_ray.data.image_loader import read_pictures, summary
+from infogan_ray.storage.visible_text import shell_word
 
 
 def load_in_memory(
@@ -52,7 +52,7 @@ def _decoded(
     if size is None:
         raise UserError(
             f"image_size is not set; {collection.kind} ({collection.path}) needs it, for example --image-size 32; "
-            f"for a proposal: infogan data inspect {shlex.quote(str(collection.path))}"
+            f"for a proposal: infogan data inspect {shell_word(str(collection.path))}"
         )
     pictures = read_pictures(collection.files, size, channels or 3, say, max_bad)
     for line in summary(collection.files, pictures):

@@ -24,6 +24,9 @@ from infogan_ray.models.spectral_norm import normalise_spectrally
 SIZES = tuple(range(16, 129, 4))
 
 
+LARGEST_WIDTH = 10**7  # the number of weights still fits in 64 bits
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """Settings of the networks. The layout depends on the image size (see ``plan``)."""
@@ -44,8 +47,12 @@ class NetworkConfig:
     """Divide each weight of the trunk and of D's head by its largest singular value. Q shares the trunk."""
 
     def __post_init__(self) -> None:
-        if self.width < 4:
-            raise UserError(f"network.width is {self.width}; it must be at least 4 (the paper's is 64)")
+        if not 4 <= self.width <= LARGEST_WIDTH:
+            raise UserError(
+                f"network.width is {self.width}; it must be at least 4 (the paper's is 64) and at most {LARGEST_WIDTH}"
+            )
+        if not 0 <= self.leaky_slope <= 1:
+            raise UserError(f"network.leaky_slope is {self.leaky_slope:g}; it must lie between 0 and 1")
         _ = self.sigma  # raises UserError for values that are not positive
 
     @property

@@ -13,9 +13,9 @@ from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.searches.asha import Decision, Halving, rungs
 from infogan_ray.searches.recipe import POPULATION
 from infogan_ray.storage import manifests
-from infogan_ray.storage.claim import is_taken, take_folder
+from infogan_ray.storage.claim import take_folder
 from infogan_ray.storage.file_system import Storage, StorageError
-from infogan_ray.storage.run_directory import RunDirectory, RunExists, check_new_name
+from infogan_ray.storage.run_directory import RunDirectory, RunExists
 from infogan_ray.training.json_difference import difference
 
 # A trial's scores depend on this code. A search continues only with the same code, unless the user accepts the change.
@@ -51,25 +51,35 @@ class SearchDirectory:
         return RunDirectory(self.folder / "trials" / f"trial_{number:04d}")
 
     @classmethod
+    def check_name(cls, storage: Storage, name: str, resume: bool) -> SearchDirectory:
+        """Check that a search may use a name, and return its directory. Writes nothing.
+
+        Raises RunExists for a taken name unless ``resume``. Raises UserError if a file has the name, and for ``resume``
+        without a search of that name.
+        """
+        search = cls(storage / name)
+        if search.folder.path_is_file:
+            raise UserError(f"storage: {search.folder} is a file, not a folder; name another with --storage")
+        if not resume and any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):
+            # Files with .tmp are from a killed writer.
+            raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or continue with --resume")
+        if resume and not search.exists:
+            raise UserError(f"name is '{name}', and {storage} has no such search; drop --resume to start it")
+        return search
+
+    @classmethod
     def claim(
         cls, storage: Storage, name: str, described: dict[str, Any], resume: bool, accept_changes: bool = False
     ) -> SearchDirectory:
         """Reserve a name for a new search, or continue the search with that name. ``described``: ``Recipe.describe()``.
 
         With ``accept_changes``, trials that have not started use the current recipe and code (in an adaptive search:
-        trials that are not proposed yet). The other trials do not change. Raises RunExists for a taken name unless
-        ``resume``. Raises UserError for an invalid name, if there is no search to resume, if the search has another
-        recipe or code, and if storage cannot be written to.
+        trials that are not proposed yet). The other trials do not change. Raises UserError if the search has another
+        recipe or code, if storage cannot be written to, and the errors of ``check_name``.
         """
-        search = cls(storage / name)
+        search = cls.check_name(storage, name, resume)
         described = {"version": __version__, "code": code(), **json.loads(json.dumps(described))}
-        if search.folder.path_is_file:
-            raise UserError(f"storage: {search.folder} is a file, not a folder; name another with --storage")
         if not resume:
-            if is_taken(search.folder):
-                hint = ", or continue it with --resume" if search.exists else ""
-                raise RunExists(f"name '{name}' is taken in {storage}; take another --name{hint}")
-            check_new_name(name)
             try:
                 take_folder(search.folder, cls.SEARCH, json.dumps(described, indent=1).encode())
             except FileExistsError as error:
@@ -79,8 +89,6 @@ class SearchDirectory:
             except StorageError as error:
                 raise UserError(f"storage: cannot write to {error}; name another with --storage") from None
             return search
-        if not search.exists:
-            raise UserError(f"name is '{name}', and {storage} has no such search; drop --resume to start it")
         saved = search.description()
         if saved["searcher"] == POPULATION:
             raise UserError(

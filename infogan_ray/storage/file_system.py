@@ -107,7 +107,7 @@ class Storage:
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Yield the bytes of a file in chunks of a mebibyte. Raises FileNotFoundError."""
         path = self._path_of(name)
-        stream = self._run(path, lambda filesystem: filesystem.open_input_stream(path))
+        stream = self._run(path, lambda filesystem: filesystem.open_input_stream(self._native(path)))
         with stream:
             while chunk := self._run(path, lambda _: stream.read(CHUNK)):
                 yield chunk
@@ -117,7 +117,7 @@ class Storage:
         path = self._path_of(name)
 
         def read(filesystem: pafs.FileSystem) -> T:
-            with filesystem.open_input_file(path) as file:
+            with filesystem.open_input_file(self._native(path)) as file:
                 return parse(file)
 
         return self._run(path, read)
@@ -127,7 +127,7 @@ class Storage:
 
         Symbolic links and names that are not UTF-8 are left out: this program never writes them.
         """
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        selector = pafs.FileSelector(self._native(self.path), allow_not_found=True)
 
         def list_folder(filesystem: pafs.FileSystem) -> list[pafs.FileInfo]:
             try:
@@ -151,7 +151,7 @@ class Storage:
 
     def total_bytes(self) -> int:
         """The bytes of all files below this folder; 0 if it does not exist."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        selector = pafs.FileSelector(self._native(self.path), allow_not_found=True, recursive=True)
         found = self._run(self.path, lambda filesystem: filesystem.get_file_info(selector))
         return sum(info.size or 0 for info in found)
 
@@ -170,12 +170,12 @@ class Storage:
         target = path
         if self.is_local:  # objects appear only when complete; a local file is written under another name and renamed
             folder, _, name = path.rpartition("/")
-            filesystem.create_dir(folder, recursive=True)
+            filesystem.create_dir(self._native(folder), recursive=True)
             target = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            with filesystem.open_output_stream(target, compression=None) as stream:
+            with filesystem.open_output_stream(self._native(target), compression=None) as stream:
                 stream.write(content)
-            written = filesystem.get_file_info(target).size
+            written = filesystem.get_file_info(self._native(target)).size
             if written != len(content):
                 raise OSError(f"{written} of {len(content)} bytes were written")
             if self.is_local:
@@ -196,7 +196,7 @@ class Storage:
         path = self._path_of(name)
 
         def add() -> None:
-            with self.connection.filesystem.open_append_stream(path) as stream:
+            with self.connection.filesystem.open_append_stream(self._native(path)) as stream:
                 stream.write(content)
 
         translate_errors(self._display(path), add)
@@ -205,7 +205,7 @@ class Storage:
         """Delete a file. A missing file is no error."""
         path = self._path_of(name)
         try:
-            self._run(path, lambda filesystem: filesystem.delete_file(path))
+            self._run(path, lambda filesystem: filesystem.delete_file(self._native(path)))
         except FileNotFoundError:
             pass
         except StorageError:
@@ -215,7 +215,7 @@ class Storage:
     def delete_all(self) -> None:
         """Delete this folder and its content. A missing folder is no error."""
         with contextlib.suppress(FileNotFoundError):
-            self._run(self.path, lambda filesystem: filesystem.delete_dir(self.path))
+            self._run(self.path, lambda filesystem: filesystem.delete_dir(self._native(self.path)))
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class Storage:
 
     def _type(self, path: str) -> pafs.FileType:
         def find(filesystem: pafs.FileSystem) -> pafs.FileType:
-            found = filesystem.get_file_info(path).type
+            found = filesystem.get_file_info(self._native(path)).type
             if found == pafs.FileType.NotFound:
                 self._check_bucket(path)
             return found
@@ -255,7 +255,7 @@ class Storage:
 
     def _explain(self, path: str, refusal: Refused) -> StorageError:
         """A refusal with the server's reason, if there is one: the answer to a listing has it."""
-        selector = pafs.FileSelector(path, allow_not_found=True)
+        selector = pafs.FileSelector(self._native(path), allow_not_found=True)
         try:
             translate_errors(self._display(path), lambda: self.connection.filesystem.get_file_info(selector))
         except StorageError as explained:
@@ -273,6 +273,10 @@ class Storage:
             if found.type == pafs.FileType.NotFound:
                 raise no_such_bucket(self._display(path))
             self.connection.has_bucket = True
+
+    def _native(self, path: str) -> str | bytes:
+        """The path for pyarrow, which encodes text as UTF-8. A local path may have other bytes."""
+        return os.fsencode(path) if self.is_local else path
 
     def _display(self, path: str) -> str:
         return path if self.is_local else f"{self.scheme}://{path}"

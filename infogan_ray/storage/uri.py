@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 from infogan_ray import UserError
 from infogan_ray.storage import proxies
 from infogan_ray.storage.errors import retry, translate_errors
+from infogan_ray.storage.visible_text import is_utf8
 
 SETTINGS = {
     "s3": ("endpoint_override", "region", "scheme", "anonymous"), "gs": ("endpoint_override", "scheme", "anonymous")
@@ -67,6 +68,8 @@ def parse_uri(text: str) -> Location:
     scheme, divider, rest = text.partition("://")
     if not divider:
         return _local(text)
+    if scheme != "file" and not is_utf8(urllib.parse.unquote(text, errors="surrogateescape")):
+        raise UserError("storage is a URI that is not UTF-8; object stores have no other names")
     address, _, query = rest.partition("?")
     text = f"{scheme}://{address}"  # messages repeat only this part of the input
     # Checked first. A secret may hold a slash, so looking for '@' alone would miss it.
@@ -86,7 +89,7 @@ def parse_uri(text: str) -> Location:
         raise UserError(f"storage is '{text}'; in a URI '#' starts a fragment: write %23")
     if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
         raise UserError(f"storage is '{text}'; in a URI '%' starts an escape: write %25")
-    parts = [urllib.parse.unquote(part) for part in address.split("/") if part]
+    parts = [urllib.parse.unquote(part, errors="surrogateescape") for part in address.split("/") if part]
     if bad := next((part for part in parts if part in (".", "..") or "/" in part or "\0" in part), None):
         raise UserError(f"storage is '{text}'; '{bad}' is not a plain name")
     if scheme == "file":

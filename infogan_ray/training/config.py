@@ -27,7 +27,7 @@ from infogan_ray.models.networks import ModelSpec, NetworkConfig
 from infogan_ray.models.precision import PRECISIONS
 from infogan_ray.storage.run_directory import NAME_RULE
 from infogan_ray.training.category_restarts import check_restarts
-from infogan_ray.training.config_fields import check_at_least_one, check_one_of, replace_fields
+from infogan_ray.training.config_fields import LARGEST, check_at_least_one, check_numbers, check_one_of, replace_fields
 from infogan_ray.training.consistency import ConsistencyConfig
 from infogan_ray.training.contrastive import ContrastiveConfig
 from infogan_ray.training.learned_prior import PriorConfig
@@ -143,6 +143,7 @@ class RunConfig:
             self.__post_init__()
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("batch_size", "checkpoint_every", "keep", "log_every", "max_missed_checkpoints"):
             check_at_least_one(name, getattr(self, name))
         for name in ("steps", "epochs", "threads"):
@@ -249,7 +250,9 @@ class RunConfig:
         if self.batch_size > images:
             raise UserError(f"batch_size is {self.batch_size}, more than the {images} images of {self.data}")
         if self.epochs is not None:
-            return self.epochs * (images // self.batch_size)
+            if (steps := self.epochs * (images // self.batch_size)) > LARGEST:
+                raise UserError(f"epochs is {self.epochs}, which needs {steps} steps; the most are {LARGEST}")
+            return steps
         if self.steps is None:
             raise UserError("steps is not set; give --steps or --epochs, or a --preset")
         return self.steps

@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 from infogan_ray import UserError
 
+LARGEST = 10**15  # of a whole number: a count of steps or images. Its products still fit in 64 bits.
+LARGEST_FLOAT = 3e38  # in 32 bits
+LARGEST_SEED = 2**64 - 1  # of torch.manual_seed
 REMOVED = ("ray",)
 """Top-level fields of earlier versions. Saved configurations may have them. They have no effect."""
 
@@ -60,6 +63,18 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return value
     names = " or ".join("nothing" if o is types.NoneType else getattr(o, "__name__", str(o)) for o in options)
     raise UserError(f"{where} is {value!r}; it must be {names}")
+
+
+def check_numbers(section: Any, prefix: str = "") -> None:
+    """Raises UserError for a number that no field can use: not finite, or larger than LARGEST. Seeds have 64 bits."""
+    for field in dataclasses.fields(section):
+        name, value = f"{prefix}{field.name}", getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            check_numbers(value, f"{name}.")
+        elif isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:  # also NaN
+            raise UserError(f"{name} is {value:g}; it must be a finite number, at most {LARGEST_FLOAT:g}")
+        elif isinstance(value, int) and abs(value) > (largest := LARGEST_SEED if field.name == "seed" else LARGEST):
+            raise UserError(f"{name} is {value}; it must be at most {largest}")
 
 
 def check_at_least_one(name: str, value: int | None, optional: bool = False) -> None:

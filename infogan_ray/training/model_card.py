@@ -22,6 +22,7 @@ from infogan_ray.evaluation.texts import (
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import reaches_outside
 from infogan_ray.storage.json_text import is_defined
+from infogan_ray.storage.visible_text import printable
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.resume import Change, change_text
 from infogan_ray.training.train_command import train_command
@@ -37,11 +38,11 @@ def model_card(
     ``changes``: settings that were changed before the checkpoint. The command has their new values.
     """
     metrics = {name: value for name, value in metrics.items() if is_defined(value)}
-    spec = model.spec
+    spec, data = model.spec, printable(str(config.data))
     size = f"{spec.image_size} x {spec.image_size} x {spec.channels}"
     parts = [
         front_matter(config, metrics),
-        f"# InfoGAN on {config.data}",
+        f"# InfoGAN on {data}",
         f"![64 samples]({SAMPLES})",
         f"Images {size}, {metrics['step']:,} steps of batch {config.batch_size}, seed {config.seed}.",
         "## Codes",
@@ -70,7 +71,7 @@ def changes_note(changes: Sequence[Change]) -> list[str]:
 
 def front_matter(config: RunConfig, metrics: dict[str, Any]) -> str:
     """The front matter: YAML between dashes, with tags, the data and measurements."""
-    data = config.data
+    data = None if config.data is None else printable(config.data)
     results = [
         {"type": metric.name, "name": metric.sentence, "value": round(float(metrics[metric.name]), 4)}
         for metric in REGISTRY.values()
@@ -139,9 +140,9 @@ def _categories(metrics: dict[str, Any]) -> list[str]:
 
 
 def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[str]:
-    spec = model.spec
+    spec, data = model.spec, printable(str(config.data))
     lines = [
-        f"The model generates images like those of `{config.data}`, {spec.image_size} pixels wide. Q's predictions for "
+        f"The model generates images like those of `{data}`, {spec.image_size} pixels wide. Q's predictions for "
         "other kinds of images mean nothing.",
         "Training chooses the meaning of a code. A high bound means that Q predicts the code well. It does not mean "
         "that the code is one factor for people. Two kinds of images that look alike can share a category.",

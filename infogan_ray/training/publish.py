@@ -21,6 +21,7 @@ from infogan_ray.storage.checkpoints import Checkpoint
 from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.json_text import to_json
 from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.storage.visible_text import to_utf8
 from infogan_ray.training.config import RunConfig, from_saved
 from infogan_ray.training.load_model import load
 from infogan_ray.training.model_card import SAMPLES, model_card, traversal_file
@@ -59,7 +60,7 @@ def _with_names(
     model: InfoGAN, config: RunConfig, metrics: dict[str, Any], changes: list[Change]
 ) -> dict[str, bytes]:  # fmt: skip
     """The files of a model folder that contain code names."""
-    files = {CARD: model_card(model, config, metrics, changes).encode()}
+    files = {CARD: to_utf8(model_card(model, config, metrics, changes))}
     if model.names:
         files[NAMES] = json.dumps(model.names, indent=1).encode()
     return files | {traversal_file(name): png(draw(model.traverse(name))) for name in model.codes}

@@ -27,6 +27,10 @@ class TrainingFailed(Exception):
     """The workers failed too often, or storage failed. The message has the cause and the log's path."""
 
 
+class OutOfMemory(TrainingFailed):
+    """A worker needs more memory than there is. Another attempt with the same settings would fail too."""
+
+
 class TrainingTakenOver(TrainingFailed):
     """The workers reported RunTakenOver: another attempt writes the run now."""
 
@@ -60,7 +64,8 @@ def to_result(run: RunDirectory, final: dict[str, Any], log: Path | str) -> RunR
     if phase == "failed":
         if not final.get("overtaken"):
             set_last_status(run, "failed", step, message=final["message"])
-        failure = TrainingTakenOver if final.get("overtaken") else TrainingFailed
+        taken_over, no_memory = final.get("overtaken"), final.get("out_of_memory")
+        failure = TrainingTakenOver if taken_over else OutOfMemory if no_memory else TrainingFailed
         raise failure(f"{final['message']}; the log is {log}")
     if phase not in FINAL_PHASES:
         raise TrainingFailed(f"the workers ended at step {step:,} without a final report; the log is {log}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
+from infogan_ray.storage.visible_text import shell_command
 from infogan_ray.training.config import RunConfig
 
 
@@ -13,7 +13,7 @@ def train_command(config: RunConfig) -> str:
     base = RunConfig(preset=config.preset)
     words = ["infogan", "train", *(["--preset", config.preset] if config.preset else [])]
     words += _flags(config.to_dict(), base.to_dict(), "--")
-    return " ".join(shlex.quote(word) for word in words)
+    return shell_command(words)
 
 
 def _flags(values: dict[str, Any], base: dict[str, Any], prefix: str) -> list[str]:

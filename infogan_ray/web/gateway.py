@@ -17,6 +17,8 @@ from typing import NamedTuple
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from infogan_ray.storage.visible_text import to_utf8
+
 TOKEN = "INFOGAN_TOKEN"
 MIN_TOKEN_LENGTH = 16
 HEALTH = "/health"
@@ -74,7 +76,7 @@ def unauthorized(call: Call, token: str | None) -> Reply | None:
     if token is None or (call.path == HEALTH and not call.authorization):
         return None
     kind, _, given = call.authorization.partition(" ")
-    if kind.lower() == "bearer" and compare_digest(given.strip().encode(), token.encode()):
+    if kind.lower() == "bearer" and compare_digest(to_utf8(given.strip()), to_utf8(token)):
         return None
     problem = "this is not the service's token" if given else "a token is needed"
     return error_reply(401, f"{problem}; send the header 'Authorization: Bearer TOKEN'", ("WWW-Authenticate", "Bearer"))

@@ -23,13 +23,13 @@ from infogan_ray import UserError
 from infogan_ray.cli import display
 from infogan_ray.cli.exit_codes import DONE, FAILED, USAGE
 from infogan_ray.cli.main import COMMANDS, main
-from infogan_ray.cli.train import train_config
+from infogan_ray.cli.train import default_name, train_config
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation import texts
 from infogan_ray.searches.recipe import Recipe
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import RunConfig
+from infogan_ray.training.config import RunConfig, check_name
 from infogan_ray.training.presets import PRESETS
 from tests.conftest import tiny_config
 from tests.storage.test_json_text import strict
@@ -99,6 +99,13 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--steps 5 --batch-size", "--batch-size needs a value; see"),
         ("--batch-size --steps 5", "--batch-size needs a value; see"),
         ("--network.width 2", "network.width is 2"),
+        ("--network.width 1000000000000", "network.width is 1000000000000; it must be at least 4"),
+        ("--network.leaky-slope nan", "network.leaky_slope is nan; it must lie between 0 and 1"),
+        ("--network.sigma-min 1e39", "network.sigma_min is 1e+39; it must be a finite number, at most 3e+38"),
+        ("--seed 18446744073709551616", "seed is 18446744073709551616; it must be at most 18446744073709551615"),
+        (f"--steps {10**30}", f"steps is {10**30}; it must be at most {10**15}"),
+        (f"--stability.r1-every {2**63}", f"stability.r1_every is {2**63}; it must be at most {10**15}"),
+        ("--channels 0", "channels is 0; valid are 1 (grey) and 3 (RGB)"),
         ("--optimizer.lr-generator 2", "optimizer.lr_generator is 2.0"),
         ("--objective.lambda-categorical -1", "objective.lambda_categorical is -1.0"),
         ("--resume --name nobody", "has no such run"),
@@ -163,6 +170,8 @@ def test_a_narrow_terminal_truncates_no_number_in_a_table(monkeypatch: pytest.Mo
         ("verfy shards", "unknown command 'verfy'; did you mean 'data verify'?"),
         ("data fech mnist", "action is 'fech' (did you mean 'fetch'?); valid are fetch, inspect, prepare, verify; see"),
         ("sample model -n many", "--n is 'many'; it must be a whole number"),
+        (f"sample model -n {10**30}", f"n is {10**30}; it must be at most {10**15}"),
+        ("encode model photos --max-bad nan", "max_bad is nan; it must be a finite number"),
         ("data prepare", "'source' and 'dest' are missing; see 'infogan data prepare --help'"),
         ("data prepare photos", "'dest' is missing; see"),
         ("data prepare photos shards --encoding png", "--encoding is 'png'; valid are raw, encoded; see"),
@@ -265,6 +274,10 @@ def test_a_file_overrides_presets_and_flags_override_the_file(tmp_path: Path) ->
     assert (config.steps, config.batch_size, config.optimizer.lr_generator) == (70, 32, 3e-4)
     assert config.codes == "noise=62 cat=10 uniform=2"
     assert train_config(["--preset", "mnist", "--epochs", "2"]).total_steps(60_000) == 2 * 468
+    with pytest.raises(
+        ValueError, match=f"epochs is {10**15}, which needs {468 * 10**15} steps; the most are {10**15}"
+    ):
+        train_config(["--preset", "mnist", "--epochs", str(10**15)]).total_steps(60_000)
     file.write_text("stepz: 70\n")
     with pytest.raises(ValueError, match="unknown field 'stepz'; did you mean 'steps'?"):
         train_config([str(file)])
@@ -274,6 +287,11 @@ def test_a_file_overrides_presets_and_flags_override_the_file(tmp_path: Path) ->
     file.write_text("steps: many\n")
     with pytest.raises(ValueError, match="steps is 'many'; it must be int or nothing"):
         train_config([str(file)])
+
+
+@pytest.mark.parametrize("stem", ["photos", "-.two words\\", os.fsdecode(b"caf\xe9\n"), "犬" * 90])
+def test_a_default_name_is_valid(stem: str) -> None:
+    check_name(default_name(f"/data/{stem}.zip"))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -420,7 +438,7 @@ def test_a_failed_write_is_one_line_and_keeps_the_old_file(trained: Path, tmp_pa
     assert not [*(tmp_path / "graphs").iterdir()]
 
 
-def test_an_output_that_is_not_utf8_gets_question_marks(trained: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_not_utf8_gets_escapes(trained: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     (folder := tmp_path / "größe").mkdir()
     shutil.copy(tmp_path / "bars.npz", folder / "bars.npz")
@@ -431,7 +449,7 @@ def test_an_output_that_is_not_utf8_gets_question_marks(trained: Path, tmp_path:
         )
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert (
-        "hyperparameters (?, priors"
+        r"hyperparameters (\u03bb, priors"
         in subprocess.run(
             [sys.executable, "-m", "infogan_ray", "--help"],
             capture_output=True,

@@ -27,7 +27,7 @@ import ray
 import torch
 
 from infogan_ray import train
-from infogan_ray.cli.exit_codes import DIVERGED
+from infogan_ray.cli.exit_codes import DIVERGED, FAILED
 from infogan_ray.cli.main import main
 from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.distributed.cluster.resources import Resources
@@ -37,7 +37,7 @@ from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.run_outcome import TrainingFailed
+from infogan_ray.training.run_outcome import OutOfMemory, TrainingFailed
 from tests.conftest import tiny_config
 from tests.fault_injection import FaultInjector, digest
 from tests.storage.test_json_text import strict
@@ -299,6 +299,32 @@ def test_a_log_that_cannot_be_written_is_reported_before_training(
     monkeypatch.setattr(trainer, "log_path", lambda folder: npz / "logs" / "ray.log")
     with pytest.raises(TrainingFailed, match=r"the log .*bars.npz/logs/ray.log cannot be written: "):
         train(bars())
+
+
+def test_a_run_without_memory_fails_with_advice(bars: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    config = bars().override({"network": {"width": 4_000_000}}, "the test")
+    with pytest.raises(
+        OutOfMemory, match=r"batch_size 16 and network.width 4000000; use smaller .* bytes failed\); the log"
+    ):
+        train(config)
+    status = RunDirectory(open_storage(config.storage) / "tiny").get_status()
+    assert status["state"] == "failed" and "use smaller values" in status["message"]
+    given = words(Path(str(config.data)), Path(config.storage), "--steps", "5", "--name", "other")
+    assert main([*given, "--network.width", "4000000"]) == FAILED
+    out, err = capsys.readouterr()
+    last = err.splitlines()[-1]
+    assert last.startswith("infogan: out of memory with") and "--resume" not in last and not out
+
+
+def test_what_several_workers_need_is_tried_before_the_name_is_claimed(
+    bars: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (long := tmp_path / ("a" * 90)).mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with pytest.raises(ValueError, match="TMPDIR is .* set RAY_TMPDIR to a shorter folder"):
+        train(bars(workers=2))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_saved_configuration_of_an_earlier_version_still_loads() -> None:

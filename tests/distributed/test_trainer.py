@@ -19,7 +19,7 @@ from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
-from infogan_ray.training.run_outcome import TrainingFailed
+from infogan_ray.training.run_outcome import OutOfMemory, TrainingFailed
 from tests.conftest import tiny_config
 from tests.fault_injection import all_cpus_taken
 
@@ -53,6 +53,15 @@ def test_nothing_listens_to_other_machines(npz: Path, tmp_path: Path) -> None:
 
     train(tiny_config(data=str(npz), storage=str(tmp_path / "runs"), workers=2), look)
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+def test_workers_without_memory_are_restarted_only_to_end(npz: Path, tmp_path: Path) -> None:
+    config = tiny_config(data=str(npz), storage=str(tmp_path / "runs"), workers=2)
+    with pytest.raises(OutOfMemory, match="out of memory with batch_size 16 and network.width 4000000; use smaller"):
+        train(config.override({"network": {"width": 4_000_000}}, "the test"))
+    status = RunDirectory(open_storage(tmp_path / "runs" / "tiny")).get_status()
+    assert status["state"] == "failed" and "use smaller values" in status["message"]
 
 
 @pytest.mark.slow

@@ -310,6 +310,21 @@ def test_only_transient_errors_are_retried(tmp_path: Path) -> None:
     assert open_storage(tmp_path / "absent").entries() == []
 
 
+def test_a_folder_may_have_a_path_that_is_not_utf8(tmp_path: Path) -> None:
+    storage = open_storage(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\nx"))
+    assert not storage.path_is_file and storage.entries() == []
+    storage.write("a", b"1")
+    storage.append("a", b"2")
+    assert open_storage(storage.uri).read("a") == b"12" and [entry.name for entry in storage.entries()] == ["a"]
+    with pytest.raises(FileNotFoundError):
+        storage.read("b")
+    with pytest.raises(ValueError, match="object stores have no other names"):
+        open_storage("s3://bucket/caf%E9")
+    storage.delete("a")
+    storage.delete_all()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_names_that_are_not_utf8_are_not_listed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff d.png")).write_bytes(b"")

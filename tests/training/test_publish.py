@@ -5,7 +5,9 @@ Run: pytest tests/training/test_publish.py
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import pickle
 import shutil
 import time
@@ -14,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.data.image_set import ImageSet
@@ -21,6 +24,7 @@ from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import STALE_AFTER_S, RunDirectory
 from infogan_ray.training.load_model import load
+from infogan_ray.web.reports.run import write_run_report
 from tests.conftest import tiny_config
 from tests.servers import Proxy
 from tests.storage.test_checkpoints import Bomb
@@ -45,6 +49,21 @@ def reseal(folder: Storage, **changed: bytes) -> None:
     manifests.write_with_manifest(
         folder, files | {name.replace("__", "."): content for name, content in changed.items()}
     )
+
+
+def test_names_that_are_no_text_stop_no_run(image_set: ImageSet, tmp_path: Path) -> None:
+    """The data's path and the storage's have a byte that is not UTF-8 and a line break; a resumed run reads them."""
+    odd = os.fsdecode(b"caf\xe9\nx|")
+    images = dataclasses.replace(image_set, name=odd, classes=("a\udcff", "b\nb", "c"))
+    run, _ = run_alone(tiny_config(data=f"/{odd}/bars.npz", steps=3), images, tmp_path / odd / "tiny")
+    write_run_report(run)
+    card = run.model.read("README.md").decode()
+    assert "# InfoGAN on /caf\\xe9\\nx|/bars.npz\n" in card
+    assert "--data $'/caf\\xe9\\x0ax|/bars.npz'" in card
+    assert yaml.safe_load(card.split("---")[1])["model-index"][0]["name"] == "InfoGAN on /caf\\xe9\\nx|/bars.npz"
+    assert r"caf\xe9" in run.folder.read("report.html").decode()
+    assert load(run.folder.uri).sample(1).shape == (1, 1, 16, 16)
+    assert run.read_config()["run"]["data"] == f"/{odd}/bars.npz"
 
 
 def test_eight_concurrent_pulls_give_equal_bytes(run: RunDirectory, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def open_source(source: str, config: DataConfig, say: Callable[[str], None]) -> 
 
     Images in memory are converted to the size and channels of ``config`` here, as in training.
     """
-    path = Path(source).expanduser()
+    path = Path(source).expanduser().absolute()  # other processes read it, in other folders
     if source in NAMES:
         return _in_memory(load_images(source, config, say))
     if not path.exists():

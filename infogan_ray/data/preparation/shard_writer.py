@@ -20,6 +20,7 @@ from infogan_ray.data.image_files import Broken
 from infogan_ray.data.preparation.shard_plan import Settings, ShardPlan, ShardTask
 from infogan_ray.data.shards.dataset import COLUMNS, RAW, TEST, TRAIN, Shard
 from infogan_ray.storage.file_system import Storage
+from infogan_ray.storage.visible_text import to_utf8
 
 CHECKED_SIZE = 32  # an encoded image is decoded once at this size, to check it
 LEVEL = 3  # of zstd compression
@@ -141,5 +142,5 @@ def to_parquet(rows: list[tuple[bytes, int | None, str]], settings: Settings) ->
 
 def _table(rows: Iterable[tuple[bytes, int | None, str]]) -> pa.Table:
     images, labels, paths = zip(*rows, strict=True)
-    shown = [path.encode("utf-8", "replace").decode() for path in paths]  # a file name may be invalid text
+    shown = [to_utf8(path).decode() for path in paths]  # a file name may be invalid text
     return pa.table([pa.array(images, pa.binary()), pa.array(labels, pa.int64()), pa.array(shown)], schema=COLUMNS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import ray
 
 from infogan_ray.distributed import LOOPBACK_VARIABLE
-from infogan_ray.distributed.cluster import auth_check
+from infogan_ray.distributed.cluster import auth_check, local_ray
 from infogan_ray.distributed.cluster.threads import cores
 from infogan_ray.storage import proxies
 from infogan_ray.training.run_outcome import TrainingFailed
@@ -37,28 +37,32 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
 
     ``dashboard``: start the dashboard of a local cluster, about ten processes. Only Ray Train inside Ray Tune needs it:
     Ray uses it to free the placement groups of killed trials.
-    Raises UserError, in one line, if the cluster does not answer or refuses the connection.
+    Raises UserError, in one line, if the cluster does not answer or refuses the connection, or if this machine's
+    surroundings do not suit Ray. Raises TrainingFailed if the log cannot be written.
     """
     address = os.environ.get("RAY_ADDRESS")
     for name, value in (ENVIRONMENT if address else ENVIRONMENT | LOCAL_CLUSTER_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
     if not ray.is_initialized():
+        local_ray.check_command_line()
         if address:
             auth_check.check_address(address)
             _connect_to(address)
         else:
+            local_ray.check_temporary_folder()
+            local_ray.set_token()
             proxies.bypass(*proxies.LOOPBACK)  # Ray's processes send the token to each other by HTTP
             auth_check.create_token()
-            # Without "local", Ray would connect to any cluster that runs on this machine.
-            ray.init(
-                "local", num_cpus=cores(), include_dashboard=dashboard, log_to_driver=False,
-                logging_level=logging.ERROR,
-            )  # fmt: skip
+            with contextlib.chdir(local_ray.START_FOLDER):
+                # Without "local", Ray would connect to any cluster that runs on this machine.
+                ray.init(
+                    "local", num_cpus=cores(), include_dashboard=dashboard, log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )  # fmt: skip
             if exposed := listens_to_others():
                 warnings.warn(exposed, stacklevel=2)
     if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        _send_logs_to(logging.FileHandler(log))
+        _send_logs_to(open_log(log))
 
 
 def listens_to_others() -> str:
@@ -76,7 +80,7 @@ def _connect_to(address: str) -> None:
     before = os.environ.get(CONNECT_TRIES)
     os.environ[CONNECT_TRIES] = before or "5"
     try:
-        with _discarded_stderr():
+        with _discarded_stderr(), contextlib.chdir(local_ray.START_FOLDER):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray has no exception class for a refused connection
         if (explained := auth_check.connection_error(address, error)) is None:
@@ -110,11 +114,7 @@ def library_logs_in(log: Path) -> Iterator[None]:
 
     Raises TrainingFailed if the file cannot be written.
     """
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(log)
-    except OSError as error:
-        raise TrainingFailed(f"the log {log} cannot be written: {error.strerror}") from None
+    handler = open_log(log)
     before = [(logging.getLogger(name), *_settings(logging.getLogger(name))) for name in LIBRARIES]
     logging.captureWarnings(True)
     _send_logs_to(handler)
@@ -125,6 +125,15 @@ def library_logs_in(log: Path) -> Iterator[None]:
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
         handler.close()
+
+
+def open_log(log: Path) -> logging.FileHandler:
+    """Open a log file, and create its folder. Raises TrainingFailed if it cannot be written."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return logging.FileHandler(log, encoding="utf-8", errors="backslashreplace")  # a name may be no valid text
+    except OSError as error:
+        raise TrainingFailed(f"the log {log} cannot be written: {error.strerror}") from None
 
 
 def _settings(logger: logging.Logger) -> tuple[list[logging.Handler], bool]:

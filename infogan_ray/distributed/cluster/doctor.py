@@ -14,6 +14,7 @@ import torch
 from infogan_ray import UserError
 from infogan_ray.data.fetch import FILES, SOURCES, cache_folder
 from infogan_ray.data.progress import counted
+from infogan_ray.distributed.cluster import local_ray
 from infogan_ray.distributed.submission.backend import Finding
 from infogan_ray.distributed.submission.dashboard import readable_token
 from infogan_ray.models.precision import resolve_precision
@@ -37,6 +38,7 @@ def examine() -> list[Finding]:
     mark: Literal["ok", "bad"] = "ok" if free >= MIN_FREE_DISK_BYTES else "bad"
     advice = "" if mark == "ok" else "; delete files, or give runs another disk with --storage"
     findings.append(Finding(mark, "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}{advice}"))
+    findings += [_temporary_folder(), _home_folder(), _current_folder()]
     for name, source in SOURCES.items():
         folders = [cache_folder() / name, *([source.system_folder] if source.system_folder else [])]
         found = next((f for f in folders if any((f / (FILES[0] + end)).is_file() for end in ("", ".gz"))), None)
@@ -52,6 +54,30 @@ def findings_of_the_network() -> list[Finding]:
     text = "for downloads and https; loopback, http addresses with a token, s3:// and Ray are reached directly"
     proxies = [Finding("note", "proxies", f"{', '.join(shown)}; {text}")] if shown else []
     return [*proxies, *filter(None, [readable_token()])]
+
+
+def _temporary_folder() -> Finding:
+    try:
+        local_ray.check_temporary_folder()
+    except UserError as error:
+        return Finding("bad", "temporary folder", f"several workers cannot start: {error}")
+    return Finding("ok", "temporary folder", "short enough for Ray's sockets")
+
+
+def _home_folder() -> Finding:
+    if (problem := local_ray.home_problem()) is None:
+        return Finding("ok", "home folder", "can be written")
+    text = f"{problem}; for fetched datasets and the logs of runs in buckets, set INFOGAN_DATA to another folder"
+    return Finding("note", "home folder", text)
+
+
+def _current_folder() -> Finding:
+    """``python -m`` imports from the current folder before all others. Ray's workers do not."""
+    other = Path.cwd() / "infogan_ray"
+    if not other.exists() or other.resolve() == Path(local_ray.package_folder()):
+        return Finding("ok", "current folder", "has no other infogan_ray")
+    text = f"{other} is not the package that runs now; use the command infogan here, not python -m infogan_ray"
+    return Finding("note", "current folder", text)
 
 
 def _cluster() -> Finding:

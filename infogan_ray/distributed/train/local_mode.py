@@ -63,6 +63,9 @@ class LocalReporter:
     def flush(self) -> None:
         pass
 
+    def failure(self) -> dict[str, Any] | None:
+        return None
+
 
 @contextmanager
 def restored_torch_settings() -> Iterator[None]:

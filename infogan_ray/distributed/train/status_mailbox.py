@@ -32,6 +32,7 @@ class StatusMailbox:
         self.reports: list[dict[str, Any]] = []
         self.starts = 0
         self.stopping = False
+        self.failed: dict[str, Any] | None = None
 
     def start(self) -> int:
         """Called when rank 0 starts. Returns the number of earlier starts."""
@@ -40,6 +41,11 @@ class StatusMailbox:
 
     def put(self, report: dict[str, Any]) -> None:
         self.reports.append(report)
+        if report.get("phase") == "failed":
+            self.failed = report
+
+    def failure(self) -> dict[str, Any] | None:
+        return self.failed
 
     def pop_reports(self) -> list[dict[str, Any]]:
         reports, self.reports = self.reports, []
@@ -72,6 +78,10 @@ class MailboxReporter:
 
     def flush(self) -> None:
         ray.get(self._last_put)
+
+    def failure(self) -> dict[str, Any] | None:
+        failed: dict[str, Any] | None = ray.get(self._mailbox.failure.remote())
+        return failed
 
     def _watch_for_stop(self) -> None:
         """Runs in a separate thread, so that no step waits for the answer."""

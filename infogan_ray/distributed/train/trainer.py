@@ -14,12 +14,12 @@ from typing import Any
 import ray
 import ray.exceptions
 import ray.train
-import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from infogan_ray import UserError
 from infogan_ray.data.progress import counted
-from infogan_ray.distributed.cluster.connection import connect, library_logs_in
+from infogan_ray.distributed.cluster.connection import connect, library_logs_in, open_log
+from infogan_ray.distributed.cluster.local_ray import check_workers
 from infogan_ray.distributed.cluster.machines import machines, resources
 from infogan_ray.distributed.cluster.network_interface import TorchConfigOnRayInterface
 from infogan_ray.distributed.cluster.resources import Resources, room
@@ -34,9 +34,11 @@ from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.storage.scratch import scratch_folder
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.out_of_memory import is_out_of_memory, out_of_memory
 from infogan_ray.training.run_outcome import (
     HeadLost,
     Listener,
+    OutOfMemory,
     RunResult,
     TrainingFailed,
     last_line,
@@ -62,11 +64,20 @@ def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
     if torchrun.is_other_rank():
         return join_rank_zero()
     checked = check(config, say=lambda line: listen({"phase": line}), sample=0)
-    config, run = prepare_run(config, checked.images, checked.budget, listen)
     wanted = checked.wanted
+    here = runs_in_this_process(wanted)
+    # What can fail is tried before the run's name is claimed.
+    storage, name = open_storage(config.storage), str(config.name)
+    if not storage.is_local:
+        open_log(log_path(storage / name)).close()
+    if not here:
+        RunDirectory.check_name(storage, name, config.resume)
+        listen({"phase": "starting workers"})
+        connect(None)
+        check_workers()
+    config, run = prepare_run(config, checked.images, checked.budget, listen)
     del checked  # and its images: workers load their own
-    run_workers = run_in_this_process if runs_in_this_process(wanted) else run_worker_group
-    return run_workers(config, wanted, run, listen)
+    return (run_in_this_process if here else run_worker_group)(config, wanted, run, listen)
 
 
 def run_in_this_process(config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener) -> RunResult:
@@ -81,15 +92,16 @@ def run_in_this_process(config: RunConfig, wanted: Resources, run: RunDirectory,
             final = _fit_locally(worker_job(config, wanted, run), reporter)
     except StorageError as error:
         raise TrainingFailed(f"{error}; the log is {log}") from None
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        cause = f"out of memory: {last_line(error)}"
-        set_last_status(run, "failed", reporter.step, message=cause)
-        raise TrainingFailed(f"{cause}; the log is {log}") from None
     except KeyboardInterrupt:
         set_last_status(run, "interrupted", reporter.step)
         raise
     except Exception as error:
-        set_last_status(run, "failed", reporter.step, message=f"{type(error).__name__}: {last_line(error)}")
+        cause = f"{type(error).__name__}: {last_line(error)}"
+        if is_out_of_memory(error):
+            cause = out_of_memory(config, error)
+        set_last_status(run, "failed", reporter.step, message=cause)
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"{cause}; the log is {log}") from None
         raise
     if reporter.listener_error is not None:
         raise reporter.listener_error
@@ -143,6 +155,9 @@ def run_worker_group(
             raise TrainingFailed(f"{error}; the log is {log}") from None
         except KeyboardInterrupt:
             set_last_status(run, "interrupted", driver.step)
+            raise
+        except Exception:
+            set_last_status(run, "failed", driver.step)
             raise
         finally:
             driver.head.close()

@@ -21,6 +21,7 @@ from infogan_ray.training.checkpoint_uploader import StorageFailed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.loop import Diverged
+from infogan_ray.training.out_of_memory import is_out_of_memory, out_of_memory
 from infogan_ray.training.run_outcome import failure_report
 from infogan_ray.training.worker import run_worker
 
@@ -40,12 +41,16 @@ class Reporter(Protocol):
     def flush(self) -> None:
         """Wait until every report has been sent."""
 
+    def failure(self) -> dict[str, Any] | None:
+        """The report of a failure that a restart of the workers would repeat; None without one."""
+
 
 def train_on_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Train according to ``settings["job"]``; returns the last report.
 
     ``settings["reporter"]``: rank 0's Reporter. Under torchrun the other ranks receive rank 0's job. Ray Train restarts
-    a worker that raises. Divergence and a failed storage are reported and not raised: a restart would fail again.
+    a worker that raises. Divergence, a failed storage and a lack of memory are reported: a restart would fail again.
+    Several ranks cannot end together without memory, so one raises, and after the restart all of them end at once.
     """
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
@@ -53,7 +58,19 @@ def train_on_worker(settings: dict[str, Any]) -> dict[str, Any]:
     messages = torchrun.Messages() if settings["local"] and world_size > 1 else None
     if messages is not None:
         job = messages.from_rank_zero(job)
-    last = _train(job, reporter, rank, world_size)
+    if (failed := reporter.failure()) is not None:
+        return failed
+    try:
+        last = _train(job, reporter, rank, world_size)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = out_of_memory(RunConfig().override(job["config"], "the driver"), error)
+        last = {"run": job["run"], "phase": "failed", "message": message, "out_of_memory": True}
+        reporter.send(last)
+        reporter.flush()
+        if world_size > 1:
+            raise
     return last if messages is None else messages.from_rank_zero(last)
 
 

@@ -9,12 +9,13 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from infogan_ray import Recipe
-from infogan_ray.distributed.tune.trials import OUT_OF_MEMORY, TAKEN_OVER, out_of_memory
+from infogan_ray.distributed.tune.trials import TAKEN_OVER
 from infogan_ray.evaluation.metrics import HEADLINES
 from infogan_ray.searches.asha import Decision, Halving
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.training.checkpoint_uploader import LAST_TIMEOUT_S
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.out_of_memory import FOR_A_TRIAL, is_out_of_memory, out_of_memory
 from infogan_ray.training.run_outcome import last_line, set_last_status
 
 SearchEvent = dict[str, Any]
@@ -70,9 +71,9 @@ class AshaScheduler(FIFOScheduler):
             return
         error = trial.get_error()
         reason = last_line(error) if error is not None else "its process died"
-        if OUT_OF_MEMORY.search(reason):
+        if is_out_of_memory(RuntimeError(reason)):
             config = RunConfig.from_dict(self.directory.description()["trials"][number], "the search")
-            reason = f"{out_of_memory(config)} ({reason})"
+            reason = out_of_memory(config, RuntimeError(reason), FOR_A_TRIAL)
         run = self.directory.trial(number)
         if not self.is_closed:
             set_last_status(run, "failed", run.get_status()["step"], message=reason)

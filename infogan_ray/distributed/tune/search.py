@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from infogan_ray import UserError
 from infogan_ray.data.feeds.feed_policy import feed_line
 from infogan_ray.data.image_set import AUTO, MEMORY
-from infogan_ray.distributed.cluster.connection import connect, library_logs_in
+from infogan_ray.distributed.cluster.connection import connect, library_logs_in, open_log
+from infogan_ray.distributed.cluster.local_ray import check_workers
 from infogan_ray.distributed.cluster.machines import check_files
 from infogan_ray.distributed.train.checks import Checked, check
 from infogan_ray.distributed.tune.asha_scheduler import SearchListener
@@ -74,10 +73,15 @@ def search(
     recipe = with_feed(recipe, images.feed)  # the same for all trials, also after a resume on another machine
     if recipe.adaptive:
         propose_trials(recipe, [])  # raises now if Optuna is missing
-    if ray.is_initialized():
-        check_files(configs[0], storage)
+    # What can fail is tried before the search's name is claimed.
+    SearchDirectory.check_name(storage, name, resume)
+    if not storage.is_local:
+        open_log(log_path(storage / name)).close()
     if warning := search_warning(configs, images, storage / name):
         listen({"event": "data", "say": warning})
+    connect(None, dashboard=checked.wanted.workers != 1)
+    check_workers()
+    check_files(configs[0], storage)
     described = {**recipe.describe(), "threads": threads, "flags": dict(flags or {})}
     directory = SearchDirectory.claim(storage, name, described, resume, accept_changes)
     halving = directory.halving()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import re
 import threading
 import time
 from collections.abc import Generator
@@ -29,14 +28,12 @@ from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.checkpoint_uploader import RunTakenOver, StorageFailed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import Diverged
-from infogan_ray.training.run_outcome import TrainingFailed, TrainingTakenOver, last_line, set_last_status
+from infogan_ray.training.out_of_memory import FOR_A_TRIAL, is_out_of_memory, out_of_memory
+from infogan_ray.training.run_outcome import TrainingFailed, TrainingTakenOver, set_last_status
 from infogan_ray.training.worker import run_worker
 
 STOP_GRACE_S = 108.0  # for the workers of a stopped trial to write a last checkpoint
 PROGRESS_EVERY_S = 5.0
-OUT_OF_MEMORY = re.compile(
-    "OutOfMemory|out of memory|can't allocate memory|not enough memory|MemoryError", re.IGNORECASE
-)
 TAKEN_OVER = "taken_over"  # key of a result: another attempt has taken over the search
 
 Result = dict[str, Any]
@@ -96,17 +93,10 @@ def run_trial(number: int, images: ImageSet, settings: TrialSettings) -> Results
     except (RunTakenOver, TrainingTakenOver):
         yield {TAKEN_OVER: True}
     except (StorageFailed, TrainingFailed, RuntimeError, MemoryError) as error:
-        if not OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+        if not is_out_of_memory(error):
             raise RuntimeError(str(error)) from error
         # Tune would restart the trial after an error, and it would fail again.
-        set_last_status(run, "failed", reporter.step, message=f"{out_of_memory(config)} ({last_line(error)})")
-
-
-def out_of_memory(config: RunConfig) -> str:
-    return (
-        f"out of memory with batch_size {config.batch_size} and network.width {config.network.width}; use smaller "
-        "values in the recipe, or run fewer trials at once with more --threads or a larger --gpus-per-worker"
-    )
+        set_last_status(run, "failed", reporter.step, message=out_of_memory(config, error, FOR_A_TRIAL))
 
 
 class TuneReporter:

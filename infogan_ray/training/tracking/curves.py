@@ -7,6 +7,7 @@ from typing import Any
 
 from infogan_ray.evaluation.metrics import CHECKPOINT, END, HEADLINES, REGISTRY
 from infogan_ray.models.latents import LatentSpec
+from infogan_ray.storage.visible_text import printable
 
 # The training metrics with a curve, by group. Evaluation metrics have the group of their registry entry.
 GROUPS = {
@@ -54,7 +55,11 @@ def hparams(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
         return flat
 
     fields = flatten({key: value for key, value in config.items() if key not in NOT_HPARAMS}, "")
-    return {key: value for key, value in fields.items() if isinstance(value, (bool, int, float, str))}
+    return {
+        key: printable(value) if isinstance(value, str) else value
+        for key, value in fields.items()
+        if isinstance(value, (bool, int, float, str))
+    }
 
 
 def curves(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -14,18 +14,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from torch import Tensor
 
 from infogan_ray import UserError, __version__
 from infogan_ray.models.infogan import InfoGAN
+from infogan_ray.storage.visible_text import printable
 from infogan_ray.training.publish import name_codes
 from infogan_ray.web.explorer.auth import AuthMiddleware
 from infogan_ray.web.explorer.library import Library
 from infogan_ray.web.explorer.model_catalog import ModelCatalog
 from infogan_ray.web.explorer.responses import (
     REPORT_POLICY,
+    JSONResponse,
     data_url,
     error_response,
     http_error,
@@ -139,7 +141,7 @@ class Explorer:
 
     def root(self, request: Request) -> Response:
         catalog = self.catalog
-        title = catalog.root.name or str(catalog.root)
+        title = printable(catalog.root.name or str(catalog.root))
         return JSONResponse({"kind": catalog.kind, "title": title, "version": __version__})
 
     def library(self, request: Request) -> Response:

@@ -10,6 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from infogan_ray.storage.visible_text import to_utf8
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 COOKIE = "infogan-explorer"
 POLICY = (
@@ -76,7 +78,7 @@ class AuthMiddleware:
 
     def _matches(self, given: str) -> bool:
         assert self.token is not None
-        return compare_digest(given.encode(), self.token.encode())
+        return compare_digest(to_utf8(given), to_utf8(self.token))
 
 
 def _host_name(header: str) -> str:

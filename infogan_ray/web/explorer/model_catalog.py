@@ -6,7 +6,6 @@ An id is a path relative to the root: "" for the root itself, ``first``, ``quick
 from __future__ import annotations
 
 import re
-import shlex
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -19,6 +18,7 @@ from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage
 from infogan_ray.storage.run_directory import RunDirectory, sample_picture_name, traversal_picture_name
+from infogan_ray.storage.visible_text import shell_word
 from infogan_ray.training.load_model import load
 from infogan_ray.training.model_card import SAMPLES, traversal_file
 from infogan_ray.training.publish import METRICS, check_content, is_model
@@ -187,7 +187,7 @@ def folder_kind(folder: Storage) -> str | None:
 def _describe_checkpoint(name: str, step: int, metrics: dict[str, Any], folder: Storage) -> dict[str, Any]:
     """A checkpoint as JSON for the page. ``path`` is the folder's URI, quoted for a shell."""
     numbers = {metric: value for metric, value in metrics.items() if isinstance(value, (int, float))}
-    return {"name": name, "step": step, "metrics": numbers, "path": shlex.quote(folder.uri)}
+    return {"name": name, "step": step, "metrics": numbers, "path": shell_word(folder.uri)}
 
 
 def picture_steps(run: RunDirectory) -> list[int]:

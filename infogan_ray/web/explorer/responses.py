@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from torch import Tensor
 
 from infogan_ray import UserError
@@ -40,6 +41,15 @@ def static_file(name: str) -> Response:
     if name not in found:
         raise NotFound(f"{name} is not a file of the page")
     return Response(found[name].read_bytes(), media_type=MEDIA_TYPES[name.rpartition(".")[2]])
+
+
+class JSONResponse(Response):
+    """JSON in ASCII, since names of files and classes may be no valid text."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
 
 
 def error_response(status: int, line: str) -> Response:

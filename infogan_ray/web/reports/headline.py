@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 
 from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.evaluation.texts import compared_error_text
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF
+from infogan_ray.storage.visible_text import shell_word
 from infogan_ray.web.reports.findings import Findings
 from infogan_ray.web.reports.markup import escape, format_value, is_number
 from infogan_ray.web.reports.page import command, paragraph, tiles
@@ -50,7 +50,7 @@ def headline(found: Findings) -> str:
         parts.append(tiles([*facts, compute(found)]))
         values = ", ".join(f"{path} {format_value(value)}" for path, value in best.values.items())
         parts.append(paragraph(f"Its values: {values}.") if values else "")
-        parts.append(command(f"infogan pull {shlex.quote(uri)} best"))
+        parts.append(command(f"infogan pull {shell_word(uri)} best"))
     if found.as_of is not None:
         moment = time.strftime("%Y-%m-%d %H:%M", time.gmtime(found.as_of))
         parts.append(paragraph(f"Last status of a trial: {moment} UTC.", "soft"))

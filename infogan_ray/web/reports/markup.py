@@ -9,15 +9,14 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
+from infogan_ray.storage.visible_text import printable
+
 MISSING = "—"
-# Control characters: browsers do not show them, and XML forbids them.
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 
 
 def escape(value: Any) -> str:
-    """Text for an element or a quoted attribute. A character that UTF-8 or XML cannot hold becomes a question mark."""
-    text = str(value).encode("utf-8", "replace").decode()
-    return html.escape(CONTROL.sub("?", text), quote=True)
+    """Text for an element or a quoted attribute. Characters that UTF-8 or XML cannot hold become escapes."""
+    return html.escape("\n".join(map(printable, str(value).split("\n"))), quote=True)
 
 
 def truncate(text: str, length: int) -> str:

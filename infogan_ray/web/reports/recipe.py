@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.searches.recipe import DECIDED
+from infogan_ray.storage.visible_text import shell_command
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_command import train_command
 from infogan_ray.web.reports.findings import Findings, Trial
@@ -66,7 +66,7 @@ def _commands(found: Findings) -> str:
     words = ["infogan", "search", "RECIPE.py", "--storage", folder.parent.uri, "--name", folder.name, "--resume"]
     text = "The search does not contain its recipe file. This command with that file continues an interrupted search. "
     text += "With another --name and without --resume, it starts a new search; the same seed gives the same values:"
-    parts = [paragraph(text), command(shlex.join(words))]
+    parts = [paragraph(text), command(shell_command(words))]
     trial = found.best or next((trial for trial in found.trials if trial.config), None)
     if trial and (line := _train_command(trial)):
         trial_name = "the winner" if trial is found.best else f"trial {trial.number}"

@@ -5,7 +5,6 @@ A run in any state can have a report. Missing or broken data leaves a gap and a 
 
 from __future__ import annotations
 
-import shlex
 import time
 from typing import Any
 
@@ -22,6 +21,7 @@ from infogan_ray.evaluation.texts import (
 )
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.storage.visible_text import shell_word, to_utf8
 from infogan_ray.training.model_card import changes_note
 from infogan_ray.training.publish import check_content
 from infogan_ray.training.train_command import train_command
@@ -37,7 +37,7 @@ MAX_SAMPLE_PICTURES = 8
 
 def write_run_report(run: RunDirectory) -> None:
     """Write ``report.html`` into the run's folder. Raises UserError if the folder is not a run, and StorageError."""
-    run.folder.write(run.REPORT, run_report(run).encode())
+    run.folder.write(run.REPORT, to_utf8(run_report(run)))
 
 
 def run_report(run: RunDirectory) -> str:
@@ -56,7 +56,7 @@ def run_report(run: RunDirectory) -> str:
 
 
 def headline(found: RunFindings) -> str:
-    status, latest, uri = found.status, found.latest, shlex.quote(found.run.folder.uri)
+    status, latest, uri = found.status, found.latest, shell_word(found.run.folder.uri)
     over = status["state"] == "finished"
     parts = [f"<h1>Run {escape(found.run.name)}</h1>"]
     state = f"{status['state']} at step {status['step']:,}"
@@ -80,7 +80,7 @@ def headline(found: RunFindings) -> str:
     if over:
         best = f" The model is from step {status['best']:,}." if is_number(status.get("best")) else ""
         parts.append(paragraph(f"These commands download the model and open the explorer.{best}"))
-        parts.append(command(f"infogan pull {uri} {shlex.quote(found.run.name)}-model\ninfogan explore {uri}"))
+        parts.append(command(f"infogan pull {uri} {shell_word(found.run.name)}-model\ninfogan explore {uri}"))
     else:
         parts.append(paragraph("The results are preliminary. This command updates the report:"))
         parts.append(command(f"infogan report {uri}"))

@@ -11,6 +11,7 @@ from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF
+from infogan_ray.storage.visible_text import to_utf8
 from infogan_ray.web.reports.charts import SLOTS, Point, Series, line_chart, scatter
 from infogan_ray.web.reports.decisions import decisions, replay_with_stopping
 from infogan_ray.web.reports.findings import NOT_BEGUN, Findings, Trial, read
@@ -32,7 +33,7 @@ HELP = {
 
 def write_search_report(search: SearchDirectory) -> None:
     """Write ``report.html`` into the search's folder. Raises the errors of ``search_report``, and StorageError."""
-    search.folder.write(search.REPORT, search_report(search).encode())
+    search.folder.write(search.REPORT, to_utf8(search_report(search)))
 
 
 def search_report(search: SearchDirectory) -> str:

@@ -1,0 +1,88 @@
+"""What a Ray on this machine needs: short paths of sockets, a token, and workers that import this program."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import ray
+import ray.exceptions
+
+import infogan_ray
+from infogan_ray import UserError
+from infogan_ray.distributed.cluster.auth_check import AUTH_MODE
+from infogan_ray.distributed.submission.dashboard import TOKEN, TOKEN_PATH
+from infogan_ray.storage.visible_text import is_utf8
+
+# The longest path of a socket that Ray makes in its temporary folder, and what the system allows for a whole path.
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+PATH_BYTES = 103 if sys.platform == "darwin" else 107
+PROBE_TIMEOUT_S = 60.0
+
+START_FOLDER = Path(infogan_ray.__file__).parents[1]
+"""Ray puts the current folder first on its workers' search path for modules. With this folder, the workers import the
+driver's own package, and no file of the user that has the name of a module."""
+
+
+def check_temporary_folder() -> None:
+    """Raises UserError if the path of Ray's temporary folder is too long for its sockets."""
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    if variable is None or (variable == "TMPDIR" and sys.platform == "darwin"):  # there Ray uses /tmp
+        return
+    folder, most = os.environ[variable], PATH_BYTES - len(SOCKET)
+    if (length := len(os.fsencode(folder))) > most:
+        raise UserError(
+            f"{variable} is '{folder}', which has {length} bytes; Ray's sockets leave room for {most}; "
+            "set RAY_TMPDIR to a shorter folder, for example RAY_TMPDIR=/tmp"
+        )
+
+
+def check_command_line() -> None:
+    """Raises UserError if an argument is not UTF-8: Ray records the command line, and reads it as UTF-8."""
+    if bad := next((word for word in sys.orig_argv if not is_utf8(word)), None):
+        raise UserError(
+            f"'{bad}' is not UTF-8, and with several workers or a cluster Ray reads the command line; name a symbolic "
+            "link to it, or use one worker"
+        )
+
+
+def home_problem() -> str | None:
+    """Why nothing can be written to the home folder; None if it can."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return "HOME is not set"
+    if not home.is_dir():
+        return f"HOME is {home}, which is not a folder"
+    return None if os.access(home, os.W_OK) else f"HOME is {home}, where nothing can be written"
+
+
+def set_token() -> None:
+    """Set a token for a new Ray if Ray could not write its own to the home folder."""
+    needed = os.environ.get(AUTH_MODE, "token").lower() == "token"
+    if needed and TOKEN not in os.environ and TOKEN_PATH not in os.environ and home_problem() is not None:
+        os.environ[TOKEN] = secrets.token_hex(32)
+
+
+def check_workers() -> None:
+    """Check that a local Ray's processes start and import this program. Raises UserError, in one line.
+
+    ``machines.check_files`` checks the machines of a cluster.
+    """
+    if "RAY_ADDRESS" in os.environ:
+        return
+    probe = ray.remote(num_cpus=0, max_retries=0)(package_folder)
+    try:
+        found = ray.get(probe.remote(), timeout=PROBE_TIMEOUT_S)
+    except ray.exceptions.RayError as error:
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise UserError(f"Ray's processes cannot run infogan_ray: {last}; see 'infogan doctor'") from None
+    if found != package_folder():
+        raise UserError(f"Ray's processes import another infogan_ray: {found}, and this is {package_folder()}")
+
+
+def package_folder() -> str:
+    """The folder of the package in the calling process."""
+    return str(Path(infogan_ray.__file__).resolve().parent)
