@@ -217,7 +217,7 @@ def test_runs_shows_incomplete_runs_with_their_state(
     midst_row = rows["in-midst"]
     assert (midst_row["state"], midst_row["unfinished_checkpoints"], midst_row["best"]) == ("killed", 1, None)
     assert main(["runs", store.path]) == DONE
-    assert "1 unfinished checkpoints, 2 restarts" in capsys.readouterr().out
+    assert "1 unfinished checkpoint, 2 restarts" in capsys.readouterr().out
     assert main(["runs", midst.folder.path]) == DONE
     assert "unfinished: " in capsys.readouterr().err
     assert main(["runs", (store / "at-start").path]) == DONE, "a run without config.json is shown, too"
