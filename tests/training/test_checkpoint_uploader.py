@@ -94,9 +94,9 @@ def test_training_continues_while_credentials_have_expired(
     write_keys(tmp_path / "keys", KEY, monkeypatch)
     actions = {
         6: lambda: proxy.become("expired"),
-        40: lambda: write_keys(tmp_path / "keys", RENEWED_KEY, monkeypatch),
+        30: lambda: write_keys(tmp_path / "keys", RENEWED_KEY, monkeypatch),
     }
-    run, reports = run_on(proxy.uri("expired"), image_set, actions, steps=60, checkpoint_every=10, keep=20)
+    run, reports = run_on(proxy.uri("expired"), image_set, actions, steps=40, checkpoint_every=10, keep=20)
     messages = [report.say for report in reports if report.say]
     refused = (
         "storage is unavailable, training continues .*ExpiredToken: The provided token has expired.*renew the cred"
