@@ -16,14 +16,13 @@ from infogan_ray.cli.exit_codes import DONE, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.output import print_json, print_progress, print_result, warn
 from infogan_ray.cli.search_display import SearchDisplay
-from infogan_ray.cli.train import default_name
 from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.metrics import BOARD_COLUMNS, COMPARED_WITH_ERROR, HEADLINES, ONE_CATEGORY_ERROR
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, finite, pareto, winner
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.storage.run_directory import check_new_name
+from infogan_ray.storage.run_directory import check_new_name, default_name
 from infogan_ray.storage.visible_text import shell_command, shell_word
 from infogan_ray.training.config import check_name
 from infogan_ray.training.disk_room import search_warning

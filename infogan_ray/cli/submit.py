@@ -16,11 +16,11 @@ from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.jobs import follow, infogan_command, with_resume
 from infogan_ray.cli.output import print_json, print_result, results, warn
 from infogan_ray.cli.search import parse_search
-from infogan_ray.cli.train import default_name, train_config
+from infogan_ray.cli.train import train_config
 from infogan_ray.data.formats.celeba import is_attribute
 from infogan_ray.distributed.submission.work import FILES, Work
 from infogan_ray.searches.recipe import load_recipe
-from infogan_ray.storage.run_directory import check_new_name
+from infogan_ray.storage.run_directory import check_new_name, default_name
 from infogan_ray.training.config import check_name
 from infogan_ray.training.tracking.addresses import with_absolute_path
 

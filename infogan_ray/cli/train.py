@@ -24,7 +24,7 @@ from infogan_ray.distributed.train import torchrun, trainer
 from infogan_ray.distributed.train.checks import check, runs_in_this_process
 from infogan_ray.evaluation import texts
 from infogan_ray.storage.file_system import StorageError, open_storage
-from infogan_ray.storage.run_directory import RunDirectory, plain_name
+from infogan_ray.storage.run_directory import RunDirectory, default_name
 from infogan_ray.storage.visible_text import shell_word
 from infogan_ray.training import resume
 from infogan_ray.training.config import RunConfig, load_values
@@ -37,7 +37,6 @@ from infogan_ray.training.run_outcome import LAST_STATUS_S, HeadLost, OutOfMemor
 from infogan_ray.training.run_setup import resolve_feed
 from infogan_ray.training.train_command import train_command
 
-LONGEST_STEM = 100  # bytes of the data's name in the run's name
 EXIT_CODES = {"finished": DONE, "interrupted": INTERRUPTED, "diverged": DIVERGED}
 
 
@@ -132,12 +131,6 @@ def _print_outcome(config: RunConfig, state: str, cause: str) -> None:
     with contextlib.suppress(StorageError):
         found = outcome(run)
     print_json({**found, "state": state, "cause": cause or found.get("cause")})
-
-
-def default_name(what: str) -> str:
-    """A name from the data or the recipe, and the time."""
-    stem = plain_name(Path(what.partition("?")[0]).stem).encode()[:LONGEST_STEM].decode(errors="ignore")
-    return f"{stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 SHORT_FLAG = "--consistency"  # means --consistency.weight

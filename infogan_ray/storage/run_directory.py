@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import time
 import unicodedata
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from infogan_ray import UserError
@@ -21,6 +23,7 @@ from infogan_ray.storage.file_system import Storage
 STALE_AFTER_S = {"starting": 3600, "running": 180}
 
 
+LONGEST_STEM = 100  # bytes of the data's name in a default name
 NAME_RULE = "use letters of any script, digits, '-', '_' and '.', not starting with '.' or '-'"
 
 
@@ -38,6 +41,12 @@ def plain_name(text: str) -> str:
     """``text`` as the name of a run: other characters become '_'. Empty if nothing is left."""
     plain = (letter if letter in "-_." or unicodedata.category(letter)[0] in "LMN" else "_" for letter in text)
     return "".join(plain).lstrip(".-")
+
+
+def default_name(what: str) -> str:
+    """A name from the data or the recipe, the time, and random digits: many jobs may start in the same second."""
+    stem = plain_name(Path(what.partition("?")[0]).stem).encode()[:LONGEST_STEM].decode(errors="ignore")
+    return f"{stem or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 @dataclass(frozen=True)

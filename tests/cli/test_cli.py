@@ -23,13 +23,13 @@ from infogan_ray import UserError
 from infogan_ray.cli import display
 from infogan_ray.cli.exit_codes import DONE, FAILED, USAGE
 from infogan_ray.cli.main import COMMANDS, main
-from infogan_ray.cli.train import default_name, train_config
+from infogan_ray.cli.train import train_config
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation import texts
 from infogan_ray.searches.recipe import Recipe
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import RunConfig, check_name
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.presets import PRESETS
 from tests.conftest import tiny_config
 from tests.storage.test_json_text import strict
@@ -287,11 +287,6 @@ def test_a_file_overrides_presets_and_flags_override_the_file(tmp_path: Path) ->
     file.write_text("steps: many\n")
     with pytest.raises(ValueError, match="steps is 'many'; it must be int or nothing"):
         train_config([str(file)])
-
-
-@pytest.mark.parametrize("stem", ["photos", "-.two words\\", os.fsdecode(b"caf\xe9\n"), "犬" * 90])
-def test_a_default_name_is_valid(stem: str) -> None:
-    check_name(default_name(f"/data/{stem}.zip"))
 
 
 @pytest.mark.parametrize("name", PRESETS)

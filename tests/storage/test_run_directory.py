@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from infogan_ray import UserError
-from infogan_ray.cli.train import default_name
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.storage.run_directory import RunDirectory, check_new_name, plain_name
+from infogan_ray.storage.run_directory import RunDirectory, check_new_name, default_name, plain_name
 from infogan_ray.training.config import RunConfig, check_name
 
 
@@ -47,5 +46,6 @@ def test_a_run_of_an_earlier_version_keeps_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", ["my photos (2).zip", "~/.hidden", "s3://bucket/größe?region=x", "*" * 300, "ü" * 300])
 def test_the_default_name_is_valid(data: str) -> None:
     name = default_name(data)
+    assert name != default_name(data), "jobs that start in the same second get different names"
     check_new_name(name)
     check_name(name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from infogan_ray.searches.recipe import TRACKERS, Recipe, without_trackers
 from infogan_ray.searches.search_directory import SearchDirectory, remaining
 from infogan_ray.searches.selection_rules import DEFAULT, Row, winner
 from infogan_ray.storage.file_system import Storage, open_storage
+from infogan_ray.storage.run_directory import default_name
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.disk_room import search_warning
 from infogan_ray.training.run_outcome import TrainingFailed
@@ -57,7 +57,7 @@ def search(
     found before a trial starts, and SearchFailed if no trial finishes.
     """
     storage = storage if isinstance(storage, Storage) else open_storage(storage)
-    name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = name or default_name("search")
     if os.environ.get("RAY_ADDRESS"):
         connect(None)  # so that the checks use the cluster's machines
     requested = recipe.config(0).feed
