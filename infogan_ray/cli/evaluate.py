@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -40,6 +40,10 @@ class Evaluate:
     data: str | None = None
     """Dataset name or path; by default the data that the model was trained on."""
     data_dir: str | None = None
+    pixel_range: str | None = None
+    """LOW:HIGH, for images of more than 8 bits: the values that become black and white; by default as in training."""
+    fit: Literal["crop", "pad", "squeeze"] | None = None
+    """How images that are not square become square; by default as in training."""
     samples: int = 10_000
     """Number of sampled codes for the bound."""
     disentanglement: str | None = None
@@ -78,8 +82,9 @@ def evaluate(arguments: list[str]) -> int:
             raise UserError(f"{given.model} was trained on {data}, which does not exist; give its new path with --data")
         saved_config = run.data_config if run is not None and data == run.data else DataConfig()
         config = dataclasses.replace(
-            saved_config, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels
-        )
+            saved_config, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels,
+            pixel_range=given.pixel_range or model.pixel_range, fit=given.fit or model.fit,
+        )  # fmt: skip
         images = load_images(data, config, print_progress)
         if given.quality:
             metrics["quality"] = measure_fidelity(model, images, fidelity, say=print_progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from infogan_ray.cli import flag_errors
 from infogan_ray.cli.exit_codes import Failed
 
 START_OR_RESUME = "--start-or-resume"
+NEGATIVE_RANGE = re.compile(r"-[\d.][^:]*:.*")
 T = TypeVar("T")
 
 
@@ -42,7 +44,7 @@ def parse(
     the caller has removed them from the arguments.
     """
     message = io.StringIO()
-    options: dict[str, Any] = {"args": list(arguments), "description": description}
+    options: dict[str, Any] = {"args": _join_negative_ranges(arguments), "description": description}
     options |= {"config": (tyro.conf.OmitArgPrefixes,)} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -55,6 +57,17 @@ def parse(
             tyro.cli(kind, prog=f"infogan {command}", **options)
         reason = flag_errors.in_one_line(message.getvalue(), kind, default is not None, taken)
         raise UserError(f"{reason}; see 'infogan {command} --help'") from None
+
+
+def _join_negative_ranges(arguments: Sequence[str]) -> list[str]:
+    """Write ``--flag -1:1`` as ``--flag=-1:1``. Otherwise the parser takes -1:1 for a flag."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and NEGATIVE_RANGE.fullmatch(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:

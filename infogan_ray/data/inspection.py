@@ -14,14 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infogan_ray.data.conversion import CROP, Conversion, NotSquare, not_square
 from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.decoding import Facts, decode
 from infogan_ray.data.formats.collection import EncodedImages, RawImages
 from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.image_files import Broken, Files, Say
-from infogan_ray.data.image_loader import map_files
+from infogan_ray.data.image_loader import map_files, union
 from infogan_ray.data.image_set import HOLD_OUT
-from infogan_ray.data.load_in_memory import channels_first, with_size_and_channels
+from infogan_ray.data.load_in_memory import (
+    ALPHA,
+    array_conversions,
+    array_values,
+    count_clipped,
+    to_images,
+)
+from infogan_ray.data.pixel_range import CLIPPED, Values, range_line
 from infogan_ray.models.networks import SIZES, plan
 
 SHEET = 64  # images on the contact sheet
@@ -61,6 +69,10 @@ class Survey:
     copies: list[list[str]]
     """Groups of files with the same bytes."""
     coloured: int
+    not_square: NotSquare | None
+    """None if all images are square, or if the dataset's own crop is used."""
+    pixel_range: str | None
+    """The pixel range and its origin, for users. None if all images have 8 bits."""
     proposal: Proposal | None
     memory_bytes: int
     sheet: Tensor
@@ -72,7 +84,8 @@ class Survey:
             "path": str(self.source.path), "layout": self.kind, "images": len(self.source.names) - len(self.broken),
             "formats": dict(self.formats), "modes": dict(self.modes), "sizes": self.sizes, "coloured": self.coloured,
             "skipped": dict(self.source.skipped), "broken": self.broken, "conversions": dict(self.conversions),
-            "classes": self.classes, "copies": self.copies, "memory_bytes": self.memory_bytes, "proposal": proposal,
+            "classes": self.classes, "copies": self.copies, "not_square": self.not_square and vars(self.not_square),
+            "pixel_range": self.pixel_range, "memory_bytes": self.memory_bytes, "proposal": proposal,
         }  # fmt: skip
 
 
@@ -92,7 +105,10 @@ class RawSurvey:
     images: int
     test_images: int
     shape: tuple[int, ...]
+    conversions: list[str]
     classes: dict[str, int]
+    not_square: NotSquare | None
+    pixel_range: str | None
     proposal: Proposal | None
     memory_bytes: int
     sheet: Tensor
@@ -102,8 +118,9 @@ class RawSurvey:
         proposal = None if self.proposal is None else vars(self.proposal)
         return {
             "path": str(self.path), "layout": self.kind, "images": self.images, "test_images": self.test_images,
-            "shape": list(self.shape), "classes": self.classes, "memory_bytes": self.memory_bytes,
-            "proposal": proposal,
+            "shape": list(self.shape), "conversions": self.conversions, "classes": self.classes,
+            "not_square": self.not_square and vars(self.not_square), "pixel_range": self.pixel_range,
+            "memory_bytes": self.memory_bytes, "proposal": proposal,
         }  # fmt: skip
 
 
@@ -120,11 +137,22 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
     source = collection.files
     checks: dict[int, _FileCheck] = {}
     broken: dict[int, str] = {}
-    for row, result in map_files(source, lambda content: _check_file(content, source.crop), say):
-        if isinstance(result, Broken):
-            broken[row] = str(result)
-        else:
-            checks[row] = result
+    how = config.conversion
+
+    def check(how: Conversion, rows: list[int] | None = None) -> None:
+        for row, result in map_files(source, lambda content: _check_file(content, source.crop, how), say, rows):
+            if isinstance(result, Broken):
+                broken[row] = str(result)
+            else:
+                checks[row] = result
+
+    check(how)
+    wide = {row: found.facts.values for row, found in checks.items() if found.facts.values is not None}
+    values = union(wide.values())
+    if values is not None:
+        how = how.with_range_of(values)
+    if wide and config.pixel_range is None:  # as in training, read again with the range of all images
+        check(how, sorted(wide))
     rows = sorted(checks)
     names = [source.names[row] for row in rows]
     facts = [checks[row].facts for row in rows]
@@ -144,16 +172,21 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
         classes={name: counts[name] for name in classes},
         copies=_copies(source, checks),
         coloured=coloured,
+        not_square=not_square([(f.width, f.height) for f in facts], how.fit) if source.crop is None else None,
+        pixel_range=_range_text(how, values, config),
         proposal=_propose(path, config, size, channels, len(names), len(classes), share),
         memory_bytes=len(names) * channels * size * size,
-        sheet=_sheet(source, rows, size, channels),
+        sheet=_sheet(source, rows, size, channels, how),
     )
 
 
 def _inspect_raw(found: RawImages, config: DataConfig) -> RawSurvey:
     """Inspect raw images. Reads the whole file once: a compressed file can only be read forwards."""
     height, width = found.shape[:2]
-    channels = config.channels or (found.shape[2] if len(found.shape) == 3 else 1)
+    stored = found.shape[2] if len(found.shape) == 3 else 1
+    channels = config.channels or (stored - 1 if stored in ALPHA else stored)  # alpha is composited on white
+    values = array_values(found)
+    how = config.conversion if values is None else config.conversion.with_range_of(values)
     fitting = height if height == width and height in SIZES else _nearest(min(height, width))
     size = config.image_size or fitting
     chosen = {found.count * place // SHEET for place in range(SHEET)}
@@ -161,11 +194,15 @@ def _inspect_raw(found: RawImages, config: DataConfig) -> RawSurvey:
         image for first, _, chunk in found.chunks(0, found.count)
         for row, image in enumerate(chunk, start=first) if row in chosen
     ]  # fmt: skip
-    sheet = with_size_and_channels(channels_first(np.stack(images)), size, channels)
+    sheet = to_images(np.stack(images), size, channels, how)
+    conversions = array_conversions(found.shape, how.fit)
+    if values is not None and how.pixel_range is not None and how.pixel_range.clips(values):
+        conversions.append(f"{count_clipped(found, how.pixel_range):,} {CLIPPED}")
     counts = _classes(found, list(range(found.count)))
     held = found.test.count if found.test else 0
     return RawSurvey(
-        found.path, found.kind, found.count, held, found.shape, counts,
+        found.path, found.kind, found.count, held, found.shape, conversions, counts,
+        not_square([(width, height)] * found.count, how.fit), _range_text(how, values, config),
         _propose(found.path, config, size, channels, found.count, len(counts), 0.0),
         (found.count + held) * channels * size * size, sheet,
     )  # fmt: skip
@@ -178,8 +215,14 @@ def _classes(found: EncodedImages | RawImages, rows: list[int]) -> Counter[str]:
     return Counter({name: int(count) for name, count in zip(found.classes, counts, strict=True)})
 
 
-def _check_file(content: bytes, crop: int | None) -> _FileCheck:
-    pixels, facts = decode(content, PREVIEW_SIZE, 3, crop=crop)
+def _range_text(how: Conversion, values: Values | None, config: DataConfig) -> str | None:
+    if values is None or how.pixel_range is None:
+        return None if config.pixel_range is None else f"{config.pixel_range} is without effect: all have 8 bits"
+    return range_line(how.pixel_range, values, fixed=config.pixel_range is not None)
+
+
+def _check_file(content: bytes, crop: int | None, how: Conversion) -> _FileCheck:
+    pixels, facts = decode(content, PREVIEW_SIZE, 3, crop=crop, how=how)
     channel_range = np.ptp(pixels.astype(np.int16), axis=0).max()
     return _FileCheck(facts, bool(channel_range > COLOUR), hashlib.blake2b(content, digest_size=16).digest())
 
@@ -213,13 +256,16 @@ def _copies(source: Files, checks: dict[int, _FileCheck]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _sheet(source: Files, rows: list[int], size: int, channels: int) -> Tensor:
+def _sheet(source: Files, rows: list[int], size: int, channels: int, how: Conversion) -> Tensor:
     """Images for the contact sheet, chosen at equal distances in the source."""
     chosen = sorted({rows[len(rows) * place // SHEET] for place in range(SHEET)}) if rows else []
     found = {
         row: read[0]
         for row, read in map_files(
-            source, lambda content: decode(content, size, channels, crop=source.crop), lambda line: None, rows=chosen
+            source,
+            lambda content: decode(content, size, channels, crop=source.crop, how=how),
+            lambda line: None,
+            chosen,
         )
         if not isinstance(read, Broken)
     }
@@ -242,6 +288,8 @@ def _propose(
         "infogan", "train", "--data", str(path), "--image-size", str(size), "--channels", str(channels),
         "--batch-size", str(batch), "--codes", codes, "--steps", str(STEPS),
         *(["--labels", config.labels] if config.labels else []),
+        *(["--pixel-range", config.pixel_range] if config.pixel_range else []),
+        *(["--fit", config.fit] if config.fit != CROP else []),
         *(["--max-bad", f"{max_bad:g}"] if max_bad != DataConfig().max_bad else []),
     ]  # fmt: skip
     return Proposal(size, channels, batch, codes, max_bad, shlex.join(words))

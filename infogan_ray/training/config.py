@@ -17,7 +17,7 @@ from typing_extensions import Doc
 
 from infogan_ray import UserError
 from infogan_ray.data.augmentation import AugmentationConfig
-from infogan_ray.data.datasets import DataConfig
+from infogan_ray.data.datasets import DataConfig, fit_of_earlier_runs
 from infogan_ray.evaluation.bound import EvaluationConfig
 from infogan_ray.evaluation.metrics import SELECTABLE, is_one_prior, metric_help
 from infogan_ray.models.latents import LatentSpec
@@ -60,6 +60,12 @@ class RunConfig:
     labels, if there are any. For CelebA, FILE:ATTRIBUTE is also valid."""
     max_bad: float = 0.01
     """Largest share of broken image files. They are skipped; with a larger share the run does not start."""
+    pixel_range: str | None = None
+    """LOW:HIGH, for images of more than 8 bits: the values that become black and white, for example 0:4095. By default
+    it is found from the values of all images. A resumed run keeps its range."""
+    fit: Literal["crop", "pad", "squeeze"] = "crop"
+    """How images that are not square become square: crop takes the middle, pad adds a border in the colour of the
+    image's own, squeeze changes the proportions. A resumed run keeps it."""
     feed: Literal["auto", "memory", "stream"] = "auto"
     """memory loads all images. stream reads prepared data (infogan data prepare) during training, in constant memory.
     auto streams prepared data that needs more than half of the free memory. A resumed run keeps its feed."""
@@ -206,7 +212,10 @@ class RunConfig:
 
     @property
     def data_config(self) -> DataConfig:
-        return DataConfig(self.data_dir, self.image_size, self.channels, labels=self.labels, max_bad=self.max_bad)
+        return DataConfig(
+            self.data_dir, self.image_size, self.channels, labels=self.labels, max_bad=self.max_bad,
+            pixel_range=self.pixel_range, fit=self.fit,
+        )  # fmt: skip
 
     def model_spec(self, image_size: int, channels: int) -> ModelSpec:
         return ModelSpec(self.latents, image_size, channels, self.network)
@@ -266,7 +275,10 @@ def from_saved(saved: dict[str, Any], source: str) -> RunConfig:
     """The resolved configuration in the config.json of a run or model. Raises UserError if it has none."""
     if not isinstance(saved.get("run"), dict):
         raise UserError(f"{source} is not the configuration of a run")
-    return RunConfig().override(saved["run"], source)
+    values = saved["run"]
+    if "fit" not in values:
+        values = {**values, "fit": fit_of_earlier_runs(values.get("data"))}
+    return RunConfig().override(values, source)
 
 
 def check_name(name: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from infogan_ray import UserError, __version__
+from infogan_ray.data.conversion import CROP
 from infogan_ray.data.datasets import load_images
 from infogan_ray.data.feeds.feed_policy import MemoryBudget, feed_line
 from infogan_ray.data.fetch import cache_folder
@@ -23,7 +24,7 @@ from infogan_ray.evaluation.metrics import check_needs, missing_packages
 from infogan_ray.models.networks import ModelSpec, plan
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import RunConfig
+from infogan_ray.training.config import RunConfig, from_saved
 from infogan_ray.training.json_difference import difference
 from infogan_ray.training.run_cost import checkpoint_plan
 from infogan_ray.training.run_outcome import Listener
@@ -47,6 +48,8 @@ def check_data(
         raise UserError("data is not set; give --data (mnist, fashion_mnist, shapes, or a path) or a --preset")
     if config.image_size is not None:
         plan(config.image_size, config.channels or 1)
+    config = with_saved_conversion(config, say)
+    assert config.data is not None
     images = load_images(config.data, config.data_config, say, feed=resolve_feed(config), budget=budget, sample=sample)
     config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
@@ -77,6 +80,29 @@ def resolve_feed(config: RunConfig) -> str:
     return saved
 
 
+def with_saved_conversion(config: RunConfig, say: Callable[[str], None] = lambda line: None) -> RunConfig:
+    """``config`` with the pixel range and the fit of a resumed run, so that its images stay the same.
+
+    Raises UserError if other ones are configured.
+    """
+    run = RunDirectory(open_storage(config.storage) / config.name) if config.resume and config.name else None
+    if run is None or not run.exists:
+        return config
+    saved = from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")
+    for name, default in (("pixel_range", None), ("fit", CROP)):
+        configured, value = getattr(config, name), getattr(saved, name)
+        if configured == value or value is None:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if configured != default:
+            raise UserError(
+                f"{name} is '{configured}', and {config.name} has read its images with '{value}'; leave {flag} out to "
+                "continue"
+            )
+        say(f"data: {name} is {value}, as {config.name} began")
+    return dataclasses.replace(config, pixel_range=saved.pixel_range or config.pixel_range, fit=saved.fit)
+
+
 def prepare_run(
     config: RunConfig, images: ImageSet, budget: MemoryBudget, listen: Listener
 ) -> tuple[RunConfig, RunDirectory]:
@@ -87,7 +113,12 @@ def prepare_run(
     name = config.name
     assert name is not None, "see check_data"
     feed_message = feed_line(resolve_feed(config), images, budget)
-    config = config.override({"feed": images.feed}, "the data")  # the same feed for all workers and for a resumed run
+    config = with_saved_conversion(config)
+    # The same feed and pixels for all workers and for a resumed run.
+    found = {"feed": images.feed, "fit": images.conversion.fit}
+    if images.conversion.pixel_range is not None:
+        found["pixel_range"] = str(images.conversion.pixel_range)
+    config = config.override(found, "the data")
     run = RunDirectory.claim(open_storage(config.storage), name, config.resume)
     status = run.get_status()
     if config.resume and status["state"] == "running":

@@ -431,7 +431,7 @@ def bad_files(root: Path) -> list[tuple[Path, str]]:
         (root / "none-images-idx3-ubyte", "there is no image in"),
         (cut(root / "sprites" / "dsprites.npz"), "is not a whole .npz file"),
         (root / "no.npz", "has no array 'images' (it has pictures)"),
-        (root / "many.npz", "must be integers (3,)"),
+        (root / "many.npz", "must be integers (3,) or (3, 1), texts, or one-hot rows"),
         (cut(root / "table" / "a.parquet"), "is not a whole .parquet file"),
         (root / "text.parquet", "has no column of images"),
         (root / "two.parquet", "has the image columns left, right"),
@@ -465,6 +465,119 @@ def test_damage_inside_a_table_breaks_only_its_own_images(tmp_path: Path) -> Non
 def test_encoded_layouts_require_an_image_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"image_size is not set; WebDataset tar .* --image-size 32"):
         load(layouts.webdataset(tmp_path).path)
+
+
+def arrays(count: int = COUNT, seed: int = 0) -> np.ndarray:
+    return pixels(count, 16, 16, 3, seed=seed)
+
+
+def test_keras_arrays_have_a_test_part_and_common_classes(tmp_path: Path) -> None:
+    labels, test_labels = np.array([5, 7] * (COUNT // 2))[:, None], np.array([7, 9, 9, 7, 5, 5])
+    np.savez(
+        tmp_path / "a.npz", x_train=arrays(), y_train=labels, x_test=arrays(TEST_COUNT, 1), y_test=test_labels,
+        extra=np.zeros(3),
+    )  # fmt: skip
+    messages: list[str] = []
+    found = load_images(str(tmp_path / "a.npz"), DataConfig(), messages.append)
+    assert found.classes == ("5", "7", "9") and found.labels is not None and found.test_labels is not None
+    assert found.labels.tolist() == [0, 1] * (COUNT // 2) and found.test_labels.tolist() == [1, 2, 2, 1, 0, 0]
+    assert torch.equal(found.images, as_tensor(arrays())) and found.test_images is not None
+    assert torch.equal(found.test_images, as_tensor(arrays(TEST_COUNT, 1)))
+    assert f"data: {tmp_path}/a.npz: x_train, y_train, x_test, y_test; not used: extra" in messages
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted", "classes"),
+    [
+        (np.array(["dog", "ant"] * 10), [1, 0] * 10, ["ant", "dog"]),
+        (np.array([b"10", b"9"] * 10), [1, 0] * 10, ["9", "10"]),
+        (np.eye(3, dtype=np.float32)[[2, 0] * 10], [1, 0] * 10, ["0", "2"]),
+        (np.array([1.0, 0.0] * 10), [1, 0] * 10, ["0", "1"]),
+        (np.array([[True], [False]] * 10), [1, 0] * 10, ["0", "1"]),
+        (np.array([0.5, 0.0] * 10), None, None),
+        (np.zeros((19,), int), None, None),
+        (np.zeros((20, 4, 4), int), None, None),
+    ],
+)
+def test_unnamed_arrays_are_images_and_perhaps_labels(
+    labels: np.ndarray, wanted: list[int] | None, classes: list[str] | None, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "a.npz", arrays(20), labels)
+    messages: list[str] = []
+    found = open_collection(tmp_path / "a.npz", say=messages.append)
+    assert (None if found.labels is None else found.labels.tolist()) == wanted and found.classes == classes
+    assert ("not used: arr_1" in messages[0]) == (wanted is None)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (np.linspace(0, 1, 20 * 256).astype(np.float16), "0:1"), (np.linspace(-1, 1, 20 * 256), "-1:1"),
+        (np.arange(20 * 256).astype(">u2") % 4096, "0:4095"), (np.arange(20 * 256, dtype=np.int64) - 9, "-9:5110"),
+        (np.arange(20 * 256) % 2 == 0, None), (np.asfortranarray(np.arange(20 * 256, dtype=np.uint16)), "0:16383"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_arrays_of_any_numbers_have_one_range(
+    values: np.ndarray, wanted: str | None, ending: str, tmp_path: Path
+) -> None:
+    values = values.reshape(20, 16, 16)
+    if ending == "npy":
+        np.save(tmp_path / "a.npy", np.asfortranarray(values))
+    else:
+        np.savez_compressed(tmp_path / "a.npz", images=values)
+    found = load(tmp_path / f"a.{ending}")
+    assert found.conversion.range_text == wanted
+    low, high = (0, 1) if wanted is None else map(float, wanted.split(":"))
+    scaled = ((values.astype(float) - low) * (255 / (high - low))).round().astype(np.uint8)
+    assert torch.equal(found.images, torch.from_numpy(scaled)[:, None])
+
+
+def test_a_test_part_has_the_range_of_the_training_part(tmp_path: Path) -> None:
+    train = np.full((20, 16, 16), 1000, np.uint16)
+    np.savez(tmp_path / "a.npz", x_train=train, x_test=np.array([500, 4000], np.uint16)[:, None, None] + train[:2] * 0)
+    messages: list[str] = []
+    found = load_images(str(tmp_path / "a.npz"), DataConfig(), messages.append)
+    assert found.test_images is not None and found.test_images[:, 0, 0, 0].tolist() == [125, 255]
+    assert any("1 images of" in line and "clipped" in line for line in messages)
+
+
+def test_arrays_that_are_not_square_are_cropped_unless_fit_is_set(tmp_path: Path) -> None:
+    images = pixels(20, 16, 24, 3)
+    np.save(tmp_path / "a.npy", images)
+    tensor = as_tensor(images)
+    assert torch.equal(load(tmp_path / "a.npy").images, tensor[..., 4:20])
+    assert load(tmp_path / "a.npy", fit="pad").images.shape == (20, 3, 24, 24)
+    with pytest.raises(UserError, match="the images are 16x24; to squeeze them, set image_size"):
+        load(tmp_path / "a.npy", fit="squeeze")
+    squeezed = torch.nn.functional.interpolate(tensor.float(), (16, 16), mode="bilinear", antialias=True)
+    assert torch.equal(load(tmp_path / "a.npy", fit="squeeze", image_size=16).images, squeezed.round().byte())
+
+
+def test_arrays_that_cannot_be_images_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    nan = np.zeros((20, 16, 16), np.float32)
+    nan[7, 3, 3] = np.nan
+    for array, message in (
+        (np.array([{}] * 3, object), "holds pickled objects, which are never read"),
+        (np.zeros((20, 16, 16), np.complex64), "must be numbers (N, H, W)"),
+        (np.zeros((20, 16, 16, 5), np.uint8), "with 5 channels; valid are 1 (grey)"),
+        (np.zeros((40, 30, 3), np.uint8), "looks like one image (H, W, C)"),
+        (np.zeros((20, 3, 16, 16), np.uint8), "looks like (N, C, H, W)"),
+        (np.zeros((20, 0, 16), np.uint8), "have no pixels"),
+        (np.zeros((0, 16, 16), np.uint8), "there is no image in"),
+        (nan, "image 7 of"),
+    ):
+        np.save(path, array, allow_pickle=True)
+        with pytest.raises(UserError) as error:
+            load(path)
+        assert message in str(error.value) and "\n" not in str(error.value), str(error.value)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"is not a whole \.npy file"):
+        load(path)
+    np.savez(tmp_path / "b.npz", images=arrays(20), labels=np.array([{}] * 20, object))
+    with pytest.raises(UserError, match="holds pickled objects"):
+        load(tmp_path / "b.npz")
 
 
 def test_a_plain_tar_with_other_files_is_still_plain(tmp_path: Path) -> None:

@@ -208,9 +208,10 @@ def test_the_order_does_not_depend_on_threads_and_progress_is_reported(
     threads: int, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_loader, "SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(threads)))
     messages: list[str] = []
     source = list_image_files(photos)
-    read = image_loader.read_pictures(source, SIZE, 3, messages.append, threads=threads)
+    read = image_loader.read_pictures(source, SIZE, 3, messages.append)
     assert read.names == list(source.names) and torch.equal(read.images[0, :, 8, 8], torch.tensor([0, 255, 128]))
     assert messages[0].startswith("data: 1 of 18 images read") and messages[-1].startswith("data: 18 of 18")
     assert threading.active_count() < 10
@@ -340,3 +341,81 @@ def test_encode_reads_the_same_sources(photos: Path, finished: Path, tmp_path: P
     assert rows[0].pop("image")[0] == str(photos / "cats" / "0.png")
     assert rows[1].pop("image")[0] == str(photos.parent / "packed.zip" / "cats" / "0.png")
     assert rows[0] == rows[1] and len(rows[0]["cat0"]) == 18
+
+
+def wide_folder(root: Path, images: list[np.ndarray], ending: str) -> Path:
+    root.mkdir()
+    for number, values in enumerate(images):
+        Image.fromarray(values).save(root / f"{number:02d}.{ending}")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ending", "most", "wanted"),
+    [(np.uint16, "png", 4000, "0:4095"), (np.float32, "tif", 250, "0:255"), (np.int32, "tif", 90_000, "0:90000")],
+)
+def test_one_range_is_used_for_all_images_of_a_folder(
+    dtype: type, ending: str, most: int, wanted: str, tmp_path: Path
+) -> None:
+    """A dark image stays dark beside a bright one."""
+    ramp = np.linspace(0, 1, SIZE * SIZE).reshape(SIZE, SIZE)
+    folder = wide_folder(tmp_path / "wide", [(ramp * share * most).astype(dtype) for share in (0.002, 0.5, 1)], ending)
+    Image.new("L", (SIZE, SIZE), 77).save(folder / "z.png")
+    messages: list[str] = []
+    found = load(folder, messages, channels=1)
+    assert str(found.conversion.pixel_range) == wanted
+    high = float(wanted[2:])
+    for image, share in zip(found.images[:3, 0].numpy(), (0.002, 0.5, 1), strict=True):
+        assert np.array_equal(image, ((ramp * share * most).astype(dtype) * (255 / high)).round())
+    assert (found.images[3] == 77).all(), "8-bit images do not change"
+    assert any(f"data: pixel range {wanted}, from the values 0...{most} of 3 images" in line for line in messages)
+    assert torch.equal(load(folder, channels=1, pixel_range=wanted).images, found.images)
+
+
+def test_a_pixel_range_overrides_and_clipped_images_are_counted(tmp_path: Path) -> None:
+    folder = wide_folder(tmp_path / "wide", [np.full((SIZE, SIZE), v, np.uint16) for v in (10, 101, 300)], "png")
+    messages: list[str] = []
+    found = load(folder, messages, channels=1, pixel_range="0:200")
+    assert found.images[:, 0, 0, 0].tolist() == [13, 129, 255]
+    text = "\n".join(messages)
+    assert "pixel range 0:200, as set, for 3 images of more than 8 bits with the values 10...300" in text
+    assert "1 with values outside the pixel range, which are clipped" in text
+
+
+def test_a_pixel_range_without_effect_is_said(photos: Path) -> None:
+    messages: list[str] = []
+    assert torch.equal(load(photos, messages, pixel_range="0:9").images, load(photos).images)
+    assert any("pixel_range is 0:9, without effect" in line for line in messages)
+
+
+def test_inspect_says_the_pixel_range_and_what_cropping_loses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = [np.full((SIZE, 2 * SIZE), v, np.uint16) for v in (5, 4000, 80, 80)]
+    folder = wide_folder(tmp_path / "wide", values, "png")
+    assert main(["data", "inspect", str(folder)]) == DONE
+    text = capsys.readouterr().out
+    for words in (
+        "0:4095, from the values 5...4000 of 4 images", "16-bit scaled from 0...4095", "4 cropped to the middle square",
+        "4; cropping loses 50% of the pixels at the median, 50% at most; --fit pad or --fit squeeze keeps them",
+    ):  # fmt: skip
+        assert words in text, words
+    words = ["data", "inspect", str(folder), "--fit", "pad", "--pixel-range", "-5:100", "-o", str(tmp_path / "a.png")]
+    assert main(words) == DONE
+    text = capsys.readouterr().out
+    assert "4 padded to a square with the colour of its border" in text and "-5:100, as set, for 4 images" in text
+    config = train_config(shlex.split(text.splitlines()[-1].removeprefix("next: "))[2:])
+    assert (config.fit, config.pixel_range) == ("pad", "-5:100")
+    assert main(["data", "inspect", str(folder), "--pixel-range", "4095"]) == USAGE
+    assert "pixel_range is '4095'; it must be LOW:HIGH" in capsys.readouterr().err
+
+
+def test_inspect_reads_wide_arrays_as_training_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.random.default_rng(0).random((20, SIZE, SIZE, 4)).astype(np.float32)
+    np.save(tmp_path / "a.npy", images)
+    assert main(["data", "inspect", str(tmp_path / "a.npy"), "--json"]) == DONE
+    found = json.loads(capsys.readouterr().out)
+    assert found["proposal"]["channels"] == 3 and found["pixel_range"].startswith("pixel range 0:1, from the values ")
+    assert found["conversions"] == ["RGBA composited on white"] and found["not_square"] is None
+    config = train_config(shlex.split(found["proposal"]["command"])[2:])
+    assert load_images(str(config.data), config.data_config, lambda line: None).images.shape == (20, 3, SIZE, SIZE)

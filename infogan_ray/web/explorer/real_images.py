@@ -35,7 +35,7 @@ class RealImageSource:
 
     def __init__(self, data: str | None = None, data_dir: str | None = None) -> None:
         self.data, self.data_dir = data, data_dir
-        self._loaded: dict[tuple[str, str | None, int, int], RealImages] = {}
+        self._loaded: dict[tuple[str, DataConfig], RealImages] = {}
         self._lock = threading.Lock()
 
     def availability(self, folder: Storage) -> dict[str, str]:
@@ -51,10 +51,14 @@ class RealImageSource:
         data, data_dir = self._find(folder)
         if data is None or not is_available(data, data_dir):
             return None
-        key = (data, data_dir, model.spec.image_size, model.spec.channels)
+        spec = model.spec
+        config = DataConfig(
+            data_dir, spec.image_size, spec.channels, max_bad=1.0, pixel_range=model.pixel_range, fit=model.fit
+        )
+        key = (data, config)
         with self._lock:
             if key not in self._loaded:
-                found = load_images(data, DataConfig(*key[1:], max_bad=1.0), say=lambda line: None)
+                found = load_images(*key, say=lambda line: None)
                 if found.test_images is not None:
                     self._loaded[key] = RealImages(found.test_images, found.test_labels)
                 else:
