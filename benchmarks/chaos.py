@@ -68,10 +68,10 @@ def say(line: str) -> None:
 
 def config(storage: str, name: str, steps: int) -> Any:
     """MNIST with a narrow network, so that many checkpoint intervals take only minutes."""
-    from infogan_ray.training.config import preset
+    from infogan_ray.training.config import RunConfig
 
     small = {"network": {"width": 16}, "evaluation": {"samples": 1000, "labelled": 1000}, "log_every": 5}
-    run = preset("mnist").override(small, "chaos")
+    run = RunConfig(preset="mnist").override(small, "chaos")
     return dataclasses.replace(
         run, storage=storage, name=name, steps=steps, checkpoint_every=EVERY, keep=3, workers=2, threads=1,
         device="cpu", precision="fp32",

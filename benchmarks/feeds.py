@@ -35,7 +35,7 @@ from infogan_ray.data.feeds.streaming import StreamingFeed
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.data.shards.dataset import COLUMNS, ENCODED, MANIFEST, RAW, Shard, ShardSet
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.training.config import preset
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState
 
@@ -76,7 +76,7 @@ def measure(images: ImageSet, scratch: Path, steps: int) -> dict[str, Any]:
     for encoding in (RAW, ENCODED):
         folder = scratch / encoding
         write(folder, iter(images.images.numpy()), encoding)
-        config = dataclasses.replace(preset("mnist").data_config, image_size=28, channels=1)
+        config = dataclasses.replace(RunConfig(preset="mnist").data_config, image_size=28, channels=1)
         name = "streaming, raw" if encoding == RAW else "streaming, PNG"
         sets[name] = load_images(str(folder), config, feed="stream")
     for name, image_set in sets.items():
@@ -165,7 +165,7 @@ def training(images: ImageSet, steps: int) -> float:
 
     The first windows are already read: in a long run the reader is busy for only a small part of the time.
     """
-    config = preset("mnist")
+    config = RunConfig(preset="mnist")
     state = TrainState(config.model_spec(28, 1), config.objective, config.optimizer, precision=config.precision)
     feed = make_feed(images, config.batch_size, 0)
     feed.batch(0)

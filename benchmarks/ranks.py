@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 import tyro
 
-from infogan_ray.training.config import preset
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.loop import run_step
 from infogan_ray.training.train_state import TrainState
@@ -80,7 +80,7 @@ def work(rank: int, given: Ranks, folder: str) -> None:
 
 def make(given: Ranks, wire: str = "", sync: bool = False, parts: int = 1) -> TrainState:
     changes = {"network": {"sync_batchnorm": sync}, "optimizer": {"accumulate": parts}}
-    config = preset("mnist").override(changes, "the benchmark")
+    config = RunConfig(preset="mnist").override(changes, "the benchmark")
     spec = config.model_spec(28, 1)
     state = TrainState(spec, config.objective, config.optimizer, precision=given.precision)
     if wire:

@@ -49,7 +49,7 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.metrics_log import MetricsLog
 from infogan_ray.storage.run_directory import RunDirectory, step_name
 from infogan_ray.training.checkpoint_uploader import HEARTBEAT_S, CheckpointUploader, PendingCheckpoint
-from infogan_ray.training.config import preset
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState, checkpoint_bytes
 from infogan_ray.web.reports.search import write_search_report
@@ -337,7 +337,7 @@ def agreements(given: Scale, folder: Path) -> Figures:
 def run_storage(given: Scale, folder: Path) -> Figures:
     """Storage calls of one checkpoint, one heartbeat and ``infogan runs``."""
     images = ImageSet("none", torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
-    config = preset("mnist")
+    config = RunConfig(preset="mnist")
     weight = checkpoint_bytes(config.model_spec(images.image_size, images.channels))
     storage, counter = counting_storage(folder)
     run = RunDirectory(storage / "run")
@@ -394,7 +394,7 @@ def run_storage(given: Scale, folder: Path) -> Figures:
 def list_runs(given: Scale, folder: Path, weight: int) -> Figures:
     """``infogan runs`` with 5 checkpoints per run: on a bucket, and in a folder, where it reads all bytes."""
     count, kept, each = 20, 5, 100_000
-    config = json.dumps({"model": {}, "run": preset("mnist").to_dict()}).encode()
+    config = json.dumps({"model": {}, "run": RunConfig(preset="mnist").to_dict()}).encode()
     state = {"format": checkpoints.FORMAT, "metrics": {"mi_fraction": 0.5}}
     for number in range(count):
         place = folder / "runs" / f"run{number}"
@@ -437,7 +437,7 @@ def replaced(module: Any, name: str, value: Any) -> Iterator[None]:
 
 def metrics_line() -> bytes:
     """A line of metrics.jsonl from training, with STEP in place of its step."""
-    config = preset("mnist").override({"network": {"width": 4}, "batch_size": 8}, "benchmark")
+    config = RunConfig(preset="mnist").override({"network": {"width": 4}, "batch_size": 8}, "benchmark")
     images = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     state = TrainState(config.model_spec(28, 1), config.objective, config.optimizer)
     [row] = train(state, InMemoryFeed(images, 8, 0), steps=10, log_every=10, checkpoint_every=1000)
@@ -476,7 +476,7 @@ def metrics_growth(given: Scale, folder: Path) -> Figures:
 
 def latents(given: Scale, folder: Path) -> Figures:
     """Every rank samples the latents of the global batch and takes its share: the time of this on a CPU."""
-    config = preset("mnist").override({"network": {"width": 4}}, "benchmark")
+    config = RunConfig(preset="mnist").override({"network": {"width": 4}}, "benchmark")
     state = TrainState(config.model_spec(28, 1), config.objective, config.optimizer)
     figures: Figures = {}
     for batch in (128, 128 * given.gpus):
@@ -491,7 +491,7 @@ def latents(given: Scale, folder: Path) -> Figures:
 def link(given: Scale, folder: Path) -> Figures:
     """Bytes of a step's all-reduces, and their time on nominal links without overlap."""
     figures: Figures = {}
-    config = preset("mnist")
+    config = RunConfig(preset="mnist")
     spec = config.model_spec(28, 1)
     generator, discriminator = spec.build()
     g, d = (sum(p.numel() for p in module.parameters()) for module in (generator, discriminator))

@@ -87,13 +87,15 @@ def measure_size(
 
     from benchmarks.throughput import flops_of, synchronize
     from infogan_ray.data.feeds.memory import InMemoryFeed
-    from infogan_ray.training.config import preset
+    from infogan_ray.training.config import RunConfig
     from infogan_ray.training.loop import train
     from infogan_ray.training.train_state import TrainState
 
     torch.set_num_threads(threads)
     where = torch.device(device)
-    config = preset("mnist").override({"codes": codes, "optimizer": {"accumulate": accumulate}}, "the benchmark")
+    config = RunConfig(preset="mnist").override(
+        {"codes": codes, "optimizer": {"accumulate": accumulate}}, "the benchmark"
+    )
     images = torch.randint(0, 256, (4 * batch, channels, size, size), dtype=torch.uint8, device=where)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     spec = config.model_spec(size, channels)

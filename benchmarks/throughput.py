@@ -33,7 +33,7 @@ from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.distributed.cluster.threads import cores
 from infogan_ray.models.precision import resolve_precision
 from infogan_ray.training.accumulation import train_on_batch
-from infogan_ray.training.config import preset
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.cuda_graph import GraphedStep
 from infogan_ray.training.loop import run_step
 from infogan_ray.training.train_state import TrainState
@@ -216,7 +216,7 @@ def package_steps(
 
     ``change`` is applied to the state before the first step.
     """
-    config = preset("mnist")
+    config = RunConfig(preset="mnist")
     spec = config.model_spec(images.shape[-1], images.shape[1])
     state = TrainState(spec, config.objective, config.optimizer, device=device, precision=precision)
     if change is not None:

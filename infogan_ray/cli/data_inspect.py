@@ -51,6 +51,8 @@ def inspect(arguments: list[str]) -> int:
     if not path.exists():
         raise UserError(f"path is '{given.path}', which does not exist")
     output = None if given.output is None else output_path(given.output, PICTURES)
+    if output is not None and path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"output is {output}, which would be an image of the data in {path}; name a file outside it")
     from infogan_ray.data.inspection import Survey
     from infogan_ray.data.inspection import inspect as inspect_images
 
@@ -90,6 +92,7 @@ def _print_survey(survey: Any, found: dict[str, Any], sheet: str | None) -> None
         ["skipped, not images", describe(survey.source.skipped) or "nothing"],
         ["broken", f"{len(broken):,} ({len(broken) / files:.2%})"],
         ["duplicates", _copies(survey.copies)],
+        ["test part", _test_part(survey)],
         ["classes", _classes(survey.classes)],
         *(["conversion", f"{count:,} {what}"] for what, count in survey.conversions.most_common()),
     ]
@@ -105,7 +108,7 @@ def _print_arrays(found: Any, sheet: str | None) -> None:
     rows = [
         ["layout", found.kind],
         ["images", f"{found.images:,}"],
-        ["own test split", f"{found.test_images:,}" if found.test_images else "none"],
+        ["test part", _test_part(found)],
         ["size", " x ".join(str(side) for side in found.shape)],
         *_pixel_rows(found),
         *(["conversion", what] for what in found.conversions),
@@ -130,7 +133,17 @@ def _print_proposal(found: Any) -> None:
     print(f"memory: {display.size(found.memory_bytes)} for the images, in the driver and in each worker")
     if proposal.max_bad > DataConfig().max_bad:
         print(f"more than {DataConfig().max_bad:.0%} are broken: repair them, or skip them with the command below")
+    if "--prior.learn" in proposal.command:
+        print("some classes are much larger than others: --prior.learn lets the categories have different sizes")
     print(f"next: {proposal.command}")
+
+
+def _test_part(found: Any) -> str:
+    if found.test_images:
+        return f"{found.test_images:,} more images, of its own"
+    if found.held_out:
+        return f"none of its own; {found.held_out:,} images are held out, about a seventh of each class"
+    return "none"
 
 
 def _copies(groups: list[list[str]]) -> str:

@@ -111,8 +111,9 @@ def print_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
             return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
         return "-" if value is None else str(value)
 
-    names = [name if "." in name else name.replace("_", " ") for name in rows[0]]
-    table(title, names, [[text(value) for value in row.values()] for row in rows])
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    names = [key if "." in key else key.replace("_", " ") for key in keys]
+    table(title, names, [[text(row.get(key)) for key in keys] for row in rows])
 
 
 def print_progress(line: str) -> None:

@@ -18,6 +18,7 @@ from infogan_ray.cli.output_files import output_path, write_output
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.formats.collection import EncodedImages
 from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.hold_out import NONE
 from infogan_ray.data.image_loader import read_pictures, summary
 from infogan_ray.training.load_model import load
 
@@ -44,7 +45,7 @@ def encode(arguments: list[str]) -> int:
     model = load(given.model, warn)
     size, channels = model.spec.image_size, model.spec.channels
     pixel_range, fit = given.pixel_range or model.pixel_range, given.fit or model.fit
-    config = DataConfig(None, size, channels, None, given.max_bad, pixel_range, fit)
+    config = DataConfig(None, size, channels, max_bad=given.max_bad, pixel_range=pixel_range, fit=fit, hold_out=NONE)
     path = Path(given.images).expanduser()
     collection = open_collection(path, say=print_progress) if given.images not in NAMES and path.exists() else None
     if isinstance(collection, EncodedImages):

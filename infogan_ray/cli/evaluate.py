@@ -80,7 +80,9 @@ def evaluate(arguments: list[str]) -> int:
     if data is not None:
         if given.data is None and data not in NAMES and "://" not in data and not Path(data).expanduser().exists():
             raise UserError(f"{given.model} was trained on {data}, which does not exist; give its new path with --data")
-        saved_config = run.data_config if run is not None and data == run.data else DataConfig()
+        saved_config = DataConfig()
+        if run is not None:  # the same images as in training are held out, also if the data was moved
+            saved_config = run.data_config if data == run.data else DataConfig(hold_out=run.hold_out)
         config = dataclasses.replace(
             saved_config, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels,
             pixel_range=given.pixel_range or model.pixel_range, fit=given.fit or model.fit,

@@ -18,7 +18,7 @@ from infogan_ray.cli.exit_codes import DONE, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse
 from infogan_ray.cli.search_display import SearchDisplay
 from infogan_ray.cli.train import default_name
-from infogan_ray.evaluation.metrics import BOARD_COLUMNS, HEADLINES
+from infogan_ray.evaluation.metrics import BOARD_COLUMNS, COMPARED_WITH_ERROR, HEADLINES, ONE_CATEGORY_ERROR
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, finite, pareto, winner
@@ -28,6 +28,8 @@ from infogan_ray.training.train_state import checkpoint_bytes
 
 # Leaderboard fields that only --json and the report show.
 IN_FULL_ONLY = ("values", "step", "stopped_at", *(name for name in BOARD_COLUMNS if name not in HEADLINES))
+# Flags that a resumed search keeps, unless they are given again.
+KEPT_FLAGS = ("trials", "early_stopping", "threads", "gpus_per_worker", "data", "data_dir")
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Search:
     name: str | None = None
     """Name of the search; by default the recipe's name and the time."""
     resume: bool = False
-    """Continue the search of this name."""
+    """Continue the search of this name, with the flags with which it was started."""
     start_or_resume: bool = False
     """Continue the search of this name if it exists, else start it (for schedulers that restart jobs)."""
     accept_changes: bool = False
@@ -62,13 +64,15 @@ class Search:
 
 def search(arguments: list[str]) -> int:
     given = parse_search(arguments)
-    recipe = recipe_of(given)
     if (given.resume or given.start_or_resume) and given.name is None:
         raise UserError(f"name is not set, but {'--resume' if given.resume else START_OR_RESUME} needs --name")
     name = given.name or default_name(given.recipe)
     check_name(name)
     if given.start_or_resume and not given.dry_run:
         given = dataclasses.replace(given, resume=SearchDirectory(open_storage(given.storage) / name).exists)
+    if given.resume:
+        given = with_own_flags(given, arguments, SearchDirectory(open_storage(given.storage) / name))
+    recipe = recipe_of(given)
     from infogan_ray.distributed.tune import search as tune_search
 
     if given.dry_run:
@@ -78,6 +82,7 @@ def search(arguments: list[str]) -> int:
             result = tune_search.search(
                 recipe, open_storage(given.storage), name, resume=given.resume, accept_changes=given.accept_changes,
                 threads=given.threads, data_dir=given.data_dir, listen=shown,
+                flags={flag: getattr(given, flag) for flag in KEPT_FLAGS},
             )  # fmt: skip
     except tune_search.SearchFailed as error:
         raise Failed(str(error)) from None
@@ -102,6 +107,15 @@ def parse_search(arguments: list[str]) -> Search:
     )
 
 
+def with_own_flags(given: Search, arguments: list[str], search: SearchDirectory) -> Search:
+    """``given`` with the flags with which a search was started, where the arguments leave them out."""
+    if not search.exists:
+        return given
+    present = {word.partition("=")[0].removeprefix("--no-").lstrip("-").replace("-", "_") for word in arguments}
+    own = search.description().get("flags", {})
+    return dataclasses.replace(given, **{f: own[f] for f in KEPT_FLAGS if f in own and f not in present})
+
+
 def recipe_of(given: Search) -> Recipe:
     """The recipe of the file, with the changes of the flags."""
     recipe = load_recipe(given.recipe)
@@ -121,9 +135,11 @@ def board_rows(rows: list[Row], as_json: bool) -> list[Row]:
     if as_json:
         return rows
     shown = []
+    unbalanced = any(row.get(ONE_CATEGORY_ERROR) is not None for row in rows)
+    hidden = {*IN_FULL_ONLY, ONE_CATEGORY_ERROR} - ({*COMPARED_WITH_ERROR} if unbalanced else set())
     for row in rows:
         values = {path.rpartition(".")[2]: value for path, value in row["values"].items()}
-        shown.append({**{k: v for k, v in row.items() if k not in IN_FULL_ONLY}, **values})
+        shown.append({**{k: v for k, v in row.items() if k not in hidden}, **values})
     return shown
 
 

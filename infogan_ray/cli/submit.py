@@ -75,7 +75,8 @@ def work_of(arguments: list[str], given: Submit, remote: bool) -> Work:
     kind, *rest = arguments
     file = Path(rest[0]) if rest and not rest[0].startswith("-") else None
     if kind == "train":
-        config = train_config([word for word in rest if word not in ("--json", "--dry-run", START_OR_RESUME)])
+        words = [word for word in rest if word not in ("--json", "--dry-run", START_OR_RESUME)]
+        config = train_config(words, own_settings=False)  # storage may be open to the cluster alone
         storage, name, data, data_dir, labels = (
             config.storage, config.name, config.data, config.data_dir, config.labels,
         )  # fmt: skip

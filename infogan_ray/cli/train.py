@@ -23,7 +23,8 @@ from infogan_ray.distributed.train.checks import check, runs_in_this_process
 from infogan_ray.evaluation import texts
 from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import RunConfig, load_config, preset
+from infogan_ray.training import resume
+from infogan_ray.training.config import RunConfig, load_values
 from infogan_ray.training.ddp import gradient_bytes
 from infogan_ray.training.learned_prior import with_measured_prior
 from infogan_ray.training.run_cost import checkpoint_plan, wire_plan
@@ -39,7 +40,7 @@ def train(arguments: list[str]) -> int:
     arguments, dry_run = take_flag(arguments, "--dry-run")
     arguments, as_json = take_flag(arguments, "--json")
     arguments, either = take_flag(arguments, START_OR_RESUME)
-    config = train_config(arguments)
+    config = train_config(arguments, either)
     if torchrun.is_other_rank():  # rank 0 alone prints and writes
         return DONE if dry_run else EXIT_CODES[trainer.join_rank_zero().state]
     if config.name is None and (config.resume or either):
@@ -47,7 +48,7 @@ def train(arguments: list[str]) -> int:
     name = config.name or default_name(config.data or "run")
     config = dataclasses.replace(config, name=name)
     if either and not dry_run:
-        config = dataclasses.replace(config, resume=RunDirectory.can_resume(open_storage(config.storage), name))
+        config = dataclasses.replace(config, resume=(RunDirectory(open_storage(config.storage) / name)).can_resume)
     storage = open_storage(config.storage)
     if not dry_run or (storage.is_local and not either):  # a dry run does not need an existing bucket
         RunDirectory.check_name(storage, name, config.resume)  # before anything is fetched
@@ -115,17 +116,26 @@ def default_name(what: str) -> str:
 SHORT_FLAG = "--consistency"  # means --consistency.weight
 
 
-def train_config(arguments: list[str]) -> RunConfig:
-    """The configuration of the arguments: flags override CONFIG.yaml, which overrides the preset."""
+def train_config(arguments: list[str], start_or_resume: bool = False, own_settings: bool = True) -> RunConfig:
+    """The configuration of the arguments: flags override CONFIG.yaml, which overrides the preset.
+
+    With --resume all these override the run's own settings. ``own_settings``: whether to read these from storage.
+    """
     rest = ["--consistency.weight" + word.removeprefix(SHORT_FLAG) if word.partition("=")[0] == SHORT_FLAG else word
             for word in arguments]  # fmt: skip
     file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
-    chosen = peek(rest, "--preset")
-    base = preset(chosen) if chosen else RunConfig()
-    if file is not None:
-        base = load_config(file, base)
+    values = {} if file is None else load_values(file)
+    if (chosen := peek(rest, "--preset")) is not None:
+        values["preset"] = chosen
+    base = RunConfig().override(values, str(file))
+    if own_settings and (start_or_resume or base.resume or "--resume" in rest):
+        storage, name = peek(rest, "--storage") or base.storage, peek(rest, "--name") or base.name
+        if name is not None and (run := RunDirectory(open_storage(storage) / name)).exists:
+            base = resume.own_settings(run).override(values, str(file))
     if peek(rest, "--epochs") and not peek(rest, "--steps"):
         base = dataclasses.replace(base, steps=None)
+    if peek(rest, "--steps") and not peek(rest, "--epochs"):
+        base = dataclasses.replace(base, epochs=None)
     return parse(
         RunConfig, "train", rest, default=base, taken=("--dry-run", "--json", START_OR_RESUME),
         description="Train an InfoGAN: infogan train [CONFIG.yaml] [flags]. "

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data import fetch, shapes
@@ -17,8 +16,9 @@ from infogan_ray.data.feeds.feed_policy import PREPARE, MemoryBudget, choose_fee
 from infogan_ray.data.formats import idx, npz
 from infogan_ray.data.formats.collection import Collection, RawImages
 from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.hold_out import EVERY_SEVENTH, FEWEST, NONE, RULES, STRATIFIED, held_out
 from infogan_ray.data.image_files import Say
-from infogan_ray.data.image_set import HOLD_OUT, MEMORY, STREAM, ImageSet
+from infogan_ray.data.image_set import MEMORY, STREAM, ImageSet
 from infogan_ray.data.load_in_memory import check_size, load_in_memory, with_size_and_channels
 from infogan_ray.data.shards.dataset import ENCODED, TEST, TRAIN, ShardSet
 from infogan_ray.data.shards.sampling import SAMPLE, prepared, read_rows, read_sample, resolve_size
@@ -45,8 +45,12 @@ class DataConfig:
     """LOW:HIGH, the values that become black and white in images of more than 8 bits. Default: found from them all."""
     fit: str = CROP
     """How images that are not square become square: crop, pad or squeeze."""
+    hold_out: str = STRATIFIED
+    """How the test part of labelled images without one is chosen: stratified, every_seventh or none."""
 
     def __post_init__(self) -> None:
+        if self.hold_out not in RULES:
+            raise UserError(f"hold_out is '{self.hold_out}'; valid are {', '.join(RULES)}")
         if not 0 <= self.max_bad <= 1:
             raise UserError(f"max_bad is {self.max_bad:g}; it must be a share from 0 to 1, for example 0.01")
         _ = self.conversion  # checks its fields
@@ -72,7 +76,8 @@ def load_images(
     if feed == STREAM:
         raise UserError(f"feed is '{STREAM}', which reads prepared images, and {data} is not; {PREPARE}")
     if data == "shapes":
-        images = _hold_out(data, *shapes.subset(), shapes.KINDS)
+        # The subset is random, so that every seventh image of it is a random seventh.
+        images = _split(ImageSet(data, *shapes.subset(), classes=shapes.KINDS), None, EVERY_SEVENTH)
     elif data in NAMES:
         folder = None
         if config.data_dir is not None:
@@ -106,23 +111,25 @@ def _load_path(
 ) -> ImageSet:
     collection = open_collection(path, config.labels, say)
     test = collection.test
-    classes = "" if collection.classes is None else f", {len(collection.classes):,} classes"
+    kinds = "" if collection.classes is None else f", {len(collection.classes):,} classes"
     split = f"; {test.count:,} more in its test split" if test is not None else ""
-    if test is None and collection.labels is not None:
-        split = f"; every {HOLD_OUT}th image is held out to measure errors"
+    if test is None and collection.labels is not None and collection.count >= FEWEST and config.hold_out != NONE:
+        words = {STRATIFIED: "about a seventh of each class is", EVERY_SEVENTH: "every seventh image is"}
+        split = f"; {words[config.hold_out]} held out to measure errors"
     if collection.announced:
-        say(f"data: {path} ({collection.kind}): {collection.count:,} images{classes}{split}")
+        say(f"data: {path} ({collection.kind}): {collection.count:,} images{kinds}{split}")
     if budget is not None and (line := budget.check(str(path), _bytes(collection, config), feed)):
         say(line)
     train = load_in_memory(collection, config.image_size, config.channels, config.max_bad, say, config.conversion)
     name = path.stem if path.is_file() else path.name
-    names = None if collection.classes is None else tuple(collection.classes)
+    classes = None if collection.classes is None else tuple(collection.classes)
     if test is None:
-        return dataclasses.replace(_hold_out(name, train.images, train.labels, names), conversion=train.how)
+        whole = ImageSet(name, train.images, train.labels, classes=classes, conversion=train.how)
+        return _split(whole, train.names, config.hold_out)
     how = train.how if train.how.pixel_range else config.conversion
     held = load_in_memory(test, config.image_size, config.channels, config.max_bad, say, how)
     how = train.how if train.how.pixel_range else held.how
-    return ImageSet(name, train.images, train.labels, held.images, held.labels, None, names, how)
+    return ImageSet(name, train.images, train.labels, held.images, held.labels, None, classes, how)
 
 
 def _prepared(
@@ -159,11 +166,16 @@ def _bytes(collection: Collection, config: DataConfig) -> int:
     return count * height * width * (config.channels or (channels[0] if channels else 1))
 
 
-def _hold_out(name: str, images: Tensor, labels: Tensor | None, classes: tuple[str, ...] | None) -> ImageSet:
-    if labels is None or len(images) < 2 * HOLD_OUT:
-        return ImageSet(name, images)
-    test = torch.arange(len(images)) % HOLD_OUT == HOLD_OUT - 1
-    return ImageSet(name, images[~test], labels[~test], images[test], labels[test], None, classes)
+def _split(whole: ImageSet, names: Sequence[str] | None, rule: str) -> ImageSet:
+    """Hold out a test part of images that have labels. ``names``: of each image, by default its number."""
+    labels = None if whole.labels is None else whole.labels.numpy()
+    held = torch.from_numpy(held_out(rule, names or [str(row) for row in range(whole.count)], labels))
+    if whole.labels is None or not held.any():
+        return whole
+    return dataclasses.replace(
+        whole, images=whole.images[~held], labels=whole.labels[~held], test_images=whole.images[held],
+        test_labels=whole.labels[held],
+    )  # fmt: skip
 
 
 def fit(image_set: ImageSet, config: DataConfig) -> ImageSet:

@@ -133,20 +133,6 @@ def read_file(path: Path) -> bytes:
         raise Broken(f"cannot be read ({error.strerror or error})") from None
 
 
-def class_of(names: Sequence[str]) -> list[str] | None:
-    """The class folder of each name: the first part of the paths that differs between images.
-
-    None if there are no classes: there is one folder only, or some images lie beside the folders.
-    """
-    parts = [name.split("/") for name in names]
-    depth = 0
-    while parts and all(len(part) > depth + 1 for part in parts):
-        if len({part[depth] for part in parts}) > 1:
-            return [part[depth] for part in parts]
-        depth += 1
-    return None
-
-
 def describe(counts: Counter[str]) -> str:
     """Counts as text, the largest first: '12 .txt files, 1 hidden'."""
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item)))

@@ -12,8 +12,6 @@ from infogan_ray.data.shards.dataset import ShardSet
 
 AUTO, MEMORY, STREAM = "auto", "memory", "stream"
 """Valid feeds: images in memory, a stream of a prepared dataset, or the choice between both."""
-HOLD_OUT = 7
-"""Every seventh image of a labelled folder or file is held out of training, to measure errors."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.decoding import Facts, decode
 from infogan_ray.data.formats.collection import EncodedImages, RawImages
 from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.hold_out import STRATIFIED, held_out
 from infogan_ray.data.image_files import Broken, Files, Say
 from infogan_ray.data.image_loader import map_files, union
-from infogan_ray.data.image_set import HOLD_OUT
+from infogan_ray.data.labels import is_unbalanced
 from infogan_ray.data.load_in_memory import (
     ALPHA,
     array_conversions,
@@ -59,6 +60,10 @@ class Survey:
     kind: str
     """The layout: 'folder of images', 'CelebA folder'."""
     source: Files
+    test_images: int
+    """Number of files of the data's own test part. They are not decoded."""
+    held_out: int
+    """Number of images that are held out, since there is no test part."""
     formats: Counter[str]
     modes: Counter[str]
     sizes: dict[str, list[int]]
@@ -82,7 +87,8 @@ class Survey:
         proposal = None if self.proposal is None else vars(self.proposal)
         return {
             "path": str(self.source.path), "layout": self.kind, "images": len(self.source.names) - len(self.broken),
-            "formats": dict(self.formats), "modes": dict(self.modes), "sizes": self.sizes, "coloured": self.coloured,
+            "test_images": self.test_images, "held_out": self.held_out, "formats": dict(self.formats),
+            "modes": dict(self.modes), "sizes": self.sizes, "coloured": self.coloured,
             "skipped": dict(self.source.skipped), "broken": self.broken, "conversions": dict(self.conversions),
             "classes": self.classes, "copies": self.copies, "not_square": self.not_square and vars(self.not_square),
             "pixel_range": self.pixel_range, "memory_bytes": self.memory_bytes, "proposal": proposal,
@@ -104,6 +110,8 @@ class RawSurvey:
     kind: str
     images: int
     test_images: int
+    held_out: int
+    """Number of images that are held out, since there is no test part."""
     shape: tuple[int, ...]
     conversions: list[str]
     classes: dict[str, int]
@@ -118,8 +126,9 @@ class RawSurvey:
         proposal = None if self.proposal is None else vars(self.proposal)
         return {
             "path": str(self.path), "layout": self.kind, "images": self.images, "test_images": self.test_images,
-            "shape": list(self.shape), "conversions": self.conversions, "classes": self.classes,
-            "not_square": self.not_square and vars(self.not_square), "pixel_range": self.pixel_range,
+            "held_out": self.held_out, "shape": list(self.shape), "conversions": self.conversions,
+            "classes": self.classes, "not_square": self.not_square and vars(self.not_square),
+            "pixel_range": self.pixel_range,
             "memory_bytes": self.memory_bytes, "proposal": proposal,
         }  # fmt: skip
 
@@ -159,23 +168,26 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
     coloured = sum(check.coloured for check in checks.values())
     size = config.image_size or _size(facts)
     channels = config.channels or (3 if coloured else 1)
-    counts, classes = _classes(collection, rows), collection.classes or []
+    counts, test = _classes(collection, rows), 0 if collection.test is None else collection.test.count
+    held = _held_out(collection, names, rows)
     share = len(broken) / len(source.names)
     return Survey(
         kind=collection.kind,
         source=source,
+        test_images=test,
+        held_out=held,
         formats=Counter(fact.format for fact in facts),
         modes=Counter(fact.mode for fact in facts),
         sizes=_sizes(facts),
         conversions=Counter(word for fact in facts for word in fact.conversions(size, channels)),
         broken={source.names[row]: broken[row] for row in sorted(broken)},
-        classes={name: counts[name] for name in classes},
+        classes=counts,
         copies=_copies(source, checks),
         coloured=coloured,
         not_square=not_square([(f.width, f.height) for f in facts], how.fit) if source.crop is None else None,
         pixel_range=_range_text(how, values, config),
-        proposal=_propose(path, config, size, channels, len(names), len(classes), share),
-        memory_bytes=len(names) * channels * size * size,
+        proposal=_propose(path, config, (size, channels), len(names) - held, counts, share),
+        memory_bytes=(len(names) + test) * channels * size * size,
         sheet=_sheet(source, rows, size, channels, how),
     )
 
@@ -199,12 +211,14 @@ def _inspect_raw(found: RawImages, config: DataConfig) -> RawSurvey:
     if values is not None and how.pixel_range is not None and how.pixel_range.clips(values):
         conversions.append(f"{count_clipped(found, how.pixel_range):,} {CLIPPED}")
     counts = _classes(found, list(range(found.count)))
-    held = found.test.count if found.test else 0
+    test = found.test.count if found.test else 0
+    rows = list(range(found.count))
+    held = _held_out(found, [str(row) for row in rows], rows)
     return RawSurvey(
-        found.path, found.kind, found.count, held, found.shape, conversions, counts,
+        found.path, found.kind, found.count, test, held, found.shape, conversions, counts,
         not_square([(width, height)] * found.count, how.fit), _range_text(how, values, config),
-        _propose(found.path, config, size, channels, found.count, len(counts), 0.0),
-        (found.count + held) * channels * size * size, sheet,
+        _propose(found.path, config, (size, channels), found.count - held, counts, 0.0),
+        (found.count + test) * channels * size * size, sheet,
     )  # fmt: skip
 
 
@@ -219,6 +233,13 @@ def _range_text(how: Conversion, values: Values | None, config: DataConfig) -> s
     if values is None or how.pixel_range is None:
         return None if config.pixel_range is None else f"{config.pixel_range} is without effect: all have 8 bits"
     return range_line(how.pixel_range, values, fixed=config.pixel_range is not None)
+
+
+def _held_out(found: EncodedImages | RawImages, names: list[str], rows: list[int]) -> int:
+    """Number of images that training holds out. ``names`` and ``rows``: of the readable images."""
+    if found.test is not None or found.labels is None:
+        return 0
+    return int(held_out(STRATIFIED, names, found.labels[rows]).sum())
 
 
 def _check_file(content: bytes, crop: int | None, how: Conversion) -> _FileCheck:
@@ -274,12 +295,16 @@ def _sheet(source: Files, rows: list[int], size: int, channels: int, how: Conver
 
 
 def _propose(
-    path: Path, config: DataConfig, size: int, channels: int, images: int, class_count: int, broken: float
+    path: Path, config: DataConfig, shape: tuple[int, int], train: int, classes: Counter[str], broken: float
 ) -> Proposal | None:
-    """Propose a configuration. None if there are too few images for one batch."""
-    train = images - images // HOLD_OUT if class_count else images
+    """Propose a configuration for images of ``shape`` (size, channels). None if there are too few for one batch.
+
+    ``train``: number of training images. ``broken``: share of broken files.
+    """
     if train < 4:
         return None
+    size, channels = shape
+    class_count, counts = len(classes), [count for count in classes.values() if count]
     batch = min(BATCH, 1 << (train // 2).bit_length() - 1)  # at least two batches per epoch
     categories = class_count if 2 <= class_count <= MOST_CLASSES else 10
     codes = f"noise={62 if size <= 32 else 128} cat={categories} uniform=2"
@@ -287,6 +312,7 @@ def _propose(
     words = [
         "infogan", "train", "--data", str(path), "--image-size", str(size), "--channels", str(channels),
         "--batch-size", str(batch), "--codes", codes, "--steps", str(STEPS),
+        *(["--prior.learn"] if class_count <= MOST_CLASSES and is_unbalanced(counts) else []),
         *(["--labels", config.labels] if config.labels else []),
         *(["--pixel-range", config.pixel_range] if config.pixel_range else []),
         *(["--fit", config.fit] if config.fit != CROP else []),

@@ -1,8 +1,9 @@
-"""Labels of images in files: from a CSV file with the columns file and label, or from the class folders."""
+"""Labels of images: from a CSV file with the columns file and label, and from values of any type to classes."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,16 @@ import torch
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.data.image_files import Files, Say, class_of, printable
+from infogan_ray.data.image_files import Files, Say, printable
+
+UNBALANCED = 1.5  # times an even share
 
 
-def class_names(source: Files, names: Sequence[str], table: str | None, say: Say) -> list[str] | None:
-    """The class of each name: from the CSV file ``table`` if it is set, else from the folders. None without classes.
+def class_names(source: Files, names: Sequence[str], table: str, say: Say) -> list[str]:
+    """The label of each name, from the CSV file ``table``.
 
     ``names``: the readable files of the source. Raises UserError if the CSV file does not match them.
     """
-    if table is None:
-        return class_of(names)
     path = Path(table).expanduser()
     table_labels = _read_table(path)
     matched, unknown = _match(table_labels, source.names)
@@ -38,12 +39,48 @@ def class_names(source: Files, names: Sequence[str], table: str | None, say: Say
     return [matched[name] for name in names]
 
 
+def as_classes(values: Sequence[object], what: str, say: Say) -> list[str] | None:
+    """The class name of each label. Whole numbers have one name in any form: 3, 3.0 and '3.0' are '3'.
+
+    None, after a message about ``what``, if some labels are NaN, or if all are numbers and some are not whole: these
+    are measurements and not classes.
+    """
+    if missing := sum(value != value for value in values):
+        say(f"data: {missing:,} of {len(values):,} of {what} are missing (NaN); no labels are used")
+        return None
+    names = list(map(str, values))
+    numbers = [_float(name) for name in names]
+    if not all(number is not None for number in numbers):
+        return names
+    if other := next((name for name, number in zip(names, numbers, strict=True) if number and number % 1), None):
+        say(f"data: {what} are numbers such as {other}, which are not classes; no labels are used")
+        return None
+    return [
+        str(int(number)) if number is not None and not _is_number(name) else name  # a large number is no exact float
+        for name, number in zip(names, numbers, strict=True)
+    ]
+
+
+def _float(text: str) -> float | None:
+    """The number that a text stands for. None for other texts, and for names such as 007, nan and 1_000."""
+    return float(text) if re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]+)?", text, re.IGNORECASE) else None
+
+
 def to_numbers(labels: Sequence[str]) -> tuple[Tensor, list[str]]:
     """Labels as int64 (N,) 0…K-1, and the K classes in order: sorted as numbers if all are numbers, else as text."""
     classes = set(labels)
     ordered = sorted(classes, key=int) if all(_is_number(name) for name in classes) else sorted(classes)
     number = {name: index for index, name in enumerate(ordered)}
     return torch.tensor([number[label] for label in labels]), ordered
+
+
+def is_unbalanced(counts: Sequence[int]) -> bool:
+    """Whether the largest class has more than 1.5 times an even share. ``counts``: images of each class that has any.
+
+    Up to there the error of one category for everything is close to the one for equal classes: of ten classes 85% and
+    90%. MNIST's largest class has 1.1 times an even share, and SVHN's 1.9 times.
+    """
+    return len(counts) > 1 and max(counts) * len(counts) > UNBALANCED * sum(counts)
 
 
 def _is_number(text: str) -> bool:

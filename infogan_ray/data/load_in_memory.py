@@ -27,13 +27,14 @@ ALPHA = {2: "grey with alpha", 4: "RGBA"}
 
 @dataclass(frozen=True)
 class Loaded:
-    """``images`` uint8 (N, C, S, S), and labels (N,) if there are any.
+    """``images`` uint8 (N, C, S, S), labels (N,) if there are any, and N names, which differ.
 
     ``how``: the conversion, with the pixel range that was set or found. It has none if all images have 8 bits.
     """
 
     images: Tensor
     labels: Tensor | None
+    names: list[str]
     how: Conversion
 
 
@@ -60,7 +61,7 @@ def load_in_memory(
     if done := array_conversions(collection.shape, how.fit):
         say(f"data: {collection.count:,} images of {collection.path}: {', '.join(done)}")
     labels = None if collection.labels is None else torch.from_numpy(collection.labels)
-    return Loaded(images, labels, how)
+    return Loaded(images, labels, [str(row) for row in range(collection.count)], how)
 
 
 def array_conversions(shape: tuple[int, ...], fit: str) -> list[str]:
@@ -147,7 +148,7 @@ def _decoded(
     for line in summary(collection.files, pictures):
         say(line)
     labels = None if collection.labels is None else torch.from_numpy(collection.labels[pictures.rows])
-    return Loaded(pictures.images, labels, pictures.how)
+    return Loaded(pictures.images, labels, pictures.names, pictures.how)
 
 
 def with_size_and_channels(images: Tensor, size: int | None, channels: int | None, fit: str = CROP) -> Tensor:

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.bound import no_callback
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator
 from infogan_ray.models.recognition import recognise
+
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,49 @@ def majority_error(train_table: np.ndarray, test_table: np.ndarray) -> float:
     """
     correct = test_table[np.arange(len(test_table)), train_table.argmax(1)].sum()
     return float(1 - correct / test_table.sum())
+
+
+def balanced_error(train_table: np.ndarray, test_table: np.ndarray) -> float:
+    """Mean over labels of the share of a label's test images that ``majority_error`` counts as wrong.
+
+    Labels without test images have no share.
+    """
+    label_of = train_table.argmax(1)
+    right = np.array([test_table[label_of == label, label].sum() for label in range(test_table.shape[1])])
+    total = test_table.sum(0)
+    return float(1 - (right[total > 0] / total[total > 0]).mean())
+
+
+def one_category_error(train_table: np.ndarray, test_table: np.ndarray) -> float:
+    """The majority error of one category for everything."""
+    return majority_error(train_table.sum(0, keepdims=True), test_table.sum(0, keepdims=True))
+
+
+def why_not_measured(images: ImageSet) -> str | None:
+    """Why agreement with the labels is undefined. None if it is defined, or without labels in memory.
+
+    It needs two classes, and test images of each class.
+    """
+    labels, test_labels = images.labels, images.test_labels
+    if labels is None or not len(labels):
+        return None
+    if test_labels is None or not len(test_labels):
+        return f"the data has no test part, and none of its {len(labels):,} labelled images is held out"
+    counts = labels.bincount()
+    classes = torch.cat([labels, test_labels]).unique()
+    if len(classes) < 2:
+        return f"all {len(labels) + len(test_labels):,} images have the same label"
+    present = set(test_labels.tolist())
+    missing = [label for label in classes.tolist() if label not in present]
+    if not missing:
+        return None
+    names = images.classes or tuple(map(str, range(len(counts))))
+    shown = [f"{' '.join(names[label].split())} ({int(counts[label]):,} to train on)" for label in missing[:MOST_NAMED]]
+    shown += [f"and {len(missing) - MOST_NAMED:,} more"] if len(missing) > MOST_NAMED else []
+    return (
+        f"the test part, {len(test_labels):,} images, has none of {len(missing):,} of the {len(classes):,} classes: "
+        f"{', '.join(shown)}"
+    )
 
 
 def entropy(counts: np.ndarray) -> float:

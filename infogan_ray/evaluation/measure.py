@@ -11,9 +11,18 @@ from typing import Any
 
 from torch import Tensor
 
+from infogan_ray.data.labels import is_unbalanced
 from infogan_ray.evaluation.bound import EvaluationConfig, bound_by_code, no_callback
-from infogan_ray.evaluation.clustering import count_categories
-from infogan_ray.evaluation.metrics import BOUND, LABELLED, QUALITY, SORTING, compared, values_of
+from infogan_ray.evaluation.clustering import count_categories, one_category_error
+from infogan_ray.evaluation.metrics import (
+    BOUND,
+    LABELLED,
+    ONE_CATEGORY_ERROR,
+    QUALITY,
+    SORTING,
+    compared,
+    values_of,
+)
 from infogan_ray.evaluation.sliced_wasserstein import images_to_compare
 from infogan_ray.evaluation.unsupervised_metrics import q_score, sort_real_images
 from infogan_ray.models.latents import LatentSpec
@@ -37,14 +46,21 @@ def measure_clustering(
     """The metrics that compare categories with labels. Empty without a categorical code.
 
     The result also has ``clustering_code``, the code's name, and ``confusion``, the counts of test images by category
-    and label. For the arguments see ``count_categories``.
+    and label. For unbalanced labels it has ``one_category_error``, the error of one category for everything. For the
+    arguments see ``count_categories``.
     """
     counts = count_categories(
         spec, discriminator, images, labels, test_images, test_labels, before_batch, training_precision
     )
     if counts is None:
         return {}
-    return {"clustering_code": counts.code, **values_of(LABELLED, counts), "confusion": counts.test.tolist()}
+    of_label = counts.test.sum(0)
+    baseline = {}
+    if is_unbalanced(of_label[of_label > 0].tolist()):
+        baseline = {ONE_CATEGORY_ERROR: one_category_error(counts.train, counts.test)}
+    return {
+        "clustering_code": counts.code, **values_of(LABELLED, counts), **baseline, "confusion": counts.test.tolist(),
+    }  # fmt: skip
 
 
 def measure_sorting(

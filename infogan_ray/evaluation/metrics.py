@@ -16,6 +16,7 @@ from typing import Any
 from infogan_ray import UserError
 from infogan_ray.evaluation.clustering import (
     adjusted_rand_index,
+    balanced_error,
     entropy,
     hungarian_accuracy,
     majority_error,
@@ -122,6 +123,12 @@ _ENTRIES = (
         "Share of test images whose label is not the majority label of their category. Training does not use labels.",
         LABELLED, lambda counts: majority_error(counts.train, counts.test),
         lower_is_better=True, form=".1%", needs=AGREEMENT_NEEDS, headline=True,
+    ),
+    Metric(
+        "balanced_error", "balanced error",
+        "Mean over labels of their clustering error, so that rare labels count as much as frequent ones.",
+        LABELLED, lambda counts: balanced_error(counts.train, counts.test),
+        lower_is_better=True, form=".1%", needs=AGREEMENT_NEEDS,
     ),
     Metric(
         "clustering_acc_hungarian", "one-to-one accuracy",
@@ -241,6 +248,8 @@ SELECTABLE = (*(metric.name for metric in _ENTRIES if metric.measured == CHECKPO
 RUNG_METRICS = tuple(
     metric.name for metric in _ENTRIES if metric.measured == CHECKPOINT and LABELS not in metric.needs
 )  # fmt: skip
+ONE_CATEGORY_ERROR = "one_category_error"  # no metric: it says nothing about a model. Measured for unbalanced labels
+COMPARED_WITH_ERROR = ("balanced_error", ONE_CATEGORY_ERROR)
 HEADLINES = tuple(metric.name for metric in _ENTRIES if metric.headline)
 BOARD_COLUMNS = tuple(metric.name for metric in _ENTRIES if metric.measured != REQUEST)
 
@@ -319,5 +328,9 @@ def metric_help() -> str:
 
 
 def headlines_of(metrics: Mapping[str, Any], measured: tuple[str, ...] = (CHECKPOINT, END)) -> dict[str, Any]:
-    """The headline metrics of a row. A metric that was not measured is None."""
-    return {name: metrics.get(name) for name in HEADLINES if REGISTRY[name].measured in measured}
+    """The headline metrics of a row. A metric that was not measured is None.
+
+    For unbalanced labels, also what the clustering error must be compared with.
+    """
+    found = {name: metrics.get(name) for name in HEADLINES if REGISTRY[name].measured in measured}
+    return found | {name: metrics[name] for name in COMPARED_WITH_ERROR if ONE_CATEGORY_ERROR in metrics}

@@ -13,12 +13,16 @@ from infogan_ray.evaluation.metrics import (
     HEADLINES,
     INCEPTION_GROUP,
     LABELLED,
+    ONE_CATEGORY_ERROR,
     QUALITY,
     REGISTRY,
     SORTING,
     Metric,
     of_group,
 )
+
+CLUSTERING_ERROR = "clustering_error"
+NOT_MEASURED = "clustering_not_measured"  # the key of the reason why agreement with labels is undefined
 
 
 def is_measured(metrics: Mapping[str, Any], name: str) -> bool:
@@ -47,7 +51,31 @@ def compared_text(metrics: Mapping[str, Any], wanted: Iterable[Metric]) -> str:
 def headline_texts(metrics: Mapping[str, Any]) -> list[str]:
     """Title and value of each headline metric that was measured."""
     headlines = (REGISTRY[name] for name in HEADLINES if REGISTRY[name].measured in (CHECKPOINT, END))
-    return [f"{m.title} {m.text(metrics[m.name])}" for m in headlines if is_measured(metrics, m.name)]
+    comparison = compared_error_text(metrics)
+    return [
+        f"{m.title} {m.text(metrics[m.name])}{f' ({comparison})' if comparison and m.name == CLUSTERING_ERROR else ''}"
+        for m in headlines
+        if is_measured(metrics, m.name)
+    ]
+
+
+def baseline_text(metrics: Mapping[str, Any]) -> str:
+    """For unbalanced labels, the error of one category for everything. Else an empty text."""
+    if not is_measured(metrics, ONE_CATEGORY_ERROR):
+        return ""
+    error = REGISTRY[CLUSTERING_ERROR].text(metrics[ONE_CATEGORY_ERROR])
+    return f"one category for everything would have {error}"
+
+
+def compared_error_text(metrics: Mapping[str, Any]) -> str:
+    """For unbalanced labels, what the clustering error must be compared with. Else an empty text."""
+    baseline = baseline_text(metrics)
+    return f"{values_text(metrics, [REGISTRY['balanced_error']])}; {baseline}" if baseline else ""
+
+
+def why_no_agreement(metrics: Mapping[str, Any]) -> str:
+    """Why nothing was compared with labels."""
+    return str(metrics.get(NOT_MEASURED, "the data has no labels, or the model has no categorical code"))
 
 
 def bound_text(metrics: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:
@@ -55,12 +83,12 @@ def bound_text(metrics: Mapping[str, Any], ceilings: Mapping[str, float]) -> str
 
 
 def clustering_text(metrics: Mapping[str, Any]) -> str:
-    if "clustering_error" not in metrics:
-        return "not measured: the data has no labels, or the model has no categorical code"
+    if CLUSTERING_ERROR not in metrics:
+        return f"not measured: {why_no_agreement(metrics)}"
     first, *others = of_group(LABELLED)
     parts = [first.text(metrics[first.name]), f"({metrics['clustering_code']}; {values_text(metrics, others)})"]
     missing = [metric.missing for metric in others if metric.name not in metrics and metric.missing]
-    return "; ".join([" ".join(parts), *missing])
+    return "; ".join(text for text in (" ".join(parts), baseline_text(metrics), *missing) if text)
 
 
 def category_rows(metrics: Mapping[str, Any], max_labels: int = 3) -> list[list[str]]:

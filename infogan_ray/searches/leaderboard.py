@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infogan_ray import UserError
-from infogan_ray.evaluation.metrics import BOARD_COLUMNS
+from infogan_ray.evaluation.metrics import BOARD_COLUMNS, ONE_CATEGORY_ERROR
 from infogan_ray.evaluation.unsupervised_metrics import agreement
 from infogan_ray.searches.asha import Halving
 from infogan_ray.searches.recipe import POPULATION
@@ -78,7 +78,7 @@ def _row(search: SearchDirectory, number: int, description: dict[str, Any], halv
     has_parents = any(parent is not None for parent in parents)
     return {
         "trial": number, "state": state, "stopped_at": stopped_at, "step": step, "images": step * batch_size,
-        **{name: metrics.get(name) for name in BOARD_COLUMNS},
+        **{name: metrics.get(name) for name in (*BOARD_COLUMNS, ONE_CATEGORY_ERROR)},
         **({"parent": parents[number]} if has_parents else {}), "values": description["values"][number],
     }  # fmt: skip
 

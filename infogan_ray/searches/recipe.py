@@ -29,7 +29,7 @@ from infogan_ray.evaluation.metrics import (
     needs,
 )
 from infogan_ray.searches.asha import rungs
-from infogan_ray.training.config import RunConfig, preset
+from infogan_ray.training.config import RunConfig
 
 SEARCHERS = ("random", "grid", "optuna")
 MOVED_MODULE = "infogan_ray.recipes"  # recipe files of earlier versions import Recipe from it
@@ -54,8 +54,8 @@ DECIDED = (
 )
 # Fields that must be the same in all trials; otherwise scores are not comparable.
 SAME_IN_ALL_TRIALS = (
-    "data", "data_dir", "image_size", "channels", "labels", "max_bad", "pixel_range", "fit", "feed", "evaluation",
-    "device", "keep", "max_missed_checkpoints", "mlflow", "wandb",
+    "data", "data_dir", "image_size", "channels", "labels", "max_bad", "hold_out", "pixel_range", "fit", "feed",
+    "evaluation", "device", "keep", "max_missed_checkpoints", "mlflow", "wandb",
 )  # fmt: skip
 # Fields that do not change scores. A resumed search takes them from the current recipe.
 TRACKERS = ("mlflow", "wandb")
@@ -180,7 +180,7 @@ class Recipe:
 
         Raises UserError, which names the field, for invalid values.
         """
-        base = preset(self.preset) if self.preset else RunConfig()
+        base = RunConfig(preset=self.preset)
         values = self.values(trial) if values is None else values
         config = base.override(_nested(self.fixed), "recipe").override(_nested(values), f"trial {trial}")
         if is_in_group(self.metric, SORTING):

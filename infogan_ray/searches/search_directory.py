@@ -13,6 +13,7 @@ from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.searches.asha import Decision, Halving, rungs
 from infogan_ray.searches.recipe import POPULATION
 from infogan_ray.storage import manifests
+from infogan_ray.storage.claim import is_taken, take_folder
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, RunExists
 from infogan_ray.training.json_difference import difference
@@ -21,8 +22,9 @@ from infogan_ray.training.json_difference import difference
 CODE_PACKAGES = ("models", "training", "data", "evaluation", "searches", "distributed/tune")
 # An adaptive search adds to these lists while it runs, so they are not compared with its recipe.
 TRIAL_LISTS = ("values", "trials")
-# Not compared with the recipe: accepted changes, and the parents of trials in searches of earlier versions.
-NOT_IN_RECIPES = ("changes", "kept", "parents")
+# Not compared with the recipe: what may change freely, accepted changes, and the parents of trials in searches of
+# earlier versions.
+NOT_IN_RECIPES = ("threads", "flags", "changes", "kept", "parents")
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,15 @@ class SearchDirectory:
         if search.folder.path_is_file:
             raise UserError(f"storage: {search.folder} is a file, not a folder; name another with --storage")
         if not resume:
-            if any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):  # .tmp: from a killed writer
-                raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or continue with --resume")
+            if is_taken(search.folder):
+                hint = ", or continue it with --resume" if search.exists else ""
+                raise RunExists(f"name '{name}' is taken in {storage}; take another --name{hint}")
             try:
-                search.folder.write(cls.SEARCH, json.dumps(described, indent=1).encode())
+                take_folder(search.folder, cls.SEARCH, json.dumps(described, indent=1).encode())
+            except FileExistsError as error:
+                raise RunExists(
+                    f"name '{name}' was taken in {storage} by another process just now ({error}); take another --name"
+                ) from None
             except StorageError as error:
                 raise UserError(f"storage: cannot write to {error}; name another with --storage") from None
             return search

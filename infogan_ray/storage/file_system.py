@@ -107,7 +107,14 @@ class Storage:
         Symbolic links and names that are not UTF-8 are left out: this program never writes them.
         """
         selector = pafs.FileSelector(self.path, allow_not_found=True)
-        found = self._run(self.path, lambda: self.filesystem.get_file_info(selector))
+
+        def list_folder() -> list[pafs.FileInfo]:
+            try:
+                return self.filesystem.get_file_info(selector)
+            except FileNotFoundError:  # another process created or deleted the folder meanwhile
+                raise OSError("the folder changed while it was listed") from None
+
+        found = self._run(self.path, list_folder)
         entries = [entry for entry in map(_to_entry, found) if entry is not None]
         plain = [entry for entry in entries if not (self.is_local and os.path.islink(f"{self.path}/{entry.name}"))]
         return sorted(plain, key=lambda entry: entry.name)
@@ -142,7 +149,10 @@ class Storage:
             if self.is_local:
                 with open(target, "rb") as file:
                     os.fsync(file.fileno())
-                os.replace(target, path)
+                try:
+                    os.replace(target, path)
+                except FileNotFoundError:  # an attempt that continues this run removed it as a dead writer's file
+                    raise OSError(f"another process has removed {target}") from None
         except BaseException:
             if self.is_local and os.path.lexists(target):
                 os.unlink(target)

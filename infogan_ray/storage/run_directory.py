@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infogan_ray import UserError
+from infogan_ray.storage.claim import TEMPORARY, is_taken, take_folder
 from infogan_ray.storage.errors import StorageError
 from infogan_ray.storage.file_system import Storage
 
@@ -78,6 +79,12 @@ class RunDirectory:
         return self.folder.is_file(self.CONFIG)
 
     @property
+    def can_resume(self) -> bool:
+        """Whether there is a run to continue. It may have ended before it wrote its configuration."""
+        names = [entry.name for entry in self.folder.entries() if not entry.name.endswith(TEMPORARY)]
+        return self.CONFIG in names or names == [self.STATUS]
+
+    @property
     def looks_like_run(self) -> bool:
         """Whether the folder holds a run, complete or not."""
         parts = {self.CONFIG, self.STATUS, self.METRICS, "checkpoints"}
@@ -94,37 +101,35 @@ class RunDirectory:
         for folder in (storage, run.folder):
             if folder.path_is_file:
                 raise UserError(f"storage: {folder} is a file, not a folder; name another with --storage")
-        taken = bool(run.folder.entries())
-        if resume and not run.exists:
-            hint = "that name is not a run; take another" if taken else "drop --resume to start it"
+        if resume and not run.can_resume:
+            hint = "that name is not a run; take another" if is_taken(run.folder) else "drop --resume to start it"
             raise UserError(f"name is '{name}', and {storage} has no such run to resume; {hint}")
-        if not resume and taken:
-            hint = ", or continue it with --resume" if run.exists else ""
+        if not resume and is_taken(run.folder):
+            hint = ", or continue it with --resume" if run.can_resume else ""
+            if hint and run.get_status()["state"] in STALE_AFTER_S:
+                hint += " if it has ended"
             raise RunExists(f"name '{name}' is taken in {storage}; take another --name{hint}")
         return run
 
     @classmethod
-    def can_resume(cls, storage: Storage, name: str) -> bool:
-        """Whether there is a run to continue. If there is only a status file, from a kill at the start, deletes it."""
-        run = cls(storage / name)
-        if not run.exists and [entry.name for entry in run.folder.entries()] == [cls.STATUS]:
-            run.folder.delete(cls.STATUS)
-        return run.exists
-
-    @classmethod
     def claim(cls, storage: Storage, name: str, resume: bool) -> RunDirectory:
-        """Reserve a name in a storage folder: check it, and write a new run's first file.
+        """Take a name in a storage folder: check it, and write a new run's first file.
 
-        Raises UserError if storage cannot be written to, and the errors of ``check_name``.
+        Of several processes at most one gets the name. Raises UserError if storage cannot be written to, and the errors
+        of ``check_name``.
         """
         run = cls.check_name(storage, name, resume)
         try:
             if not resume:
-                run.set_status("starting")
+                take_folder(run.folder, cls.STATUS, status_content("starting", 0))
+        except FileExistsError as error:
+            raise RunExists(
+                f"name '{name}' was taken in {storage} by another process just now ({error}); take another --name"
+            ) from None
         except StorageError as error:
             raise UserError(f"storage: cannot write to {error}; name another with --storage") from None
-        for entry in run.folder.entries():
-            if entry.name.endswith(".tmp"):  # left by a writer that was killed
+        for entry in run.folder.entries() if resume else ():
+            if entry.name.endswith(TEMPORARY):  # left by a writer that was killed
                 run.folder.delete(entry.name)
         return run
 
@@ -145,8 +150,7 @@ class RunDirectory:
 
     def set_status(self, state: str, step: int = 0, **more: Any) -> None:
         """Write the state: starting, running, finished, diverged, interrupted, failed or stopped."""
-        status = {"state": state, "step": step, "time": time.time(), **more}
-        self.folder.write(self.STATUS, json.dumps(status).encode())
+        self.folder.write(self.STATUS, status_content(state, step, **more))
 
     def get_status(self) -> dict[str, Any]:
         """The last status. The state is ``killed`` if a running or starting run has not written it for too long."""
@@ -185,6 +189,11 @@ class RunDirectory:
                 continue
             if isinstance(row, dict):
                 yield row
+
+
+def status_content(state: str, step: int, **more: Any) -> bytes:
+    """The content of a run's status file, with the current time."""
+    return json.dumps({"state": state, "step": step, "time": time.time(), **more}).encode()
 
 
 def step_name(step: int) -> str:

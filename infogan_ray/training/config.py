@@ -10,7 +10,7 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from typing_extensions import Doc
@@ -18,6 +18,7 @@ from typing_extensions import Doc
 from infogan_ray import UserError
 from infogan_ray.data.augmentation import AugmentationConfig
 from infogan_ray.data.datasets import DataConfig, fit_of_earlier_runs
+from infogan_ray.data.hold_out import EVERY_SEVENTH
 from infogan_ray.evaluation.bound import EvaluationConfig
 from infogan_ray.evaluation.metrics import SELECTABLE, is_one_prior, metric_help
 from infogan_ray.models.latents import LatentSpec
@@ -37,12 +38,13 @@ from infogan_ray.training.train_state import TrainState
 
 LONGEST_NAME = 200  # bytes. File systems allow 255, but some file names are the run's name with an ending.
 RESERVED = ("checkpoints", "model", "samples", "traversals")
+BEFORE_FIELDS = {"hold_out": EVERY_SEVENTH}  # what versions without a field did, if it is not the field's default
 PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The configuration of a run."""
+    """The configuration of a run: the values given, then those of the preset, then the defaults."""
 
     preset: str | None = None
     """A set of defaults: mnist, mnist_robust, fashion_mnist, svhn, celeba, faces, chairs or shapes."""
@@ -66,6 +68,9 @@ class RunConfig:
     fit: Literal["crop", "pad", "squeeze"] = "crop"
     """How images that are not square become square: crop takes the middle, pad adds a border in the colour of the
     image's own, squeeze changes the proportions. A resumed run keeps it."""
+    hold_out: Literal["stratified", "every_seventh", "none"] = "stratified"
+    """Which labelled images are held out to measure errors, if the data has no test part: about a seventh of each
+    class, every seventh image as in earlier versions, or none. A resumed run keeps its rule."""
     feed: Literal["auto", "memory", "stream"] = "auto"
     """memory loads all images. stream reads prepared data (infogan data prepare) during training, in constant memory.
     auto streams prepared data that needs more than half of the free memory. A resumed run keeps its feed."""
@@ -100,7 +105,9 @@ class RunConfig:
     """Name of the run; by default the data and the time."""
     seed: int = 0
     resume: bool = False
-    """Continue the run of this name from its last whole checkpoint."""
+    """Continue the run of this name from its last whole checkpoint, with its own settings."""
+    accept_changes: bool = False
+    """With --resume: continue even if settings that matter differ from the run's own. config.json lists the changes."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     keep: int = 5
@@ -125,6 +132,20 @@ class RunConfig:
     stability: StabilityConfig = field(default_factory=StabilityConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    if not TYPE_CHECKING:  # type checkers see the fields as parameters
+
+        def __init__(self, **values: Any) -> None:
+            """Raises UserError for invalid values, and TypeError for names that are not fields."""
+            names = [field.name for field in dataclasses.fields(self)]
+            if unknown := sorted(set(values) - set(names)):
+                raise TypeError(f"RunConfig has no field '{unknown[0]}'; its fields are {', '.join(names)}")
+            missing = len(values) < len(names)
+            for name, value in {**(_fields(values.get("preset")) if missing else {}), **values}.items():
+                object.__setattr__(self, name, value)
+            if values.get("epochs") is not None and "steps" not in values:
+                object.__setattr__(self, "steps", None)  # these epochs replace the steps of the preset
+            self.__post_init__()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "checkpoint_every", "keep", "log_every", "max_missed_checkpoints"):
@@ -214,7 +235,7 @@ class RunConfig:
     def data_config(self) -> DataConfig:
         return DataConfig(
             self.data_dir, self.image_size, self.channels, labels=self.labels, max_bad=self.max_bad,
-            pixel_range=self.pixel_range, fit=self.fit,
+            pixel_range=self.pixel_range, fit=self.fit, hold_out=self.hold_out,
         )  # fmt: skip
 
     def model_spec(self, image_size: int, channels: int) -> ModelSpec:
@@ -242,18 +263,38 @@ class RunConfig:
         return dataclasses.asdict(self)
 
     def override(self, values: dict[str, Any], source: str) -> RunConfig:
-        """A copy with nested values replaced. Raises UserError for unknown fields and wrong types."""
-        return replace_fields(self, values, source)
+        """A copy with nested values replaced. A preset among them is applied before the other values.
+
+        Raises UserError for unknown fields and wrong types.
+        """
+        check_one_of("preset", chosen := values.get("preset"), (*PRESETS, None))
+        of_preset = PRESETS[chosen] if chosen is not None and chosen != self.preset else {}
+        config: RunConfig = replace_fields(replace_fields(self, of_preset, f"preset {chosen}"), values, source)
+        return config
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str) -> RunConfig:
+        """The configuration of ``to_dict``. Its preset is only a name, since all values are there.
+
+        Fields that an earlier version did not have get the value of that version. Raises UserError.
+        """
+        before = {} if "fit" in values else {"fit": fit_of_earlier_runs(values.get("data"))}
+        config: RunConfig = replace_fields(cls(), {**BEFORE_FIELDS, **before, **values}, source)
+        return config
 
 
-def preset(name: str) -> RunConfig:
-    """The configuration of a preset. Raises UserError, with the valid names, for an unknown name."""
-    check_one_of("preset", name, tuple(PRESETS))
-    return RunConfig(preset=name).override(PRESETS[name], f"preset {name}")
+def _fields(preset: str | None) -> dict[str, Any]:
+    """All fields of the configuration of a preset, or of the defaults. Raises UserError for an unknown preset."""
+    if preset is not None:
+        return vars(RunConfig().override({"preset": preset}, "the preset"))
+    return {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(RunConfig)
+    }
 
 
-def load_config(path: Path, base: RunConfig) -> RunConfig:
-    """``base`` with the values of a YAML file (or of a run's config.json). Raises UserError for an invalid file."""
+def load_values(path: Path) -> dict[str, Any]:
+    """The fields and values of a YAML file, or of a run's config.json without its name. Raises UserError."""
     import yaml  # comes with ray
 
     if not path.is_file():
@@ -264,21 +305,21 @@ def load_config(path: Path, base: RunConfig) -> RunConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"config file {path} is not YAML ({why}); if it holds images, write --data before it") from None
-    if values is None:
-        return base
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"config file {path} holds a {type(values).__name__}; it must be fields and values")
-    return base.override(values, str(path))
+    if isinstance(values.get("run"), dict):
+        values = from_saved(values, str(path)).to_dict()
+        for name in ("name", "resume", "accept_changes"):
+            del values[name]
+    return values
 
 
 def from_saved(saved: dict[str, Any], source: str) -> RunConfig:
     """The resolved configuration in the config.json of a run or model. Raises UserError if it has none."""
     if not isinstance(saved.get("run"), dict):
         raise UserError(f"{source} is not the configuration of a run")
-    values = saved["run"]
-    if "fit" not in values:
-        values = {**values, "fit": fit_of_earlier_runs(values.get("data"))}
-    return RunConfig().override(values, source)
+    return RunConfig.from_dict(saved["run"], source)
 
 
 def check_name(name: str) -> None:

@@ -36,6 +36,8 @@ def replace_fields(section: Any, values: dict[str, Any], source: str, prefix: st
             changes[key] = _typed(value, hints[key], f"{source}: {prefix}{key}")
     if changes.get("epochs") is not None and "steps" not in changes:
         changes["steps"] = None  # these epochs replace the steps of a preset
+    if changes.get("steps") is not None and "epochs" not in changes and hasattr(section, "epochs"):
+        changes["epochs"] = None
     return dataclasses.replace(section, **changes)
 
 

@@ -39,13 +39,13 @@ Update = Callable[[TrainState, Tensor, Schedule, int, int, int], tuple[Metrics, 
 def train(
     state: TrainState, feed: Feed, *, steps: int, log_every: int, checkpoint_every: int,
     rank: int = 0, world_size: int = 1, halt: Callable[[], bool] = never_stop,
-    on_step: Callable[[], None] | None = None, update: Update = train_on_batch,
+    on_step: Callable[[], None] | None = None, update: Update = train_on_batch, epoch_offset: float = 0.0,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
     """Train up to ``steps``. Yield metrics every ``log_every`` steps and when a checkpoint is due.
 
     Metrics are means over all ranks and over the steps since the last yield. If ``halt`` returns true on any rank, all
     ranks end at the same step. Raises Diverged if a metric is not finite. Waits for the device only to read metrics.
-    Calls ``on_step`` after each step.
+    Calls ``on_step`` after each step. ``epoch_offset``: see ``resume.epoch_offset``.
     """
     window: list[Metrics] = []
     started = time.monotonic()
@@ -62,7 +62,7 @@ def train(
         if state.step % log_every and state.step % checkpoint_every and state.step < steps:
             continue
         row = read_metrics(window, weight, world_size, state.step)
-        row |= {"step": state.step, "epoch": state.step / feed.steps_per_epoch}
+        row |= {"step": state.step, "epoch": state.step / feed.steps_per_epoch + epoch_offset}
         row["images_per_second"] = len(window) * feed.batch_size / (time.monotonic() - started)
         yield row
         window, started = [], time.monotonic()

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from infogan_ray.data.fetch import SOURCES
 from infogan_ray.evaluation.metrics import CHECKPOINT, END, LABELLED, QUALITY, REGISTRY, SORTING, of_group
-from infogan_ray.evaluation.texts import category_rows, compared_text, is_measured, values_text
+from infogan_ray.evaluation.texts import (
+    baseline_text,
+    category_rows,
+    compared_error_text,
+    compared_text,
+    is_measured,
+    values_text,
+    why_no_agreement,
+)
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.traversal import reaches_outside
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.resume import Change, change_text
 from infogan_ray.training.train_command import train_command
 
 SAMPLES = "samples.png"
 
 
-def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> str:
-    """The card's text: pictures, codes with names and bounds, measurements, limits, the training command and usage."""
+def model_card(
+    model: InfoGAN, config: RunConfig, metrics: dict[str, Any], changes: Sequence[Change] = ()
+) -> str:  # fmt: skip
+    """The card's text: pictures, codes with names and bounds, measurements, limits, the training command and usage.
+
+    ``changes``: settings that were changed before the checkpoint. The command has their new values.
+    """
     spec = model.spec
     size = f"{spec.image_size} x {spec.image_size} x {spec.channels}"
     parts = [
@@ -36,10 +51,19 @@ def model_card(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> st
         "\n".join(f"- {line}" for line in _limits(model, config, metrics)),
         "## How it was made",
         f"```\n{train_command(config)}\n```",
+        *changes_note(changes),
         "## How to use it",
         _usage(model),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def changes_note(changes: Sequence[Change]) -> list[str]:
+    """A paragraph about settings that were changed during training; empty without changes."""
+    if not changes:
+        return []
+    listed = "; ".join(map(change_text, changes))
+    return [f"Settings were changed during training, so this command alone does not repeat it: {listed}."]
 
 
 def front_matter(config: RunConfig, metrics: dict[str, Any]) -> str:
@@ -88,7 +112,8 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
     if "clustering_error" in metrics:
         parts += [
             "### Agreement with labels (training does not use labels)",
-            f"`{metrics['clustering_code']}` on the test set: {values_text(metrics, of_group(LABELLED))}.",
+            f"`{metrics['clustering_code']}` on the test set: "
+            f"{'; '.join(filter(None, (values_text(metrics, of_group(LABELLED)), baseline_text(metrics))))}.",
             *_categories(metrics),
         ]
     if quality := compared_text(metrics, of_group(QUALITY)):
@@ -121,11 +146,11 @@ def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[
         "Another seed may find other factors, or the same factors under other numbers.",
     ]
     if "clustering_error" not in metrics:
-        lines.append("The data has no labels, so nothing was compared with labels.")
+        lines.append(f"Nothing was compared with labels: {why_no_agreement(metrics)}.")
     elif metrics["clustering_error"] > 0.1:
         lines.append(
             f"{metrics['clustering_error']:.0%} of the test images do not have the most frequent label of their "
-            "category."
+            f"category{f' ({compared_error_text(metrics)})' if compared_error_text(metrics) else ''}."
         )
     weak = [code for code, share in _shares(model, metrics).items() if share < 0.5]
     if weak:

@@ -23,6 +23,7 @@ from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig, from_saved
 from infogan_ray.training.load_model import load
 from infogan_ray.training.model_card import SAMPLES, model_card, traversal_file
+from infogan_ray.training.resume import Change, recorded_changes, settings_at
 
 METRICS, CARD, CONFIG = "metrics.json", "README.md", "config.json"
 CATEGORIES = "categories.json"
@@ -38,7 +39,10 @@ def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, An
         model.names = read_names(checkpoint.folder.parent.parent, model.codes)
     metrics = {"step": checkpoint.step, **metrics}
     categories = metrics.pop("categories", {})
+    changes = recorded_changes(RunDirectory(checkpoint.folder.parent.parent))
+    config, changes = settings_at(config, changes, checkpoint.step)
     description = {"model": spec.to_dict(), "step": checkpoint.step, "run": config.to_dict()}
+    description |= {"changes": changes} if changes else {}
     files = {
         checkpoints.MODEL: weights,
         CONFIG: json.dumps(description, indent=1).encode(),
@@ -47,12 +51,14 @@ def model_files(checkpoint: Checkpoint, config: RunConfig, metrics: dict[str, An
     }
     if categories:
         files[CATEGORIES] = json.dumps(categories).encode()
-    return files | _with_names(model, config, metrics)
+    return files | _with_names(model, config, metrics, changes)
 
 
-def _with_names(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> dict[str, bytes]:
+def _with_names(
+    model: InfoGAN, config: RunConfig, metrics: dict[str, Any], changes: list[Change]
+) -> dict[str, bytes]:  # fmt: skip
     """The files of a model folder that contain code names."""
-    files = {CARD: model_card(model, config, metrics).encode()}
+    files = {CARD: model_card(model, config, metrics, changes).encode()}
     if model.names:
         files[NAMES] = json.dumps(model.names, indent=1).encode()
     return files | {traversal_file(name): png(draw(model.traverse(name))) for name in model.codes}
@@ -84,9 +90,10 @@ def is_model(folder: Storage) -> bool:
 
 def _rename_in(folder: Storage, model: InfoGAN, names: dict[str, str]) -> None:
     manifest = manifests.Manifest.load(folder, required=(checkpoints.MODEL, CONFIG, METRICS))
-    config = from_saved(manifest.read_json(CONFIG), f"{folder}/{CONFIG}")
+    saved = manifest.read_json(CONFIG)
+    config = from_saved(saved, f"{folder}/{CONFIG}")
     model.names = names
-    files = _with_names(model, config, manifest.read_json(METRICS))
+    files = _with_names(model, config, manifest.read_json(METRICS), saved.get("changes", []))
     manifests.replace_files(manifest, {NAMES: b"{}", **files})
 
 

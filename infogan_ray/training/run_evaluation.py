@@ -7,11 +7,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.bound import no_callback
+from infogan_ray.evaluation.clustering import why_not_measured
 from infogan_ray.evaluation.measure import measure_bound, measure_clustering, measure_image_quality, measure_sorting
 from infogan_ray.evaluation.metrics import SORTING, is_in_group
+from infogan_ray.evaluation.texts import NOT_MEASURED
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator
@@ -21,11 +24,13 @@ from infogan_ray.storage.run_directory import RunDirectory, sample_picture_name,
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_state import TrainState
 
+MOST_UNLIKE = 0.1  # total variation distance between the classes of the first images and of all
+
 
 def evaluate_state(
     state: TrainState, images: ImageSet, config: RunConfig, before_batch: Callable[[], None]
 ) -> dict[str, Any]:
-    """The bound on newly sampled codes, and agreement with the first ``evaluation.labelled`` labels if there are any.
+    """The bound on newly sampled codes, and agreement with ``evaluation.labelled`` labels if there are any.
 
     Also the scores of ``measure_sorting``, if ``evaluation.sorting`` is on or the run's metric is one of them.
     ``before_batch`` is called before each batch, and may raise to stop the evaluation.
@@ -68,17 +73,35 @@ def measure_agreement(
 ) -> dict[str, Any]:  # fmt: skip
     """``measure_clustering`` with at most ``limit`` training labels, and the class names if known.
 
-    Empty without labels. ``training_precision`` is the context for the categories of training images.
+    Empty without labels. If agreement is undefined, the result has only the reason, ``clustering_not_measured``.
+    ``training_precision`` is the context for the categories of training images.
     """
+    if reason := why_not_measured(images):
+        return {NOT_MEASURED: reason}
     if images.labels is None or images.test_images is None or images.test_labels is None:
         return {}
+    rows = labelled_rows(images.labels, limit)
     metrics = measure_clustering(
-        latents, discriminator, images.images[:limit], images.labels[:limit], images.test_images, images.test_labels,
+        latents, discriminator, images.images[rows], images.labels[rows], images.test_images, images.test_labels,
         before_batch, training_precision,
     )  # fmt: skip
     if metrics and images.classes is not None:
         metrics["classes"] = list(images.classes)
     return metrics
+
+
+def labelled_rows(labels: Tensor, limit: int | None) -> Tensor | slice:
+    """The rows of at most ``limit`` labels (N,): the first ones if they resemble all, else at equal distances.
+
+    The images of a folder come class by class, so the first ones may have only a few of the classes.
+    """
+    if limit is None or limit >= len(labels):
+        return slice(None)
+    classes = int(labels.max()) + 1
+    first, whole = (part.bincount(minlength=classes) / len(part) for part in (labels[:limit], labels))
+    if (first - whole).abs().sum() / 2 <= MOST_UNLIKE:
+        return slice(limit)
+    return torch.arange(limit) * len(labels) // limit
 
 
 def render_pictures(state: TrainState, run: RunDirectory) -> dict[tuple[str, str], bytes]:

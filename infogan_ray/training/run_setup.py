@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,26 @@ from typing import Any
 import torch
 
 from infogan_ray import UserError, __version__
-from infogan_ray.data.conversion import CROP
 from infogan_ray.data.datasets import load_images
 from infogan_ray.data.feeds.feed_policy import MemoryBudget, feed_line
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
-from infogan_ray.evaluation.metrics import check_needs, missing_packages
+from infogan_ray.evaluation.clustering import why_not_measured
+from infogan_ray.evaluation.metrics import LABELS, check_needs, missing_packages, needs
 from infogan_ray.models.networks import ModelSpec, plan
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training.config import RunConfig, from_saved
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.json_difference import difference
+from infogan_ray.training.resume import (
+    Change,
+    change_text,
+    changed_settings,
+    own_settings,
+    recorded_changes,
+    steps_of_epochs,
+)
 from infogan_ray.training.run_cost import checkpoint_plan
 from infogan_ray.training.run_outcome import Listener
 from infogan_ray.training.tracking.addresses import with_absolute_path
@@ -42,19 +50,22 @@ def check_data(
     Calls ``say`` with messages, for example about a download. ``sample``: number of images to read of a streamed
     dataset. Workers read their own images.
     """
+    config = with_saved_range(config, say)
     if config.name is None:
         raise UserError("name is not set; give the run a --name")
     if config.data is None:
         raise UserError("data is not set; give --data (mnist, fashion_mnist, shapes, or a path) or a --preset")
     if config.image_size is not None:
         plan(config.image_size, config.channels or 1)
-    config = with_saved_conversion(config, say)
-    assert config.data is not None
     images = load_images(config.data, config.data_config, say, feed=resolve_feed(config), budget=budget, sample=sample)
     config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
     labelled = images.labels is not None and images.test_labels is not None
     categorical = any(code.one_hot for code in spec.latents.codes)
+    if categorical and (reason := why_not_measured(images)):
+        if needs(config.metric, LABELS):
+            raise UserError(f"metric is '{config.metric}', which is not measured: {reason}")
+        say(f"not measured: agreement with labels: {reason}")
     check_needs(config.metric, config.data, labelled, categorical)
     for line in missing_packages(labelled and categorical):
         say(f"not measured: {line}")
@@ -80,27 +91,22 @@ def resolve_feed(config: RunConfig) -> str:
     return saved
 
 
-def with_saved_conversion(config: RunConfig, say: Callable[[str], None] = lambda line: None) -> RunConfig:
-    """``config`` with the pixel range and the fit of a resumed run, so that its images stay the same.
-
-    Raises UserError if other ones are configured.
-    """
+def with_saved_range(config: RunConfig, say: Callable[[str], None] = lambda line: None) -> RunConfig:
+    """``config`` with the pixel range of a resumed run, if it has none, so that the images stay the same."""
     run = RunDirectory(open_storage(config.storage) / config.name) if config.resume and config.name else None
-    if run is None or not run.exists:
+    if run is None or not run.exists or config.pixel_range is not None:
         return config
-    saved = from_saved(run.read_config(), f"{run.folder}/{run.CONFIG}")
-    for name, default in (("pixel_range", None), ("fit", CROP)):
-        configured, value = getattr(config, name), getattr(saved, name)
-        if configured == value or value is None:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if configured != default:
-            raise UserError(
-                f"{name} is '{configured}', and {config.name} has read its images with '{value}'; leave {flag} out to "
-                "continue"
-            )
-        say(f"data: {name} is {value}, as {config.name} began")
-    return dataclasses.replace(config, pixel_range=saved.pixel_range or config.pixel_range, fit=saved.fit)
+    saved = own_settings(run).pixel_range
+    if saved is not None:
+        say(f"data: pixel_range is {saved}, as {config.name} began")
+    return dataclasses.replace(config, pixel_range=saved)
+
+
+def with_feed_and_conversion(config: RunConfig, images: ImageSet) -> RunConfig:
+    """``config`` with the feed, the fit and the pixel range of its images: the same for all workers and later runs."""
+    how = images.conversion
+    found = {"feed": images.feed, "fit": how.fit, "pixel_range": how.range_text or config.pixel_range}
+    return config.override(found, "the data")
 
 
 def prepare_run(
@@ -113,12 +119,7 @@ def prepare_run(
     name = config.name
     assert name is not None, "see check_data"
     feed_message = feed_line(resolve_feed(config), images, budget)
-    config = with_saved_conversion(config)
-    # The same feed and pixels for all workers and for a resumed run.
-    found = {"feed": images.feed, "fit": images.conversion.fit}
-    if images.conversion.pixel_range is not None:
-        found["pixel_range"] = str(images.conversion.pixel_range)
-    config = config.override(found, "the data")
+    config = with_feed_and_conversion(with_saved_range(config), images)
     run = RunDirectory.claim(open_storage(config.storage), name, config.resume)
     status = run.get_status()
     if config.resume and status["state"] == "running":
@@ -130,47 +131,65 @@ def prepare_run(
         raise UserError(
             f"steps is {steps:,}, and {run.name} is at step {status['stored']:,} already; give --steps more"
         )
-    config = with_initial_settings(config, run)
-    sample = (run.read_config().get("data") or {}).get("sample") if run.exists else None
-    write_config(run, config, images)
-    if sample not in (None, identity(images).get("sample")):
-        say = f"the images of {config.data} have changed since {run.name} began; their number is the same"
-        listen({"phase": "resuming", "step": status["step"], "say": say})
+    changes = recorded_changes(run)
+    if run.exists:
+        check_same_model(run, config, images)
+        other_images = has_other_images(run, images)
+        new = changed_settings(run, config, status.get("stored", 0), other_images)
+        check_same_data(run, config, images)
+        changes += new
+        messages = [change_text(change) for change in new]
+        if other_images:
+            messages.append(
+                f"the images of {config.data} have changed since {run.name} began; their number is the same"
+            )
+        for say in messages:
+            listen({"phase": "resuming", "step": status["step"], "say": say})
+    if config.epochs is not None and changes:
+        steps = steps_of_epochs(config, changes, status.get("stored", 0), images.count)
+        config = config.override({"steps": steps}, "the epochs")
+    config = config.override({"accept_changes": False}, "the run")  # a later --resume accepts nothing
+    write_config(run, config, images, changes)
     size = checkpoint_bytes(config.model_spec(images.image_size, images.channels), config.contrastive)
     for say in (feed_message, checkpoint_plan(config, steps, size, run.folder)):
         listen({"phase": "starting workers", "step": 0, "say": say})
     return config, run
 
 
-def with_initial_settings(config: RunConfig, run: RunDirectory) -> RunConfig:
-    """``config`` with a resumed run's settings that matter only at the first step."""
-    if not run.exists:
-        return config
-    saved = run.read_config()["run"].get("stability", {})
-    return config.override({"stability": {"mean_bias": saved.get("mean_bias", False)}}, "the run")
-
-
-def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
-    """Save the resolved configuration. Raises UserError if a resumed run has another model or other data."""
+def check_same_model(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
+    """Raises UserError if a run that continues has another model, or would lose its learned prior."""
     spec = config.model_spec(images.image_size, images.channels).to_dict()
-    if run.exists:
-        # Parsed and converted again, so that fields which are newer than the run have their defaults.
-        saved_spec = ModelSpec.from_dict(run.read_config().get("model", {})).to_dict()
-        if changed := difference(saved_spec, spec):
-            raise UserError(
-                f"name '{run.name}' belongs to a model that differs from this one ({changed}); its config is "
-                f"{run.folder}/{run.CONFIG}"
-            )
-        learned = run.read_config().get("run", {}).get("prior", {})
-        if learned.get("learn") and (not config.prior.learn or learned.get("method") != config.prior.method):
-            raise UserError(
-                f"'{run.name}' learns its prior with prior.method {learned.get('method')}, which would be lost; give "
-                f"--prior.learn --prior.method {learned.get('method')}, or start a run with another --name"
-            )
+    # Parsed and converted again, so that fields which are newer than the run have their defaults.
+    saved_spec = ModelSpec.from_dict(run.read_config().get("model", {})).to_dict()
+    if changed := difference(saved_spec, spec):
+        raise UserError(
+            f"name '{run.name}' belongs to a model that differs from this one ({changed}); its config is "
+            f"{run.folder}/{run.CONFIG}"
+        )
+    learned = run.read_config().get("run", {}).get("prior", {})
+    if learned.get("learn") and (not config.prior.learn or learned.get("method") != config.prior.method):
+        raise UserError(
+            f"'{run.name}' learns its prior with prior.method {learned.get('method')}, which would be lost; give "
+            f"--prior.learn --prior.method {learned.get('method')}, or start a run with another --name"
+        )
+
+
+def has_other_images(run: RunDirectory, images: ImageSet) -> bool:
+    """Whether the images of a run that continues have other pixels, in the same number."""
     data = identity(images)
-    saved_data = (run.read_config().get("data") if run.exists else None) or data
+    saved_data = run.read_config().get("data") or data
+    same_number = {**saved_data, "sample": ""} == {**data, "sample": ""}
+    return same_number and saved_data.get("sample") != data.get("sample")
+
+
+def check_same_data(run: RunDirectory, config: RunConfig, images: ImageSet) -> None:
+    """Raises UserError if the data of a run that continues has another number of images, or was prepared again."""
+    data = identity(images)
+    saved_data = run.read_config().get("data") or data
     if {**saved_data, "sample": ""} != {**data, "sample": ""}:
         change = "has changed since"
+        if "hold_out" not in run.read_config().get("run", {}):
+            change = "this version divides otherwise into training and test images, or which has changed since"
         if "manifest" in saved_data and "manifest" in data:
             change = "has been prepared again since"
         counts = (
@@ -182,7 +201,13 @@ def write_config(run: RunDirectory, config: RunConfig, images: ImageSet) -> None
             f"data is {config.data}, which {change} '{run.name}' began{counts}: its images would have another order; "
             "give the run its first data, or start a run with another --name"
         )
-    run.write_config({"model": spec, "run": config.to_dict(), "data": data, "environment": environment()})
+
+
+def write_config(run: RunDirectory, config: RunConfig, images: ImageSet, changes: Sequence[Change] = ()) -> None:
+    """Save the resolved configuration, the identity of the data, and the changes to the settings."""
+    saved = {"model": config.model_spec(images.image_size, images.channels).to_dict(), "run": config.to_dict()}
+    recorded = {"changes": list(changes)} if changes else {}
+    run.write_config({**saved, "data": identity(images), **recorded, "environment": environment()})
 
 
 def identity(images: ImageSet) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import Diverged, never_stop, train
 from infogan_ray.training.rank_zero import finish, rank_zero_tasks, report_divergence
 from infogan_ray.training.report import Report
+from infogan_ray.training.resume import epoch_offset, recorded_changes
 from infogan_ray.training.start import agree_on_start, make_state, resume_message
 from infogan_ray.training.train_state import TrainState
 
@@ -49,7 +50,7 @@ def run_worker(
         resources.enter_context(contextlib.closing(feed))
         loop: dict[str, Any] = {
             "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every,
-            "rank": rank, "world_size": world_size,
+            "rank": rank, "world_size": world_size, "epoch_offset": epoch_offset(recorded_changes(run), images.count),
         }  # fmt: skip
         if start.uploader is None:
             for metrics in train(state, feed, **loop):

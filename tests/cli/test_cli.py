@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -18,7 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from ray import tune
 
+from infogan_ray import UserError
 from infogan_ray.cli import display
 from infogan_ray.cli.exit_codes import FAILED, USAGE
 from infogan_ray.cli.main import COMMANDS, main
@@ -26,8 +29,10 @@ from infogan_ray.cli.train import train_config
 from infogan_ray.data.datasets import load_images
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation import texts
+from infogan_ray.searches.recipe import Recipe
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.training.config import preset
+from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.load_model import load
 from infogan_ray.training.presets import PRESETS
 from infogan_ray.web.explorer.real_images import RealImageSource
@@ -223,6 +228,39 @@ def test_each_category_lists_its_labels() -> None:
     assert texts.category_rows({}) == []
 
 
+def test_a_preset_is_applied_in_python_in_files_and_in_recipes(tmp_path: Path) -> None:
+    robust = RunConfig(preset="mnist_robust")
+    assert (robust.data, robust.steps, robust.consistency.weight, robust.metric) == ("mnist", 4000, 1.0, "step")
+    assert RunConfig(preset="shapes", batch_size=128).batch_size == 128, "a value that is given, although a default"
+    assert RunConfig(preset="mnist", epochs=2).steps is None and RunConfig(preset="mnist", steps=7).steps == 7
+    assert dataclasses.replace(robust, steps=9).consistency.weight == 1.0
+    with pytest.raises(UserError, match="preset is 'mnits'"):
+        RunConfig(preset="mnits")
+    with pytest.raises(TypeError, match="RunConfig has no field 'batchsize'; its fields are preset, data"):
+        RunConfig(batchsize=3)  # type: ignore[call-arg]
+    (file := tmp_path / "config.yaml").write_text("preset: mnist_robust\nsteps: 70\n")
+    assert train_config([str(file)]) == dataclasses.replace(robust, steps=70)
+    assert train_config([str(file), "--preset", "mnist"]) == RunConfig(preset="mnist", steps=70)
+    file.write_text("preset: mnist\nepochs: 3\n")
+    assert train_config([str(file)]).epochs == 3
+    assert (train_config([str(file), "--steps", "5"]).steps, train_config([str(file), "--steps", "5"]).epochs) == (
+        5,
+        None,
+    )
+    space = {"seed": tune.choice([1, 2])}
+    recipe = Recipe(space=space, preset="mnist_robust", budget=6400, grace=1280, trials=2)
+    assert recipe.config(0).consistency.weight == 1.0
+
+
+def test_a_saved_configuration_is_a_config_file(tmp_path: Path) -> None:
+    """It holds all fields, so its preset is not applied again. The name of its run is left out."""
+    config = RunConfig(preset="shapes", batch_size=32, steps=50, name="first", storage="elsewhere")
+    run = RunDirectory(open_storage(tmp_path / "first"))
+    run.write_config({"model": {}, "run": config.override({"resume": True}, "test").to_dict()})
+    found = train_config([str(tmp_path / "first" / "config.json"), "--seed", "4"])
+    assert found == dataclasses.replace(config, name=None, seed=4)
+
+
 def test_a_file_overrides_presets_and_flags_override_the_file(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("steps: 70\nbatch_size: 64\noptimizer:\n  lr_generator: 3e-4\n")
@@ -243,7 +281,7 @@ def test_a_file_overrides_presets_and_flags_override_the_file(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds(name: str) -> None:
-    config = preset(name)
+    config = RunConfig(preset=name)
     spec = config.model_spec(config.image_size or 28, config.channels or 1)
     generator, discriminator = spec.build()
     with torch.no_grad():

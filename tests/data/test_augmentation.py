@@ -9,7 +9,7 @@ from infogan_ray.data.augmentation import LIMITS, UNIFORMS, AugmentationConfig, 
 from infogan_ray.data.feeds.memory import InMemoryFeed, to_unit_range
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.models.rng import seeded_generator
-from infogan_ray.training.config import RunConfig, preset
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import train
 from infogan_ray.training.presets import PRESETS
 from infogan_ray.training.train_state import TrainState
@@ -94,7 +94,7 @@ def test_augmentation_changes_training_only_if_an_option_is_on(image_set: ImageS
 
 
 def test_augmentation_is_off_in_every_preset_and_bad_values_are_refused() -> None:
-    assert not RunConfig().augment.on and not any(preset(name).augment.on for name in PRESETS)
+    assert not RunConfig().augment.on and not any(RunConfig(preset=name).augment.on for name in PRESETS)
     assert RunConfig().override({"augment": {"flip": True}}, "test").augment.on
     for name, value in (("shift", 0.6), ("degrees", -1.0), ("scale", 1.0), ("brightness", float("nan"))):
         with pytest.raises(ValueError, match=rf"augment\.{name} is .*; it must lie between 0 and"):

@@ -79,7 +79,7 @@ def test_the_offline_message_names_files_and_folder(tmp_path: Path, monkeypatch:
 
 def test_npz_is_read_and_pickled_objects_are_refused(npz: Path, tmp_path: Path) -> None:
     images = load_images(str(npz))
-    assert images.images.shape == (83, 1, 16, 16) and images.test_images is not None and len(images.test_images) == 13
+    assert images.images.shape == (81, 1, 16, 16) and images.test_images is not None and len(images.test_images) == 15
     evil = tmp_path / "evil.npz"
     np.savez(evil, images=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="pickled objects, which are never read"):

@@ -19,8 +19,9 @@ from PIL import Image
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.cli.train import train_config
 from infogan_ray.data import image_files, image_loader
+from infogan_ray.data.class_folders import class_of
 from infogan_ray.data.datasets import DataConfig, load_images
-from infogan_ray.data.image_files import class_of, list_image_files
+from infogan_ray.data.image_files import list_image_files
 from infogan_ray.data.image_set import ImageSet
 
 SIZE = 16
@@ -96,7 +97,7 @@ def test_a_messy_folder_is_read_in_order_and_other_files_are_counted(photos: Pat
     text = "\n".join(messages)
     for words in ("18 images", "18 cropped to the middle square", "7 grey repeated in three channels", "1 .heic files"):
         assert words in text
-    assert "(folder of images): 18 images, 2 classes; every 7th image" in text
+    assert "(folder of images): 18 images, 2 classes; about a seventh of each class is held" in text
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tgz"])
@@ -226,7 +227,7 @@ def table(photos: Path, rows: list[tuple[str, object]]) -> str:
 def test_labels_are_read_from_a_csv(photos: Path) -> None:
     names = list_image_files(photos).names
     rows: list[tuple[str, object]] = [(name, place % 11) for place, name in enumerate(names)]
-    found = load(photos, labels=table(photos, rows))
+    found = load(photos, labels=table(photos, rows), hold_out="every_seventh")
     assert found.labels is not None and found.test_labels is not None
     assert found.labels[9:12].tolist() == [10, 0, 1]  # sorted as numbers: as text, 10 would come before 2
     assert found.test_labels.tolist() == [6, 2]
@@ -322,7 +323,8 @@ def test_inspect_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture
         (str(prepared), USAGE, "which infogan data prepare has written; train, evaluate and"),
         (f"{tmp_path}/a.png --image-size 17", USAGE, "image size is 17; valid sizes"),
         (f"{tmp_path} -o {tmp_path}/no.txt", USAGE, "valid endings are .png"),
-        (f"{tmp_path} -o {tmp_path}/c.png", FAILED, "no image of"),
+        (f"{tmp_path} -o {tmp_path}/prepared/c.png", USAGE, "would be an image of the data in"),
+        (f"{tmp_path}/a.png -o {tmp_path}/c.png", FAILED, "no image of"),
     ):
         assert main(["data", "inspect", *words.split()]) == code
         assert message in capsys.readouterr().err

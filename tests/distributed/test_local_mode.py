@@ -195,7 +195,12 @@ def test_an_unexpected_error_is_raised_unchanged_and_the_run_fails(bars: Any, mo
 
 
 @pytest.mark.parametrize(
-    "signal_number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+    "signal_number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_command_prints_how_to_continue(
     signal_number: signal.Signals, npz: Path, tmp_path: Path
@@ -291,6 +296,7 @@ def test_a_saved_configuration_of_an_earlier_version_still_loads() -> None:
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "infogan_ray")
 
 
+@pytest.mark.slow
 def test_two_ranks_of_torchrun_train_as_one_run(npz: Path, tmp_path: Path) -> None:
     """Only rank 0 prints and writes. One worker can continue the run."""
     given = words(npz, tmp_path, "--checkpoint-every", "3")

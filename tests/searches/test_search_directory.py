@@ -206,3 +206,21 @@ def test_a_difference_is_reported_with_its_path() -> None:
     assert difference(old, {"a": {"b": [1, {"c": 3}]}, "d": 1}) == "a.b[1].c is 3, and was 2"
     assert difference(old, {"a": {"b": [1, {"c": 2}]}}) == "d is missing"
     assert difference({}, {"x": 1}) == "x is new"
+
+
+def test_a_resumed_search_keeps_its_flags_unless_they_are_given(tmp_path: Path) -> None:
+    from infogan_ray.cli.search import parse_search, with_own_flags
+
+    kept = {"trials": 8, "early_stopping": False, "threads": 2, "data": "photos", "data_dir": None}
+    storage = open_storage(tmp_path)
+    described = Recipe({"seed": tune.choice([1, 2])}, budget=1600, grace=160, fixed={"data": "x"}).describe()
+    search = SearchDirectory.claim(storage, "s", {**described, "flags": kept, "threads": 2}, resume=False)
+
+    def resumed(*words: str) -> dict[str, Any]:
+        arguments = ["recipe.py", "--storage", str(tmp_path), "--name", "s", "--resume", *words]
+        found = with_own_flags(parse_search(arguments), arguments, search)
+        return {flag: getattr(found, flag) for flag in kept}
+
+    assert resumed() == kept
+    assert resumed("--early-stopping", "--trials=9") == {**kept, "early_stopping": True, "trials": 9}
+    assert SearchDirectory.claim(storage, "s", {**described, "threads": 4}, resume=True) == search

@@ -245,6 +245,7 @@ def synchronised(prior: PriorConfig) -> TrainState:
     return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, prior=prior)
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_the_same_prior_as_one(tmp_path: Path) -> None:
     """Also between two changes of the prior, when rank 0 may write a checkpoint."""
     other = multiprocessing.get_context("spawn").Process(target=train_as_rank, args=(1, str(tmp_path)))

@@ -26,7 +26,7 @@ from infogan_ray.models.losses import discriminator_loss, generator_loss, inform
 from infogan_ray.models.spectral_norm import SpectralNorm
 from infogan_ray.storage import checkpoints
 from infogan_ray.training.category_restarts import choose_sources
-from infogan_ray.training.config import RunConfig, preset
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.ddp import distributed
 from infogan_ray.training.load_model import load
 from infogan_ray.training.loop import train
@@ -105,7 +105,7 @@ def test_off_is_bit_equal_to_the_papers_step(image_set: ImageSet, joint: bool) -
 
 
 def test_paper_presets_use_no_regulariser_and_older_runs_are_read() -> None:
-    assert all(preset(name).stability == StabilityConfig(mean_bias=name == "shapes") for name in PRESETS)
+    assert all(RunConfig(preset=name).stability == StabilityConfig(mean_bias=name == "shapes") for name in PRESETS)
     saved = RunConfig().to_dict()
     del saved["stability"], saved["network"]["spectral_norm"]
     assert RunConfig().override(saved, "an older run") == RunConfig()
@@ -499,7 +499,8 @@ def run_rank(rank: int, world_size: int, folder: str, joint: bool) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("joint", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("joint", [False, True])
 def test_two_ranks_equal_one(tmp_path: Path, joint: bool) -> None:
     """With synchronised statistics only the order of sums differs. R1's double backward also uses all ranks."""
     from safetensors.torch import load_file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from infogan_ray.cli.train import train_config
 from infogan_ray.data.feeds.feed_policy import MemoryBudget
 from infogan_ray.data.image_set import ImageSet
+from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.resume import own_settings, recorded_changes
 from infogan_ray.training.run_setup import check_data, prepare_run
 from tests.conftest import tiny_config
 
@@ -38,7 +43,7 @@ def test_a_run_continues_only_with_the_same_data(npz: Path, tmp_path: Path) -> N
     prepare(darker)
     assert f"the images of {npz} have changed since run began; their number is the same" in messages
     fewer = ImageSet("bars", images.images[1:], None, images.test_images, None)
-    with pytest.raises(ValueError, match=r"has changed since 'run' began \(83 images, and 82 now\): its images"):
+    with pytest.raises(ValueError, match=r"has changed since 'run' began \(81 images, and 80 now\): its images"):
         prepare(fewer)
     assert torch.equal(check_data(config, ROOM).images, images.images)
 
@@ -68,11 +73,34 @@ def test_the_pixel_range_that_was_found_is_recorded_and_kept(tmp_path: Path) -> 
     wide_arrays(tmp_path / "a.npy", 4000)
     assert torch.equal(setup(resumed)[1].images, first.images)
     for changes, message in (
-        ({"pixel_range": "0:255"}, "pixel_range is '0:255', and run has read its images with '0:4095'"),
-        ({"fit": "pad"}, "fit is 'pad', and run has read its images with 'crop'; leave --fit out"),
+        ({"pixel_range": "0:255"}, "pixel_range is 0:255, and was 0:4095"),
+        ({"fit": "pad"}, "fit is pad, and was crop"),
     ):
         with pytest.raises(ValueError, match=message):
-            check_data(resumed.override(changes, "the test"), ROOM)
+            setup(resumed.override(changes, "the test"))
+    prepared, _, messages = setup(resumed.override({"pixel_range": "0:255", "accept_changes": True}, "the test"))
+    assert prepared.pixel_range == "0:255" == setup(resumed)[0].pixel_range
+    assert "from step 0 on, pixel_range is 0:255 instead of 0:4095" in messages
+
+
+def test_a_resume_with_the_same_settings_passes_whatever_range_was_found(tmp_path: Path) -> None:
+    data = wide_arrays(tmp_path / "a.npy", 4000)
+    config = tiny_config(data=data, storage=str(tmp_path / "runs"), name="run")
+    _, run = prepare_run(config, check_data(config, ROOM), ROOM, lambda report: None)
+    place = ["--storage", config.storage, "--name", "run", "--resume"]
+    from_command_line = train_config(place)
+    assert from_command_line.pixel_range == "0:4095"
+    for resumed in (
+        from_command_line, own_settings(run), dataclasses.replace(config, resume=True),
+        train_config([*place, "--pixel-range", "0:4095", "--fit", "crop"]),
+    ):  # fmt: skip
+        prepared, _, messages = setup(resumed)
+        assert (prepared.pixel_range, recorded_changes(run)) == ("0:4095", [])
+        assert not any("changed" in line for line in messages)
+    saved = json.loads(run.folder.read(run.CONFIG))
+    del saved["run"]["pixel_range"]  # an earlier version did not write it
+    run.folder.write(run.CONFIG, json.dumps(saved).encode())
+    assert setup(train_config(place))[0].pixel_range == "0:4095" and recorded_changes(run) == []
 
 
 def test_a_run_of_an_earlier_version_still_squeezes_its_arrays(tmp_path: Path) -> None:
@@ -83,7 +111,40 @@ def test_a_run_of_an_earlier_version_still_squeezes_its_arrays(tmp_path: Path) -
     saved = json.loads(file.read_text())
     del saved["run"]["fit"], saved["run"]["pixel_range"]
     file.write_text(json.dumps(saved))
-    prepared, images, messages = setup(config.override({"resume": True}, "the test"))
+    run = RunDirectory(open_storage(config.storage) / "run")
+    prepared, images, messages = setup(own_settings(run))
     assert prepared.fit == "squeeze" and torch.equal(images.images, squeezed.images)
-    assert "data: fit is squeeze, as run began" in messages
     assert not any("have changed" in line for line in messages)
+
+
+def test_a_run_of_an_earlier_version_keeps_its_held_out_images(npz: Path, tmp_path: Path) -> None:
+    config = tiny_config(data=str(npz), storage=str(tmp_path), name="run")
+    earlier = config.override({"hold_out": "every_seventh"}, "the test")
+    images = check_data(earlier, ROOM)
+    assert (images.count, check_data(config, ROOM).count) == (83, 81)
+    _, run = prepare_run(earlier, images, ROOM, lambda report: None)
+    saved = json.loads(run.folder.read(run.CONFIG))
+    del saved["run"]["hold_out"]  # that version did not write it
+    run.folder.write(run.CONFIG, json.dumps(saved).encode())
+
+    resumed = own_settings(run)
+    again = check_data(resumed, ROOM)
+    assert again.test_images is not None and images.test_images is not None
+    assert torch.equal(again.images, images.images) and torch.equal(again.test_images, images.test_images)
+    for_workers, _ = prepare_run(resumed, again, ROOM, lambda report: None)
+    assert for_workers.hold_out == "every_seventh" == run.read_config()["run"]["hold_out"]
+    other = resumed.override({"hold_out": "none"}, "the test")
+    with pytest.raises(ValueError, match="hold_out is none, and was every_seventh"):
+        prepare_run(other, check_data(other, ROOM), ROOM, lambda report: None)
+
+
+def test_what_cannot_be_measured_is_said_before_the_start(tmp_path: Path) -> None:
+    labels = [0] * 40 + [1] * 3 + [2]
+    np.savez(tmp_path / "a.npz", images=np.zeros((44, 16, 16), np.uint8), labels=labels)
+    config = tiny_config(data=str(tmp_path / "a.npz"), storage=str(tmp_path))
+    say: list[str] = []
+    check_data(config, ROOM, say.append)
+    reason = "the test part, 7 images, has none of 1 of the 3 classes: 2 (1 to train on)"
+    assert f"not measured: agreement with labels: {reason}" in say
+    with pytest.raises(ValueError, match="metric is 'nmi', which is not measured: the test part, 7 images, has none"):
+        check_data(config.override({"metric": "nmi"}, "the test"), ROOM)

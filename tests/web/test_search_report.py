@@ -18,7 +18,7 @@ from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, SCORE_OF
 from infogan_ray.storage import manifests
 from infogan_ray.storage.file_system import open_storage
-from infogan_ray.training.config import preset
+from infogan_ray.training.config import RunConfig
 from infogan_ray.web.reports import findings
 from infogan_ray.web.reports.charts import SLOTS, Point, Series, line_chart, scatter
 from infogan_ray.web.reports.decisions import decisions
@@ -35,7 +35,7 @@ PICTURE = png(Image.new("L", (4, 4)))
 
 def make_search(folder: Path | str, values: list[dict[str, Any]], **changes: Any) -> SearchDirectory:
     """A search with rungs at 1,000 and 3,000 of 9,000 images, before any trial starts."""
-    base = preset("mnist").override({"batch_size": BATCH, "steps": 90}, "test").to_dict()
+    base = RunConfig(preset="mnist").override({"batch_size": BATCH, "steps": 90}, "test").to_dict()
     about = {
         "version": "0.1.0", "metric": "mi_fraction", "budget": 9000, "grace": 1000, "reduction": 3,
         "early_stopping": True, "searcher": "random", "seed": 0, "count": len(values), "values": values,

@@ -6,7 +6,6 @@ Any range of images can be read. A collection holds a path and an index but no o
 from __future__ import annotations
 
 import dataclasses
-import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from infogan_ray.data.decoding import decode
 from infogan_ray.data.formats.records import StoredImages
 from infogan_ray.data.image_files import Broken, Files, Say, read_file
-from infogan_ray.data.labels import class_names, to_numbers
+from infogan_ray.data.labels import as_classes, class_names, to_numbers
 
 
 @dataclass(frozen=True)
@@ -159,33 +158,43 @@ def numbered(labels: np.ndarray, names: Sequence[str] | None = None) -> tuple[np
     return numbers.reshape(-1).astype(np.int64), [str(value) for value in values]
 
 
+def class_indices(labels: np.ndarray, what: str, say: Say) -> tuple[np.ndarray, list[str]] | None:
+    """Class indices (N,) and class names of integer, float, boolean or text labels (N,).
+
+    None, after a message about ``what``, for float labels that are missing or not whole.
+    """
+    if labels.dtype.kind in "iu":
+        return numbered(labels)
+    values = labels.tolist()
+    names = as_classes(values, what, say) if labels.dtype.kind == "f" else [str(value) for value in values]
+    if names is None:
+        return None
+    numbers, classes = to_numbers(names)
+    return numbers.numpy(), classes
+
+
 def with_labels(images: EncodedImages, table: str | None, say: Say) -> EncodedImages:
     """Add classes from the CSV file ``table``, which lists the images of both splits. None changes nothing."""
     if table is None:
         return images
-    if images.test is None:
-        return with_classes(images, class_names(images.files, images.files.names, table, say))
     test = images.test
-    assert isinstance(test, EncodedImages)
-    train_names, test_names = (
-        class_names(split.files, split.files.names, table, lambda line: None) or [] for split in (images, test)
-    )
-    numbers, classes = to_numbers([*train_names, *test_names])
-    test = dataclasses.replace(test, classes=classes, labels=numbers[len(train_names) :].numpy())
-    return dataclasses.replace(images, classes=classes, labels=numbers[: len(train_names)].numpy(), test=test)
-
-
-def with_classes(images: EncodedImages, names: list[str] | None) -> EncodedImages:
-    """Add classes: ``names`` has the class name of each image. None changes nothing."""
+    assert test is None or isinstance(test, EncodedImages)
+    if test is None:
+        values = class_names(images.files, images.files.names, table, say)
+    else:  # a row of the other split is no mistake
+        values = [
+            name
+            for split in (images, test)
+            for name in class_names(split.files, split.files.names, table, lambda line: None)
+        ]
+    names = as_classes(values, f"the labels in {table}", say)
     if names is None:
         return images
     numbers, classes = to_numbers(names)
-    return dataclasses.replace(images, classes=classes, labels=numbers.numpy())
-
-
-def of_a_test_part(path: Path, root: Path) -> bool:
-    """Whether a file, or a folder between it and ``root``, has a name like test-00000-of-00001."""
-    return any(re.match(r"test(?![a-z])", part, re.IGNORECASE) for part in path.relative_to(root).parts)
+    labels = numbers.numpy()
+    if test is not None:
+        test = dataclasses.replace(test, classes=classes, labels=labels[images.count :])
+    return dataclasses.replace(images, classes=classes, labels=labels[: images.count], test=test)
 
 
 class Joined(Sequence[str]):

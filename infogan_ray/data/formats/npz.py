@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from infogan_ray import UserError
-from infogan_ray.data.formats.collection import RawImages, numbered
+from infogan_ray.data.formats.collection import RawImages, class_indices, numbered
 from infogan_ray.data.formats.records import DAMAGED, Records, open_stream
 from infogan_ray.data.image_files import Say
-from infogan_ray.data.labels import to_numbers
 
 CHANNELS = (1, 2, 3, 4)
 DSPRITES_SHAPES = ["square", "ellipse", "heart"]  # column 1 of latents_classes, in the order of its README
@@ -75,7 +74,7 @@ def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
 def _open(path: Path, file: Any, say: Say) -> RawImages:
     names = {name.lower(): name for name in file.files}
     if "images" not in names and {"imgs", "latents_classes"} <= set(names):
-        return _dsprites(path, file["latents_classes"])
+        return _dsprites(path, file["latents_classes"], say)
     layout = next((layout for layout in LAYOUTS if layout.images in names), None)
     if layout is None:
         known = ", ".join(layout.images for layout in LAYOUTS)
@@ -84,7 +83,7 @@ def _open(path: Path, file: Any, say: Say) -> RawImages:
             f"are {known}"
         )
     parts: list[tuple[Records, np.ndarray | None]] = []
-    used: list[str] = []
+    used: dict[str, bool] = {}  # names of arrays, and whether these are labels
     for images, candidates in ((layout.images, layout.labels), (layout.test_images, layout.test_labels)):
         if images not in names:
             continue
@@ -92,52 +91,62 @@ def _open(path: Path, file: Any, say: Say) -> RawImages:
         labels = next((names[name] for name in candidates if name in names), None)
         values = None if labels is None else _labels(file[labels], records.count)
         if labels is not None and values is None and not layout.maybe_labels:
-            found = file[labels]
+            wrong = file[labels]
             raise UserError(
-                f"data: '{labels}' in {path} is {found.dtype} {found.shape}; it must be integers ({records.count},) or "
+                f"data: '{labels}' in {path} is {wrong.dtype} {wrong.shape}; it must be integers ({records.count},) or "
                 f"({records.count}, 1), texts, or one-hot rows"
             )
         parts.append((records, values))
-        used += [names[images], *([labels] if labels is not None and values is not None else [])]
+        used |= {names[images]: False, **({labels: True} if labels is not None and values is not None else {})}
+    found = _classes(path, parts, say)
+    if found is None:
+        used = {name: is_labels for name, is_labels in used.items() if not is_labels}
     unused = [name for name in file.files if name not in used]
     if unused or layout != LAYOUTS[0]:
         left = f"; not used: {', '.join(unused)}" if unused else ""
         say(f"data: {path}: {', '.join(used)}{left}")
-    return _collection(path, parts)
+    return _collection(path, parts, found)
 
 
-def _collection(path: Path, parts: Sequence[tuple[Records, np.ndarray | None]]) -> RawImages:
-    """The images of the training part and, if there is one, the test part, with the same classes."""
-    (train, labels), *others = parts
-    if labels is None or any(values is None for _, values in others):
-        test = RawImages(path, ".npz file", (others[0][0],), announced=False) if others else None
-        return RawImages(path, ".npz file", (train,), test=test, announced=False)
-    known = np.concatenate([values for _, values in parts if values is not None])
-    if known.dtype.kind == "U":
-        tensor, classes = to_numbers(known.tolist())
-        numbers = tensor.numpy()
-    else:
-        numbers, classes = numbered(known)
+def _classes(
+    path: Path, parts: Sequence[tuple[Records, np.ndarray | None]], say: Say
+) -> tuple[np.ndarray, list[str]] | None:
+    """The class indices of all parts and the names of their common classes. None if a part has no labels."""
+    labels = [values for _, values in parts if values is not None]
+    return class_indices(np.concatenate(labels), f"the labels in {path}", say) if len(labels) == len(parts) else None
+
+
+def _collection(
+    path: Path, parts: Sequence[tuple[Records, np.ndarray | None]], found: tuple[np.ndarray, list[str]] | None
+) -> RawImages:
+    """The images of the training part and, if there is one, the test part, with the classes that were ``found``."""
+    (train, _), *others = parts
+    numbers, classes = found or (None, None)
     test = None
     if others:
-        test = RawImages(path, ".npz file", (others[0][0],), classes, numbers[train.count :], announced=False)
-    return RawImages(path, ".npz file", (train,), classes, numbers[: train.count], test, announced=False)
+        test_numbers = None if numbers is None else numbers[train.count :]
+        test = RawImages(path, ".npz file", (others[0][0],), classes, test_numbers, announced=False)
+    train_numbers = None if numbers is None else numbers[: train.count]
+    return RawImages(path, ".npz file", (train,), classes, train_numbers, test, announced=False)
 
 
-def _dsprites(path: Path, labels: np.ndarray) -> RawImages:
+def _dsprites(path: Path, labels: np.ndarray, say: Say) -> RawImages:
     records = _records(path, "imgs.npy", "'imgs'", factor=255)
-    if labels.ndim != 2 or labels.shape[1] < 2 or labels.dtype.kind not in "iu":
+    if labels.ndim != 2 or labels.shape[1] < 2 or labels.dtype.kind not in "iuf":
         raise UserError(f"data: 'latents_classes' in {path} is {labels.shape}; that of dSprites has six columns")
     labels = labels[:, 1]
     if len(labels) != records.count:
         raise UserError(f"data: 'latents_classes' in {path} has {len(labels)} rows for {records.count} images")
+    found = class_indices(labels, f"the labels in {path}", say)
+    if found is None:
+        return RawImages(path, "dSprites .npz", (records,))
     are_shapes = labels.size and labels.min() >= 0 and labels.max() < len(DSPRITES_SHAPES)
-    numbers, classes = numbered(labels, DSPRITES_SHAPES if are_shapes else None)
+    numbers, classes = numbered(labels, DSPRITES_SHAPES) if are_shapes else found
     return RawImages(path, "dSprites .npz", (records,), classes, numbers)
 
 
 def _labels(labels: np.ndarray, count: int) -> np.ndarray | None:
-    """Labels as integers or texts (N,). None if there is not one for each image, or for other numbers."""
+    """Labels (N,) as numbers, truth or texts. None if there is not one for each image, or for other types."""
     if labels.shape[:1] != (count,):
         return None
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "biuf":
@@ -146,11 +155,9 @@ def _labels(labels: np.ndarray, count: int) -> np.ndarray | None:
     if labels.size != count:
         return None
     labels = labels.reshape(-1)
-    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == labels.round()).all():
-        labels = labels.astype(np.int64)
     if labels.dtype.kind == "S":
-        labels = np.array([label.decode("utf-8", "replace") for label in labels.tolist()], np.str_)
-    return labels.astype(np.int64) if labels.dtype.kind in "biu" else labels if labels.dtype.kind == "U" else None
+        return np.array([label.decode("utf-8", "replace") for label in labels.tolist()], np.str_)
+    return labels if labels.dtype.kind in "biufU" else None
 
 
 def _records(path: Path, member: str, name: str, factor: int = 1) -> Records:

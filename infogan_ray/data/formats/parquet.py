@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infogan_ray import UserError
-from infogan_ray.data.formats.collection import EncodedImages, Joined, numbered, of_a_test_part, with_labels
+from infogan_ray.data.formats.collection import EncodedImages, Joined, numbered, with_labels
+from infogan_ray.data.formats.parts import divide, part_of_file
 from infogan_ray.data.image_files import MOST_BYTES, TABLE, Broken, Say, first_data_file, list_image_files
-from infogan_ray.data.labels import to_numbers
+from infogan_ray.data.labels import as_classes, to_numbers
 
 IMAGE_NAMES = ("image", "img", "images", "jpg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
@@ -113,7 +114,7 @@ def matches(path: Path) -> bool:
 
 def _only_describes_files(folder: Path) -> bool:
     try:
-        _table(folder, _parts(folder)[0])
+        _table(folder, _parts(folder, lambda line: None)[0])
     except NoImages:
         try:
             list_image_files(folder)
@@ -126,39 +127,31 @@ def _only_describes_files(folder: Path) -> bool:
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """Open a .parquet file or a folder of them. Files with names like test… are the test split.
+    """Open a .parquet file or a folder of them. For the test split see ``parts``.
 
     Raises NoImages if no column holds images, and UserError, in one line, for files that cannot be read.
     """
     return with_labels(_open(path, say), labels, say)
 
 
-def _parts(path: Path) -> tuple[list[Path], list[Path]]:
+def _parts(path: Path, say: Say) -> tuple[list[Path], list[Path]]:
     """The files of the training split and of the test split."""
     if path.is_file():
         return [path], []
     files = parquet_files(path)
-    test = [file for file in files if of_a_test_part(file, path)]
-    train = [file for file in files if file not in test]
-    return (train, test) if train else (files, [])
+    return divide(files, [part_of_file(file, path) for file in files], path, say)
 
 
 def _open(path: Path, say: Say) -> EncodedImages:
-    train, test = _parts(path)
+    train, test = _parts(path, say)
     table, schema = _table(path, train)
-    label = _label_column(schema)
-    parts = [(table, label and _labels(table, label))]
-    if test:
-        test_table, _ = _table(path, test)
-        parts.append((test_table, label and _labels(test_table, label)))
-    if label and any(values is None for _, values in parts):
-        say(f"data: some rows of {path} have no label; no labels are used")
-        label = None
-    if label is None:
-        return EncodedImages(table, "Parquet", test=EncodedImages(parts[1][0], "Parquet") if test else None)
-    numbers, classes = _numbers([value for _, values in parts for value in values or []], _names(schema, label), path)
+    tables = [table, *([_table(path, test)[0]] if test else [])]
+    found = _labels(tables, schema, path, say)
+    if found is None:
+        return EncodedImages(table, "Parquet", test=EncodedImages(tables[1], "Parquet") if test else None)
+    numbers, classes = found
     count = len(table.names)
-    test_split = EncodedImages(parts[1][0], "Parquet", classes, numbers[count:]) if test else None
+    test_split = EncodedImages(tables[1], "Parquet", classes, numbers[count:]) if test else None
     return EncodedImages(table, "Parquet", classes, numbers[:count], test_split)
 
 
@@ -215,14 +208,52 @@ def _names(schema: pa.Schema, column: str) -> list[str] | None:
 
 
 def _label_column(schema: pa.Schema) -> str | None:
-    types = {name: schema.field(name).type for name in schema.names}
-    columns = [name for name, kind in types.items() if pa.types.is_integer(kind) or pa.types.is_string(kind)]
-    named = [name for name in columns if _names(schema, name) is not None]
-    return next((name for name in (*LABEL_NAMES, *named) if name in columns), None)
+    """The column of labels: one with a usual name, else one that names its classes. Usable types come first."""
+    named = [name for name in schema.names if _names(schema, name) is not None]
+    columns = [name for name in (*LABEL_NAMES, *named) if name in schema.names]
+    return min(columns, key=lambda name: _usability(schema.field(name).type), default=None)
 
 
-def _labels(table: Table, column: str) -> list[int | str] | None:
-    """The labels of all rows. None if a row has no label, which `datasets` writes as -1."""
+def _usability(kind: pa.DataType) -> int:
+    """0 for integers and text, 1 for other types that can hold classes, 2 for all others."""
+    first = (pa.types.is_integer, pa.types.is_string)
+    if any(fits(kind) for fits in first):
+        return 0
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    others = (*first, pa.types.is_large_string, pa.types.is_floating, pa.types.is_boolean)
+    return 1 if any(fits(kind) for fits in others) else 2
+
+
+def _labels(
+    tables: Sequence[Table], schema: pa.Schema, path: Path, say: Say
+) -> tuple[np.ndarray, list[str]] | None:  # fmt: skip
+    """Class indices of all rows of the tables, and class names. None without labels, after a message about why."""
+    column = _label_column(schema)
+    if column is None:
+        return None
+    kind = schema.field(column).type
+    if _usability(kind) == 2:
+        say(f"data: the column '{column}' of {path} is {kind}, which holds no classes; no labels are used")
+        return None
+    values = [value for table in tables for value in _values(table, column)]
+    if any(value is None or value == -1 or value != value for value in values):  # `datasets` writes -1 for no label
+        say(f"data: some rows of {path} have no label; no labels are used")
+        return None
+    if any(isinstance(value, (str, bool)) for value in values):
+        numbers, classes = to_numbers([str(value) for value in values])
+        return numbers.numpy(), classes
+    if any(isinstance(value, float) for value in values) and not as_classes(
+        values, f"the labels in the column '{column}' of {path}", say
+    ):
+        return None
+    labels, names = np.array(values, np.int64), _names(schema, column)
+    if names is not None and labels.size and not (labels.min() >= 0 and labels.max() < len(names)):
+        raise UserError(f"data: a label of {path} is {labels.max()}, and its schema names {len(names)} classes")
+    return numbered(labels, names)
+
+
+def _values(table: Table, column: str) -> list[Any]:
     values: list[Any] = []
     for file in table.files:
         try:
@@ -231,14 +262,4 @@ def _labels(table: Table, column: str) -> list[int | str] | None:
             raise UserError(
                 f"data: {file} has no readable column '{column}' ({' '.join(str(error).split())})"
             ) from None
-    return None if any(value is None or value == -1 for value in values) else values
-
-
-def _numbers(values: list[int | str], names: list[str] | None, path: Path) -> tuple[np.ndarray, list[str]]:
-    if any(isinstance(value, str) for value in values):
-        numbers, classes = to_numbers([str(value) for value in values])
-        return numbers.numpy(), classes
-    labels = np.array(values, np.int64)
-    if names is not None and labels.size and not (labels.min() >= 0 and labels.max() < len(names)):
-        raise UserError(f"data: a label of {path} is {labels.max()}, and its schema names {len(names)} classes")
-    return numbered(labels, names)
+    return values

@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 
 from infogan_ray import UserError
-from infogan_ray.data.formats.collection import EncodedImages, Joined, of_a_test_part, with_labels
+from infogan_ray.data.class_folders import class_of
+from infogan_ray.data.formats.collection import EncodedImages, Joined, with_labels
+from infogan_ray.data.formats.parts import divide, part_of_file
 from infogan_ray.data.image_files import (
     ENDINGS,
     TARS,
     Broken,
     ImageFiles,
     Say,
-    class_of,
     first_data_file,
     list_image_files,
 )
-from infogan_ray.data.labels import to_numbers
+from infogan_ray.data.labels import as_classes, to_numbers
 
 FIRST_MEMBERS = 64  # members by which this layout is recognised
 SIDE_FILES = ("cls", "cls.txt", "json")
@@ -99,7 +100,7 @@ def matches(path: Path) -> bool:
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """Open a tar or a folder of tars. Tars with names like test… are the test split. Raises UserError, in one line."""
+    """Open a tar or a folder of tars. For the test split see ``parts``. Raises UserError, in one line."""
     return with_labels(_open(path, say), labels, say)
 
 
@@ -109,10 +110,8 @@ def _open(path: Path, say: Say) -> EncodedImages:
         numbers, classes = _numbered([(source, labels)], say, path)
         return EncodedImages(source, "WebDataset tar", classes, numbers)
     files = tars(path)
-    test_files = [file for file in files if of_a_test_part(file, path)]
-    train_files = [file for file in files if file not in test_files] or files
-    train = [_open_tar(file) for file in train_files]
-    test = [_open_tar(file) for file in test_files] if train_files != files else []
+    train_files, test_files = divide(files, [part_of_file(file, path) for file in files], path, say)
+    train, test = [_open_tar(file) for file in train_files], [_open_tar(file) for file in test_files]
     numbers, classes = _numbered([*train, *test], say, path)
     shards = _joined(path, train)
     test_split = None
@@ -178,7 +177,10 @@ def _label(content: bytes, ending: str) -> str | None:
         return None
     if not isinstance(values, dict):
         return None
-    return next((str(values[key]) for key in KEYS if isinstance(values.get(key), (int, str))), None)
+    label = next((values[key] for key in KEYS if isinstance(values.get(key), (int, float, str))), None)
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)  # as the same label in a .cls file
+    return None if label is None else str(label)
 
 
 def _numbered(
@@ -188,7 +190,7 @@ def _numbered(
     labels = [of_sample.get(_split(name)[0]) for source, of_sample in parts for name in source.names]
     known = [label for label in labels if label is not None]
     if len(known) == len(labels):
-        names: Sequence[str] | None = known
+        names: Sequence[str] | None = as_classes(known, f"the labels in {path}", say)
     else:
         if known:
             missing = len(labels) - len(known)

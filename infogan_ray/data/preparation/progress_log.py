@@ -20,6 +20,7 @@ from infogan_ray import UserError
 from infogan_ray.data.preparation.shard_plan import ShardPlan, ShardTask, differences
 from infogan_ray.data.preparation.shard_writer import TaskRecord
 from infogan_ray.data.shards.dataset import MANIFEST, PROGRESS, TEST, TRAIN, ShardSet
+from infogan_ray.storage.claim import take_folder
 from infogan_ray.storage.file_system import Storage
 
 SETTINGS = "settings.json"
@@ -71,7 +72,10 @@ class ProgressLog:
                 if LEFTOVER.fullmatch(entry.name):
                     folder.delete(entry.name)
         if self.saved_request() is None:
-            self.progress.write(SETTINGS, json.dumps(request, indent=1).encode())
+            try:
+                take_folder(self.progress, SETTINGS, json.dumps(request, indent=1).encode())
+            except FileExistsError:  # another process began at the same moment; with equal settings both may continue
+                self.check(request, overwrite=False)
 
     def saved_request(self) -> dict[str, Any] | None:
         """The saved source and settings. None if there are none; empty if the file is damaged."""

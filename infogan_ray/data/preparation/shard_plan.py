@@ -14,8 +14,8 @@ import numpy as np
 
 from infogan_ray import UserError
 from infogan_ray.data.conversion import CROP, Conversion
+from infogan_ray.data.hold_out import STRATIFIED, held_out
 from infogan_ray.data.image_files import Broken
-from infogan_ray.data.image_set import HOLD_OUT
 from infogan_ray.data.preparation.shard_source import OpenedSource, ShardSource
 from infogan_ray.data.shards.dataset import ENCODED, FORMAT, RAW, TEST, TRAIN
 
@@ -53,18 +53,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one split. With ``hold_out``, every seventh image goes to the test split."""
+    """Images of one split. Images in ``held``, bool (N,), go to the test split."""
 
     source: ShardSource
     split: str
-    hold_out: bool = False
+    held: np.ndarray | None = None
 
     def split_of(self, row: int) -> str:
-        return TEST if self.hold_out and row % HOLD_OUT == HOLD_OUT - 1 else self.split
+        return TEST if self.held is not None and self.held[row] else self.split
 
     def count(self, split: str) -> int:
-        hold_out_count = self.source.count // HOLD_OUT if self.hold_out else 0
-        return hold_out_count * (split == TEST) + (self.source.count - hold_out_count) * (split == self.split)
+        held = 0 if self.held is None else int(self.held.sum())
+        return held * (split == TEST) + (self.source.count - held) * (split == self.split)
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,11 @@ class ShardPlan:
     @property
     def request(self) -> dict[str, Any]:
         """The source and the settings. A preparation continues an unfinished dataset only if they are equal."""
+        holds_out = any(part.held is not None for part in self.parts)
         return {
             "format": FORMAT, "source": self.name, "kind": self.kind, "images": self.count(), "content": self.content,
             "classes": None if self.classes is None else len(self.classes), **self.settings.to_dict(),
+            **({"hold_out": STRATIFIED} if holds_out else {}),
         }  # fmt: skip
 
     def tasks(self) -> list[ShardTask]:
@@ -154,8 +156,10 @@ def plan_shards(
     settings = Settings(
         encoding, image_size, channels, shard, min(group, shard), seed, opened.how.fit, opened.how.range_text
     )
-    hold_out = opened.test is None and opened.train.labels is not None and count >= 2 * HOLD_OUT
-    parts = [Part(opened.train, TRAIN, hold_out)]
+    train, held = opened.train, None
+    if opened.test is None and train.labels is not None:
+        held = held_out(STRATIFIED, train.names, train.labels)
+    parts = [Part(train, TRAIN, held if held is not None and held.any() else None)]
     if opened.test is not None:
         parts.append(Part(opened.test, TEST))
     return ShardPlan(opened.name, opened.kind, opened.content, opened.classes, tuple(parts), settings, image_bytes)

@@ -39,7 +39,8 @@ class ShardSource(Protocol):
     def crop(self) -> int | None:
         """Side in pixels of the middle square to cut out of each image. None: the largest that fits."""
 
-    def name(self, row: int) -> str: ...
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes | np.ndarray | Broken]]:
         """Yield rows with a file's bytes or uint8 pixels (H, W[, C]). Without ``random_access``, pass rows in order."""
@@ -59,8 +60,9 @@ class SourceInMemory:
     def count(self) -> int:
         return len(self.images)
 
-    def name(self, row: int) -> str:
-        return f"{self.prefix}/{row}"
+    @property
+    def names(self) -> list[str]:
+        return [f"{self.prefix}/{row}" for row in range(self.count)]
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for row in rows:
@@ -90,8 +92,10 @@ class SourceInFiles:
     def crop(self) -> int | None:
         return getattr(self.files, "crop", None)
 
-    def name(self, row: int) -> str:
-        return self.files.names[row]
+    @property
+    def names(self) -> Sequence[str]:
+        names: Sequence[str] = self.files.names
+        return names
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes | Broken]]:
         for row, content in self.files.contents(rows):

@@ -66,6 +66,7 @@ def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecor
     """
     part, settings = plan.parts[task.part], plan.settings
     source, order = part.source, plan.rows(task)
+    names = source.names
     position = {row: number for number, row in enumerate(order)}
     kept: dict[int, tuple[str, bytes, int | None, str]] = {}
     broken: dict[int, str] = {}
@@ -82,7 +83,7 @@ def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecor
                 continue
             conversions.update(changes)
             label = None if source.labels is None else int(source.labels[row])
-            kept[position[row]] = (part.split_of(row), content, label, source.name(row))
+            kept[position[row]] = (part.split_of(row), content, label, names[row])
     shards = {}
     for split in (TRAIN, TEST):
         chosen = [kept[number][1:] for number in sorted(kept) if kept[number][0] == split]
@@ -90,7 +91,7 @@ def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecor
             content, groups = to_parquet(chosen, settings)
             folder.write(task.file(split), content)
             shards[split] = Shard(task.file(split), groups, len(content), hashlib.sha256(content).hexdigest())
-    return TaskRecord(task.number, shards, conversions, {source.name(row): broken[row] for row in sorted(broken)})
+    return TaskRecord(task.number, shards, conversions, {names[row]: broken[row] for row in sorted(broken)})
 
 
 def _content(image: bytes | np.ndarray, settings: Settings, crop: int | None) -> tuple[bytes, list[str]]:

@@ -59,7 +59,7 @@ def train_on_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _train(job: dict[str, Any], reporter: Reporter, rank: int, world_size: int) -> dict[str, Any]:
     threads = set_threads(job["threads"], job["threads_from"], requested=job["threads_from"] == REQUESTED)
-    config = RunConfig().override(job["config"], "the driver")
+    config = RunConfig.from_dict(job["config"], "the driver")
     assert config.data is not None
     sample = SAMPLE if rank == 0 else 0  # rank 0 evaluates
     images = load_images(config.data, config.data_config, lambda line: None, feed=config.feed, sample=sample)

@@ -71,7 +71,7 @@ class AshaScheduler(FIFOScheduler):
         error = trial.get_error()
         reason = last_line(error) if error is not None else "its process died"
         if OUT_OF_MEMORY.search(reason):
-            config = RunConfig().override(self.directory.description()["trials"][number], "the search")
+            config = RunConfig.from_dict(self.directory.description()["trials"][number], "the search")
             reason = f"{out_of_memory(config)} ({reason})"
         run = self.directory.trial(number)
         if not self.is_closed:

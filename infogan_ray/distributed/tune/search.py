@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from infogan_ray.searches.search_directory import SearchDirectory, remaining
 from infogan_ray.searches.selection_rules import DEFAULT, Row, winner
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.run_setup import log_path, with_absolute_paths, write_config
+from infogan_ray.training.run_setup import log_path, with_absolute_paths, with_feed_and_conversion, write_config
 from infogan_ray.web.reports.search import write_search_report
 
 
@@ -47,12 +47,13 @@ class SearchResult:
 def search(
     recipe: Recipe, storage: Storage | str = "runs", name: str | None = None, *, resume: bool = False,
     accept_changes: bool = False, threads: int = 1, data_dir: str | None = None,
-    listen: SearchListener = lambda event: None,
+    listen: SearchListener = lambda event: None, flags: Mapping[str, Any] | None = None,
 ) -> SearchResult:  # fmt: skip
     """Run all trials of a recipe on the connected Ray cluster, or on a new local cluster.
 
     ``threads``: CPU threads of each worker. ``listen`` receives events of each trial at every rung and every few
-    seconds. Raises UserError for errors that are found before a trial starts, and SearchFailed if no trial finishes.
+    seconds. ``flags``: the command's flags, which search.json keeps for a resume. Raises UserError for errors that are
+    found before a trial starts, and SearchFailed if no trial finishes.
     """
     storage = storage if isinstance(storage, Storage) else open_storage(storage)
     name = name or f"search-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -61,6 +62,9 @@ def search(
     recipe = with_feed(recipe, saved_feed(recipe, SearchDirectory(storage / name) if resume else None))
     local: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
     local |= {field: getattr(recipe.config(0), field) for field in TRACKERS}
+    if first := first_trial(SearchDirectory(storage / name) if resume else None):
+        began = RunConfig.from_dict(first, name)
+        local |= {"hold_out": began.hold_out, "fit": began.fit}
     configs = [dataclasses.replace(recipe.config(number), **local) for number in range(recipe.count)]
     checked = check_trials(configs, lambda line: listen({"event": "data", "say": line}))
     images = checked.images
@@ -70,13 +74,15 @@ def search(
         propose_trials(recipe, [])  # raises now if Optuna is missing
     if ray.is_initialized():
         check_files(configs[0], storage)
-    directory = SearchDirectory.claim(storage, name, {**recipe.describe(), "threads": threads}, resume, accept_changes)
+    described = {**recipe.describe(), "threads": threads, "flags": dict(flags or {})}
+    directory = SearchDirectory.claim(storage, name, described, resume, accept_changes)
     halving = directory.halving()
     cause = ""
     while True:
         saved = directory.description()["trials"]
-        configs = [RunConfig().override(values, name) for values in saved]
-        configs = [with_absolute_paths(dataclasses.replace(config, **local)) for config in configs]
+        configs = [RunConfig.from_dict(values, name) for values in saved]
+        configs = [with_feed_and_conversion(dataclasses.replace(config, **local), images) for config in configs]
+        configs = list(map(with_absolute_paths, configs))
         todo = remaining(directory, halving, len(configs))
         record_ends(directory, halving, len(configs), todo)
         if not todo and len(configs) < recipe.count:
@@ -109,10 +115,16 @@ def with_feed(recipe: Recipe, feed: str) -> Recipe:
 def saved_feed(recipe: Recipe, search: SearchDirectory | None) -> str:
     """The recipe's feed. If it is "auto" and ``search`` exists, the feed that the search has used before."""
     feed = recipe.config(0).feed
-    if feed != AUTO or search is None or not search.exists:
+    if feed != AUTO:
         return feed
-    trials = search.description()["trials"]
-    return str(trials[0].get("feed", MEMORY)) if trials else feed
+    first = first_trial(search)
+    return str(first.get("feed", MEMORY)) if first else feed
+
+
+def first_trial(search: SearchDirectory | None) -> dict[str, Any] | None:
+    """The saved configuration of the first trial, if there is one. All trials share its images."""
+    trials = search.description()["trials"] if search is not None and search.exists else []
+    return trials[0] if trials else None
 
 
 def record_ends(directory: SearchDirectory, halving: Halving, count: int, todo: list[int]) -> None:

@@ -81,7 +81,7 @@ def run_trial(number: int, images: ImageSet, settings: TrialSettings) -> Results
 
     Raises RuntimeError if another attempt may succeed: Tune then restarts the trial.
     """
-    config = RunConfig().override(settings.configs[number], "the search")
+    config = RunConfig.from_dict(settings.configs[number], "the search")
     search = SearchDirectory(open_storage(settings.uri))
     run, reporter = search.trial(number), TuneReporter(config, settings.metric)
     try:

@@ -9,6 +9,7 @@ import torch
 
 from infogan_ray import UserError
 from infogan_ray.data.datasets import DataConfig, is_available, load_images
+from infogan_ray.data.hold_out import STRATIFIED
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.storage.file_system import Storage, StorageError
@@ -40,7 +41,7 @@ class RealImageSource:
 
     def availability(self, folder: Storage) -> dict[str, str]:
         """``data``: the name of a run's or model's data, or ``why`` it is unavailable. Nothing is downloaded."""
-        data, data_dir = self._find(folder)
+        data, data_dir, _ = self._find(folder)
         if data is None or not is_available(data, data_dir):
             why = f"the images of {data} are not on this machine" if data else "the training data is unknown"
             return {"why": f"{why}; name images with: infogan explore ... --data"}
@@ -48,13 +49,14 @@ class RealImageSource:
 
     def load(self, folder: Storage, model: InfoGAN) -> RealImages | None:
         """The held-out images, or all images without a test split, in the model's size. None without local images."""
-        data, data_dir = self._find(folder)
+        data, data_dir, hold_out = self._find(folder)
         if data is None or not is_available(data, data_dir):
             return None
         spec = model.spec
         config = DataConfig(
-            data_dir, spec.image_size, spec.channels, max_bad=1.0, pixel_range=model.pixel_range, fit=model.fit
-        )
+            data_dir, spec.image_size, spec.channels, max_bad=1.0, hold_out=hold_out, pixel_range=model.pixel_range,
+            fit=model.fit,
+        )  # fmt: skip
         key = (data, config)
         with self._lock:
             if key not in self._loaded:
@@ -65,12 +67,13 @@ class RealImageSource:
                     self._loaded[key] = RealImages(found.images, found.labels)
             return self._loaded[key]
 
-    def _find(self, folder: Storage) -> tuple[str | None, str | None]:
+    def _find(self, folder: Storage) -> tuple[str | None, str | None, str]:
+        """The name or path of the data, its folder of downloads, and the rule for held-out images."""
         if self.data is not None:
-            return self.data, self.data_dir
+            return self.data, self.data_dir, STRATIFIED
         path = f"{folder}/{CONFIG}"
         try:
             config = from_saved(parse_json(path, folder.read(CONFIG)), path)
         except (UserError, FileNotFoundError, StorageError):
-            return None, None
-        return config.data, config.data_dir
+            return None, None, STRATIFIED
+        return config.data, config.data_dir, config.hold_out

@@ -66,7 +66,7 @@ class Trial:
     def ceilings(self) -> dict[str, float]:
         """The largest possible bound of each code in nats. Empty if this version cannot read the configuration."""
         try:
-            latents = RunConfig().override(dict(self.config), "the search").latents
+            latents = RunConfig.from_dict(dict(self.config), "the search").latents
         except UserError:
             return {}
         return {name: code.ceiling(latents.sigma) for name, code in with_measured_prior(latents, self.priors).items()}

@@ -6,6 +6,7 @@ import shlex
 import time
 
 from infogan_ray.evaluation.metrics import REGISTRY
+from infogan_ray.evaluation.texts import compared_error_text
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF
 from infogan_ray.web.reports.findings import Findings
 from infogan_ray.web.reports.markup import escape, format_value, is_number
@@ -42,7 +43,10 @@ def headline(found: Findings) -> str:
             facts.insert(1, (score, format_value(best.row[score]), REGISTRY[score].sentence))
         error = best.row.get("clustering_error")
         if is_number(error):
-            facts.append(("clustering error", f"{error:.1%}", "by labels, which neither training nor the search used"))
+            note = "by labels, which neither training nor the search used"
+            facts.append(
+                ("clustering error", f"{error:.1%}", "; ".join(filter(None, (compared_error_text(best.row), note))))
+            )
         parts.append(tiles([*facts, compute(found)]))
         values = ", ".join(f"{path} {format_value(value)}" for path, value in best.values.items())
         parts.append(paragraph(f"Its values: {values}.") if values else "")

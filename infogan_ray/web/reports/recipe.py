@@ -8,7 +8,7 @@ from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.searches.recipe import DECIDED
-from infogan_ray.training.config import RunConfig, preset
+from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_command import train_command
 from infogan_ray.web.reports.findings import Findings, Trial
 from infogan_ray.web.reports.markup import format_value, short_labels
@@ -78,7 +78,7 @@ def _train_command(trial: Trial) -> str:
     """The command that trains this trial alone. Empty if this version cannot read its configuration."""
     fields = {key: value for key, value in trial.config.items() if key not in ("name", "storage", "resume")}
     try:
-        return train_command(RunConfig().override(fields, trial.label))
+        return train_command(RunConfig.from_dict(fields, trial.label))
     except UserError:
         return ""
 
@@ -86,7 +86,7 @@ def _train_command(trial: Trial) -> str:
 def preset_fields(name: Any) -> dict[str, Any]:
     """The fields of a preset. The defaults for a preset that this version does not have."""
     try:
-        return flatten_fields((preset(name) if name else RunConfig()).to_dict())
+        return flatten_fields(RunConfig(preset=name).to_dict())
     except UserError:
         return flatten_fields(RunConfig().to_dict())
 

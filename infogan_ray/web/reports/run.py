@@ -11,9 +11,17 @@ from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.evaluation.metrics import HEADLINES, LABELLED, REGISTRY, SORTING, of_group
-from infogan_ray.evaluation.texts import values_text
+from infogan_ray.evaluation.texts import (
+    CLUSTERING_ERROR,
+    NOT_MEASURED,
+    baseline_text,
+    compared_error_text,
+    values_text,
+    why_no_agreement,
+)
 from infogan_ray.storage.file_system import Storage, StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.training.model_card import changes_note
 from infogan_ray.training.publish import check_content
 from infogan_ray.training.train_command import train_command
 from infogan_ray.web.reports.charts import SLOTS, Series, line_chart
@@ -62,6 +70,8 @@ def headline(found: RunFindings) -> str:
             note = f"of {sum(ceilings.values()):.3f}"
         elif is_number(data := latest.get(f"{metric.name}_data")):
             note = f"two halves of the data: {metric.text(data)}; {note}"
+        elif metric.name == CLUSTERING_ERROR and (comparison := compared_error_text(latest)):
+            note = f"{comparison}; {note}"
         facts.append((metric.title, metric.text(latest[metric.name]), note))
     if speeds := sorted(value for _, value in found.curve("images_per_second")):
         facts.append(("images a second", f"{speeds[len(speeds) // 2]:,.0f}", "the median"))
@@ -124,6 +134,8 @@ def measured(found: RunFindings) -> str:
 def labels(found: RunFindings) -> str:
     counts = found.latest.get("confusion")
     if not (isinstance(counts, list) and counts and all(isinstance(row, list) and row for row in counts)):
+        if NOT_MEASURED in found.latest:
+            return paragraph(f"Not measured: {why_no_agreement(found.latest)}.")
         return paragraph(
             "Not measured: the data has no labels, the model has no categorical code, or there is no evaluation yet."
         )
@@ -137,9 +149,10 @@ def labels(found: RunFindings) -> str:
             for n in map(int, row)
         ]
         rows.append([category, *cells, Cell(f"{sum(row) / total:.1%}", sum(row))])
+    agreement = "; ".join(filter(None, (values_text(latest, of_group(LABELLED)), baseline_text(latest))))
     words = f"Numbers of test images by their category of {latest.get('clustering_code', 'the code')} and their label. "
     words += "Training does not use labels. The last column is the share of images in each category."
-    return paragraph(words) + table(headings, rows) + paragraph(f"{values_text(latest, of_group(LABELLED))}.", "soft")
+    return paragraph(words) + table(headings, rows) + paragraph(f"{agreement}.", "soft")
 
 
 def _label_names(latest: dict[str, Any], count: int) -> list[str]:
@@ -215,6 +228,7 @@ def reproduction(found: RunFindings) -> str:
     parts = []
     if found.config is not None:
         parts += [paragraph("Start it again, with another --name:"), command(train_command(found.config))]
+        parts += [paragraph(line) for line in changes_note(found.saved.get("changes") or [])]
         if found.status["state"] != "finished":
             parts += [paragraph("Continue it:"), command(f"{train_command(found.config)} --resume")]
     fields = flatten_fields(found.saved.get("run") or {})

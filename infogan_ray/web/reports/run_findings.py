@@ -57,7 +57,7 @@ def read_run(run: RunDirectory) -> RunFindings:
     config = None
     try:
         saved = run.read_config()
-        config = RunConfig().override(saved["run"], f"{run.folder}/{run.CONFIG}")
+        config = RunConfig.from_dict(saved["run"], f"{run.folder}/{run.CONFIG}")
     except UserError as error:
         notes.append(str(error))
     rows = [row for row in run.read_metrics() if is_number(row.get("step"))]
