@@ -78,7 +78,7 @@ def _print_survey(survey: Any, found: dict[str, Any], sheet: str | None) -> None
         ["modes", describe(survey.modes)],
         ["sizes", ", ".join(f"{name} {width} x {height}" for name, (width, height) in survey.sizes.items())],
         ["with colour", f"{survey.coloured:,}"],
-        ["skipped, not images", describe(survey.source.skipped) or "nothing"],
+        ["skipped", describe(survey.source.skipped) or "nothing"],
         ["broken", f"{len(broken):,} ({len(broken) / files:.2%})"],
         ["duplicates", _copies(survey.copies)],
         ["classes", _classes(survey.classes)],

@@ -9,9 +9,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError  # comes with torchvision
 
 from infogan_ray.data.image_files import Broken
+from infogan_ray.data.image_kinds import FORMATS
 
-# No other formats: for PostScript, for example, Pillow would start an external program.
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
 MOST_PIXELS = 100_000_000  # of one decoded image
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {  # the transposition that makes an image upright, by its EXIF orientation
@@ -68,7 +67,7 @@ def decode(
     except (Broken, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise Broken("is not a readable image (no PNG, JPEG, WebP, TIFF, GIF or BMP)") from None
+        raise Broken(f"is not a readable image (no {', '.join(FORMATS[:-1])} or {FORMATS[-1]})") from None
     except Image.DecompressionBombError:
         raise Broken(f"has too many pixels; at most {most_pixels:,} are read") from None
     except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, IndexError and more for bad bytes
