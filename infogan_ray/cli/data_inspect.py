@@ -89,7 +89,7 @@ def _print_survey(survey: Any, found: dict[str, Any], sheet: str | None) -> None
         ["sizes", ", ".join(f"{name} {width} x {height}" for name, (width, height) in survey.sizes.items())],
         *_pixel_rows(survey),
         ["with colour", f"{survey.coloured:,}"],
-        ["skipped, not images", describe(survey.source.skipped) or "nothing"],
+        ["skipped", describe(survey.source.skipped) or "nothing"],
         ["broken", f"{len(broken):,} ({len(broken) / files:.2%})"],
         ["duplicates", _copies(survey.copies)],
         ["test part", _test_part(survey)],

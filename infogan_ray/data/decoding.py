@@ -13,10 +13,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError  # comes with torchvisi
 
 from infogan_ray.data.conversion import CROP, DEFAULT, FITS, PAD, SQUEEZE, Conversion, border_colours
 from infogan_ray.data.image_files import Broken
+from infogan_ray.data.image_kinds import FORMATS
 from infogan_ray.data.pixel_range import CLIPPED, NotFinite, Values, measure
 
-# No other formats: for PostScript, for example, Pillow would start an external program.
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
 MOST_PIXELS = 100_000_000  # of one decoded image
 ORIENTATION = 0x0112  # the EXIF tag
 OTHER_BYTE = {  # by how 16-bit colour is stored (B: upper byte first, L: lower byte first, N: as this machine does)
@@ -101,7 +100,7 @@ def _opened(content: bytes, most_pixels: int) -> Iterator[Image.Image]:
     except (Broken, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise Broken("is not a readable image (no PNG, JPEG, WebP, TIFF, GIF or BMP)") from None
+        raise Broken(f"is not a readable image (no {', '.join(FORMATS[:-1])} or {FORMATS[-1]})") from None
     except Image.DecompressionBombError:
         raise Broken(f"has too many pixels; at most {most_pixels:,} are read") from None
     except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, IndexError and more for bad bytes

@@ -158,7 +158,7 @@ def summary(source: Files, pictures: Pictures) -> list[str]:
     done = describe(pictures.conversions) or "unchanged"
     lines = [f"data: {len(pictures.names):,} images of {source.path}: {done}"]
     if source.skipped:
-        lines.append(f"data: skipped, because they are not images: {describe(source.skipped)}")
+        lines.append(f"data: skipped, because they cannot be read as images: {describe(source.skipped)}")
     if pictures.broken:
         share = len(pictures.broken) / len(source.names)
         lines.append(

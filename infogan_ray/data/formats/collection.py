@@ -144,7 +144,7 @@ class RawImages:
         for first, part, images in self.chunks(start, stop):
             for row, image in enumerate(images, start=first):
                 label = None if self.labels is None else int(self.labels[row])
-                yield row, Item(image, f"{part.path}/{row - before[part]}", label)
+                yield row, Item(image, f"{part.name}/{row - before[part]}", label)
 
 
 def numbered(labels: np.ndarray, names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:

@@ -33,6 +33,10 @@ class StoredImages(Protocol):
     def path(self) -> Path: ...
 
     @property
+    def name(self) -> str:
+        """The file, shown to users. In a .tar: the archive and the member."""
+
+    @property
     def count(self) -> int: ...
 
     @property
@@ -62,11 +66,16 @@ class Records:
     packing: Literal["none", "gzip", "zip", "whole"] = "none"
     """``whole``: a .npy or .npz whose images are not consecutive, so every read loads the whole array."""
     member: str = ""
-    """For a zip: the member with the images."""
+    """For a zip: the member with the images. For a .tar, whose bytes are read from ``start``: the member's name."""
     dtype: str = "|u1"
     """The type of the numbers in NumPy's notation."""
     factor: int = 1
     """Values are multiplied by it: 255 if they are 0 and 1."""
+
+    @property
+    def name(self) -> str:
+        """The file, shown to users. In a .tar: the archive and the member."""
+        return str(self.path if self.packing in ("zip", "whole") else self.path / self.member)
 
     @property
     def shape(self) -> tuple[int, ...]:
