@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import scipy.io
 from PIL import Image
@@ -96,6 +99,24 @@ def cifar100(root: Path) -> PublishedFiles:
     return PublishedFiles(root, "CIFAR-100 binary", images, labels, [str(n) for n in range(100)], images, labels)
 
 
+def cifar10_archive(root: Path) -> PublishedFiles:
+    made = cifar10(root)
+    with tarfile.open(root / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        archive.add(root / "cifar-10-batches-bin", "cifar-10-batches-bin")
+    shutil.rmtree(root / "cifar-10-batches-bin")
+    return dataclasses.replace(made, path=root / "cifar-10-binary.tar.gz")
+
+
+def cifar100_archive(root: Path) -> PublishedFiles:
+    """Without compression."""
+    made = cifar100(root)
+    with tarfile.open(root / "plain.tar", "w") as archive:
+        for name in ("test.bin", "train.bin"):
+            archive.add(root / name, f"cifar-100-binary/{name}")
+            (root / name).unlink()
+    return dataclasses.replace(made, path=root / "plain.tar")
+
+
 def idx_files(root: Path) -> PublishedFiles:
     images, labels = pixels(COUNT, 28, 28), numbers(COUNT, 10)
     test, test_labels = pixels(TEST_COUNT, 28, 28, seed=1), [9, 0, 1, 2, 3, 4]
@@ -164,6 +185,54 @@ def parquet_file(root: Path) -> PublishedFiles:
     columns = {"png": [png(image) for image in images], "label": [kinds[1 - label] for label in labels]}
     pq.write_table(pa.table(columns), root / "a.parquet")
     return PublishedFiles(root / "a.parquet", "Parquet", images, labels, ["a", "b"])
+
+
+def parquet_of_pixels(root: Path) -> PublishedFiles:
+    """Images as `datasets` writes an Array3D: nested lists, channels first."""
+    images = pixels(COUNT, 16, 16, 3)
+    lists = pa.array(images.transpose(0, 3, 1, 2).tolist(), pa.list_(pa.list_(pa.list_(pa.uint8()))))
+    pq.write_table(pa.table({"pixels": lists}), root / "a.parquet")
+    return PublishedFiles(root / "a.parquet", "Parquet", images, None)
+
+
+def parquet_of_paths(root: Path) -> PublishedFiles:
+    images, labels = pixels(COUNT, 16, 16), numbers(COUNT, 2)
+    (root / "files").mkdir()
+    for row, image in enumerate(images):
+        (root / "files" / f"{row}.png").write_bytes(png(image))
+    columns = {"image": [f"files/{row}.png" for row in range(COUNT)], "label": labels}
+    pq.write_table(pa.table(columns), root / "a.parquet")
+    return PublishedFiles(root / "a.parquet", "Parquet", images, labels, ["0", "1"])
+
+
+def saved_to_disk(root: Path) -> PublishedFiles:
+    """`datasets.DatasetDict.save_to_disk`: Arrow streams of several batches, and a cached result beside them."""
+    images, labels = pixels(COUNT, 16, 16, 3), numbers(COUNT, 2)
+    test, test_labels = pixels(TEST_COUNT, 16, 16, 3, seed=1), numbers(TEST_COUNT, 2, 1)
+    features = {"image": {"_type": "Image"}, "label": {"names": ["zebra", "ant"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    (root / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for split, part_images, part_labels in (("train", images, labels), ("test", test, test_labels)):
+        structs = [{"bytes": png(image), "path": None} for image in part_images]
+        table = pa.table({"image": pa.array(structs, kind), "label": pa.array(part_labels, pa.int64())})
+        table = table.replace_schema_metadata(metadata)
+        folder, name = root / split, "data-00000-of-00001.arrow"
+        folder.mkdir()
+        (folder / "dataset_info.json").write_text("{}")
+        state = {"_data_files": [{"filename": name}], "_fingerprint": "x", "_split": split}
+        (folder / "state.json").write_text(json.dumps(state))
+        for file in (name, "cache-0123456789abcdef.arrow"):
+            with pa.ipc.new_stream(str(folder / file), table.schema) as stream:
+                stream.write_table(table, max_chunksize=4)
+    return PublishedFiles(root, "Arrow", images, labels, ["zebra", "ant"], test, test_labels)
+
+
+def feather(root: Path) -> PublishedFiles:
+    images = pixels(COUNT, 16, 16)
+    table = pa.table({"image": [png(image) for image in images]})
+    pa.feather.write_feather(table, root / "a.feather", chunksize=6)
+    return PublishedFiles(root / "a.feather", "Arrow", images, None)
 
 
 def tar(path: Path, files: list[tuple[str, bytes]]) -> Path:
@@ -252,6 +321,7 @@ def celeba(root: Path) -> Path:
 
 
 MAKERS: list[Callable[[Path], PublishedFiles]] = [
-    svhn, svhn_unpacked, cifar10, cifar100, idx_files, idx_file, npz, npz_first_axis_fastest, dsprites, parquet,
-    parquet_file, webdataset, webdataset_shards, rendered_chairs, folder, plain_tar,
+    svhn, svhn_unpacked, cifar10, cifar100, cifar10_archive, cifar100_archive, idx_files, idx_file, npz,
+    npz_first_axis_fastest, dsprites, parquet, parquet_file, parquet_of_pixels, parquet_of_paths, saved_to_disk,
+    feather, webdataset, webdataset_shards, rendered_chairs, folder, plain_tar,
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -32,6 +32,11 @@ class Inspect:
     """1 (grey) or 3 (RGB); by default 1 if no image has colour, else 3."""
     labels: str | None = None
     """CSV file with the columns file and label; by default class folders or the dataset's own labels, if any."""
+    pixel_range: str | None = None
+    """LOW:HIGH, for images of more than 8 bits: the values that become black and white; by default found from all."""
+    fit: Literal["crop", "pad", "squeeze"] = "crop"
+    """How images that are not square become square: crop takes the middle, pad adds a border in the colour of the
+    image's own, squeeze changes the proportions."""
     output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
     """Picture to write: up to 64 images as training sees them. By default none is written."""
     json: bool = False
@@ -51,7 +56,10 @@ def inspect(arguments: list[str]) -> int:
     from infogan_ray.data.inspection import Survey
     from infogan_ray.data.inspection import inspect as inspect_images
 
-    config = DataConfig(image_size=given.image_size, channels=given.channels, labels=given.labels)
+    config = DataConfig(
+        image_size=given.image_size, channels=given.channels, labels=given.labels, pixel_range=given.pixel_range,
+        fit=given.fit,
+    )  # fmt: skip
     survey = inspect_images(path, config, say=print_progress)
     found = survey.to_dict()
     sheet = None
@@ -79,8 +87,9 @@ def _print_survey(survey: Any, found: dict[str, Any], sheet: str | None) -> None
         ["formats", describe(survey.formats)],
         ["modes", describe(survey.modes)],
         ["sizes", ", ".join(f"{name} {width} x {height}" for name, (width, height) in survey.sizes.items())],
+        *_pixel_rows(survey),
         ["with colour", f"{survey.coloured:,}"],
-        ["skipped, not images", describe(survey.source.skipped) or "nothing"],
+        ["skipped", describe(survey.source.skipped) or "nothing"],
         ["broken", f"{len(broken):,} ({len(broken) / files:.2%})"],
         ["duplicates", _copies(survey.copies)],
         ["test part", _test_part(survey)],
@@ -101,12 +110,19 @@ def _print_arrays(found: Any, sheet: str | None) -> None:
         ["images", f"{found.images:,}"],
         ["test part", _test_part(found)],
         ["size", " x ".join(str(side) for side in found.shape)],
+        *_pixel_rows(found),
+        *(["conversion", what] for what in found.conversions),
         ["classes", _classes(found.classes)],
     ]
     display.table(str(found.path), ["what", "found"], rows)
     if sheet is not None:
         print_result(f"contact sheet: {sheet}, {len(found.sheet)} images as training sees them")
     _print_proposal(found)
+
+
+def _pixel_rows(found: Any) -> list[list[str]]:
+    rows = [["not square", found.not_square], ["pixel range", found.pixel_range]]
+    return [[what, str(text).removeprefix(f"{what} ")] for what, text in rows if text is not None]
 
 
 def _print_proposal(found: Any) -> None:

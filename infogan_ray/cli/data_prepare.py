@@ -48,6 +48,12 @@ class Prepare:
     """Seed of the shuffle."""
     max_bad: float = 0.01
     """Largest allowed share of broken images; they are skipped."""
+    pixel_range: str | None = None
+    """LOW:HIGH, for images of more than 8 bits: the values that become black and white; by default it is found from
+    all images, or from 10,000 of them."""
+    fit: Literal["crop", "pad", "squeeze"] = "crop"
+    """How raw images that are not square become square: crop takes the middle, pad adds a border in the colour of the
+    image's own, squeeze changes the proportions."""
     workers: int | None = None
     """Number of parallel processes; by default one per CPU."""
     overwrite: bool = False
@@ -64,13 +70,17 @@ def prepare(arguments: list[str]) -> int:
         "Example: infogan data prepare photos shards --image-size 64",
     )  # fmt: skip
     raw = given.encoding == RAW
-    if not raw and (given.image_size or given.channels):
-        raise UserError("encoding is 'encoded', which takes no --image-size or --channels; set them for infogan train")
+    if not raw and (given.image_size or given.channels or given.fit != "crop"):
+        raise UserError(
+            "encoding is 'encoded', which takes no --image-size, --channels or --fit; set them for infogan train"
+        )
     folder = open_storage(given.dest)
     source = Path(given.source).expanduser().absolute()
     if folder.is_local and source.is_dir() and Path(folder.path).resolve().is_relative_to(source.resolve()):
         raise UserError(f"DEST is {folder}, which is inside {given.source}; name a folder outside it")
-    config = DataConfig(given.data_dir, given.image_size, given.channels, given.labels, given.max_bad)
+    config = DataConfig(
+        given.data_dir, given.image_size, given.channels, given.labels, given.max_bad, given.pixel_range, given.fit
+    )
     job = _job(given, config)
     from infogan_ray.data.preparation.progress_log import ProgressLog
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +30,10 @@ class Encode:
     """A dataset, a folder, .zip or .tar of images, one image or an .npz file."""
     max_bad: float = 0.01
     """Largest allowed share of broken image files; they are skipped."""
+    pixel_range: str | None = None
+    """LOW:HIGH, for images of more than 8 bits: the values that become black and white; by default as in training."""
+    fit: Literal["crop", "pad", "squeeze"] | None = None
+    """How images that are not square become square; by default as in training."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "codes.parquet"
 
 
@@ -40,20 +44,23 @@ def encode(arguments: list[str]) -> int:
     output = output_path(given.output, (".parquet",))
     model = load(given.model, warn)
     size, channels = model.spec.image_size, model.spec.channels
+    pixel_range, fit = given.pixel_range or model.pixel_range, given.fit or model.fit
+    config = DataConfig(None, size, channels, max_bad=given.max_bad, pixel_range=pixel_range, fit=fit, hold_out=NONE)
     path = Path(given.images).expanduser()
     collection = open_collection(path, say=print_progress) if given.images not in NAMES and path.exists() else None
     if isinstance(collection, EncodedImages):
-        names, parts = [], []
+        names, parts, how = [], [], config.conversion
         for part in (collection, collection.test):
             if isinstance(part, EncodedImages):
-                pictures = read_pictures(part.files, size, channels, print_progress, given.max_bad)
+                pictures = read_pictures(part.files, size, channels, print_progress, given.max_bad, how)
+                how = pictures.how if pictures.how.pixel_range else how  # the test split has the same range
                 for line in summary(part.files, pictures):
                     print_progress(line)
                 names += [part.files.shown(name) for name in pictures.names]
                 parts.append(pictures.images)
         images = torch.cat(parts)
     else:
-        found = load_images(given.images, DataConfig(None, size, channels, hold_out=NONE), print_progress)
+        found = load_images(given.images, config, print_progress)
         both = [("train", found.images), *([("test", found.test_images)] if found.test_images is not None else [])]
         names = [f"{part}/{row}" for part, tensor in both for row in range(len(tensor))]
         images = torch.cat([tensor for _, tensor in both])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -39,6 +39,10 @@ class Evaluate:
     data: str | None = None
     """Dataset name or path; by default the data that the model was trained on."""
     data_dir: str | None = None
+    pixel_range: str | None = None
+    """LOW:HIGH, for images of more than 8 bits: the values that become black and white; by default as in training."""
+    fit: Literal["crop", "pad", "squeeze"] | None = None
+    """How images that are not square become square; by default as in training."""
     samples: int = 10_000
     """Number of sampled codes for the bound."""
     disentanglement: str | None = None
@@ -79,8 +83,9 @@ def evaluate(arguments: list[str]) -> int:
         if run is not None:  # the same images as in training are held out, also if the data was moved
             saved_config = run.data_config if data == run.data else DataConfig(hold_out=run.hold_out)
         config = dataclasses.replace(
-            saved_config, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels
-        )
+            saved_config, data_dir=given.data_dir, image_size=model.spec.image_size, channels=model.spec.channels,
+            pixel_range=given.pixel_range or model.pixel_range, fit=given.fit or model.fit,
+        )  # fmt: skip
         images = load_images(data, config, print_progress)
         if given.quality:
             metrics["quality"] = measure_fidelity(model, images, fidelity, say=print_progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from infogan_ray.cli.output import results
 from infogan_ray.training.config_fields import check_numbers
 
 START_OR_RESUME = "--start-or-resume"
+NEGATIVE_RANGE = re.compile(r"-[\d.][^:]*:.*")
 T = TypeVar("T")
 
 
@@ -44,7 +46,7 @@ def parse(
     the caller has removed them from the arguments.
     """
     message = io.StringIO()
-    options: dict[str, Any] = {"args": list(arguments), "description": description}
+    options: dict[str, Any] = {"args": _join_negative_ranges(arguments), "description": description}
     options |= {"config": (tyro.conf.OmitArgPrefixes,)} if default is None else {"default": default}
     try:
         with contextlib.redirect_stdout(results()), contextlib.redirect_stderr(io.StringIO()):  # stdout: --help
@@ -59,6 +61,17 @@ def parse(
         raise UserError(f"{reason}; see 'infogan {command} --help'") from None
     check_numbers(found)
     return found
+
+
+def _join_negative_ranges(arguments: Sequence[str]) -> list[str]:
+    """Write ``--flag -1:1`` as ``--flag=-1:1``. Otherwise the parser takes -1:1 for a flag."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and NEGATIVE_RANGE.fullmatch(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:

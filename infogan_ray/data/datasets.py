@@ -11,12 +11,15 @@ import torch
 
 from infogan_ray import UserError
 from infogan_ray.data import fetch, shapes
+from infogan_ray.data.conversion import CROP, SQUEEZE, Conversion
 from infogan_ray.data.feeds.feed_policy import PREPARE, MemoryBudget, choose_feed
+from infogan_ray.data.formats import idx, npz
 from infogan_ray.data.formats.collection import Collection, RawImages
 from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.hold_out import EVERY_SEVENTH, FEWEST, NONE, RULES, STRATIFIED, held_out
+from infogan_ray.data.image_files import Say
 from infogan_ray.data.image_set import MEMORY, STREAM, ImageSet
-from infogan_ray.data.load_in_memory import load_in_memory, with_size_and_channels
+from infogan_ray.data.load_in_memory import check_size, load_in_memory, with_size_and_channels
 from infogan_ray.data.shards.dataset import ENCODED, TEST, TRAIN, ShardSet
 from infogan_ray.data.shards.sampling import SAMPLE, prepared, read_rows, read_sample, resolve_size
 from infogan_ray.storage.visible_text import printable
@@ -40,6 +43,10 @@ class DataConfig:
     For CelebA also one attribute: FILE/list_attr_celeba.txt:Smiling."""
     max_bad: float = 0.01
     """Largest share of broken image files. Broken files are skipped; with more of them the run does not start."""
+    pixel_range: str | None = None
+    """LOW:HIGH, the values that become black and white in images of more than 8 bits. Default: found from them all."""
+    fit: str = CROP
+    """How images that are not square become square: crop, pad or squeeze."""
     hold_out: str = STRATIFIED
     """How the test part of labelled images without one is chosen: stratified, every_seventh or none."""
 
@@ -52,6 +59,11 @@ class DataConfig:
             raise UserError(f"channels is {self.channels}; valid are 1 (grey) and 3 (RGB)")
         if self.image_size is not None and not 1 <= self.image_size <= LARGEST_IMAGE:
             raise UserError(f"image_size is {self.image_size}; it must be from 1 to {LARGEST_IMAGE}")
+        _ = self.conversion  # checks its fields
+
+    @property
+    def conversion(self) -> Conversion:
+        return Conversion.of(self.fit, self.pixel_range)
 
 
 def load_images(
@@ -66,7 +78,7 @@ def load_images(
     config = config or DataConfig()
     shards = prepared(data) if data not in NAMES else None
     if shards is not None:
-        return _prepared(shards, config, feed, budget, sample)
+        return _prepared(shards, config, say, feed, budget, sample)
     if feed == STREAM:
         raise UserError(f"feed is '{STREAM}', which reads prepared images, and {data} is not; {PREPARE}")
     if data == "shapes":
@@ -87,6 +99,9 @@ def load_images(
         if not path.exists():
             raise UserError(f"data is '{data}': neither a dataset ({', '.join(NAMES)}) nor a path that exists")
         images = _load_path(path, config, say, feed, budget)
+    images = dataclasses.replace(images, conversion=dataclasses.replace(images.conversion, fit=config.fit))
+    if config.pixel_range is not None and images.conversion.pixel_range is None:
+        say(f"data: pixel_range is {config.pixel_range}, without effect: no image of {data} has more than 8 bits")
     return fit(images, config)
 
 
@@ -111,27 +126,42 @@ def _load_path(
         say(f"data: {path} ({collection.kind}): {collection.count:,} images{kinds}{split}")
     if budget is not None and (line := budget.check(str(path), _bytes(collection, config), feed)):
         say(line)
-    images, labels, names = load_in_memory(collection, config.image_size, config.channels, config.max_bad, say)
+    train = load_in_memory(collection, config.image_size, config.channels, config.max_bad, say, config.conversion)
     name = path.stem if path.is_file() else path.name
     classes = _printable_classes(collection.classes)
     if test is None:
-        return _split(ImageSet(name, images, labels, classes=classes), names, config.hold_out)
-    test_images, test_labels, _ = load_in_memory(test, config.image_size, config.channels, config.max_bad, say)
-    return ImageSet(name, images, labels, test_images, test_labels, None, classes)
+        whole = ImageSet(name, train.images, train.labels, classes=classes, conversion=train.how)
+        return _split(whole, train.names, config.hold_out)
+    how = train.how if train.how.pixel_range else config.conversion
+    held = load_in_memory(test, config.image_size, config.channels, config.max_bad, say, how)
+    how = train.how if train.how.pixel_range else held.how
+    return ImageSet(name, train.images, train.labels, held.images, held.labels, None, classes, how)
 
 
-def _prepared(shards: ShardSet, config: DataConfig, feed: str, budget: MemoryBudget | None, sample: int) -> ImageSet:
+def _prepared(
+    shards: ShardSet, config: DataConfig, say: Say, feed: str, budget: MemoryBudget | None, sample: int
+) -> ImageSet:
     classes = _printable_classes(shards.classes)
     if shards.encoding == ENCODED:
         size, channels = resolve_size(shards, config.image_size, config.channels)
     else:  # ``fit`` resizes images in memory afterwards
         size, channels = resolve_size(shards, None, None)
+    requested, shards = config.conversion, shards.with_conversion(config.conversion)
+    for name, wanted, used in (
+        ("pixel_range", requested.range_text, shards.conversion.range_text),
+        ("fit", requested.fit, shards.conversion.fit),
+    ):
+        if wanted not in (None, used) and (name, wanted) != ("fit", CROP):
+            say(f"data: {name} is {wanted}, without effect: the images of {shards.folder} are prepared with {used}")
     if choose_feed(feed, shards.count() * channels * size**2, budget) == STREAM:
         resolve_size(shards, config.image_size, config.channels)
-        return ImageSet(shards.folder.name, *read_sample(shards, size, channels, sample), shards, classes)
+        return ImageSet(
+            shards.folder.name, *read_sample(shards, size, channels, sample), shards, classes, shards.conversion
+        )
     train = read_rows(shards, TRAIN, size, channels)
     test = read_rows(shards, TEST, size, channels) if shards.test else (None, None)
-    return fit(dataclasses.replace(ImageSet(shards.folder.name, *train, *test), classes=classes), config)
+    images = ImageSet(shards.folder.name, *train, *test)
+    return fit(dataclasses.replace(images, classes=classes, conversion=shards.conversion), config)
 
 
 def _printable_classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -161,14 +191,23 @@ def _split(whole: ImageSet, names: Sequence[str] | None, rule: str) -> ImageSet:
 
 
 def fit(image_set: ImageSet, config: DataConfig) -> ImageSet:
-    """Convert to the configured size and channels. Raises UserError if images are not square and no size is set."""
-    height, width = image_set.images.shape[2:]
-    if height != width and config.image_size is None:
-        raise UserError(f"data: the images are {height}x{width}; set image_size to make them square")
-    images = with_size_and_channels(image_set.images, config.image_size, config.channels)
-    test = (
-        None
-        if image_set.test_images is None
-        else with_size_and_channels(image_set.test_images, config.image_size, config.channels)
+    """Convert to the configured size and channels. Raises UserError to squeeze images to a square of unknown size."""
+    check_size(tuple(image_set.images.shape[2:]), config.image_size, config.fit)
+    images, test = (
+        None if part is None else with_size_and_channels(part, config.image_size, config.channels, config.fit)
+        for part in (image_set.images, image_set.test_images)
     )
+    assert images is not None
     return dataclasses.replace(image_set, images=images, test_images=test)
+
+
+def fit_of_earlier_runs(data: str | None) -> str:
+    """The ``fit`` of runs whose configuration has none: they squeezed arrays to a square and cropped image files."""
+    path = Path(data or "").expanduser()
+    if not path.is_file() or not (npz.matches(path) or idx.matches(path)):
+        return CROP
+    try:
+        shape = open_collection(path, None, lambda line: None).shape  # type: ignore[union-attr]
+    except UserError:
+        return CROP
+    return SQUEEZE if shape[0] != shape[1] else CROP

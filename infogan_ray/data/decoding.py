@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError  # comes with torchvision
+from PIL import Image, ImageFile, UnidentifiedImageError  # comes with torchvision
 
+from infogan_ray.data.conversion import CROP, DEFAULT, FITS, PAD, SQUEEZE, Conversion, border_colours
 from infogan_ray.data.image_files import Broken
+from infogan_ray.data.image_kinds import FORMATS
+from infogan_ray.data.pixel_range import CLIPPED, NotFinite, Values, measure
 
-# No other formats: for PostScript, for example, Pillow would start an external program.
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
 MOST_PIXELS = 100_000_000  # of one decoded image
 ORIENTATION = 0x0112  # the EXIF tag
+OTHER_BYTE = {  # by how 16-bit colour is stored (B: upper byte first, L: lower byte first, N: as this machine does)
+    f"{mode};16{order}": f"{mode};16{other}"
+    for mode in ("RGB", "RGBA")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
+}
 UPRIGHT = {  # the transposition that makes an image upright, by its EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -35,6 +44,9 @@ class Facts:
     """Conversions that were made, for example 'RGBA composited on white'."""
     crop: int | None = None
     """Side in pixels of the middle square that was cut out, if the caller requested one."""
+    fit: str = CROP
+    values: Values | None = None
+    """The values of an image of more than eight bits."""
 
     def conversions(self, size: int, channels: int) -> list[str]:
         """All conversions, as texts that can be counted."""
@@ -44,31 +56,51 @@ class Facts:
         elif not self.grey and channels == 1:
             done.append("colour to grey")
         if self.width != self.height and self.crop is None:
-            done.append("cropped to the middle square")
-        side = self.crop or min(self.width, self.height)
+            done.append(FITS[self.fit])
+            if self.fit == SQUEEZE:
+                return done
+        side = self.crop or (max if self.fit == PAD else min)(self.width, self.height)
         if side != size:
             done.append(f"{'reduced' if side > size else 'enlarged'} to {size}x{size}")
         return done
 
 
 def decode(
-    content: bytes, size: int, channels: int, most_pixels: int = MOST_PIXELS, crop: int | None = None
-) -> tuple[np.ndarray, Facts]:
+    content: bytes, size: int, channels: int, most_pixels: int = MOST_PIXELS, crop: int | None = None,
+    how: Conversion = DEFAULT,
+) -> tuple[np.ndarray, Facts]:  # fmt: skip
     """Decode the bytes of a file to uint8 pixels (channels, size, size). Raises Broken if they are not a valid image.
 
-    ``crop``: side in pixels of the middle square. By default, and for a smaller image, the largest that fits.
+    ``crop``: side in pixels of the middle square to cut out first; of a smaller image, the largest that fits. Without a
+    pixel range in ``how``, an image of more than eight bits is scaled by a range for it alone.
     """
+    with _opened(content, most_pixels) as image:
+        return to_square(image, size, channels, crop, how, _sixteen_bit_colour(image, content))
+
+
+def wide_values(content: bytes, crop: int | None = None, fit: str = CROP) -> Values | None:
+    """The values of an image of more than eight bits, else None without decoding it. Raises Broken."""
+    with _opened(content, MOST_PIXELS) as image:
+        colours = _sixteen_bit_colour(image, content)
+        if colours is None and not image.mode.startswith(("I", "F")):
+            return None
+        return to_square(image, 1, 1, crop, Conversion(fit), colours)[1].values
+
+
+@contextmanager
+def _opened(content: bytes, most_pixels: int) -> Iterator[Image.Image]:
+    """Open the bytes of a file. Errors, also those of the work with the image, become Broken."""
     if not content:
         raise Broken("is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > most_pixels:
                 raise Broken(f"has {image.width:,} x {image.height:,} pixels; at most {most_pixels:,} are read")
-            return to_square(image, size, channels, crop)
+            yield image
     except (Broken, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise Broken("is not a readable image (no PNG, JPEG, WebP, TIFF, GIF or BMP)") from None
+        raise Broken(f"is not a readable image (no {', '.join(FORMATS[:-1])} or {FORMATS[-1]})") from None
     except Image.DecompressionBombError:
         raise Broken(f"has too many pixels; at most {most_pixels:,} are read") from None
     except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, IndexError and more for bad bytes
@@ -78,37 +110,88 @@ def decode(
         raise Broken(f"is not a readable image ({text})") from None
 
 
-def to_square(image: Image.Image, size: int, channels: int, crop: int | None = None) -> tuple[np.ndarray, Facts]:
-    """Cut out the middle square of an opened image, turn it upright, put it on white and resize it.
+def _raw_modes(image: Image.Image) -> list[str]:
+    """How the pixels are stored in the file, for example RGB;16B. Empty after the image is loaded."""
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return [str(tile[3][0] if isinstance(tile[3], tuple) else tile[3]) for tile in tiles]
 
-    Returns uint8 pixels (channels, size, size). Raises Pillow's errors for a damaged file, and Broken for values that
-    are not finite.
+
+def _sixteen_bit_colour(image: Image.Image, content: bytes) -> np.ndarray | None:
+    """The pixels of an image with 16 bits of colour, uint16 (H, W, C). None for other images.
+
+    Pillow reads the upper byte of each number, since it has no such images. With the other byte order it reads the
+    lower one.
+    """
+    modes = _raw_modes(image)
+    if not modes or not set(modes) <= OTHER_BYTE.keys():
+        return None
+    upper = np.asarray(image)
+    with Image.open(io.BytesIO(content), formats=FORMATS) as second:
+        assert isinstance(second, ImageFile.ImageFile)
+        second.tile = [
+            type(tile)(*tile[:3], (OTHER_BYTE[mode], *tile[3][1:]) if isinstance(tile[3], tuple) else OTHER_BYTE[mode])
+            for tile, mode in zip(second.tile, modes, strict=True)
+        ]
+        pixels = upper.astype(np.uint16) * np.uint16(256) + np.asarray(second)
+    key = image.info.get("transparency")  # the colour of transparent pixels
+    if key is not None and pixels.shape[2] == 3:
+        alpha = np.where((pixels == np.array(key)).all(2, keepdims=True), 0, 65535).astype(np.uint16)
+        pixels = np.concatenate([pixels, alpha], 2)
+    return pixels
+
+
+def to_square(
+    image: Image.Image, size: int, channels: int, crop: int | None = None, how: Conversion = DEFAULT,
+    colours: np.ndarray | None = None,
+) -> tuple[np.ndarray, Facts]:  # fmt: skip
+    """Make an opened image square, turn it upright, put it on white and resize it.
+
+    ``colours``: its pixels uint16 (H, W, C), if the image itself has only eight bits of them. Returns uint8 pixels
+    (channels, size, size). Raises Pillow's errors for a damaged file, and Broken for values that are not finite.
     """
     kind, mode, width, height = image.format or "none", image.mode, image.width, image.height
-    orientation = _orientation(image)
+    raw_modes = _raw_modes(image)
+    orientation = _orientation(image)  # it may load the image
     if crop is None:
         image.draft(None, (2 * size, 2 * size))  # decodes a large JPEG at 1/2, 1/4 or 1/8 of its size, which is faster
     image.load()
-    side = min(image.size)
-    if crop is not None:
-        side = crop = min(side, crop)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square, changes = _grey_or_rgb(image.crop((left, top, left + side, top + side)))
+    box = (0, 0, *image.size)
+    if crop is not None or how.fit == CROP:
+        side = min(image.size)
+        if crop is not None:
+            side = crop = min(side, crop)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+    values = None
+    if colours is not None:
+        part, changes, values = _scaled(colours[box[1] : box[3], box[0] : box[2]], "16-bit", how)
+        part, more = _grey_or_rgb(part)
+        changes += more
+    elif mode.startswith(("I", "F")):
+        what = "floats" if mode.startswith("F") else "16-bit" if mode.startswith("I;16") else "32-bit"
+        part, changes, values = _scaled(np.asarray(image.crop(box)), what, how)
+    else:
+        part, changes = _grey_or_rgb(image.crop(box))
+        if any(";16" in stored for stored in raw_modes):
+            changes.append("16-bit colour by its upper bytes")
     transposition = UPRIGHT.get(_orientation(image))  # Pillow turns only TIFF upright by itself
     if transposition is not None:
-        square = square.transpose(transposition)
+        part = part.transpose(transposition)
     if orientation in UPRIGHT:
         changes.append("turned upright as EXIF says")
     if _is_animated(image):
         changes.append(f"{kind} of which the first frame is taken")
     if crop is not None and crop < min(width, height):
         changes.append(f"cropped to the middle {crop}x{crop}")
-    grey = square.mode == "L"
-    pixels = square.convert("L" if channels == 1 else "RGB")
-    if side != size:
+    grey = part.mode == "L"
+    pixels = part.convert("L" if channels == 1 else "RGB")
+    if how.fit == PAD:
+        pixels = _padded(pixels)
+    if pixels.size != (size, size):
         pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
     array = np.array(pixels).reshape(size, size, channels).transpose(2, 0, 1)
-    return array, Facts("JPEG" if kind == "MPO" else kind, mode, width, height, grey, tuple(changes), crop)
+    form = "JPEG" if kind == "MPO" else kind
+    return array, Facts(form, mode, width, height, grey, tuple(changes), crop, how.fit, values)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -128,15 +211,9 @@ def _is_animated(image: Image.Image) -> bool:
 def _grey_or_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """Convert an image of any mode to L or RGB. Also returns the conversions."""
     mode = image.mode
-    if mode.startswith(("I", "F")):
-        return _scaled(image)
     if image.has_transparency_data:
-        grey = mode in ("L", "LA", "La", "1")
-        whole = image.convert("LA" if grey else "RGBA").convert("RGBA")
-        white = Image.new("RGBA", whole.size, "white")
-        white.alpha_composite(whole)
         name = mode if mode in ("LA", "La", "PA", "RGBA", "RGBa") else f"{mode} with transparency"
-        return white.convert("L" if grey else "RGB"), [f"{name} composited on white"]
+        return on_white(image), [f"{name} composited on white"]
     if mode in ("L", "RGB"):
         return image, []
     if mode == "1":
@@ -146,19 +223,37 @@ def _grey_or_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     return image.convert("RGB"), [f"{mode} to RGB"]  # CMYK and YCbCr; Pillow refuses what it cannot convert
 
 
-def _scaled(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Scale values of more than eight bits by their range to 0...255. Nothing is clipped."""
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise Broken("holds values that are not numbers")
-    minimum, maximum = float(values.min()), float(values.max())
-    if image.mode.startswith("I;16") or (image.mode == "I" and minimum >= 0 and maximum <= 65535):
-        low, high, done = 0.0, 65535.0, "16-bit scaled from 0...65535"
-    elif image.mode == "F" and minimum >= 0 and maximum <= 1:
-        low, high, done = 0.0, 1.0, "floats scaled from 0...1"
-    elif image.mode == "F" and minimum >= 0 and maximum <= 255:
-        low, high, done = 0.0, 255.0, "floats of 0...255 rounded"
-    else:
-        low, high, done = minimum, maximum, "32-bit scaled from each picture's own least and greatest value"
-    scaled = (values - low) * (255.0 / ((high - low) or 1.0))
-    return Image.fromarray(scaled.round().astype(np.uint8)), [done]
+def on_white(image: Image.Image) -> Image.Image:
+    """An image with transparency on a white background, as L or RGB."""
+    grey = image.mode in ("L", "LA", "La", "1")
+    whole = image.convert("LA" if grey else "RGBA").convert("RGBA")
+    white = Image.new("RGBA", whole.size, "white")
+    white.alpha_composite(whole)
+    return white.convert("L" if grey else "RGB")
+
+
+def _scaled(array: np.ndarray, what: str, how: Conversion) -> tuple[Image.Image, list[str], Values]:
+    """Scale values (H, W) or (H, W, C) by the pixel range to 8 bits. Also returns the conversions."""
+    try:
+        values = measure(array)
+    except NotFinite:
+        raise Broken("holds values that are not numbers") from None
+    pixel_range = how.pixel_range or values.range_of_one
+    low, _, high = str(pixel_range).partition(":")
+    changes = [f"{what} scaled from {low}...{high}"]
+    if pixel_range.clips(values):
+        changes.append(CLIPPED)
+    return Image.fromarray(pixel_range.to_pixels(array)), changes, values
+
+
+def _padded(image: Image.Image) -> Image.Image:
+    """An L or RGB image in the middle of a square that has the colour of its border."""
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    pixels = np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)
+    colour = border_colours(pixels[None])[0].tolist()
+    square = Image.new(image.mode, (side, side), colour[0] if len(colour) == 1 else tuple(colour))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square

@@ -7,24 +7,24 @@ same order, on every machine.
 from __future__ import annotations
 
 import os
-import stat
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from infogan_ray import UserError
+from infogan_ray.data.archives import tar_members, zip_members
+from infogan_ray.data.image_kinds import ENDINGS, FIRST_BYTES, FORMATS, begins_like_an_image, junk, reason_to_skip
 from infogan_ray.storage.visible_text import printable
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 TARS = (".tar", ".tar.gz", ".tgz")
 MOST_BYTES = 512 * 1024**2  # of one file: a small archive can unpack to gigabytes
-SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # hidden files and __MACOSX are skipped as well
-TABLE = ".parquet"
+TABLES = (".parquet", ".arrow", ".feather")
 
 Say = Callable[[str], None]
 """Shows one line of text to the user."""
@@ -95,24 +95,29 @@ def list_image_files(path: Path) -> ImageFiles:
     elif kind == "file":
         source = ImageFiles(path, (path.name,))
     else:
-        members, skipped = (_zip_members if kind == "zip" else _tar_members)(path)
-        source = ImageFiles(path, _in_order(list(members)), skipped, members)
+        members, skipped = (zip_members if kind == "zip" else tar_members)(path)
+        counts = Counter(printable(reason) for reason in skipped.elements())
+        source = ImageFiles(path, _in_order(list(members)), counts, members)
     if not source.names:
         others = f"; there are only {describe(source.skipped)}" if source.skipped else ""
-        raise UserError(f"data: no image in {path} ({', '.join(ENDINGS)} are read, in subfolders too){others}")
+        raise UserError(f"data: no image in {path} ({', '.join(FORMATS)} are read, in subfolders too){others}")
     return source
 
 
 def is_listable(path: Path) -> bool:
     """Whether a path is of a kind that ``list_image_files`` reads."""
-    return path.is_dir() or path.name.lower().endswith((".zip", *TARS, *ENDINGS))
+    if path.is_dir() or path.name.lower().endswith((".zip", *TARS, *ENDINGS)):
+        return True
+    return reason_to_skip(path.name, partial(_has_image_bytes, path)) is None
 
 
 def first_data_file(folder: Path) -> Path | None:
     """The first image, table or tar in a folder or its subfolders. Its kind shows the layout of the others."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        fits = [name for name in names if name.lower().endswith((*ENDINGS, *TARS, TABLE)) and not name.startswith(".")]
+        fits = [
+            name for name in names if name.lower().endswith((*ENDINGS, *TARS, *TABLES)) and not name.startswith(".")
+        ]
         if fits:
             images = [name for name in fits if name.lower().endswith(ENDINGS)]
             return Path(parent) / min(images or fits)
@@ -154,18 +159,14 @@ def _too_large() -> Broken:
     return Broken(f"has more than {MOST_BYTES // 1024**2} MiB")
 
 
-def _junk(name: str) -> str | None:
-    """Why a file or folder with this name is skipped; None if it is not."""
-    if name.startswith(".") or name == "__MACOSX":
-        return "hidden"
-    return "left by the system" if name.lower() in SYSTEM_FILES else None
-
-
-def _not_an_image(name: str) -> str | None:
-    if reason := _junk(name):
-        return reason
-    ending = os.path.splitext(name)[1].lower()
-    return None if ending in ENDINGS else f"{printable(ending)} files" if ending else "files without an ending"
+def _has_image_bytes(path: str | os.PathLike[str]) -> bool:
+    if not os.path.isfile(path):  # reading a pipe would wait for its writer
+        return False
+    try:
+        with open(path, "rb") as file:
+            return begins_like_an_image(file.read(FIRST_BYTES))
+    except OSError:
+        return False
 
 
 def _folder(root: Path) -> ImageFiles:
@@ -193,12 +194,12 @@ def _folder(root: Path) -> ImageFiles:
                 continue
             for entry in entries:
                 name = f"{relative}/{entry.name}" if relative else entry.name
-                if reason := _junk(entry.name):
+                if reason := junk(entry.name):
                     skipped[reason] += 1
                 elif os.path.isdir(entry):  # not entry.is_dir(), which raises for a link to itself
                     (links if entry.is_symlink() else waiting).append(name)
-                elif reason := _not_an_image(entry.name):
-                    skipped[reason] += 1
+                elif reason := reason_to_skip(entry.name, partial(_has_image_bytes, entry)):
+                    skipped[printable(reason)] += 1
                 elif os.path.isfile(entry) or not os.path.exists(entry):
                     names.append(name)  # a broken link counts as a broken image
                 else:
@@ -213,39 +214,6 @@ def _folder(root: Path) -> ImageFiles:
 def _identity(folder: Path) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
-
-
-def _member_name(name: str, skipped: Counter[str]) -> str | None:
-    """A member's name without '..' and root. None if it is not an image; ``skipped`` counts the reason."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    for part in parts[:-1]:
-        if reason := _junk(part):
-            skipped[reason] += 1
-            return None
-    if not parts:
-        return None
-    if reason := _not_an_image(parts[-1]):
-        skipped[reason] += 1
-        return None
-    return "/".join(parts)
-
-
-def _zip_members(path: Path) -> tuple[dict[str, zipfile.ZipInfo], Counter[str]]:
-    """List the images of a .zip. If a name occurs twice, the later member is used, as in unpacking."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    skipped: Counter[str] = Counter()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if info.is_dir():
-                    continue
-                if stat.S_ISLNK(info.external_attr >> 16):
-                    skipped["links inside the archive"] += 1
-                elif name := _member_name(info.filename, skipped):
-                    members[name] = info
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        raise UserError(f"data: {path} is not a whole .zip file ({error})") from None
-    return members, skipped
 
 
 def _zip_contents(path: Path, rows: list[tuple[zipfile.ZipInfo, int]]) -> Iterator[tuple[int, bytes | Broken]]:
@@ -263,35 +231,18 @@ def _zip_contents(path: Path, rows: list[tuple[zipfile.ZipInfo, int]]) -> Iterat
                 yield row, Broken(f"is damaged in the archive ({error})")
 
 
-def _tar_members(path: Path) -> tuple[dict[str, int], Counter[str]]:
-    """List the images of a .tar, each with the offset of its bytes in the unpacked archive."""
-    members: dict[str, int] = {}
-    skipped: Counter[str] = Counter()
-    try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                if member.issym() or member.islnk():
-                    skipped["links inside the archive"] += 1
-                elif member.isfile() and (name := _member_name(member.name, skipped)):
-                    members[name] = member.offset_data
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"data: {path} is not a whole .tar file ({error or 'it is cut off'})") from None
-    return members, skipped
-
-
 def _tar_contents(path: Path, rows: list[tuple[int, int]]) -> Iterator[tuple[int, bytes | Broken]]:
     """Read members in the archive's order: a compressed archive can only be read forwards."""
-    wanted = dict(rows)
+    wanted: dict[int, list[int]] = {}
+    for offset, row in rows:  # several for a file with links to it
+        wanted.setdefault(offset, []).append(row)
     with tarfile.open(path, "r:*") as archive:
         for member in archive:
-            row = wanted.pop(member.offset_data, None) if member.isfile() else None
-            if row is None:
+            found = wanted.pop(member.offset_data, None) if member.isfile() else None
+            if found is None:
                 continue
-            if member.size > MOST_BYTES:
-                yield row, _too_large()
-                continue
-            file = archive.extractfile(member)
-            assert file is not None
-            yield row, file.read()
+            file = archive.extractfile(member) if member.size <= MOST_BYTES else None
+            content = _too_large() if file is None else file.read()
+            yield from ((row, content) for row in found)
             if not wanted:
                 return

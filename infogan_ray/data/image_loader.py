@@ -6,9 +6,10 @@ import os
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,14 +18,17 @@ import torch
 from torch import Tensor
 
 from infogan_ray import UserError
-from infogan_ray.data.decoding import decode
+from infogan_ray.data.conversion import CROP, DEFAULT, Conversion
+from infogan_ray.data.decoding import decode, wide_values
 from infogan_ray.data.image_files import Broken, Files, Say, describe, read_file
+from infogan_ray.data.pixel_range import Values, range_line
 from infogan_ray.data.progress import Pace, counted
 from infogan_ray.storage.visible_text import printable, shell_word
 
 NAMED = 5  # broken files in a message; `infogan data inspect` lists all
 SAY_EVERY_S = 5.0
 MOST_THREADS = 32
+SAMPLE = 10_000  # files from which the pixel range of a dataset is found that is not loaded
 T = TypeVar("T")
 
 
@@ -37,17 +41,19 @@ class Pictures:
     names: list[str]
     broken: dict[str, str]
     conversions: Counter[str]
+    how: Conversion = DEFAULT
+    """The settings of the conversion, with the pixel range that was set or found. None if all images have 8 bits."""
 
 
 def map_files(
-    source: Files, work: Callable[[bytes], T], say: Say, threads: int | None = None, rows: Sequence[int] | None = None
+    source: Files, work: Callable[[bytes], T], say: Say, rows: Sequence[int] | None = None
 ) -> Iterator[tuple[int, T | Broken]]:
     """Yield each file's row with ``work(bytes)``, or with Broken, in the order of ``Files.contents``.
 
     Pillow releases the interpreter's lock while it decodes, so threads decode in parallel. Only a few files are in
     memory at a time.
     """
-    threads = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
+    threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
 
     def process(content: bytes | Path | Broken) -> T | Broken:
         if isinstance(content, Broken):
@@ -85,21 +91,41 @@ def map_files(
 
 
 def read_pictures(
-    source: Files, size: int, channels: int, say: Say, max_bad: float = 0.0, threads: int | None = None
+    source: Files, size: int, channels: int, say: Say, max_bad: float = 0.0, how: Conversion = DEFAULT
 ) -> Pictures:
-    """Read every image of a source, crop it to its middle square and resize it.
+    """Read every image of a source, make it square and resize it.
 
+    Images of more than eight bits are read twice if ``how`` has no pixel range: first to find the range of all of them.
     Raises UserError, in one line, if all images or a larger share than ``max_bad`` are broken.
     """
     images = np.empty((len(source.names), channels, size, size), np.uint8)
     broken: dict[int, str] = {}
     conversions: Counter[str] = Counter()
-    for row, read in map_files(source, lambda content: decode(content, size, channels, crop=source.crop), say, threads):
-        if isinstance(read, Broken):
-            broken[row] = str(read)
-        else:
+    values: dict[int, Values] = {}
+
+    def read_all(how: Conversion, rows: Sequence[int] | None = None) -> None:
+        for row, read in map_files(
+            source, lambda content: decode(content, size, channels, crop=source.crop, how=how), say, rows
+        ):
+            if isinstance(read, Broken):
+                broken[row] = str(read)
+                continue
             images[row], facts = read
+            if facts.values is not None:
+                values[row] = facts.values
+                if how.pixel_range is None:
+                    continue  # it is read again
             conversions.update(facts.conversions(size, channels))
+
+    read_all(how)
+    found = union(values.values())
+    if found is not None:
+        fixed = how.pixel_range is not None
+        if not fixed:
+            how = how.with_range_of(found)
+            read_all(how, sorted(values))
+        assert how.pixel_range is not None
+        say(f"data: {range_line(how.pixel_range, found, fixed)}")
     kept = [row for row in range(len(source.names)) if row not in broken]
     reasons = {source.names[row]: broken[row] for row in sorted(broken)}
     if len(broken) > max_bad * len(source.names) or not kept:
@@ -108,7 +134,24 @@ def read_pictures(
         if place != row:
             images[place] = images[row]
     names = [source.names[row] for row in kept]
-    return Pictures(torch.from_numpy(images[: len(kept)]), kept, names, reasons, conversions)
+    used = how if found is not None else replace(how, pixel_range=None)
+    return Pictures(torch.from_numpy(images[: len(kept)]), kept, names, reasons, conversions, used)
+
+
+def union(values: Iterable[Values]) -> Values | None:
+    """The values of all images; None if there are none."""
+    return reduce(Values.__or__, values) if (values := list(values)) else None
+
+
+def sample_values(source: Files, say: Say, fit: str = CROP, most: int = SAMPLE) -> Values | None:
+    """The values of images of more than eight bits: of all files, or of ``most`` files at equal distances.
+
+    None if there is no such image. Broken files are left out. Images of eight bits are not decoded.
+    """
+    count = len(source.names)
+    rows = None if count <= most else [count * place // most for place in range(most)]
+    read = map_files(source, lambda content: wide_values(content, source.crop, fit), say, rows)
+    return union(values for _, values in read if isinstance(values, Values))
 
 
 def summary(source: Files, pictures: Pictures) -> list[str]:
@@ -116,7 +159,7 @@ def summary(source: Files, pictures: Pictures) -> list[str]:
     done = describe(pictures.conversions) or "unchanged"
     lines = [f"data: {len(pictures.names):,} images of {source.path}: {done}"]
     if source.skipped:
-        lines.append(f"data: skipped, because they are not images: {describe(source.skipped)}")
+        lines.append(f"data: skipped, because they cannot be read as images: {describe(source.skipped)}")
     if pictures.broken:
         share = len(pictures.broken) / len(source.names)
         lines.append(

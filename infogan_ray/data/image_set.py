@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from infogan_ray.data.conversion import DEFAULT, Conversion
 from infogan_ray.data.shards.dataset import ShardSet
 
 AUTO, MEMORY, STREAM = "auto", "memory", "stream"
@@ -28,6 +29,8 @@ class ImageSet:
     shards: ShardSet | None = None
     classes: tuple[str, ...] | None = None
     """Names of the labels 0, 1, ..., if they are known."""
+    conversion: Conversion = DEFAULT
+    """How the images became square pixels of 8 bits, with the pixel range if they had more."""
 
     @property
     def count(self) -> int:

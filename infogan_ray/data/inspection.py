@@ -13,15 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infogan_ray.data.conversion import CROP, Conversion, NotSquare, not_square
 from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.decoding import Facts, decode
 from infogan_ray.data.formats.collection import EncodedImages, RawImages
 from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.hold_out import STRATIFIED, held_out
 from infogan_ray.data.image_files import Broken, Files, Say
-from infogan_ray.data.image_loader import map_files
+from infogan_ray.data.image_loader import map_files, union
 from infogan_ray.data.labels import is_unbalanced
-from infogan_ray.data.load_in_memory import channels_first, with_size_and_channels
+from infogan_ray.data.load_in_memory import (
+    ALPHA,
+    array_conversions,
+    array_values,
+    count_clipped,
+    to_images,
+)
+from infogan_ray.data.pixel_range import CLIPPED, Values, range_line
 from infogan_ray.models.networks import SIZES, plan
 from infogan_ray.storage.visible_text import shell_command
 
@@ -66,6 +74,10 @@ class Survey:
     copies: list[list[str]]
     """Groups of files with the same bytes."""
     coloured: int
+    not_square: NotSquare | None
+    """None if all images are square, or if the dataset's own crop is used."""
+    pixel_range: str | None
+    """The pixel range and its origin, for users. None if all images have 8 bits."""
     proposal: Proposal | None
     memory_bytes: int
     sheet: Tensor
@@ -78,7 +90,8 @@ class Survey:
             "test_images": self.test_images, "held_out": self.held_out, "formats": dict(self.formats),
             "modes": dict(self.modes), "sizes": self.sizes, "coloured": self.coloured,
             "skipped": dict(self.source.skipped), "broken": self.broken, "conversions": dict(self.conversions),
-            "classes": self.classes, "copies": self.copies, "memory_bytes": self.memory_bytes, "proposal": proposal,
+            "classes": self.classes, "copies": self.copies, "not_square": self.not_square and vars(self.not_square),
+            "pixel_range": self.pixel_range, "memory_bytes": self.memory_bytes, "proposal": proposal,
         }  # fmt: skip
 
 
@@ -100,7 +113,10 @@ class RawSurvey:
     held_out: int
     """Number of images that are held out, since there is no test part."""
     shape: tuple[int, ...]
+    conversions: list[str]
     classes: dict[str, int]
+    not_square: NotSquare | None
+    pixel_range: str | None
     proposal: Proposal | None
     memory_bytes: int
     sheet: Tensor
@@ -110,7 +126,9 @@ class RawSurvey:
         proposal = None if self.proposal is None else vars(self.proposal)
         return {
             "path": str(self.path), "layout": self.kind, "images": self.images, "test_images": self.test_images,
-            "held_out": self.held_out, "shape": list(self.shape), "classes": self.classes,
+            "held_out": self.held_out, "shape": list(self.shape), "conversions": self.conversions,
+            "classes": self.classes, "not_square": self.not_square and vars(self.not_square),
+            "pixel_range": self.pixel_range,
             "memory_bytes": self.memory_bytes, "proposal": proposal,
         }  # fmt: skip
 
@@ -128,11 +146,22 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
     source = collection.files
     checks: dict[int, _FileCheck] = {}
     broken: dict[int, str] = {}
-    for row, result in map_files(source, lambda content: _check_file(content, source.crop), say):
-        if isinstance(result, Broken):
-            broken[row] = str(result)
-        else:
-            checks[row] = result
+    how = config.conversion
+
+    def check(how: Conversion, rows: list[int] | None = None) -> None:
+        for row, result in map_files(source, lambda content: _check_file(content, source.crop, how), say, rows):
+            if isinstance(result, Broken):
+                broken[row] = str(result)
+            else:
+                checks[row] = result
+
+    check(how)
+    wide = {row: found.facts.values for row, found in checks.items() if found.facts.values is not None}
+    values = union(wide.values())
+    if values is not None:
+        how = how.with_range_of(values)
+    if wide and config.pixel_range is None:  # as in training, read again with the range of all images
+        check(how, sorted(wide))
     rows = sorted(checks)
     names = [source.names[row] for row in rows]
     facts = [checks[row].facts for row in rows]
@@ -155,16 +184,21 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
         classes=counts,
         copies=_copies(source, checks),
         coloured=coloured,
+        not_square=not_square([(f.width, f.height) for f in facts], how.fit) if source.crop is None else None,
+        pixel_range=_range_text(how, values, config),
         proposal=_propose(path, config, (size, channels), len(names) - held, counts, share),
         memory_bytes=(len(names) + test) * channels * size * size,
-        sheet=_sheet(source, rows, size, channels),
+        sheet=_sheet(source, rows, size, channels, how),
     )
 
 
 def _inspect_raw(found: RawImages, config: DataConfig) -> RawSurvey:
     """Inspect raw images. Reads the whole file once: a compressed file can only be read forwards."""
     height, width = found.shape[:2]
-    channels = config.channels or (found.shape[2] if len(found.shape) == 3 else 1)
+    stored = found.shape[2] if len(found.shape) == 3 else 1
+    channels = config.channels or (stored - 1 if stored in ALPHA else stored)  # alpha is composited on white
+    values = array_values(found)
+    how = config.conversion if values is None else config.conversion.with_range_of(values)
     fitting = height if height == width and height in SIZES else _nearest(min(height, width))
     size = config.image_size or fitting
     chosen = {found.count * place // SHEET for place in range(SHEET)}
@@ -172,13 +206,17 @@ def _inspect_raw(found: RawImages, config: DataConfig) -> RawSurvey:
         image for first, _, chunk in found.chunks(0, found.count)
         for row, image in enumerate(chunk, start=first) if row in chosen
     ]  # fmt: skip
-    sheet = with_size_and_channels(channels_first(np.stack(images)), size, channels)
+    sheet = to_images(np.stack(images), size, channels, how)
+    conversions = array_conversions(found.shape, how.fit)
+    if values is not None and how.pixel_range is not None and how.pixel_range.clips(values):
+        conversions.append(f"{count_clipped(found, how.pixel_range):,} {CLIPPED}")
     counts = _classes(found, list(range(found.count)))
     test = found.test.count if found.test else 0
     rows = list(range(found.count))
     held = _held_out(found, [str(row) for row in rows], rows)
     return RawSurvey(
-        found.path, found.kind, found.count, test, held, found.shape, counts,
+        found.path, found.kind, found.count, test, held, found.shape, conversions, counts,
+        not_square([(width, height)] * found.count, how.fit), _range_text(how, values, config),
         _propose(found.path, config, (size, channels), found.count - held, counts, 0.0),
         (found.count + test) * channels * size * size, sheet,
     )  # fmt: skip
@@ -191,6 +229,12 @@ def _classes(found: EncodedImages | RawImages, rows: list[int]) -> Counter[str]:
     return Counter({name: int(count) for name, count in zip(found.classes, counts, strict=True)})
 
 
+def _range_text(how: Conversion, values: Values | None, config: DataConfig) -> str | None:
+    if values is None or how.pixel_range is None:
+        return None if config.pixel_range is None else f"{config.pixel_range} is without effect: all have 8 bits"
+    return range_line(how.pixel_range, values, fixed=config.pixel_range is not None)
+
+
 def _held_out(found: EncodedImages | RawImages, names: list[str], rows: list[int]) -> int:
     """Number of images that training holds out. ``names`` and ``rows``: of the readable images."""
     if found.test is not None or found.labels is None:
@@ -198,8 +242,8 @@ def _held_out(found: EncodedImages | RawImages, names: list[str], rows: list[int
     return int(held_out(STRATIFIED, names, found.labels[rows]).sum())
 
 
-def _check_file(content: bytes, crop: int | None) -> _FileCheck:
-    pixels, facts = decode(content, PREVIEW_SIZE, 3, crop=crop)
+def _check_file(content: bytes, crop: int | None, how: Conversion) -> _FileCheck:
+    pixels, facts = decode(content, PREVIEW_SIZE, 3, crop=crop, how=how)
     channel_range = np.ptp(pixels.astype(np.int16), axis=0).max()
     return _FileCheck(facts, bool(channel_range > COLOUR), hashlib.blake2b(content, digest_size=16).digest())
 
@@ -233,13 +277,16 @@ def _copies(source: Files, checks: dict[int, _FileCheck]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _sheet(source: Files, rows: list[int], size: int, channels: int) -> Tensor:
+def _sheet(source: Files, rows: list[int], size: int, channels: int, how: Conversion) -> Tensor:
     """Images for the contact sheet, chosen at equal distances in the source."""
     chosen = sorted({rows[len(rows) * place // SHEET] for place in range(SHEET)}) if rows else []
     found = {
         row: read[0]
         for row, read in map_files(
-            source, lambda content: decode(content, size, channels, crop=source.crop), lambda line: None, rows=chosen
+            source,
+            lambda content: decode(content, size, channels, crop=source.crop, how=how),
+            lambda line: None,
+            chosen,
         )
         if not isinstance(read, Broken)
     }
@@ -267,6 +314,8 @@ def _propose(
         "--batch-size", str(batch), "--codes", codes, "--steps", str(STEPS),
         *(["--prior.learn"] if class_count <= MOST_CLASSES and is_unbalanced(counts) else []),
         *(["--labels", config.labels] if config.labels else []),
+        *(["--pixel-range", config.pixel_range] if config.pixel_range else []),
+        *(["--fit", config.fit] if config.fit != CROP else []),
         *(["--max-bad", f"{max_bad:g}"] if max_bad != DataConfig().max_bad else []),
     ]  # fmt: skip
     return Proposal(size, channels, batch, codes, max_bad, shell_command(words))

@@ -1,12 +1,19 @@
-"""Labels of images: from a CSV file with the columns file and label, and from values of any type to classes."""
+"""Labels of images: from a CSV file with a column of files and one of labels, and from values of any type to classes.
+
+A CSV file only gives labels to images of the source. No file that it names is opened.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
+import os
+import posixpath
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +23,10 @@ from infogan_ray.data.image_files import Files, Say
 from infogan_ray.storage.visible_text import printable
 
 UNBALANCED = 1.5  # times an even share
+FILE_COLUMNS = ("file", "filename", "file_name", "image", "path", "filepath", "file_path", "image_path")
+LABEL_COLUMNS = ("label", "class", "category", "target")
+"""Names of the columns, in any case. Of several, the first in this order is used."""
+DELIMITERS = (",", ";", "\t")
 
 
 def class_names(source: Files, names: Sequence[str], table: str, say: Say) -> list[str]:
@@ -24,11 +35,15 @@ def class_names(source: Files, names: Sequence[str], table: str, say: Say) -> li
     ``names``: the readable files of the source. Raises UserError if the CSV file does not match them.
     """
     path = Path(table).expanduser()
-    table_labels = _read_table(path)
-    matched, unknown = _match(table_labels, source.names)
+    table_labels = _read_table(path, say)
+    matched, unknown = _match(table_labels, source, path)
+    if not table_labels:
+        raise UserError(f"labels: {path} has no row below its column names; add a row for each image")
     if not matched:
-        example = f" (for example {_examples(unknown)})" if unknown else ""
-        raise UserError(f"labels: none of the files in {path} is in {source.path}{example}")
+        raise UserError(
+            f"labels: none of the {len(table_labels):,} files in {path} is in {source.path}; it names "
+            f"'{_examples(unknown[:1])}', and an image there is '{_examples(source.names[:1])}'; name files as there"
+        )
     if unknown:
         say(f"labels: {len(unknown):,} rows of {path} match no image, for example {_examples(unknown)}")
     missing = [name for name in names if name not in matched]
@@ -88,52 +103,108 @@ def _is_number(text: str) -> bool:
     return text.lstrip("-").isascii() and text.lstrip("-").isdigit() and str(int(text)) == text
 
 
-def _read_table(path: Path) -> dict[str, str]:
+def _read_table(path: Path, say: Say) -> dict[str, str]:
+    """Labels by file, as the table writes the files."""
     if not path.is_file():
         raise UserError(f"labels is {path}, which {'is not a file' if path.exists() else 'does not exist'}")
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if "file" not in columns or "label" not in columns:
+        text = path.read_text(encoding="utf-8-sig")
+        reader, file_column, label_column = _columns(path, text, say)
+        labels: dict[str, str] = {}
+        for row in reader:
+            if not any(map(str.strip, row)):
+                continue
+            name, label = (row[column].strip() if column < len(row) else "" for column in (file_column, label_column))
+            if not name or not label:
+                raise UserError(f"labels: line {reader.line_num} of {path} has no {'label' if name else 'file'}")
+            if labels.setdefault(name, label) != label:
                 raise UserError(
-                    f"labels: {path} has the columns {', '.join(map(repr, columns)) or 'none'}; its first line must "
-                    "name 'file' and 'label'"
+                    f"labels: line {reader.line_num} of {path} gives {printable(name)} the label '{label}', and "
+                    f"an earlier one '{labels[name]}'"
                 )
-            labels: dict[str, str] = {}
-            for row in reader:
-                name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
-                if not name or not label:
-                    raise UserError(f"labels: line {reader.line_num} of {path} has no {'label' if name else 'file'}")
-                if labels.setdefault(name, label) != label:
-                    raise UserError(
-                        f"labels: line {reader.line_num} of {path} gives {printable(name)} the label '{label}', and "
-                        f"an earlier one '{labels[name]}'"
-                    )
-            return labels
+        return labels
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise UserError(f"labels: {path} is not a CSV file in UTF-8 ({error})") from None
 
 
-def _match(labels: dict[str, str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Labels by the source's names, and the table's names without one. Whole paths are matched before file names."""
-    known = set(names)
-    last_parts = Counter(name.rpartition("/")[2] for name in names)
-    by_last_part = {name.rpartition("/")[2]: name for name in names}
-    matched: dict[str, str] = {}
+def _columns(path: Path, text: str, say: Say) -> tuple[Any, int, int]:
+    """A reader of the rows below the column names, and the columns of files and labels.
+
+    The delimiter is the one with which the first line names both columns.
+    """
+    headers = []
+    for delimiter in DELIMITERS:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        header = [name.strip().lower() for name in next(reader, [])]
+        headers.append(header)
+        files, labels = ([name for name in names if name in header] for names in (FILE_COLUMNS, LABEL_COLUMNS))
+        if files and labels:
+            for found in (files, labels):
+                if len(found) > 1:
+                    say(f"labels: {path} has the columns {', '.join(found)}; '{found[0]}' is used")
+            return reader, header.index(files[0]), header.index(labels[0])
+    columns = ", ".join(repr(name) for name in max(headers, key=len)) or "none"
+    raise UserError(
+        f"labels: {path} has the columns {columns}; its first line must name one of files ({', '.join(FILE_COLUMNS)}) "
+        f"and one of labels ({', '.join(LABEL_COLUMNS)})"
+    )
+
+
+def _match(labels: dict[str, str], source: Files, table: Path) -> tuple[dict[str, str], list[str]]:
+    """Labels by the source's names, and the table's names without one.
+
+    A table's name that says where the image is comes before one that only ends alike. Raises UserError if two equally
+    sure names of an image have different labels.
+    """
+    find = _finder(source, table)
+    best: dict[str, tuple[int, str]] = {}
     unknown: list[str] = []
-    short: list[tuple[str, str]] = []
-    for name, label in labels.items():
-        plain = name.replace("\\", "/").removeprefix("./")
-        if plain in known:
-            matched[plain] = label
-        elif last_parts[plain] == 1:
-            short.append((by_last_part[plain], label))
-        else:
+    for name in labels:
+        image, rank = find(name)
+        if image is None:
             unknown.append(name)
-    for name, label in short:
-        matched.setdefault(name, label)
-    return matched, unknown
+            continue
+        earlier_rank, earlier = best.get(image, (rank, name))
+        if rank == earlier_rank and labels[name] != labels[earlier]:
+            raise UserError(
+                f"labels: in {table}, {printable(earlier)} with the label '{labels[earlier]}' and {printable(name)} "
+                f"with '{labels[name]}' both fit the image {printable(image)}; write their paths from {source.path} on"
+            )
+        if rank > earlier_rank:
+            unknown.append(name)
+            continue
+        if rank < earlier_rank:
+            unknown.append(earlier)
+        best[image] = rank, name
+    return {image: labels[name] for image, (_, name) in best.items()}, unknown
+
+
+def _finder(source: Files, table: Path) -> Callable[[str], tuple[str | None, int]]:
+    """A function from a table's name to an image of the source, or None, with its rank. 0 is the surest."""
+    known = set(source.names)
+    last_parts = Counter(name.rpartition("/")[2] for name in known)
+    by_last_part = {name.rpartition("/")[2]: name for name in known}
+    root = Path(os.path.abspath(source.path)).parts
+    starts = ["/".join(root[place:]).replace("//", "/") + "/" for place in range(len(root))]
+    folders = [os.path.abspath(folder) for folder in (table.parent, ".")]
+
+    def find(name: str) -> tuple[str | None, int]:
+        path = posixpath.normpath(name.replace("\\", "/"))
+        if name in known or path in known:  # from the source on
+            return (name if name in known else path), 0
+        for place in (path, *(posixpath.normpath(posixpath.join(folder, path)) for folder in folders)):
+            for start in starts:  # a whole path, or one from a folder above the source on
+                if place.startswith(start) and place.removeprefix(start) in known:
+                    return place.removeprefix(start), 1
+        parts = path.split("/")
+        for first in range(1, len(parts)):  # a whole path on another machine
+            if (end := "/".join(parts[first:])) in known:
+                return end, 2
+        if last_parts[path] == 1:
+            return by_last_part[path], 2
+        return None, 0
+
+    return find
 
 
 def _examples(names: Sequence[str]) -> str:

@@ -28,6 +28,9 @@ class InfoGAN:
         self.spec, self.source = spec, source
         self.names: dict[str, str] = {}
         """Names that users gave to codes, by code: {"uniform0": "slant"}."""
+        self.pixel_range: str | None = None
+        self.fit = "crop"
+        """How the training images became square pixels of 8 bits, as in the run's configuration."""
         self.generator, self.discriminator = generator.eval(), discriminator.eval()
 
     @classmethod

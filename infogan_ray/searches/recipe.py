@@ -54,8 +54,8 @@ DECIDED = (
 )
 # Fields that must be the same in all trials; otherwise scores are not comparable.
 SAME_IN_ALL_TRIALS = (
-    "data", "data_dir", "image_size", "channels", "labels", "max_bad", "feed", "evaluation", "device", "keep",
-    "max_missed_checkpoints", "mlflow", "wandb",
+    "data", "data_dir", "image_size", "channels", "labels", "max_bad", "hold_out", "pixel_range", "fit", "feed",
+    "evaluation", "device", "keep", "max_missed_checkpoints", "mlflow", "wandb",
 )  # fmt: skip
 # Fields that do not change scores. A resumed search takes them from the current recipe.
 TRACKERS = ("mlflow", "wandb")

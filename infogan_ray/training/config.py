@@ -17,7 +17,7 @@ from typing_extensions import Doc
 
 from infogan_ray import UserError
 from infogan_ray.data.augmentation import AugmentationConfig
-from infogan_ray.data.datasets import DataConfig
+from infogan_ray.data.datasets import DataConfig, fit_of_earlier_runs
 from infogan_ray.data.hold_out import EVERY_SEVENTH
 from infogan_ray.evaluation.bound import EvaluationConfig
 from infogan_ray.evaluation.metrics import SELECTABLE, is_one_prior, metric_help
@@ -63,6 +63,12 @@ class RunConfig:
     labels, if there are any. For CelebA, FILE:ATTRIBUTE is also valid."""
     max_bad: float = 0.01
     """Largest share of broken image files. They are skipped; with a larger share the run does not start."""
+    pixel_range: str | None = None
+    """LOW:HIGH, for images of more than 8 bits: the values that become black and white, for example 0:4095. By default
+    it is found from the values of all images. A resumed run keeps its range."""
+    fit: Literal["crop", "pad", "squeeze"] = "crop"
+    """How images that are not square become square: crop takes the middle, pad adds a border in the colour of the
+    image's own, squeeze changes the proportions. A resumed run keeps it."""
     hold_out: Literal["stratified", "every_seventh", "none"] = "stratified"
     """Which labelled images are held out to measure errors, if the data has no test part: about a seventh of each
     class, every seventh image as in earlier versions, or none. A resumed run keeps its rule."""
@@ -231,7 +237,7 @@ class RunConfig:
     def data_config(self) -> DataConfig:
         return DataConfig(
             self.data_dir, self.image_size, self.channels, labels=self.labels, max_bad=self.max_bad,
-            hold_out=self.hold_out,
+            pixel_range=self.pixel_range, fit=self.fit, hold_out=self.hold_out,
         )  # fmt: skip
 
     def model_spec(self, image_size: int, channels: int) -> ModelSpec:
@@ -276,7 +282,8 @@ class RunConfig:
 
         Fields that an earlier version did not have get the value of that version. Raises UserError.
         """
-        config: RunConfig = replace_fields(cls(), {**BEFORE_FIELDS, **values}, source)
+        before = {} if "fit" in values else {"fit": fit_of_earlier_runs(values.get("data"))}
+        config: RunConfig = replace_fields(cls(), {**BEFORE_FIELDS, **before, **values}, source)
         return config
 
 

@@ -56,6 +56,10 @@ def load(path: str | Path, warn: Callable[[str], None] = _warn) -> InfoGAN:
     except (KeyError, UserError) as error:
         raise UserError(f"model {folder}: {error}") from None
     model = InfoGAN.from_tensors(spec, manifest.read_tensors(checkpoints.MODEL), folder)
+    saved = description if run is None else run.read_config() if run.exists else {}
+    if "run" in saved:
+        trained = from_saved(saved, f"{folder}/{RunDirectory.CONFIG}")
+        model.pixel_range, model.fit = trained.pixel_range, trained.fit
     if run is not None:
         model.names = read_names(run.folder, model.codes)
     elif NAMES in manifest.files:

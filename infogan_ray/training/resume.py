@@ -17,6 +17,8 @@ FREE = (
     "profile", "mlflow", "wandb",
 )  # fmt: skip
 """Fields that may change. The images, the model and the feed are compared by their content, elsewhere."""
+NO_RANGE = ("pixel_range", None)
+"""A run has none if its images have 8 bits, or if an earlier version began it. The range found now is no change."""
 
 Change = dict[str, Any]
 """``field``, its values ``before`` and ``after``, and the ``step`` at which the new value took effect."""
@@ -37,7 +39,7 @@ def changed_settings(run: RunDirectory, config: RunConfig, step: int, other_imag
     changes = [
         {"step": step, "field": field, "before": before[field], "after": value}
         for field, value in after.items()
-        if field.partition(".")[0] not in FREE and value != before[field]
+        if field.partition(".")[0] not in FREE and value != before[field] and (field, before[field]) != NO_RANGE
     ]
     if other_images and saved.data != config.data:
         changes.append({"step": step, "field": "data", "before": saved.data, "after": config.data})

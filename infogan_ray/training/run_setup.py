@@ -29,7 +29,14 @@ from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.disk_room import run_warning
 from infogan_ray.training.json_difference import difference
-from infogan_ray.training.resume import Change, change_text, changed_settings, recorded_changes, steps_of_epochs
+from infogan_ray.training.resume import (
+    Change,
+    change_text,
+    changed_settings,
+    own_settings,
+    recorded_changes,
+    steps_of_epochs,
+)
 from infogan_ray.training.run_cost import checkpoint_plan, checkpoint_size, steps_plan
 from infogan_ray.training.run_outcome import Listener
 from infogan_ray.training.tracking.addresses import with_absolute_path
@@ -45,6 +52,7 @@ def check_data(
     Calls ``say`` with messages, for example about a download. ``sample``: number of images to read of a streamed
     dataset. Workers read their own images.
     """
+    config = with_saved_range(config, say)
     if config.name is None:
         raise UserError("name is not set; give the run a --name")
     if config.data is None:
@@ -85,6 +93,24 @@ def resolve_feed(config: RunConfig) -> str:
     return saved
 
 
+def with_saved_range(config: RunConfig, say: Callable[[str], None] = lambda line: None) -> RunConfig:
+    """``config`` with the pixel range of a resumed run, if it has none, so that the images stay the same."""
+    run = RunDirectory(open_storage(config.storage) / config.name) if config.resume and config.name else None
+    if run is None or not run.exists or config.pixel_range is not None:
+        return config
+    saved = own_settings(run).pixel_range
+    if saved is not None:
+        say(f"data: pixel_range is {saved}, as {config.name} began")
+    return dataclasses.replace(config, pixel_range=saved)
+
+
+def with_feed_and_conversion(config: RunConfig, images: ImageSet) -> RunConfig:
+    """``config`` with the feed, the fit and the pixel range of its images: the same for all workers and later runs."""
+    how = images.conversion
+    found = {"feed": images.feed, "fit": how.fit, "pixel_range": how.range_text or config.pixel_range}
+    return config.override(found, "the data")
+
+
 def prepare_run(
     config: RunConfig, images: ImageSet, budget: MemoryBudget, listen: Listener
 ) -> tuple[RunConfig, RunDirectory]:
@@ -95,7 +121,7 @@ def prepare_run(
     name = config.name
     assert name is not None, "see check_data"
     feed_message = feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, budget)
-    config = config.override({"feed": images.feed}, "the data")  # the same feed for all workers and for a resumed run
+    config = with_feed_and_conversion(with_saved_range(config), images)
     storage, steps = open_storage(config.storage), config.total_steps(images.count)
     size = checkpoint_size(config, images)
     warning = run_warning(config, steps, size, RunDirectory(storage / name))

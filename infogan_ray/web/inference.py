@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor
 
 from infogan_ray import UserError
+from infogan_ray.data.conversion import Conversion
 from infogan_ray.data.decoding import decode
 from infogan_ray.data.image_files import Broken
 from infogan_ray.models.infogan import InfoGAN
@@ -122,11 +123,12 @@ def values_of(model: InfoGAN, latent: Tensor) -> dict[str, float]:
 
 
 def read_image(model: InfoGAN, content: bytes) -> Tensor:
-    """An uploaded image, uint8 (1, C, H, W), in the model's size and channels. Raises UserError for other content."""
+    """An uploaded image, uint8 (1, C, H, W), converted as the model's training images. Raises UserError for others."""
     if len(content) > MAX_BYTES:
         raise UserError(f"the image has {len(content):,} bytes; at most {MAX_BYTES:,} are allowed")
     try:
-        array, _ = decode(content, model.spec.image_size, model.spec.channels, MAX_PIXELS)
+        how = Conversion.of(model.fit, model.pixel_range)
+        array, _ = decode(content, model.spec.image_size, model.spec.channels, MAX_PIXELS, how=how)
     except Broken as reason:
         raise UserError(f"this is not an image that can be read: it {reason}") from None
     return torch.from_numpy(array).unsqueeze(0)

@@ -15,8 +15,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from ray import tune
 
 from infogan_ray import UserError
@@ -24,13 +26,17 @@ from infogan_ray.cli import display
 from infogan_ray.cli.exit_codes import DONE, FAILED, USAGE
 from infogan_ray.cli.main import COMMANDS, main
 from infogan_ray.cli.train import train_config
+from infogan_ray.data.datasets import load_images
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation import texts
 from infogan_ray.searches.recipe import Recipe
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
+from infogan_ray.training.load_model import load
 from infogan_ray.training.presets import PRESETS
+from infogan_ray.web.explorer.real_images import RealImageSource
+from infogan_ray.web.inference import read_image
 from tests.conftest import tiny_config
 from tests.storage.test_json_text import strict
 from tests.training.test_step import run_alone
@@ -302,7 +308,6 @@ def test_every_preset_builds(name: str) -> None:
 def test_commands_that_use_a_model(
     trained: Path, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import pyarrow.parquet as pq
 
     def out(*words: object, code: int = 0) -> str:
         assert main([str(word) for word in words]) == code
@@ -378,6 +383,39 @@ def test_an_epoch_and_what_it_leaves_out_are_shown(npz: Path, capsys: pytest.Cap
     ) in capsys.readouterr().out
     assert main([*words, "--steps", "10", "--batch-size", "83"]) == DONE
     assert "\nsteps: 10 of 83 images, 10 epochs; an epoch is 1 step and has all 83 images\n" in capsys.readouterr().out
+
+
+def test_later_commands_convert_images_as_training_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dark image alone is scaled by the range of the training images, and padded as they were."""
+    folder = tmp_path / "wide"
+    folder.mkdir()
+    for number in range(40):
+        values = np.random.default_rng(number).integers(0, 100 * (number + 1), (16, 24)).astype(np.uint16)
+        Image.fromarray(values).save(folder / f"{number:02d}.png")
+    config = tiny_config(data=str(folder), image_size=16, channels=1, pixel_range="0:4095", fit="pad")
+    images = load_images(str(folder), config.data_config, say=lambda line: None)
+    run, _ = run_alone(config, images, tmp_path / "tiny")
+    model_folder = f"{run.folder}/model"
+    for source in (model_folder, str(run.folder), str(run.folder / "checkpoints" / "step_00000006")):
+        model = load(source)
+        assert (model.pixel_range, model.fit) == ("0:4095", "pad")
+    dark = folder / "00.png"
+    assert torch.equal(read_image(model, dark.read_bytes()), images.images[:1])
+    real = RealImageSource().load(open_storage(model_folder), model)
+    assert real is not None and torch.equal(real.images, images.images)
+    wanted = model.encode(images.images)
+    for path in (folder, dark):
+        assert main(["encode", model_folder, str(path), "-o", str(tmp_path / "c.parquet")]) == 0
+        found = np.array(pq.read_table(tmp_path / "c.parquet")["cat0_probabilities"].to_pylist())
+        assert np.allclose(found, wanted["cat0_probabilities"][: len(found)], atol=1e-6)
+    assert main(["encode", model_folder, str(dark), "--pixel-range", "0:99", "-o", str(tmp_path / "c.parquet")]) == 0
+    assert "pixel range 0:99, as set, for 1 image of more than 8 bits" in capsys.readouterr().err
+    assert not np.allclose(
+        np.array(pq.read_table(tmp_path / "c.parquet")["cat0_probabilities"].to_pylist()),
+        wanted["cat0_probabilities"][:1], atol=1e-6,
+    )  # fmt: skip
+    assert main(["evaluate", model_folder, "--samples", "50"]) == 0
+    assert "pixel range 0:4095, as set, for 40 images" in capsys.readouterr().err
 
 
 def test_doctor_reports_findings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,8 +84,8 @@ def test_npz_is_read_and_pickled_objects_are_refused(npz: Path, tmp_path: Path) 
     np.savez(evil, images=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="pickled objects, which are never read"):
         load_images(str(evil))
-    np.savez(evil, images=np.zeros((3, 16, 16)))
-    with pytest.raises(ValueError, match="must be uint8"):
+    np.savez(evil, images=np.zeros((3, 16)))
+    with pytest.raises(ValueError, match=r"must be numbers \(N, H, W\)"):
         load_images(str(evil))
     evil.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="evil.npz"):
@@ -111,11 +111,10 @@ def test_class_folders_give_labels_and_a_broken_image_is_named(tmp_path: Path) -
         load_images(str(tmp_path / "photos"), DataConfig(image_size=16))
 
 
-def test_arrays_in_pytorchs_order_and_float_arrays_are_refused_with_a_fix(tmp_path: Path) -> None:
+def test_arrays_in_pytorchs_order_are_refused_with_a_fix(tmp_path: Path) -> None:
     for name, array, way_out in (
         ("chw", np.zeros((90, 3, 32, 32), np.uint8), r"save images\.transpose\(0, 2, 3, 1\)"),
         ("grey", np.zeros((90, 1, 32, 32), np.uint8), r"looks like \(N, C, H, W\)"),
-        ("floats", np.zeros((90, 32, 32), np.float32), r"\(255 \* x\)\.round\(\)\.astype\('uint8'\)"),
     ):
         np.savez(tmp_path / f"{name}.npz", images=array)
         with pytest.raises(ValueError, match=way_out):

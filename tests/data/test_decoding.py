@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infogan_ray.data.decoding import FORMATS, Facts, decode
+from infogan_ray.data.conversion import Conversion
+from infogan_ray.data.decoding import Facts, decode, wide_values
 from infogan_ray.data.image_files import Broken
+from infogan_ray.data.image_kinds import FORMATS
+from infogan_ray.data.pixel_range import CLIPPED
 
 RED, WHITE, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 255)
 
@@ -100,6 +103,89 @@ def test_wide_value_ranges_are_scaled_and_not_clipped(values: np.ndarray, low: f
     assert np.abs(pixels.ravel() - wanted).max() <= 1 and pixels.max() == 255
 
 
+def test_a_range_of_the_dataset_is_used_and_clipping_is_counted() -> None:
+    ramp = np.linspace(0, 4095, 32 * 32).reshape(32, 32).astype(np.uint16)
+    for text, wanted, clipped in (("0:4095", ramp / 4095, False), ("0:1000", ramp / 1000, True)):
+        how = Conversion.of("crop", text)
+        pixels, facts = decode(encoded(Image.fromarray(ramp)), 32, 1, how=how)
+        assert np.array_equal(pixels[0], (wanted * 255).round().clip(0, 255))
+        assert facts.values is not None and str(facts.values) == "0...4095"
+        assert facts.changes == (f"16-bit scaled from 0...{text[2:]}", *([CLIPPED] if clipped else []))
+    plain = encoded(halves("RGB", RED, BLUE))
+    assert np.array_equal(decode(plain, 32, 3, how=how)[0], decode(plain, 32, 3)[0])
+    assert wide_values(plain) is None and wide_values(encoded(Image.fromarray(ramp))) == facts.values
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("form", ["PNG", "little-endian TIFF", "big-endian TIFF", "compressed TIFF"])
+def test_colour_of_sixteen_bits_keeps_its_bits(form: str, channels: int) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (32, 32, channels)).astype(np.uint16)
+    values[..., 3:] = 65535
+    if form == "PNG":
+        content = png_of_sixteen_bits(values)
+    else:
+        content = tiff_of_sixteen_bits(values, ">" if form.startswith("big") else "<", form.startswith("compressed"))
+    pixels, facts = decode(content, 32, 3, how=Conversion.of("crop", "0:4095"))
+    assert np.array_equal(pixels.transpose(1, 2, 0), (values[..., :3] / 4095 * 255).round())
+    assert facts.changes[0] == "16-bit scaled from 0...4095" and facts.values == wide_values(content)
+    cut = decode_error(content[: len(content) // 2])
+    assert "is cut off" in cut or "is not a readable image" in cut
+
+
+def test_a_colour_key_of_sixteen_bits_is_transparent() -> None:
+    values = np.full((32, 32, 3), 1000, np.uint16)
+    values[:16] = (1, 2, 3)
+    pixels, facts = decode(png_of_sixteen_bits(values, key=(1, 2, 3)), 32, 3, how=Conversion.of("crop", "0:1000"))
+    assert (pixels == 255).all() and facts.changes[1] == "RGBA composited on white"
+    values[:16] = 0
+    assert decode(png_of_sixteen_bits(values, key=(1, 2, 3)), 32, 3)[0][0, 0, 0] == 0
+
+
+def test_bits_that_pillow_cannot_read_are_named() -> None:
+    """Grey and alpha of 16 bits: the upper bytes are read."""
+    values = np.full((32, 32, 2), 65535, np.uint16)
+    values[..., 0] = 0x1234
+    pixels, facts = decode(png_of_sixteen_bits(values), 32, 1)
+    assert (pixels == 0x12).all() and "16-bit colour by its upper bytes" in facts.changes
+
+
+def decode_error(content: bytes) -> str:
+    with pytest.raises(Broken) as error:
+        decode(content, 32, 3)
+    return str(error.value)
+
+
+def png_of_sixteen_bits(values: np.ndarray, key: tuple[int, ...] | None = None) -> bytes:
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    colour_type = {2: 4, 3: 2, 4: 6}[channels]
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
+    parts += [(b"tRNS", struct.pack(">3H", *key))] if key else []
+    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    )
+
+
+def tiff_of_sixteen_bits(values: np.ndarray, order: str, compressed: bool) -> bytes:
+    height, width, channels = values.shape
+    pixels = values.astype(f"{order}u2").tobytes()
+    if compressed:
+        pixels = zlib.compress(pixels)
+    entries = {
+        256: width, 257: height, 259: 8 if compressed else 1, 262: 2, 277: channels, 278: height, 279: len(pixels),
+    } | ({338: 2} if channels == 4 else {})  # fmt: skip
+    start = 8 + 2 + 12 * (len(entries) + 2) + 4  # of the depths; then the pixels
+    entries |= {258: start, 273: start + 2 * channels}
+    body = struct.pack(f"{order}H", len(entries))
+    for tag, value in sorted(entries.items()):
+        kind, count = (3, channels) if tag == 258 else (4, 1)
+        body += struct.pack(f"{order}HHII", tag, kind, count, value)
+    depths = struct.pack(f"{order}{channels}H", *[16] * channels)
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+    return head + body + bytes(4) + depths + pixels
+
+
 def test_images_with_nan_pixels_are_broken() -> None:
     with pytest.raises(Broken, match="not numbers"):
         read(encoded(Image.fromarray(np.full((32, 32), np.nan, np.float32)), "TIFF"))
@@ -175,8 +261,8 @@ def test_broken_images_report_the_reason() -> None:
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     for content, reason in (
         (b"", "is empty"),
-        (b"no image", "no PNG, JPEG, WebP, TIFF, GIF or BMP"),
-        (postscript, "no PNG, JPEG, WebP, TIFF, GIF or BMP"),
+        (b"no image", "no PNG, JPEG, .* or QOI"),
+        (postscript, "no PNG, JPEG, .* or QOI"),
         (photo[: len(photo) // 2], "is cut off"),
         (square_png(60_000), "too many pixels"),
         (square_png(10_001), "10,001 x 10,001 pixels; at most 100,000,000"),

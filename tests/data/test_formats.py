@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -220,7 +221,7 @@ def test_broken_images_count_against_max_bad_in_tables_and_tars(tmp_path: Path) 
     structs[9] = {"bytes": None, "path": "elsewhere.png"}
     table = tmp_path / "a.parquet"
     pq.write_table(pa.table({"image": structs, "label": [row // 2 for row in range(20)]}), table)
-    with pytest.raises(ValueError, match="a.parquet/7 is cut off.*a.parquet/9 has no bytes in the table"):
+    with pytest.raises(ValueError, match="a.parquet/7 is cut off.*a.parquet/9 has only the path 'elsewhere.png'"):
         load(table, image_size=28)
     found = load(table, image_size=28, max_bad=0.1)
     assert found.labels is not None and found.test_labels is not None
@@ -261,6 +262,22 @@ def test_a_missing_label_drops_all_labels(tmp_path: Path) -> None:
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     assert open_collection(tmp_path / "a.parquet", say=messages.append).classes is None
     assert messages[-1].endswith("have no label; no labels are used")
+
+
+def test_linked_samples_of_a_tar_have_their_labels(tmp_path: Path) -> None:
+    images = pixels(2, 8, 8)
+    with tarfile.open(layouts.tar(tmp_path / "a.tar", [("0.png", png(images[0])), ("0.cls", b"7")]), "a") as archive:
+        for name, target, kind in (
+            ("1.png", "0.png", tarfile.LNKTYPE), ("1.cls", "0.cls", tarfile.LNKTYPE),
+            ("2.png", "1.png", tarfile.SYMTYPE), ("2.cls", "1.cls", tarfile.SYMTYPE),
+            ("3.cls", "/etc/hostname", tarfile.SYMTYPE),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    collection = open_collection(tmp_path / "a.tar")
+    assert (collection.kind, collection.count, collection.classes) == ("WebDataset tar", 3, ["7"])
+    assert all(isinstance(item, Item) and item.label == 0 for item in read(collection, 0, 3).values())
 
 
 def test_captions_and_tables_beside_class_folders_change_nothing(tmp_path: Path) -> None:
@@ -407,6 +424,9 @@ def bad_files(root: Path) -> list[tuple[Path, str]]:
     features = b'{"info": {"features": {"label": {"names": ["x"], "_type": "ClassLabel"}}}}'
     table = pa.table({"image": [b"a"], "label": [1]}).replace_schema_metadata({b"huggingface": features})
     pq.write_table(table, root / "names.parquet")
+    layouts.tar(root / "python.tar.gz", [("cifar-10-batches-py/data_batch_4", b"\x80\x02}q")])
+    (root / "archive").mkdir()
+    cut(layouts.cifar10_archive(root / "archive").path).rename(root / "cut.tar.gz")
     files = [("0.png", png(pixels(1, 4, 4)[0])), ("0.cls", b"1")]
     twice = layouts.tar(root / "twice.tar", [*files, ("0.json", b'{"label": 2}')])
     short = layouts.tar(root / "short.tar", [*files, ("1.png", bytes(30_000))])
@@ -434,9 +454,15 @@ def bad_files(root: Path) -> list[tuple[Path, str]]:
         (root / "none-images-idx3-ubyte", "there is no image in"),
         (cut(root / "sprites" / "dsprites.npz"), "is not a whole .npz file"),
         (root / "no.npz", "has no array 'images' (it has pictures)"),
-        (root / "many.npz", "must be integers (3,)"),
+        (root / "many.npz", "must be integers (3,) or (3, 1), texts, or one-hot rows"),
         (cut(root / "table" / "a.parquet"), "is not a whole .parquet file"),
-        (root / "text.parquet", "has no column of images"),
+        (
+            root / "text.parquet",
+            "has no column of images; it has text (string), label (int64); an image is",
+        ),
+        (root / "python.tar.gz", "fetch the binary version, cifar-10-binary.tar.gz"),
+        (root / "cut.tar.gz", "is not a whole .tar file"),
+        *((path, message) for path, message in bad_tables(root / "tables")),
         (root / "two.parquet", "has the image columns left, right"),
         (root / "names.parquet", "a label of"),
         (twice, "gives 0 the labels '1' and '2'"),
@@ -445,15 +471,131 @@ def bad_files(root: Path) -> list[tuple[Path, str]]:
     ]
 
 
+def bad_tables(root: Path) -> list[tuple[Path, str]]:
+    root.mkdir()
+    one = png(pixels(1, 4, 4)[0])
+    nested = {"image": [{"data": {"bytes": one, "and a long name": one}}], "boxes": [[[1.0, 2.0]]]}
+    not_utf8 = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")]
+    )
+    cases: dict[str, tuple[dict[str, Any], str]] = {
+        "lists": ({"image": [[1, 2, 3]]}, "it has image (list<element: int64>)"),
+        "nested": (nested, "it has image (struct<data: struct<bytes: binary, and a long name: binary>>), boxes (list<"),
+        "bytes": ({"image": [{"bytes": {"bytes": one}}]}, "it has image (struct<bytes: struct<bytes: binary>>)"),
+        "null": ({"image": [None, None]}, "it has image (null)"),
+        "many": ({f"pixel{number}": [0] for number in range(784)}, "pixel9 (int64) and 774 more"),
+        "rows": ({"image": pa.array([], pa.binary())}, "there is no image in"),
+        "outside": ({"image": ["/etc/passwd"]}, "outside.parquet/0 has only the path '/etc/passwd', which is outside"),
+        "above": ({"image": ["../x.png"]}, "has only the path '../x.png', which is outside the table's folder"),
+        "missing": ({"path": ["x.png"]}, "has only the path 'x.png', and there is no such file beside the table"),
+        "large": ({"image": [[[1, 300]]]}, "has pixels from 1 to 300; they must be 0 to 255"),
+        "ragged": ({"image": [[[1, 3], [1]]]}, "has rows of unequal length"),
+        "channels": ({"image": [np.zeros((5, 4, 2), int).tolist()]}, "has the shape (5, 4, 2); valid are (H, W)"),
+        "text": ({"image": [one], "label": not_utf8}, "has no readable column 'label' ('utf-8' codec"),
+        "holes": ({"image": [[[1, None]]]}, "has pixels that are no whole numbers"),
+    }
+    for name, (columns, _) in cases.items():
+        pq.write_table(pa.table(columns), root / f"{name}.parquet")
+    (root / "empty.parquet").write_bytes(b"")
+    (root / "empty.arrow").write_bytes(b"")
+    equal = pa.Table.from_arrays([pa.array([one]), pa.array([1]), pa.array([2])], names=["image", "label", "label"])
+    pq.write_table(equal, root / "equal.parquet")
+    for name in ("cached", "cut", "chosen", "odd"):
+        (root / name).mkdir()
+    layouts.saved_to_disk(root / "cached")
+    (root / "cached" / "train" / "state.json").unlink()
+    layouts.saved_to_disk(root / "cut")
+    cut(root / "cut" / "train" / "data-00000-of-00001.arrow")
+    layouts.saved_to_disk(root / "chosen")
+    (root / "chosen" / "train" / "state.json").write_text('{"_data_files": [], "_indices_data_files": ["i.arrow"]}')
+    layouts.saved_to_disk(root / "odd")
+    (root / "odd" / "train" / "state.json").write_text('{"_data_files": [1]}')
+    return [
+        *((root / f"{name}.parquet", message) for name, (_, message) in cases.items()),
+        (root / "empty.parquet", "is not a whole .parquet file"),
+        (root / "empty.arrow", "is not a whole Arrow file"),
+        (root / "equal.parquet", "has 2 columns with the name 'label'; give each its own name"),
+        (root / "cached" / "train", f"datasets.load_from_disk('{root}/cached/train').to_parquet('images.parquet')"),
+        (root / "cut", "is not a whole Arrow file"),
+        (root / "chosen", "is a selection of rows; write it as Parquet: datasets.load_from_disk("),
+        (root / "odd", "does not name files; save the dataset again"),
+    ]
+
+
 def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
     for path, message in bad_files(tmp_path):
-        for refuse in (
-            lambda path=path: load(path, image_size=16),
-            lambda path=path: list(open_collection(path, say=quiet).read(0, 10**6)),
-        ):
-            with pytest.raises(ValueError) as refusal:
-                refuse()
-            assert message in str(refusal.value) and "\n" not in str(refusal.value), (path, str(refusal.value))
+        with pytest.raises(ValueError) as refusal:
+            load(path, image_size=16)
+        assert message in str(refusal.value) and "\n" not in str(refusal.value), (path, str(refusal.value))
+        try:
+            items = [item for _, item in open_collection(path, say=quiet).read(0, 10**6)]
+        except UserError as refused:
+            assert message in str(refused), (path, str(refused))
+        else:
+            assert items and all(isinstance(item, Broken) for item in items), path
+
+
+BINARY = [pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(len(png(np.zeros((8, 8), np.uint8))))]
+
+
+@pytest.mark.parametrize("kind", BINARY, ids=str)
+def test_every_type_of_bytes_is_read(kind: pa.DataType, tmp_path: Path) -> None:
+    content = png(np.zeros((8, 8), np.uint8))
+    plain, empty = pa.array([content, None], kind), pa.nulls(2, pa.string())
+    struct = pa.StructArray.from_arrays([plain, empty], ["bytes", "path"])
+    for column in (plain, struct, *([plain.dictionary_encode()] if kind == pa.binary() else [])):
+        pq.write_table(pa.table({"image": column, "hash": pa.array([b"a", b"b"])}), tmp_path / "a.parquet")
+        messages: list[str] = []
+        items = read(open_collection(tmp_path / "a.parquet", say=messages.append), 0, 2)
+        assert isinstance(items[0], Item) and items[0].image == content
+        assert isinstance(items[1], Broken) and str(items[1]) == "is null in the table"
+        assert messages == [f"data: {tmp_path}/a.parquet has the image columns image, hash; 'image' is used"]
+
+
+def test_a_tensor_and_wide_numbers_are_pixels(tmp_path: Path) -> None:
+    images = pixels(3, 4, 6)
+    kind = pa.fixed_shape_tensor(pa.uint8(), [4, 6])
+    tensor = pa.ExtensionArray.from_storage(kind, pa.array(images.reshape(3, -1).tolist(), pa.list_(pa.uint8(), 24)))
+    for column in (tensor, pa.array(images.tolist())):
+        pq.write_table(pa.table({"image": column}), tmp_path / "a.parquet")
+        for row, item in read(open_collection(tmp_path / "a.parquet"), 0, 3).items():
+            assert isinstance(item, Item) and np.array_equal(plain(item.image), images[row])
+
+
+def test_images_that_a_table_only_names_are_read_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "0.png").write_bytes(content := png(pixels(1, 8, 8)[0]))
+    (tmp_path / "1.png").write_bytes(content)
+    structs = [{"path": "0.png"}, {"path": "part\\0.png"}, {"path": f"{tmp_path}/part/0.png"}, {"path": "../1.png"}]
+    pq.write_table(pa.table({"picture": structs}), tmp_path / "part" / "a.parquet")
+    found = read(open_collection(tmp_path / "part" / "a.parquet"), 0, 4)
+    assert [isinstance(item, Item) for item in found.values()] == [True, False, True, False]
+    assert open_collection(tmp_path).kind == "folder of images"
+
+
+def test_damage_inside_an_arrow_file_breaks_only_its_own_images(tmp_path: Path) -> None:
+    """An offset of the second batch points behind the end of its bytes."""
+    table = pa.table({"image": [png(image) for image in pixels(8, 8, 8)]})
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as stream:
+        stream.write_table(table, max_chunksize=4)
+    second = np.array([0, *np.cumsum([len(cell) for cell in table["image"].to_pylist()[4:]])], np.int32).tobytes()
+    content = (tmp_path / "a.arrow").read_bytes()
+    place = content.rindex(second)
+    (tmp_path / "a.arrow").write_bytes(content[: place + 4] + b"\xff\xff\xff\x7f" + content[place + 8 :])
+    items = read(open_collection(tmp_path / "a.arrow"), 0, 8)
+    assert [isinstance(item, Item) for _, item in sorted(items.items())] == [True] * 4 + [False] * 4
+    assert str(items[5]).startswith("is damaged in the table")
+
+
+def test_cifars_archive_is_found_in_its_folder_and_names_its_images(tmp_path: Path) -> None:
+    made = layouts.cifar10_archive(tmp_path)
+    for path in (made.path, tmp_path):
+        collection = open_collection(path, say=quiet)
+        items = [*read(collection, 3, 5).values(), *read(collection.test, 0, 1).values()] if collection.test else []
+        names = [
+            item.path.removeprefix(f"{made.path}/cifar-10-batches-bin/") for item in items if isinstance(item, Item)
+        ]
+        assert names == ["data_batch_1.bin/3", "data_batch_2.bin/0", "test_batch.bin/0"]
 
 
 def test_damage_inside_a_table_breaks_only_its_own_images(tmp_path: Path) -> None:
@@ -468,6 +610,120 @@ def test_damage_inside_a_table_breaks_only_its_own_images(tmp_path: Path) -> Non
 def test_encoded_layouts_require_an_image_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"image_size is not set; WebDataset tar .* --image-size 32"):
         load(layouts.webdataset(tmp_path).path)
+
+
+def arrays(count: int = COUNT, seed: int = 0) -> np.ndarray:
+    return pixels(count, 16, 16, 3, seed=seed)
+
+
+def test_keras_arrays_have_a_test_part_and_common_classes(tmp_path: Path) -> None:
+    labels, test_labels = np.array([5, 7] * (COUNT // 2))[:, None], np.array([7, 9, 9, 7, 5, 5])
+    np.savez(
+        tmp_path / "a.npz", x_train=arrays(), y_train=labels, x_test=arrays(TEST_COUNT, 1), y_test=test_labels,
+        extra=np.zeros(3),
+    )  # fmt: skip
+    messages: list[str] = []
+    found = load_images(str(tmp_path / "a.npz"), DataConfig(), messages.append)
+    assert found.classes == ("5", "7", "9") and found.labels is not None and found.test_labels is not None
+    assert found.labels.tolist() == [0, 1] * (COUNT // 2) and found.test_labels.tolist() == [1, 2, 2, 1, 0, 0]
+    assert torch.equal(found.images, as_tensor(arrays())) and found.test_images is not None
+    assert torch.equal(found.test_images, as_tensor(arrays(TEST_COUNT, 1)))
+    assert f"data: {tmp_path}/a.npz: x_train, y_train, x_test, y_test; not used: extra" in messages
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted", "classes"),
+    [
+        (np.array(["dog", "ant"] * 10), [1, 0] * 10, ["ant", "dog"]),
+        (np.array([b"10", b"9"] * 10), [1, 0] * 10, ["9", "10"]),
+        (np.eye(3, dtype=np.float32)[[2, 0] * 10], [1, 0] * 10, ["0", "2"]),
+        (np.array([1.0, 0.0] * 10), [1, 0] * 10, ["0", "1"]),
+        (np.array([[True], [False]] * 10), [1, 0] * 10, ["False", "True"]),
+        (np.array([0.5, 0.0] * 10), None, None),
+        (np.zeros((19,), int), None, None),
+        (np.zeros((20, 4, 4), int), None, None),
+    ],
+)
+def test_unnamed_arrays_are_images_and_perhaps_labels(
+    labels: np.ndarray, wanted: list[int] | None, classes: list[str] | None, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "a.npz", arrays(20), labels)
+    messages: list[str] = []
+    found = open_collection(tmp_path / "a.npz", say=messages.append)
+    assert (None if found.labels is None else found.labels.tolist()) == wanted and found.classes == classes
+    assert any("not used: arr_1" in line for line in messages) == (wanted is None)
+    assert any("such as 0.5, which are not classes" in line for line in messages) == (labels.flat[0] == 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (np.linspace(0, 1, 20 * 256).astype(np.float16), "0:1"), (np.linspace(-1, 1, 20 * 256), "-1:1"),
+        (np.arange(20 * 256).astype(">u2") % 4096, "0:4095"), (np.arange(20 * 256, dtype=np.int64) - 9, "-9:5110"),
+        (np.arange(20 * 256) % 2 == 0, None), (np.asfortranarray(np.arange(20 * 256, dtype=np.uint16)), "0:16383"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_arrays_of_any_numbers_have_one_range(
+    values: np.ndarray, wanted: str | None, ending: str, tmp_path: Path
+) -> None:
+    values = values.reshape(20, 16, 16)
+    if ending == "npy":
+        np.save(tmp_path / "a.npy", np.asfortranarray(values))
+    else:
+        np.savez_compressed(tmp_path / "a.npz", images=values)
+    found = load(tmp_path / f"a.{ending}")
+    assert found.conversion.range_text == wanted
+    low, high = (0, 1) if wanted is None else map(float, wanted.split(":"))
+    scaled = ((values.astype(float) - low) * (255 / (high - low))).round().astype(np.uint8)
+    assert torch.equal(found.images, torch.from_numpy(scaled)[:, None])
+
+
+def test_a_test_part_has_the_range_of_the_training_part(tmp_path: Path) -> None:
+    train = np.full((20, 16, 16), 1000, np.uint16)
+    np.savez(tmp_path / "a.npz", x_train=train, x_test=np.array([500, 4000], np.uint16)[:, None, None] + train[:2] * 0)
+    messages: list[str] = []
+    found = load_images(str(tmp_path / "a.npz"), DataConfig(), messages.append)
+    assert found.test_images is not None and found.test_images[:, 0, 0, 0].tolist() == [125, 255]
+    assert any("1 images of" in line and "clipped" in line for line in messages)
+
+
+def test_arrays_that_are_not_square_are_cropped_unless_fit_is_set(tmp_path: Path) -> None:
+    images = pixels(20, 16, 24, 3)
+    np.save(tmp_path / "a.npy", images)
+    tensor = as_tensor(images)
+    assert torch.equal(load(tmp_path / "a.npy").images, tensor[..., 4:20])
+    assert load(tmp_path / "a.npy", fit="pad").images.shape == (20, 3, 24, 24)
+    with pytest.raises(UserError, match="the images are 16x24; to squeeze them, set image_size"):
+        load(tmp_path / "a.npy", fit="squeeze")
+    squeezed = torch.nn.functional.interpolate(tensor.float(), (16, 16), mode="bilinear", antialias=True)
+    assert torch.equal(load(tmp_path / "a.npy", fit="squeeze", image_size=16).images, squeezed.round().byte())
+
+
+def test_arrays_that_cannot_be_images_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    nan = np.zeros((20, 16, 16), np.float32)
+    nan[7, 3, 3] = np.nan
+    for array, message in (
+        (np.array([{}] * 3, object), "holds pickled objects, which are never read"),
+        (np.zeros((20, 16, 16), np.complex64), "must be numbers (N, H, W)"),
+        (np.zeros((20, 16, 16, 5), np.uint8), "with 5 channels; valid are 1 (grey)"),
+        (np.zeros((40, 30, 3), np.uint8), "looks like one image (H, W, C)"),
+        (np.zeros((20, 3, 16, 16), np.uint8), "looks like (N, C, H, W)"),
+        (np.zeros((20, 0, 16), np.uint8), "have no pixels"),
+        (np.zeros((0, 16, 16), np.uint8), "there is no image in"),
+        (nan, "image 7 of"),
+    ):
+        np.save(path, array, allow_pickle=True)
+        with pytest.raises(UserError) as error:
+            load(path)
+        assert message in str(error.value) and "\n" not in str(error.value), str(error.value)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"is not a whole \.npy file"):
+        load(path)
+    np.savez(tmp_path / "b.npz", images=arrays(20), labels=np.array([{}] * 20, object))
+    with pytest.raises(UserError, match="holds pickled objects"):
+        load(tmp_path / "b.npz")
 
 
 def test_a_plain_tar_with_other_files_is_still_plain(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def test_a_messy_folder_is_read_in_order_and_other_files_are_counted(photos: Pat
     assert source.names[:4] == ("cats/0.png", "cats/1.jpg", "cats/2.webp", "cats/4.gif")
     assert len(source.names) == 18 and source.names[8] == "cats/old/3.tif"
     assert source.skipped == {
-        "hidden": 4, "left by the system": 1, ".txt files": 1, ".heic files": 1, "files without an ending": 1,
+        "hidden": 4, "left by the system": 1, ".txt files": 1,
+        ".heic files (convert these pictures to PNG or JPEG)": 1, "files without an ending": 1,
     }  # fmt: skip
     messages: list[str] = []
     found = load(photos, messages)
@@ -214,9 +215,10 @@ def test_the_order_does_not_depend_on_threads_and_progress_is_reported(
     threads: int, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_loader, "SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(threads)))
     messages: list[str] = []
     source = list_image_files(photos)
-    read = image_loader.read_pictures(source, SIZE, 3, messages.append, threads=threads)
+    read = image_loader.read_pictures(source, SIZE, 3, messages.append)
     assert read.names == list(source.names) and torch.equal(read.images[0, :, 8, 8], torch.tensor([0, 255, 128]))
     assert messages[0].startswith("data: 1 of 18 images read") and messages[-1].startswith("data: 18 of 18")
     assert threading.active_count() < 10
@@ -249,16 +251,153 @@ def test_labels_are_read_from_a_csv(photos: Path) -> None:
     for wrong, message in (
         (rows[1:], "1 of 14 images have no row in .*00.png; add them, or leave --labels out"),
         ([*rows, ("00.png", "odd")], "line 16 of .* gives 00.png the label 'odd', and an earlier one 'even'"),
-        ([("x.png", 1)], "none of the files in .* is in .*x.png"),
+        ([("x.png", 1)], "none of the 1 files in .* is in .*; it names 'x.png', and an image there is '00.png'"),
+        ([], "has no row below its column names"),
         ([("00.png", "")], "line 2 of .* has no label"),
     ):
         with pytest.raises(ValueError, match=message):
             load(flat, labels=table(photos, wrong))
     Path(csv).write_text("name;class\n")
-    with pytest.raises(ValueError, match="its first line must name 'file' and 'label'"):
+    with pytest.raises(
+        ValueError, match=r"has the columns 'name', 'class'; its first line must name one of files \(file,"
+    ):
         load(flat, labels=csv)
     with pytest.raises(ValueError, match="labels is .*nowhere.csv, which does not exist"):
         load(flat, labels="nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "header", "start"),
+    [
+        (",", "file,label", "{root}/"), (";", "File;Class", "photos/"), ("\t", "file_name\tcategory", ""),
+        (";", "id; Path ;target", "./"), (",", "\N{BYTE ORDER MARK}image,label", "up/../{root}/"),
+        (",", "filename,label", "C:/elsewhere/photos/"), (",", "file,label", "/of/another/machine/"),
+    ],
+)  # fmt: skip
+def test_a_csv_of_any_dialect_names_images_from_any_folder(
+    delimiter: str, header: str, start: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    first = ["7"] if "id" in header else []
+    for path in (photos, pack(photos, "zip", "")):
+        rows = [header]
+        for name in list_image_files(photos).names:
+            whole_name = (start.format(root=photos if path == photos else path) + name).replace(
+                "photos/", f"{path.name}/"
+            )
+            kind = name.split("/")[0]
+            rows += [
+                delimiter.join([*first, whole_name, kind]),
+                delimiter.join([*first, whole_name.replace("/", "\\"), kind]),
+            ]
+        (photos.parent / "labels.csv").write_text("\r\n".join(rows), encoding="utf-8", newline="")
+        messages: list[str] = []
+        found = load(path, messages, labels="labels.csv")
+        assert found.classes == ("cats", "dogs") and not any("labels:" in line for line in messages)
+        assert found.labels is not None and found.labels.tolist() == [0] * 8 + [1] * 8
+
+
+def test_paths_beside_the_csv_are_found_and_the_surest_name_counts(photos: Path) -> None:
+    """Both splits of a project have images of the same names, and one CSV file has both."""
+    project = photos.parent / "project"
+    for split in ("train", "test"):
+        (project / split).mkdir(parents=True)
+        for number in range(15):
+            picture(number).save(project / split / f"{number}.png")
+    rows = [f"{split}/{number}.png,{split}{number % 2}" for split in ("test", "train") for number in range(15)]
+    (project / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    messages: list[str] = []
+    found = load(project / "train", messages, labels=f"{project}/labels.csv")
+    assert found.classes == ("train0", "train1")
+    assert [line for line in messages if line.startswith("labels: 15 rows of")]
+    (project / "lists").mkdir()
+    (project / "lists" / "labels.csv").write_text("\n".join(["file,label", *(f"../{row}" for row in rows)]))
+    assert load(project / "test", labels=f"{project}/lists/labels.csv").classes == ("test0", "test1")
+    other = [f"/elsewhere/{row}" for row in rows]
+    (project / "labels.csv").write_text("\n".join(["file,label,class", *other]))
+    (project / "train").rename(project / "images")
+    with pytest.raises(
+        ValueError, match=r"test/0.png with the label 'test0' and /elsewhere/train/0.png with 'train0' both"
+    ):
+        load(project / "images", messages, labels=f"{project}/labels.csv")
+    assert messages[-1].endswith("has the columns label, class; 'label' is used")
+
+
+def test_every_ending_that_pillow_decodes_and_none_is_read(tmp_path: Path) -> None:
+    """A folder, a .zip and a .tar have the same rule."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    kinds = {
+        "pgm": "PPM", "ppm": "PPM", "jp2": "JPEG2000", "avif": "AVIF", "qoi": "QOI", "jfif": "JPEG", "png": "PNG",
+        "webp": "WEBP", "tif": "TIFF", "gif": "GIF", "bmp": "BMP", "jpg": "JPEG",
+    }  # fmt: skip
+    for number, (ending, form) in enumerate(kinds.items()):
+        picture(number, "L" if ending == "pgm" else "RGB").save(root / f"{number:02}.{ending}", form)
+        shutil.copy(root / f"{number:02}.{ending}", root / f"{number:02}")
+    shutil.copy(root / "00", root / "00.pgm.1")
+    (root / "words").write_text("BMW makes cars")
+    (root / "P3").write_text("P3x")
+    (root / "empty").write_bytes(b"")
+    (root / "raw.1").write_bytes(bytes(100))
+    (root / "page").write_bytes(b"%!PS-Adobe")
+    os.mkfifo(root / "pipe")
+    names = sorted(file.name for file in root.iterdir() if file.name[:2].isdigit())
+    assert len(names) == 25
+    skipped = {"files without an ending": 4, ".1 files": 1}
+    assert list_image_files(root).skipped == skipped | {"files without an ending": 5}
+    for path in (root, pack_files(root, "zip"), pack_files(root, "tar.gz")):
+        source = list_image_files(path)
+        assert list(source.names) == names
+        assert path == root or source.skipped == skipped
+        assert len(load(path).images) == 25
+    assert load(root / "05").images.shape == (1, 3, SIZE, SIZE)
+    with pytest.raises(ValueError, match="cannot be read; valid are"):
+        load(root / "words")
+
+
+def pack_files(folder: Path, kind: str) -> Path:
+    """Like ``pack``, without pipes."""
+    (folder / "pipe").unlink(missing_ok=True)
+    return pack(folder, kind, "")
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_links_in_a_tar_are_files_of_the_tar(kind: str, photos: Path) -> None:
+    root = photos.parent / "linked"
+    (root / "b").mkdir(parents=True)
+    picture(1).save(root / "b" / "1.png")
+    picture(2).save(root / "b" / "plain", "PNG")
+    os.link(root / "b" / "1.png", root / "b" / "2.png")
+    os.link(root / "b" / "plain", root / "b" / "same")
+    (root / "a.png").symlink_to("b/2.png")
+    (root / "b" / "c.png").symlink_to("../a.png")
+    for name, target in (("out", "/etc/hostname"), ("up", "../../x.png"), ("loop", "loop.png"), ("gone", "b/9.png")):
+        (root / f"{name}.png").symlink_to(target)
+    path = photos.parent / f"linked.{kind}"
+    with tarfile.open(path, "w" if kind == "tar" else "w:gz") as archive:
+        archive.add(root, "linked")
+        archive.add(root / "b" / "1.png", "linked/b/1.png")  # a hard link to itself
+    source = list_image_files(path)
+    assert [name.removeprefix("linked/") for name in source.names] == [
+        "a.png", "b/1.png", "b/2.png", "b/c.png", "b/plain", "b/same"
+    ]  # fmt: skip
+    assert source.skipped == {"links to no file of the archive": 4}
+    found = load(path).images[:, 0, 8, 8]
+    assert found.tolist() == [10, 10, 10, 10, 20, 20]
+    assert sorted(row for row, _ in source.contents([0, 2, 5])) == [0, 2, 5]
+
+
+def test_links_in_a_zip_are_files_of_the_zip(photos: Path) -> None:
+    path = photos.parent / "linked.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(photos / "cats" / "0.png", "a/0.png")
+        for name, target in (("b/1.png", "../a/0.png"), ("2.png", "/etc/hostname")):
+            link = zipfile.ZipInfo(name)
+            link.external_attr = 0o120777 << 16
+            archive.writestr(link, target)
+    source = list_image_files(path)
+    assert source.names == ("a/0.png", "b/1.png") and source.skipped == {"links to no file of the archive": 1}
+    assert torch.equal(whole(load(path))[0], whole(load(path))[1])
 
 
 def test_label_paths_are_absolute_for_workers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,3 +486,81 @@ def test_encode_reads_the_same_sources(photos: Path, finished: Path, tmp_path: P
     assert rows[0].pop("image")[0] == str(photos / "cats" / "0.png")
     assert rows[1].pop("image")[0] == str(photos.parent / "packed.zip" / "cats" / "0.png")
     assert rows[0] == rows[1] and len(rows[0]["cat0"]) == 18
+
+
+def wide_folder(root: Path, images: list[np.ndarray], ending: str) -> Path:
+    root.mkdir()
+    for number, values in enumerate(images):
+        Image.fromarray(values).save(root / f"{number:02d}.{ending}")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ending", "most", "wanted"),
+    [(np.uint16, "png", 4000, "0:4095"), (np.float32, "tif", 250, "0:255"), (np.int32, "tif", 90_000, "0:90000")],
+)
+def test_one_range_is_used_for_all_images_of_a_folder(
+    dtype: type, ending: str, most: int, wanted: str, tmp_path: Path
+) -> None:
+    """A dark image stays dark beside a bright one."""
+    ramp = np.linspace(0, 1, SIZE * SIZE).reshape(SIZE, SIZE)
+    folder = wide_folder(tmp_path / "wide", [(ramp * share * most).astype(dtype) for share in (0.002, 0.5, 1)], ending)
+    Image.new("L", (SIZE, SIZE), 77).save(folder / "z.png")
+    messages: list[str] = []
+    found = load(folder, messages, channels=1)
+    assert str(found.conversion.pixel_range) == wanted
+    high = float(wanted[2:])
+    for image, share in zip(found.images[:3, 0].numpy(), (0.002, 0.5, 1), strict=True):
+        assert np.array_equal(image, ((ramp * share * most).astype(dtype) * (255 / high)).round())
+    assert (found.images[3] == 77).all(), "8-bit images do not change"
+    assert any(f"data: pixel range {wanted}, from the values 0...{most} of 3 images" in line for line in messages)
+    assert torch.equal(load(folder, channels=1, pixel_range=wanted).images, found.images)
+
+
+def test_a_pixel_range_overrides_and_clipped_images_are_counted(tmp_path: Path) -> None:
+    folder = wide_folder(tmp_path / "wide", [np.full((SIZE, SIZE), v, np.uint16) for v in (10, 101, 300)], "png")
+    messages: list[str] = []
+    found = load(folder, messages, channels=1, pixel_range="0:200")
+    assert found.images[:, 0, 0, 0].tolist() == [13, 129, 255]
+    text = "\n".join(messages)
+    assert "pixel range 0:200, as set, for 3 images of more than 8 bits with the values 10...300" in text
+    assert "1 with values outside the pixel range, which are clipped" in text
+
+
+def test_a_pixel_range_without_effect_is_said(photos: Path) -> None:
+    messages: list[str] = []
+    assert torch.equal(load(photos, messages, pixel_range="0:9").images, load(photos).images)
+    assert any("pixel_range is 0:9, without effect" in line for line in messages)
+
+
+def test_inspect_says_the_pixel_range_and_what_cropping_loses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = [np.full((SIZE, 2 * SIZE), v, np.uint16) for v in (5, 4000, 80, 80)]
+    folder = wide_folder(tmp_path / "wide", values, "png")
+    assert main(["data", "inspect", str(folder)]) == DONE
+    text = capsys.readouterr().out
+    for words in (
+        "0:4095, from the values 5...4000 of 4 images", "16-bit scaled from 0...4095", "4 cropped to the middle square",
+        "4; cropping loses 50% of the pixels at the median, 50% at most; --fit pad or --fit squeeze keeps them",
+    ):  # fmt: skip
+        assert words in text, words
+    words = ["data", "inspect", str(folder), "--fit", "pad", "--pixel-range", "-5:100", "-o", str(tmp_path / "a.png")]
+    assert main(words) == DONE
+    text = capsys.readouterr().out
+    assert "4 padded to a square with the colour of its border" in text and "-5:100, as set, for 4 images" in text
+    config = train_config(shlex.split(text.splitlines()[-1].removeprefix("next: "))[2:])
+    assert (config.fit, config.pixel_range) == ("pad", "-5:100")
+    assert main(["data", "inspect", str(folder), "--pixel-range", "4095"]) == USAGE
+    assert "pixel_range is '4095'; it must be LOW:HIGH" in capsys.readouterr().err
+
+
+def test_inspect_reads_wide_arrays_as_training_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.random.default_rng(0).random((20, SIZE, SIZE, 4)).astype(np.float32)
+    np.save(tmp_path / "a.npy", images)
+    assert main(["data", "inspect", str(tmp_path / "a.npy"), "--json"]) == DONE
+    found = json.loads(capsys.readouterr().out)
+    assert found["proposal"]["channels"] == 3 and found["pixel_range"].startswith("pixel range 0:1, from the values ")
+    assert found["conversions"] == ["RGBA composited on white"] and found["not_square"] is None
+    config = train_config(shlex.split(found["proposal"]["command"])[2:])
+    assert load_images(str(config.data), config.data_config, lambda line: None).images.shape == (20, 3, SIZE, SIZE)

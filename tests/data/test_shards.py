@@ -14,6 +14,7 @@ from PIL import Image
 
 from infogan_ray.cli.main import FAILED, USAGE, main
 from infogan_ray.data.datasets import DataConfig, load_images
+from infogan_ray.data.preparation import shard_source
 from infogan_ray.data.preparation.progress_log import ProgressLog
 from infogan_ray.data.preparation.shard_plan import ShardPlan, plan_shards
 from infogan_ray.data.preparation.shard_source import open_source
@@ -218,3 +219,48 @@ def test_shards_are_written_to_and_read_from_a_bucket(photos: Path, proxy: Proxy
     assert not [wrong for shard in (*shards.train, *shards.test) if (wrong := check(shards, shard))]
     found = load_images(uri, DataConfig(), feed="stream")
     assert found.count == shards.count(TRAIN) and found.labels is not None
+
+
+@pytest.mark.parametrize("encoding", [RAW, ENCODED])
+def test_the_pixel_range_and_the_fit_are_those_of_training(encoding: str, tmp_path: Path) -> None:
+    source = tmp_path / "wide"
+    source.mkdir()
+    for number in range(30):
+        ramp = np.linspace(0, 100 * (number + 1), 16 * 24).reshape(16, 24)
+        ramp[:, 8:10] = 0, 100 * (number + 1)  # inside the middle square
+        Image.fromarray(ramp.astype(np.uint16)).save(source / f"{number:02d}.png")
+    fit = "pad" if encoding == RAW else "crop"
+    messages: list[str] = []
+    opened = open_source(str(source), DataConfig(image_size=16, channels=1, fit=fit), messages.append)
+    prepare(plan_shards(opened, encoding, 16, 1), open_storage(tmp_path / "dest"))
+    assert any("pixel range 0:4095, from the values 0...3000 of 30 images" in line for line in messages)
+    config = DataConfig(image_size=16, channels=1, fit=fit)
+    read, wanted = load_images(str(tmp_path / "dest"), config), load_images(str(source), config)
+    assert sorted(map(bytes, read.images.numpy())) == sorted(map(bytes, wanted.images.numpy()))
+    assert read.conversion == wanted.conversion
+    streamed = load_images(str(tmp_path / "dest"), config, feed="stream")
+    assert streamed.conversion == wanted.conversion and streamed.shards is not None
+    if encoding == RAW:
+        messages.clear()
+        load_images(str(tmp_path / "dest"), DataConfig(pixel_range="0:99"), messages.append)
+        assert any("pixel_range is 0:99, without effect" in line for line in messages)
+    else:
+        again = load_images(str(tmp_path / "dest"), DataConfig(None, 16, 1, pixel_range="0:99"))
+        assert not np.array_equal(again.images, read.images)
+
+
+def test_wide_images_that_the_sample_missed_are_broken_and_named(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "kind1" / "005.png").unlink()
+    Image.fromarray(np.zeros((16, 16), np.uint16)).save(photos / "kind1" / "005.png")
+    monkeypatch.setattr(shard_source, "sample_values", lambda *settings: None)
+    prepare(job_of(photos), open_storage(tmp_path / "dest"))
+    broken = open_shards(open_storage(tmp_path / "dest")).about["broken_files"]
+    assert broken == {
+        "kind1/005.png": "has more than 8 bits, and no image of the sample had; set --pixel-range LOW:HIGH"
+    }
+
+
+def test_settings_of_earlier_datasets_are_the_same_settings(photos: Path) -> None:
+    assert not {"fit", "pixel_range"} & job_of(photos).request.keys()

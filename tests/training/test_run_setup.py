@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import torch
 
 from infogan_ray.cli.exit_codes import DONE, USAGE
 from infogan_ray.cli.main import main
+from infogan_ray.cli.train import train_config
 from infogan_ray.data.feeds.feed_policy import MemoryBudget
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.disk_room import run_warning, search_warning
-from infogan_ray.training.resume import own_settings
+from infogan_ray.training.resume import own_settings, recorded_changes
 from infogan_ray.training.run_cost import checkpoint_size
 from infogan_ray.training.run_setup import check_data, prepare_run
 from tests.conftest import small_disk, tiny_config
@@ -48,6 +50,75 @@ def test_a_run_continues_only_with_the_same_data(npz: Path, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"has changed since 'run' began \(81 images, and 80 now\): its images"):
         prepare(fewer)
     assert torch.equal(check_data(config, ROOM).images, images.images)
+
+
+def wide_arrays(path: Path, most: int) -> str:
+    np.save(path, np.linspace(0, most, 40 * 16 * 16).reshape(40, 16, 16).astype(np.uint16))
+    return str(path)
+
+
+def setup(config: RunConfig) -> tuple[RunConfig, ImageSet, list[str]]:
+    messages: list[str] = []
+    images = check_data(config, ROOM, messages.append)
+    prepared, _ = prepare_run(config, images, ROOM, lambda report: messages.append(report.get("say", "")))
+    return prepared, images, messages
+
+
+def test_the_pixel_range_that_was_found_is_recorded_and_kept(tmp_path: Path) -> None:
+    data = wide_arrays(tmp_path / "a.npy", 4000)
+    config = tiny_config(data=data, storage=str(tmp_path / "runs"), name="run")
+    prepared, first, _ = setup(config)
+    assert prepared.pixel_range == "0:4095" and prepared.fit == "crop"
+    resumed = config.override({"resume": True}, "the test")
+    wide_arrays(tmp_path / "a.npy", 5000)
+    again, images, messages = setup(resumed)
+    assert again.pixel_range == "0:4095" and images.images.max() == 255 and images.images[39].min() == 255
+    assert any("pixel_range is 0:4095, as run began" in line for line in messages)
+    wide_arrays(tmp_path / "a.npy", 4000)
+    assert torch.equal(setup(resumed)[1].images, first.images)
+    for changes, message in (
+        ({"pixel_range": "0:255"}, "pixel_range is 0:255, and was 0:4095"),
+        ({"fit": "pad"}, "fit is pad, and was crop"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            setup(resumed.override(changes, "the test"))
+    prepared, _, messages = setup(resumed.override({"pixel_range": "0:255", "accept_changes": True}, "the test"))
+    assert prepared.pixel_range == "0:255" == setup(resumed)[0].pixel_range
+    assert "from step 0 on, pixel_range is 0:255 instead of 0:4095" in messages
+
+
+def test_a_resume_with_the_same_settings_passes_whatever_range_was_found(tmp_path: Path) -> None:
+    data = wide_arrays(tmp_path / "a.npy", 4000)
+    config = tiny_config(data=data, storage=str(tmp_path / "runs"), name="run")
+    _, run = prepare_run(config, check_data(config, ROOM), ROOM, lambda report: None)
+    place = ["--storage", config.storage, "--name", "run", "--resume"]
+    from_command_line = train_config(place)
+    assert from_command_line.pixel_range == "0:4095"
+    for resumed in (
+        from_command_line, own_settings(run), dataclasses.replace(config, resume=True),
+        train_config([*place, "--pixel-range", "0:4095", "--fit", "crop"]),
+    ):  # fmt: skip
+        prepared, _, messages = setup(resumed)
+        assert (prepared.pixel_range, recorded_changes(run)) == ("0:4095", [])
+        assert not any("changed" in line for line in messages)
+    saved = json.loads(run.folder.read(run.CONFIG))
+    del saved["run"]["pixel_range"]  # an earlier version did not write it
+    run.folder.write(run.CONFIG, json.dumps(saved).encode())
+    assert setup(train_config(place))[0].pixel_range == "0:4095" and recorded_changes(run) == []
+
+
+def test_a_run_of_an_earlier_version_still_squeezes_its_arrays(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.random.default_rng(0).integers(0, 256, (40, 16, 24), dtype=np.uint8))
+    config = tiny_config(data=str(tmp_path / "a.npz"), image_size=16, storage=str(tmp_path / "runs"), name="run")
+    _, squeezed, _ = setup(config.override({"fit": "squeeze"}, "the test"))
+    file = tmp_path / "runs" / "run" / "config.json"
+    saved = json.loads(file.read_text())
+    del saved["run"]["fit"], saved["run"]["pixel_range"]
+    file.write_text(json.dumps(saved))
+    run = RunDirectory(open_storage(config.storage) / "run")
+    prepared, images, messages = setup(own_settings(run))
+    assert prepared.fit == "squeeze" and torch.equal(images.images, squeezed.images)
+    assert not any("have changed" in line for line in messages)
 
 
 def test_a_run_of_an_earlier_version_keeps_its_held_out_images(npz: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from infogan_ray.data.labels import as_classes, class_names, to_numbers
 
 @dataclass(frozen=True)
 class Item:
-    """An image of a collection: an encoded file's bytes, or uint8 pixels (H, W) or (H, W, C)."""
+    """An image of a collection: an encoded file's bytes, or pixels (H, W) or (H, W, C) as they are stored."""
 
     image: bytes | np.ndarray
     path: str
@@ -104,7 +104,7 @@ class EncodedImages:
 
 @dataclass(frozen=True)
 class RawImages:
-    """Images of one size as uint8 pixels, in one file or in several consecutive files."""
+    """Images of one size as pixels of 8 bits or of wider numbers, in one file or in several consecutive files."""
 
     path: Path
     kind: str
@@ -125,7 +125,7 @@ class RawImages:
         return self.parts[0].shape
 
     def chunks(self, start: int, stop: int) -> Iterator[tuple[int, StoredImages, np.ndarray]]:
-        """Yield the index of the first image, the file, and a few images, uint8 (n, H, W[, C])."""
+        """Yield the index of the first image, the file, and a few images, (n, H, W[, C]) as they are stored."""
         before = 0
         for part in self.parts:
             first, last = max(start - before, 0), min(stop - before, part.count)
@@ -144,7 +144,7 @@ class RawImages:
         for first, part, images in self.chunks(start, stop):
             for row, image in enumerate(images, start=first):
                 label = None if self.labels is None else int(self.labels[row])
-                yield row, Item(image, f"{part.path}/{row - before[part]}", label)
+                yield row, Item(image, f"{part.name}/{row - before[part]}", label)
 
 
 def numbered(labels: np.ndarray, names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:

@@ -1,7 +1,6 @@
-"""Parquet files as Hugging Face's `datasets` writes them: a column of encoded images, perhaps a column of labels.
+"""Parquet and Arrow files as Hugging Face's `datasets` writes them: a column of images, perhaps a column of labels.
 
-An image is a struct of `bytes` and `path`, or plain bytes. The schema's metadata has the class names of a ClassLabel
-as JSON: under `huggingface`, at info.features.COLUMN.names.
+The schema's metadata has the class names of a ClassLabel as JSON: under `huggingface`, at info.features.COLUMN.names.
 """
 
 from __future__ import annotations
@@ -16,18 +15,33 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infogan_ray import UserError
 from infogan_ray.data.formats.collection import EncodedImages, Joined, numbered, with_labels
 from infogan_ray.data.formats.parts import divide, part_of_file
-from infogan_ray.data.image_files import MOST_BYTES, TABLE, Broken, Say, first_data_file, list_image_files
+from infogan_ray.data.formats.table_files import (
+    ARROW,
+    export_command,
+    header,
+    is_parquet,
+    one_line,
+    read_column,
+    read_groups,
+    table_files,
+)
+from infogan_ray.data.formats.table_images import (
+    IMAGE_NAMES,
+    NEEDED,
+    PATH_NAMES,
+    are_paths,
+    content,
+    describe_columns,
+    image_columns,
+)
+from infogan_ray.data.image_files import TABLES, Broken, Say, first_data_file, list_image_files
 from infogan_ray.data.labels import as_classes, to_numbers
 
-IMAGE_NAMES = ("image", "img", "images", "jpg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
-BATCH = 64  # images of a row group that are in memory at a time
-DAMAGED = (pa.ArrowException, OSError)
 
 
 class NoImages(UserError):
@@ -41,7 +55,7 @@ class Table:
     path: Path
     files: tuple[Path, ...]
     groups: tuple[tuple[int, ...], ...]
-    """Rows of each file's row groups."""
+    """Rows of each file's groups."""
     column: str
     skipped: Counter[str] = field(default_factory=Counter)
     crop: int | None = None
@@ -59,75 +73,65 @@ class Table:
         return str(self._folder / name)
 
     def contents(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes | Path | Broken]]:
-        """Yield rows with their bytes. Only row groups with a wanted row are opened."""
+        """Yield rows with their bytes or files. Only groups with a wanted row are opened."""
         wanted = np.array(range(len(self.names)) if rows is None else sorted(rows), np.int64)
         start = 0
         for file, sizes in zip(self.files, self.groups, strict=True):
             ends = start + np.array([0, *accumulate(sizes)])
-            groups = [g for g in range(len(sizes)) if ((wanted >= ends[g]) & (wanted < ends[g + 1])).any()]
-            for group in groups:
-                wanted_in_group = wanted[(wanted >= ends[group]) & (wanted < ends[group + 1])]
-                yield from self._group(file, group, ends[group], wanted_in_group)
+            of_group = {
+                group: set(wanted[(wanted >= ends[group]) & (wanted < ends[group + 1])].tolist())
+                for group in range(len(sizes))
+            }
+            yield from self._file(file, {group: some for group, some in of_group.items() if some}, ends)
             start = ends[-1]
 
-    def _group(self, file: Path, group: int, start: int, wanted: np.ndarray) -> Iterator[tuple[int, bytes | Broken]]:
-        remaining = set(wanted.tolist())
-        try:
-            with pq.ParquetFile(file) as table:
-                row = int(start)
-                for batch in table.iter_batches(BATCH, row_groups=[group], columns=[self.column]):
-                    column = batch.column(0)
-                    column = column.field("bytes") if pa.types.is_struct(column.type) else column
-                    for index in range(len(column)):
-                        if row + index in remaining:
-                            remaining.remove(row + index)
-                            yield row + index, _content(column[index])
-                    row += len(column)
-        except DAMAGED as error:
-            for row in sorted(remaining):
-                yield row, Broken(f"is damaged in the table ({' '.join(str(error).split())})")
-
-
-def _content(value: Any) -> bytes | Broken:
-    if not value.is_valid:
-        return Broken("has no bytes in the table, at most a path")
-    content = value.as_py()
-    return content if len(content) <= MOST_BYTES else Broken(f"has more than {MOST_BYTES // 1024**2} MiB")
-
-
-def parquet_files(folder: Path) -> list[Path]:
-    """All .parquet files in a folder and its subfolders, sorted, without hidden ones."""
-    files = folder.rglob("*.parquet")
-    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    def _file(
+        self, file: Path, wanted: dict[int, set[int]], starts: np.ndarray
+    ) -> Iterator[tuple[int, bytes | Path | Broken]]:
+        """``wanted``: the rows of each group. ``starts``: the first row of each group."""
+        following = {group: int(starts[group]) for group in wanted}
+        for group, cells in read_groups(file, list(wanted), self.column):
+            rows = wanted[group]
+            if isinstance(cells, Exception):
+                yield from ((row, Broken(f"is damaged in the table ({one_line(cells)})")) for row in sorted(rows))
+                continue
+            for row, cell in enumerate(cells, start=following[group]):
+                if row in rows:
+                    rows.remove(row)
+                    yield row, content(cell, (file.parent, self._folder))
+            following[group] += len(cells)
 
 
 def matches(path: Path) -> bool:
-    """Whether a path is a .parquet file or a folder of them.
+    """Whether a path is a .parquet or Arrow file, or a folder of them.
 
     False for tables that only describe image files, for example imagefolder's metadata.parquet.
     """
     if path.is_file():
-        return path.name.lower().endswith(TABLE)
+        return path.name.lower().endswith(TABLES)
     first = first_data_file(path)
-    return first is not None and first.suffix.lower() == TABLE and not _only_describes_files(path)
+    return first is not None and first.name.lower().endswith(TABLES) and not _only_describes_files(path)
 
 
 def _only_describes_files(folder: Path) -> bool:
+    """Whether the tables of a folder have no images, or only their paths, and the images are files in the folder."""
     try:
-        _table(folder, _parts(folder, lambda line: None)[0])
-    except NoImages:
-        try:
-            list_image_files(folder)
-        except UserError:
+        table, schema = _table(folder, _parts(folder, lambda line: None)[0])
+        if not are_paths(schema, table.column):
             return False
-        return True
+    except NoImages:
+        pass
     except UserError:
-        pass  # open_images raises the error
-    return False
+        return False  # open_images raises the error
+    try:
+        list_image_files(folder)
+    except UserError:
+        return False
+    return True
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """Open a .parquet file or a folder of them. For the test split see ``parts``.
+    """Open a .parquet or Arrow file or a folder of them. For the test split see ``parts``.
 
     Raises NoImages if no column holds images, and UserError, in one line, for files that cannot be read.
     """
@@ -138,58 +142,55 @@ def _parts(path: Path, say: Say) -> tuple[list[Path], list[Path]]:
     """The files of the training split and of the test split."""
     if path.is_file():
         return [path], []
-    files = parquet_files(path)
+    files = table_files(path)
+    if not files:
+        raise NoImages(
+            f"data: {path} has {ARROW} files without the state.json of save_to_disk; give one file, or "
+            f"{export_command(path)}"
+        )
     return divide(files, [part_of_file(file, path) for file in files], path, say)
 
 
 def _open(path: Path, say: Say) -> EncodedImages:
     train, test = _parts(path, say)
-    table, schema = _table(path, train)
+    kind = "Parquet" if is_parquet(train[0]) else "Arrow"
+    table, schema = _table(path, train, say)
     tables = [table, *([_table(path, test)[0]] if test else [])]
     found = _labels(tables, schema, path, say)
     if found is None:
-        return EncodedImages(table, "Parquet", test=EncodedImages(tables[1], "Parquet") if test else None)
+        return EncodedImages(table, kind, test=EncodedImages(tables[1], kind) if test else None)
     numbers, classes = found
     count = len(table.names)
-    test_split = EncodedImages(tables[1], "Parquet", classes, numbers[count:]) if test else None
-    return EncodedImages(table, "Parquet", classes, numbers[:count], test_split)
+    test_split = EncodedImages(tables[1], kind, classes, numbers[count:]) if test else None
+    return EncodedImages(table, kind, classes, numbers[:count], test_split)
 
 
-def _table(path: Path, files: list[Path]) -> tuple[Table, pa.Schema]:
+def _table(path: Path, files: list[Path], say: Say = lambda line: None) -> tuple[Table, pa.Schema]:
     groups = []
     first: pa.Schema | None = None
     column = ""
     for file in files:
-        try:
-            with pq.ParquetFile(file) as table:
-                metadata, schema = table.metadata, table.schema_arrow
-        except DAMAGED as error:
-            raise UserError(f"data: {file} is not a whole .parquet file ({' '.join(str(error).split())})") from None
+        schema, sizes = header(file)
         if first is None:
-            first, column = schema, _image_column(schema, file)
+            first, column = schema, _image_column(schema, file, say)
         elif column not in schema.names or schema.field(column).type != first.field(column).type:
             raise UserError(f"data: {file} has no column '{column}' of the same type as {files[0]}")
-        groups.append(tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
+        groups.append(sizes)
     assert first is not None
     return Table(path, tuple(files), tuple(groups), column), first
 
 
-def _image_column(schema: pa.Schema, file: Path) -> str:
-    columns = [name for name in schema.names if _holds_images(schema.field(name).type)]
-    for name in (*IMAGE_NAMES, *(columns if len(columns) == 1 else [])):
-        if name in columns:
-            return name
-    if columns:
+def _image_column(schema: pa.Schema, file: Path, say: Say) -> str:
+    columns = image_columns(schema)
+    if not columns:
+        raise NoImages(f"data: {file} has no column of images; it has {describe_columns(schema)}; {NEEDED}")
+    if len(columns) == 1:
+        return columns[0]
+    named = next((name for name in (*IMAGE_NAMES, *PATH_NAMES) if name in columns), None)
+    if named is None:
         raise UserError(f"data: {file} has the image columns {', '.join(columns)}; keep one, or name one 'image'")
-    raise NoImages(
-        f"data: {file} has no column of images, a struct with 'bytes' or plain bytes (it has {', '.join(schema.names)})"
-    )
-
-
-def _holds_images(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_images(kind.field("bytes").type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    say(f"data: {file} has the image columns {', '.join(columns)}; '{named}' is used")
+    return named
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
@@ -221,7 +222,7 @@ def _usability(kind: pa.DataType) -> int:
         return 0
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    others = (*first, pa.types.is_large_string, pa.types.is_floating, pa.types.is_boolean)
+    others = (*first, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_floating, pa.types.is_boolean)
     return 1 if any(fits(kind) for fits in others) else 2
 
 
@@ -236,7 +237,7 @@ def _labels(
     if _usability(kind) == 2:
         say(f"data: the column '{column}' of {path} is {kind}, which holds no classes; no labels are used")
         return None
-    values = [value for table in tables for value in _values(table, column)]
+    values = [value for table in tables for file in table.files for value in read_column(file, column)]
     if any(value is None or value == -1 or value != value for value in values):  # `datasets` writes -1 for no label
         say(f"data: some rows of {path} have no label; no labels are used")
         return None
@@ -251,15 +252,3 @@ def _labels(
     if names is not None and labels.size and not (labels.min() >= 0 and labels.max() < len(names)):
         raise UserError(f"data: a label of {path} is {labels.max()}, and its schema names {len(names)} classes")
     return numbered(labels, names)
-
-
-def _values(table: Table, column: str) -> list[Any]:
-    values: list[Any] = []
-    for file in table.files:
-        try:
-            values += pq.read_table(file, columns=[column]).column(0).to_pylist()
-        except DAMAGED as error:
-            raise UserError(
-                f"data: {file} has no readable column '{column}' ({' '.join(str(error).split())})"
-            ) from None
-    return values

@@ -44,7 +44,7 @@ FORMATS: tuple[Format, ...] = (
     pickled, celeba, svhn, cifar, idx, npz, chairs, parquet, webdataset, image_folder,
 )  # fmt: skip
 VALID = (
-    "a folder, .zip or .tar of images, an .npz, .parquet, IDX or SVHN .mat file, CIFAR's .bin files, "
+    "a folder, .zip or .tar of images, an .npz, .parquet, .arrow, IDX or SVHN .mat file, CIFAR's .bin files, "
     "a CelebA folder or WebDataset tars"
 )
 

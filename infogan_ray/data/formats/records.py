@@ -1,7 +1,7 @@
 """Reads consecutive images of one size from a file, perhaps compressed: any range, a few images at a time.
 
-IDX, CIFAR's binary files and .npy members of an .npz are read here. They differ in the bytes before the images, in the
-compression and in the order of an image's axes.
+IDX, CIFAR's binary files, .npy files and .npy members of an .npz are read here. They differ in the bytes before the
+images, in the compression, in the type of the numbers and in the order of an image's axes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from infogan_ray import UserError
 
 CHUNK = 1024  # images that are read at once
+CHUNK_BYTES = 1 << 26  # bytes that are read at once, unless a single image has more
 PIECE = 1 << 20  # bytes that are read at once to skip bytes
 DAMAGED = (zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, OSError, RuntimeError, NotImplementedError)
 
@@ -32,6 +33,10 @@ class StoredImages(Protocol):
     def path(self) -> Path: ...
 
     @property
+    def name(self) -> str:
+        """The file, shown to users. In a .tar: the archive and the member."""
+
+    @property
     def count(self) -> int: ...
 
     @property
@@ -39,12 +44,15 @@ class StoredImages(Protocol):
         """(H, W) or (H, W, C)."""
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Yield images ``start`` to ``stop``, uint8 (n, H, W[, C]), in chunks. Raises UserError for a damaged file."""
+        """Yield images ``start`` to ``stop``, (n, H, W[, C]), in chunks. Raises UserError for a damaged file.
+
+        Their type is that of the file: uint8, or wider numbers.
+        """
 
 
 @dataclass(frozen=True)
 class Records:
-    """``count`` uint8 images. Each has ``lead`` bytes that are not pixels, then its pixels in the order ``stored``."""
+    """``count`` images. Each has ``lead`` bytes that are not pixels, then its pixels in the order ``stored``."""
 
     path: Path
     count: int
@@ -56,11 +64,18 @@ class Records:
     """Bytes before the first image, in the uncompressed file."""
     lead: int = 0
     packing: Literal["none", "gzip", "zip", "whole"] = "none"
-    """``whole``: an .npz whose images are not consecutive, so every read loads the whole array."""
+    """``whole``: a .npy or .npz whose images are not consecutive, so every read loads the whole array."""
     member: str = ""
-    """For a zip: the member with the images."""
+    """For a zip: the member with the images. For a .tar, whose bytes are read from ``start``: the member's name."""
+    dtype: str = "|u1"
+    """The type of the numbers in NumPy's notation."""
     factor: int = 1
     """Values are multiplied by it: 255 if they are 0 and 1."""
+
+    @property
+    def name(self) -> str:
+        """The file, shown to users. In a .tar: the archive and the member."""
+        return str(self.path if self.packing in ("zip", "whole") else self.path / self.member)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,30 +83,36 @@ class Records:
         return tuple(self.stored[axis] for axis in self.axes)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Yield images ``start`` to ``stop``, uint8 (n, H, W[, C]), n <= 1024. Raises UserError for a damaged file."""
+        """Yield images ``start`` to ``stop``, (n, H, W[, C]), n <= 1024. Raises UserError for a damaged file."""
         stop = self.count if stop is None else stop
-        pixels = math.prod(self.stored)
-        size = self.lead + pixels
+        size = self.lead + math.prod(self.stored) * np.dtype(self.dtype).itemsize
+        step = min(CHUNK, max(1, CHUNK_BYTES // size))
         order = (0, *(axis + 1 for axis in self.axes))
         try:
             if self.packing == "whole":
-                with np.load(self.path, allow_pickle=False) as file:
-                    whole = file[self.member.removesuffix(".npy")]
-                for first in range(start, stop, CHUNK):
-                    yield self._scaled(np.array(whole[first : min(first + CHUNK, stop)], order="C"))
+                whole = self._whole()
+                for first in range(start, stop, step):
+                    yield self._scaled(np.array(whole[first : min(first + step, stop)], order="C"))
                 return
             with closing(open_stream(self.path, self.packing, self.member)) as stream:
                 skip(stream, self.start + start * size)
-                for first in range(start, stop, CHUNK):
-                    rows = min(CHUNK, stop - first)
+                for first in range(start, stop, step):
+                    rows = min(step, stop - first)
                     content = exactly(stream, rows * size)
                     table = np.frombuffer(content, np.uint8).reshape(rows, size)[:, self.lead :]
+                    table = np.ascontiguousarray(table).view(self.dtype)
                     images = np.array(table.reshape(rows, *self.stored).transpose(order), order="C")
                     yield self._scaled(images)
                 if stop == self.count:
                     stream.read(1)  # reads to the end, so that checksums are checked
         except DAMAGED as error:
             raise damaged(self.path, error) from None
+
+    def _whole(self) -> np.ndarray:
+        if not self.member:
+            return np.load(self.path, allow_pickle=False)
+        with np.load(self.path, allow_pickle=False) as file:
+            return file[self.member.removesuffix(".npy")]
 
     def _scaled(self, images: np.ndarray) -> np.ndarray:
         if self.factor == 1:

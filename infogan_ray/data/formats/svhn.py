@@ -31,6 +31,11 @@ class MatImages:
     count: int
     shape: tuple[int, ...]
 
+    @property
+    def name(self) -> str:
+        """The file, shown to users."""
+        return str(self.path)
+
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Yield images ``start`` to ``stop``, uint8 (n, H, W, C), n <= 1024. Raises UserError for a damaged file."""
         stop = self.count if stop is None else stop

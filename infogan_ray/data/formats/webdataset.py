@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from infogan_ray import UserError
+from infogan_ray.data.archives import followed, inside, link_target
 from infogan_ray.data.class_folders import class_of
 from infogan_ray.data.formats.collection import EncodedImages, Joined, with_labels
 from infogan_ray.data.formats.parts import divide, part_of_file
 from infogan_ray.data.image_files import (
-    ENDINGS,
     TARS,
     Broken,
     ImageFiles,
@@ -29,6 +29,7 @@ from infogan_ray.data.image_files import (
     first_data_file,
     list_image_files,
 )
+from infogan_ray.data.image_kinds import ENDINGS
 from infogan_ray.data.labels import as_classes, to_numbers
 
 FIRST_MEMBERS = 64  # members by which this layout is recognised
@@ -133,7 +134,7 @@ def _joined(path: Path, parts: list[tuple[ImageFiles, dict[str, str]]]) -> Tars:
 
 def _split(name: str) -> tuple[str, str]:
     """A member's sample (with its folder) and its ending: all after the first dot, in lower case."""
-    folder, _, last = name.removeprefix("./").rpartition("/")
+    folder, _, last = inside(name).rpartition("/")
     stem, _, ending = last.partition(".")
     return f"{folder}/{stem}" if folder else stem, ending.lower()
 
@@ -145,18 +146,27 @@ def _is_image(ending: str) -> bool:
 def _open_tar(path: Path) -> tuple[ImageFiles, dict[str, str]]:
     """Open a tar: its images, one for each sample, and its labels by sample."""
     source = list_image_files(path)
-    labels: dict[str, str] = {}
+    side_files: dict[str, str | None] = {}
+    links: dict[str, str] = {}
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
-                key, ending = _split(member.name)
-                if member.isfile() and ending in SIDE_FILES and member.size <= MOST_LABEL_BYTES:
+                place = inside(member.name)
+                ending = _split(place)[1]
+                if ending not in SIDE_FILES:
+                    continue
+                if member.issym() or member.islnk():
+                    links[place] = link_target(member)
+                elif member.isfile() and member.size <= MOST_LABEL_BYTES:
                     file = archive.extractfile(member)
-                    label = _label(file.read() if file else b"", ending)
-                    if label is not None and labels.setdefault(key, label) != label:
-                        raise UserError(f"data: {path} gives {key} the labels '{labels[key]}' and '{label}'")
+                    side_files[place] = _label(file.read() if file else b"", ending)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"data: {path} is not a whole .tar file ({error or 'it is cut off'})") from None
+    labels: dict[str, str] = {}
+    for place, label in (*side_files.items(), *followed(links, side_files)):
+        key = _split(place)[0]
+        if label is not None and labels.setdefault(key, label) != label:
+            raise UserError(f"data: {path} gives {key} the labels '{labels[key]}' and '{label}'")
     kept: dict[str, str] = {}
     for name in source.names:
         kept.setdefault(_split(name)[0], name)

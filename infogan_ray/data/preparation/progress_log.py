@@ -122,8 +122,9 @@ class ProgressLog:
         )
         settings = plan.settings
         shards = ShardSet(
-            self.folder, settings.encoding, settings.image_size, settings.channels, plan.classes, train, test, about
-        )
+            self.folder, settings.encoding, settings.image_size, settings.channels, plan.classes, train, test, about,
+            settings.how,
+        )  # fmt: skip
         self.folder.write(MANIFEST, shards.to_json())
         return shards
 

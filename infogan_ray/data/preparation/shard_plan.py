@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from infogan_ray import UserError
+from infogan_ray.data.conversion import CROP, Conversion
 from infogan_ray.data.hold_out import STRATIFIED, held_out
 from infogan_ray.data.image_files import Broken
 from infogan_ray.data.preparation.shard_source import OpenedSource, ShardSource
@@ -36,6 +37,18 @@ class Settings:
     rows_per_shard: int
     rows_per_group: int
     seed: int = 0
+    fit: str = CROP
+    pixel_range: str | None = None
+    """For images of more than 8 bits. None if a sample of the source has none."""
+
+    @property
+    def how(self) -> Conversion:
+        return Conversion.of(self.fit, self.pixel_range)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON. Datasets of earlier versions have no ``fit`` and ``pixel_range``, so defaults are left out."""
+        defaults = {"fit": CROP, "pixel_range": None}.items()
+        return {key: value for key, value in asdict(self).items() if (key, value) not in defaults}
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,7 @@ class ShardPlan:
         holds_out = any(part.held is not None for part in self.parts)
         return {
             "format": FORMAT, "source": self.name, "kind": self.kind, "images": self.count(), "content": self.content,
-            "classes": None if self.classes is None else len(self.classes), **asdict(self.settings),
+            "classes": None if self.classes is None else len(self.classes), **self.settings.to_dict(),
             **({"hold_out": STRATIFIED} if holds_out else {}),
         }  # fmt: skip
 
@@ -140,7 +153,9 @@ def plan_shards(
             f"rows_per_shard is {shard:,}, at about {image_bytes:,} bytes per image; a shard is built in memory, so "
             f"use {max(1, MOST_SHARD_BYTES // image_bytes):,} or fewer"
         )
-    settings = Settings(encoding, image_size, channels, shard, min(group, shard), seed)
+    settings = Settings(
+        encoding, image_size, channels, shard, min(group, shard), seed, opened.how.fit, opened.how.range_text
+    )
     train, held = opened.train, None
     if opened.test is None and train.labels is not None:
         held = held_out(STRATIFIED, train.names, train.labels)

@@ -12,11 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from infogan_ray import UserError
+from infogan_ray.data.conversion import DEFAULT, Conversion
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.formats.collection import EncodedImages
 from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.image_files import Broken, ImageFiles, read_file
+from infogan_ray.data.image_loader import sample_values
 from infogan_ray.data.image_set import ImageSet
+from infogan_ray.data.pixel_range import range_line
 
 
 class ShardSource(Protocol):
@@ -113,6 +116,8 @@ class OpenedSource:
     classes: tuple[str, ...] | None
     content: str
     """SHA-256 of the pixels, or of the names, sizes and modification times of the files."""
+    how: Conversion = DEFAULT
+    """How images become square pixels of 8 bits, or for arrays became."""
 
 
 def open_source(source: str, config: DataConfig, say: Callable[[str], None]) -> OpenedSource:
@@ -128,10 +133,18 @@ def open_source(source: str, config: DataConfig, say: Callable[[str], None]) -> 
     found = open_collection(path, config.labels, say)
     if not isinstance(found, EncodedImages):  # pixels in one file: training also reads it as a whole
         return _in_memory(load_images(source, config, say))
+    how = config.conversion
+    values = sample_values(found.files, say, how.fit)
+    if values is not None:
+        fixed, how = how.pixel_range is not None, how.with_range_of(values)
+        assert how.pixel_range is not None
+        say(f"data: {range_line(how.pixel_range, values, fixed)}")
+    elif how.pixel_range is not None:
+        say(f"data: pixel_range is {how.pixel_range}; no image of more than 8 bits was found in a sample of {source}")
     test = None if found.test is None else SourceInFiles(found.test.files, found.test.labels)  # type: ignore[attr-defined]
     classes = None if found.classes is None else tuple(found.classes)
     return OpenedSource(
-        path.name, found.kind, SourceInFiles(found.files, found.labels), test, classes, fingerprint(path)
+        path.name, found.kind, SourceInFiles(found.files, found.labels), test, classes, fingerprint(path), how
     )
 
 
@@ -155,7 +168,8 @@ def _in_memory(found: ImageSet) -> OpenedSource:
         )
     test = None if test_images is None else SourceInMemory(test_images, test_labels, "test")
     content = _digest(*arrays)
-    return OpenedSource(found.name, "arrays", SourceInMemory(images, labels, "train"), test, names, content)
+    train = SourceInMemory(images, labels, "train")
+    return OpenedSource(found.name, "arrays", train, test, names, content, found.conversion)
 
 
 def fingerprint(path: Path) -> str:

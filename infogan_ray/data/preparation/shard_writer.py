@@ -97,7 +97,7 @@ def write_shards(plan: ShardPlan, task: ShardTask, folder: Storage) -> TaskRecor
 
 def _content(image: bytes | np.ndarray, settings: Settings, crop: int | None) -> tuple[bytes, list[str]]:
     """The bytes to store for an image, and its conversions. Raises Broken."""
-    size, channels = settings.image_size, settings.channels
+    size, channels, how = settings.image_size, settings.channels, settings.how
     if isinstance(image, np.ndarray):
         picture = Image.fromarray(image)
         if settings.encoding == RAW:
@@ -107,13 +107,21 @@ def _content(image: bytes | np.ndarray, settings: Settings, crop: int | None) ->
         return _png(picture), ["pixels packed as PNG"]
     if settings.encoding == RAW:
         assert size and channels
-        pixels, facts = decode(image, size, channels, crop=crop)
-        return pixels.tobytes(), facts.conversions(size, channels)
-    if crop is not None:  # readers of the shard do not know the crop
-        pixels, _ = decode(image, crop, 3, crop=crop)
-        return _png(Image.fromarray(pixels.transpose(1, 2, 0))), [f"cropped to {crop}x{crop} and packed as PNG"]
-    decode(image, CHECKED_SIZE, 1)
-    return image, []
+        pixels, facts = decode(image, size, channels, crop=crop, how=how)
+        changes = facts.conversions(size, channels)
+    elif crop is not None:  # readers of the shard do not know the crop
+        pixels, facts = decode(image, crop, 3, crop=crop, how=how)
+        changes = [f"cropped to {crop}x{crop} and packed as PNG"]
+    else:
+        _, facts = decode(image, CHECKED_SIZE, 1, how=how)
+        changes = []
+    if facts.values is not None and how.pixel_range is None:
+        raise Broken("has more than 8 bits, and no image of the sample had; set --pixel-range LOW:HIGH")
+    if settings.encoding == RAW:
+        return pixels.tobytes(), changes
+    if crop is not None:
+        return _png(Image.fromarray(pixels.transpose(1, 2, 0))), changes
+    return image, changes
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infogan_ray import UserError
+from infogan_ray.data.conversion import CROP, DEFAULT, Conversion
 from infogan_ray.data.decoding import decode
 from infogan_ray.data.image_files import Broken
 from infogan_ray.storage.file_system import Storage
@@ -62,6 +63,8 @@ class ShardSet:
     test: tuple[Shard, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
     """For users: the source, its kind, the conversions and the broken files."""
+    conversion: Conversion = DEFAULT
+    """How images become square pixels of 8 bits, now for encoded images, at the preparation for raw ones."""
 
     def count(self, split: str = TRAIN) -> int:
         return sum(shard.rows for shard in self.split(split))
@@ -73,6 +76,13 @@ class ShardSet:
     def groups(self) -> list[tuple[Shard, int]]:
         """All row groups of the training split in order: the shard, and the group's index in it."""
         return [(shard, number) for shard in self.train for number in range(len(shard.groups))]
+
+    def with_conversion(self, requested: Conversion) -> ShardSet:
+        """These shards, read with ``requested`` and by default with their own pixel range. Raw images do not change."""
+        if self.encoding == RAW:
+            return self
+        used = requested.pixel_range or self.conversion.pixel_range
+        return replace(self, conversion=replace(requested, pixel_range=used))
 
     @property
     def identity(self) -> str:
@@ -119,11 +129,14 @@ def open_shards(folder: Storage) -> ShardSet:
         if encoding not in (RAW, ENCODED) or (encoding == RAW and not (size and channels)):
             raise KeyError("encoding")
         classes = None if found["classes"] is None else tuple(found["classes"])
+        about = found.get("about", {})
+        asked = about.get("asked", {})
+        conversion = Conversion.of(asked.get("fit", CROP), asked.get("pixel_range"))
     except FileNotFoundError:
         raise UserError(f"data: {folder} has no {MANIFEST}: infogan data prepare has not finished") from None
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError):
         raise UserError(f"data: {folder}/{MANIFEST} is not the manifest of a prepared dataset") from None
-    return ShardSet(folder, encoding, size, channels, classes, splits[TRAIN], splits[TEST], found.get("about", {}))
+    return ShardSet(folder, encoding, size, channels, classes, splits[TRAIN], splits[TEST], about, conversion)
 
 
 def read_group(shards: ShardSet, shard: Shard, number: int, size: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +172,7 @@ def _pixels(column: pa.ChunkedArray, shards: ShardSet, location: str, size: int,
     images = np.empty((len(column), channels, size, size), np.uint8)
     for row, value in enumerate(column):
         try:
-            images[row], _ = decode(value.as_py(), size, channels)
+            images[row], _ = decode(value.as_py(), size, channels, how=shards.conversion)
         except Broken as reason:
             raise UserError(f"data: image {row} of {location} {reason}; prepare the images again") from None
     return images

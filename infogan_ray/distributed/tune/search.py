@@ -32,7 +32,7 @@ from infogan_ray.storage.run_directory import default_name
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.disk_room import search_warning
 from infogan_ray.training.run_outcome import TrainingFailed
-from infogan_ray.training.run_setup import log_path, with_absolute_paths, write_config
+from infogan_ray.training.run_setup import log_path, with_absolute_paths, with_feed_and_conversion, write_config
 from infogan_ray.web.reports.search import write_search_report
 
 
@@ -65,7 +65,8 @@ def search(
     local: dict[str, Any] = {"threads": threads, "data_dir": data_dir}
     local |= {field: getattr(recipe.config(0), field) for field in TRACKERS}
     if first := first_trial(SearchDirectory(storage / name) if resume else None):
-        local["hold_out"] = RunConfig.from_dict(first, name).hold_out
+        began = RunConfig.from_dict(first, name)
+        local |= {"hold_out": began.hold_out, "fit": began.fit}
     configs = [dataclasses.replace(recipe.config(number), **local) for number in range(recipe.count)]
     checked = check_trials(configs, lambda line: listen({"event": "data", "say": line}))
     images = checked.images
@@ -89,7 +90,8 @@ def search(
     while True:
         saved = directory.description()["trials"]
         configs = [RunConfig.from_dict(values, name) for values in saved]
-        configs = [with_absolute_paths(dataclasses.replace(config, **local)) for config in configs]
+        configs = [with_feed_and_conversion(dataclasses.replace(config, **local), images) for config in configs]
+        configs = list(map(with_absolute_paths, configs))
         todo = remaining(directory, halving, len(configs))
         record_ends(directory, halving, len(configs), todo)
         if not todo and len(configs) < recipe.count:

@@ -36,7 +36,7 @@ class RealImageSource:
 
     def __init__(self, data: str | None = None, data_dir: str | None = None) -> None:
         self.data, self.data_dir = data, data_dir
-        self._loaded: dict[tuple[str, str | None, int, int, str], RealImages] = {}
+        self._loaded: dict[tuple[str, DataConfig], RealImages] = {}
         self._lock = threading.Lock()
 
     def availability(self, folder: Storage) -> dict[str, str]:
@@ -52,10 +52,15 @@ class RealImageSource:
         data, data_dir, hold_out = self._find(folder)
         if data is None or not is_available(data, data_dir):
             return None
-        key = (data, data_dir, model.spec.image_size, model.spec.channels, hold_out)
+        spec = model.spec
+        config = DataConfig(
+            data_dir, spec.image_size, spec.channels, max_bad=1.0, hold_out=hold_out, pixel_range=model.pixel_range,
+            fit=model.fit,
+        )  # fmt: skip
+        key = (data, config)
         with self._lock:
             if key not in self._loaded:
-                found = load_images(data, DataConfig(*key[1:4], max_bad=1.0, hold_out=hold_out), say=lambda line: None)
+                found = load_images(*key, say=lambda line: None)
                 if found.test_images is not None:
                     self._loaded[key] = RealImages(found.test_images, found.test_labels)
                 else:
