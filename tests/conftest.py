@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def recording_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordingProxy]
             monkeypatch.setenv(name, "")  # so that what a test sets is undone
             monkeypatch.delenv(name)
         yield proxy
+        urllib.request.install_opener(None)  # urlopen's own opener keeps the proxies of its first call
 
 
 @pytest.fixture(scope="session")

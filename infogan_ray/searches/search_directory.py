@@ -13,9 +13,9 @@ from infogan_ray.evaluation.metrics import lower_is_better
 from infogan_ray.searches.asha import Decision, Halving, rungs
 from infogan_ray.searches.recipe import POPULATION
 from infogan_ray.storage import manifests
-from infogan_ray.storage.claim import take_folder
+from infogan_ray.storage.claim import is_taken, take_folder
 from infogan_ray.storage.file_system import Storage, StorageError
-from infogan_ray.storage.run_directory import RunDirectory, RunExists
+from infogan_ray.storage.run_directory import RunDirectory, RunExists, check_new_name
 from infogan_ray.training.json_difference import difference
 
 # A trial's scores depend on this code. A search continues only with the same code, unless the user accepts the change.
@@ -60,9 +60,11 @@ class SearchDirectory:
         search = cls(storage / name)
         if search.folder.path_is_file:
             raise UserError(f"storage: {search.folder} is a file, not a folder; name another with --storage")
-        if not resume and any(not entry.name.endswith(".tmp") for entry in search.folder.entries()):
-            # Files with .tmp are from a killed writer.
-            raise RunExists(f"name '{name}' is taken in {storage}; take another --name, or continue with --resume")
+        if not resume:
+            check_new_name(name)
+            if is_taken(search.folder):
+                hint = ", or continue it with --resume" if search.exists else ""
+                raise RunExists(f"name '{name}' is taken in {storage}; take another --name{hint}")
         if resume and not search.exists:
             raise UserError(f"name is '{name}', and {storage} has no such search; drop --resume to start it")
         return search

@@ -107,7 +107,7 @@ class Storage:
     def read_chunks(self, name: str) -> Iterator[bytes]:
         """Yield the bytes of a file in chunks of a mebibyte. Raises FileNotFoundError."""
         path = self._path_of(name)
-        stream = self._run(path, lambda filesystem: filesystem.open_input_stream(self._native(path)))
+        stream = self._run(path, lambda filesystem: filesystem.open_input_stream(self._native(path), compression=None))
         with stream:
             while chunk := self._run(path, lambda _: stream.read(CHUNK)):
                 yield chunk

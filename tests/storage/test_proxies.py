@@ -77,7 +77,9 @@ def test_a_bypass_keeps_what_no_proxy_has(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_plain_http_endpoint_of_google_storage_gets_no_proxy(recording_proxy: RecordingProxy) -> None:
     with http_server(Answer) as url:
-        filesystem = parse_uri(f"gs://bucket/x?scheme=http&anonymous=true&endpoint_override={url[7:]}").filesystem
+        filesystem = parse_uri(
+            f"gs://bucket/x?scheme=http&anonymous=true&endpoint_override={url[7:]}"
+        ).connection.filesystem
         with pytest.raises((OSError, ValueError)):  # the answer is no JSON
             filesystem.get_file_info("bucket/x")
     assert recording_proxy.requests == []

@@ -336,7 +336,7 @@ def test_without_early_stopping_the_report_shows_its_hypothetical_effect(tmp_pat
     run_trial(search, 1, "finished", {10: 0.2, 90: 0.9}, swd=40.0)
     rungs = section(parsed(search_report(search)), "rungs")
     assert [row[-1] for row in table_rows(rungs)] == ["continues", "stopped at 1,000"]
-    assert "stopped 1 trials and saved 8,000 of 18,000 images (44%)" in words(rungs)
+    assert "stopped 1 trial and saved 8,000 of 18,000 images (44%)" in words(rungs)
     assert "The winner, trial 1, would also have been stopped" in words(rungs)
 
 
