@@ -377,10 +377,12 @@ def test_state_and_cause_of_a_run_are_shown_in_a_pipe_and_as_json(
 def test_an_epoch_and_what_it_leaves_out_are_shown(npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--data", str(npz), "--dry-run"]  # 81 training images
     assert main([*words, "--epochs", "3", "--batch-size", "50"]) == DONE
+    shown = capsys.readouterr().out
+    assert shown.startswith('{\n "preset": null,\n'), "the configuration has a line for each field"
     assert (
         "\nsteps: 3 of 50 images, 3 epochs; an epoch is 1 step and has all but 31 of 81 images; the next epoch leaves "
         "out others\n"
-    ) in capsys.readouterr().out
+    ) in shown
     assert main([*words, "--steps", "10", "--batch-size", "81"]) == DONE
     assert "\nsteps: 10 of 81 images, 10 epochs; an epoch is 1 step and has all 81 images\n" in capsys.readouterr().out
 
