@@ -74,6 +74,7 @@ def test_doctor_examines_the_surroundings(
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_two_workers_need_no_home_and_import_nothing_from_the_current_folder(npz: Path, tmp_path: Path) -> None:
     for name in ("infogan_ray/__init__.py", "json.py"):
         (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
