@@ -22,7 +22,13 @@ from infogan_ray.storage.file_system import Storage, StorageError, open_storage
 from infogan_ray.storage.metrics_log import MetricsLog
 from infogan_ray.storage.run_directory import RunDirectory, step_name
 from infogan_ray.training import checkpoint_uploader as module
-from infogan_ray.training.checkpoint_uploader import CheckpointUploader, PendingCheckpoint, RunTakenOver, StorageFailed
+from infogan_ray.training.checkpoint_uploader import (
+    SHORT_TIMEOUT_S,
+    CheckpointUploader,
+    PendingCheckpoint,
+    RunTakenOver,
+    StorageFailed,
+)
 from infogan_ray.training.run_logger import RunLogger
 from infogan_ray.training.worker import Report, run_worker
 from tests.conftest import small_disk, tiny_config, write_keys
@@ -94,6 +100,7 @@ def test_training_continues_while_credentials_have_expired(
     write_keys(tmp_path / "keys", KEY, monkeypatch)
     actions = {
         6: lambda: proxy.become("expired"),
+        20: lambda: time.sleep(SHORT_TIMEOUT_S + 2),  # until the upload of step 10 has given up; the next rows say so
         30: lambda: write_keys(tmp_path / "keys", RENEWED_KEY, monkeypatch),
     }
     run, reports = run_on(proxy.uri("expired"), image_set, actions, steps=40, checkpoint_every=10, keep=20)
