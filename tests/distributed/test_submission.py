@@ -135,6 +135,7 @@ def test_more_workers_than_the_cluster_has_are_refused_at_once(head: Head, npz: 
     assert answer.returncode == 2 and "there is no job 'nothing' at" in answer.stderr
 
 
+@pytest.mark.slow
 def test_a_local_job_is_stopped_with_a_checkpoint(npz: Path, tmp_path: Path) -> None:
     jobs = LocalJobs(folder=tmp_path / "jobs")
     run = RunDirectory(open_storage(str(tmp_path)) / "local")
