@@ -21,7 +21,7 @@ from infogan_ray.evaluation.metrics import BOARD_COLUMNS, COMPARED_WITH_ERROR, H
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, finite, pareto, winner
-from infogan_ray.storage.file_system import open_storage
+from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import check_new_name, default_name
 from infogan_ray.storage.visible_text import shell_command, shell_word
 from infogan_ray.training.config import check_name
@@ -93,8 +93,9 @@ def search(arguments: list[str]) -> int:
     except tune_search.SearchFailed as error:
         raise Failed(str(error)) from None
     except KeyboardInterrupt:
-        if not SearchDirectory(open_storage(given.storage) / name).exists:
-            raise Failed("interrupted before the search started", INTERRUPTED) from None
+        with contextlib.suppress(StorageError):  # storage may be unavailable
+            if not SearchDirectory(open_storage(given.storage) / name).exists:
+                raise Failed("interrupted before the search started", INTERRUPTED) from None
         raise Failed(f"interrupted; continue with: {_resume_command(given, name)}", INTERRUPTED) from None
     if given.json:
         print_json({"search": result.search.folder.uri, "best": result.best, "rows": result.rows})
