@@ -12,7 +12,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -153,19 +153,24 @@ class CheckpointUploader:
         not_stored = f"{counted(steps, 'step')} {'is' if steps == 1 else 'are'} not stored"
         if self.error:
             misses = f"{counted(self.missed, 'checkpoint')} missed in a row, at most {self._max_misses} allowed"
-            return f"storage is unavailable, training continues ({not_stored}; {misses}): {self.error}"
+            return f"storage is unavailable, the run continues ({not_stored}; {misses}): {self.error}"
         return f"uploads are slower than checkpoints: some are skipped ({not_stored})" if self._slow else ""
 
-    def flush(self, timeout_s: float = LAST_TIMEOUT_S, each: Callable[[], None] = no_callback) -> None:
-        """Wait until no checkpoint waits or is in flight. Calls ``each`` several times a second.
+    def flush(self, timeout_s: float = LAST_TIMEOUT_S) -> None:
+        """Wait until no checkpoint waits or is in flight. Raises StorageFailed, as ``wait`` does."""
+        for _ in self.wait(timeout_s):
+            pass
 
-        Raises StorageFailed after the timeout or a permanent error, and what ``each`` raises.
+    def wait(self, timeout_s: float = LAST_TIMEOUT_S) -> Iterator[None]:
+        """Yield several times a second, until no checkpoint waits or is in flight.
+
+        Raises StorageFailed after the timeout or a permanent error.
         """
         deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while self.busy and self._failure is None and time.monotonic() < deadline:
-                each()
-                self._changed.wait(0.2)
+        while self.busy and self._failure is None and time.monotonic() < deadline:
+            yield
+            with self._changed:
+                self._changed.wait_for(lambda: not self.busy, 0.2)
         if self._failure is not None:
             raise self.failure or StorageFailed(str(self._failure))
         if self.busy:
@@ -217,6 +222,7 @@ class CheckpointUploader:
                 permanent = None if transient else self._permanent(error, checkpoint)
                 with self._changed:
                     self.error, self._failure, self._in_flight = str(permanent or error), permanent, None
+                    self._slow = False  # the upload took long because of the error
                     if transient and self._waiting is None and checkpoint is not self._uploaded:
                         self._waiting = checkpoint
                     self._changed.notify_all()

@@ -118,7 +118,10 @@ def finish(tasks: RankZeroTasks, steps: int) -> Iterator[Report]:
             writer.evaluate_last()
         if uploader.busy:
             yield Report({"step": steps}, phase="uploading the last checkpoint", say=log.pop_status())
-        uploader.flush(LAST_TIMEOUT_S, writer.check_stop)
+        for _ in uploader.wait():
+            writer.check_stop()
+            if message := log.pop_status():  # an outage may begin or end now
+                yield Report({"step": steps}, phase="uploading the last checkpoint", say=message)
         yield Report({"step": steps}, phase="evaluating the best checkpoint on all data")
         final = publish_best(tasks)
         uploader.close("finished", LAST_TIMEOUT_S, best=final["step"])

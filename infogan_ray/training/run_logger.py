@@ -38,5 +38,7 @@ class RunLogger:
         if storage_state == self._reported:
             graph_status = self._graphed.pop_status() if self._graphed is not None else ""
             return graph_status or self.tracking.pop_status()
-        self._reported = storage_state
-        return self._uploader.warning or f"storage is available again; step {self._uploader.stored:,} is stored"
+        before, self._reported = self._reported, storage_state
+        if before[0] and not storage_state[0]:
+            return f"storage is available again; step {self._uploader.stored:,} is stored"
+        return self._uploader.warning

@@ -388,8 +388,16 @@ def test_settings_that_torchrun_decides_are_refused(
 
 
 def test_a_run_waits_for_an_unavailable_storage(bars: Any, proxy: Any) -> None:
-    faults = FaultInjector({60: lambda: (proxy.become("503"), threading.Timer(5, proxy.become, ["well"]).start())})
+    """Storage is away until the run has said so, whether it still trains then or waits with its last checkpoint."""
+    faults = FaultInjector({60: lambda: proxy.become("503")})
+
+    def listener(report: dict[str, Any]) -> None:
+        faults(report)
+        if report.get("say", "").startswith("storage is unavailable"):
+            proxy.become("well")
+
     config = dataclasses.replace(bars(steps=200, checkpoint_every=50), storage=proxy.uri("runs"))
-    result = train(config, faults)
-    assert result.state == "finished" and "storage is available again" in " ".join(faults.messages)
+    result = train(config, listener)
+    said = " ".join(faults.messages)
+    assert result.state == "finished" and "storage is available again; step " in said, said
     assert checkpoints.last_valid(result.run.checkpoints, warn=pytest.fail).step == 200  # type: ignore[union-attr]

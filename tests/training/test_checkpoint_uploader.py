@@ -83,7 +83,7 @@ def test_training_continues_during_an_outage(image_set: ImageSet, proxy: Proxy, 
     actions = {6: lambda: proxy.become(mode), 60: lambda: proxy.become("well")}
     run, reports = run_on(proxy.uri(f"outage {mode}"), image_set, actions, steps=90, checkpoint_every=10, keep=20)
     messages = [report.say for report in reports if report.say]
-    assert any(line.startswith("storage is unavailable, training continues") for line in messages), messages
+    assert any(line.startswith("storage is unavailable, the run continues") for line in messages), messages
     assert reports[-1].phase == "finished" and run.get_status()["state"] == "finished"
     assert steps_in(run)[-1] == 90 and len([row["step"] for row in run.read_metrics()]) == 45
     seen = shown(event_files_of(run, tmp_path / "copy"))
@@ -106,7 +106,7 @@ def test_training_continues_while_credentials_have_expired(
     run, reports = run_on(proxy.uri("expired"), image_set, actions, steps=40, checkpoint_every=10, keep=20)
     messages = [report.say for report in reports if report.say]
     refused = (
-        "storage is unavailable, training continues .*ExpiredToken: The provided token has expired.*renew the cred"
+        "storage is unavailable, the run continues .*ExpiredToken: The provided token has expired.*renew the cred"
     )
     assert any(re.match(refused, line) for line in messages), messages
     assert reports[-1].phase == "finished" and run.get_status()["state"] == "finished"
@@ -322,10 +322,37 @@ def test_an_outage_is_reported_with_its_count_until_the_run_fails(
         uploader.put(PendingCheckpoint(1, FILES))
         if status := log.pop_status():
             said.append(status)
-    start = "storage is unavailable, training continues (1 step is not stored; "
+    start = "storage is unavailable, the run continues (1 step is not stored; "
     end = " missed in a row, at most 1 allowed): the server is unavailable"
     assert said == [start + count + end for count in ("0 checkpoints", "1 checkpoint")]
     assert str(uploader.failure).startswith("2 checkpoints in a row missed storage: the server is unavailable; ")
+    log.tracking.close(0)
+    uploader.close()
+
+
+def test_the_end_of_an_outage_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if checkpoints came so fast that some were replaced: the outage was the reason, and not slow uploads."""
+    real, away = manifests.write_with_manifest, [True]
+
+    def write(*arguments: Any, **more: Any) -> None:
+        time.sleep(0.2)
+        if away:
+            raise StorageError("the server is unavailable", transient=True)
+        real(*arguments, **more)
+
+    monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(manifests, "write_with_manifest", write)
+    run = RunDirectory(open_storage(tmp_path))
+    uploader = CheckpointUploader(run, step=0, keep=5, metric="mi_fraction", max_misses=9)
+    log = RunLogger(tiny_config(), run, 0, uploader, None)
+    for step in (1, 2, 3):
+        uploader.put(PendingCheckpoint(step, FILES))
+    while not uploader.error:
+        time.sleep(0.01)
+    assert log.pop_status().startswith("storage is unavailable")
+    away.clear()
+    uploader.flush(20)
+    assert [log.pop_status(), log.pop_status()] == ["storage is available again; step 3 is stored", ""]
     log.tracking.close(0)
     uploader.close()
 
