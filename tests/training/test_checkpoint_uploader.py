@@ -105,9 +105,7 @@ def test_training_continues_while_credentials_have_expired(
     }
     run, reports = run_on(proxy.uri("expired"), image_set, actions, steps=40, checkpoint_every=10, keep=20)
     messages = [report.say for report in reports if report.say]
-    refused = (
-        "storage is unavailable, the run continues .*ExpiredToken: The provided token has expired.*renew the cred"
-    )
+    refused = "storage is unavailable, the run continues .*ExpiredToken: The provided token has expired.*renew the cred"
     assert any(re.match(refused, line) for line in messages), messages
     assert reports[-1].phase == "finished" and run.get_status()["state"] == "finished"
     assert steps_in(run)[-1] == 40 and len([row["step"] for row in run.read_metrics()]) == 20
