@@ -30,7 +30,7 @@ from infogan_ray.data.load_in_memory import (
     to_images,
 )
 from infogan_ray.data.pixel_range import CLIPPED, Values, range_line
-from infogan_ray.models.networks import SIZES, plan
+from infogan_ray.models.network_config import SIZES, check_images
 from infogan_ray.storage.visible_text import shell_command
 
 SHEET = 64  # images on the contact sheet
@@ -139,7 +139,7 @@ def inspect(path: Path, config: DataConfig, say: Say) -> Survey | RawSurvey:
     Raises UserError, in one line, if there are no images, and for sizes that no network supports.
     """
     if config.image_size is not None or config.channels is not None:
-        plan(config.image_size or SIZES[0], config.channels or 1)
+        check_images(config.image_size or SIZES[0], config.channels or 1)
     collection = open_collection(path, config.labels, say)
     if isinstance(collection, RawImages):
         return _inspect_raw(collection, config)

@@ -1,8 +1,8 @@
-"""Adversarial losses and the mutual-information bound, as pure functions.
+"""The objective's settings, and the mutual-information bound as pure functions.
 
-Chen et al. 2016 (arXiv:1606.03657, equation 6): min over G, Q and max over D of V_GAN(D, G) - lambda L_I. Losses are
-computed from logits, in nats, in float32. They are sums over codes and means over the batch. So the meaning of a lambda
-does not depend on the number of codes.
+Chen et al. 2016 (arXiv:1606.03657, equation 6): min over G, Q and max over D of V_GAN(D, G) - lambda L_I. ``games.py``
+has V_GAN. The bound is in nats, in float32, a sum over codes and a mean over the batch. So the meaning of a lambda does
+not depend on the number of codes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from infogan_ray import UserError
+from infogan_ray.models.games import GAMES, GameName
 from infogan_ray.models.latents import LatentSpec
 
 MIN_CEILING = 0.1  # nats; a bound is not divided by a smaller ceiling
@@ -23,7 +23,7 @@ MIN_CEILING = 0.1  # nats; a bound is not divided by a smaller ceiling
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights of the bound by kind of code, and optionally by code."""
+    """The adversarial game, and the weights of the bound by kind of code and optionally by code."""
 
     lambda_categorical: float = 1.0
     lambda_continuous: float = 0.1
@@ -31,6 +31,9 @@ class ObjectiveConfig:
     lambda_code: dict[str, float] = field(default_factory=dict)
     """Weights by code name, which replace those above. Example: --objective.lambda-code uniform1 0.5, or
     {uniform1: 0.5} in a file."""
+    game: GameName = "logistic"
+    """logistic is the paper's: D classifies each image. relativistic compares real with generated images in pairs. It
+    needs stability.r1 and stability.r2, and keeps G from leaving out kinds of images."""
 
     def __post_init__(self) -> None:
         weights = {
@@ -39,6 +42,8 @@ class ObjectiveConfig:
             "lambda_bernoulli": self.lambda_bernoulli,
             **{f"lambda_code.{name}": value for name, value in self.lambda_code.items()},
         }
+        if self.game not in GAMES:
+            raise UserError(f"objective.game is '{self.game}'; valid are {', '.join(GAMES)}")
         for name, value in weights.items():
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"objective.{name} is {value}; it must be a number of at least 0")
@@ -48,22 +53,6 @@ class ObjectiveConfig:
         for name in self.lambda_code:
             spec[name]
         return {name: self.lambda_code.get(name, getattr(self, code.lambda_field)) for name, code in spec.items()}
-
-
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: float = 0.0) -> Tensor:
-    """-E log D(x) - E log(1 - D(G(z, c))), from logits (B,). Goodfellow et al. 2014, equation 1.
-
-    With ``smoothing``, the target t of real images is 1 - smoothing. The target of generated images stays 0 (Salimans
-    et al. 2016, arXiv:1606.03498, section 3.4). For a logit l,
-    -t log D - (1 - t) log(1 - D) = softplus(-l) + (1 - t) l.
-    """
-    loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-    return loss + smoothing * real_logits.mean() if smoothing else loss
-
-
-def generator_loss(fake_logits: Tensor) -> Tensor:
-    """-E log D(G(z, c)): the non-saturating form (Goodfellow et al. 2014, section 3), from logits (B,)."""
-    return F.softplus(-fake_logits).mean()
 
 
 def information_bound(spec: LatentSpec, latents: Tensor, q: Tensor) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """The generator, and the discriminator and recognition heads on one trunk.
 
 Shapes: B batch, C channels, H = W image size, L width of a latent, P width of Q's output. Images are (B, C, H, W) in
-[-1, 1], the range of tanh. ``plan`` has the architectures of Chen et al. 2016 (arXiv:1606.03657, appendix C), and a
-rule for all other sizes. ``Generator`` and ``Discriminator`` build the networks of a plan.
+[-1, 1]. Each architecture is a module with the layers of G and of D's trunk: to add one, write such a module and name
+it in ``ARCHITECTURES``.
 """
 
 from __future__ import annotations
@@ -10,100 +10,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from infogan_ray import UserError
+from infogan_ray.models import dcgan, residual
 from infogan_ray.models.batch_norm import BatchNorm
-from infogan_ray.models.convolutions import DoublingConv, Flatten, HalvingConv
+from infogan_ray.models.initialisation import initialise, initialise_by_fan_in
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.priors.base import Sigma
+from infogan_ray.models.network_config import Architecture, NetworkConfig, check_images
+from infogan_ray.models.precision import widen
 from infogan_ray.models.spectral_norm import normalise_spectrally
 
-SIZES = tuple(range(16, 129, 4))
+
+class Layers(Protocol):
+    """What an architecture's module has."""
+
+    def generator_layers(
+        self, latent_dim: int, image_size: int, channels: int, config: NetworkConfig
+    ) -> list[nn.Module]: ...
+
+    def trunk_layers(
+        self, image_size: int, channels: int, config: NetworkConfig, images: int = 1
+    ) -> tuple[list[nn.Module], int]: ...
+
+    def initialise_generator(self, layers: nn.Module, config: NetworkConfig) -> None: ...
+
+    def initialise_trunk(self, layers: nn.Module, config: NetworkConfig) -> None: ...
 
 
-LARGEST_WIDTH = 10**7  # the number of weights still fits in 64 bits
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Settings of the networks. The layout depends on the image size (see ``plan``)."""
-
-    width: int = 64
-    """Channels of D's first convolution. All other layers scale with it. The paper uses 64."""
-    leaky_slope: float = 0.1
-    sync_batchnorm: bool = False
-    """Compute batch-norm statistics over all workers, not over each worker's part of the batch."""
-    joint_batchnorm: bool = False
-    """Compute D's and Q's batch-norm statistics over real and generated images together, also in G's step. Separate
-    statistics hide from D what all generated images have in common, for example their brightness."""
-    sigma_min: float = 0.1
-    """Smallest standard deviation that Q can predict for continuous codes."""
-    sigma_fixed: float | None = None
-    """A constant standard deviation for continuous codes, in place of a learned one."""
-    spectral_norm: bool = False
-    """Divide each weight of the trunk and of D's head by its largest singular value. Q shares the trunk."""
-
-    def __post_init__(self) -> None:
-        if not 4 <= self.width <= LARGEST_WIDTH:
-            raise UserError(
-                f"network.width is {self.width}; it must be at least 4 (the paper's is 64) and at most {LARGEST_WIDTH}"
-            )
-        if not 0 <= self.leaky_slope <= 1:
-            raise UserError(f"network.leaky_slope is {self.leaky_slope:g}; it must lie between 0 and 1")
-        _ = self.sigma  # raises UserError for values that are not positive
-
-    @property
-    def sigma(self) -> Sigma:
-        return Sigma(self.sigma_min, self.sigma_fixed)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Channel counts as multiples of the width. Stride-2 layers halve (D) or double (G) the image size."""
-
-    down: tuple[int, ...]
-    """D's stride-2 convolutions."""
-    flat: tuple[int, ...]
-    """D's stride-1 convolutions after ``down``."""
-    hidden: int
-    """The fully connected layer of D and of G. 0 means no layer."""
-    base: int
-    """Channels of G's first feature map."""
-    up_flat: tuple[int, ...]
-    """G's stride-1 convolutions before its stride-2 ones."""
-    up: tuple[int, ...]
-    """G's stride-2 layers without the last one, which makes the image."""
-
-
-def plan(image_size: int, channels: int) -> Plan:
-    """The architecture for an image size. Raises UserError for an unsupported size or channel count."""
-    if image_size not in SIZES:
-        raise UserError(
-            f"image size is {image_size}; valid sizes are the multiples of 4 from {SIZES[0]} to {SIZES[-1]}"
-        )
-    if channels not in (1, 3):
-        raise UserError(f"channels is {channels}; valid are 1 (grey) and 3 (RGB)")
-    if (image_size, channels) in ((28, 1), (32, 1)):  # MNIST, faces
-        return Plan(down=(1, 2), flat=(), hidden=16, base=2, up_flat=(), up=(1,))
-    if (image_size, channels) == (32, 3):  # SVHN, CelebA: G starts from 2x2x448
-        return Plan(down=(1, 2, 4), flat=(), hidden=0, base=7, up_flat=(), up=(4, 2, 1))
-    if (image_size, channels) == (64, 1):  # chairs
-        return Plan(down=(1, 2, 4), flat=(4, 4), hidden=16, base=4, up_flat=(4, 4), up=(2, 1))
-    halvings = len(halves(image_size))
-    down = tuple(min(2**i, 8) for i in range(halvings))
-    return Plan(down=down, flat=(), hidden=16, base=down[-1], up_flat=(), up=tuple(reversed(down[:-1])))
-
-
-def halves(size: int, times: int | None = None) -> list[int]:
-    """The image size after each of ``times`` stride-2 layers. None: as many layers as leave at least 4 pixels."""
-    sizes: list[int] = []
-    while len(sizes) < times if times is not None else size // 2 >= 4:
-        size //= 2
-        sizes.append(size)
-    return sizes
+ARCHITECTURES: dict[Architecture, Layers] = {"dcgan": dcgan, "residual": residual}
 
 
 class Stack(nn.Sequential):
@@ -116,44 +53,34 @@ class Stack(nn.Sequential):
 
 
 class Generator(nn.Module):
-    """x = G(z, c): (B, L) -> (B, C, H, W) in [-1, 1]."""
+    """x = G(z, c): (B, L) -> (B, C, H, W) in [-1, 1]. In training mode, a linear output has no limits."""
 
     def __init__(self, latent_dim: int, image_size: int, channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        arch, width, sync = plan(image_size, channels), config.width, config.sync_batchnorm
-        sizes = [*reversed(halves(image_size, len(arch.up) + 1)), image_size]
-        base, at = arch.base * width, sizes[0]
-        layers: list[nn.Module] = []
-        features = latent_dim
-        if arch.hidden:
-            layers += [nn.Linear(features, arch.hidden * width, bias=False), BatchNorm(arch.hidden * width, sync)]
-            layers += [nn.ReLU()]
-            features = arch.hidden * width
-        flat = base * at * at
-        layers += [nn.Linear(features, flat, bias=False), BatchNorm(flat, sync), nn.ReLU()]
-        layers += [nn.Unflatten(1, (base, at, at))]
-        features = base
-        for multiple in arch.up_flat:
-            layers += [nn.Conv2d(features, multiple * width, 4, padding="same", bias=False)]
-            layers += [BatchNorm(multiple * width, sync), nn.ReLU()]
-            features = multiple * width
-        for multiple, size in zip(arch.up, sizes[1:], strict=False):
-            layers += [DoublingConv(features, multiple * width, odd=size % 2 == 1, bias=False)]
-            layers += [BatchNorm(multiple * width, sync), nn.ReLU()]
-            features = multiple * width
-        layers += [DoublingConv(features, channels), nn.Tanh()]
-        self.layers = Stack(*layers)
+        architecture = ARCHITECTURES[config.architecture]
+        layers = architecture.generator_layers(latent_dim, image_size, channels, config)
+        self.has_tanh = config.output == "tanh"
+        self.layers = Stack(*layers, nn.Tanh()) if self.has_tanh else Stack(*layers)
         initialise(self)
+        architecture.initialise_generator(self.layers, config)
+
+    @property
+    def first_layer(self) -> nn.Linear:
+        """The layer whose input are the latents."""
+        layer = self.layers[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     @property
     def output_bias(self) -> Tensor:
-        """(C,) the bias before the tanh."""
-        last = self.layers[-2]
-        assert isinstance(last, nn.ConvTranspose2d) and last.bias is not None
+        """(C,) the bias of the last convolution."""
+        last = self.layers[-2 if self.has_tanh else -1]
+        assert isinstance(last, (nn.Conv2d, nn.ConvTranspose2d)) and last.bias is not None
         return last.bias
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.layers(latents)
+        images: Tensor = self.layers(latents)
+        return images if self.has_tanh or self.training else images.clamp(-1, 1)
 
 
 def trunk(image_size: int, channels: int, config: NetworkConfig, images: int = 1) -> tuple[Stack, int]:
@@ -161,37 +88,24 @@ def trunk(image_size: int, channels: int, config: NetworkConfig, images: int = 1
 
     ``images``: the number of images that are stacked on the channel axis of the input.
     """
-    arch, width, sync = plan(image_size, channels), config.width, config.sync_batchnorm
-
-    def activation() -> nn.Module:
-        return nn.LeakyReLU(config.leaky_slope)
-
-    layers: list[nn.Module] = [HalvingConv(images * channels, arch.down[0] * width), activation()]
-    features = arch.down[0] * width
-    for multiple in arch.down[1:]:
-        layers += [HalvingConv(features, multiple * width, bias=False), BatchNorm(multiple * width, sync)]
-        layers += [activation()]
-        features = multiple * width
-    for multiple in arch.flat:
-        layers += [nn.Conv2d(features, multiple * width, 4, padding="same", bias=False)]
-        layers += [BatchNorm(multiple * width, sync), activation()]
-        features = multiple * width
-    features *= halves(image_size, len(arch.down))[-1] ** 2
-    layers += [Flatten()]
-    if arch.hidden:
-        layers += [nn.Linear(features, arch.hidden * width, bias=False), BatchNorm(arch.hidden * width, sync)]
-        layers += [activation()]
-        features = arch.hidden * width
+    layers, features = ARCHITECTURES[config.architecture].trunk_layers(image_size, channels, config, images)
     return Stack(*layers), features
+
+
+def initialise_trunk_and_head(trunk: nn.Module, head: Stack, config: NetworkConfig) -> None:
+    """The initial weights of a trunk without normalisation, and of the hidden layer of a head on it."""
+    ARCHITECTURES[config.architecture].initialise_trunk(trunk, config)
+    if config.d_norm == "none":
+        initialise_by_fan_in(head[0], config.leaky_slope)
 
 
 def recognition_head(features: int, outputs: int, config: NetworkConfig) -> Stack:
     """The paper's layers of Q on the trunk: a hidden layer of twice the width, and the output layer."""
-    width = config.width
+    hidden = 2 * config.width
+    norm = [BatchNorm(hidden, config.sync_batchnorm)] if config.d_norm == "batch" else []
     return Stack(
-        nn.Linear(features, 2 * width, bias=False), BatchNorm(2 * width, config.sync_batchnorm),
-        nn.LeakyReLU(config.leaky_slope), nn.Linear(2 * width, outputs),
-    )  # fmt: skip
+        nn.Linear(features, hidden, bias=not norm), *norm, nn.LeakyReLU(config.leaky_slope), nn.Linear(hidden, outputs)
+    )
 
 
 class Discriminator(nn.Module):
@@ -204,18 +118,23 @@ class Discriminator(nn.Module):
         self.head = nn.Linear(features, 1)
         self.recognition = recognition_head(features, q_dim, config)
         initialise(self)
+        initialise_trunk_and_head(self.trunk, self.recognition, config)
         if config.spectral_norm:  # not on Q's own layers: its logits must be unlimited to reach the bound's ceiling
             normalise_spectrally(self.trunk, self.head)
 
     def forward(self, images: Tensor, groups: int = 1, q_from: int = 0) -> tuple[Tensor, Tensor]:
-        """D's logits (B,) and Q's parameters (B - q_from, P), both in float32 also under autocast.
+        """D's logits (B,) and Q's parameters (B - q_from, P), both in float32 also under autocast (``widen``).
 
         ``groups``: parts of the batch with separate batch-norm statistics. ``q_from``: the first row that Q processes,
         as a single group. So Q can skip the real images if it does not learn from them.
         """
         features = self.trunk(images, groups)
         q = self.recognition(features[q_from:], 1 if q_from else groups)
-        return self.head(features).float().flatten(), q.float()
+        return widen(self.head(features)).flatten(), widen(q)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """D's logits (B,) alone, with one group of batch-norm statistics."""
+        return widen(self.head(self.trunk(images))).flatten()
 
 
 @contextmanager
@@ -228,16 +147,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
         module.requires_grad_(True)
 
 
-def initialise(module: nn.Module) -> None:
-    """Initialise weights from N(0, 0.02), as in DCGAN (arXiv:1511.06434, section 3), and biases with 0."""
-    for layer in module.modules():
-        # Modules on the meta device only serve to count parameters. Sampling there would load PyTorch's compiler (2 s).
-        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not layer.weight.is_meta:
-            nn.init.normal_(layer.weight, 0.0, 0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
 @dataclass(frozen=True)
 class ModelSpec:
     """The specification from which both modules can be built. Every checkpoint contains it."""
@@ -248,7 +157,7 @@ class ModelSpec:
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
-        plan(self.image_size, self.channels)
+        check_images(self.image_size, self.channels)
 
     def build(self) -> tuple[Generator, Discriminator]:
         """New modules. Their initial weights come from PyTorch's global random generator."""

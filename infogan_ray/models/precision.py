@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 
@@ -21,6 +22,11 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """The context of a forward pass, for a precision from ``resolve_precision``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def widen(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 if they have that type."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def set_matrix_products(precision: str) -> None:

@@ -50,7 +50,7 @@ class Restarts:
         check_restarts(spec, config)
         self.spec, self.config, self.seed = spec, config, seed
         generator, average, discriminator = networks
-        self.first_layer, self.averaged_first_layer = _linear(generator.layers[0]), _linear(average.layers[0])
+        self.first_layer, self.averaged_first_layer = generator.first_layer, average.first_layer
         self.recognition = _linear(discriminator.recognition[-1])
         self.opt_g, self.opt_d = optimizers
         device = self.recognition.weight.device

@@ -23,7 +23,8 @@ from infogan_ray.evaluation.bound import EvaluationConfig
 from infogan_ray.evaluation.metrics import SELECTABLE, is_one_prior, metric_help
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import ObjectiveConfig
-from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.models.network_config import NetworkConfig
+from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.precision import PRECISIONS
 from infogan_ray.storage.run_directory import NAME_RULE
 from infogan_ray.training.category_restarts import check_restarts

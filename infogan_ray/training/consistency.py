@@ -23,6 +23,7 @@ from torch import Tensor
 from infogan_ray import UserError
 from infogan_ray.data.affine import affine_maps, transform
 from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.precision import widen
 from infogan_ray.models.priors.discrete import probabilities_on
 
 
@@ -107,7 +108,7 @@ def with_copies(real: Tensor, maps: Tensor) -> Tensor:
 def transform_half(generated: Tensor, maps: Tensor) -> Tensor:
     """(B, C, H, W): the generated images in their order, with the second half transformed."""
     half = len(generated) // 2
-    return torch.cat([generated[:half].float(), transform(generated[half:].float(), maps[half:])])
+    return torch.cat([widen(generated[:half]), transform(widen(generated[half:]), maps[half:])])
 
 
 def consistency_loss(spec: LatentSpec, q: Tensor, config: ConsistencyConfig) -> Tensor:

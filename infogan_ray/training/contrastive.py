@@ -31,8 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infogan_ray import UserError
+from infogan_ray.models.initialisation import initialise
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.networks import ModelSpec, frozen, initialise, recognition_head, trunk
+from infogan_ray.models.networks import ModelSpec, frozen, initialise_trunk_and_head, recognition_head, trunk
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class PairDiscriminator(nn.Module):
         self.trunk, features = trunk(spec.image_size, spec.channels, spec.network, images=2)
         self.head = recognition_head(features, codes, spec.network)
         initialise(self)
+        initialise_trunk_and_head(self.trunk, self.head, spec.network)
 
     def forward(self, stacked: Tensor) -> Tensor:
         return self.head(self.trunk(stacked)).float()

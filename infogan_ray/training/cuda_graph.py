@@ -67,7 +67,7 @@ class Recording:
         recorded_schedule = Schedule(
             {name: next(scalars) for name in schedule.lambdas}, next(scalars),
             None if schedule.noise is None else next(scalars), None if schedule.gap is None else next(scalars),
-            schedule.has_r1,
+            schedule.has_penalty,
         )  # fmt: skip
 
         def step() -> Outputs:
@@ -126,7 +126,7 @@ class GraphedStep:
     ) -> tuple[Metrics, Tensor]:
         """The same as ``train_on_batch``."""
         assert state is self.state and world_size == 1
-        kind = (images.shape, *(part is None for part in schedule), schedule.has_r1)
+        kind = (images.shape, *(part is None for part in schedule), schedule.has_penalty)
         if not self.recording_failed and kind not in self._recordings and self.eager_steps[kind] >= WARM_UP:
             self._try_to_record(kind, images, schedule, batch_size)
         if kind in self._recordings:

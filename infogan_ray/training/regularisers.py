@@ -1,4 +1,4 @@
-"""Regularisers of adversarial training: R1, instance noise, label smoothing, warm-up and G's initial bias.
+"""Regularisers of adversarial training: R1 and R2, instance noise, label smoothing, warm-up and G's initial bias.
 
 All are off by default. Spectral normalisation is in ``models/spectral_norm.py``, restarts of dead categories in
 ``category_restarts.py``. docs/experiments.md compares them.
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.models.convolutions import no_weight_gradients
+from infogan_ray.models.precision import widen
 
 MAX_MEAN = 0.95  # of pixels in [-1, 1]
 
@@ -25,8 +26,10 @@ class StabilityConfig:
 
     r1: float = 0.0
     """Weight gamma of R1, the penalty on D's gradient at real images; 1 to 10 is usual."""
+    r2: float = 0.0
+    """Weight gamma of R2, the same penalty at generated images. The relativistic game needs both."""
     r1_every: int = 1
-    """Steps between two steps with the penalty, which is multiplied by this number. 16 costs little time."""
+    """Steps between two steps with R1 and R2, which are multiplied by this number. 16 costs little time."""
     instance_noise: float = 0.0
     """Standard deviation, at the first step, of noise on D's input images in training. Images are in [-1, 1]."""
     instance_noise_share: float = 0.5
@@ -45,7 +48,7 @@ class StabilityConfig:
     images that are mostly background."""
 
     def __post_init__(self) -> None:
-        for name in ("r1", "instance_noise"):
+        for name in ("r1", "r2", "instance_noise"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"stability.{name} is {value}; it must be a number of at least 0 (0 is off)")
@@ -80,13 +83,19 @@ class StabilityConfig:
         """
         return self.instance_noise * max(0.0, 1 - step / (self.instance_noise_share * steps))
 
-    def has_r1(self, step: int) -> bool:
-        """Whether the step that follows ``step`` finished steps has the R1 penalty."""
-        return self.r1 > 0 and step % self.r1_every == 0
+    @property
+    def penalties(self) -> dict[str, float]:
+        """The weights of the penalties that are on, by the name of their metric."""
+        weights = {"r1_penalty": self.r1, "r2_penalty": self.r2}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    def has_penalty(self, step: int) -> bool:
+        """Whether the step that follows ``step`` finished steps has the penalties R1 and R2."""
+        return bool(self.penalties) and step % self.r1_every == 0
 
 
-def mean_bias(images: Tensor) -> Tensor:
-    """The bias (C,) before G's tanh with which G's images have the mean of uint8 images (N, C, H, W).
+def mean_bias(images: Tensor, has_tanh: bool = True) -> Tensor:
+    """The bias (C,) of G's last convolution with which G's images have the mean of uint8 images (N, C, H, W).
 
     By default, G's first images are grey and nearly equal. D's batch norm has separate statistics for generated images.
     It removes their common part and amplifies the differences. D then recognises them, and its gradient does not make
@@ -97,7 +106,7 @@ def mean_bias(images: Tensor) -> Tensor:
     # In parts of 500 images, since the sum needs 8 bytes of memory for each byte of the images.
     total = torch.stack([part.sum(dim=(0, 2, 3), dtype=torch.int64) for part in images.split(500)]).sum(0)
     mean = total.double() / (images.numel() // images.shape[1]) / 127.5 - 1
-    return mean.clamp(-MAX_MEAN, MAX_MEAN).atanh().float()
+    return (mean.clamp(-MAX_MEAN, MAX_MEAN).atanh() if has_tanh else mean).float()
 
 
 def with_noise(images: Tensor, noise: Tensor | None) -> Tensor:
@@ -109,21 +118,27 @@ def with_noise(images: Tensor, noise: Tensor | None) -> Tensor:
     return images if noise is None else images + noise[-len(images) :]
 
 
-def r1_penalty(config: StabilityConfig, signs: Tensor | None, real_logits: Tensor, images: Tensor) -> Tensor:
-    """R1 = gamma / 2 * E |grad D(x)|^2 over real x, a scalar (Mescheder et al. 2018, arXiv:1801.04406, equation 9).
+def gradient_penalties(
+    config: StabilityConfig, signs: Tensor | None, logits: Tensor, images: Tensor
+) -> dict[str, Tensor]:
+    """R1 and R2, scalars by the name of their metric. A penalty that is off is left out.
 
-    D(x) is the logit, as in the paper. ``images`` (2B, C, H, W) require a gradient. The first B are the real images of
-    ``real_logits`` (B,). Every ``r1_every``-th step has the penalty times ``r1_every``. Other steps have no signs and a
-    penalty of 0. The mean over steps is then the same (Karras et al. 2020, arXiv:1912.04958, appendix B).
+    R1 = gamma / 2 * E |grad D(x)|^2 over real images x, and R2 the same over generated images (Mescheder et al. 2018,
+    arXiv:1801.04406, equation 9). D(x) is the logit, as in the paper. ``images`` (2B, C, H, W) require a gradient, and
+    ``logits`` (2B,) are theirs: B rows for real images, then B rows for generated images. Every ``r1_every``-th step
+    has the penalties times ``r1_every``. Other steps have no signs and penalties of 0. The mean over steps is then the
+    same (Karras et al. 2020, arXiv:1912.04958, appendix B).
 
-    ``signs`` (B,) are -1 or 1 at random. Without batch norm they have no effect, since an image changes only its own
-    logit. With batch norm, an image changes all logits through the statistics. These changes cancel in a plain sum of
-    logits: after a last batch norm and a linear head the sum is constant. With signs, the expectation is the sum of
-    all squared derivatives of all logits, divided by B (Hutchinson's estimate of the Jacobian's squared norm).
+    ``signs`` (2B,) are -1 or 1 at random, and 0 for images whose penalty is off. Without batch norm the choice between
+    -1 and 1 has no effect, since an image changes only its own logit. With batch norm, an image changes all logits
+    through the statistics. These changes cancel in a plain sum of logits: after a last batch norm and a linear head the
+    sum is constant. With signs, the expectation is the sum of all squared derivatives of all logits, divided by B
+    (Hutchinson's estimate of the Jacobian's squared norm).
     """
     if signs is None:
-        return real_logits.new_zeros(())
+        return {name: logits.new_zeros(()) for name in config.penalties}
     with no_weight_gradients():
-        (gradients,) = torch.autograd.grad((signs * real_logits).sum(), images, create_graph=True)
-    squares = gradients[: len(real_logits)].float().square().flatten(1).sum(1)
-    return config.r1_every * config.r1 / 2 * squares.mean()
+        (gradients,) = torch.autograd.grad((signs * logits).sum(), images, create_graph=True)
+    real, generated = widen(gradients).square().flatten(1).sum(1).chunk(2)
+    squares = {"r1_penalty": real.mean(), "r2_penalty": generated.mean()}
+    return {name: config.r1_every * weight / 2 * squares[name] for name, weight in config.penalties.items()}

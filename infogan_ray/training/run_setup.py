@@ -21,7 +21,8 @@ from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
 from infogan_ray.evaluation.clustering import why_not_measured
 from infogan_ray.evaluation.metrics import LABELS, check_needs, lower_is_better, missing_packages, needs
-from infogan_ray.models.networks import ModelSpec, plan
+from infogan_ray.models.network_config import check_images
+from infogan_ray.models.networks import ModelSpec
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.errors import retry_with_room
 from infogan_ray.storage.file_system import Storage, open_storage
@@ -58,7 +59,7 @@ def check_data(
     if config.data is None:
         raise UserError("data is not set; give --data (mnist, fashion_mnist, shapes, or a path) or a --preset")
     if config.image_size is not None:
-        plan(config.image_size, config.channels or 1)
+        check_images(config.image_size, config.channels or 1)
     images = load_images(config.data, config.data_config, say, feed=resolve_feed(config), budget=budget, sample=sample)
     config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from infogan_ray.data.feeds.memory import to_unit_range
-from infogan_ray.models.losses import discriminator_loss, generator_loss, information_bound, weighted_bound
+from infogan_ray.models.losses import information_bound, weighted_bound
 from infogan_ray.models.networks import frozen
 from infogan_ray.training.consistency import consistency_loss, transform_half, with_copies
-from infogan_ray.training.regularisers import r1_penalty, with_noise
-from infogan_ray.training.step_inputs import Microbatch, Schedule
+from infogan_ray.training.regularisers import gradient_penalties, with_noise
+from infogan_ray.training.step_inputs import Microbatch, Schedule, StepNoise
 from infogan_ray.training.train_state import TrainState
 
 Metrics = dict[str, Tensor]
@@ -48,20 +48,21 @@ def discriminator_step(
     groups, q_from = 1 if state.discriminator.joint_batchnorm else 2, 0 if needs_q_on_real(state, batch) else count
     with state.autocast():
         inputs = with_noise(torch.cat([real, generated.detach()]), noise.instance_noise)
-        inputs.requires_grad_(noise.signs is not None)  # R1 needs D's gradient at real images
+        inputs.requires_grad_(noise.signs is not None)  # R1 and R2 need D's gradient at images
         logits, q = state.discriminate(inputs, groups=groups, q_from=q_from)
     (real_logits, generated_logits), q_real = logits.chunk(2), q[:-count]
-    d_loss = discriminator_loss(real_logits, generated_logits, state.stability.label_smoothing)
+    d_loss = state.game.discriminator_loss(real_logits, generated_logits, state.stability.label_smoothing)
     bounds = information_bound(state.spec.latents, batch.latents.detach(), q[-count:])
     loss, metrics = d_loss - weighted_bound(bounds, schedule.lambdas), {"d_loss": d_loss}
     if noise.transformations is not None:
         metrics["consistency_loss"] = consistency_loss(state.spec.latents, q_real, state.consistency)
         loss = loss + schedule.consistency * metrics["consistency_loss"]
-    if state.stability.r1:
-        metrics["r1_penalty"] = r1_penalty(state.stability, noise.signs, real_logits, inputs)
-        loss = loss + metrics["r1_penalty"]
+    for name, penalty in gradient_penalties(state.stability, noise.signs, logits, inputs).items():
+        metrics[name] = penalty
+        loss = loss + penalty
     (batch.weight * loss).backward()
-    metrics |= accuracy(real_logits, generated_logits) | {f"train_mi/{name}": bound for name, bound in bounds.items()}
+    metrics |= accuracy(*state.game.decisions(real_logits, generated_logits))
+    metrics |= {f"train_mi/{name}": bound for name, bound in bounds.items()}
     return detached(metrics), q_real.detach()
 
 
@@ -75,7 +76,8 @@ def generator_step(state: TrainState, batch: Microbatch, images: tuple[Tensor, T
         inputs = torch.cat([real, generated]) if state.discriminator.joint_batchnorm else generated
         q_from = 0 if needs_q_on_real(state, batch) else len(inputs) - count
         logits, q = state.discriminator(with_noise(inputs, noise.instance_noise), q_from=q_from)
-        g_loss = generator_loss(logits[-count:])
+        real_logits = logits[:-count] if len(inputs) > count else logits_on_real(state, real, noise)
+        g_loss = state.game.generator_loss(real_logits, logits[-count:])
         bounds = information_bound(state.spec.latents, batch.latents, q[-count:])
         loss, metrics = g_loss - weighted_bound(bounds, schedule.lambdas), {"g_loss": g_loss}
         if noise.pairs is not None and state.contrastive is not None:
@@ -98,13 +100,22 @@ def real_and_generated(state: TrainState, batch: Microbatch) -> tuple[Tensor, Te
     return with_copies(real, transformations), transform_half(generated, transformations)  # in fp32
 
 
+def logits_on_real(state: TrainState, real: Tensor, noise: StepNoise) -> Tensor | None:
+    """D's logits (B,) for real images in G's step, if the game needs them. They do not depend on G's weights."""
+    if not state.game.needs_real_in_g_step:
+        return None
+    with torch.no_grad():
+        images = real if noise.instance_noise is None else real + noise.instance_noise[: len(real)]
+        return state.discriminator.logits(images)
+
+
 def needs_q_on_real(state: TrainState, batch: Microbatch) -> bool:
     """Whether this step needs Q's parameters for real images."""
     return batch.noise.transformations is not None or state.needs_q_on_real
 
 
 def accuracy(real_logits: Tensor, generated_logits: Tensor) -> Metrics:
-    """D's mean probability of "real" for real and generated images, and the share that D classifies correctly."""
+    """D's mean probability of "real" for real and generated images, and the share that D decides correctly."""
     correct = ((real_logits > 0).float().mean() + (generated_logits < 0).float().mean()) / 2
     return {
         "d_real": real_logits.sigmoid().mean(), "d_fake": generated_logits.sigmoid().mean(), "d_accuracy": correct
@@ -129,7 +140,8 @@ def step_metrics(d_metrics: Metrics, g_metrics: Metrics, d_grad_norm: Tensor, g_
     """All metrics of a step, in a fixed order: d_loss, g_loss, d_grad_norm, g_grad_norm, then all others.
 
     Diverged has the name of the first metric that is not finite. The others are d_real, d_fake, d_accuracy,
-    train_mi/<code> and, if they are on, consistency_loss, r1_penalty, contrastive_loss and contrastive_accuracy.
+    train_mi/<code> and, if they are on, consistency_loss, r1_penalty, r2_penalty, contrastive_loss and
+    contrastive_accuracy.
     """
     losses = {"d_loss": d_metrics["d_loss"], "g_loss": g_metrics["g_loss"]}
     return losses | {"d_grad_norm": d_grad_norm, "g_grad_norm": g_grad_norm} | d_metrics | g_metrics

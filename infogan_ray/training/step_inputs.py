@@ -27,8 +27,8 @@ class Schedule(NamedTuple):
     """Standard deviation of instance noise."""
     gap: Number | None = None
     """The gap of the contrastive term's pairs."""
-    has_r1: bool = False
-    """Whether this step has the R1 penalty."""
+    has_penalty: bool = False
+    """Whether this step has the penalties R1 and R2, as far as they are on."""
 
 
 class StepNoise(NamedTuple):
@@ -41,7 +41,7 @@ class StepNoise(NamedTuple):
     instance_noise: Tensor | None = None
     """(2B, C, H, W), added to D's inputs: B rows for real images, then B rows for generated images."""
     signs: Tensor | None = None
-    """(B,), -1 or 1, for R1."""
+    """(2B,) for R1 and R2: B rows for real images, then B rows for generated images."""
 
     def rows(self, indices: slice) -> StepNoise:
         """The numbers for some of the B rows."""
@@ -49,9 +49,14 @@ class StepNoise(NamedTuple):
         return StepNoise(
             None if transformations is None else transformations[indices],
             None if pairs is None else pairs.rows(indices),
-            None if noise is None else noise.unflatten(0, (2, -1))[:, indices].flatten(0, 1),
-            None if signs is None else signs[indices],
+            _rows_of_both(noise, indices),
+            _rows_of_both(signs, indices),
         )
+
+
+def _rows_of_both(values: Tensor | None, indices: slice) -> Tensor | None:
+    """Some of the B rows for real images and the same rows for generated images, from values (2B, ...)."""
+    return None if values is None else values.unflatten(0, (2, -1))[:, indices].flatten(0, 1)
 
 
 class Microbatch(NamedTuple):

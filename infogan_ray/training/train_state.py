@@ -18,6 +18,7 @@ from infogan_ray import UserError
 from infogan_ray.data.augmentation import AugmentationConfig, augment, sample_uniforms
 from infogan_ray.data.feeds.memory import share
 from infogan_ray.models.batch_norm import calibrate
+from infogan_ray.models.games import GAMES
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import ObjectiveConfig
 from infogan_ray.models.networks import Generator, ModelSpec
@@ -51,7 +52,7 @@ class TrainState:
         self.stability = stability or StabilityConfig()
         self.prior = LearnedPrior(prior or PriorConfig(), spec.latents, self.device)
         self.use_prior(self.prior.initial_spec(spec.latents))
-        self.lambdas = objective.weights(spec.latents)
+        self.lambdas, self.game = objective.weights(spec.latents), GAMES[objective.game]
         self.precision = resolve_precision(precision, self.device)
         self.step = 0
         with torch.random.fork_rng(devices=[]):
@@ -79,7 +80,7 @@ class TrainState:
 
     def set_mean_bias(self, images: Tensor) -> None:
         """Before the first step: set G's bias so that its images have the mean of uint8 images (N, C, H, W)."""
-        bias = mean_bias(images).to(self.device)
+        bias = mean_bias(images, self.generator.has_tanh).to(self.device)
         with torch.no_grad():
             for generator in (self.generator, self.average):
                 generator.output_bias.copy_(bias)
@@ -117,7 +118,7 @@ class TrainState:
             self.consistency.weight_at(self.step),
             noise=stability.noise_at(self.step, steps) or None if steps is not None else None,
             gap=pairs.gap_at(self.step) if pairs is not None and self.step >= pairs.start else None,
-            has_r1=stability.has_r1(self.step),
+            has_penalty=stability.has_penalty(self.step),
         )
 
     def step_noise(self, batch_size: int, schedule: Schedule, rank: int = 0, world_size: int = 1) -> StepNoise:
@@ -155,11 +156,16 @@ class TrainState:
         return schedule.noise * numbers[:, mine].flatten(0, 1)
 
     def signs(self, batch_size: int, schedule: Schedule, mine: slice) -> Tensor | None:
-        """-1 or 1 for each real image, (B,), for R1; None in a step without R1."""
-        if not schedule.has_r1:
+        """-1 or 1 (2B,) for real and for generated images, for R1 and R2; None in a step without them.
+
+        0 for images whose penalty is off.
+        """
+        if not schedule.has_penalty:
             return None
-        bits = torch.randint(2, (batch_size,), generator=self.rng.at("signs", self.step), device=self.device)
-        return 2.0 * bits[mine] - 1
+        generator = self.rng.at("signs", self.step)
+        weights = (self.stability.r1, self.stability.r2)
+        bits = [torch.randint(2, (batch_size,), generator=generator, device=self.device)[mine] for _ in weights]
+        return torch.cat([(2.0 * part - 1) * bool(weight) for part, weight in zip(bits, weights, strict=True)])
 
     def set_learning_rates(self, steps: int) -> None:
         """Set the learning rates of the next step of a run of ``steps``."""

@@ -6,7 +6,8 @@ import torch
 from infogan_ray.evaluation.bound import EvaluationConfig
 from infogan_ray.evaluation.measure import measure_bound
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.models.network_config import NetworkConfig
+from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.traversal import draw, traverse
 
 

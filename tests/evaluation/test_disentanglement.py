@@ -26,7 +26,8 @@ from infogan_ray.evaluation.disentanglement.vae_scores import beta_vae, factor_v
 from infogan_ray.evaluation.measure_disentanglement import DisentanglementConfig, measure
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.models.network_config import NetworkConfig
+from infogan_ray.models.networks import ModelSpec
 from infogan_ray.storage.checkpoints import MODEL
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.manifests import write_with_manifest

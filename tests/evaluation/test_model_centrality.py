@@ -21,7 +21,8 @@ from infogan_ray.evaluation import model_centrality
 from infogan_ray.evaluation.model_centrality import LEVELS, centralities, cross_scores, sample_levels, sizes_of
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.models.network_config import NetworkConfig
+from infogan_ray.models.networks import ModelSpec
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from tests.web.test_search_report import make_search, run_trial

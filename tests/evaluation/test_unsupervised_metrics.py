@@ -24,7 +24,8 @@ from infogan_ray.evaluation.unsupervised_metrics import (
     transformed_copies,
 )
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.models.network_config import NetworkConfig
+from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.priors.categorical import Categorical
 from tests.conftest import tiny_images
 

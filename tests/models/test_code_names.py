@@ -14,7 +14,8 @@ import yaml
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.models.network_config import NetworkConfig
+from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.traversal import traverse
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import Storage, open_storage

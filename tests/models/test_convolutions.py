@@ -15,8 +15,9 @@ from torch import Tensor
 
 from infogan_ray.models.convolutions import FEW_CHANNELS, Correlate, Double, DoublingConv, Halve, HalvingConv, correlate
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.networks import Discriminator, ModelSpec, NetworkConfig, frozen
-from infogan_ray.training.regularisers import StabilityConfig, r1_penalty
+from infogan_ray.models.network_config import NetworkConfig
+from infogan_ray.models.networks import Discriminator, ModelSpec, frozen
+from infogan_ray.training.regularisers import StabilityConfig, gradient_penalties
 
 CHANNELS = [1, 3, FEW_CHANNELS, FEW_CHANNELS + 4]
 SIZES = [(8, 8), (7, 7), (6, 9)]
@@ -120,11 +121,11 @@ def test_r1_equals_that_of_pytorchs_layers(channels: int, monkeypatch: pytest.Mo
     """Compare penalty and gradients through D with batch norm."""
     discriminator = small_discriminator(channels).double()
     images = torch.randn(8, channels, 16, 16, dtype=torch.float64).requires_grad_()
-    signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+    signs = torch.tensor([1.0, -1.0, -1.0, 1.0, 0, 0, 0, 0], dtype=torch.float64)
 
     def outcome() -> list[Tensor]:
         logits = discriminator.head(discriminator.trunk(images, 2)).flatten()
-        penalty = r1_penalty(StabilityConfig(r1=1.0), signs, logits[:4], images)
+        penalty = gradient_penalties(StabilityConfig(r1=1.0), signs, logits, images)["r1_penalty"]
         return [penalty, *torch.autograd.grad(penalty, list(discriminator.trunk.parameters()), allow_unused=True)]
 
     ours = outcome()
@@ -148,7 +149,7 @@ def test_no_unused_weight_gradient_is_computed(monkeypatch: pytest.MonkeyPatch) 
         discriminator(images)[0].sum().backward()
     assert not calls
     logits, _ = discriminator(images)
-    penalty = r1_penalty(StabilityConfig(r1=1.0), torch.ones(4), logits, images)
+    penalty = gradient_penalties(StabilityConfig(r1=1.0), torch.ones(4), logits, images)["r1_penalty"]
     assert not calls
     penalty.backward()
     once = len(calls)

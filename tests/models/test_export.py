@@ -17,16 +17,21 @@ from infogan_ray.models import export as export_module
 from infogan_ray.models.export import export
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.models.network_config import NetworkConfig
+from infogan_ray.models.networks import ModelSpec
 from infogan_ray.storage.file_system import open_storage
 
 CODES = "noise=4 cat=3 uniform=1 gaussian=1 bernoulli=1"
 
 
-def make_model(image_size: int = 28, channels: int = 1) -> InfoGAN:
+SMALL = NetworkConfig(width=4)
+RESIDUAL = NetworkConfig(width=4, architecture="residual", d_norm="none", output="linear")
+
+
+def make_model(image_size: int = 28, channels: int = 1, network: NetworkConfig = SMALL) -> InfoGAN:
     """A model with unusual batch-norm statistics, so that a graph that ignores them gives other results."""
     torch.manual_seed(0)
-    spec = ModelSpec(LatentSpec.parse(CODES), image_size, channels, NetworkConfig(width=4))
+    spec = ModelSpec(LatentSpec.parse(CODES), image_size, channels, network)
     generator, discriminator = spec.build()
     for module in (*generator.modules(), *discriminator.modules()):
         if hasattr(module, "running_var"):
@@ -35,12 +40,15 @@ def make_model(image_size: int = 28, channels: int = 1) -> InfoGAN:
     return InfoGAN(spec, generator, discriminator, open_storage("none"))
 
 
-@pytest.mark.parametrize(("format", "image_size", "channels"), [("onnx", 28, 1), ("torch", 64, 3)])
+@pytest.mark.parametrize(
+    ("format", "image_size", "channels", "network"),
+    [("onnx", 28, 1, SMALL), ("torch", 36, 3, RESIDUAL)],
+)
 def test_both_graphs_equal_the_model_and_the_example_runs_without_this_package(
-    format: str, image_size: int, channels: int, tmp_path: Path,
+    format: str, image_size: int, channels: int, network: NetworkConfig, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    model, folder = make_model(image_size, channels), tmp_path / "first model"
+    model, folder = make_model(image_size, channels, network), tmp_path / "first model"
     monkeypatch.setattr("infogan_ray.cli.export.load", lambda path, say: model)
     assert main(["export", "any", "--format", format, "-o", str(folder)]) == DONE
     assert "largest difference from the model" in capsys.readouterr().out

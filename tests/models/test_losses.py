@@ -7,11 +7,10 @@ import sys
 import pytest
 import torch
 
+from infogan_ray.models.games import GAMES
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.losses import (
     ObjectiveConfig,
-    discriminator_loss,
-    generator_loss,
     information_bound,
     mi_fraction,
     weighted_bound,
@@ -21,11 +20,29 @@ from infogan_ray.models.rng import seeded_generator
 
 
 def test_losses_equal_their_definitions_and_accept_large_logits() -> None:
+    game = GAMES["logistic"]
     real, fake = torch.tensor([0.3, -1.0]), torch.tensor([0.5, 2.0])
     wanted = -(real.sigmoid().log().mean() + (1 - fake.sigmoid()).log().mean())
-    assert discriminator_loss(real, fake).item() == pytest.approx(wanted.item(), abs=1e-6)
-    assert generator_loss(fake).item() == pytest.approx(-fake.sigmoid().log().mean().item(), abs=1e-6)
-    assert discriminator_loss(torch.tensor([-200.0]), torch.tensor([200.0])).item() == pytest.approx(400)
+    assert game.discriminator_loss(real, fake).item() == pytest.approx(wanted.item(), abs=1e-6)
+    assert game.generator_loss(None, fake).item() == pytest.approx(-fake.sigmoid().log().mean().item(), abs=1e-6)
+    assert game.discriminator_loss(torch.tensor([-200.0]), torch.tensor([200.0])).item() == pytest.approx(400)
+
+
+def test_the_relativistic_game_compares_the_images_of_each_pair() -> None:
+    """The losses equal their definitions, and do not change if all logits change by the same number."""
+    game = GAMES["relativistic"]
+    real, fake = torch.tensor([0.3, -1.0]), torch.tensor([0.5, 2.0])
+    assert game.discriminator_loss(real, fake).item() == pytest.approx(-(real - fake).sigmoid().log().mean().item())
+    assert game.generator_loss(real, fake).item() == pytest.approx(-(fake - real).sigmoid().log().mean().item())
+    assert game.discriminator_loss(real + 5, fake + 5).item() == pytest.approx(
+        game.discriminator_loss(real, fake).item()
+    )
+    assert game.discriminator_loss(torch.tensor([-200.0]), torch.tensor([200.0])).item() == pytest.approx(400)
+    target = torch.tensor([0.9, 0.9])
+    soft = torch.nn.functional.binary_cross_entropy_with_logits(real - fake, target)
+    assert game.discriminator_loss(real, fake, smoothing=0.1).item() == pytest.approx(soft.item())
+    for_real, for_generated = game.decisions(real, fake)
+    assert torch.equal(for_real, -for_generated) and for_real.tolist() == pytest.approx([-0.2, -3.0])
 
 
 def test_a_perfect_q_reaches_the_categorical_entropy_and_no_more() -> None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.networks import ModelSpec, NetworkConfig
+from infogan_ray.models.network_config import NetworkConfig
+from infogan_ray.models.networks import ModelSpec
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.checkpoints import list_checkpoints, open_checkpoint
 from infogan_ray.storage.file_system import Storage, open_storage

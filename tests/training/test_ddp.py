@@ -27,11 +27,16 @@ from tests.conftest import make_image_set, tiny_config
 from tests.training.steps import step_on
 
 STEPS = 3
+TRANSFORMED: dict[str, Any] = {
+    "consistency": {"weight": 1.0, "start": 0, "full": 1},
+    "objective": {"game": "relativistic"}, "stability": {"r1": 0.1, "r2": 0.1, "r1_every": 2},
+    "network": {"d_norm": "none"},
+}  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     "fp32": {"network": {"sync_batchnorm": True}},
     "bf16": {"network": {"sync_batchnorm": True}, "optimizer": {"wire": "bf16"}},
-    "transformed": {"consistency": {"weight": 1.0, "start": 0, "full": 1}},
-    "accumulated": {"consistency": {"weight": 1.0, "start": 0, "full": 1}, "optimizer": {"accumulate": 2}},
+    "transformed": TRANSFORMED,
+    "accumulated": {**TRANSFORMED, "optimizer": {"accumulate": 2}},
 }
 
 
@@ -40,9 +45,7 @@ def run_steps(config: RunConfig, rank: int = 0, world_size: int = 1) -> tuple[Tr
 
     The first moments after one step are proportional to the gradients.
     """
-    state = TrainState(
-        config.model_spec(16, 1), config.objective, config.optimizer, consistency=config.consistency
-    )  # fmt: skip
+    state = config.new_state(16, 1)
     if world_size > 1:
         state.distribute(partial(distributed, wire=config.optimizer.wire))
     feed = InMemoryFeed(make_image_set().images, 16, 0, rank, world_size)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.feeds.memory import InMemoryFeed, to_unit_range
 from infogan_ray.data.image_set import ImageSet
+from infogan_ray.models.games import GAMES
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.losses import discriminator_loss, generator_loss, information_bound, weighted_bound
+from infogan_ray.models.losses import information_bound, weighted_bound
 from infogan_ray.models.spectral_norm import SpectralNorm
 from infogan_ray.storage import checkpoints
 from infogan_ray.training.category_restarts import choose_sources
@@ -31,7 +32,7 @@ from infogan_ray.training.ddp import distributed
 from infogan_ray.training.load_model import load
 from infogan_ray.training.loop import train
 from infogan_ray.training.presets import PRESETS
-from infogan_ray.training.regularisers import StabilityConfig, mean_bias, r1_penalty, with_noise
+from infogan_ray.training.regularisers import StabilityConfig, gradient_penalties, mean_bias, with_noise
 from infogan_ray.training.step_inputs import StepNoise
 from infogan_ray.training.train_command import train_command
 from infogan_ray.training.train_state import TrainState
@@ -41,8 +42,9 @@ from tests.training.test_step import run_alone
 
 EVERYTHING: dict[str, Any] = {
     "network": {"spectral_norm": True},
+    "objective": {"game": "relativistic"},
     "stability": {
-        "r1": 1.0, "r1_every": 2, "instance_noise": 0.2, "instance_noise_share": 1.0, "label_smoothing": 0.1,
+        "r1": 1.0, "r2": 0.5, "r1_every": 2, "instance_noise": 0.2, "instance_noise_share": 1.0, "label_smoothing": 0.1,
         "lambda_warmup": 8, "restart_every": 2, "restart_below": 0.99, "mean_bias": True,
     },
 }  # fmt: skip
@@ -88,14 +90,14 @@ def test_off_is_bit_equal_to_the_papers_step(image_set: ImageSet, joint: bool) -
         logits, q = plain.discriminator(torch.cat([real, fakes.detach()]), groups=1 if joint else 2, q_from=16)
         bounds = information_bound(plain.spec.latents, latents, q)
         plain.opt_d.zero_grad()
-        (discriminator_loss(*logits.chunk(2)) - weighted_bound(bounds, plain.lambdas)).backward()
+        (plain.game.discriminator_loss(*logits.chunk(2)) - weighted_bound(bounds, plain.lambdas)).backward()
         plain.opt_d.step()
         plain.discriminator.requires_grad_(False)
         logits, q = plain.discriminator(torch.cat([real, fakes]), q_from=16) if joint else plain.discriminator(fakes)
         logits = logits[-16:]
         plain.opt_g.zero_grad()
         information = weighted_bound(information_bound(plain.spec.latents, latents, q), plain.lambdas)
-        (generator_loss(logits) - information).backward()
+        (plain.game.generator_loss(None, logits) - information).backward()
         plain.opt_g.step()
         plain.discriminator.requires_grad_(True)
     assert torch.equal(
@@ -173,23 +175,29 @@ def signs_of(count: int) -> Tensor:
     return 2.0 * torch.randint(2, (count,), generator=torch.Generator().manual_seed(1)) - 1
 
 
+def r1_of(config: StabilityConfig, signs: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+    """R1 of the first half of images (2B, ...), with signs (B,)."""
+    return gradient_penalties(config, torch.cat([signs, 0 * signs]), logits, images)["r1_penalty"]
+
+
 def test_r1_is_the_squared_gradient_of_a_linear_discriminator() -> None:
     """D(x) = <w, x>: for any signs the penalty is gamma / 2 |w|^2, and its gradient in w is gamma w."""
     w = torch.randn(12, requires_grad=True)
-    images = torch.randn(6, 1, 3, 4).requires_grad_()
+    images = torch.randn(8, 1, 3, 4).requires_grad_()
     logits = images.flatten(1) @ w
-    penalty = r1_penalty(StabilityConfig(r1=3.0), signs_of(4), logits[:4], images)
+    penalty = r1_of(StabilityConfig(r1=3.0), signs_of(4), logits, images)
     assert float(penalty.detach()) == pytest.approx(1.5 * float(w.detach().square().sum()), rel=1e-5)
     (slope,) = torch.autograd.grad(penalty, w)
     assert torch.allclose(slope, 3.0 * w, atol=1e-5)
 
 
 def test_a_lazy_r1_penalty_has_the_same_mean() -> None:
-    state, images = with_options(r1=2.0, r1_every=4), torch.randn(2, 1, 2, 2).requires_grad_()
+    state, images = with_options(r1=2.0, r1_every=4), torch.randn(4, 1, 2, 2).requires_grad_()
     logits, taken = images.sum((1, 2, 3)), []
     for step in range(8):
         state.step = step
-        taken.append(float(r1_penalty(state.stability, state.step_noise(2, state.schedule()).signs, logits, images)))
+        signs = state.step_noise(2, state.schedule()).signs
+        taken.append(float(gradient_penalties(state.stability, signs, logits, images)["r1_penalty"]))
     assert taken == [16, 0, 0, 0, 16, 0, 0, 0], "gamma / 2 * |grad|^2 = 4, every fourth step times 4"
 
 
@@ -199,9 +207,10 @@ def test_with_batch_norm_r1_is_the_norm_of_the_jacobian(image_set: ImageSet) -> 
     images = to_unit_range(image_set.images[:4]).requires_grad_()
     jacobian = torch.autograd.functional.jacobian(lambda given: state.discriminator(given)[0], images)
     expected = float(jacobian.square().sum()) / 4 / 2
-    logits, _ = state.discriminator(images)
+    both = torch.cat([images, images]).detach().requires_grad_()
+    logits, _ = state.discriminator(both, groups=2)
     choices = [torch.tensor(signs) for signs in itertools.product((-1.0, 1.0), repeat=4)]
-    found = [float(r1_penalty(StabilityConfig(r1=1.0), signs, logits, images).detach()) for signs in choices]
+    found = [float(r1_of(StabilityConfig(r1=1.0), signs, logits, both).detach()) for signs in choices]
     assert sum(found) / 16 == pytest.approx(expected, rel=1e-3)
     assert found[0] < expected / 1000
 
@@ -209,16 +218,21 @@ def test_with_batch_norm_r1_is_the_norm_of_the_jacobian(image_set: ImageSet) -> 
 def test_ranks_share_the_signs_of_the_global_batch() -> None:
     state = with_options(r1=1.0)
     whole = state.step_noise(64, state.schedule()).signs
-    assert whole is not None and set(whole.tolist()) == {-1, 1}
-    parts = [state.step_noise(64, state.schedule(), rank, 3).signs for rank in range(3)]
-    assert torch.equal(torch.cat([part for part in parts if part is not None]), whole)
+    assert whole is not None and set(whole[:64].tolist()) == {-1, 1} and set(whole[64:].tolist()) == {0}
+    both = with_options(r1=1.0, r2=1.0)
+    signs = both.step_noise(64, both.schedule()).signs
+    assert signs is not None and torch.equal(signs[:64], whole[:64]) and set(signs[64:].tolist()) == {-1, 1}
+    parts = [both.step_noise(64, both.schedule(), rank, 3).signs for rank in range(3)]
+    for half in (0, 1):  # real, then generated
+        assert torch.equal(torch.cat([p.chunk(2)[half] for p in parts if p is not None]), signs.chunk(2)[half])
 
 
 def penalty_of(state: TrainState, images: Tensor) -> Tensor:
-    images = to_unit_range(images).requires_grad_()
+    """R1 with gamma 1 at uint8 images (B, C, H, W)."""
+    both = to_unit_range(torch.cat([images, images])).requires_grad_()
     with state.autocast():
-        logits, _ = state.discriminator(images)
-    return r1_penalty(StabilityConfig(r1=1.0), signs_of(len(images)), logits, images)
+        logits, _ = state.discriminator(both, groups=2)
+    return r1_of(StabilityConfig(r1=1.0), signs_of(len(images)), logits, both)
 
 
 def test_r1_has_the_right_gradient_through_batch_norm(image_set: ImageSet) -> None:
@@ -252,6 +266,19 @@ def test_r1_lowers_the_gradient_of_the_discriminator(image_set: ImageSet) -> Non
         list(train(state, InMemoryFeed(image_set.images, 16, 0), steps=15, log_every=15, checkpoint_every=99))
         slopes[gamma] = float(penalty_of(state, image_set.images[:16]).detach())
     assert slopes[50.0] < slopes[0.0] / 2
+
+
+def test_r2_is_the_penalty_at_generated_images() -> None:
+    """Also beside R1, each with its own weight."""
+    scale = torch.tensor([1.0, 1.0, 3.0, 3.0])  # D's gradient at generated images is three times as large
+    images = torch.randn(4, 1, 2, 2).requires_grad_()
+    logits = scale * images.sum((1, 2, 3))
+    for config, expected in (
+        (StabilityConfig(r2=2.0), {"r2_penalty": 36.0}),
+        (StabilityConfig(r1=4.0, r2=1.0), {"r1_penalty": 8.0, "r2_penalty": 18.0}),
+    ):
+        found = gradient_penalties(config, torch.tensor([1.0, -1.0, -1.0, 1.0]), logits, images)
+        assert {name: float(value.detach()) for name, value in found.items()} == pytest.approx(expected)
 
 
 # Instance noise
@@ -308,9 +335,9 @@ def test_smoothing_is_cross_entropy_with_a_soft_target_only_for_real_images() ->
     real, fake = torch.randn(7), torch.randn(7)
     entropy = nn.functional.binary_cross_entropy_with_logits
     expected = entropy(real, torch.full((7,), 0.9)) + entropy(fake, torch.zeros(7))
-    assert float(discriminator_loss(real, fake, 0.1)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(GAMES["logistic"].discriminator_loss(real, fake, 0.1)) == pytest.approx(float(expected), rel=1e-5)
     best = torch.tensor([math.log(0.9 / 0.1)], requires_grad=True)  # the logit for D = 0.9
-    (slope,) = torch.autograd.grad(discriminator_loss(best, fake, 0.1), best)
+    (slope,) = torch.autograd.grad(GAMES["logistic"].discriminator_loss(best, fake, 0.1), best)
     assert float(slope) == pytest.approx(0, abs=1e-6)
 
 

@@ -63,10 +63,10 @@ def test_g_step_computes_no_gradient_for_d(image_set: ImageSet) -> None:
     latents = again.latents(16)
     both = torch.cat([to_unit_range(image_set.images[:16]), again.generator(latents).detach()])
     logits, q = again.discriminator(both, groups=2, q_from=16)
-    from infogan_ray.models.losses import discriminator_loss, information_bound, weighted_bound
+    from infogan_ray.models.losses import information_bound, weighted_bound
 
     bounds = information_bound(again.spec.latents, latents, q)
-    (discriminator_loss(*logits.chunk(2)) - weighted_bound(bounds, again.lambdas)).backward()
+    (again.game.discriminator_loss(*logits.chunk(2)) - weighted_bound(bounds, again.lambdas)).backward()
     for name, parameter in again.discriminator.named_parameters():
         assert torch.allclose(parameter.grad, after_d[name], atol=1e-7), name
     assert all(p.requires_grad for p in state.discriminator.parameters())

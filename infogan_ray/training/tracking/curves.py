@@ -11,7 +11,7 @@ from infogan_ray.storage.visible_text import printable
 
 # The training metrics with a curve, by group. Evaluation metrics have the group of their registry entry.
 GROUPS = {
-    "loss": ("d_loss", "g_loss", "consistency_loss", "contrastive_loss", "r1_penalty"),
+    "loss": ("d_loss", "g_loss", "consistency_loss", "contrastive_loss", "r1_penalty", "r2_penalty"),
     "discriminator": ("d_accuracy", "d_real", "d_fake", "contrastive_accuracy"),
     "gradient": ("d_grad_norm", "g_grad_norm"),
     "sorting": ("restarted",),
@@ -23,13 +23,16 @@ TAGS |= {metric.name: f"{metric.group}/{metric.name}" for metric in MEASURED}
 RESULTS = tuple(name for name in HEADLINES if REGISTRY[name].measured in (CHECKPOINT, END))
 LATEST = "The latest measurement. The last point, one step after the end, is the best checkpoint on all data."
 DESCRIPTIONS = {
-    "loss/d_loss": "D's loss, from logits; 2 log 2 = 1.386 if D cannot tell real and generated images apart.",
-    "loss/g_loss": "G's non-saturating loss; log 2 = 0.693 if D cannot tell real and generated images apart.",
+    "loss/d_loss": "D's loss, from logits. If D cannot tell real and generated images apart, it is 2 log 2 = 1.386; in "
+    "the relativistic game log 2 = 0.693.",
+    "loss/g_loss": "G's loss; log 2 = 0.693 if D cannot tell real and generated images apart.",
     "loss/consistency_loss": "The consistency term in nats: small if Q predicts the same for real images and copies.",
     "loss/contrastive_loss": "H's cross-entropy for the shared code of a pair, in nats; log K is chance.",
     "discriminator/contrastive_accuracy": "Share of pairs whose shared code H predicts; 1/K is chance.",
-    "loss/r1_penalty": "The penalty on D's gradient at real images, as part of D's loss.",
-    "discriminator/d_accuracy": "Share of real and generated images that D classifies correctly; 0.5 is chance.",
+    "loss/r1_penalty": "R1, the penalty on D's gradient at real images, as part of D's loss.",
+    "loss/r2_penalty": "R2, the penalty on D's gradient at generated images, as part of D's loss.",
+    "discriminator/d_accuracy": "Share of real and generated images that D classifies correctly; 0.5 is chance. "
+    "In the relativistic game: the share of pairs in which D finds the real image.",
     "discriminator/d_real": "D's mean probability of 'real' for real images.",
     "discriminator/d_fake": "D's mean probability of 'real' for generated images.",
     "sorting/restarted": "Number of dead categories that were restarted, per step.",

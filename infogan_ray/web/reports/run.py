@@ -10,6 +10,7 @@ from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.data.progress import counted
+from infogan_ray.evaluation.diagnosis import failures
 from infogan_ray.evaluation.metrics import HEADLINES, LABELLED, REGISTRY, SORTING, of_group
 from infogan_ray.evaluation.texts import (
     CLUSTERING_ERROR,
@@ -63,6 +64,7 @@ def headline(found: RunFindings) -> str:
     state += f" after {counted(status['restarts'], 'restart')} of workers" if status.get("restarts") else ""
     state += f": {status['message']}" if status.get("message") else ""
     parts.append(paragraph(f"{state}.", "lead"))
+    parts += [paragraph(text, "lead") for text in failures(latest)]
     ceilings = _ceilings(found)
     facts = []
     for metric in (REGISTRY[name] for name in HEADLINES if is_number(latest.get(name))):
@@ -179,7 +181,10 @@ def curves(found: RunFindings) -> str:
         ("Losses of discriminator and generator", [("d_loss", "D"), ("g_loss", "G")], "loss"),
         ("Entropy of learned priors", [(f"prior/{n}/entropy", found.names.get(n, n)) for n in names[:SLOTS]], "nats"),
         ("Consistency of Q on real images", [("consistency_loss", "term")], "nats"),
-        ("Penalty on the discriminator's gradient at real images", [("r1_penalty", "R1")], "loss"),
+        (
+            "Penalties on the discriminator's gradient, at real (R1) and generated images (R2)",
+            [("r1_penalty", "R1"), ("r2_penalty", "R2")], "loss",
+        ),
         ("Restarted categories", [("restarted", "categories")], "a step"),
         (
             "Contrastive term: the code that the images of a pair share",
