@@ -18,10 +18,11 @@ from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.factors import open_factors
 from infogan_ray.evaluation import texts
 from infogan_ray.evaluation.bound import EvaluationConfig
+from infogan_ray.evaluation.diagnosis import failures
 from infogan_ray.evaluation.disentanglement.encoded import model_representation
 from infogan_ray.evaluation.disentanglement.factor_codes import DisentanglementConfig
 from infogan_ray.evaluation.fidelity.inception import open_inception
-from infogan_ray.evaluation.measure import measure_bound, measure_image_quality, measure_sorting
+from infogan_ray.evaluation.measure import measure_bound, measure_image_quality, measure_sorting, measure_spread
 from infogan_ray.evaluation.measure_disentanglement import THOROUGH
 from infogan_ray.evaluation.measure_disentanglement import measure as measure_disentanglement
 from infogan_ray.evaluation.measure_fidelity import FidelityConfig, measure_fid, measure_fidelity
@@ -92,6 +93,7 @@ def evaluate(arguments: list[str]) -> int:
         if inception is not None:
             metrics["fid"] = measure_fid(model, images.images, inception, fidelity, print_progress)
         metrics |= measure_image_quality(spec, model.generator, images.images)
+        metrics |= measure_spread(spec, model.generator, images.images)
         metrics |= measure_sorting(spec, model.discriminator, images.images)[0]
         metrics |= measure_agreement(spec, model.discriminator, images)
     elif given.quality or inception is not None:
@@ -114,6 +116,10 @@ def evaluate(arguments: list[str]) -> int:
         display.table("labels in each category", ["category", "test images", "labels"], category_rows)
     print_result(f"image quality: {texts.quality_text(metrics)}")
     print_result(f"real images, without labels: {texts.sorting_text(metrics, spec)}")
+    if data is not None:
+        print_result(f"variety: {texts.variety_text(metrics)}")
+    for text in failures(metrics):
+        print_result(f"warning: {text}")
     if given.quality:
         print_result(*texts.fidelity_lines(metrics["quality"]))
     if inception is not None:

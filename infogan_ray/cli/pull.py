@@ -15,7 +15,7 @@ from infogan_ray.cli.output import print_json, print_result, warn
 from infogan_ray.evaluation.metrics import check_selectable
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
-from infogan_ray.searches.selection_rules import DEFAULT, best_by, check_rule, winner
+from infogan_ray.searches.selection_rules import DEFAULT, best_by, check_rule, collapsed_text, winner
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import from_saved
@@ -79,6 +79,9 @@ def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
     else:
         best, basis = winner(rows, search.description()["metric"], rule), f"rule '{rule}'"
     if best is None:
-        raise UserError(f"search {search.folder} has no finished trial that the {basis} can rank; give a --trial")
+        reason = f" ({collapsed})" if (collapsed := collapsed_text(rows)) else ""
+        raise UserError(
+            f"search {search.folder} has no finished trial that the {basis} can rank{reason}; give a --trial"
+        )
     warn(f"trial {best['trial']} is selected by the {basis}")
     return search.trial(best["trial"])

@@ -20,7 +20,7 @@ from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.metrics import BOARD_COLUMNS, COMPARED_WITH_ERROR, HEADLINES, ONE_CATEGORY_ERROR
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
-from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, finite, pareto, winner
+from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, collapsed_text, finite, pareto, winner
 from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import check_new_name, default_name
 from infogan_ray.storage.visible_text import shell_command, shell_word
@@ -162,6 +162,7 @@ def explain(rows: list[Row], metric: str, where: str) -> list[str]:
         if (row := winner(rows, metric, rule)) is not None:
             default = " (the default)" if rule == DEFAULT else ""
             lines.append(f"--select {rule}{default}: trial {row['trial']}, {meaning}")
+    lines += filter(None, [collapsed_text(rows)])
     front = ", ".join(str(row["trial"]) for row in pareto(rows, metric))
     lines.append(f"trials that no other trial beats in both bound and image quality: {front}")
     finished = [row for row in rows if row["state"] == "finished"]

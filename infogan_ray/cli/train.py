@@ -23,6 +23,7 @@ from infogan_ray.distributed.cluster.connection import PrintedToLog
 from infogan_ray.distributed.train import torchrun, trainer
 from infogan_ray.distributed.train.checks import check, runs_in_this_process
 from infogan_ray.evaluation import texts
+from infogan_ray.evaluation.diagnosis import failures
 from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory, default_name
 from infogan_ray.storage.visible_text import shell_word
@@ -103,6 +104,9 @@ def train(arguments: list[str]) -> int:
     print_result(f"bound (nats): {texts.bound_text(result.metrics, ceilings)}")
     print_result(f"clustering error: {texts.clustering_text(result.metrics, spec)}")
     print_result(f"image quality: {texts.quality_text(result.metrics)}")
+    print_result(f"variety: {texts.variety_text(result.metrics)}")
+    for text in failures(result.metrics):
+        print_result(f"warning: {text}")
     print_result(f"pictures: {model}/samples.png and {model}/traversal_*.png")
     if reported:
         print_result(f"report: {result.run.folder}/{RunDirectory.REPORT}")

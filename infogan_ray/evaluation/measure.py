@@ -5,6 +5,7 @@ Shapes: uint8 images (N, C, H, W). Bounds are in nats.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -20,10 +21,13 @@ from infogan_ray.evaluation.metrics import (
     ONE_CATEGORY_ERROR,
     QUALITY,
     SORTING,
+    SPREAD,
+    USAGE,
     compared,
     values_of,
 )
 from infogan_ray.evaluation.sliced_wasserstein import images_to_compare
+from infogan_ray.evaluation.spread import distances
 from infogan_ray.evaluation.unsupervised_metrics import q_score, sort_real_images
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator, Generator
@@ -74,7 +78,16 @@ def measure_sorting(
     if not sortings:
         return {}, {}
     best = max(sortings.values(), key=q_score)
-    return values_of(SORTING, best), {name: sorting.categories.tolist() for name, sorting in sortings.items()}
+    categories = {name: sorting.categories.tolist() for name, sorting in sortings.items()}
+    return values_of(SORTING, best) | values_of(USAGE, best), categories
+
+
+def measure_spread(
+    spec: LatentSpec, generator: Generator, images: Tensor, before_batch: Callable[[], None] = no_callback
+) -> dict[str, float]:
+    """The spread of generated images, compared with real ones. Empty if no two real images differ."""
+    found = distances(spec, generator, images, before_batch)
+    return {} if found is None else {n: value for n, value in values_of(SPREAD, found).items() if not math.isnan(value)}
 
 
 def measure_image_quality(

@@ -32,6 +32,7 @@ from infogan_ray.evaluation.disentanglement.factor_codes import (
 from infogan_ray.evaluation.fidelity.distances import frechet_distance, kernel_distance
 from infogan_ray.evaluation.fidelity.manifolds import precision, recall
 from infogan_ray.evaluation.sliced_wasserstein import sliced_wasserstein
+from infogan_ray.evaluation.spread import spread, spread_in_category
 from infogan_ray.evaluation.unsupervised_metrics import q_consistency, q_information, q_neighbours, q_score
 from infogan_ray.models.losses import mi_fraction
 
@@ -42,13 +43,16 @@ FACTORS, INCEPTION, OTHER_TRIALS = "known factors", "Inception's weights", "othe
 CHECKPOINT, END, SEARCH, REQUEST = "at each checkpoint", "at the end of a run", "in a search", "on request"
 EXTRA = "eval"  # installs the packages that some functions import
 
-BOUND, LABELLED, SORTING, QUALITY = "bound", "agreement", "sorting", "achieved"
+BOUND, LABELLED, SORTING, QUALITY, SPREAD = "bound", "agreement", "sorting", "achieved", "spread"
+USAGE = "usage"
 FIDELITY, INCEPTION_GROUP, DISENTANGLEMENT, SEARCH_GROUP = "fidelity", "fid", "disentanglement", "search"
 GROUPS = {  # the arguments of each group's functions; a group's name is the first part of its TensorBoard tags
     BOUND: "(spec, bounds): the latent codes, and the bound of each in nats",
     LABELLED: "(counts): clustering.CategoryCounts of the best categorical code",
     SORTING: "(sorting): unsupervised_metrics.Sorting of the best categorical code",
+    USAGE: "(sorting): as above",
     QUALITY: "(real, other): uint8 images (N, C, H, W); other are generated, or other real ones for NAME_data",
+    SPREAD: "(distances): spread.Distances",
     FIDELITY: "(real, other): features (N, D) of a classifier; other as above",
     INCEPTION_GROUP: "(real, other): features (N, D) of Inception; other as above",
     DISENTANGLEMENT: "(codes): disentanglement.factor_codes.FactorCodes",
@@ -79,6 +83,8 @@ class Metric:
     """Whether two values can be compared only if the codes have the same priors."""
     package: str | None = None
     """The optional package that the function imports."""
+    one_is_best: bool = False
+    """Whether values near 1 are good and larger ones are not better. Such a metric ranks nothing."""
 
     def text(self, value: float) -> str:
         return f"{value:{self.form}}{f' {self.unit}' if self.unit else ''}"
@@ -90,7 +96,7 @@ class Metric:
 
     @property
     def direction(self) -> str:
-        return "small is good" if self.lower_is_better else "large is good"
+        return "small is good" if self.lower_is_better else "1 is good" if self.one_is_best else "large is good"
 
     @property
     def description(self) -> str:
@@ -176,6 +182,23 @@ _ENTRIES = (
         needs=SORTING_NEEDS,
     ),
     Metric(
+        "unused_categories", "categories without real images",
+        "Number of categories that Q predicts for no real image.",
+        USAGE, lambda sorting: float(sorting.code.dim - len(sorting.categories.unique())), form=".0f",
+        lower_is_better=True, needs=SORTING_NEEDS, measured=END,
+    ),
+    Metric(
+        "spread", "spread",
+        "Mean distance between generated images, divided by that between real images. Near 0, G makes the same picture "
+        "again and again.",
+        SPREAD, spread, form=".2f", needs=(REAL_IMAGES,), headline=True, one_is_best=True,
+    ),
+    Metric(
+        "spread_in_category", "spread in a category",
+        "As spread, among generated images of one category. It is a mean over categories.",
+        SPREAD, spread_in_category, form=".2f", needs=SORTING_NEEDS, one_is_best=True,
+    ),
+    Metric(
         "swd", "SWD", "Sliced Wasserstein distance between generated and real images.",
         QUALITY, sliced_wasserstein,
         lower_is_better=True, form=".1f", needs=(REAL_IMAGES,), measured=END, headline=True,
@@ -244,12 +267,11 @@ _ENTRIES = (
 REGISTRY: dict[str, Metric] = {metric.name: metric for metric in _ENTRIES}
 
 STEP = "step"  # --metric step selects the last checkpoint
-SELECTABLE = (*(metric.name for metric in _ENTRIES if metric.measured == CHECKPOINT), STEP)
-RUNG_METRICS = tuple(
-    metric.name for metric in _ENTRIES if metric.measured == CHECKPOINT and LABELS not in metric.needs
-)  # fmt: skip
+SELECTABLE = (*(m.name for m in _ENTRIES if m.measured == CHECKPOINT and not m.one_is_best), STEP)
+RUNG_METRICS = tuple(name for name in SELECTABLE[:-1] if LABELS not in REGISTRY[name].needs)
 ONE_CATEGORY_ERROR = "one_category_error"  # no metric: it says nothing about a model. Measured for unbalanced labels
 COMPARED_WITH_ERROR = ("balanced_error", ONE_CATEGORY_ERROR)
+BOARD_RANKED = tuple(m.name for m in _ENTRIES if m.measured != REQUEST and not m.one_is_best)
 HEADLINES = tuple(metric.name for metric in _ENTRIES if metric.headline)
 BOARD_COLUMNS = tuple(metric.name for metric in _ENTRIES if metric.measured != REQUEST)
 

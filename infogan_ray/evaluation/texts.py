@@ -17,6 +17,8 @@ from infogan_ray.evaluation.metrics import (
     QUALITY,
     REGISTRY,
     SORTING,
+    SPREAD,
+    USAGE,
     Metric,
     of_group,
 )
@@ -113,6 +115,12 @@ def category_rows(metrics: Mapping[str, Any], max_labels: int = 3) -> list[list[
 def quality_text(metrics: Mapping[str, Any]) -> str:
     text = compared_text(metrics, of_group(QUALITY))
     return f"{text}; small is good" if text else "not measured: there are no real images to compare with"
+
+
+def variety_text(metrics: Mapping[str, Any]) -> str:
+    spreads, usage = (values_text(metrics, of_group(group)) for group in (SPREAD, USAGE))
+    parts = [f"{spreads} (1 is good)" if spreads else "not measured: no two real images differ", usage]
+    return "; ".join(filter(None, parts))
 
 
 def sorting_text(metrics: Mapping[str, Any], latents: LatentSpec) -> str:

@@ -1,5 +1,7 @@
 """Rules that pick the winner of a search from the rows of its leaderboard. No rule uses labels.
 
+No rule picks a collapsed trial, whose generated images hardly differ (``diagnosis.has_collapsed``).
+
 Both good and bad models can reach almost the largest possible bound, so the bound alone does not show the best model.
 All rules except ``bound`` and ``quality`` pick among trials with images nearly as good as the best trial's.
 docs/selection.md measures how well each rule agrees with the clustering error.
@@ -12,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from infogan_ray import UserError
-from infogan_ray.evaluation.metrics import BOARD_COLUMNS, BOUND, is_in_group, lower_is_better
+from infogan_ray.evaluation.diagnosis import LEAST_SPREAD, has_collapsed
+from infogan_ray.evaluation.metrics import BOARD_RANKED, BOUND, is_in_group, lower_is_better
 
 GATE = 1.5  # largest allowed ratio of a winner's SWD to the least SWD of all trials
 GATED = f"among those within {GATE:g} times the least SWD"
@@ -54,8 +57,8 @@ def best_by(rows: Sequence[Row], column: str) -> Row | None:
 
     Raises UserError, which lists the columns, for another name.
     """
-    if column not in BOARD_COLUMNS:
-        raise UserError(f"metric is '{column}'; for a search, valid are {', '.join(BOARD_COLUMNS)}")
+    if column not in BOARD_RANKED:
+        raise UserError(f"metric is '{column}'; for a search, valid are {', '.join(BOARD_RANKED)}")
     finished = [row for row in rows if row["state"] == "finished" and finite(row.get(column))]
     sign = -1 if lower_is_better(column) else 1
     return max(finished, key=lambda row: (sign * row[column], -row["trial"]), default=None)
@@ -95,7 +98,16 @@ def _bound(metric: str) -> str:
 
 
 def _finished(rows: Sequence[Row], metric: str) -> list[Row]:
-    return [row for row in rows if row["state"] == "finished" and finite(row[metric]) and finite(row["swd"])]
+    measured = [row for row in rows if row["state"] == "finished" and finite(row[metric]) and finite(row["swd"])]
+    return [row for row in measured if not has_collapsed(row)]
+
+
+def collapsed_text(rows: Sequence[Row]) -> str:
+    """A sentence with the finished trials that no rule picks because they have collapsed. Empty if there are none."""
+    found = [str(row["trial"]) for row in rows if row["state"] == "finished" and has_collapsed(row)]
+    if not found:
+        return ""
+    return f"no rule picks {', '.join(found)}: G makes the same picture again and again (spread below {LEAST_SPREAD:g})"
 
 
 def finite(value: Any) -> bool:

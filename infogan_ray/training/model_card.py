@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from infogan_ray.data.fetch import SOURCES
+from infogan_ray.evaluation.diagnosis import failures
 from infogan_ray.evaluation.metrics import CHECKPOINT, END, LABELLED, QUALITY, REGISTRY, SORTING, of_group
 from infogan_ray.evaluation.texts import (
     baseline_text,
@@ -17,6 +18,7 @@ from infogan_ray.evaluation.texts import (
     compared_text,
     is_measured,
     values_text,
+    variety_text,
     why_no_agreement,
 )
 from infogan_ray.models.infogan import InfoGAN
@@ -121,6 +123,8 @@ def _measured(metrics: dict[str, Any]) -> list[str]:
         ]
     if quality := compared_text(metrics, of_group(QUALITY)):
         parts += ["### Image quality", f"Generated images against the data: {quality}. Small is good."]
+    if is_measured(metrics, "spread"):
+        parts += ["### Variety", f"Generated images against the data: {variety_text(metrics)}."]
     if sorting := [metric for metric in of_group(SORTING) if is_measured(metrics, metric.name)]:
         parts += [
             "### How it sorts real images (measured without labels)",
@@ -155,6 +159,7 @@ def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[
             f"{metrics['clustering_error']:.0%} of the test images do not have the most frequent label of their "
             f"category{f' ({compared_error_text(metrics)})' if compared_error_text(metrics) else ''}."
         )
+    lines += failures(metrics)
     weak = [code for code, share in _shares(model, metrics).items() if share < 0.5]
     if weak:
         lines.append(f"Q predicts {', '.join(weak)} badly: the bound is less than half of the ceiling.")

@@ -12,7 +12,13 @@ from torch import Tensor
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.bound import no_callback
 from infogan_ray.evaluation.clustering import why_not_measured
-from infogan_ray.evaluation.measure import measure_bound, measure_clustering, measure_image_quality, measure_sorting
+from infogan_ray.evaluation.measure import (
+    measure_bound,
+    measure_clustering,
+    measure_image_quality,
+    measure_sorting,
+    measure_spread,
+)
 from infogan_ray.evaluation.metrics import SORTING, is_in_group
 from infogan_ray.evaluation.texts import NOT_MEASURED
 from infogan_ray.models.infogan import InfoGAN
@@ -40,6 +46,7 @@ def evaluate_state(
         metrics: dict[str, Any] = measure_bound(
             latents, generator, state.discriminator, config.evaluation, before_batch
         )
+        metrics |= measure_spread(latents, generator, images.images, before_batch)
         if config.evaluation.sorting or is_in_group(config.metric, SORTING):
             metrics |= measure_sorting(latents, state.discriminator, images.images, before_batch)[0]
         metrics |= measure_agreement(
@@ -60,6 +67,7 @@ def evaluate_checkpoint(
     latents, generator, discriminator = model.spec.latents, model.generator.to(device), model.discriminator.to(device)
     metrics: dict[str, Any] = measure_bound(latents, generator, discriminator, config.evaluation, before_batch)
     metrics |= measure_image_quality(latents, generator, images.images, before_batch)
+    metrics |= measure_spread(latents, generator, images.images, before_batch)
     scores, categories = measure_sorting(latents, discriminator, images.images, before_batch)
     metrics |= {**scores, "categories": categories}
     training = autocast(device, resolve_precision(config.precision, device))

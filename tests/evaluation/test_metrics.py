@@ -21,6 +21,7 @@ from infogan_ray.evaluation import texts
 from infogan_ray.evaluation.clustering import CategoryCounts
 from infogan_ray.evaluation.metrics import (
     BOARD_COLUMNS,
+    BOARD_RANKED,
     CHECKPOINT,
     END,
     GROUPS,
@@ -49,7 +50,8 @@ def test_every_entry_has_a_title_and_a_description() -> None:
         assert name == metric.name and metric.group in GROUPS
         assert metric.sentence.endswith(".") and metric.title, name
         assert metric.text(0.5), "its format is valid"
-        assert metric.description.endswith("Small is good." if metric.lower_is_better else "Large is good.")
+        direction = "1 is" if metric.one_is_best else "Small is" if metric.lower_is_better else "Large is"
+        assert metric.description.endswith(f"{direction} good.")
     assert {"mi_fraction", "mi_bound", "clustering_error", "nmi", "ari", "q_score", "step"} <= set(SELECTABLE), (
         "configurations of earlier versions have these"
     )
@@ -70,7 +72,8 @@ def test_an_entry_makes_a_metric_available_checked_and_ranked(capsys: pytest.Cap
     with pytest.raises(UserError, match="'q_score', which needs a categorical code"):
         check_needs("q_score", "photos", labels=False, categorical=False)
     assert not set(RUNG_METRICS) & {metric.name for metric in REGISTRY.values() if metric.group == LABELLED}
-    for name in BOARD_COLUMNS:
+    assert "spread" in BOARD_COLUMNS and "spread" not in {*SELECTABLE, *RUNG_METRICS, *BOARD_RANKED}
+    for name in BOARD_RANKED:
         rows = [{"trial": trial, "state": "finished", name: trial / 10} for trial in (1, 2)]
         best = best_by(rows, name)
         assert best is not None and best["trial"] == (1 if REGISTRY[name].lower_is_better else 2), name

@@ -6,7 +6,7 @@ import time
 
 from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.evaluation.texts import compared_error_text
-from infogan_ray.searches.selection_rules import RULES, SCORE_OF
+from infogan_ray.searches.selection_rules import RULES, SCORE_OF, collapsed_text
 from infogan_ray.storage.visible_text import shell_word
 from infogan_ray.web.reports.findings import Findings
 from infogan_ray.web.reports.markup import escape, format_value, is_number
@@ -24,6 +24,7 @@ def headline(found: Findings) -> str:
     yet = " yet" if over < found.planned else ""
     if best is None:
         reason = f"no trial has finished{yet}" if not finished else f"{found.rule} cannot rank the finished trials"
+        reason = "; ".join(filter(None, [reason, collapsed_text([trial.row for trial in found.trials])]))
         parts.append(paragraph(f"There is no winner: {reason}.", "lead"))
         parts.append(tiles([("trials that finished", f"{finished} of {found.planned}", ""), compute(found)]))
     else:

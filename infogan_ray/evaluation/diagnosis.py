@@ -1,0 +1,46 @@
+"""What metrics show to be wrong with a model, in sentences for users."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from infogan_ray.evaluation.metrics import REGISTRY
+from infogan_ray.evaluation.texts import is_measured
+
+LEAST_SPREAD = 0.5
+NEARLY_ALWAYS = 0.97  # of D's decisions
+HELP = (
+    "--objective.game relativistic with --network.d-norm none --stability.r1 2 --stability.r2 2 --stability.r1-every 4 "
+    "helps against it, and more images do"
+)
+
+
+def has_collapsed(metrics: Mapping[str, Any]) -> bool:
+    """Whether generated images differ much less than real ones, all together or in each category."""
+    return any(is_measured(metrics, name) and metrics[name] < LEAST_SPREAD for name in ("spread", "spread_in_category"))
+
+
+def failures(metrics: Mapping[str, Any]) -> list[str]:
+    """One sentence or two for each failure that the metrics of an evaluation show. Empty if they show none."""
+    found = []
+    if has_collapsed(metrics):
+        name = "spread" if metrics["spread"] < LEAST_SPREAD else "spread_in_category"
+        where = "" if name == "spread" else " in each category"
+        found.append(
+            f"G makes the same picture again and again{where}: generated images differ "
+            f"{REGISTRY[name].text(metrics[name])} times as much as real ones. {HELP}."
+        )
+    if is_measured(metrics, "unused_categories") and metrics["unused_categories"] >= 1:
+        count = int(metrics["unused_categories"])
+        words = "1 category has" if count == 1 else f"{count} categories have"
+        found.append(
+            f"{words} no real image: G uses them, but Q never predicts them for real images. Fewer categories, "
+            "--prior.learn or --stability.restart-every help."
+        )
+    if is_measured(metrics, "d_accuracy") and metrics["d_accuracy"] >= NEARLY_ALWAYS:
+        found.append(
+            f"D was right in {metrics['d_accuracy']:.1%} of its decisions at this step, so G learned little from it. "
+            "--stability.r1 and a smaller --optimizer.lr-discriminator make D weaker."
+        )
+    return found

@@ -1,0 +1,90 @@
+"""Mode collapse is measured and said. Run: pytest tests/evaluation/test_spread.py"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from infogan_ray.evaluation.diagnosis import failures, has_collapsed
+from infogan_ray.evaluation.measure import measure_spread
+from infogan_ray.evaluation.spread import mean_distance
+from infogan_ray.models.latents import LatentSpec
+from infogan_ray.searches.selection_rules import RULES, collapsed_text, winner
+
+SPEC = LatentSpec.parse("noise=4 cat=3")
+REAL = torch.randint(0, 256, (300, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+class Images(nn.Module):
+    """A generator of images with a pattern for each category, plus noise for each image."""
+
+    def __init__(self, by_category: float, by_image: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        generator = torch.Generator().manual_seed(1)
+        self.patterns = by_category * (2 * torch.rand(3, 256, generator=generator) - 1)
+        self.by_image, self.basis = by_image, torch.randn(4, 256, generator=generator)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        noise = self.by_image * torch.sin(3 * latents[:, :4] @ self.basis)
+        return (latents[:, 4:] @ self.patterns + noise).view(-1, 1, 16, 16)
+
+
+def test_the_mean_distance_is_over_pairs_of_different_images() -> None:
+    rows = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+    assert mean_distance(rows) == pytest.approx(10 / 3) and mean_distance(rows[:1]) != mean_distance(rows[:1])
+
+
+@pytest.mark.parametrize(
+    ("by_category", "by_image", "spread", "in_category", "collapsed"),
+    [
+        (0.0, 0.82, 1.0, 1.0, False),
+        (0.0, 0.0, 0.0, 0.0, True),
+        (1.0, 0.0, 0.67, 0.0, True),
+        (0.0, 0.2, 0.245, 0.245, True),
+    ],
+)
+def test_spread_is_relative_to_real_images(
+    by_category: float, by_image: float, spread: float, in_category: float, collapsed: bool
+) -> None:
+    """Images that differ as real ones, one picture, one picture for each category (2/3 of pairs differ), weak noise."""
+    found = measure_spread(SPEC, Images(by_category, by_image), REAL)  # type: ignore[arg-type]
+    assert found == pytest.approx({"spread": spread, "spread_in_category": in_category}, abs=0.03)
+    assert has_collapsed(found) is collapsed and bool(failures(found)) is collapsed
+
+
+def test_without_categories_or_different_real_images_nothing_is_invented() -> None:
+    continuous = LatentSpec.parse("noise=4 uniform=3")
+    assert measure_spread(continuous, Images(0, 1), REAL).keys() == {"spread"}  # type: ignore[arg-type]
+    assert measure_spread(SPEC, Images(0, 1), REAL[:1].expand(9, 1, 16, 16)) == {}  # type: ignore[arg-type]
+    assert measure_spread(SPEC, Images(0, 1), REAL[:1]) == {}  # type: ignore[arg-type]
+
+
+def test_failures_are_said_in_words() -> None:
+    good: dict[str, Any] = {"spread": 0.95, "spread_in_category": 0.9, "unused_categories": 0.0, "d_accuracy": 0.8}
+    assert failures(good) == [] and failures({}) == []
+    (text,) = failures({**good, "spread": 0.05})
+    assert "makes the same picture again and again: generated images differ 0.05 times as much as real ones" in text
+    assert "--objective.game relativistic" in text
+    (text,) = failures({**good, "spread_in_category": 0.1})
+    assert "again and again in each category: generated images differ 0.10 times" in text
+    (text,) = failures({**good, "unused_categories": 2.0})
+    assert text.startswith("2 categories have no real image")
+    (text,) = failures({**good, "d_accuracy": 0.99})
+    assert text.startswith("D was right in 99.0% of its decisions")
+
+
+def test_no_rule_picks_a_collapsed_trial() -> None:
+    row = {"state": "finished", "swd": 20.0, "q_score": 0.5, "agreement": 0.5, "spread": 0.9, "images": 1}
+    good, collapsed = {**row, "trial": 0, "mi_fraction": 0.5}, {**row, "trial": 1, "mi_fraction": 0.9, "spread": 0.1}
+    for rule in RULES:
+        assert winner([{**good, "swd": 29.0}, {**collapsed, "q_score": 0.9}], "mi_fraction", rule)["trial"] == 0  # type: ignore[index]
+        assert winner([collapsed], "mi_fraction", rule) is None
+    assert collapsed_text([good]) == ""
+    assert collapsed_text([good, collapsed]).startswith("no rule picks 1: G makes the same picture again and again")
+    assert winner([{k: v for k, v in collapsed.items() if k != "spread"}], "mi_fraction", "bound") is not None, (
+        "searches of earlier versions have no spread"
+    )
