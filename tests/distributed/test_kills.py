@@ -135,10 +135,10 @@ def test_a_killed_controller_is_restarted(bars: Any) -> None:
 def test_a_worker_killed_during_an_s3_outage_continues_after_it(bars: Any, proxy: Proxy) -> None:
     def kill_in_an_outage() -> None:
         proxy.become("503")
+        threading.Timer(20, proxy.become, ["well"]).start()
         kill()
 
     faults = FaultInjector({150: kill_in_an_outage})
-    threading.Timer(40, proxy.become, ["well"]).start()
     config = dataclasses.replace(bars(steps=300, checkpoint_every=100), storage=proxy.uri("runs"))
     result = train(config, faults)
     assert result.state == "finished" and result.restarts == 1
