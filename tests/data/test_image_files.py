@@ -19,7 +19,7 @@ from PIL import Image
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.cli.train import train_config
 from infogan_ray.data import image_files, image_loader
-from infogan_ray.data.class_folders import class_of
+from infogan_ray.data.class_folders import class_folders
 from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.image_files import list_image_files
 from infogan_ray.data.image_set import ImageSet
@@ -115,8 +115,9 @@ def test_a_single_class_folder_and_a_flat_folder_give_no_labels(photos: Path) ->
         assert load(folder).labels is None
     shutil.rmtree(photos / "cats")
     assert load(photos).labels is None
-    assert class_of(["a/x/1.png", "a/y/2.png"]) == ["x", "y"]
-    assert class_of(["a/x/1.png", "b.png"]) is None
+    found = class_folders(["a/x/1.png", "a/y/2.png"], photos, print)
+    assert found is not None and found.of == ["x", "y"]
+    assert class_folders(["a/x/1.png", "b.png"], photos, print) is None
 
 
 def test_links_are_followed_once(photos: Path) -> None:
