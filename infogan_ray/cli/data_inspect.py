@@ -31,7 +31,7 @@ class Inspect:
     channels: int | None = None
     """1 (grey) or 3 (RGB); by default 1 if no image has colour, else 3."""
     labels: str | None = None
-    """CSV file with the columns file and label; by default class folders or the dataset's own labels, if any."""
+    """CSV or JSON file with the columns file and label; by default class folders or the dataset's labels, if any."""
     pixel_range: str | None = None
     """LOW:HIGH, for images of more than 8 bits: the values that become black and white; by default found from all."""
     fit: Literal["crop", "pad", "squeeze"] = "crop"

@@ -1,4 +1,4 @@
-"""Folders of images as classes: the first level at which images lie in more than one folder. One rule for all sources."""
+"""Folders of images as classes: the first level at which images lie in more than one folder, for all sources."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class DataConfig:
     channels: int | None = None
     """1 (grey) or 3 (RGB). Default: those of the data."""
     labels: str | None = None
-    """A CSV file with the columns file and label, for images in files. Default: class folders, or the dataset's labels.
-    For CelebA also one attribute: FILE/list_attr_celeba.txt:Smiling."""
+    """A CSV or JSON file with the columns file and label, for images in files. Default: class folders, or the dataset's
+    labels. For CelebA also one attribute: FILE/list_attr_celeba.txt:Smiling."""
     max_bad: float = 0.01
     """Largest share of broken image files. Broken files are skipped; with more of them the run does not start."""
     pixel_range: str | None = None

@@ -27,7 +27,7 @@ def matches(path: Path) -> bool:
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """Open the images, with classes from a CSV file or the folders. Folders named train, test, ... are parts.
+    """Open the images, with classes from a CSV or JSON file or the folders. Folders named train, test, ... are parts.
 
     Calls ``say`` with the number of images that are left out, and why. Raises UserError if there are no images.
     """

@@ -103,7 +103,8 @@ def matches(path: Path) -> bool:
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
     """Open a tar or a folder of tars. For the test split see ``parts``. Raises UserError, in one line."""
-    train, test = [path], []
+    train: list[Path] = [path]
+    test: list[Path] = []
     if path.is_dir():
         files = tars(path)
         train, test = divide(files, [part_of_file(file, path) for file in files], path, say)
