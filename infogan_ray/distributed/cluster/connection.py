@@ -50,9 +50,8 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
             _connect_to(address)
         else:
             local_ray.check_temporary_folder()
-            local_ray.set_token()
             proxies.bypass(*proxies.LOOPBACK)  # Ray's processes send the token to each other by HTTP
-            auth_check.create_token()
+            local_ray.create_token()
             with contextlib.chdir(local_ray.START_FOLDER):
                 # Without "local", Ray would connect to any cluster that runs on this machine.
                 ray.init(
