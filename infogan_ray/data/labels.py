@@ -20,6 +20,7 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data.image_files import Files, Say
+from infogan_ray.data.progress import counted
 from infogan_ray.storage.visible_text import printable
 
 UNBALANCED = 1.5  # times an even share
@@ -46,7 +47,7 @@ def class_names(source: Files, names: Sequence[str], table: str, say: Say) -> li
             f"'{_examples(unknown[:1])}', and an image there is '{_examples(source.names[:1])}'; name files as there"
         )
     if unknown:
-        say(f"labels: {len(unknown):,} rows of {path} match no image, for example {_examples(unknown)}")
+        say(f"labels: {counted(len(unknown), 'row')} of {path} without an image, for example {_examples(unknown)}")
     missing = [name for name in names if name not in matched]
     if missing:
         raise UserError(

@@ -251,7 +251,7 @@ def test_labels_are_read_from_a_csv(photos: Path) -> None:
     for path in (flat, pack(flat, "zip", "some/where/")):  # matched by a unique file name
         messages = []
         assert load(path, messages, labels=csv).labels is not None
-        assert any(line.startswith("labels: 1 rows") and line.endswith("gone.png") for line in messages)
+        assert any(line.startswith("labels: 1 row of") and line.endswith("gone.png") for line in messages)
     for wrong, message in (
         (rows[1:], "1 of 14 images have no row in .*00.png; add them, or leave --labels out"),
         ([*rows, ("00.png", "odd")], "line 16 of .* gives 00.png the label 'odd', and an earlier one 'even'"),
