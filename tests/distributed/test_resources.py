@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -150,6 +151,18 @@ def test_an_embedded_ray_joins_no_other_cluster_of_the_machine(monkeypatch: pyte
         connection.connect(None)
     assert requested == ["local", None]
     assert os.environ["no_proxy"] == "as it was,localhost,127.0.0.1,::1,[::1]"
+
+
+def test_what_libraries_print_goes_to_the_log_and_what_a_listener_prints_does_not(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ray"), connection.prints_in_log(print) as listen:
+        print("a trial died")
+        listen("a trial ended")
+        print("another died")
+    print("after")
+    assert capsys.readouterr().out == "a trial ended\nafter\n"
+    assert [record.getMessage() for record in caplog.records] == ["a trial died", "another died"]
 
 
 def test_a_head_that_accepts_and_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
