@@ -131,7 +131,7 @@ def _csv_rows(path: Path, text: str, say: Say) -> Iterator[tuple[str, str, str]]
 
     The delimiter is the one with which the first line names both columns.
     """
-    headers = []
+    headers: list[list[str]] = []
     for delimiter in DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         header = [name.strip().lower() for name in next(reader, [])]
