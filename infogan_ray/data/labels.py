@@ -139,7 +139,8 @@ def _csv_rows(path: Path, text: str, say: Say) -> Iterator[tuple[str, str, str]]
         if columns := _columns(path, header, say):
             break
     else:
-        columns_found = ", ".join(map(repr, max(headers, key=len))) or "none"
+        longest = max(headers, key=len)
+        columns_found = ", ".join(map(repr, longest)) or "none"
         raise UserError(f"labels: {path} has the columns {columns_found}; its first line must name {VALID_COLUMNS}")
     for row in reader:
         if any(map(str.strip, row)):
