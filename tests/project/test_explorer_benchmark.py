@@ -24,7 +24,7 @@ def test_a_server_on_loopback_is_reached_without_the_proxy(monkeypatch: pytest.M
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with HTTPServer(("127.0.0.1", 0), Model) as server:
-        thread = threading.Thread(target=server.handle_request)
+        thread = threading.Thread(target=server.handle_request, daemon=True)
         thread.start()
         assert explorer.model_of(f"http://127.0.0.1:{server.server_port}/") == {"size": 28}
         thread.join()
