@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 import urllib.parse
-import urllib.request
 
 from playwright.sync_api import sync_playwright
 
@@ -42,8 +41,7 @@ def main(path: str) -> None:
     try:
         assert server.stdout is not None
         address = server.stdout.readline().split()[-1]
-        with urllib.request.urlopen(f"{address}api/model") as answer:
-            about = json.load(answer)
+        about = model_of(address)
         print(f"{path}: images {about['size']} x {about['size']} x {about['channels']}, grid 8 x 8, {ROUNDS} each\n")
         figures = {
             "64 images as one PNG from the server": median_and_p95(grids(address, about)),
@@ -55,8 +53,19 @@ def main(path: str) -> None:
         server.wait()
 
 
+def connect(address: str) -> http.client.HTTPConnection:
+    """A direct connection: no proxy of the environment reaches a server on loopback."""
+    return http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc)
+
+
+def model_of(address: str) -> dict:
+    connection = connect(address)
+    connection.request("GET", "/api/model")
+    return json.load(connection.getresponse())
+
+
 def grids(address: str, about: dict) -> list[float]:
-    connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc)
+    connection = connect(address)
     code = next(code for code in about["codes"] if code["control"] == "slider")["code"]
     times = []
     for turn in range(ROUNDS + 5):

@@ -16,6 +16,7 @@ from infogan_ray.cli.output import print_json, print_progress, print_result, war
 from infogan_ray.cli.output_files import PICTURES, output_path, write_picture
 from infogan_ray.data.datasets import DataConfig
 from infogan_ray.data.image_files import describe
+from infogan_ray.data.progress import counted
 from infogan_ray.models.traversal import tile
 from infogan_ray.storage.visible_text import printable
 
@@ -31,7 +32,7 @@ class Inspect:
     channels: int | None = None
     """1 (grey) or 3 (RGB); by default 1 if no image has colour, else 3."""
     labels: str | None = None
-    """CSV file with the columns file and label; by default class folders or the dataset's own labels, if any."""
+    """CSV or JSON file with the columns file and label; by default class folders or the dataset's labels, if any."""
     pixel_range: str | None = None
     """LOW:HIGH, for images of more than 8 bits: the values that become black and white; by default found from all."""
     fit: Literal["crop", "pad", "squeeze"] = "crop"
@@ -100,7 +101,7 @@ def _print_survey(survey: Any, found: dict[str, Any], sheet: str | None) -> None
     for name, reason in broken.items():
         print_result(f"broken: {printable(name)} {reason}")
     if sheet is not None:
-        print_result(f"contact sheet: {sheet}, {len(survey.sheet)} images as training sees them")
+        print_result(f"contact sheet: {sheet}, {counted(len(survey.sheet), 'image')} as training sees them")
     _print_proposal(survey)
 
 
@@ -116,7 +117,7 @@ def _print_arrays(found: Any, sheet: str | None) -> None:
     ]
     display.table(str(found.path), ["what", "found"], rows)
     if sheet is not None:
-        print_result(f"contact sheet: {sheet}, {len(found.sheet)} images as training sees them")
+        print_result(f"contact sheet: {sheet}, {counted(len(found.sheet), 'image')} as training sees them")
     _print_proposal(found)
 
 

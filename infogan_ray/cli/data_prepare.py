@@ -37,7 +37,7 @@ class Prepare:
     channels: int | None = None
     """Channels of raw images: 1 (grey) or 3 (RGB)."""
     labels: str | None = None
-    """CSV file with the columns file and label; by default class folders, if any."""
+    """CSV or JSON file with the columns file and label; by default class folders, if any."""
     data_dir: str | None = None
     """Folder to search first for a named dataset."""
     rows_per_shard: int | None = None

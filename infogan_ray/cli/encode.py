@@ -20,6 +20,7 @@ from infogan_ray.data.formats.collection import EncodedImages
 from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.hold_out import NONE
 from infogan_ray.data.image_loader import read_pictures, summary
+from infogan_ray.data.progress import counted
 from infogan_ray.training.load_model import load
 
 
@@ -69,5 +70,5 @@ def encode(arguments: list[str]) -> int:
         for name, values in model.encode(images).items()
     }
     write_output(output, lambda file: pq.write_table(pa.table({"image": names, **columns}), file))
-    print_result(f"{output}: {len(names):,} images")
+    print_result(f"{output}: {counted(len(names), 'image')}")
     return DONE

@@ -18,6 +18,7 @@ from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.factors import open_factors
 from infogan_ray.evaluation import texts
 from infogan_ray.evaluation.bound import EvaluationConfig
+from infogan_ray.evaluation.clustering import untested_classes
 from infogan_ray.evaluation.diagnosis import failures
 from infogan_ray.evaluation.disentanglement.encoded import model_representation
 from infogan_ray.evaluation.disentanglement.factor_codes import DisentanglementConfig
@@ -95,6 +96,8 @@ def evaluate(arguments: list[str]) -> int:
         metrics |= measure_image_quality(spec, model.generator, images.images)
         metrics |= measure_spread(spec, model.generator, images.images)
         metrics |= measure_sorting(spec, model.discriminator, images.images)[0]
+        if untested := untested_classes(images):
+            print_progress(f"data: {untested}")
         metrics |= measure_agreement(spec, model.discriminator, images)
     elif given.quality or inception is not None:
         raise UserError(f"the training data of {given.model} is unknown; give it with --data")

@@ -177,7 +177,7 @@ def _dry_run(config: RunConfig, as_json: bool) -> int:
     if as_json:
         print_json({"config": config.to_dict(), "images": images.count, "steps": steps})
         return DONE
-    generator, discriminator = (sum(p.numel() for p in module.parameters()) for module in spec.build())
+    generator, discriminator = spec.parameter_counts()
     print_result(*json.dumps(config.to_dict(), indent=1).splitlines())
     print_result(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
     print_result(feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, found.budget))

@@ -20,6 +20,7 @@ from infogan_ray.data.hold_out import EVERY_SEVENTH, FEWEST, NONE, RULES, STRATI
 from infogan_ray.data.image_files import Say
 from infogan_ray.data.image_set import MEMORY, STREAM, ImageSet
 from infogan_ray.data.load_in_memory import check_size, load_in_memory, with_size_and_channels
+from infogan_ray.data.progress import counted
 from infogan_ray.data.shards.dataset import ENCODED, TEST, TRAIN, ShardSet
 from infogan_ray.data.shards.sampling import SAMPLE, prepared, read_rows, read_sample, resolve_size
 from infogan_ray.storage.visible_text import printable
@@ -39,8 +40,8 @@ class DataConfig:
     channels: int | None = None
     """1 (grey) or 3 (RGB). Default: those of the data."""
     labels: str | None = None
-    """A CSV file with the columns file and label, for images in files. Default: class folders, or the dataset's labels.
-    For CelebA also one attribute: FILE/list_attr_celeba.txt:Smiling."""
+    """A CSV or JSON file with the columns file and label, for images in files. Default: class folders, or the dataset's
+    labels. For CelebA also one attribute: FILE/list_attr_celeba.txt:Smiling."""
     max_bad: float = 0.01
     """Largest share of broken image files. Broken files are skipped; with more of them the run does not start."""
     pixel_range: str | None = None
@@ -117,13 +118,13 @@ def _load_path(
 ) -> ImageSet:
     collection = open_collection(path, config.labels, say)
     test = collection.test
-    kinds = "" if collection.classes is None else f", {len(collection.classes):,} classes"
+    kinds = "" if collection.classes is None else f", {counted(len(collection.classes), 'class', 'classes')}"
     split = f"; {test.count:,} more in its test split" if test is not None else ""
     if test is None and collection.labels is not None and collection.count >= FEWEST and config.hold_out != NONE:
         words = {STRATIFIED: "about a seventh of each class is", EVERY_SEVENTH: "every seventh image is"}
         split = f"; {words[config.hold_out]} held out to measure errors"
     if collection.announced:
-        say(f"data: {path} ({collection.kind}): {collection.count:,} images{kinds}{split}")
+        say(f"data: {path} ({collection.kind}): {counted(collection.count, 'image')}{kinds}{split}")
     if budget is not None and (line := budget.check(str(path), _bytes(collection, config), feed)):
         say(line)
     train = load_in_memory(collection, config.image_size, config.channels, config.max_bad, say, config.conversion)

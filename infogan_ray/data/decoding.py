@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError  # comes with torchvision
+from PIL import Image, UnidentifiedImageError  # comes with torchvision
 
 from infogan_ray.data.conversion import CROP, DEFAULT, FITS, PAD, SQUEEZE, Conversion, border_colours
 from infogan_ray.data.image_files import Broken
 from infogan_ray.data.image_kinds import FORMATS
 from infogan_ray.data.pixel_range import CLIPPED, NotFinite, Values, measure
+from infogan_ray.data.wide_colour import lost_bits, wide_colour
 
 MOST_PIXELS = 100_000_000  # of one decoded image
 ORIENTATION = 0x0112  # the EXIF tag
-OTHER_BYTE = {  # by how 16-bit colour is stored (B: upper byte first, L: lower byte first, N: as this machine does)
-    f"{mode};16{order}": f"{mode};16{other}"
-    for mode in ("RGB", "RGBA")
-    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
-}
 UPRIGHT = {  # the transposition that makes an image upright, by its EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -75,13 +70,18 @@ def decode(
     pixel range in ``how``, an image of more than eight bits is scaled by a range for it alone.
     """
     with _opened(content, most_pixels) as image:
-        return to_square(image, size, channels, crop, how, _sixteen_bit_colour(image, content))
+        colours = wide_colour(image, content)
+        lost = lost_bits(image, content) if colours is None else None
+        pixels, facts = to_square(image, size, channels, crop, how, colours)
+        if lost is not None:
+            facts = replace(facts, changes=(*facts.changes, f"{lost}-bit colour reduced to 8 bits"))
+        return pixels, facts
 
 
 def wide_values(content: bytes, crop: int | None = None, fit: str = CROP) -> Values | None:
     """The values of an image of more than eight bits, else None without decoding it. Raises Broken."""
     with _opened(content, MOST_PIXELS) as image:
-        colours = _sixteen_bit_colour(image, content)
+        colours = wide_colour(image, content)
         if colours is None and not image.mode.startswith(("I", "F")):
             return None
         return to_square(image, 1, 1, crop, Conversion(fit), colours)[1].values
@@ -110,36 +110,6 @@ def _opened(content: bytes, most_pixels: int) -> Iterator[Image.Image]:
         raise Broken(f"is not a readable image ({text})") from None
 
 
-def _raw_modes(image: Image.Image) -> list[str]:
-    """How the pixels are stored in the file, for example RGB;16B. Empty after the image is loaded."""
-    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    return [str(tile[3][0] if isinstance(tile[3], tuple) else tile[3]) for tile in tiles]
-
-
-def _sixteen_bit_colour(image: Image.Image, content: bytes) -> np.ndarray | None:
-    """The pixels of an image with 16 bits of colour, uint16 (H, W, C). None for other images.
-
-    Pillow reads the upper byte of each number, since it has no such images. With the other byte order it reads the
-    lower one.
-    """
-    modes = _raw_modes(image)
-    if not modes or not set(modes) <= OTHER_BYTE.keys():
-        return None
-    upper = np.asarray(image)
-    with Image.open(io.BytesIO(content), formats=FORMATS) as second:
-        assert isinstance(second, ImageFile.ImageFile)
-        second.tile = [
-            type(tile)(*tile[:3], (OTHER_BYTE[mode], *tile[3][1:]) if isinstance(tile[3], tuple) else OTHER_BYTE[mode])
-            for tile, mode in zip(second.tile, modes, strict=True)
-        ]
-        pixels = upper.astype(np.uint16) * np.uint16(256) + np.asarray(second)
-    key = image.info.get("transparency")  # the colour of transparent pixels
-    if key is not None and pixels.shape[2] == 3:
-        alpha = np.where((pixels == np.array(key)).all(2, keepdims=True), 0, 65535).astype(np.uint16)
-        pixels = np.concatenate([pixels, alpha], 2)
-    return pixels
-
-
 def to_square(
     image: Image.Image, size: int, channels: int, crop: int | None = None, how: Conversion = DEFAULT,
     colours: np.ndarray | None = None,
@@ -150,7 +120,6 @@ def to_square(
     (channels, size, size). Raises Pillow's errors for a damaged file, and Broken for values that are not finite.
     """
     kind, mode, width, height = image.format or "none", image.mode, image.width, image.height
-    raw_modes = _raw_modes(image)
     orientation = _orientation(image)  # it may load the image
     if crop is None:
         image.draft(None, (2 * size, 2 * size))  # decodes a large JPEG at 1/2, 1/4 or 1/8 of its size, which is faster
@@ -172,8 +141,6 @@ def to_square(
         part, changes, values = _scaled(np.asarray(image.crop(box)), what, how)
     else:
         part, changes = _grey_or_rgb(image.crop(box))
-        if any(";16" in stored for stored in raw_modes):
-            changes.append("16-bit colour by its upper bytes")
     transposition = UPRIGHT.get(_orientation(image))  # Pillow turns only TIFF upright by itself
     if transposition is not None:
         part = part.transpose(transposition)

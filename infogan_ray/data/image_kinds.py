@@ -29,6 +29,10 @@ OTHER_PICTURES = (
     ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".dcm",
 )  # fmt: skip
 """Endings of pictures that are not read, unless ``ENDINGS`` has them."""
+LABEL_LISTS = tuple(
+    f"{name}{ending}" for name in ("labels", "metadata", "dataset") for ending in (".csv", ".tsv", ".json", ".jsonl")
+)
+"""Usual names of files that list the labels of images."""
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # hidden files and __MACOSX are skipped as well
 FIRST_BYTES = 64
 """So many bytes of a file are enough for ``begins_like_an_image``."""
@@ -49,6 +53,8 @@ def reason_to_skip(name: str, has_image_bytes: Callable[[], bool]) -> str | None
     ending = os.path.splitext(name)[1].lower()
     if ending in ENDINGS or (not _is_type(ending) and has_image_bytes()):
         return None
+    if name.lower() in LABEL_LISTS:
+        return f"{name} (--labels FILE reads a list of labels)"
     if ending in OTHER_PICTURES:
         return f"{ending} files (convert these pictures to PNG or JPEG)"
     return f"{ending} files" if ending else "files without an ending"

@@ -157,7 +157,7 @@ def sample_values(source: Files, say: Say, fit: str = CROP, most: int = SAMPLE) 
 def summary(source: Files, pictures: Pictures) -> list[str]:
     """One line for the images, one for skipped files if there are any, and one for broken files if there are any."""
     done = describe(pictures.conversions) or "unchanged"
-    lines = [f"data: {len(pictures.names):,} images of {source.path}: {done}"]
+    lines = [f"data: {counted(len(pictures.names), 'image')} of {source.path}: {done}"]
     if source.skipped:
         lines.append(f"data: skipped, because they cannot be read as images: {describe(source.skipped)}")
     if pictures.broken:

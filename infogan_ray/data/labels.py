@@ -1,51 +1,53 @@
-"""Labels of images: from a CSV file with a column of files and one of labels, and from values of any type to classes.
+"""Labels of images: from a CSV or JSON file that lists files and labels, and from values of any type to classes.
 
-A CSV file only gives labels to images of the source. No file that it names is opened.
+Such a file only gives labels to images of the source. No file that it names is opened.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.data.image_files import Files, Say
+from infogan_ray.data.progress import counted
 from infogan_ray.storage.visible_text import printable
 
 UNBALANCED = 1.5  # times an even share
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "path", "filepath", "file_path", "image_path")
 LABEL_COLUMNS = ("label", "class", "category", "target")
 """Names of the columns, in any case. Of several, the first in this order is used."""
+VALID_COLUMNS = f"one of files ({', '.join(FILE_COLUMNS)}) and one of labels ({', '.join(LABEL_COLUMNS)})"
 DELIMITERS = (",", ";", "\t")
 
 
 def class_names(source: Files, names: Sequence[str], table: str, say: Say) -> list[str]:
-    """The label of each name, from the CSV file ``table``.
+    """The label of each name, from the CSV or JSON file ``table``.
 
-    ``names``: the readable files of the source. Raises UserError if the CSV file does not match them.
+    ``names``: the readable files of the source. Raises UserError if ``table`` does not match them.
     """
     path = Path(table).expanduser()
     table_labels = _read_table(path, say)
     matched, unknown = _match(table_labels, source, path)
     if not table_labels:
-        raise UserError(f"labels: {path} has no row below its column names; add a row for each image")
+        raise UserError(f"labels: {path} lists no file; add a row for each image")
     if not matched:
         raise UserError(
             f"labels: none of the {len(table_labels):,} files in {path} is in {source.path}; it names "
             f"'{_examples(unknown[:1])}', and an image there is '{_examples(source.names[:1])}'; name files as there"
         )
     if unknown:
-        say(f"labels: {len(unknown):,} rows of {path} match no image, for example {_examples(unknown)}")
+        say(f"labels: {counted(len(unknown), 'row')} of {path} without an image, for example {_examples(unknown)}")
     missing = [name for name in names if name not in matched]
     if missing:
         raise UserError(
@@ -107,47 +109,83 @@ def _read_table(path: Path, say: Say) -> dict[str, str]:
     """Labels by file, as the table writes the files."""
     if not path.is_file():
         raise UserError(f"labels is {path}, which {'is not a file' if path.exists() else 'does not exist'}")
+    read = {".json": _json_rows, ".jsonl": _json_rows}.get(path.suffix.lower(), _csv_rows)
+    labels: dict[str, str] = {}
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        reader, file_column, label_column = _columns(path, text, say)
-        labels: dict[str, str] = {}
-        for row in reader:
-            if not any(map(str.strip, row)):
-                continue
-            name, label = (row[column].strip() if column < len(row) else "" for column in (file_column, label_column))
+        for place, name, label in read(path, path.read_text(encoding="utf-8-sig"), say):
             if not name or not label:
-                raise UserError(f"labels: line {reader.line_num} of {path} has no {'label' if name else 'file'}")
+                raise UserError(f"labels: {place} of {path} has no {'label' if name else 'file'}")
             if labels.setdefault(name, label) != label:
                 raise UserError(
-                    f"labels: line {reader.line_num} of {path} gives {printable(name)} the label '{label}', and "
+                    f"labels: {place} of {path} gives {printable(name)} the label '{label}', and "
                     f"an earlier one '{labels[name]}'"
                 )
         return labels
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise UserError(f"labels: {path} is not a CSV file in UTF-8 ({error})") from None
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, OSError) as error:
+        what = "CSV" if read is _csv_rows else "JSON"
+        raise UserError(f"labels: {path} is not a {what} file in UTF-8 ({error})") from None
 
 
-def _columns(path: Path, text: str, say: Say) -> tuple[Any, int, int]:
-    """A reader of the rows below the column names, and the columns of files and labels.
+def _csv_rows(path: Path, text: str, say: Say) -> Iterator[tuple[str, str, str]]:
+    """Yield the place of each row in the file, its file and its label.
 
     The delimiter is the one with which the first line names both columns.
     """
-    headers = []
+    headers: list[list[str]] = []
     for delimiter in DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         header = [name.strip().lower() for name in next(reader, [])]
         headers.append(header)
-        files, labels = ([name for name in names if name in header] for names in (FILE_COLUMNS, LABEL_COLUMNS))
-        if files and labels:
-            for found in (files, labels):
-                if len(found) > 1:
-                    say(f"labels: {path} has the columns {', '.join(found)}; '{found[0]}' is used")
-            return reader, header.index(files[0]), header.index(labels[0])
-    columns = ", ".join(repr(name) for name in max(headers, key=len)) or "none"
-    raise UserError(
-        f"labels: {path} has the columns {columns}; its first line must name one of files ({', '.join(FILE_COLUMNS)}) "
-        f"and one of labels ({', '.join(LABEL_COLUMNS)})"
-    )
+        if columns := _columns(path, header, say):
+            break
+    else:
+        longest = max(headers, key=len)
+        columns_found = ", ".join(map(repr, longest)) or "none"
+        raise UserError(f"labels: {path} has the columns {columns_found}; its first line must name {VALID_COLUMNS}")
+    for row in reader:
+        if any(map(str.strip, row)):
+            name, label = (row[at].strip() if at < len(row) else "" for at in map(header.index, columns))
+            yield f"line {reader.line_num}", name, label
+
+
+def _json_rows(path: Path, text: str, say: Say) -> Iterator[tuple[str, str, str]]:
+    """As ``_csv_rows``, from objects with these columns: in a list, or one a line as in Hugging Face's metadata.jsonl.
+
+    Pairs of a file and its label are valid too: [[file, label], ...] or {file: label}. Both may be the value of
+    "labels", as in StyleGAN's dataset.json.
+    """
+    lines = path.suffix.lower() == ".jsonl"
+    found = [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
+    if isinstance(found, dict):
+        found = found.get("labels", found)
+    rows = list(found.items()) if isinstance(found, dict) else found
+    if not isinstance(rows, list):
+        raise UserError(
+            f"labels: {path} lists no files; valid are [[file, label], ...], and objects with {VALID_COLUMNS}"
+        )
+    columns: tuple[str, str] | None = None
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, dict):
+            row = {name.strip().lower(): value for name, value in row.items()}
+            columns = columns or _columns(path, row, say)
+            row = columns and [row.get(name) for name in columns]
+        if not isinstance(row, (list, tuple)) or len(row) != 2:
+            raise UserError(
+                f"labels: row {number} of {path} is neither [file, label] nor an object with {VALID_COLUMNS}"
+            )
+        name, label = (str(value).strip() if isinstance(value, (str, int, float)) else "" for value in row)
+        yield f"row {number}", name, label
+
+
+def _columns(path: Path, header: Collection[str], say: Say) -> tuple[str, str] | None:
+    """The columns of files and labels. None if one of them is missing."""
+    files, labels = ([name for name in names if name in header] for names in (FILE_COLUMNS, LABEL_COLUMNS))
+    if not files or not labels:
+        return None
+    for found in (files, labels):
+        if len(found) > 1:
+            say(f"labels: {path} has the columns {', '.join(found)}; '{found[0]}' is used")
+    return files[0], labels[0]
 
 
 def _match(labels: dict[str, str], source: Files, table: Path) -> tuple[dict[str, str], list[str]]:

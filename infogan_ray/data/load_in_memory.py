@@ -19,6 +19,7 @@ from infogan_ray.data.formats.collection import Collection, EncodedImages, RawIm
 from infogan_ray.data.image_files import Say
 from infogan_ray.data.image_loader import read_pictures, summary
 from infogan_ray.data.pixel_range import CLIPPED, NotFinite, PixelRange, Values, measure, range_line
+from infogan_ray.data.progress import counted
 from infogan_ray.storage.visible_text import shell_word
 
 ALPHA = {2: "grey with alpha", 4: "RGBA"}
@@ -59,7 +60,7 @@ def load_in_memory(
         images[first : first + len(part)] = part
     assert images is not None
     if done := array_conversions(collection.shape, how.fit):
-        say(f"data: {collection.count:,} images of {collection.path}: {', '.join(done)}")
+        say(f"data: {counted(collection.count, 'image')} of {collection.path}: {', '.join(done)}")
     labels = None if collection.labels is None else torch.from_numpy(collection.labels)
     return Loaded(images, labels, [str(row) for row in range(collection.count)], how)
 
@@ -127,7 +128,7 @@ def _with_range(collection: RawImages, how: Conversion, say: Say) -> Conversion:
     assert used is not None
     say(f"data: {range_line(used, values, fixed)}")
     if used.clips(values):
-        say(f"data: {count_clipped(collection, used):,} images of {collection.path} {CLIPPED}")
+        say(f"data: {counted(count_clipped(collection, used), 'image')} of {collection.path} {CLIPPED}")
     return how
 
 

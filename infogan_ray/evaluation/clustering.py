@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from infogan_ray.data.image_set import ImageSet
+from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.bound import no_callback
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator
@@ -94,28 +95,52 @@ def one_category_error(train_table: np.ndarray, test_table: np.ndarray) -> float
 def why_not_measured(images: ImageSet) -> str | None:
     """Why agreement with the labels is undefined. None if it is defined, or without labels in memory.
 
-    It needs two classes, and test images of each class.
+    It needs two classes, and test images of each class. A class of one image has none, and so does not count if two
+    other classes have some: see ``untested_classes``.
     """
     labels, test_labels = images.labels, images.test_labels
     if labels is None or not len(labels):
         return None
     if test_labels is None or not len(test_labels):
         return f"the data has no test part, and none of its {len(labels):,} labelled images is held out"
-    counts = labels.bincount()
     classes = torch.cat([labels, test_labels]).unique()
     if len(classes) < 2:
         return f"all {len(labels) + len(test_labels):,} images have the same label"
-    present = set(test_labels.tolist())
-    missing = [label for label in classes.tolist() if label not in present]
-    if not missing:
+    missing = _missing(labels, test_labels)
+    if all(count == 1 for count in missing.values()) and (not missing or len(classes) - len(missing) > 1):
         return None
-    names = images.classes or tuple(map(str, range(len(counts))))
-    shown = [f"{' '.join(names[label].split())} ({int(counts[label]):,} to train on)" for label in missing[:MOST_NAMED]]
-    shown += [f"and {len(missing) - MOST_NAMED:,} more"] if len(missing) > MOST_NAMED else []
+    shown = [f"{name} ({missing[label]:,} to train on)" for label, name in _named(missing, images)]
     return (
-        f"the test part, {len(test_labels):,} images, has none of {len(missing):,} of the {len(classes):,} classes: "
-        f"{', '.join(shown)}"
+        f"the test part, {counted(len(test_labels), 'image')}, has none of {len(missing):,} of the {len(classes):,} "
+        f"classes: {', '.join(shown)}{_more(missing)}"
     )
+
+
+def untested_classes(images: ImageSet) -> str | None:
+    """What to say of classes of one image, which agreement with the labels does not test. None if there are none."""
+    if images.labels is None or images.test_labels is None or why_not_measured(images) is not None:
+        return None
+    missing = _missing(images.labels, images.test_labels)
+    names = ", ".join(name for _, name in _named(missing, images))
+    classes = counted(len(missing), "class of one image", "classes of one image each")
+    return f"agreement with labels does not test {classes}: {names}{_more(missing)}" if missing else None
+
+
+def _missing(labels: Tensor, test_labels: Tensor) -> dict[int, int]:
+    """The number of training images of each class that has no test image."""
+    present = set(test_labels.tolist())
+    counts = zip(*(part.tolist() for part in labels.unique(return_counts=True)), strict=True)
+    return {label: count for label, count in counts if label not in present}
+
+
+def _named(missing: dict[int, int], images: ImageSet) -> list[tuple[int, str]]:
+    """The first few classes and their names."""
+    names = images.classes
+    return [(label, str(label) if names is None else " ".join(names[label].split())) for label in missing][:MOST_NAMED]
+
+
+def _more(missing: dict[int, int]) -> str:
+    return f", and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
 
 
 def entropy(counts: np.ndarray) -> float:

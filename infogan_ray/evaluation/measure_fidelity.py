@@ -104,9 +104,12 @@ def measure_fid(
 def split_data(data: ImageSet, seed: int) -> tuple[Labelled, Tensor]:
     """The classifier's training and held-out images, and the other half (N/2, C, H, W) of the training images."""
     if data.labels is None or data.test_images is None or data.test_labels is None:
+        lacks = "no labels"
+        if data.labels is not None:
+            lacks = "labels, but no test part" if data.test_images is None else "labels, but none in its test part"
         raise UserError(
-            f"quality needs labels to learn features from, and {data.name} has none; name data with labels by --data, "
-            "or give --fid FILE with Inception's weights, which needs no labels"
+            f"quality needs labels to learn features from, and a test part with labels; {data.name} has {lacks}; name "
+            "other data by --data, or give --fid FILE with Inception's weights, which needs no labels"
         )
     order = torch.randperm(len(data.images), generator=seeded_generator(seed, "fidelity"))
     train, rest = order.tensor_split(2)

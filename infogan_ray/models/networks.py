@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from infogan_ray import UserError
@@ -163,6 +164,11 @@ class ModelSpec:
         """New modules. Their initial weights come from PyTorch's global random generator."""
         generator = Generator(self.latents.dim, self.image_size, self.channels, self.network)
         return generator, Discriminator(self.latents.q_dim, self.image_size, self.channels, self.network)
+
+    def parameter_counts(self) -> list[int]:
+        """The numbers of parameters of the generator and of the discriminator with Q. Needs no memory for them."""
+        with torch.device("meta"):
+            return [sum(p.numel() for p in module.parameters()) for module in self.build()]
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -52,6 +52,7 @@ DECIDED = (
     "threads",
     "ray",
 )
+MOST_TRIALS = 10_000
 # Fields that must be the same in all trials; otherwise scores are not comparable.
 SAME_IN_ALL_TRIALS = (
     "data", "data_dir", "image_size", "channels", "labels", "max_bad", "hold_out", "pixel_range", "fit", "feed",
@@ -119,6 +120,9 @@ class Recipe:
         for path, values in self._grids().items():
             if not values:
                 raise UserError(f"space: '{path}' has an empty grid")
+        if self.count > MOST_TRIALS:
+            what = "the grid's number of points" if self.searcher == "grid" else "trials"
+            raise UserError(f"{what} is {self.count:,}; it must be at most {MOST_TRIALS:,}")
         for path, value in self.space.items():
             gridded = _grid(value) is not None
             if is_free(value) and gridded != (self.searcher == "grid"):

@@ -60,8 +60,8 @@ class RunConfig:
     channels: int | None = None
     """1 (grey) or 3 (RGB); by default the data's own."""
     labels: str | None = None
-    """A CSV file with the columns file and label, for data in image files. By default class folders or the dataset's
-    labels, if there are any. For CelebA, FILE:ATTRIBUTE is also valid."""
+    """A CSV or JSON file with the columns file and label, for data in image files. By default class folders or the
+    dataset's labels, if there are any. For CelebA, FILE:ATTRIBUTE is also valid."""
     max_bad: float = 0.01
     """Largest share of broken image files. They are skipped; with a larger share the run does not start."""
     pixel_range: str | None = None

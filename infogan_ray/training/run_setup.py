@@ -19,7 +19,7 @@ from infogan_ray.data.feeds.feed_policy import MemoryBudget, feed_line
 from infogan_ray.data.fetch import cache_folder
 from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
-from infogan_ray.evaluation.clustering import why_not_measured
+from infogan_ray.evaluation.clustering import untested_classes, why_not_measured
 from infogan_ray.evaluation.metrics import LABELS, check_needs, lower_is_better, missing_packages, needs
 from infogan_ray.models.network_config import check_images
 from infogan_ray.models.networks import ModelSpec
@@ -69,6 +69,8 @@ def check_data(
         if needs(config.metric, LABELS):
             raise UserError(f"metric is '{config.metric}', which is not measured: {reason}")
         say(f"not measured: agreement with labels: {reason}")
+    if categorical and (untested := untested_classes(images)):
+        say(f"data: {untested}")
     check_needs(config.metric, config.data, labelled, categorical)
     for line in missing_packages(labelled and categorical):
         say(f"not measured: {line}")

@@ -49,13 +49,14 @@ def run_worker(
         feed = make_feed(images, config.batch_size, config.seed, rank, world_size, device)
         resources.enter_context(contextlib.closing(feed))
         loop: dict[str, Any] = {
-            "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every,
-            "rank": rank, "world_size": world_size, "epoch_offset": epoch_offset(recorded_changes(run), images.count),
+            "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every, "rank": rank,
+            "world_size": world_size,
         }  # fmt: skip
         if start.uploader is None:
             for metrics in train(state, feed, **loop):
                 yield Report(metrics, due=is_due(state, config, steps))
             return
+        loop["epoch_offset"] = epoch_offset(recorded_changes(run), images.count)
         for line in start.warnings:
             yield Report({"step": state.step}, phase="resuming", say=line)
         tasks = resources.enter_context(rank_zero_tasks(config, images, run, state, start, stop, world_size))

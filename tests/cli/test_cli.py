@@ -387,6 +387,15 @@ def test_an_epoch_and_what_it_leaves_out_are_shown(npz: Path, capsys: pytest.Cap
     assert "\nsteps: 10 of 81 images, 10 epochs; an epoch is 1 step and has all 81 images\n" in capsys.readouterr().out
 
 
+def test_a_dry_run_of_a_huge_network_needs_no_memory(npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--data", str(npz), "--dry-run", "--steps", "10", "--batch-size", "16"]
+    words += ["--storage", str(npz.parent), "--name", "huge"]
+    assert main([*words, "--network.width", "10000000", "--codes", "noise=4 cat=3"]) == USAGE
+    output = capsys.readouterr()
+    assert "parameters: generator 54,400,002,260,000,001, disc" in output.out and output.err.count("\n") == 1
+    assert re.search("^infogan: storage: .*huge has .* free, and one checkpoint takes 1.6 EB; delete", output.err)
+
+
 def test_later_commands_convert_images_as_training_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A dark image alone is scaled by the range of the training images, and padded as they were."""
     folder = tmp_path / "wide"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -146,7 +147,56 @@ def test_bits_that_pillow_cannot_read_are_named() -> None:
     values = np.full((32, 32, 2), 65535, np.uint16)
     values[..., 0] = 0x1234
     pixels, facts = decode(png_of_sixteen_bits(values), 32, 1)
-    assert (pixels == 0x12).all() and "16-bit colour by its upper bytes" in facts.changes
+    assert (pixels == 0x12).all() and "16-bit colour reduced to 8 bits" in facts.changes
+
+
+AVIF_OF_TEN_BITS = (
+    "eNpjYGBQSCupLEgsy0xjAAIQnZuZZpibmZjm62joCBR6nZtaksgAAYoZKTlFUDZDQWZyCQMa4CvILMkFsxiBWC4zJz8ZxHEB8RkhoozCQFoeiDUy"
+    "M/PS4GqlgJxUJigvsczA0Dk/Jx9sV1ZmQVEBkPbOLEjOB9IimcUFqVD7BGC4ILMiEyTAzMXFBaR4EssMnRsVHEBCwsn5OUV5yTkVDExAyNYAFBLP"
+    "LMiF+QnoMBZGpmYWIFM9NyWxRIiBi8OC5//tAw2NS4wE5T8ltTxgEAPaUFobf+qxyGUAVPw4IA=="
+)
+JPEG_2000_OF_SIXTEEN_BITS = (
+    "eNr77/8/kEGfAQQEoBgGUPnM/IyMEPQ/iIEHKMDIyMjCwsD4P4aB3aGho2PC/xQGVQZG56LUxJLUFIWkSgX/gtQ8rwBXd4Wy1KLizPw8BSM9Uz2T"
+    "/xMYuMAGlgP1Tj7/x6BAMCBkUWuFBlDIYML00tcMPCqqDyYnMEh4eP+vP/yfgZ9BhCFmcdZfD7CCboPGlpZ953QYGBIVpRY6c3JClADNwKOkoaHh"
+    "/00A0H4+rw=="
+)
+"""Images of 16x16 equal pixels, compressed: (0x123, 0x234, 0x345) of 10 bits, and (0x1230, 0x2340, 0x3450)."""
+
+
+@pytest.mark.parametrize(
+    ("content", "bits", "colour"),
+    [(AVIF_OF_TEN_BITS, 10, (73, 141, 207)), (JPEG_2000_OF_SIXTEEN_BITS, 16, (0x12, 0x23, 0x34))],
+)
+def test_wide_colour_that_pillow_reduces_is_said(content: str, bits: int, colour: tuple[int, ...]) -> None:
+    pixels, facts = decode(zlib.decompress(base64.b64decode(content)), 16, 3)
+    assert facts.changes == (f"{bits}-bit colour reduced to 8 bits",)
+    assert np.array_equal(pixels, np.broadcast_to(np.array(colour)[:, None, None], (3, 16, 16)))
+    for form in ("AVIF", "JPEG2000"):
+        for mode in ("L", "LA", "RGB", "RGBA"):
+            assert not any("reduced" in change for change in read(encoded(Image.new(mode, (32, 32)), form))[1].changes)
+
+
+@pytest.mark.parametrize("greatest", [1000, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_colour_of_a_ppm_keeps_its_bits(plain: bool, greatest: int) -> None:
+    values = np.random.default_rng(0).integers(0, greatest + 1, (32, 32, 3))
+    values[0, :2, 0] = 0, greatest
+    head = f"{'P3' if plain else 'P6'} 32 32 {greatest}\n".encode()
+    numbers = "# 7\n".join(map("{} ".format, values.reshape(-1))).encode() if plain else values.astype(">u2").tobytes()
+    pixels, facts = decode(head + numbers, 32, 3, how=Conversion.of("crop", "0:65535"))
+    assert np.array_equal(pixels.transpose(1, 2, 0), np.rint(np.rint(values * (65535 / greatest)) / 65535 * 255))
+    assert facts.changes == ("16-bit scaled from 0...65535",) and facts.values == wide_values(head + numbers)
+    assert facts.values is not None and (facts.values.low, facts.values.high) == (0, 65535)
+    assert decode_error(head + numbers[:-20]) == "is cut off (it has fewer numbers than pixels)"
+    if greatest < 65535:
+        high = b"1001 " * 3072 if plain else b"\xff" * 6144
+        assert decode_error(head + high) == "is not a readable image (a number is not in 0...1000)"
+    assert "16-bit" not in str(decode(encoded(Image.new("RGB", (32, 32)), "PPM"), 32, 3)[1].changes)
+
+
+def test_planes_of_sixteen_bits_are_not_read_as_pixels() -> None:
+    content = tiff_of_sixteen_bits(np.ones((32, 32, 3), np.uint16), "<", False, planes=2)
+    assert "has 16-bit colour in separate planes" in decode_error(content)
 
 
 def decode_error(content: bytes) -> str:
@@ -167,13 +217,14 @@ def png_of_sixteen_bits(values: np.ndarray, key: tuple[int, ...] | None = None) 
     )
 
 
-def tiff_of_sixteen_bits(values: np.ndarray, order: str, compressed: bool) -> bytes:
+def tiff_of_sixteen_bits(values: np.ndarray, order: str, compressed: bool, planes: int = 1) -> bytes:
     height, width, channels = values.shape
     pixels = values.astype(f"{order}u2").tobytes()
     if compressed:
         pixels = zlib.compress(pixels)
     entries = {
         256: width, 257: height, 259: 8 if compressed else 1, 262: 2, 277: channels, 278: height, 279: len(pixels),
+        284: planes,
     } | ({338: 2} if channels == 4 else {})  # fmt: skip
     start = 8 + 2 + 12 * (len(entries) + 2) + 4  # of the depths; then the pixels
     entries |= {258: start, 273: start + 2 * channels}

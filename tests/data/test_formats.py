@@ -685,7 +685,7 @@ def test_a_test_part_has_the_range_of_the_training_part(tmp_path: Path) -> None:
     messages: list[str] = []
     found = load_images(str(tmp_path / "a.npz"), DataConfig(), messages.append)
     assert found.test_images is not None and found.test_images[:, 0, 0, 0].tolist() == [125, 255]
-    assert any("1 images of" in line and "clipped" in line for line in messages)
+    assert any("1 image of" in line and "clipped" in line for line in messages)
 
 
 def test_arrays_that_are_not_square_are_cropped_unless_fit_is_set(tmp_path: Path) -> None:

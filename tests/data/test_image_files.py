@@ -9,17 +9,20 @@ import shutil
 import tarfile
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from infogan_ray import UserError
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.cli.train import train_config
 from infogan_ray.data import image_files, image_loader
-from infogan_ray.data.class_folders import class_of
+from infogan_ray.data.class_folders import class_folders
 from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.image_files import list_image_files
 from infogan_ray.data.image_set import ImageSet
@@ -115,8 +118,9 @@ def test_a_single_class_folder_and_a_flat_folder_give_no_labels(photos: Path) ->
         assert load(folder).labels is None
     shutil.rmtree(photos / "cats")
     assert load(photos).labels is None
-    assert class_of(["a/x/1.png", "a/y/2.png"]) == ["x", "y"]
-    assert class_of(["a/x/1.png", "b.png"]) is None
+    found = class_folders(["a/x/1.png", "a/y/2.png"], photos, print)
+    assert found is not None and found.of == ["x", "y"]
+    assert class_folders(["a/x/1.png", "b.png"], photos, print) is None
 
 
 def test_links_are_followed_once(photos: Path) -> None:
@@ -247,12 +251,12 @@ def test_labels_are_read_from_a_csv(photos: Path) -> None:
     for path in (flat, pack(flat, "zip", "some/where/")):  # matched by a unique file name
         messages = []
         assert load(path, messages, labels=csv).labels is not None
-        assert any(line.startswith("labels: 1 rows") and line.endswith("gone.png") for line in messages)
+        assert any(line.startswith("labels: 1 row of") and line.endswith("gone.png") for line in messages)
     for wrong, message in (
         (rows[1:], "1 of 14 images have no row in .*00.png; add them, or leave --labels out"),
         ([*rows, ("00.png", "odd")], "line 16 of .* gives 00.png the label 'odd', and an earlier one 'even'"),
         ([("x.png", 1)], "none of the 1 files in .* is in .*; it names 'x.png', and an image there is '00.png'"),
-        ([], "has no row below its column names"),
+        ([], "labels.csv lists no file; add a row for each image"),
         ([("00.png", "")], "line 2 of .* has no label"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -264,6 +268,53 @@ def test_labels_are_read_from_a_csv(photos: Path) -> None:
         load(flat, labels=csv)
     with pytest.raises(ValueError, match="labels is .*nowhere.csv, which does not exist"):
         load(flat, labels="nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("metadata.jsonl", lambda rows: "\n".join(json.dumps({"file_name": a, "Label": b, "x": 0}) for a, b in rows)),
+        ("labels.json", lambda rows: json.dumps([{"image": a, "category": b} for a, b in rows])),
+        ("dataset.json", lambda rows: json.dumps({"labels": rows})),
+        ("labels.json", lambda rows: json.dumps(dict(rows))),
+    ],
+)  # fmt: skip
+def test_labels_are_read_from_json(name: str, form: Callable[[list[Any]], str], tmp_path: Path) -> None:
+    for number in range(12):
+        picture(number).save(tmp_path / f"{number:02}.png")
+    rows = [[f"{number:02}.png", float(number % 11)] for number in range(12)]
+    (tmp_path / name).write_text(form(rows))
+    messages: list[str] = []
+    found = load(tmp_path, messages)
+    hint = f"data: skipped, because they cannot be read as images: 1 {name} (--labels FILE reads a list of labels)"
+    assert found.labels is None and hint in messages
+    found = load(tmp_path, messages, labels=str(tmp_path / name), hold_out="every_seventh")
+    assert found.classes == tuple(str(number) for number in range(11)) and found.labels is not None
+    assert found.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0]
+    for wrong, message in (
+        ([*rows, ["00.png", 5]], "row 13 of .* gives 00.png the label '5', and an earlier one '0.0'"),
+        ([*rows, ["12.png", None]], "row 13 of .* has no label"),
+        ([*rows, ["12.png", [0, 1]]], "row 13 of .* has no label"),
+    ):
+        (tmp_path / name).write_text(form(wrong))
+        if "dict" not in form.__code__.co_names or "no label" in message:  # an object has each name once
+            with pytest.raises(UserError, match=message):
+                load(tmp_path, labels=str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"labels": null}', r"lists no files; valid are \[\[file, label\], ...\], and objects with one of"),
+        ('[{"file": "a.png", "text": "x"}]', r"row 1 of .* is neither \[file, label\] nor an object with one of files"),
+        ("[1, 2]", "row 1 of .* is neither"), ("[]", "lists no file; add"), ("{", "is not a JSON file in UTF-8"),
+    ],
+)  # fmt: skip
+def test_json_without_labels_is_refused(text: str, message: str, photos: Path) -> None:
+    path = photos.parent / "labels.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load(photos, labels=str(path))
 
 
 @pytest.mark.parametrize(

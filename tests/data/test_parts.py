@@ -19,6 +19,7 @@ from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.formats.collection import EncodedImages
 from infogan_ray.data.formats.parts import TEST, TRAIN, VALIDATION, divide, part_of
 from infogan_ray.data.formats.recognise import open_collection
+from infogan_ray.data.image_files import Broken
 from infogan_ray.data.image_set import ImageSet
 from tests.layouts import tar
 
@@ -33,6 +34,12 @@ def fill(root: Path, names: list[str], count: int = 8, side: int = 28) -> Path:
             shade = SHADES.get(name.rpartition("/")[2], 200) + row + count * number
             Image.new("L", (side, side), shade % 256).save(root / name / f"{row}.png")
     return root
+
+
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (16, 16), shade).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def load(path: Path, say: list[str], **changes: object) -> ImageSet:
@@ -144,6 +151,38 @@ def test_one_picture_beside_class_folders_is_left_out(
     assert "3 of 23 images of" in say[-1] and "lie beside the folders class0, class1, class2 and 7 more" in say[-1]
 
 
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar", "webdataset.tar", "folder of webdatasets"])
+def test_one_picture_beside_class_folders_of_an_archive_is_left_out(kind: str, tmp_path: Path) -> None:
+    files = []
+    for row in range(10):
+        files.append((f"{'cat' if row < 5 else 'dog'}/{row}.png", png(row)))
+        if "webdataset" in kind:
+            files.append((f"{'cat' if row < 5 else 'dog'}/{row}.json", b'{"caption": "x"}'))
+    stray, path = [("contact.png", png(200))], tmp_path / kind
+    if kind == "a.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in [*files, *stray]:
+                archive.writestr(name, content)
+    elif kind.endswith(".tar"):
+        tar(path, [*files, *stray])
+    else:
+        path.mkdir()
+        tar(path / "0.tar", files)
+        tar(path / "1.tar", stray)
+    say: list[str] = []
+    found, names, _ = names_of(path, say)
+    stray_name = "1.tar/contact.png" if path.is_dir() else "contact.png"
+    assert say == [f"data: 1 image is left out, beside the class folders: {stray_name}"]
+    assert found.classes == ["cat", "dog"] and len(names) == 10
+    assert found.labels is not None and found.labels.tolist() == [0] * 5 + [1] * 5
+    read = {item.path: item.image for _, item in found.read(0, 10) if not isinstance(item, Broken)}
+    assert sorted(read.values()) == sorted(content for name, content in files if name.endswith("png"))
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["file,label", *(f"{row}.png,{row % 3}" for row in range(10)), "contact.png,2"]))
+    labelled = open_collection(path, str(table), say.append)
+    assert labelled.count == 11 and labelled.classes == ["0", "1", "2"] and len(say) == 1, "a table labels all images"
+
+
 def test_a_contact_sheet_is_not_written_among_the_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,11 +203,6 @@ def test_a_csv_gives_the_labels_of_both_parts(tmp_path: Path) -> None:
 
 
 def test_files_of_tables_and_tars_have_the_same_rule(tmp_path: Path) -> None:
-    def png(shade: int) -> bytes:
-        buffer = io.BytesIO()
-        Image.new("L", (16, 16), shade).save(buffer, "png")
-        return buffer.getvalue()
-
     for name in ("train-0", "validation-0"):
         rows = {"image": [png(row) for row in range(8)], "label": [0, 1] * 4}
         (tmp_path / "tables").mkdir(exist_ok=True)

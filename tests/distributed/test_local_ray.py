@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -36,14 +38,36 @@ def test_a_temporary_folder_must_have_a_short_path(monkeypatch: pytest.MonkeyPat
 
 def test_without_a_home_ray_gets_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    local_ray.set_token()
+    local_ray.create_token()
+    assert (tmp_path / ".ray" / "auth_token").exists()
     assert local_ray.home_problem() is None and "RAY_AUTH_TOKEN" not in os.environ
     monkeypatch.setenv("HOME", "/dev/null/home")
     assert local_ray.home_problem() == "HOME is /dev/null/home, which is not a folder"
-    local_ray.set_token()
+    local_ray.create_token()
     token = os.environ["RAY_AUTH_TOKEN"]
-    local_ray.set_token()
+    local_ray.create_token()
     assert len(token) == 64 and os.environ["RAY_AUTH_TOKEN"] == token, "a token that is set stays"
+
+
+def test_a_new_token_is_readable_by_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path, before = tmp_path / ".ray" / "auth_token", os.umask(0o022)
+    try:
+        local_ray.create_token()
+    finally:
+        os.umask(before)
+    token = path.read_text()
+    assert re.fullmatch("[0-9a-f]{64}", token) and stat.S_IMODE(path.stat().st_mode) == 0o600
+    local_ray.create_token()
+    assert path.read_text() == token, "a token is kept"
+    path.unlink()
+    for name, value in {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "x"}.items():
+        monkeypatch.setenv(name, value)
+        local_ray.create_token()
+        monkeypatch.delenv(name)
+    assert not path.exists()
 
 
 def test_an_argument_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import re
 import socket
-import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
@@ -155,25 +153,16 @@ def test_an_embedded_ray_joins_no_other_cluster_of_the_machine(monkeypatch: pyte
     assert os.environ["no_proxy"] == "as it was,localhost,127.0.0.1,::1,[::1]"
 
 
-def test_a_new_token_is_readable_by_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    path, before = tmp_path / ".ray" / "auth_token", os.umask(0o022)
-    try:
-        auth_check.create_token()
-    finally:
-        os.umask(before)
-    token = path.read_text()
-    assert re.fullmatch("[0-9a-f]{64}", token) and stat.S_IMODE(path.stat().st_mode) == 0o600
-    auth_check.create_token()
-    assert path.read_text() == token, "a token is kept"
-    path.unlink()
-    for name, value in {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "x"}.items():
-        monkeypatch.setenv(name, value)
-        auth_check.create_token()
-        monkeypatch.delenv(name)
-    assert not path.exists()
+def test_what_libraries_print_goes_to_the_log_and_what_a_listener_prints_does_not(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ray"), connection.prints_in_log(print) as listen:
+        print("a trial died")
+        listen("a trial ended")
+        print("another died")
+    print("after")
+    assert capsys.readouterr().out == "a trial ended\nafter\n"
+    assert [record.getMessage() for record in caplog.records] == ["a trial died", "another died"]
 
 
 def test_a_head_that_accepts_and_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

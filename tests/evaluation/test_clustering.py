@@ -88,6 +88,12 @@ def test_agreement_is_undefined_without_test_images_of_each_class() -> None:
     assert why(images([0] * 103 + [1] * 3 + [2], [0] * 17)) == (
         "the test part, 17 images, has none of 2 of the 3 classes: bee (3 to train on), cow (1 to train on)"
     )
+    assert why(images([0, 0, 1], [0])) == "the test part, 1 image, has none of 1 of the 2 classes: bee (1 to train on)"
+    assert clustering.untested_classes(images([0, 0, 1], [0])) is None
+    assert why(images([0, 0, 1, 1, 2], [0, 1])) is None, "nothing of one image can be held out"
+    alone = clustering.untested_classes(images([0, 0, 1, 1, 2], [0, 1]))
+    assert alone == "agreement with labels does not test 1 class of one image: cow"
+    assert clustering.untested_classes(images([0, 0, 1, 1], [0, 1])) is None
     assert why(images([0, 0], [0])) == "all 3 images have the same label"
     assert why(images([0, 1], None)) == "the data has no test part, and none of its 2 labelled images is held out"
     assert why(images([0, 0], [0, 1])) is None, "a class that is only tested has an error"

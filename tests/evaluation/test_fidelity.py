@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from scipy.linalg import sqrtm
 from torch import Tensor
 
+from infogan_ray import UserError
 from infogan_ray.cli.main import DONE, FAILED, USAGE, main
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation.fidelity import classifier
@@ -316,7 +317,16 @@ def test_data_without_labels_and_a_model_without_data_are_refused_in_one_line(
     words = ["evaluate", str(finished), "--samples", "50"]
     assert main([*words, "--data", str(plain), "--quality"]) == USAGE
     output = capsys.readouterr().err
-    assert output.count("\n") == 1 and "quality needs labels to learn features from, and plain has none" in output
+    assert (
+        output.count("\n") == 1
+        and "labels to learn features from, and a test part with labels; plain has no labels;" in output
+    )
+    for images, has in (
+        (dataclasses.replace(bars(), test_images=None, test_labels=None), "labels, but no test part"),
+        (dataclasses.replace(bars(), test_labels=None), "labels, but none in its test part"),
+    ):
+        with pytest.raises(UserError, match=f"; bars has {has}; name other data by --data"):
+            split_data(images, 0)
     assert main([*words, "--data", str(plain)]) == DONE, "nothing else needs labels"
     capsys.readouterr()
     assert main(["evaluate", str(finished / "model"), "--samples", "50", "--quality"]) == USAGE

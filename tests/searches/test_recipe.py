@@ -96,6 +96,14 @@ def test_a_grid_has_every_point_once() -> None:
         ({"searcher": "grid"}, "does not suit the searcher 'grid'; give it tune.grid_search"),
         ({"space": {"batch_size": tune.grid_search([1, 2])}}, "does not suit the searcher 'random'"),
         ({"trials": 0}, "trials is 0"),
+        ({"trials": 10**14}, "trials is 100,000,000,000,000; it must be at most 10,000"),
+        (
+            {
+                "space": {"batch_size": tune.grid_search([64] * 200), "seed": tune.grid_search([1] * 51)},
+                "searcher": "grid",
+            },
+            "the grid's number of points is 10,200; it must be at most 10,000",
+        ),
         ({"space": {"batch_size": tune.grid_search([])}, "searcher": "grid"}, "'batch_size' has an empty grid"),
         ({"preset": "mnits"}, "did you mean 'mnist'?"),
     ],

@@ -15,6 +15,7 @@ from infogan_ray.data.feeds.feed_policy import MemoryBudget
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.training import worker
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.publish import model_files
 from infogan_ray.training.resume import epoch_offset, own_settings, recorded_changes, settings_at, steps_of_epochs
@@ -130,6 +131,17 @@ def test_accepted_changes_are_recorded_with_their_step_and_the_epoch_continues(
     third = own_settings(run).override({"seed": 9, "accept_changes": True, "steps": 12}, "test")
     prepare_run(third, images, ROOM, silent)
     assert [c["field"] for c in recorded_changes(run)] == ["batch_size", "seed"]
+
+
+def test_only_rank_zero_reads_the_changes_of_a_run(started: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, images = directory(started), check_data(started, ROOM)
+    run.folder.write(run.CONFIG, b"{")
+    offsets = []
+    monkeypatch.setattr(worker, "train", lambda state, feed, **loop: offsets.append(loop.get("epoch_offset")) or ())
+    list(run_worker(started, images, run, device=CPU, rank=1))
+    assert offsets == [None]
+    with pytest.raises(UserError, match="is not JSON"):
+        list(run_worker(started, images, run, device=CPU))
 
 
 def test_epochs_that_are_made_count_in_full() -> None:

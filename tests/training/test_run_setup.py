@@ -147,10 +147,15 @@ def test_what_cannot_be_measured_is_said_before_the_start(tmp_path: Path) -> Non
     np.savez(tmp_path / "a.npz", images=np.zeros((44, 16, 16), np.uint8), labels=labels)
     config = tiny_config(data=str(tmp_path / "a.npz"), storage=str(tmp_path))
     say: list[str] = []
+    check_data(config.override({"metric": "nmi"}, "the test"), ROOM, say.append)
+    assert "data: agreement with labels does not test 1 class of one image: 2" in say
+    assert not any("not measured: agreement" in line for line in say)
+    np.savez(tmp_path / "a.npz", images=np.zeros((44, 16, 16), np.uint8), labels=[0] * 42 + [1] * 2)
+    config = config.override({"hold_out": "every_seventh"}, "the test")
     check_data(config, ROOM, say.append)
-    reason = "the test part, 7 images, has none of 1 of the 3 classes: 2 (1 to train on)"
+    reason = "the test part, 6 images, has none of 1 of the 2 classes: 1 (2 to train on)"
     assert f"not measured: agreement with labels: {reason}" in say
-    with pytest.raises(ValueError, match="metric is 'nmi', which is not measured: the test part, 7 images, has none"):
+    with pytest.raises(ValueError, match="metric is 'nmi', which is not measured: the test part, 6 images, has none"):
         check_data(config.override({"metric": "nmi"}, "the test"), ROOM)
 
 

@@ -292,6 +292,20 @@ def test_a_new_search_has_a_report(tmp_path: Path) -> None:
     assert "0 of 8 trials are over" in words(tree.find("body"))
 
 
+def test_one_trial_is_no_trials(tmp_path: Path) -> None:
+    def text(search: SearchDirectory) -> str:
+        return words(parsed(search_report(search)).find("body"))
+
+    alone = make_search(tmp_path / "one", [{"a": 1}])
+    assert "0 of 1 trial is over." in text(alone)
+    run_trial(alone, 0, "finished", {90: 0.9}, swd=40.0)
+    assert "of 1 finished trial, 1 in total" in text(alone) and "the only trial saw 9,000 images" in text(alone)
+    two = make_search(tmp_path / "two", [{"a": 1}, {"a": 2}])
+    run_trial(two, 0, "finished", {90: 0.9}, swd=40.0)
+    assert "1 of 2 trials is over." in text(two) and "the trial that is over saw 9,000 images" in text(two)
+    assert "1 trials" not in text(alone) + text(two)
+
+
 def test_truncated_lines_and_broken_files_leave_only_a_gap(search: SearchDirectory) -> None:
     run = search.trial(0)
     run.folder.append(run.METRICS, b'{"step": 91, "mi_frac')

@@ -39,7 +39,7 @@ def matches(path: Path) -> bool:
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
     """Open the training and validation images, with the test split if there is a partition file.
 
-    ``labels``: a CSV file, or 'FILE/list_attr_celeba.txt:Smiling', which makes two classes from one attribute.
+    ``labels``: a CSV or JSON file, or 'FILE/list_attr_celeba.txt:Smiling', which makes two classes from one attribute.
     Raises UserError.
     """
     if is_attribute(labels):
@@ -72,7 +72,7 @@ def _open(path: Path, labels: str | None, say: Say) -> EncodedImages:
 
 
 def is_attribute(labels: str | None) -> bool:
-    """Whether ``labels`` names an attribute of CelebA and not a CSV file."""
+    """Whether ``labels`` names an attribute of CelebA and not a CSV or JSON file."""
     return labels is not None and Path(labels.rpartition(":")[0]).name in ATTRIBUTES
 
 

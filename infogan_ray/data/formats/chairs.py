@@ -25,5 +25,5 @@ def matches(path: Path) -> bool:
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """Open all images. Classes only come from a CSV file. Raises UserError, in one line."""
+    """Open all images. Classes only come from a CSV or JSON file. Raises UserError, in one line."""
     return with_labels(EncodedImages(list_image_files(path), "rendered chairs"), labels, say)

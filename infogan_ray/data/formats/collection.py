@@ -174,7 +174,7 @@ def class_indices(labels: np.ndarray, what: str, say: Say) -> tuple[np.ndarray, 
 
 
 def with_labels(images: EncodedImages, table: str | None, say: Say) -> EncodedImages:
-    """Add classes from the CSV file ``table``, which lists the images of both splits. None changes nothing."""
+    """Add classes from the CSV or JSON file ``table``, which lists the images of both splits. None changes nothing."""
     if table is None:
         return images
     test = images.test

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infogan_ray.data.class_folders import Folders, first_folders
+from infogan_ray.data.class_folders import class_folders, first_folders, left_out, some
 from infogan_ray.data.formats.collection import EncodedImages
 from infogan_ray.data.formats.parts import divide, part_of
-from infogan_ray.data.image_files import TARS, ImageFiles, Say, is_listable, list_image_files, printable
+from infogan_ray.data.image_files import TARS, ImageFiles, Say, is_listable, list_image_files
 from infogan_ray.data.labels import as_classes, class_names, to_numbers
-
-MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ def matches(path: Path) -> bool:
 
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
-    """Open the images, with classes from a CSV file or the folders. Folders named train, test, ... are parts.
+    """Open the images, with classes from a CSV or JSON file or the folders. Folders named train, test, ... are parts.
 
     Calls ``say`` with the number of images that are left out, and why. Raises UserError if there are no images.
     """
@@ -39,22 +36,13 @@ def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
     if labels is not None:
         values = class_names(files, [*train.names, *test.names], labels, say)
         return _collection(files, train.names, test.names, as_classes(values, f"the labels in {labels}", say))
-    folders = first_folders(train.below)
+    folders = class_folders(train.below, path, say, shown=train.names)
     if folders is None:
         return _collection(files, train.names, test.names, None)
-    beside = [name for name, folder in zip(train.names, folders.of, strict=True) if folder is None]
-    if not folders.are_classes:
-        say(
-            f"data: {len(beside):,} of {len(train.names):,} images of {path} lie beside the folders "
-            f"{_some(folders.names)}; so these are not classes"
-        )
-        return _collection(files, train.names, test.names, None)
-    if beside:
-        say(_left_out(beside, "beside the class folders"))
     names, classes = _in_classes(train, folders.of)
-    test_names, test_classes = _in_classes(test, _same_folders(test.below, folders))
+    test_names, test_classes = _in_classes(test, folders.of_others(test.below))
     if lost := sorted({*test.names} - {*test_names}):
-        say(_left_out(lost, "in no class folder that the training part has"))
+        say(left_out(lost, "in no class folder that the training part has"))
     return _collection(files, names, test_names, [*classes, *test_classes])
 
 
@@ -84,7 +72,7 @@ def _parts(files: ImageFiles, say: Say) -> tuple[_Part, _Part]:
     train, test = (set(kept) for kept in divide([*part_of_folder], [*part_of_folder.values()], files.path, say))
     pairs = list(zip(files.names, folders.of, strict=True))
     if others := [name for name, folder in pairs if folder not in part_of_folder]:
-        say(_left_out(others, f"beside the parts {_some([*part_of_folder])}"))
+        say(left_out(others, f"beside the parts {some([*part_of_folder])}"))
     found = ([name for name, folder in pairs if folder in kept] for kept in (train, test))
     train_part, test_part = (_Part(names, _below(names, folders.depth + 1)) for names in found)
     return train_part, test_part
@@ -98,29 +86,10 @@ def _below(names: list[str], depth: int) -> list[str]:
     return below
 
 
-def _same_folders(names: list[str], folders: Folders) -> list[str | None]:
-    """The folder of each image at the same level, if it is one of ``folders``."""
-    known = set(folders.names)
-    parts = [name.split("/")[:-1] for name in names]
-    return [
-        part[folders.depth] if len(part) > folders.depth and part[folders.depth] in known else None for part in parts
-    ]
-
-
 def _in_classes(part: _Part, folder_of: list[str | None]) -> tuple[list[str], list[str]]:
     """The images that have a class, and the class of each."""
     kept = [(name, folder) for name, folder in zip(part.names, folder_of, strict=True) if folder is not None]
     return [name for name, _ in kept], [folder for _, folder in kept]
-
-
-def _left_out(names: Sequence[str], where: str) -> str:
-    many = "s are" if len(names) > 1 else " is"
-    return f"data: {len(names):,} image{many} left out, {where}: {_some(names)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(map(printable, names[:MOST_NAMED])) + more
 
 
 def _kind(path: Path) -> str:

@@ -50,7 +50,7 @@ VALID = (
 
 
 def open_collection(path: Path, labels: str | None = None, say: Say = print) -> EncodedImages | RawImages:
-    """Open the images of a path. ``labels``: a CSV file for images in files, or an attribute of CelebA.
+    """Open the images of a path. ``labels``: a CSV or JSON file for images in files, or an attribute of CelebA.
 
     Raises UserError, in one line, if they cannot be read.
     """

@@ -5,6 +5,7 @@ For example 000000.jpg, with 000000.cls (an integer as text) or 000000.json (an 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tarfile
 import zlib
@@ -18,7 +19,7 @@ import numpy as np
 
 from infogan_ray import UserError
 from infogan_ray.data.archives import followed, inside, link_target
-from infogan_ray.data.class_folders import class_of
+from infogan_ray.data.class_folders import class_folders
 from infogan_ray.data.formats.collection import EncodedImages, Joined, with_labels
 from infogan_ray.data.formats.parts import divide, part_of_file
 from infogan_ray.data.image_files import (
@@ -102,34 +103,30 @@ def matches(path: Path) -> bool:
 
 def open_images(path: Path, labels: str | None, say: Say) -> EncodedImages:
     """Open a tar or a folder of tars. For the test split see ``parts``. Raises UserError, in one line."""
-    return with_labels(_open(path, say), labels, say)
+    train: list[Path] = [path]
+    test: list[Path] = []
+    if path.is_dir():
+        files = tars(path)
+        train, test = divide(files, [part_of_file(file, path) for file in files], path, say)
+    opened = [_open_tar(file) for file in (*train, *test)]
+    sources, names = [source for source, _ in opened], None
+    if labels is None:
+        sources, names = _classes(path, opened, say)
+    numbers, classes = (None, None) if names is None else to_numbers(names)
+
+    def split(parts: list[ImageFiles], start: int, test: EncodedImages | None) -> EncodedImages:
+        files, kind = (_joined(path, parts), "WebDataset tars") if path.is_dir() else (parts[0], "WebDataset tar")
+        of_images = None if numbers is None else numbers[start : start + len(files.names)].numpy()
+        return EncodedImages(files, kind, classes, of_images, test)
+
+    first = sources[: len(train)]
+    count = sum(len(source.names) for source in first)
+    test_split = split(sources[len(train) :], count, None) if test else None
+    return with_labels(split(first, 0, test_split if test_split and test_split.count else None), labels, say)
 
 
-def _open(path: Path, say: Say) -> EncodedImages:
-    if path.is_file():
-        source, labels = _open_tar(path)
-        numbers, classes = _numbered([(source, labels)], say, path)
-        return EncodedImages(source, "WebDataset tar", classes, numbers)
-    files = tars(path)
-    train_files, test_files = divide(files, [part_of_file(file, path) for file in files], path, say)
-    train, test = [_open_tar(file) for file in train_files], [_open_tar(file) for file in test_files]
-    numbers, classes = _numbered([*train, *test], say, path)
-    shards = _joined(path, train)
-    test_split = None
-    if test:
-        test_split = EncodedImages(_joined(path, test), "WebDataset tars", classes, _from(numbers, len(shards.names)))
-    return EncodedImages(
-        shards, "WebDataset tars", classes, None if numbers is None else numbers[: len(shards.names)], test_split
-    )
-
-
-def _from(numbers: np.ndarray | None, start: int) -> np.ndarray | None:
-    return None if numbers is None else numbers[start:]
-
-
-def _joined(path: Path, parts: list[tuple[ImageFiles, dict[str, str]]]) -> Tars:
-    skipped = sum((source.skipped for source, _ in parts), Counter())
-    return Tars(path, tuple(source for source, _ in parts), skipped)
+def _joined(path: Path, parts: list[ImageFiles]) -> Tars:
+    return Tars(path, tuple(parts), sum((part.skipped for part in parts), Counter()))
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -193,20 +190,29 @@ def _label(content: bytes, ending: str) -> str | None:
     return None if label is None else str(label)
 
 
-def _numbered(
-    parts: list[tuple[ImageFiles, dict[str, str]]], say: Say, path: Path
-) -> tuple[np.ndarray | None, list[str] | None]:
-    """Class indices of all samples, and class names: from the side files, else from class folders."""
+def _classes(
+    path: Path, parts: list[tuple[ImageFiles, dict[str, str]]], say: Say
+) -> tuple[list[ImageFiles], list[str] | None]:
+    """The images and the class of each: from the side files, else from class folders. Images beside these are left out.
+
+    None instead of classes if there are none.
+    """
+    sources = [source for source, _ in parts]
     labels = [of_sample.get(_split(name)[0]) for source, of_sample in parts for name in source.names]
     known = [label for label in labels if label is not None]
     if len(known) == len(labels):
-        names: Sequence[str] | None = as_classes(known, f"the labels in {path}", say)
-    else:
-        if known:
-            missing = len(labels) - len(known)
-            say(f"data: {missing:,} of {len(labels):,} samples of {path} have no label; no labels are used")
-        names = class_of([name for source, _ in parts for name in source.names]) if not known else None
-    if not names:
-        return None, None
-    numbers, classes = to_numbers(names)
-    return numbers.numpy(), classes
+        return sources, as_classes(known, f"the labels in {path}", say)
+    if known:
+        missing = len(labels) - len(known)
+        say(f"data: {missing:,} of {len(labels):,} samples of {path} have no label; no labels are used")
+        return sources, None
+    names = [name for source in sources for name in source.names]
+    folders = class_folders(names, path, say, shown=_joined(path, sources).names if path.is_dir() else names)
+    if folders is None:
+        return sources, None
+    folder_of = iter(folders.of)
+    kept = [tuple(name for name in source.names if next(folder_of) is not None) for source in sources]
+    return (
+        [dataclasses.replace(source, names=names) for source, names in zip(sources, kept, strict=True)],
+        [folder for folder in folders.of if folder is not None],
+    )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import socket
 import time
-from pathlib import Path
 
 import grpc  # comes with ray[default]
 from ray.exceptions import AuthenticationError
@@ -75,19 +72,6 @@ def connection_error(address: str, error: Exception) -> UserError | None:
     if isinstance(error, (OSError, RuntimeError)):  # certificates, another version of Ray
         return UserError(f"RAY_ADDRESS is '{address}': {text}")
     return None
-
-
-def create_token() -> None:
-    """Create the token of this machine's clusters if there is none. Other users could read a file that Ray creates."""
-    disabled = os.environ.get(AUTH_MODE, "token").lower() != "token"
-    if disabled or os.environ.get(TOKEN_PATH) or find_token() is not None:
-        return
-    path = Path(DEFAULT_TOKEN_PATH).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):  # another process was faster
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        os.write(file, secrets.token_hex(32).encode())
-        os.close(file)
 
 
 def token_required() -> bool:

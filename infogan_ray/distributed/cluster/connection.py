@@ -6,9 +6,11 @@ import contextlib
 import io
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 
@@ -29,6 +31,7 @@ ENVIRONMENT = {
 # A local cluster has one machine, so there is no preemption to watch for.
 LOCAL_CLUSTER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 CONNECT_TRIES = "RAY_gcs_server_port_wait_time_s"  # one attempt a second; Ray makes 20, even if it is refused
+Event = TypeVar("Event")
 LIBRARIES = ("ray", "ray.data", "ray.train", "ray.tune", "mlflow", "alembic", "wandb", "py.warnings")
 
 
@@ -50,9 +53,8 @@ def connect(log: Path | None, dashboard: bool = False) -> None:
             _connect_to(address)
         else:
             local_ray.check_temporary_folder()
-            local_ray.set_token()
             proxies.bypass(*proxies.LOOPBACK)  # Ray's processes send the token to each other by HTTP
-            auth_check.create_token()
+            local_ray.create_token()
             with contextlib.chdir(local_ray.START_FOLDER):
                 # Without "local", Ray would connect to any cluster that runs on this machine.
                 ray.init(
@@ -153,6 +155,19 @@ class PrintedToLog(io.TextIOBase):
         if text.strip():
             logging.getLogger("ray").info(text.rstrip())
         return len(text)
+
+
+@contextlib.contextmanager
+def prints_in_log(listen: Callable[[Event], None]) -> Iterator[Callable[[Event], None]]:
+    """Inside the block, what libraries print goes to Ray's log. Yields ``listen``, whose prints go where they did."""
+    stdout = sys.stdout
+
+    def listen_outside(event: Event) -> None:
+        with contextlib.redirect_stdout(stdout):
+            listen(event)
+
+    with contextlib.redirect_stdout(PrintedToLog()):
+        yield listen_outside
 
 
 def machines_of_the_cluster() -> list[dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
@@ -13,7 +14,7 @@ import ray.exceptions
 import infogan_ray
 from infogan_ray import UserError
 from infogan_ray.distributed.cluster.auth_check import AUTH_MODE
-from infogan_ray.distributed.submission.dashboard import TOKEN, TOKEN_PATH
+from infogan_ray.distributed.submission.dashboard import DEFAULT_TOKEN_PATH, TOKEN, TOKEN_PATH
 from infogan_ray.storage.visible_text import is_utf8
 
 # The longest path of a socket that Ray makes in its temporary folder, and what the system allows for a whole path.
@@ -59,11 +60,23 @@ def home_problem() -> str | None:
     return None if os.access(home, os.W_OK) else f"HOME is {home}, where nothing can be written"
 
 
-def set_token() -> None:
-    """Set a token for a new Ray if Ray could not write its own to the home folder."""
-    needed = os.environ.get(AUTH_MODE, "token").lower() == "token"
-    if needed and TOKEN not in os.environ and TOKEN_PATH not in os.environ and home_problem() is not None:
+def create_token() -> None:
+    """Create the token of this machine's clusters if there is none. Other users could read a file that Ray creates.
+
+    It is set in the environment if nothing can be written to the home folder.
+    """
+    disabled = os.environ.get(AUTH_MODE, "token").lower() != "token"
+    if disabled or os.environ.get(TOKEN, "").strip() or os.environ.get(TOKEN_PATH):
+        return
+    if home_problem() is not None:
         os.environ[TOKEN] = secrets.token_hex(32)
+        return
+    path = Path(DEFAULT_TOKEN_PATH).expanduser()
+    path.parent.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # there is one, or another process was faster
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        os.write(file, secrets.token_hex(32).encode())
+        os.close(file)
 
 
 def check_workers() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from infogan_ray import UserError
 from infogan_ray.data.feeds.feed_policy import feed_line
 from infogan_ray.data.image_set import AUTO, MEMORY
-from infogan_ray.distributed.cluster.connection import connect, library_logs_in, open_log
+from infogan_ray.distributed.cluster.connection import connect, library_logs_in, open_log, prints_in_log
 from infogan_ray.distributed.cluster.local_ray import check_workers
 from infogan_ray.distributed.cluster.machines import check_files
 from infogan_ray.distributed.train.checks import Checked, check
@@ -53,8 +53,9 @@ def search(
     """Run all trials of a recipe on the connected Ray cluster, or on a new local cluster.
 
     ``threads``: CPU threads of each worker. ``listen`` receives events of each trial at every rung and every few
-    seconds. ``flags``: the command's flags, which search.json keeps for a resume. Raises UserError for errors that are
-    found before a trial starts, and SearchFailed if no trial finishes.
+    seconds. ``flags``: the command's flags, which search.json keeps for a resume. What Ray prints while trials run goes
+    to the search's log, and not to stdout. Raises UserError for errors that are found before a trial starts, and
+    SearchFailed if no trial finishes.
     """
     storage = storage if isinstance(storage, Storage) else open_storage(storage)
     name = name or default_name("search")
@@ -103,8 +104,8 @@ def search(
             if not directory.trial(number).exists or not directory.can_resume(number):
                 write_config(directory.trial(number), configs[number], images)
         try:
-            with library_logs_in(log_path(directory.folder)):
-                cause = run_trials(directory, recipe, configs, images, halving, todo, checked.wanted, listen) or cause
+            with library_logs_in(log_path(directory.folder)), prints_in_log(listen) as heard:
+                cause = run_trials(directory, recipe, configs, images, halving, todo, checked.wanted, heard) or cause
         except TrainingFailed as error:  # the log cannot be written
             raise SearchFailed(str(error)) from None
         if remaining(directory, halving, len(configs)) == todo:  # Tune would drop these trials again

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from infogan_ray.data.progress import counted
 from infogan_ray.web.reports.markup import escape, format_tick, is_number, truncate
 from infogan_ray.web.reports.scales import Scale, is_log_range, limits, separate_labels, subsample, with_padding
 from infogan_ray.web.reports.svg import LABEL_LENGTH, Frame, empty_chart, hue_class, marker, svg, text
@@ -160,7 +161,7 @@ def _end_labels(frame: Frame, labelled: Sequence[tuple[Series, Sequence[tuple[fl
 
 def _notes(frame: Frame, labelled: Sequence[object], others: int, faint_label: str, any_faint: bool) -> list[str]:
     words = [f"dashed: {faint_label}"] if faint_label and any_faint else []
-    words += [f"grey: {others} others"] if others and labelled else []
+    words += [f"grey: {counted(others, 'other')}"] if others and labelled else []
     return [text(frame.x.end, frame.y.end - 10, "; ".join(words), "soft", "end")] if words else []
 
 

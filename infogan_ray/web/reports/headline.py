@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.evaluation.texts import compared_error_text
 from infogan_ray.searches.selection_rules import RULES, SCORE_OF, collapsed_text
@@ -20,7 +21,8 @@ def headline(found: Findings) -> str:
     finished = sum(trial.has_finished for trial in found.trials)
     parts = [f"<h1>Search {escape(found.search.name)}</h1>"]
     if over < found.planned:
-        parts.append(paragraph(f"{over} of {found.planned} trials are over. The results are preliminary."))
+        are = "is" if 1 in (over, found.planned) else "are"
+        parts.append(paragraph(f"{over} of {counted(found.planned, 'trial')} {are} over. The results are preliminary."))
     yet = " yet" if over < found.planned else ""
     if best is None:
         reason = f"no trial has finished{yet}" if not finished else f"{found.rule} cannot rank the finished trials"
@@ -35,7 +37,7 @@ def headline(found: Findings) -> str:
         if found.metric == "mi_bound":
             bound = f"nats, of {sum(ceilings.values()):.3f}" if ceilings else "nats"
         facts = [
-            ("winner", best.label, f"of {finished} finished trials, {found.planned} in total"),
+            ("winner", best.label, f"of {counted(finished, 'finished trial')}, {found.planned:,} in total"),
             (found.metric, format_value(best.row.get(found.metric)), bound),
             ("image quality (SWD)", format_value(best.row.get("swd")), "distance to the data; small is good"),
         ]
@@ -68,6 +70,8 @@ def compute(found: Findings) -> tuple[str, str, str]:
     seen = sum(min(trial.images, found.budget) for trial in over)
     saved = sum(max(0, found.budget - trial.images) for trial in over if trial.state == "stopped")
     which = f"all {found.planned} trials" if len(over) == found.planned else f"the {len(over)} trials that are over"
+    if len(over) == 1:
+        which = "the only trial" if found.planned == 1 else "the trial that is over"
     words = f"{which} saw {seen:,} images; without early stopping it would be {full:,}"
     if not found.about.get("early_stopping", True):
         return name, "nothing", f"it was off; {words}"
