@@ -27,6 +27,8 @@ from benchmarks.quality import Quality, is_row_of, journal, print_table, run
 PRESETS = ("mnist_robust", "mnist")
 UNCHANGED = "unchanged"
 TURN, ROUNDS = 16, 5  # --cost: steps per turn (each includes a lazy penalty), and the number of rounds
+LINEAR = "--network.d-norm none --network.output linear"
+PENALTIES = "--stability.r1 2 --stability.r2 2 --stability.r1-every 4"
 # Flags by name, inserted between the preset's flags and --steps. {half} is half of the steps.
 VARIANTS: dict[str, str] = {
     UNCHANGED: "",
@@ -55,6 +57,8 @@ VARIANTS: dict[str, str] = {
     "sigma fixed 1": "--network.sigma-fixed 1.0",
     "mean bias": "--stability.mean-bias",
     "joint batch norm": "--network.joint-batchnorm",
+    "relativistic": f"--objective.game relativistic {LINEAR} {PENALTIES}",
+    "relativistic, residual": f"--objective.game relativistic {LINEAR} {PENALTIES} --network.architecture residual",
     "restarts": "--stability.restart-every 100",
     "restarts below 0.3": "--stability.restart-every 100 --stability.restart-below 0.3",
 }
