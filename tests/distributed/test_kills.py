@@ -51,7 +51,7 @@ def bars(npz: Path, tmp_path: Path) -> Callable[..., RunConfig]:
 @pytest.mark.usefixtures("ray_cluster")
 def test_killed_workers_are_replaced_and_the_result_is_bit_equal(count: int, bars: Any) -> None:
     """Kill one of two workers, or both."""
-    steps = 200
+    steps = 120
     faults = FaultInjector({60: lambda: kill(count)})
     interrupted = train(bars(workers=2, name="interrupted", **LONG | {"steps": steps}), faults)
     reference = train(bars(workers=2, name="reference", **LONG | {"steps": steps}))

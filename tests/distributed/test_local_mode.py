@@ -280,17 +280,17 @@ def test_a_run_in_a_thread_changes_no_signal_handler(bars: Any) -> None:
 
 def test_a_killed_and_resumed_run_is_bit_equal(npz: Path, tmp_path: Path) -> None:
     run = RunDirectory(open_storage(tmp_path / "tiny"))
-    flags = ("--steps", "400", "--checkpoint-every", "50", "--keep", "40")
+    flags = ("--steps", "200", "--checkpoint-every", "25", "--keep", "40")
     with command(words(npz, tmp_path, *flags)) as started:
-        until(started, "evaluating: step 100")
+        until(started, "evaluating: step 50")
         started.kill()
     left = checkpoints.last_valid(run.checkpoints, warn=pytest.fail)
-    assert left is not None and 50 <= left.step < 400
+    assert left is not None and 25 <= left.step < 200
     with command(words(npz, tmp_path, *flags, "--resume")) as started:
         output = started.communicate()[1]
     assert started.returncode == 0 and f"resumed from step {left.step:,}" in output, output
-    reference = uninterrupted(npz, tmp_path / "reference", steps=400, checkpoint_every=50, keep=40)
-    assert digest(run, 400) == digest(reference, 400)
+    reference = uninterrupted(npz, tmp_path / "reference", steps=200, checkpoint_every=25, keep=40)
+    assert digest(run, 200) == digest(reference, 200)
     assert [row["step"] for row in run.read_metrics()] == [row["step"] for row in reference.read_metrics()]
 
 
