@@ -166,7 +166,7 @@ def training(images: ImageSet, steps: int) -> float:
     The first windows are already read: in a long run the reader is busy for only a small part of the time.
     """
     config = RunConfig(preset="mnist")
-    state = TrainState(config.model_spec(28, 1), config.objective, config.optimizer, precision=config.precision)
+    state = TrainState(config, 28, 1)
     feed = make_feed(images, config.batch_size, 0)
     feed.batch(0)
     while isinstance(feed, StreamingFeed) and not all(f.done() for lane in feed.lanes for f in lane.held.values()):

@@ -79,10 +79,11 @@ def work(rank: int, given: Ranks, folder: str) -> None:
 
 
 def make(given: Ranks, wire: str = "", sync: bool = False, parts: int = 1) -> TrainState:
-    changes = {"network": {"sync_batchnorm": sync}, "optimizer": {"accumulate": parts}}
+    changes = {
+        "network": {"sync_batchnorm": sync}, "optimizer": {"accumulate": parts}, "precision": given.precision
+    }  # fmt: skip
     config = RunConfig(preset="mnist").override(changes, "the benchmark")
-    spec = config.model_spec(28, 1)
-    state = TrainState(spec, config.objective, config.optimizer, precision=given.precision)
+    state = TrainState(config, 28, 1)
     if wire:
         state.distribute(partial(distributed, wire=wire))
     return state

@@ -439,7 +439,7 @@ def metrics_line() -> bytes:
     """A line of metrics.jsonl from training, with STEP in place of its step."""
     config = RunConfig(preset="mnist").override({"network": {"width": 4}, "batch_size": 8}, "benchmark")
     images = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    state = TrainState(config.model_spec(28, 1), config.objective, config.optimizer)
+    state = TrainState(config, 28, 1)
     [row] = train(state, InMemoryFeed(images, 8, 0), steps=10, log_every=10, checkpoint_every=1000)
     return json.dumps({**row, "step": "STEP"}).replace('"STEP"', "STEP").encode() + b"\n"
 
@@ -477,7 +477,7 @@ def metrics_growth(given: Scale, folder: Path) -> Figures:
 def latents(given: Scale, folder: Path) -> Figures:
     """Every rank samples the latents of the global batch and takes its share: the time of this on a CPU."""
     config = RunConfig(preset="mnist").override({"network": {"width": 4}}, "benchmark")
-    state = TrainState(config.model_spec(28, 1), config.objective, config.optimizer)
+    state = TrainState(config, 28, 1)
     figures: Figures = {}
     for batch in (128, 128 * given.gpus):
         took = statistics.median(timed(lambda b=batch: state.latents(b, 0, min(given.gpus, b))) for _ in range(5))

@@ -94,12 +94,11 @@ def measure_size(
     torch.set_num_threads(threads)
     where = torch.device(device)
     config = RunConfig(preset="mnist").override(
-        {"codes": codes, "optimizer": {"accumulate": accumulate}}, "the benchmark"
+        {"codes": codes, "optimizer": {"accumulate": accumulate}, "precision": precision}, "the benchmark"
     )
     images = torch.randint(0, 256, (4 * batch, channels, size, size), dtype=torch.uint8, device=where)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    spec = config.model_spec(size, channels)
-    state = TrainState(spec, config.objective, config.optimizer, device=where, precision=precision)
+    state = TrainState(config, size, channels, where)
     loop = train(state, InMemoryFeed(images, batch, seed=0), steps=10**6, log_every=1, checkpoint_every=10**6)
     gflop = flops_of(lambda: next(loop)) / 1e9
     next(loop)

@@ -216,9 +216,8 @@ def package_steps(
 
     ``change`` is applied to the state before the first step.
     """
-    config = RunConfig(preset="mnist")
-    spec = config.model_spec(images.shape[-1], images.shape[1])
-    state = TrainState(spec, config.objective, config.optimizer, device=device, precision=precision)
+    config = RunConfig(preset="mnist", precision=precision)
+    state = TrainState(config, images.shape[-1], images.shape[1], device)
     if change is not None:
         change(state)
     read_every = read_every or config.log_every

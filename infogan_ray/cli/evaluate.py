@@ -94,7 +94,7 @@ def evaluate(arguments: list[str]) -> int:
         if inception is not None:
             metrics["fid"] = measure_fid(model, images.images, inception, fidelity, print_progress)
         metrics |= measure_image_quality(spec, model.generator, images.images)
-        metrics |= measure_spread(spec, model.generator, images.images)
+        metrics |= measure_spread(spec, model.generator, model.discriminator, images.images)
         metrics |= measure_sorting(spec, model.discriminator, images.images)[0]
         if untested := untested_classes(images):
             print_progress(f"data: {untested}")

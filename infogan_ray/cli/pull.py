@@ -79,9 +79,8 @@ def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:
     else:
         best, basis = winner(rows, search.description()["metric"], rule), f"rule '{rule}'"
     if best is None:
-        reason = f" ({collapsed})" if (collapsed := collapsed_text(rows)) else ""
-        raise UserError(
-            f"search {search.folder} has no finished trial that the {basis} can rank{reason}; give a --trial"
-        )
+        raise UserError(f"search {search.folder} has no finished trial that the {basis} can rank; give a --trial")
     warn(f"trial {best['trial']} is selected by the {basis}")
+    if collapsed := collapsed_text(rows):
+        warn(collapsed)
     return search.trial(best["trial"])

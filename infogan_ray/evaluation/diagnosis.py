@@ -18,14 +18,19 @@ HELP = (
 
 def has_collapsed(metrics: Mapping[str, Any]) -> bool:
     """Whether generated images differ much less than real ones, all together or in each category."""
-    return any(is_measured(metrics, name) and metrics[name] < LEAST_SPREAD for name in ("spread", "spread_in_category"))
+    return bool(_collapsed(metrics))
+
+
+def _collapsed(metrics: Mapping[str, Any]) -> list[str]:
+    """The names of the metrics that show a collapse."""
+    return [n for n in ("spread", "spread_in_category") if is_measured(metrics, n) and metrics[n] < LEAST_SPREAD]
 
 
 def failures(metrics: Mapping[str, Any]) -> list[str]:
     """One sentence or two for each failure that the metrics of an evaluation show. Empty if they show none."""
     found = []
-    if has_collapsed(metrics):
-        name = "spread" if metrics["spread"] < LEAST_SPREAD else "spread_in_category"
+    if names := _collapsed(metrics):
+        name = names[0]
         where = "" if name == "spread" else " in each category"
         found.append(
             f"G makes the same picture again and again{where}: generated images differ "

@@ -83,10 +83,11 @@ def measure_sorting(
 
 
 def measure_spread(
-    spec: LatentSpec, generator: Generator, images: Tensor, before_batch: Callable[[], None] = no_callback
-) -> dict[str, float]:
+    spec: LatentSpec, generator: Generator, discriminator: Discriminator, images: Tensor,
+    before_batch: Callable[[], None] = no_callback,
+) -> dict[str, float]:  # fmt: skip
     """The spread of generated images, compared with real ones. Empty if no two real images differ."""
-    found = distances(spec, generator, images, before_batch)
+    found = distances(spec, generator, discriminator, images, before_batch)
     return {} if found is None else {n: value for n, value in values_of(SPREAD, found).items() if not math.isnan(value)}
 
 

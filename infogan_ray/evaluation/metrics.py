@@ -195,7 +195,7 @@ _ENTRIES = (
     ),
     Metric(
         "spread_in_category", "spread in a category",
-        "As spread, among generated images of one category. It is a mean over categories.",
+        "As spread, among images of the same category. Q decides the categories of real images.",
         SPREAD, spread_in_category, form=".2f", needs=SORTING_NEEDS, one_is_best=True,
     ),
     Metric(

@@ -1,6 +1,6 @@
 """Rules that pick the winner of a search from the rows of its leaderboard. No rule uses labels.
 
-No rule picks a collapsed trial, whose generated images hardly differ (``diagnosis.has_collapsed``).
+A collapsed trial, whose generated images hardly differ (``diagnosis.has_collapsed``), is picked only if all are.
 
 Both good and bad models can reach almost the largest possible bound, so the bound alone does not show the best model.
 All rules except ``bound`` and ``quality`` pick among trials with images nearly as good as the best trial's.
@@ -99,15 +99,19 @@ def _bound(metric: str) -> str:
 
 def _finished(rows: Sequence[Row], metric: str) -> list[Row]:
     measured = [row for row in rows if row["state"] == "finished" and finite(row[metric]) and finite(row["swd"])]
-    return [row for row in measured if not has_collapsed(row)]
+    return [row for row in measured if not has_collapsed(row)] or measured
 
 
 def collapsed_text(rows: Sequence[Row]) -> str:
-    """A sentence with the finished trials that no rule picks because they have collapsed. Empty if there are none."""
-    found = [str(row["trial"]) for row in rows if row["state"] == "finished" and has_collapsed(row)]
+    """What users must know about finished trials that have collapsed. Empty if there are none."""
+    finished = [row for row in rows if row["state"] == "finished"]
+    found = [str(row["trial"]) for row in finished if has_collapsed(row)]
+    reason = f"G makes the same picture again and again (spread below {LEAST_SPREAD:g})"
     if not found:
         return ""
-    return f"no rule picks {', '.join(found)}: G makes the same picture again and again (spread below {LEAST_SPREAD:g})"
+    if len(found) == len(finished):
+        return f"in all finished trials {reason}: the rules pick one all the same, so look at its pictures first"
+    return f"no rule picks {', '.join(found)}: {reason}"
 
 
 def finite(value: Any) -> bool:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from typing_extensions import Doc
 
 from infogan_ray import UserError
@@ -36,7 +35,6 @@ from infogan_ray.training.optimizer import OptimizerConfig
 from infogan_ray.training.presets import PRESETS
 from infogan_ray.training.regularisers import StabilityConfig
 from infogan_ray.training.tracking.addresses import check_addresses
-from infogan_ray.training.train_state import TrainState
 
 LONGEST_NAME = 200  # bytes. File systems allow 255, but some file names are the run's name with an ending.
 RESERVED = ("checkpoints", "model", "samples", "traversals")
@@ -243,14 +241,6 @@ class RunConfig:
 
     def model_spec(self, image_size: int, channels: int) -> ModelSpec:
         return ModelSpec(self.latents, image_size, channels, self.network)
-
-    def new_state(self, image_size: int, channels: int, device: torch.device | str = "cpu") -> TrainState:
-        """The training state before the first step."""
-        return TrainState(
-            self.model_spec(image_size, channels), self.objective, self.optimizer, consistency=self.consistency,
-            contrastive=self.contrastive, prior=self.prior, augmentation=self.augment, stability=self.stability,
-            seed=self.seed, device=device, precision=self.precision,
-        )  # fmt: skip
 
     def total_steps(self, images: int) -> int:
         """Number of steps for a number of training images. Raises UserError if they are fewer than a batch."""

@@ -46,7 +46,7 @@ def evaluate_state(
         metrics: dict[str, Any] = measure_bound(
             latents, generator, state.discriminator, config.evaluation, before_batch
         )
-        metrics |= measure_spread(latents, generator, images.images, before_batch)
+        metrics |= measure_spread(latents, generator, state.discriminator, images.images, before_batch)
         if config.evaluation.sorting or is_in_group(config.metric, SORTING):
             metrics |= measure_sorting(latents, state.discriminator, images.images, before_batch)[0]
         metrics |= measure_agreement(
@@ -67,7 +67,7 @@ def evaluate_checkpoint(
     latents, generator, discriminator = model.spec.latents, model.generator.to(device), model.discriminator.to(device)
     metrics: dict[str, Any] = measure_bound(latents, generator, discriminator, config.evaluation, before_batch)
     metrics |= measure_image_quality(latents, generator, images.images, before_batch)
-    metrics |= measure_spread(latents, generator, images.images, before_batch)
+    metrics |= measure_spread(latents, generator, discriminator, images.images, before_batch)
     scores, categories = measure_sorting(latents, discriminator, images.images, before_batch)
     metrics |= {**scores, "categories": categories}
     training = autocast(device, resolve_precision(config.precision, device))

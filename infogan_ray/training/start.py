@@ -69,7 +69,7 @@ def make_state(
 ) -> TrainState:  # fmt: skip
     """The training state of a checkpoint, or a new one."""
     tensors = None if start is None else (start.model_tensors(), start.training_tensors())
-    state = config.new_state(images.image_size, images.channels, device)
+    state = TrainState(config, images.image_size, images.channels, device)
     if start is not None and tensors is not None:
         state.restore(start.step, *tensors)
     elif config.stability.mean_bias and len(images.images):  # with streaming, only rank 0 has a sample of images

@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from infogan_ray import UserError
-from infogan_ray.data.augmentation import AugmentationConfig, augment, sample_uniforms
+from infogan_ray.data.augmentation import augment, sample_uniforms
 from infogan_ray.data.feeds.memory import share
 from infogan_ray.models.batch_norm import calibrate
 from infogan_ray.models.games import GAMES
 from infogan_ray.models.latents import LatentSpec
-from infogan_ray.models.losses import ObjectiveConfig
 from infogan_ray.models.networks import Generator, ModelSpec
 from infogan_ray.models.precision import autocast, resolve_precision
 from infogan_ray.models.rng import StepGenerators, seeded_generator
 from infogan_ray.training.category_restarts import Restarts
-from infogan_ray.training.consistency import ConsistencyConfig, affine_transformations
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.consistency import affine_transformations
 from infogan_ray.training.contrastive import ContrastiveConfig, ContrastiveTerm, PairDiscriminator, Pairs
-from infogan_ray.training.learned_prior import LearnedPrior, PriorConfig
-from infogan_ray.training.optimizer import OptimizerConfig, make_adam, set_learning_rate
-from infogan_ray.training.regularisers import StabilityConfig, mean_bias
+from infogan_ray.training.learned_prior import LearnedPrior
+from infogan_ray.training.optimizer import make_adam, set_learning_rate
+from infogan_ray.training.regularisers import mean_bias
 from infogan_ray.training.step_inputs import Schedule, StepNoise
 
 CALIBRATION_BATCHES = 16
@@ -38,28 +38,24 @@ CALIBRATION_BATCHES = 16
 class TrainState:
     """The networks, the averaged generator, the optimisers, and the number of finished steps."""
 
-    def __init__(
-        self, spec: ModelSpec, objective: ObjectiveConfig, optimizer: OptimizerConfig, *,
-        consistency: ConsistencyConfig | None = None, contrastive: ContrastiveConfig | None = None,
-        prior: PriorConfig | None = None, augmentation: AugmentationConfig | None = None,
-        stability: StabilityConfig | None = None, seed: int = 0, device: torch.device | str = "cpu",
-        precision: str = "fp32",
-    ) -> None:  # fmt: skip
-        self.spec, self.seed, self.device = spec, seed, torch.device(device)
-        self.rng = StepGenerators(seed, self.device)
-        self.optimizer, self.consistency = optimizer, consistency or ConsistencyConfig()
-        self.augmentation = augmentation or AugmentationConfig()
-        self.stability = stability or StabilityConfig()
-        self.prior = LearnedPrior(prior or PriorConfig(), spec.latents, self.device)
+    def __init__(self, config: RunConfig, image_size: int, channels: int, device: torch.device | str = "cpu") -> None:
+        """The state before the first step, for images (B, C, H, W) with these H = W and C."""
+        spec = self.spec = config.model_spec(image_size, channels)
+        objective, optimizer = config.objective, config.optimizer
+        self.seed, self.device = config.seed, torch.device(device)
+        self.rng = StepGenerators(config.seed, self.device)
+        self.optimizer, self.consistency = optimizer, config.consistency
+        self.augmentation, self.stability = config.augment, config.stability
+        self.prior = LearnedPrior(config.prior, spec.latents, self.device)
         self.use_prior(self.prior.initial_spec(spec.latents))
         self.lambdas, self.game = objective.weights(spec.latents), GAMES[objective.game]
-        self.precision = resolve_precision(precision, self.device)
+        self.precision = resolve_precision(config.precision, self.device)
         self.step = 0
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # the same initial weights on all ranks
+            torch.manual_seed(config.seed)  # the same initial weights on all ranks
             generator, discriminator = spec.build()
-            contrastive = contrastive or ContrastiveConfig()
-            self.contrastive = ContrastiveTerm(spec, contrastive, self.device) if contrastive.weight else None
+            has_pairs = config.contrastive.weight > 0
+            self.contrastive = ContrastiveTerm(spec, config.contrastive, self.device) if has_pairs else None
         self.generator, self.discriminator = generator.to(self.device), discriminator.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.ema_decay = optimizer.ema_decay
@@ -74,7 +70,7 @@ class TrainState:
         self.restarts: Restarts | None = None
         if self.stability.restart_every:
             networks = (self.generator, self.average, self.discriminator)
-            self.restarts = Restarts(spec.latents, self.stability, seed, networks, (self.opt_g, self.opt_d))
+            self.restarts = Restarts(spec.latents, self.stability, config.seed, networks, (self.opt_g, self.opt_d))
         self.generate: nn.Module = self.generator
         self.discriminate: nn.Module = self.discriminator
 

@@ -85,9 +85,8 @@ def test_random_numbers_depend_on_the_global_batch_and_the_step() -> None:
 def test_augmentation_changes_training_only_if_an_option_is_on(image_set: ImageSet) -> None:
     weights = []
     for options in ({}, {"flip": True, "shift": 0.1}, None):
-        config = tiny_config()
-        about = None if options is None else AugmentationConfig(**options)  # type: ignore[arg-type]
-        state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, augmentation=about)
+        about = {} if options is None else {"augment": AugmentationConfig(**options)}  # type: ignore[arg-type]
+        state = TrainState(tiny_config(**about), 16, 1)
         list(train(state, InMemoryFeed(image_set.images, 16, 0), steps=2, log_every=2, checkpoint_every=2))
         weights.append(torch.cat([p.flatten() for p in state.discriminator.parameters()]))
     assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])

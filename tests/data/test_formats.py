@@ -303,7 +303,7 @@ def test_each_preset_trains_on_its_layout(name: str, make: Callable[[Path], obje
     )  # fmt: skip
     images = load_images(str(config.data), config.data_config, quiet)
     assert (images.image_size, images.channels) == (config.image_size, config.channels)
-    state = TrainState(config.model_spec(images.image_size, images.channels), config.objective, config.optimizer)
+    state = TrainState(config, images.image_size, images.channels)
     before = state.generator.layers[0].weight.detach().clone()
     feed = InMemoryFeed(images.images, config.batch_size, seed=0)
     seen = list(train(state, feed, steps=config.total_steps(len(images.images)), log_every=1, checkpoint_every=2))

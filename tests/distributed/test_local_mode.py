@@ -36,7 +36,7 @@ from infogan_ray.distributed.train.signals import handle_signals
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
-from infogan_ray.training import run_setup
+from infogan_ray.training import disk_room
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import OutOfMemory, TrainingFailed
 from tests.conftest import tiny_config
@@ -305,7 +305,7 @@ def test_a_log_that_cannot_be_written_is_reported_before_training(
 def test_a_run_without_memory_fails_with_advice(
     bars: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_setup, "run_warning", lambda *_: "")  # no disk has room for such checkpoints
+    monkeypatch.setattr(disk_room, "_check_one_fits", lambda *_: None)  # no disk has room for such checkpoints
     config = bars().override({"network": {"width": 4_000_000}}, "the test")
     with pytest.raises(
         OutOfMemory, match=r"batch_size 16 and network.width 4000000; use smaller .* bytes failed\); the log"

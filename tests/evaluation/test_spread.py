@@ -12,6 +12,7 @@ from infogan_ray.evaluation.diagnosis import failures, has_collapsed
 from infogan_ray.evaluation.measure import measure_spread
 from infogan_ray.evaluation.spread import mean_distance
 from infogan_ray.models.latents import LatentSpec
+from infogan_ray.models.traversal import to_bytes
 from infogan_ray.searches.selection_rules import RULES, collapsed_text, winner
 
 SPEC = LatentSpec.parse("noise=4 cat=3")
@@ -33,6 +34,21 @@ class Images(nn.Module):
         return (latents[:, 4:] @ self.patterns + noise).view(-1, 1, 16, 16)
 
 
+class Recognition(nn.Module):
+    """A Q that predicts the category whose pattern is nearest."""
+
+    def __init__(self, patterns: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(patterns)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images[:, 0, 0, 0], -torch.cdist(images.flatten(1), self.weight)
+
+
+def measured(generator: Images, real: Tensor = REAL, spec: LatentSpec = SPEC) -> dict[str, float]:
+    return measure_spread(spec, generator, Recognition(generator.patterns), real)  # type: ignore[arg-type]
+
+
 def test_the_mean_distance_is_over_pairs_of_different_images() -> None:
     rows = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
     assert mean_distance(rows) == pytest.approx(10 / 3) and mean_distance(rows[:1]) != mean_distance(rows[:1])
@@ -51,16 +67,26 @@ def test_spread_is_relative_to_real_images(
     by_category: float, by_image: float, spread: float, in_category: float, collapsed: bool
 ) -> None:
     """Images that differ as real ones, one picture, one picture for each category (2/3 of pairs differ), weak noise."""
-    found = measure_spread(SPEC, Images(by_category, by_image), REAL)  # type: ignore[arg-type]
+    found = measured(Images(by_category, by_image))
     assert found == pytest.approx({"spread": spread, "spread_in_category": in_category}, abs=0.03)
     assert has_collapsed(found) is collapsed and bool(failures(found)) is collapsed
 
 
 def test_without_categories_or_different_real_images_nothing_is_invented() -> None:
     continuous = LatentSpec.parse("noise=4 uniform=3")
-    assert measure_spread(continuous, Images(0, 1), REAL).keys() == {"spread"}  # type: ignore[arg-type]
-    assert measure_spread(SPEC, Images(0, 1), REAL[:1].expand(9, 1, 16, 16)) == {}  # type: ignore[arg-type]
-    assert measure_spread(SPEC, Images(0, 1), REAL[:1]) == {}  # type: ignore[arg-type]
+    assert measured(Images(0, 1), spec=continuous).keys() == {"spread"}
+    assert measured(Images(0, 1), REAL[:1].expand(9, 1, 16, 16)) == {}
+    assert measured(Images(0, 1), REAL[:1]) == {}
+
+
+def test_real_images_that_look_alike_in_each_category_are_no_collapse() -> None:
+    """Real images are three patterns with weak noise, and generated images are the same."""
+    generator = Images(1.0, 0.05)
+    real = to_bytes(generator(SPEC.sample(300, torch.Generator().manual_seed(7))))
+    found = measured(generator, real)
+    assert found == pytest.approx({"spread": 1, "spread_in_category": 1}, abs=0.05) and not has_collapsed(found)
+    found = measured(Images(1.0, 0.0), real)
+    assert found["spread"] > 0.9 and found["spread_in_category"] < 0.1 and has_collapsed(found)
 
 
 def test_failures_are_said_in_words() -> None:
@@ -77,13 +103,14 @@ def test_failures_are_said_in_words() -> None:
     assert text.startswith("D was right in 99.0% of its decisions")
 
 
-def test_no_rule_picks_a_collapsed_trial() -> None:
+def test_no_rule_picks_a_collapsed_trial_if_there_is_another() -> None:
     row = {"state": "finished", "swd": 20.0, "q_score": 0.5, "agreement": 0.5, "spread": 0.9, "images": 1}
     good, collapsed = {**row, "trial": 0, "mi_fraction": 0.5}, {**row, "trial": 1, "mi_fraction": 0.9, "spread": 0.1}
     for rule in RULES:
         assert winner([{**good, "swd": 29.0}, {**collapsed, "q_score": 0.9}], "mi_fraction", rule)["trial"] == 0  # type: ignore[index]
-        assert winner([collapsed], "mi_fraction", rule) is None
+        assert winner([collapsed], "mi_fraction", rule) is not None, "a search of a few steps has a result, too"
     assert collapsed_text([good]) == ""
+    assert collapsed_text([collapsed]).startswith("in all finished trials G makes the same picture again and again")
     assert collapsed_text([good, collapsed]).startswith("no rule picks 1: G makes the same picture again and again")
     assert winner([{k: v for k, v in collapsed.items() if k != "spread"}], "mi_fraction", "bound") is not None, (
         "searches of earlier versions have no spread"

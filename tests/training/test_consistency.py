@@ -33,9 +33,7 @@ ON = ConsistencyConfig(weight=1.0, start=0, full=1)
 
 
 def state_with(consistency: ConsistencyConfig, seed: int = 0) -> TrainState:
-    config = tiny_config()
-    spec = config.model_spec(16, 1)
-    return TrainState(spec, config.objective, config.optimizer, consistency=consistency, seed=seed)
+    return TrainState(tiny_config(consistency=consistency, seed=seed), 16, 1)
 
 
 def logits_of(rows: list[list[float]]) -> torch.Tensor:
@@ -233,10 +231,8 @@ def test_bad_values_are_refused(values: dict[str, float], message: str) -> None:
 
 def test_transformations_are_computed_in_fp32_in_a_bf16_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 the error would be a tenth of a pixel."""
-    config = tiny_config().override({"consistency": {"weight": 1.0}}, "test")
-    state = TrainState(
-        config.model_spec(16, 1), config.objective, config.optimizer, consistency=config.consistency, precision="bf16"
-    )
+    config = tiny_config().override({"consistency": {"weight": 1.0}, "precision": "bf16"}, "test")
+    state = TrainState(config, 16, 1)
     seen: list[tuple[bool, torch.dtype]] = []
     grid = torch.nn.functional.affine_grid
 

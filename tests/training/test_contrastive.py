@@ -38,8 +38,7 @@ MIXED = "noise=4 cat=3@0.5:0.3:0.2 uniform=1@-2:2 gaussian=1@1:3 bernoulli=1@0.3
 def state_with(
     contrastive: ContrastiveConfig | None, codes: str = "noise=4 cat=3 uniform=1", **more: object
 ) -> TrainState:
-    config = tiny_config(codes=codes)
-    return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, contrastive=contrastive, **more)  # type: ignore[arg-type]
+    return TrainState(tiny_config(codes=codes, contrastive=contrastive or ContrastiveConfig(), **more), 16, 1)
 
 
 def pairs_of(text: str, gap: float, n: int = 4000, config: ContrastiveConfig = ON) -> tuple[LatentSpec, Pairs]:

@@ -45,7 +45,7 @@ def run_steps(config: RunConfig, rank: int = 0, world_size: int = 1) -> tuple[Tr
 
     The first moments after one step are proportional to the gradients.
     """
-    state = config.new_state(16, 1)
+    state = TrainState(config, 16, 1)
     if world_size > 1:
         state.distribute(partial(distributed, wire=config.optimizer.wire))
     feed = InMemoryFeed(make_image_set().images, 16, 0, rank, world_size)

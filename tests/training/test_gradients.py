@@ -47,10 +47,7 @@ class Objective:
         # With slope 1, D has no kinks. At a kink the penalties jump, and their finite difference would be wrong.
         network = {"leaky_slope": 1.0, **form.get("network", {})}
         config = tiny_config().override({**form, "network": network}, "test")
-        state = TrainState(
-            config.model_spec(16, 1), config.objective, config.optimizer, consistency=config.consistency,
-            stability=config.stability,
-        )  # fmt: skip
+        state = TrainState(config, 16, 1)
         for module in (state.generator, state.discriminator):
             for weight in module.double().parameters():
                 if not weight.any():  # a branch that starts at zero would hide the gradients of its other layers
@@ -166,7 +163,7 @@ def test_bf16_keeps_the_penalties_and_their_gradient(network: dict[str, Any]) ->
         config = tiny_config(precision=precision).override(
             {"network": {"d_norm": "none", **network}, "stability": {"r1": 2.0, "r2": 2.0}}, "test"
         )
-        state = config.new_state(16, 1)
+        state = TrainState(config, 16, 1)
         images = to_unit_range(make_image_set().images[:16]).requires_grad_()
         with state.autocast():
             logits, _ = state.discriminator(images)

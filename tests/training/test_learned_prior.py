@@ -65,8 +65,7 @@ def one_thread() -> Any:
 
 
 def state_with(prior: PriorConfig | None, seed: int = 0) -> TrainState:
-    config = tiny_config()
-    return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, prior=prior, seed=seed)
+    return TrainState(tiny_config(prior=prior or PriorConfig(), seed=seed), 16, 1)
 
 
 def probs(spec: LatentSpec, name: str = "cat0") -> tuple[float, ...]:
@@ -241,8 +240,7 @@ def train_as_rank(rank: int, folder: str) -> list[dict[str, torch.Tensor]]:
 
 
 def synchronised(prior: PriorConfig) -> TrainState:
-    config = tiny_config().override({"network": {"sync_batchnorm": True}}, "test")
-    return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, prior=prior)
+    return TrainState(tiny_config(prior=prior).override({"network": {"sync_batchnorm": True}}, "test"), 16, 1)
 
 
 @pytest.mark.slow
@@ -275,9 +273,9 @@ def uneven() -> ImageSet:
 
 
 def test_the_learned_prior_approaches_the_frequencies_of_uneven_data() -> None:
-    config = tiny_config().override({"optimizer": {"lr_discriminator": 2e-3}}, "test")
     prior = PriorConfig(learn=True, start=40, rate=0.05)
-    state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, prior=prior)
+    config = tiny_config(prior=prior).override({"optimizer": {"lr_discriminator": 2e-3}}, "test")
+    state = TrainState(config, 16, 1)
     images = uneven()
     list(train(state, InMemoryFeed(images.images, 16, 0), steps=200, log_every=200, checkpoint_every=200))
     assert images.labels is not None

@@ -54,10 +54,8 @@ def everything() -> RunConfig:
     return tiny_config().override(EVERYTHING, "test")
 
 
-def state_of(config: RunConfig, **more: Any) -> TrainState:
-    return TrainState(
-        config.model_spec(16, 1), config.objective, config.optimizer, stability=config.stability, **more
-    )  # fmt: skip
+def state_of(config: RunConfig, **changes: Any) -> TrainState:
+    return TrainState(dataclasses.replace(config, **changes), 16, 1)
 
 
 def with_options(**options: Any) -> TrainState:
@@ -506,7 +504,7 @@ def run_rank(rank: int, world_size: int, folder: str, joint: bool) -> None:
     """Run two steps with all options on. Rank 0 saves its tensors and metrics."""
     torch.set_num_threads(1)
     config = everything().override({"network": {"sync_batchnorm": True, "joint_batchnorm": joint}}, "test")
-    state = state_of(config, consistency=None)
+    state = state_of(config)
     if world_size > 1:
         dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
         state.distribute(distributed)

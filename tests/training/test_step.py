@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tests.training.steps import step_on
 
 def make_state(config: RunConfig | None = None, seed: int = 0) -> TrainState:
     config = config or tiny_config()
-    return TrainState(config.model_spec(16, 1), config.objective, config.optimizer, seed=seed)
+    return TrainState(dataclasses.replace(config, seed=seed), 16, 1)
 
 
 def step_once(state: TrainState, images: ImageSet) -> dict[str, torch.Tensor]:
@@ -199,7 +200,7 @@ def test_checkpoints_are_measured_in_the_precision_of_training(image_set: ImageS
     """fp32 takes twice as long and gives almost the same metrics. The evaluation does not change D."""
     config, measured = tiny_config(), []
     for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, precision=precision)
+        state = TrainState(dataclasses.replace(config, precision=precision), 16, 1)
         for _ in range(10):
             step_once(state, image_set)
         kinds, before = set(), {name: tensor.clone() for name, tensor in state.discriminator.state_dict().items()}
@@ -249,7 +250,7 @@ def record_outputs(seen: list[tuple[int, torch.dtype]]) -> Iterator[None]:
 
 def test_training_works_in_bf16(image_set: ImageSet) -> None:
     config = tiny_config()
-    state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer, precision="bf16")
+    state = TrainState(dataclasses.replace(config, precision="bf16"), 16, 1)
     metrics = step_once(state, image_set)
     assert all(torch.isfinite(value) for value in metrics.values())
     assert next(state.generator.parameters()).dtype == torch.float32
@@ -308,7 +309,7 @@ def test_an_older_run_continues_with_its_own_model_and_options(image_set: ImageS
 def test_microbatches_are_computed_one_after_another(image_set: ImageSet) -> None:
     """No layer gets more than one microbatch of real and generated images. The metrics are for all of them."""
     config = tiny_config().override({"optimizer": {"accumulate": 3}}, "test")
-    state = TrainState(config.model_spec(16, 1), config.objective, config.optimizer)
+    state = TrainState(config, 16, 1)
     seen = set()
     for module in (state.generator, state.discriminator):
         module.register_forward_pre_hook(lambda module, given: seen.add((type(module).__name__, len(given[0]))))
@@ -332,12 +333,12 @@ def test_each_row_has_the_same_weight_in_microbatches_of_any_size(image_set: Ima
         )
 
     config = tiny_config().override({"optimizer": {"accumulate": 3}}, "test")
-    together, images = config.new_state(16, 1), image_set.images[:16]
+    together, images = TrainState(config, 16, 1), image_set.images[:16]
     latents = together.latents(16)
     metrics = step_on(together, images, latents)
     gradient, loss = torch.zeros_like(moments(together)), torch.zeros(())
     for rows in (slice(0, 5), slice(5, 10), slice(10, 16)):
-        alone = tiny_config().new_state(16, 1)
+        alone = TrainState(tiny_config(), 16, 1)
         found = step_on(alone, images[rows], latents[rows])
         gradient += len(latents[rows]) / 16 * moments(alone)
         loss += len(latents[rows]) / 16 * found["d_loss"]

@@ -99,7 +99,7 @@ class ReadDetector(TorchFunctionMode):
 
 
 def make_state(config: RunConfig, device: str = "cpu", precision: str = "fp32") -> TrainState:
-    return dataclasses.replace(config, precision=precision).new_state(16, 1, device)
+    return TrainState(dataclasses.replace(config, precision=precision), 16, 1, device)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from infogan_ray.searches.asha import Decision, Halving
 from infogan_ray.searches.leaderboard import leaderboard, publish_leaderboard
 from infogan_ray.searches.recipe import TRACKERS, Recipe, without_trackers
 from infogan_ray.searches.search_directory import SearchDirectory, remaining
-from infogan_ray.searches.selection_rules import DEFAULT, Row, collapsed_text, winner
+from infogan_ray.searches.selection_rules import DEFAULT, Row, winner
 from infogan_ray.storage.file_system import Storage, open_storage
 from infogan_ray.storage.run_directory import default_name
 from infogan_ray.training.config import RunConfig
@@ -114,8 +114,6 @@ def search(
     write_search_report(directory)
     best = winner(rows, recipe.metric, DEFAULT)
     if best is None:
-        if collapsed := collapsed_text(rows):
-            raise SearchFailed(f"{name} has no winner: {collapsed}; infogan pull --trial N takes one")
         causes = [cause, *(str(directory.trial(n).get_status().get("message", "")) for n in range(len(configs)))]
         reason = next((text for text in causes if text), "unknown")
         raise SearchFailed(

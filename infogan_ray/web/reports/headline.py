@@ -23,10 +23,11 @@ def headline(found: Findings) -> str:
     if over < found.planned:
         are = "is" if 1 in (over, found.planned) else "are"
         parts.append(paragraph(f"{over} of {counted(found.planned, 'trial')} {are} over. The results are preliminary."))
+    if collapsed := collapsed_text([trial.row for trial in found.trials]):
+        parts.append(paragraph(f"{collapsed[0].upper()}{collapsed[1:]}.", "lead"))
     yet = " yet" if over < found.planned else ""
     if best is None:
         reason = f"no trial has finished{yet}" if not finished else f"{found.rule} cannot rank the finished trials"
-        reason = "; ".join(filter(None, [reason, collapsed_text([trial.row for trial in found.trials])]))
         parts.append(paragraph(f"There is no winner: {reason}.", "lead"))
         parts.append(tiles([("trials that finished", f"{finished} of {found.planned}", ""), compute(found)]))
     else:
