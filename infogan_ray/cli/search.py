@@ -18,6 +18,7 @@ from infogan_ray.cli.output import print_json, print_progress, print_result, war
 from infogan_ray.cli.search_display import SearchDisplay
 from infogan_ray.data.progress import counted
 from infogan_ray.evaluation.metrics import BOARD_COLUMNS, COMPARED_WITH_ERROR, HEADLINES, ONE_CATEGORY_ERROR
+from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.recipe import Recipe, load_recipe
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, RULES, Row, collapsed_text, finite, pareto, winner
@@ -91,6 +92,9 @@ def search(arguments: list[str]) -> int:
                 flags={flag: getattr(given, flag) for flag in KEPT_FLAGS},
             )  # fmt: skip
     except tune_search.SearchFailed as error:
+        directory = SearchDirectory(open_storage(given.storage) / name)
+        if given.json and directory.exists:
+            print_json({"search": directory.folder.uri, "best": None, "rows": leaderboard(directory)})
         raise Failed(str(error)) from None
     except KeyboardInterrupt:
         with contextlib.suppress(StorageError):  # storage may be unavailable

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import stat
 import tarfile
 import zipfile
@@ -65,9 +66,15 @@ def tar_members(path: Path) -> tuple[dict[str, int], Counter[str]]:
                     if _is_image(place, skipped, partial(_is_image_in_tar, archive, member)):
                         members[place] = member.offset_data
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"data: {path} is not a whole .tar file ({error or 'it is cut off'})") from None
+        raise UserError(f"data: {path} is not a whole .tar file ({reason_of(error) or 'it is cut off'})") from None
     _add_links(members, links, files, skipped)
     return members, skipped
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error's message, without Python's objects."""
+    first = next(iter(str(error).splitlines()), "")
+    return re.sub(r":? *<[^>]* object[^>]*>", "", first).rstrip(": ")
 
 
 def inside(name: str) -> str:

@@ -84,11 +84,11 @@ def epoch_offset(changes: list[Change], images: int) -> float:
     return offset
 
 
-def steps_of_epochs(config: RunConfig, changes: list[Change], step: int, images: int) -> int:
-    """Number of steps of a run whose length is in epochs, and which continues at ``step`` after changes."""
+def steps_of_epochs(config: RunConfig, changes: list[Change], images: int) -> int:
+    """Number of steps of a run whose length is in epochs, after changes of its batch size."""
     assert config.epochs is not None
     per_epoch = images // config.batch_size
-    return max(math.ceil((config.epochs - epoch_offset(changes, images)) * per_epoch - 1e-6), step)
+    return max(math.ceil((config.epochs - epoch_offset(changes, images)) * per_epoch - 1e-6), 0)
 
 
 def change_text(change: Change) -> str:

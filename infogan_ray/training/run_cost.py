@@ -30,10 +30,14 @@ def trials_bytes(configs: list[RunConfig], images: ImageSet) -> int:
     return sum(kept_checkpoints(config, config.steps or 0) * checkpoint_size(config, images) for config in configs)
 
 
-def steps_plan(config: RunConfig, steps: int, images: int) -> str:
-    """The number of steps and epochs, and how many of the ``images`` an epoch leaves out."""
+def steps_plan(config: RunConfig, steps: int, images: int, epoch_offset: float = 0.0) -> str:
+    """The number of steps and epochs, and how many of the ``images`` an epoch leaves out.
+
+    ``epoch_offset``: see ``resume.epoch_offset``.
+    """
     each, left_out = divmod(images, config.batch_size)
-    epochs = f"{steps / each:,.1f}".removesuffix(".0") if steps * 10 >= each else f"{steps / each:.1g}"
+    count = steps / each + epoch_offset
+    epochs = f"{count:,.1f}".removesuffix(".0") if count >= 0.1 else f"{count:.1g}"
     which = f"all {images:,} images"
     if left_out:
         which = f"all but {left_out:,} of {images:,} images; the next epoch leaves out others"

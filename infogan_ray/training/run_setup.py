@@ -34,6 +34,7 @@ from infogan_ray.training.resume import (
     Change,
     change_text,
     changed_settings,
+    epoch_offset,
     own_settings,
     recorded_changes,
     steps_of_epochs,
@@ -134,11 +135,7 @@ def prepare_run(
         age = time.time() - status["time"]
         say = f"{run.name} reported {age:.0f} s ago; if it still runs, it stops: this attempt takes it over"
         listen({"phase": "resuming", "step": status["step"], "say": say})
-    if config.resume and status.get("stored", 0) > steps:
-        raise UserError(
-            f"steps is {steps:,}, and {run.name} is at step {status['stored']:,} already; give --steps more"
-        )
-    changes = recorded_changes(run)
+    changes, messages = recorded_changes(run), list[str]()
     if run.exists:
         check_same_model(run, config, images)
         other_images = has_other_images(run, images)
@@ -150,16 +147,20 @@ def prepare_run(
             messages.append(
                 f"the images of {config.data} have changed since {run.name} began; their number is the same"
             )
-        for say in messages:
-            listen({"phase": "resuming", "step": status["step"], "say": say})
-    if config.epochs is not None and changes:
-        steps = steps_of_epochs(config, changes, status.get("stored", 0), images.count)
+    epochs, stored = config.epochs, status.get("stored", 0)
+    if epochs is not None and changes:
+        steps = steps_of_epochs(config, changes, images.count)
         config = config.override({"steps": steps}, "the epochs")
+    if config.resume and stored > steps:
+        field, value = ("steps", steps) if epochs is None else ("epochs", epochs)
+        raise UserError(f"{field} is {value:,}, and {run.name} is at step {stored:,} already; give --{field} more")
+    for say in messages:
+        listen({"phase": "resuming", "step": status["step"], "say": say})
     config = config.override({"accept_changes": False}, "the run")  # a later --resume accepts nothing
     retry_with_room(lambda: write_config(run, config, images, changes), lambda: _prune(run, config))
     for say in (
         feed_message,
-        steps_plan(config, steps, images.count),
+        steps_plan(config, steps, images.count, epoch_offset(changes, images.count)),
         checkpoint_plan(config, steps, size, run.folder),
         *([warning] if warning else []),
     ):

@@ -57,7 +57,7 @@ def trained(image_set: ImageSet, tmp_path: Path, npz: Path) -> Path:
         ("--preset mnits", "preset is 'mnits' (did you mean 'mnist'?); valid are mnist"),
         ("--metric mi_fractoin", "metric is 'mi_fractoin' (did you mean 'mi_fraction'?); valid are mi_fraction"),
         ("--codes dog=3", "'dog=3' is not a prior; valid are noise, cat"),
-        ("--image-size 30", "image size is 30; valid sizes are the multiples of 4 from 16 to 128"),
+        ("--image-size 30", "image size is 30; valid sizes are the multiples of 4 from 16 to 256"),
         ("--workers 4096 --batch-size 8192", "workers is 4096, more than the"),
         ("--workers 4:1", "workers is '4:1'; it must be at least 1, and LEAST not above MOST"),
         ("--workers two", "workers is 'two'; it must be a number, or LEAST:MOST as in 1:4"),

@@ -30,9 +30,9 @@ def test_the_table_shows_the_state_of_each_trial() -> None:
     assert lines[0].startswith("2 of 4 trials ended, 1 of them stopped early")
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert rows == [
-        ["1", "finished", "2/2", "3,000 (33%)", "0.400", "2.500", "", "33.2"],
-        ["2", "stopped", "1/2", "1,000 (11%)", "0.100", "1.000", "", ""],
-        ["0", "running", "0/2", "500 (6%)", "", "", "", ""],
+        ["1", "finished", "2/2", "3,000 (33%)", "0.400", "2.500", "", "", "33.2"],
+        ["2", "stopped", "1/2", "1,000 (11%)", "0.100", "1.000", "", "", ""],
+        ["0", "running", "0/2", "500 (6%)", "", "", "", "", ""],
     ]
 
 

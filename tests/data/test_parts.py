@@ -17,7 +17,7 @@ from PIL import Image
 from infogan_ray.cli.main import DONE, main
 from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.data.formats.collection import EncodedImages
-from infogan_ray.data.formats.parts import TEST, TRAIN, VALIDATION, divide, part_of
+from infogan_ray.data.formats.parts import TEST, TRAIN, VALIDATION, divide, part_of, parts_of
 from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.image_files import Broken
 from infogan_ray.data.image_set import ImageSet
@@ -72,6 +72,17 @@ def test_usual_names_mean_parts() -> None:
     assert parts("test-0", "test-1") == (["test-0", "test-1"], []) and say == []
     assert parts("train", "val", "test") == (["train", "val"], ["test"])
     assert say == ["data: data has a test part and a validation part; the validation part is for training"]
+
+
+def test_parts_after_the_same_start_of_a_name(tmp_path: Path) -> None:
+    """seg_train/seg_train/a as in Intel's images. Classes whose names differ otherwise stay classes."""
+    assert parts_of(["mnist_train", "mnist_test"]) == {"mnist_train": TRAIN, "mnist_test": TEST}
+    assert parts_of(["crash_test", "screen_test"]) == {} and parts_of(["a_train", "b_test"]) == {}
+    found, train, test = names_of(
+        fill(tmp_path, [f"seg_{part}/seg_{part}/{name}" for part in ("train", "test") for name in ("a", "b")]), []
+    )
+    assert found.classes == ["a", "b"] and len(train) == len(test) == 16
+    assert {name.split("/")[0] for name in test} == {"seg_test"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])

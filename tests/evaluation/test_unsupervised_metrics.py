@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, normalized_mutual_info_score
 
 from infogan_ray.evaluation.measure import measure_sorting
-from infogan_ray.evaluation.metrics import SORTING, of_group, values_of
+from infogan_ray.evaluation.metrics import SORTING, USAGE, of_group, values_of
 from infogan_ray.evaluation.unsupervised_metrics import (
     Sorting,
     agreement,
@@ -70,7 +70,7 @@ def test_information_is_a_fraction_of_the_priors_entropy() -> None:
 
 def test_only_a_model_that_sorts_by_image_content_gets_a_high_score() -> None:
     good, unsure, chance = scores(Oracle(50.0)), scores(Oracle(0.0)), scores(Oracle(50.0, by_chance=True))
-    assert set(good) == {metric.name for metric in of_group(SORTING)}
+    assert set(good) == {metric.name for metric in of_group(SORTING, USAGE)} and good["unused_categories"] == 0
     assert good["q_information"] == pytest.approx(1.0, abs=1e-3) and good["q_neighbours"] > 0.99
     assert good["q_consistency"] > 0.9
     for name in ("q_information", "q_consistency", "q_neighbours", "q_score"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from infogan_ray.training import worker
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.publish import model_files
 from infogan_ray.training.resume import epoch_offset, own_settings, recorded_changes, settings_at, steps_of_epochs
+from infogan_ray.training.run_cost import steps_plan
 from infogan_ray.training.run_setup import check_data, prepare_run
 from infogan_ray.training.worker import run_worker
 from tests.conftest import tiny_config
@@ -148,8 +150,10 @@ def test_epochs_that_are_made_count_in_full() -> None:
     changes = [{"step": 10, "field": "batch_size", "before": 10, "after": 50}]  # 100 images: 10, then 2 steps
     assert epoch_offset(changes, 100) == 1 - 5
     config = RunConfig(data="bars", epochs=3, batch_size=50)
-    assert steps_of_epochs(config, changes, 10, 100) == 10 + 2 * 2
-    assert steps_of_epochs(RunConfig(data="bars", epochs=1, batch_size=50), changes, 10, 100) == 10
+    assert steps_of_epochs(config, changes, 100) == 10 + 2 * 2
+    assert steps_of_epochs(RunConfig(data="bars", epochs=1, batch_size=50), changes, 100) == 10
+    whole = steps_plan(dataclasses.replace(config, steps=14, epochs=None), 14, 100, epoch_offset(changes, 100))
+    assert whole.startswith("steps: 14 of 50 images, 3 epochs; an epoch is 2 steps")
 
 
 def test_the_settings_of_an_early_checkpoint_are_those_before_the_changes() -> None:

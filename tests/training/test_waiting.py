@@ -162,7 +162,7 @@ def test_a_step_uses_no_host_tensor(changes: dict[str, Any]) -> None:
         state.contrastive.adam = torch.optim.SGD(state.contrastive.discriminator.parameters(), 0.1)  # type: ignore[assignment]
         pairs = Pairs(latents, latents, torch.empty(16, dtype=torch.long, device="meta"))
         transformations, noise = (torch.empty(*shape, device="meta") for shape in ((16, 2, 3), (32, 1, 16, 16)))
-        given = StepNoise(transformations, pairs, noise, signs=torch.empty(16, device="meta"))
+        given = StepNoise(transformations, pairs, noise, signs=torch.empty(32, device="meta"))
     step_on(state, images, latents, noise=given)
     with SyncDetector("meta") as detector:
         step_on(state, images, latents, noise=given)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infogan_ray.data.class_folders import class_folders, first_folders, left_out, some
 from infogan_ray.data.formats.collection import EncodedImages
-from infogan_ray.data.formats.parts import divide, part_of
+from infogan_ray.data.formats.parts import divide, part_at_end, part_of, parts_of
 from infogan_ray.data.image_files import TARS, ImageFiles, Say, is_listable, list_image_files
 from infogan_ray.data.labels import as_classes, class_names, to_numbers
 
@@ -66,7 +66,7 @@ def _parts(files: ImageFiles, say: Say) -> tuple[_Part, _Part]:
     folders = first_folders(files.names)
     if folders is None:
         return whole, nothing
-    part_of_folder = {folder: part for folder in folders.names if (part := part_of(folder))}
+    part_of_folder = parts_of(folders.names)
     if len({*part_of_folder.values()}) < 2:
         return whole, nothing
     train, test = (set(kept) for kept in divide([*part_of_folder], [*part_of_folder.values()], files.path, say))
@@ -81,7 +81,10 @@ def _parts(files: ImageFiles, say: Say) -> tuple[_Part, _Part]:
 def _below(names: list[str], depth: int) -> list[str]:
     """The paths below a part's folder. The name of a part that repeats, as in test_set/test_set, is left out too."""
     below = [name.split("/", depth)[depth] for name in names]
-    while len({name.split("/")[0] for name in below}) == 1 and part_of(below[0]) and "/" in below[0]:
+    while len(firsts := {name.split("/")[0] for name in below}) == 1 and "/" in below[0]:
+        (first,) = firsts
+        if not (part_of(first) or part_at_end(first)[1]):
+            break
         below = [name.partition("/")[2] for name in below]
     return below
 

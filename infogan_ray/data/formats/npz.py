@@ -6,6 +6,7 @@ An array has the images (N, H, W) or (N, H, W, C) as numbers of any type, C of 1
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from infogan_ray import UserError
+from infogan_ray.data.archives import reason_of
 from infogan_ray.data.formats.collection import RawImages, class_indices, numbered
 from infogan_ray.data.formats.records import DAMAGED, Records, open_stream
 from infogan_ray.data.image_files import Say
@@ -67,8 +69,9 @@ def open_images(path: Path, labels_file: str | None, say: Say) -> RawImages:
         raise
     except (ValueError, *DAMAGED) as error:
         if "allow_pickle" in str(error):
-            raise UserError(f"data: {path} {PICKLED}") from None
-        raise UserError(f"data: {path} is not a whole .npz file ({error})") from None
+            what = PICKLED if zipfile.is_zipfile(path) else "is no .npz file, which is a zip archive of arrays"
+            raise UserError(f"data: {path} {what}") from None
+        raise UserError(f"data: {path} is not a whole .npz file ({reason_of(error)})") from None
 
 
 def _open(path: Path, file: Any, say: Say) -> RawImages:

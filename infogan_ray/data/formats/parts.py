@@ -24,6 +24,26 @@ def part_of(name: str) -> str | None:
     return WORDS.get(word[0]) if word else None
 
 
+def part_at_end(name: str) -> tuple[str, str | None]:
+    """What stands before the last word of a name, and the part that this word means: seg_train, mnist-test."""
+    before, word = re.fullmatch("(.*?)([a-z]*)", name.lower(), re.DOTALL).groups()  # type: ignore[union-attr]
+    return before, WORDS.get(word)
+
+
+def parts_of(names: Sequence[str]) -> dict[str, str]:
+    """The names that mean a part, each with its part, by their first words.
+
+    If these name fewer than two parts: by the last words, if all names are the same before it (seg_train, seg_test).
+    """
+    found = {name: part for name in names if (part := part_of(name))}
+    if len({*found.values()}) > 1:
+        return found
+    ends = {name: part_at_end(name) for name in names}
+    at_end = {name: part for name, (_, part) in ends.items() if part}
+    same_start = len({before for before, _ in ends.values()}) == 1
+    return at_end if same_start and len(at_end) == len(names) else found
+
+
 def part_of_file(path: Path, root: Path) -> str | None:
     """The part of a file by its name and its folders below ``root``."""
     found = {part_of(name) for name in path.relative_to(root).parts}
