@@ -28,6 +28,7 @@ FILE_COLUMNS = ("file", "filename", "file_name", "image", "path", "filepath", "f
 LABEL_COLUMNS = ("label", "class", "category", "target")
 """Names of the columns, in any case. Of several, the first in this order is used."""
 VALID_COLUMNS = f"one of files ({', '.join(FILE_COLUMNS)}) and one of labels ({', '.join(LABEL_COLUMNS)})"
+PART_COLUMNS = ("split", "part", "partition", "subset", "fold")
 DELIMITERS = (",", ";", "\t")
 
 
@@ -182,10 +183,17 @@ def _columns(path: Path, header: Collection[str], say: Say) -> tuple[str, str] |
     files, labels = ([name for name in names if name in header] for names in (FILE_COLUMNS, LABEL_COLUMNS))
     if not files or not labels:
         return None
+    say_part_column(header, path, say)
     for found in (files, labels):
         if len(found) > 1:
             say(f"labels: {path} has the columns {', '.join(found)}; '{found[0]}' is used")
     return files[0], labels[0]
+
+
+def say_part_column(columns: Collection[str], path: Path, say: Say) -> None:
+    """Call ``say`` if a column seems to name the part of each row. No source reads such a column."""
+    if found := next((name for name in columns if name.lower() in PART_COLUMNS), None):
+        say(f"data: the column '{found}' of {path} is not read; for parts, use folders or files named train and test")
 
 
 def _match(labels: dict[str, str], source: Files, table: Path) -> tuple[dict[str, str], list[str]]:

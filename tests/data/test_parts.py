@@ -21,6 +21,7 @@ from infogan_ray.data.formats.parts import TEST, TRAIN, VALIDATION, divide, part
 from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.image_files import Broken
 from infogan_ray.data.image_set import ImageSet
+from infogan_ray.data.labels import say_part_column
 from tests.layouts import tar
 
 SHADES = {"cat": 0, "dog": 100}
@@ -68,10 +69,13 @@ def test_usual_names_mean_parts() -> None:
         return divide(names, [part_of(name) for name in names], Path("data"), say.append)
 
     assert parts("train", "test", "a") == (["train", "a"], ["test"])
-    assert parts("train", "val") == (["train"], ["val"])
     assert parts("test-0", "test-1") == (["test-0", "test-1"], []) and say == []
+    assert parts("train", "val") == (["train"], ["val"])
     assert parts("train", "val", "test") == (["train", "val"], ["test"])
-    assert say == ["data: data has a test part and a validation part; the validation part is for training"]
+    assert say == [
+        "data: data has no test part; its validation part is used as the test part",
+        "data: data has a test part and a validation part; the validation part is for training",
+    ]
 
 
 def test_parts_after_the_same_start_of_a_name(tmp_path: Path) -> None:
@@ -83,6 +87,24 @@ def test_parts_after_the_same_start_of_a_name(tmp_path: Path) -> None:
     )
     assert found.classes == ["a", "b"] and len(train) == len(test) == 16
     assert {name.split("/")[0] for name in test} == {"seg_test"}
+
+
+def test_parts_inside_each_class(tmp_path: Path) -> None:
+    folders = [f"{name}/{part}" for name in ("cat", "dog") for part in ("train", "test")]
+    found, train, test = names_of(fill(tmp_path / "a", folders), [])
+    assert found.classes == ["cat", "dog"] and len(train) == len(test) == 16
+    assert {name.split("/")[1] for name in train} == {"train"} and {name.split("/")[1] for name in test} == {"test"}
+    found, train, test = names_of(fill(tmp_path / "b", [*folders, "cow/field"]), [])
+    assert found.classes == ["cat", "cow", "dog"] and not test, "not all classes have parts"
+
+
+def test_a_column_of_parts_that_is_not_read_is_named(tmp_path: Path) -> None:
+    say: list[str] = []
+    say_part_column(["file", "label", "Split"], Path("table.csv"), say.append)
+    say_part_column(["file", "label"], Path("table.csv"), say.append)
+    assert say == [
+        "data: the column 'Split' of table.csv is not read; for parts, use folders or files named train and test"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])

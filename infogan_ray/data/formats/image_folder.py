@@ -68,7 +68,7 @@ def _parts(files: ImageFiles, say: Say) -> tuple[_Part, _Part]:
         return whole, nothing
     part_of_folder = parts_of(folders.names)
     if len({*part_of_folder.values()}) < 2:
-        return whole, nothing
+        return _parts_in_classes(files, folders.depth + 1, say) or (whole, nothing)
     train, test = (set(kept) for kept in divide([*part_of_folder], [*part_of_folder.values()], files.path, say))
     pairs = list(zip(files.names, folders.of, strict=True))
     if others := [name for name, folder in pairs if folder not in part_of_folder]:
@@ -76,6 +76,19 @@ def _parts(files: ImageFiles, say: Say) -> tuple[_Part, _Part]:
     found = ([name for name, folder in pairs if folder in kept] for kept in (train, test))
     train_part, test_part = (_Part(names, _below(names, folders.depth + 1)) for names in found)
     return train_part, test_part
+
+
+def _parts_in_classes(files: ImageFiles, depth: int, say: Say) -> tuple[_Part, _Part] | None:
+    """The parts if each class has folders train and test, at this depth. None if it is not so for all images."""
+    folders = [name.split("/") for name in files.names]
+    found = [part_of(names[depth]) if len(names) > depth + 1 else None for names in folders]
+    if None in found or len({*found}) < 2:
+        return None
+    below = {
+        name: "/".join(names[:depth] + names[depth + 1 :]) for name, names in zip(files.names, folders, strict=True)
+    }
+    train, test = divide(list(files.names), found, files.path, say)
+    return _Part(train, [below[name] for name in train]), _Part(test, [below[name] for name in test])
 
 
 def _below(names: list[str], depth: int) -> list[str]:

@@ -39,7 +39,7 @@ from infogan_ray.data.formats.table_images import (
     image_columns,
 )
 from infogan_ray.data.image_files import TABLES, Broken, Say, first_data_file, list_image_files
-from infogan_ray.data.labels import as_classes, to_numbers
+from infogan_ray.data.labels import as_classes, say_part_column, to_numbers
 
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
 
@@ -230,6 +230,7 @@ def _labels(
     tables: Sequence[Table], schema: pa.Schema, path: Path, say: Say
 ) -> tuple[np.ndarray, list[str]] | None:  # fmt: skip
     """Class indices of all rows of the tables, and class names. None without labels, after a message about why."""
+    say_part_column(schema.names, path, say)
     column = _label_column(schema)
     if column is None:
         return None

@@ -54,12 +54,14 @@ def divide(items: Sequence[T], parts: Sequence[str | None], path: Path, say: Say
     """The files or folders to train on, and those of the test part, each with its part.
 
     The test part is test, or without one validation. Anything else is for training. There is no test part if nothing
-    would be left for training. Calls ``say`` if a validation part is trained on.
+    would be left for training. Calls ``say`` about a validation part.
     """
     held = next((part for part in (TEST, VALIDATION) if part in parts), None)
     if all(part == held for part in parts):
         return list(items), []
     if held == TEST and VALIDATION in parts:
         say(f"data: {path} has a test part and a validation part; the validation part is for training")
+    if held == VALIDATION:
+        say(f"data: {path} has no test part; its validation part is used as the test part")
     train = [item for item, part in zip(items, parts, strict=True) if held is None or part != held]
     return train, [item for item, part in zip(items, parts, strict=True) if held is not None and part == held]
