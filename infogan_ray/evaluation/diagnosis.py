@@ -12,7 +12,7 @@ LEAST_SPREAD = 0.5
 NEARLY_ALWAYS = 0.97  # of D's decisions
 HELP = (
     "--objective.game relativistic with --network.d-norm none --stability.r1 2 --stability.r2 2 --stability.r1-every 4 "
-    "helps against it, and more images do"
+    "helps, and so do more images"
 )
 
 

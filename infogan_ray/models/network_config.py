@@ -18,8 +18,8 @@ class NetworkConfig:
     """Settings of the networks. The layout depends on the image size."""
 
     architecture: Architecture = "dcgan"
-    """dcgan is the paper's: convolutions with stride 2. residual has residual blocks without normalisation, and needs
-    a GPU."""
+    """dcgan is the paper's: convolutions with stride 2. residual has residual blocks without normalisation. It is meant
+    for GPUs: on a CPU a step takes many times as long."""
     d_norm: Literal["batch", "none"] = "batch"
     """Normalisation in D and Q. Batch norm hides from D what real or generated images have in common, so that D
     recognises them by it. Without it, use stability.r1 and stability.r2."""
