@@ -1,7 +1,7 @@
 """The architecture of the paper: convolutions with stride 2 and batch norm, as in DCGAN.
 
-Shapes: B batch, C channels, H = W image size, L width of a latent. ``plan`` has the architectures of Chen et al. 2016
-(arXiv:1606.03657, appendix C), and a rule for all other sizes. G's layers and D's trunk follow it.
+Shapes: B batch, C channels, H = W image size, L width of a latent. ``paper_plan`` has the layers of Chen et al. 2016
+(arXiv:1606.03657, appendix C), and ``doubling_plan`` a rule for all sizes. G's layers and D's trunk follow a plan.
 """
 
 from __future__ import annotations
@@ -34,22 +34,32 @@ class Plan:
     """G's stride-2 layers without the last one, which makes the image."""
 
 
-def plan(image_size: int, channels: int) -> Plan:
-    """The layers for an image size and channel count that ``check_images`` accepts."""
+def paper_plan(image_size: int, channels: int) -> Plan | None:
+    """The paper's layers. None if the paper has no such images."""
     if (image_size, channels) in ((28, 1), (32, 1)):  # MNIST, faces
         return Plan(down=(1, 2), flat=(), hidden=16, base=2, up_flat=(), up=(1,))
     if (image_size, channels) == (32, 3):  # SVHN, CelebA: G starts from 2x2x448
         return Plan(down=(1, 2, 4), flat=(), hidden=0, base=7, up_flat=(), up=(4, 2, 1))
     if (image_size, channels) == (64, 1):  # chairs
         return Plan(down=(1, 2, 4), flat=(4, 4), hidden=16, base=4, up_flat=(4, 4), up=(2, 1))
-    halvings = len(halves(image_size))
-    down = tuple(min(2**i, 8) for i in range(halvings))
+    return None
+
+
+def doubling_plan(image_size: int) -> Plan:
+    """Layers for any size: halvings down to 4 to 7 pixels. Each doubles the channels, up to 8 times the width."""
+    down = tuple(min(2**halving, 8) for halving in range(len(halves(image_size))))
     return Plan(down=down, flat=(), hidden=16, base=down[-1], up_flat=(), up=tuple(reversed(down[:-1])))
+
+
+def plan(image_size: int, channels: int, config: NetworkConfig) -> Plan:
+    """The layers for an image size and channel count that ``check_images`` accepts."""
+    papers = paper_plan(image_size, channels) if config.plan == "paper" else None
+    return papers or doubling_plan(image_size)
 
 
 def generator_layers(latent_dim: int, image_size: int, channels: int, config: NetworkConfig) -> list[nn.Module]:
     """G's layers, from latents (B, L) to images (B, C, H, W) before the output function. The last one has a bias."""
-    arch, width, sync = plan(image_size, channels), config.width, config.sync_batchnorm
+    arch, width, sync = plan(image_size, channels, config), config.width, config.sync_batchnorm
     sizes = [*reversed(halves(image_size, len(arch.up) + 1)), image_size]
     base, at = arch.base * width, sizes[0]
     layers: list[nn.Module] = []
@@ -75,7 +85,7 @@ def generator_layers(latent_dim: int, image_size: int, channels: int, config: Ne
 
 def trunk_layers(image_size: int, channels: int, config: NetworkConfig, images: int = 1) -> tuple[list[nn.Module], int]:
     """D's layers before its heads, from ``images`` stacked images (B, images C, H, W) to features (B, F), and F."""
-    arch, width = plan(image_size, channels), config.width
+    arch, width = plan(image_size, channels, config), config.width
     bias = config.d_norm == "none"  # batch norm has its own
 
     def activation(normalised: int = 0) -> list[nn.Module]:
