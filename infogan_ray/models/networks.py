@@ -123,15 +123,19 @@ class Discriminator(nn.Module):
         if config.spectral_norm:  # not on Q's own layers: its logits must be unlimited to reach the bound's ceiling
             normalise_spectrally(self.trunk, self.head)
 
-    def forward(self, images: Tensor, groups: int = 1, q_from: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, groups: int = 1, q_from: int = 0, for_q: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """D's logits (B,) and Q's parameters (B - q_from, P), both in float32 also under autocast (``widen``).
 
         ``groups``: parts of the batch with separate batch-norm statistics. ``q_from``: the first row that Q processes,
-        as a single group. So Q can skip the real images if it does not learn from them.
+        as a single group. So Q can skip the real images if it does not learn from them. ``for_q``: images
+        (B, C, H, W) that Q reads in place of ``images``, which D's augmentation has changed.
         """
+        q_groups = 1 if q_from else groups
         features = self.trunk(images, groups)
-        q = self.recognition(features[q_from:], 1 if q_from else groups)
-        return widen(self.head(features)).flatten(), widen(q)
+        q_features = features[q_from:] if for_q is None else self.trunk(for_q[q_from:], q_groups)
+        return widen(self.head(features)).flatten(), widen(self.recognition(q_features, q_groups))
 
     def logits(self, images: Tensor) -> Tensor:
         """D's logits (B,) alone, with one group of batch-norm statistics."""

@@ -209,6 +209,11 @@ class RunConfig:
                 "stability.restart_every and prior.learn are both on: the first replaces rare categories, and the "
                 "second must find them; turn one of them off"
             )
+        if self.stability.d_policies and self.network.joint_batchnorm and not self.stability.augment_q:
+            raise UserError(
+                "stability.augment_d and network.joint_batchnorm are both on, and Q reads unchanged images, whose "
+                "statistics D would not have; turn one of them off, or stability.augment_q on"
+            )
         self.prior.check(self.latents)
         _ = self.data_config  # checks its fields
         check_addresses(self.mlflow, self.wandb)

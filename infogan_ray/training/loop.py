@@ -79,7 +79,7 @@ def run_step(
     """
     state.set_learning_rates(steps)
     metrics, q_real = update(state, images, state.schedule(steps), batch_size, rank, world_size)
-    return metrics | state.after_step(q_real, len(images) * world_size / batch_size)
+    return metrics | state.after_step(q_real, metrics["d_accuracy"], len(images) * world_size / batch_size)
 
 
 def read_metrics(window: list[Metrics], weight: float, world_size: int, step: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Regularisers of adversarial training: R1 and R2, instance noise, label smoothing, warm-up and G's initial bias.
 
-All are off by default. Spectral normalisation is in ``models/spectral_norm.py``, restarts of dead categories in
-``category_restarts.py``. docs/experiments.md compares them.
+All are off by default. Augmentation in front of D is in ``d_augmentation.py``, spectral normalisation in
+``models/spectral_norm.py``, restarts of dead categories in ``category_restarts.py``. docs/experiments.md compares them.
 Shapes: B this rank's rows of the global batch, images (B, C, H, W) in [-1, 1], D's logits (B,).
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from infogan_ray import UserError
 from infogan_ray.models.convolutions import no_weight_gradients
 from infogan_ray.models.precision import widen
+from infogan_ray.training.d_augmentation import parse
 
 MAX_MEAN = 0.95  # of pixels in [-1, 1]
 
@@ -43,6 +44,16 @@ class StabilityConfig:
     of another category."""
     restart_below: float = 0.1
     """A category is dead if Q predicts it less often than this share of its prior probability."""
+    augment_d: str = ""
+    """What changes the images that D sees, real and generated alike: any of colour, translation, cutout and flip. Use
+    it for fewer than about 10,000 images. G generates unchanged images. With the word adaptive, an image is changed
+    with a probability that follows D's accuracy (ADA). Example: 'colour translation'."""
+    augment_q: bool = False
+    """With augment_d, Q reads the changed images too. Steps are faster, and codes cannot represent the changes."""
+    augment_d_target: float = 0.6
+    """adaptive: the probability rises while 2 * d_accuracy - 1 is above this, and falls otherwise."""
+    augment_d_images: int = 500_000
+    """adaptive: images (steps times batch) in which the probability can rise from 0 to 1."""
     mean_bias: bool = False
     """Initialise G so that its first images have the mean of the training images. By default they are grey. Use it for
     images that are mostly background."""
@@ -52,6 +63,15 @@ class StabilityConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"stability.{name} is {value}; it must be a number of at least 0 (0 is off)")
+        parse(self.augment_d)  # raises UserError
+        if not 0 < self.augment_d_target < 1:
+            raise UserError(
+                f"stability.augment_d_target is {self.augment_d_target}; it must lie between 0 and 1, both excluded"
+            )
+        if self.augment_d_images < 1:
+            raise UserError(
+                f"stability.augment_d_images is {self.augment_d_images}; it must be a number of images, 1 or more"
+            )
         for name, minimum in (("r1_every", 1), ("lambda_warmup", 0), ("restart_every", 0)):
             if getattr(self, name) < minimum:
                 raise UserError(
@@ -84,6 +104,15 @@ class StabilityConfig:
         return self.instance_noise * max(0.0, 1 - step / (self.instance_noise_share * steps))
 
     @property
+    def d_policies(self) -> tuple[str, ...]:
+        """The policies of augment_d."""
+        return parse(self.augment_d)[0]
+
+    @property
+    def is_adaptive(self) -> bool:
+        return parse(self.augment_d)[1]
+
+    @property
     def penalties(self) -> dict[str, float]:
         """The weights of the penalties that are on, by the name of their metric."""
         weights = {"r1_penalty": self.r1, "r2_penalty": self.r2}
@@ -107,15 +136,6 @@ def mean_bias(images: Tensor, has_tanh: bool = True) -> Tensor:
     total = torch.stack([part.sum(dim=(0, 2, 3), dtype=torch.int64) for part in images.split(500)]).sum(0)
     mean = total.double() / (images.numel() // images.shape[1]) / 127.5 - 1
     return (mean.clamp(-MAX_MEAN, MAX_MEAN).atanh() if has_tanh else mean).float()
-
-
-def with_noise(images: Tensor, noise: Tensor | None) -> Tensor:
-    """Images (N, C, H, W) plus the last N rows of noise (2B, C, H, W): B rows for real images, B for generated images.
-
-    Instance noise (Sønderby et al. 2017, arXiv:1610.04490, section 3): in D's step and in G's step, real and generated
-    images get noise of the same distribution. The distributions of images then overlap, so D's gradient is useful.
-    """
-    return images if noise is None else images + noise[-len(images) :]
 
 
 def gradient_penalties(

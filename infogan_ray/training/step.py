@@ -13,7 +13,7 @@ from infogan_ray.data.feeds.memory import to_unit_range
 from infogan_ray.models.losses import information_bound, weighted_bound
 from infogan_ray.models.networks import frozen
 from infogan_ray.training.consistency import consistency_loss, transform_half, with_copies
-from infogan_ray.training.regularisers import gradient_penalties, with_noise
+from infogan_ray.training.regularisers import gradient_penalties
 from infogan_ray.training.step_inputs import Microbatch, Schedule, StepNoise
 from infogan_ray.training.train_state import TrainState
 
@@ -47,9 +47,9 @@ def discriminator_step(
     (real, generated), noise, count = images, batch.noise, len(batch.images)
     groups, q_from = 1 if state.discriminator.joint_batchnorm else 2, 0 if needs_q_on_real(state, batch) else count
     with state.autocast():
-        inputs = with_noise(torch.cat([real, generated.detach()]), noise.instance_noise)
+        inputs, for_q = state.inputs_of_d(torch.cat([real, generated.detach()]), noise)
         inputs.requires_grad_(noise.signs is not None)  # R1 and R2 need D's gradient at images
-        logits, q = state.discriminate(inputs, groups=groups, q_from=q_from)
+        logits, q = state.discriminate(inputs, groups=groups, q_from=q_from, for_q=for_q)
     (real_logits, generated_logits), q_real = logits.chunk(2), q[:-count]
     d_loss = state.game.discriminator_loss(real_logits, generated_logits, state.stability.label_smoothing)
     bounds = information_bound(state.spec.latents, batch.latents.detach(), q[-count:])
@@ -73,9 +73,10 @@ def generator_step(state: TrainState, batch: Microbatch, images: tuple[Tensor, T
     """
     (real, generated), noise, count = images, batch.noise, len(batch.images)
     with frozen(state.discriminator), state.autocast():
-        inputs = torch.cat([real, generated]) if state.discriminator.joint_batchnorm else generated
-        q_from = 0 if needs_q_on_real(state, batch) else len(inputs) - count
-        logits, q = state.discriminator(with_noise(inputs, noise.instance_noise), q_from=q_from)
+        images_of_d = torch.cat([real, generated]) if state.discriminator.joint_batchnorm else generated
+        q_from = 0 if needs_q_on_real(state, batch) else len(images_of_d) - count
+        inputs, for_q = state.inputs_of_d(images_of_d, noise, slice(-len(images_of_d), None))
+        logits, q = state.discriminator(inputs, q_from=q_from, for_q=for_q)
         real_logits = logits[:-count] if len(inputs) > count else logits_on_real(state, real, noise)
         g_loss = state.game.generator_loss(real_logits, logits[-count:])
         bounds = information_bound(state.spec.latents, batch.latents, q[-count:])
@@ -105,8 +106,8 @@ def logits_on_real(state: TrainState, real: Tensor, noise: StepNoise) -> Tensor 
     if not state.game.needs_real_in_g_step:
         return None
     with torch.no_grad():
-        images = real if noise.instance_noise is None else real + noise.instance_noise[: len(real)]
-        return state.discriminator.logits(images)
+        inputs, _ = state.inputs_of_d(real, noise, slice(0, len(real)))
+        return state.discriminator.logits(inputs)
 
 
 def needs_q_on_real(state: TrainState, batch: Microbatch) -> bool:

@@ -42,15 +42,18 @@ class StepNoise(NamedTuple):
     """(2B, C, H, W), added to D's inputs: B rows for real images, then B rows for generated images."""
     signs: Tensor | None = None
     """(2B,) for R1 and R2: B rows for real images, then B rows for generated images."""
+    augmentation: Tensor | None = None
+    """(2B, UNIFORMS) in [0, 1) for D's augmentation: B rows for real images, then B rows for generated images."""
 
     def rows(self, indices: slice) -> StepNoise:
         """The numbers for some of the B rows."""
-        transformations, pairs, noise, signs = self
+        transformations, pairs, noise, signs, augmentation = self
         return StepNoise(
             None if transformations is None else transformations[indices],
             None if pairs is None else pairs.rows(indices),
             _rows_of_both(noise, indices),
             _rows_of_both(signs, indices),
+            _rows_of_both(augmentation, indices),
         )
 
 

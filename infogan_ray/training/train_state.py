@@ -27,7 +27,8 @@ from infogan_ray.training.category_restarts import Restarts
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.consistency import affine_transformations
 from infogan_ray.training.contrastive import ContrastiveConfig, ContrastiveTerm, PairDiscriminator, Pairs
-from infogan_ray.training.learned_prior import LearnedPrior
+from infogan_ray.training.d_augmentation import UNIFORMS, AdaptiveProbability, augmented
+from infogan_ray.training.learned_prior import LearnedPrior, mean_over_ranks
 from infogan_ray.training.optimizer import make_adam, set_learning_rate
 from infogan_ray.training.regularisers import mean_bias
 from infogan_ray.training.step_inputs import Schedule, StepNoise
@@ -67,6 +68,10 @@ class TrainState:
         if self.contrastive is not None:
             adam = make_adam(self.contrastive.discriminator.parameters(), optimizer.lr_discriminator, betas)
             self.contrastive.adam = self.optimizers["opt_h"] = adam
+        self.adaptive: AdaptiveProbability | None = None
+        if self.stability.is_adaptive:
+            target, images = self.stability.augment_d_target, self.stability.augment_d_images
+            self.adaptive = AdaptiveProbability(target, images, config.batch_size, self.device)
         self.restarts: Restarts | None = None
         if self.stability.restart_every:
             networks = (self.generator, self.average, self.discriminator)
@@ -125,6 +130,7 @@ class TrainState:
             self.pairs(batch_size, schedule, mine),
             self.instance_noise(batch_size, schedule, mine),
             self.signs(batch_size, schedule, mine),
+            self.d_augmentation(batch_size, mine),
         )
 
     def transformations(self, batch_size: int, mine: slice) -> Tensor | None:
@@ -163,6 +169,30 @@ class TrainState:
         bits = [torch.randint(2, (batch_size,), generator=generator, device=self.device)[mine] for _ in weights]
         return torch.cat([(2.0 * part - 1) * bool(weight) for part, weight in zip(bits, weights, strict=True)])
 
+    def d_augmentation(self, batch_size: int, mine: slice) -> Tensor | None:
+        """Random numbers (2B, UNIFORMS) in [0, 1) for D's augmentation; None if it is off."""
+        if not self.stability.d_policies:
+            return None
+        shape = (2, batch_size, UNIFORMS)
+        numbers = torch.rand(shape, generator=self.rng.at("augment_d", self.step), device=self.device)
+        return numbers[:, mine].flatten(0, 1)
+
+    def inputs_of_d(self, images: Tensor, noise: StepNoise, rows: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
+        """What D sees of images (N, C, H, W): augmented, then with instance noise. ``rows``: theirs in ``noise``.
+
+        Also the images that Q reads, if these are others: those before the augmentation.
+
+        Instance noise (Sønderby et al. 2017, arXiv:1610.04490, section 3): in D's step and in G's step, real and
+        generated images get noise of the same distribution. The distributions of images then overlap, so D's gradient
+        is useful.
+        """
+        for_q = None
+        if noise.augmentation is not None:
+            for_q = None if self.stability.augment_q else images
+            probability = self.adaptive.value if self.adaptive is not None else None
+            images = augmented(images, noise.augmentation[rows], self.stability.d_policies, probability)
+        return images if noise.instance_noise is None else images + noise.instance_noise[rows], for_q
+
     def set_learning_rates(self, steps: int) -> None:
         """Set the learning rates of the next step of a run of ``steps``."""
         factor = self.optimizer.decay(self.step, steps)
@@ -175,14 +205,17 @@ class TrainState:
         """Whether ``after_step`` needs Q's parameters for real images."""
         return self.restarts is not None or self.prior.needs_q_on_real
 
-    def after_step(self, q: Tensor, weight: float) -> dict[str, Tensor]:
+    def after_step(self, q: Tensor, accuracy: Tensor, weight: float) -> dict[str, Tensor]:
         """Everything after the updates of D and G: the prior, the averaged generator, restarts and the step number.
 
-        ``q``: Q's parameters (B, P) for real images, which may have no rows unless ``needs_q_on_real``. ``weight``:
-        that of a ``Microbatch``. Returns metrics: the number of restarted categories, and prior/<code>/... of a learned
-        prior.
+        ``q``: Q's parameters (B, P) for real images, which may have no rows unless ``needs_q_on_real``. ``accuracy``:
+        d_accuracy of this rank's rows. ``weight``: that of a ``Microbatch``. Returns metrics: the number of restarted
+        categories, prior/<code>/... of a learned prior, and the probability of an adaptive augmentation.
         """
         metrics = self.prior.metrics()
+        if self.adaptive is not None:
+            self.adaptive.update(mean_over_ranks(weight * accuracy))
+            metrics["augment_d_probability"] = self.adaptive.value.clone()
         self.prior.update_average(self.spec.latents, q, weight, self.step)
         self.step += 1
         self.update_average()
@@ -227,7 +260,8 @@ class TrainState:
     def training_tensors(self) -> dict[str, Tensor]:
         """The other tensors that training needs to continue.
 
-        The raw generator, H if there is one, the optimisers' moments, the learned prior, and the restarts' usage.
+        The raw generator, H if there is one, the optimisers' moments, the learned prior, the restarts' usage, and the
+        probability of an adaptive augmentation.
         Random numbers and the feed's position depend on (seed, step) alone and are not saved.
         """
         tensors = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
@@ -237,6 +271,8 @@ class TrainState:
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{k}": v for k, v in moments.items()}
         tensors |= {f"prior.{k}": v for k, v in self.prior.tensors().items()}
+        if self.adaptive is not None:
+            tensors["augment_d.probability"] = self.adaptive.value.clone()
         return tensors | ({"restarts.usage": self.restarts.usage} if self.restarts else {})
 
     def restore(self, step: int, model: dict[str, Tensor], training: dict[str, Tensor]) -> None:
@@ -261,6 +297,8 @@ class TrainState:
         if self.restarts and "restarts.usage" in training:
             self.restarts.usage.copy_(training["restarts.usage"])
         self.use_prior(self.prior.restore(_with_prefix("prior", training), self.spec.latents))
+        if self.adaptive is not None and "augment_d.probability" in training:
+            self.adaptive.value.copy_(training["augment_d.probability"])
         self.step = step
 
 

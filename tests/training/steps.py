@@ -15,4 +15,4 @@ def step_on(
     """Run one step on uint8 images (B, C, H, W) and latents (B, L). Returns its metrics."""
     batch = Microbatch(images, latents, noise or StepNoise(), weight)
     metrics, q_real = update_networks(state, batch.split(state.optimizer.accumulate), state.schedule())
-    return metrics | state.after_step(q_real, weight)
+    return metrics | state.after_step(q_real, metrics["d_accuracy"], weight)

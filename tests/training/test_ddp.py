@@ -29,13 +29,17 @@ from tests.training.steps import step_on
 STEPS = 3
 TRANSFORMED: dict[str, Any] = {
     "consistency": {"weight": 1.0, "start": 0, "full": 1},
-    "objective": {"game": "relativistic"}, "stability": {"r1": 0.1, "r2": 0.1, "r1_every": 2},
-    "network": {"d_norm": "none"},
+    "objective": {"game": "relativistic"}, "network": {"d_norm": "none"},
+    "stability": {"r1": 0.1, "r2": 0.1, "r1_every": 2, "augment_d": "colour translation cutout flip"},
 }  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     "fp32": {"network": {"sync_batchnorm": True}},
     "bf16": {"network": {"sync_batchnorm": True}, "optimizer": {"wire": "bf16"}},
     "transformed": TRANSFORMED,
+    "adaptive": {
+        "network": {"sync_batchnorm": True},
+        "stability": {"augment_d": "translation adaptive", "augment_d_images": 200, "augment_d_target": 0.1},
+    },
     "accumulated": {**TRANSFORMED, "optimizer": {"accumulate": 2}},
 }
 
@@ -46,6 +50,8 @@ def run_steps(config: RunConfig, rank: int = 0, world_size: int = 1) -> tuple[Tr
     The first moments after one step are proportional to the gradients.
     """
     state = TrainState(config, 16, 1)
+    if state.adaptive is not None:
+        state.adaptive.value.fill_(0.5)
     if world_size > 1:
         state.distribute(partial(distributed, wire=config.optimizer.wire))
     feed = InMemoryFeed(make_image_set().images, 16, 0, rank, world_size)
@@ -108,6 +114,8 @@ def test_ranks_stay_equal(ranks: Path, case: str) -> None:
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items() if not name.endswith(local))
     same = torch.equal(first["generator.layers.1.running_mean"], second["generator.layers.1.running_mean"])
     assert same is (case not in ("transformed", "accumulated"))
+    if case == "adaptive":
+        assert 0 < float(first["augment_d.probability"]) != 0.5
 
 
 @pytest.mark.parametrize(("case", "parts"), [("transformed", 2), ("accumulated", 4)])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from infogan_ray.data.feeds.memory import to_unit_range
 from infogan_ray.training.consistency import consistency_loss, transform_half, with_copies
+from infogan_ray.training.d_augmentation import augmented
 from infogan_ray.training.regularisers import gradient_penalties
 from infogan_ray.training.step import discriminator_step, generator_step
 from infogan_ray.training.step_inputs import Microbatch, StepNoise
@@ -36,6 +37,12 @@ FORMS: dict[str, dict[str, Any]] = {
         "objective": {"game": "relativistic"}, "consistency": {"weight": 0.5, "start": 0, "full": 1},
         "stability": STABILITY, "network": {"architecture": "residual", "d_norm": "none", "output": "linear"},
     },
+    "augmented, Q not": {
+        "objective": {"game": "relativistic"}, "network": {"d_norm": "none", "output": "linear"},
+        "stability": {**STABILITY, "augment_d": "colour translation cutout flip"},
+        "consistency": {"weight": 0.5, "start": 0, "full": 1},
+    },
+    "augmented, Q too": {"stability": {**STABILITY, "augment_d": "colour flip", "augment_q": True}},
     "relativistic with batch norm": {"objective": {"game": "relativistic"}, "stability": STABILITY},
 }  # fmt: skip
 
@@ -73,6 +80,11 @@ class Objective:
             return real, generated
         return with_copies(real, self.noise.transformations), transform_half(generated, self.noise.transformations)
 
+    def augmented(self, images: Tensor) -> Tensor:
+        """What D sees of images (2B, C, H, W)."""
+        policies, numbers = self.state.stability.d_policies, self.noise.augmentation
+        return images if numbers is None else augmented(images, numbers, policies, None)
+
     def adversarial(self, real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
         """D's loss and G's loss, by cross-entropies with the targets of the papers."""
         entropy, ones = F.binary_cross_entropy_with_logits, torch.ones(ROWS, dtype=torch.float64)
@@ -92,9 +104,12 @@ class Objective:
 
     def of_d(self) -> Tensor:
         with torch.no_grad():
-            real, generated = self.images()
-        inputs = torch.cat([real, generated]).requires_grad_()
+            plain = torch.cat(self.images())
+            inputs = self.augmented(plain)
+        inputs.requires_grad_()
         logits, q = self.state.discriminator(inputs, groups=2)
+        if not self.state.stability.augment_q:
+            q = self.state.discriminator(plain, groups=2)[1]
         loss = self.adversarial(*logits.chunk(2))[0] - self.information(q[ROWS:])
         if self.noise.transformations is not None:
             weight = float(self.schedule.consistency)
@@ -106,9 +121,12 @@ class Objective:
         return loss
 
     def of_g(self) -> Tensor:
-        real, generated = self.images()
+        plain = torch.cat(self.images())
+        real, generated = self.augmented(plain).chunk(2)
         on_generated, q = self.state.discriminator(generated)
         on_real, _ = self.state.discriminator(real)
+        if not self.state.stability.augment_q:
+            q = self.state.discriminator(plain[ROWS:])[1]
         return self.adversarial(on_real, on_generated)[1] - self.information(q)
 
 

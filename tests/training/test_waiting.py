@@ -43,9 +43,12 @@ EVERYTHING: dict[str, Any] = {
     "codes": EVERY_KIND,
     "consistency": {"weight": 1.0, "continuous": 0.1, "start": 0, "full": 1, "flip": True},
     "contrastive": {"weight": 1.0, "start": 0},
-    "stability": {"r1": 0.1, "instance_noise": 0.1, "label_smoothing": 0.1, "lambda_warmup": 50, "restart_every": 1},
+    "stability": {
+        "r1": 0.1, "instance_noise": 0.1, "label_smoothing": 0.1, "lambda_warmup": 50, "restart_every": 1,
+        "augment_d": "colour translation cutout flip adaptive", "augment_d_images": 500, "augment_d_target": 0.1,
+    },
     "augment": {"flip": True, "shift": 0.1, "degrees": 5.0, "scale": 0.1, "brightness": 0.1, "contrast": 0.1},
-}
+}  # fmt: skip
 # A learned prior is read only when it changes.
 LEARNED: dict[str, Any] = {"prior": {"learn": True, "start": 0, "every": 1000}}
 
