@@ -121,7 +121,7 @@ def evaluate(arguments: list[str]) -> int:
     print_result(f"real images, without labels: {texts.sorting_text(metrics, spec)}")
     if data is not None:
         print_result(f"variety: {texts.variety_text(metrics)}")
-    for text in failures(metrics):
+    for text in failures(metrics | metrics.get("quality", {})):
         print_result(f"warning: {text}")
     if given.quality:
         print_result(*texts.fidelity_lines(metrics["quality"]))

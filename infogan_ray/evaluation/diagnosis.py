@@ -9,6 +9,8 @@ from infogan_ray.evaluation.metrics import REGISTRY
 from infogan_ray.evaluation.texts import is_measured
 
 LEAST_SPREAD = 0.5
+COLLAPSES = {"spread": "", "spread_in_category": " in each category", "feature_spread": ""}
+"""The metrics that show a collapse, with the place where it is."""
 NEARLY_ALWAYS = 0.97  # of D's decisions
 HELP = (
     "--objective.game relativistic with --network.d-norm none --stability.r1 2 --stability.r2 2 --stability.r1-every 4 "
@@ -23,7 +25,7 @@ def has_collapsed(metrics: Mapping[str, Any]) -> bool:
 
 def _collapsed(metrics: Mapping[str, Any]) -> list[str]:
     """The names of the metrics that show a collapse."""
-    return [n for n in ("spread", "spread_in_category") if is_measured(metrics, n) and metrics[n] < LEAST_SPREAD]
+    return [name for name in COLLAPSES if is_measured(metrics, name) and metrics[name] < LEAST_SPREAD]
 
 
 def failures(metrics: Mapping[str, Any]) -> list[str]:
@@ -31,9 +33,8 @@ def failures(metrics: Mapping[str, Any]) -> list[str]:
     found = []
     if names := _collapsed(metrics):
         name = names[0]
-        where = "" if name == "spread" else " in each category"
         found.append(
-            f"G makes the same picture again and again{where}: generated images differ "
+            f"G makes the same picture again and again{COLLAPSES[name]}: generated images differ "
             f"{REGISTRY[name].text(metrics[name])} times as much as real ones. {HELP}."
         )
     if is_measured(metrics, "unused_categories") and metrics["unused_categories"] >= 1:

@@ -32,7 +32,7 @@ from infogan_ray.evaluation.disentanglement.factor_codes import (
 from infogan_ray.evaluation.fidelity.distances import frechet_distance, kernel_distance
 from infogan_ray.evaluation.fidelity.manifolds import precision, recall
 from infogan_ray.evaluation.sliced_wasserstein import sliced_wasserstein
-from infogan_ray.evaluation.spread import spread, spread_in_category
+from infogan_ray.evaluation.spread import feature_spread, spread, spread_in_category
 from infogan_ray.evaluation.unsupervised_metrics import q_consistency, q_information, q_neighbours, q_score
 from infogan_ray.models.losses import mi_fraction
 
@@ -225,6 +225,10 @@ _ENTRIES = (
     Metric(
         "recall", "recall", "Share of real images that the generator covers, on a classifier's features.",
         FIDELITY, recall, needs=(LABELS, REAL_IMAGES), measured=REQUEST,
+    ),
+    Metric(
+        "feature_spread", "spread of features", "As spread, on a classifier's features.",
+        FIDELITY, feature_spread, form=".2f", needs=(LABELS, REAL_IMAGES), measured=REQUEST, one_is_best=True,
     ),
     Metric(
         "fid", "FID", "Fréchet distance between generated and real images, on Inception's features.",

@@ -22,7 +22,7 @@ from infogan_ray.models.recognition import recognise
 from infogan_ray.models.rng import seeded_generator
 from infogan_ray.models.traversal import to_bytes
 
-IMAGES = 500
+IMAGES, FEATURES = 500, 2000
 SIDE = 32  # images are averaged down by the largest factor that leaves this many pixels
 
 
@@ -80,6 +80,11 @@ def distances_in(rows: Tensor, categories: Tensor) -> dict[int, float]:
     """The mean distance between the rows (N, D) of each category (N,) that has two rows or more."""
     counts = categories.bincount().tolist()
     return {c: mean_distance(rows[categories == c]) for c, count in enumerate(counts) if count > 1}
+
+
+def feature_spread(real: Tensor, generated: Tensor) -> float:
+    """The spread of FEATURES generated images and as many real ones, from their features (N, D) and (M, D)."""
+    return mean_distance(generated[:FEATURES]) / mean_distance(real[:FEATURES])
 
 
 def mean_distance(rows: Tensor) -> float:

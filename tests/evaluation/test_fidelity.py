@@ -253,6 +253,8 @@ def test_faults_of_generated_images_are_detected(cache: Path) -> None:
         assert found["frechet_distance"] > 5 * good["frechet_distance"], name
         assert found["kernel_distance"] > 0.1, name
     assert seen(one_kind)["recall"] < 0.5 < good["recall"] and seen(one_kind)["precision"] > 0.5
+    assert good["feature_spread"] == pytest.approx(1, abs=0.1) and seen(one_kind)["feature_spread"] < 0.9
+    assert seen(generated[:1].expand_as(generated))["feature_spread"] == 0
     assert seen(noise)["precision"] < 0.2 < 0.5 < good["precision"]
 
 
@@ -299,7 +301,7 @@ def test_the_command_measures_quality(
     assert "swd" in found and "mi_bound" in found
     assert set(scores) == {
         "frechet_distance", "kernel_distance", "precision", "recall", "frechet_distance_data", "kernel_distance_data",
-        "precision_data", "recall_data", "images", "features", "classifier", "classifier_accuracy", "classifier_chance",
+        "precision_data", "recall_data", "feature_spread", "feature_spread_data", "images", "features", "classifier", "classifier_accuracy", "classifier_chance",
     }  # fmt: skip
     assert scores["images"] == 16
     assert main(words) == DONE
