@@ -301,7 +301,8 @@ def test_the_command_measures_quality(
     assert "swd" in found and "mi_bound" in found
     assert set(scores) == {
         "frechet_distance", "kernel_distance", "precision", "recall", "frechet_distance_data", "kernel_distance_data",
-        "precision_data", "recall_data", "feature_spread", "feature_spread_data", "images", "features", "classifier", "classifier_accuracy", "classifier_chance",
+        "precision_data", "recall_data", "feature_spread", "feature_spread_data", "images", "features", "classifier",
+        "classifier_accuracy", "classifier_chance",
     }  # fmt: skip
     assert scores["images"] == 16
     assert main(words) == DONE
