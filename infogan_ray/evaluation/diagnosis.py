@@ -11,7 +11,7 @@ from infogan_ray.evaluation.texts import is_measured
 LEAST_SPREAD = 0.5
 COLLAPSES = {"spread": "", "spread_in_category": " in each category", "feature_spread": ""}
 """The metrics that show a collapse, with the place where it is."""
-NEARLY_ALWAYS = 0.97  # of D's decisions
+NEARLY_ALWAYS, SURE = 0.97, 0.1  # D's share of right decisions, and its mean probability of "real" for G's images
 HELP = (
     "--objective.game relativistic with --network.d-norm none --stability.r1 2 --stability.r2 2 --stability.r1-every 4 "
     "helps, and so do more images"
@@ -26,6 +26,16 @@ def has_collapsed(metrics: Mapping[str, Any]) -> bool:
 def _collapsed(metrics: Mapping[str, Any]) -> list[str]:
     """The names of the metrics that show a collapse."""
     return [name for name in COLLAPSES if is_measured(metrics, name) and metrics[name] < LEAST_SPREAD]
+
+
+def _is_d_certain(metrics: Mapping[str, Any]) -> bool:
+    """Whether D decides nearly always right, with great certainty. Then its gradient is the same for all images.
+
+    With the penalties R1 and R2, D can be right and uncertain, and its gradient is useful.
+    """
+    if not (is_measured(metrics, "d_accuracy") and is_measured(metrics, "d_fake")):
+        return False
+    return bool(metrics["d_accuracy"] >= NEARLY_ALWAYS and metrics["d_fake"] <= SURE)
 
 
 def failures(metrics: Mapping[str, Any]) -> list[str]:
@@ -44,9 +54,9 @@ def failures(metrics: Mapping[str, Any]) -> list[str]:
             f"{words} no real image: G uses them, but Q never predicts them for real images. Fewer categories, "
             "--prior.learn or --stability.restart-every help."
         )
-    if is_measured(metrics, "d_accuracy") and metrics["d_accuracy"] >= NEARLY_ALWAYS:
+    if _is_d_certain(metrics):
         found.append(
-            f"D was right in {metrics['d_accuracy']:.1%} of its decisions at this step, so G learned little from it. "
-            "--stability.r1 and a smaller --optimizer.lr-discriminator make D weaker."
+            f"D was right in {metrics['d_accuracy']:.1%} of its decisions at this step, and certain, so G learned "
+            "little from it. --stability.r1 and a smaller --optimizer.lr-discriminator make D weaker."
         )
     return found

@@ -99,7 +99,8 @@ def test_failures_are_said_in_words() -> None:
     assert "again and again in each category: generated images differ 0.10 times" in text
     (text,) = failures({**good, "unused_categories": 2.0})
     assert text.startswith("2 categories have no real image")
-    (text,) = failures({**good, "d_accuracy": 0.99})
+    assert failures({**good, "d_accuracy": 0.99, "d_fake": 0.4}) == [], "with R1 and R2 D is right and uncertain"
+    (text,) = failures({**good, "d_accuracy": 0.99, "d_fake": 0.02})
     assert text.startswith("D was right in 99.0% of its decisions")
 
 
