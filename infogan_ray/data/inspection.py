@@ -37,7 +37,8 @@ SHEET = 64  # images on the contact sheet
 PREVIEW_SIZE = 64  # height and width at which colour is detected; also the largest proposed size
 COLOUR = 8  # a smaller difference between channels counts as grey: JPEG adds some to grey images
 MOST_CLASSES = 100  # more folders are probably not classes
-BATCH = 128
+LARGEST_SIGN = 32  # grey images up to this size are taken for digits or signs, which the paper's form suits
+BATCH, PHOTO_BATCH = 128, 64  # of training without a preset, and of the preset photos
 STEPS = 20_000
 
 
@@ -305,12 +306,15 @@ def _propose(
         return None
     size, channels = shape
     class_count, counts = len(classes), [count for count in classes.values() if count]
-    batch = min(BATCH, 1 << (train // 2).bit_length() - 1)  # at least two batches per epoch
+    is_photo = channels == 3 or size > LARGEST_SIGN
+    largest = PHOTO_BATCH if is_photo else BATCH
+    batch = min(largest, 1 << (train // 2).bit_length() - 1)  # at least two batches per epoch
     categories = class_count if 2 <= class_count <= MOST_CLASSES else 10
     codes = f"noise={62 if size <= 32 else 128} cat={categories} uniform=2"
     max_bad = config.max_bad if broken <= config.max_bad else min(1.0, (int(broken * 1000) + 1) / 1000)
     words = [
-        "infogan", "train", "--data", str(path), "--image-size", str(size), "--channels", str(channels),
+        "infogan", "train", *(["--preset", "photos"] if is_photo else []),
+        "--data", str(path), "--image-size", str(size), "--channels", str(channels),
         "--batch-size", str(batch), "--codes", codes, "--steps", str(STEPS),
         *(["--prior.learn"] if class_count <= MOST_CLASSES and is_unbalanced(counts) else []),
         *(["--labels", config.labels] if config.labels else []),

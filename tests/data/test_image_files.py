@@ -481,6 +481,7 @@ def test_inspect_proposes_a_valid_train_command(
     assert command[:2] == ["infogan", "train"]
     config = train_config(command[2:])
     assert (config.image_size, config.channels, config.batch_size) == (16, 3, 8) and "cat=2" in config.codes
+    assert config.preset == "photos", "the images have colour"
     found = load_images(str(config.data), config.data_config, lambda line: None)
     assert config.total_steps(len(found.images)) == 20_000
     config.model_spec(found.image_size, found.channels)
@@ -503,6 +504,7 @@ def test_inspect_as_json_and_with_grey_content(tmp_path: Path, capsys: pytest.Ca
     unlike = {"path": "", "proposal": "", "layout": ""}
     assert reports[0] | unlike == reports[1] | unlike
     assert reports[0]["proposal"]["image_size"] == 28 and reports[0]["proposal"]["channels"] == 1
+    assert "--preset" not in reports[0]["proposal"]["command"]
     assert reports[0]["memory_bytes"] == 5 * 28 * 28 and reports[0]["conversions"] == {"colour to grey": 5}
     with Image.open(sheet) as image, Image.open(folder / "0.png") as first:
         assert np.array_equal(np.array(image)[:56:2, :56:2], np.array(first))

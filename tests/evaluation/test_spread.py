@@ -94,7 +94,7 @@ def test_failures_are_said_in_words() -> None:
     assert failures(good) == [] and failures({}) == []
     (text,) = failures({**good, "spread": 0.05})
     assert "makes the same picture again and again: generated images differ 0.05 times as much as real ones" in text
-    assert "--objective.game relativistic" in text
+    assert "The preset photos helps" in text
     (text,) = failures({**good, "spread_in_category": 0.1})
     assert "again and again in each category: generated images differ 0.10 times" in text
     (text,) = failures({**good, "unused_categories": 2.0})
