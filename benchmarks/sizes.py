@@ -25,6 +25,7 @@ from infogan_ray.distributed.cluster.threads import cores
 
 CODES = "noise=62 cat=10 uniform=2"
 BASE = {"size": 28, "channels": 1, "codes": CODES, "batch": 32}
+PHOTOS = {"preset": "photos", "channels": 3, "batch": 32}
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "size": {f"{size}x{size}": {"size": size} for size in (16, 28, 32, 48, 64, 96, 128)},
     "channels": {f"64x64x{channels}": {"size": 64, "channels": channels} for channels in (1, 3)},
@@ -35,6 +36,15 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         f"64x64x3, batch 128 in {n} part(s)": {"size": 64, "channels": 3, "batch": 128, "accumulate": n}
         for n in (1, 2, 4, 8)
     },
+    "photos": {
+        f"{architecture}, {size}x{size}x3": {**PHOTOS, "size": size, "architecture": architecture}
+        for architecture in ("dcgan", "residual")
+        for size in (28, 32, 64, 128)
+    }
+    | {
+        f"dcgan, 128x128x3, batch 64 in {n} parts": {**PHOTOS, "size": 128, "batch": 64, "accumulate": n}
+        for n in (2, 8)
+    },
 }
 
 
@@ -42,7 +52,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
 class Sizes:
     """Time steps of several sizes."""
 
-    groups: tuple[Literal["size", "channels", "categories", "codes", "batch", "parts"], ...] = tuple(GROUPS)  # type: ignore[assignment]
+    groups: tuple[str, ...] = tuple(GROUPS)
     threads: int | None = None
     steps: int = 10
     device: Literal["cpu", "cuda"] = "cpu"
@@ -55,7 +65,9 @@ def main() -> int:
         print(json.dumps(measure_size(**json.loads(sys.argv[2]))))
         return 0
     given = tyro.cli(Sizes)
-    about = {"threads": given.threads or cores(), "steps": given.steps, "device": given.device}
+    if unknown := [group for group in given.groups if group not in GROUPS]:
+        raise SystemExit(f"{unknown[0]} is not a group; valid are {', '.join(GROUPS)}")
+    about: dict[str, Any] = {"threads": given.threads or cores(), "steps": given.steps, "device": given.device}
     about["precision"] = given.precision
     found: dict[str, dict[str, Any]] = {}
     for group in given.groups:
@@ -80,9 +92,12 @@ def main() -> int:
 
 def measure_size(
     size: int, channels: int, codes: str, batch: int, threads: int, steps: int, device: str, precision: str,
-    accumulate: int = 1,
+    accumulate: int = 1, preset: str = "mnist", architecture: str = "dcgan",
 ) -> dict[str, float]:  # fmt: skip
-    """The median time of a step in seconds, its GFLOP, the parameters, and the memory in bytes."""
+    """The median time of a step in seconds, its GFLOP, the parameters, and the memory in bytes.
+
+    If only every n-th step has penalties, time and GFLOP are means over n steps.
+    """
     import torch
 
     from benchmarks.throughput import flops_of, synchronize
@@ -93,21 +108,26 @@ def measure_size(
 
     torch.set_num_threads(threads)
     where = torch.device(device)
-    config = RunConfig(preset="mnist").override(
-        {"codes": codes, "optimizer": {"accumulate": accumulate}, "precision": precision}, "the benchmark"
-    )
+    config = RunConfig(preset=preset).override(
+        {
+            "codes": codes, "optimizer": {"accumulate": accumulate}, "precision": precision,
+            "network": {"architecture": architecture},
+        }, "the benchmark",
+    )  # fmt: skip
+    cycle = config.stability.r1_every
     images = torch.randint(0, 256, (4 * batch, channels, size, size), dtype=torch.uint8, device=where)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     state = TrainState(config, size, channels, where)
-    loop = train(state, InMemoryFeed(images, batch, seed=0), steps=10**6, log_every=1, checkpoint_every=10**6)
-    gflop = flops_of(lambda: next(loop)) / 1e9
+    feed = InMemoryFeed(images, batch, seed=0)
+    loop = train(state, feed, steps=10**6, log_every=cycle, checkpoint_every=10**6)
+    gflop = flops_of(lambda: next(loop)) / cycle / 1e9
     next(loop)
     seconds = []
     for _ in range(steps):
         synchronize(where)
         start = time.perf_counter()
         next(loop)  # reading the metrics waits for the device
-        seconds.append(time.perf_counter() - start)
+        seconds.append((time.perf_counter() - start) / cycle)
     if where.type == "cuda":
         taken = torch.cuda.max_memory_allocated(where)
     else:
