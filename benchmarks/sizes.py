@@ -9,6 +9,7 @@ minus the memory before the model was built. If time grows faster than arithmeti
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import statistics
@@ -96,7 +97,8 @@ def measure_size(
 ) -> dict[str, float]:  # fmt: skip
     """The median time of a step in seconds, its GFLOP, the parameters, and the memory in bytes.
 
-    If only every n-th step has penalties, time and GFLOP are means over n steps.
+    If only every n-th step has penalties, the time is a mean over n steps. GFLOP are those of a step without them:
+    PyTorch's counter cannot count a gradient of a gradient.
     """
     import torch
 
@@ -120,7 +122,7 @@ def measure_size(
     state = TrainState(config, size, channels, where)
     feed = InMemoryFeed(images, batch, seed=0)
     loop = train(state, feed, steps=10**6, log_every=cycle, checkpoint_every=10**6)
-    gflop = flops_of(lambda: next(loop)) / cycle / 1e9
+    next(loop)
     next(loop)
     seconds = []
     for _ in range(steps):
@@ -132,6 +134,8 @@ def measure_size(
         taken = torch.cuda.max_memory_allocated(where)
     else:
         taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    state.stability = dataclasses.replace(state.stability, r1=0.0, r2=0.0)
+    gflop = flops_of(lambda: next(loop)) / cycle / 1e9
     parameters = sum(p.numel() for module in (state.generator, state.discriminator) for p in module.parameters())
     return {"seconds": statistics.median(seconds), "gflop": gflop, "parameters": parameters, "bytes": taken}
 
