@@ -12,7 +12,7 @@ LEAST_SPREAD = 0.5
 COLLAPSES = {"spread": "", "spread_in_category": " in each category", "feature_spread": ""}
 """The metrics that show a collapse, with the place where it is."""
 NEARLY_ALWAYS, SURE = 0.97, 0.1  # D's share of right decisions, and its mean probability of "real" for G's images
-HELP = "The preset photos helps, and so do more images"
+HELP = "The preset photos helps if the run has another form, and so do more images"
 
 
 def has_collapsed(metrics: Mapping[str, Any]) -> bool:
