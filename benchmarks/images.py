@@ -43,7 +43,7 @@ SETS: dict[str, tuple[str, str]] = {  # the data, and flags
 }
 FORMS: dict[str, str] = {
     "paper": "",
-    "mnist_robust": "--consistency.weight 1 --optimizer.lr-decay 0.5 --metric step",
+    "mnist_robust": "--preset mnist_robust",
     "photos": "--preset photos",
 }
 COLUMNS = {

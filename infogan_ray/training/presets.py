@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+ROBUST: dict[str, Any] = {
+    "codes": "noise=62 cat=10 uniform=2",
+    "steps": 4000,
+    "consistency": {"weight": 1.0},
+    "optimizer": {"lr_decay": 0.5},
+    "metric": "step",
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "mnist": {"data": "mnist", "codes": "noise=62 cat=10 uniform=2", "steps": 5000},
-    "mnist_robust": {
-        "data": "mnist",
-        "codes": "noise=62 cat=10 uniform=2",
-        "steps": 4000,
-        "consistency": {"weight": 1.0},
-        "optimizer": {"lr_decay": 0.5},
-        "metric": "step",
-    },
+    "mnist_robust": {**ROBUST, "data": "mnist"},
     "fashion_mnist": {"data": "fashion_mnist", "codes": "noise=62 cat=10 uniform=2", "steps": 5000},
     "svhn": {"codes": "noise=124 cat=10x4 uniform=4", "image_size": 32, "channels": 3, "steps": 30_000},
     "celeba": {"codes": "noise=128 cat=10x10", "image_size": 32, "channels": 3, "steps": 30_000},
@@ -44,15 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": {"width": 16, "spectral_norm": True},
         "stability": {"mean_bias": True},
     },
-    "glyphs": {  # mnist_robust for letters and signs of one's own
-        "codes": "noise=62 cat=10 uniform=2",
-        "image_size": 32,
-        "channels": 1,
-        "steps": 4000,
-        "consistency": {"weight": 1.0},
-        "optimizer": {"lr_decay": 0.5},
-        "metric": "step",
-    },
+    "glyphs": {**ROBUST, "image_size": 32, "channels": 1},  # for letters and signs of one's own
     "photos": {  # docs/images.md compares it with the paper's form
         "codes": "noise=62 cat=10 uniform=2",
         "batch_size": 64,

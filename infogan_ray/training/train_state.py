@@ -68,6 +68,7 @@ class TrainState:
         if self.contrastive is not None:
             adam = make_adam(self.contrastive.discriminator.parameters(), optimizer.lr_discriminator, betas)
             self.contrastive.adam = self.optimizers["opt_h"] = adam
+        self.d_policies = self.stability.d_policies
         self.adaptive: AdaptiveProbability | None = None
         if self.stability.is_adaptive:
             target, images = self.stability.augment_d_target, self.stability.augment_d_images
@@ -171,7 +172,7 @@ class TrainState:
 
     def d_augmentation(self, batch_size: int, mine: slice) -> Tensor | None:
         """Random numbers (2B, UNIFORMS) in [0, 1) for D's augmentation; None if it is off."""
-        if not self.stability.d_policies:
+        if not self.d_policies:
             return None
         shape = (2, batch_size, UNIFORMS)
         numbers = torch.rand(shape, generator=self.rng.at("augment_d", self.step), device=self.device)
@@ -190,7 +191,7 @@ class TrainState:
         if noise.augmentation is not None:
             for_q = None if self.stability.augment_q else images
             probability = self.adaptive.value if self.adaptive is not None else None
-            images = augmented(images, noise.augmentation[rows], self.stability.d_policies, probability)
+            images = augmented(images, noise.augmentation[rows], self.d_policies, probability)
         return images if noise.instance_noise is None else images + noise.instance_noise[rows], for_q
 
     def set_learning_rates(self, steps: int) -> None:
