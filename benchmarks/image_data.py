@@ -120,13 +120,15 @@ def fonts(folder: Path) -> Iterator[tuple[Path, str, str]]:
 def draw(font: Path, letter: str) -> Image.Image | None:
     """Black on white, as large as it fits, in the middle. None if the font lacks the letter."""
     large = ImageFont.truetype(str(font), 4 * SIDE)
-    left, top, right, bottom = large.getbbox(letter)
-    if min(right - left, bottom - top) < SIDE or large.getmask(letter) == large.getmask("\uffff"):
+    canvas = Image.new("L", (16 * SIDE, 16 * SIDE), 255)
+    ImageDraw.Draw(canvas).text((4 * SIDE, 4 * SIDE), letter, 0, large)
+    ink = canvas.point(lambda value: 255 - value).getbbox()  # the font's own box includes the space around a letter
+    if ink is None or max(ink[2] - ink[0], ink[3] - ink[1]) < SIDE or large.getmask(letter) == large.getmask("\uffff"):
         return None
-    side = max(right - left, bottom - top) * 10 // 9
-    picture = Image.new("L", (round(side), round(side)), 255)
-    place = ((side - right + left) / 2 - left, (side - bottom + top) / 2 - top)
-    ImageDraw.Draw(picture).text(place, letter, 0, large)
+    glyph = canvas.crop(ink)
+    side = max(glyph.size) * 10 // 9
+    picture = Image.new("L", (side, side), 255)
+    picture.paste(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))
     return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
