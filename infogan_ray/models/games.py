@@ -19,6 +19,8 @@ class Game(Protocol):
 
     needs_real_in_g_step: bool
     """Whether G's loss depends on D's logits for real images."""
+    needs_penalties: bool
+    """Whether it converges only with R1 and R2 (``stability.r1``, ``stability.r2``)."""
 
     def discriminator_loss(self, real: Tensor, generated: Tensor, smoothing: float = 0.0) -> Tensor:
         """D's loss, a scalar in nats, from logits (B,). With ``smoothing``, the target of "real" is 1 - smoothing."""
@@ -36,7 +38,7 @@ class Game(Protocol):
 class Logistic:
     """D classifies each image alone (Goodfellow et al. 2014, arXiv:1406.2661)."""
 
-    needs_real_in_g_step = False
+    needs_real_in_g_step = needs_penalties = False
 
     def discriminator_loss(self, real: Tensor, generated: Tensor, smoothing: float = 0.0) -> Tensor:
         """-E log D(x) - E log(1 - D(G(z, c))), equation 1 of the paper.
@@ -65,7 +67,7 @@ class Relativistic:
     R1 and R2.
     """
 
-    needs_real_in_g_step = True
+    needs_real_in_g_step = needs_penalties = True
 
     def discriminator_loss(self, real: Tensor, generated: Tensor, smoothing: float = 0.0) -> Tensor:
         """E softplus(D(G(z, c)) - D(x)). With ``smoothing``, the target of each pair is 1 - smoothing."""

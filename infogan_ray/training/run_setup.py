@@ -21,6 +21,7 @@ from infogan_ray.data.image_set import AUTO, MEMORY, ImageSet
 from infogan_ray.data.shards.sampling import SAMPLE
 from infogan_ray.evaluation.clustering import untested_classes, why_not_measured
 from infogan_ray.evaluation.metrics import LABELS, check_needs, lower_is_better, missing_packages, needs
+from infogan_ray.models.games import GAMES
 from infogan_ray.models.network_config import check_images
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.storage import checkpoints
@@ -73,6 +74,12 @@ def check_data(
     if categorical and (untested := untested_classes(images)):
         say(f"data: {untested}")
     check_needs(config.metric, config.data, labelled, categorical)
+    r1, r2 = config.stability.r1, config.stability.r2
+    if GAMES[config.objective.game].needs_penalties and not (r1 and r2):
+        say(
+            f"objective: the {config.objective.game} game may diverge if a penalty is 0; stability.r1 is {r1:g} and "
+            f"stability.r2 is {r2:g}; 0.1 is usual for both"
+        )
     for line in missing_packages(labelled and categorical):
         say(f"not measured: {line}")
     return images

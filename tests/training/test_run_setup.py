@@ -159,6 +159,23 @@ def test_what_cannot_be_measured_is_said_before_the_start(tmp_path: Path) -> Non
         check_data(config.override({"metric": "nmi"}, "the test"), ROOM)
 
 
+@pytest.mark.parametrize(
+    ("game", "r1", "r2", "told"),
+    [("logistic", 0, 0, False), ("relativistic", 0.1, 0.1, False), ("relativistic", 0.1, 0, True)],
+)
+def test_a_relativistic_game_without_its_penalties_is_said(
+    game: str, r1: float, r2: float, told: bool, npz: Path, tmp_path: Path
+) -> None:
+    changes = {"objective": {"game": game}, "stability": {"r1": r1, "r2": r2}}
+    say: list[str] = []
+    check_data(
+        tiny_config(data=str(npz), storage=str(tmp_path), name="run").override(changes, "the test"), ROOM, say.append
+    )
+    line = "objective: the relativistic game may diverge if a penalty is 0; stability.r1 is 0.1 and stability.r2 is 0; "
+    assert (line + "0.1 is usual for both" in say) is told
+    assert any("may diverge" in text for text in say) is told
+
+
 def test_a_disk_without_room_is_known_before_the_run(
     npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
