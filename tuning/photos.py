@@ -1,9 +1,9 @@
-"""λ and γ for images of your own: the weights of the bound, and those of the penalties R1 and R2.
+"""λ, γ and D's learning rate for images of your own: the weights of the bound, and those of the penalties R1 and R2.
 
     infogan search tuning/photos.py --data photos --name photos
 
-A large λ fills the codes early, but G then writes them into the images as noise. A small γ makes D strong and images
-sharp; D may then win. Twelve trials see 64,000 images each before any is stopped, and at most 320,000. Set the image
+A large λ fills the codes early, but G then writes them into the images as noise. A small γ and a high learning rate make
+D strong and images sharp; D may then win. Twelve trials see 64,000 images each before any is stopped, and at most 320,000. Set the image
 size below.
 """
 
@@ -15,10 +15,11 @@ recipe = Recipe(
     preset="photos",
     fixed={"image_size": 64, "channels": 3},
     space={
-        "objective.lambda_categorical": tune.loguniform(0.05, 1.0),
-        "objective.lambda_continuous": tune.loguniform(0.02, 0.5),
-        "stability.r1": tune.loguniform(0.02, 2.0),
-        "stability.r2": tune.loguniform(0.02, 2.0),
+        "objective.lambda_categorical": tune.loguniform(0.02, 0.5),
+        "objective.lambda_continuous": tune.loguniform(0.01, 0.2),
+        "stability.r1": tune.loguniform(0.02, 1.0),
+        "stability.r2": tune.loguniform(0.02, 1.0),
+        "optimizer.lr_discriminator": tune.loguniform(3e-4, 2e-3),
     },
     metric="q_score",
     trials=12,
