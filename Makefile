@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_STEPS ?= 2500
 DEMO_NAME := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: setup demo check test test-slow test-all image clean
+.PHONY: setup demo check test test-slow test-all docs image clean
 
 setup: $(VENV)/.installed
 
@@ -36,9 +36,13 @@ test-slow: setup
 
 test-all: test test-slow
 
+# Builds site/ from docs/. A broken link fails.
+docs: setup
+	$(BIN)/zensical build --strict --clean
+
 # The script sees make's variables: make image VARIANT=gpu TAG=... BASE_IMAGE=... TORCH_INDEX_URL=... BUILD_ARGS='...'
 image:
 	@cluster/build-image.sh $(BUILD_ARGS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

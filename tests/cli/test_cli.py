@@ -24,7 +24,7 @@ from ray import tune
 from infogan_ray import UserError
 from infogan_ray.cli import display
 from infogan_ray.cli.exit_codes import DONE, FAILED, USAGE
-from infogan_ray.cli.main import COMMANDS, main
+from infogan_ray.cli.main import COMMANDS, DATA_ACTIONS, main
 from infogan_ray.cli.train import train_config
 from infogan_ray.data.datasets import load_images
 from infogan_ray.data.image_set import ImageSet
@@ -443,14 +443,26 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
     assert not end.value.code and "Example:" in capsys.readouterr().out
 
 
-def test_commands_in_the_readme_exist() -> None:
-    lines = re.findall(r"^infogan (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) >= 5
-    for line in lines:
-        words = line.split("#")[0].split()
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_commands_in_the_documentation_are_valid(page: Path) -> None:
+    for line in re.findall(r"^infogan (.+)$", page.read_text(), re.MULTILINE):
+        words = shlex.split(line, comments=True)
         assert words[0] in COMMANDS
         if words[0] == "train":
             train_config(words[1:])
+        if words[0] == "data":
+            assert words[1] in DATA_ACTIONS
+
+
+def test_links_in_the_readme_lead_somewhere() -> None:
+    """``make docs`` checks those of the other pages."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]+)#?([^)\s]*)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
+        titles = re.findall(r"^#+ (.+)$", (ROOT / target).read_text(), re.MULTILINE) if anchor else []
+        anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+        assert not anchor or anchor in anchors, f"{target}#{anchor}"
 
 
 def test_the_demo_command_is_valid() -> None:
