@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,9 +25,10 @@ from infogan_ray.training.load_model import load
 
 @dataclass
 class Compare:
-    models: tyro.conf.Positional[list[str]]
+    models: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Three or more models (folders, runs STORAGE/NAME or checkpoints), or one search (its finished trials)."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def compare(arguments: list[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -23,7 +23,8 @@ ACTIONS: dict[str, Callable[[list[str]], int]] = {"inspect": inspect, "prepare":
 @dataclass
 class Data:
     action: tyro.conf.Positional[Literal["fetch", "inspect", "prepare", "verify"]]
-    name: tyro.conf.Positional[str]
+    """What to do: fetch a dataset, inspect images, prepare shards, or verify shards."""
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """mnist or fashion_mnist."""
     data_dir: str | None = None
     """Folder to search first."""

@@ -25,7 +25,7 @@ MAX_CLASSES_SHOWN = 20  # in the text; --json has all
 
 @dataclass
 class Inspect:
-    path: tyro.conf.Positional[str]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """Any path that --data accepts: a folder, .zip or .tar of images, or a published dataset's files."""
     image_size: int | None = None
     """Height and width to which images are resized; by default a size that fits them."""
@@ -41,6 +41,7 @@ class Inspect:
     output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
     """Picture to write: up to 64 images as training sees them. By default none is written."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def inspect(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -26,9 +26,9 @@ from infogan_ray.training.disk_room import disk_warning
 
 @dataclass
 class Prepare:
-    source: tyro.conf.Positional[str]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A named dataset, or a path that infogan train --data accepts."""
-    dest: tyro.conf.Positional[str]
+    dest: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
     """A new folder, s3://bucket/prefix or gs://bucket/prefix."""
     encoding: Literal["raw", "encoded"] = "raw"
     """raw: pixels of one size, which training does not decode. encoded: the bytes of the image files, checked."""
@@ -61,6 +61,7 @@ class Prepare:
     dry_run: bool = False
     """Print the plan and its size; write nothing."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def prepare(arguments: list[str]) -> int:
@@ -181,9 +182,10 @@ def _report(given: Prepare, shards: ShardSet, seconds: float, fresh: int) -> int
 
 @dataclass
 class Verify:
-    dest: tyro.conf.Positional[str]
+    dest: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
     """Folder or URI of a dataset that infogan data prepare wrote."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def verify(arguments: list[str]) -> int:

@@ -18,6 +18,7 @@ class Doctor:
     """Check this cluster and not this machine: http://HOST:8265, or another value of 'infogan submit --cluster'.
     For a Ray head, also check whether strangers can run code there."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def doctor(arguments: list[str]) -> int:

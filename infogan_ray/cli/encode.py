@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from infogan_ray.cli.exit_codes import DONE
-from infogan_ray.cli.flags import parse
+from infogan_ray.cli.flags import Model, parse
 from infogan_ray.cli.output import print_progress, print_result, warn
 from infogan_ray.cli.output_files import output_path, write_output
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
@@ -26,8 +26,8 @@ from infogan_ray.training.load_model import load
 
 @dataclass
 class Encode:
-    model: tyro.conf.Positional[str]
-    images: tyro.conf.Positional[str]
+    model: Model
+    images: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """A dataset, a folder, .zip or .tar of images, one image or an .npz file."""
     max_bad: float = 0.01
     """Largest allowed share of broken image files; they are skipped."""
@@ -36,6 +36,7 @@ class Encode:
     fit: Literal["crop", "pad", "squeeze"] | None = None
     """How images that are not square become square; by default as in training."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "codes.parquet"
+    """File to write: one row per image."""
 
 
 def encode(arguments: list[str]) -> int:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
 from infogan_ray import UserError
 from infogan_ray.cli import display
 from infogan_ray.cli.exit_codes import DONE
-from infogan_ray.cli.flags import extra, parse
+from infogan_ray.cli.flags import Model, extra, parse
 from infogan_ray.cli.output import print_json, print_progress, print_result, warn
 from infogan_ray.data.datasets import NAMES, DataConfig, load_images
 from infogan_ray.data.factors import open_factors
@@ -37,10 +35,11 @@ from infogan_ray.training.run_evaluation import measure_agreement
 
 @dataclass
 class Evaluate:
-    model: tyro.conf.Positional[str]
+    model: Model
     data: str | None = None
     """Dataset name or path; by default the data that the model was trained on."""
     data_dir: str | None = None
+    """Folder to search first for a named dataset."""
     pixel_range: str | None = None
     """LOW:HIGH, for images of more than 8 bits: the values that become black and white; by default as in training."""
     fit: Literal["crop", "pad", "squeeze"] | None = None
@@ -59,6 +58,7 @@ class Evaluate:
     fid: str | None = None
     """Also measure FID and KID: the .safetensors file of Inception's weights. '--fid where' explains how to get it."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def evaluate(arguments: list[str]) -> int:

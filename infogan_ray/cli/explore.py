@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -22,7 +23,7 @@ PORT = 8710
 
 @dataclass
 class Explore:
-    what: tyro.conf.Positional[str]
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL_OR_STORAGE")]
     """A model folder, a run (STORAGE/NAME), a search, or STORAGE for all its runs. Runs may still be training."""
     data: str | None = None
     """Real images to show: a dataset's name or a path. By default the data that the model was trained on."""

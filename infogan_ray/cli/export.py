@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from infogan_ray.cli.exit_codes import DONE, Failed
-from infogan_ray.cli.flags import parse
+from infogan_ray.cli.flags import Model, parse
 from infogan_ray.cli.output import print_result, warn
 from infogan_ray.models.export import ExportFailed
 from infogan_ray.models.export import export as export_model
@@ -19,7 +19,7 @@ from infogan_ray.training.load_model import load
 
 @dataclass
 class Export:
-    model: tyro.conf.Positional[str]
+    model: Model
     format: str = "onnx"
     """onnx (needs the extra infogan-ray[export]) or torch."""
     output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import io
+import operator
 import re
+import types
+import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, Union
 
 import tyro
 
@@ -19,6 +24,33 @@ from infogan_ray.training.config_fields import check_numbers
 START_OR_RESUME = "--start-or-resume"
 NEGATIVE_RANGE = re.compile(r"-[\d.][^:]*:.*")
 T = TypeVar("T")
+Model = Annotated[
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="MODEL", help="A pulled model folder, a run's folder, or STORAGE/NAME (its best checkpoint)."
+    ),
+]
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def optional_value(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """``STR | None`` is a flag with a STR, and has no value by default. The parser's own rule shows None to users."""
+    if info.type_origin not in (types.UnionType, Union) or types.NoneType not in typing.get_args(info.type):
+        return None
+    kind: Any = functools.reduce(operator.or_, (o for o in typing.get_args(info.type) if o is not types.NoneType))
+    inner = dataclasses.replace(info, type=kind, type_origin=typing.get_origin(kind))
+    spec = REGISTRY.get_primitive_spec(inner)
+    if isinstance(spec, tyro.constructors.UnsupportedTypeAnnotationError):
+        return None
+    return dataclasses.replace(
+        spec,
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: ["unset"] if value is None else spec.str_from_instance(value),
+    )
 
 
 @contextlib.contextmanager
@@ -46,7 +78,11 @@ def parse(
     the caller has removed them from the arguments.
     """
     message = io.StringIO()
-    options: dict[str, Any] = {"args": _join_negative_ranges(arguments), "description": description}
+    options: dict[str, Any] = {
+        "args": _join_negative_ranges(arguments),
+        "description": description,
+        "registry": REGISTRY,
+    }
     options |= {"config": (tyro.conf.OmitArgPrefixes,)} if default is None else {"default": default}
     try:
         with contextlib.redirect_stdout(results()), contextlib.redirect_stderr(io.StringIO()):  # stdout: --help

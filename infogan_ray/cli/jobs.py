@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import tyro
 
@@ -26,11 +26,13 @@ STOP_TIMEOUT_S = 60.0
 @dataclass
 class Jobs:
     action: tyro.conf.Positional[Literal["list", "status", "logs", "stop"]] = "list"
-    id: tyro.conf.Positional[str] = ""
+    """What to do. status, logs and stop need an ID."""
+    id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[ID]")] = ""
     """Id of the job, as submit printed it."""
     follow: bool = False
     """For logs: print new lines until the job ends."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def jobs(arguments: list[str]) -> int:

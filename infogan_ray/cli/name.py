@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli.exit_codes import DONE
-from infogan_ray.cli.flags import parse
+from infogan_ray.cli.flags import Model, parse
 from infogan_ray.cli.output import print_result, warn
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.training.load_model import load
@@ -17,9 +18,9 @@ from infogan_ray.training.publish import name_codes
 
 @dataclass
 class Name:
-    model: tyro.conf.Positional[str]
+    model: Model
     """Model folder, run (STORAGE/NAME) or checkpoint."""
-    names: tyro.conf.Positional[list[str]] = field(default_factory=list)
+    names: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="CODE=NAME")] = field(default_factory=list)
     """CODE=NAME, for example uniform0=slant. CODE= removes the name. Without any, print the current names."""
 
 

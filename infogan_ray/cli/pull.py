@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -24,9 +25,9 @@ from infogan_ray.training.publish import pull as pull_model
 
 @dataclass
 class Pull:
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORAGE/NAME")]
     """STORAGE/NAME of a run or search."""
-    destination: tyro.conf.Positional[str | None] = None
+    destination: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER]")] = None
     """Folder to create; by default NAME-model."""
     checkpoint: str = "best"
     """best, last or step_XXXXXXXX."""
@@ -37,6 +38,7 @@ class Pull:
     trial: int | None = None
     """For a search: the number of the trial, in place of a rule."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def pull(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +17,7 @@ from infogan_ray.storage.run_directory import RunDirectory
 
 @dataclass
 class Report:
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORAGE/NAME")]
     """STORAGE/NAME of a run, which may still be training, or of a search."""
 
 

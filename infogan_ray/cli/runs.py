@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -24,9 +25,10 @@ from infogan_ray.training.run_listing import outcome, run_row, state_of
 
 @dataclass
 class Runs:
-    storage: tyro.conf.Positional[str]
+    storage: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORAGE[/NAME]")]
     """STORAGE for all runs, or STORAGE/NAME for one run's checkpoints."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def runs(arguments: list[str]) -> int:

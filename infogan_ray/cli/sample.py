@@ -10,7 +10,7 @@ import tyro
 
 from infogan_ray import UserError
 from infogan_ray.cli.exit_codes import DONE
-from infogan_ray.cli.flags import parse
+from infogan_ray.cli.flags import Model, parse
 from infogan_ray.cli.output import print_result, warn
 from infogan_ray.cli.output_files import PICTURES, output_path, write_output, write_picture
 from infogan_ray.models.traversal import tile
@@ -19,13 +19,15 @@ from infogan_ray.training.load_model import load
 
 @dataclass
 class Sample:
-    model: tyro.conf.Positional[str]
+    model: Model
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    """Number of images."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "samples.png"
     """A picture, or an .npz file with an array 'images' (N, H, W, C)."""
     set: list[str] = field(default_factory=list)
     """Values of codes, for example cat0=3 uniform0=0.5; the others are sampled."""
     seed: int = 0
+    """Seed of the noise and of codes that are not set."""
 
 
 def sample(arguments: list[str]) -> int:

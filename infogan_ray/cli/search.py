@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -37,7 +37,7 @@ KEPT_FLAGS = ("trials", "early_stopping", "threads", "gpus_per_worker", "data", 
 
 @dataclass
 class Search:
-    recipe: tyro.conf.Positional[str]
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
     """Python file, such as tuning/quick.py."""
     trials: int | None = None
     """Number of trials; by default the recipe's."""
@@ -60,9 +60,11 @@ class Search:
     data: str | None = None
     """A named dataset, a folder or archive of images, or an .npz file; by default the recipe's."""
     data_dir: str | None = None
+    """Folder to search first for a named dataset."""
     dry_run: bool = False
     """Print the trials and their cost; start nothing."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def search(arguments: list[str]) -> int:

@@ -10,20 +10,19 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
 from infogan_ray import UserError
 from infogan_ray.cli.exit_codes import DONE, Failed
-from infogan_ray.cli.flags import extra, parse
+from infogan_ray.cli.flags import Model, extra, parse
 from infogan_ray.cli.output import print_result, warn
 
 
 @dataclass
 class Serve:
-    model: tyro.conf.Positional[str]
+    model: Model
     host: str = "127.0.0.1"
     """Address to listen on. Any address except the loopback needs $INFOGAN_TOKEN."""
     port: int = 8000
+    """Port to listen on."""
     replicas: int = 1
     """Processes with the model, one thread each. With two or more, requests continue if one dies."""
 

@@ -36,6 +36,7 @@ class Submit:
     env: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE for the job, such as AWS_REGION=eu-north-1; may be repeated. Set secrets on the cluster."""
     json: bool = False
+    """Print one JSON object on stdout."""
 
 
 def submit(arguments: list[str]) -> int:

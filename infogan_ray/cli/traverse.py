@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from infogan_ray.cli.exit_codes import DONE
-from infogan_ray.cli.flags import parse
+from infogan_ray.cli.flags import Model, parse
 from infogan_ray.cli.output import print_result, warn
 from infogan_ray.cli.output_files import PICTURES, output_path, write_picture
 from infogan_ray.models.traversal import draw
@@ -17,12 +17,13 @@ from infogan_ray.training.load_model import load
 
 @dataclass
 class Traverse:
-    model: tyro.conf.Positional[str]
+    model: Model
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "traversal.png"
     """Output file; with several codes, each code's name is added to it."""
     code: str | None = None
     """One code; by default all."""
     seed: int = 0
+    """Seed of the noise and of the other codes."""
 
 
 def traverse(arguments: list[str]) -> int:

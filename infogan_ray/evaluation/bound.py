@@ -25,6 +25,8 @@ STATISTICS_IMAGES = 2000  # generated images from which batch-norm statistics ar
 
 @dataclass(frozen=True)
 class EvaluationConfig:
+    """How many codes and images each measurement has."""
+
     samples: int = 10_000
     """Number of newly sampled codes on which the bound is measured."""
     labelled: int = 10_000

@@ -26,8 +26,11 @@ class ObjectiveConfig:
     """The adversarial game, and the weights of the bound by kind of code and optionally by code."""
 
     lambda_categorical: float = 1.0
+    """Weight of the bound of categorical codes. photos has 0.1."""
     lambda_continuous: float = 0.1
+    """Weight of the bound of uniform, gaussian and vonmises codes. photos has 0.05."""
     lambda_bernoulli: float = 1.0
+    """Weight of the bound of bernoulli codes."""
     lambda_code: dict[str, float] = field(default_factory=dict)
     """Weights by code name, which replace those above. Example: --objective.lambda-code uniform1 0.5, or
     {uniform1: 0.5} in a file."""

@@ -32,6 +32,7 @@ class NetworkConfig:
     width: int = 64
     """Channels of D's first convolution. All other layers scale with it. The paper uses 64."""
     leaky_slope: float = 0.1
+    """Slope of leaky ReLU below 0, from 0 to 1."""
     sync_batchnorm: bool = False
     """Compute batch-norm statistics over all workers, not over each worker's part of the batch."""
     joint_batchnorm: bool = False

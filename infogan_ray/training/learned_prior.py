@@ -41,6 +41,7 @@ class PriorConfig:
     """Whether training learns the probabilities of categorical codes, and how. They start from those of --codes."""
 
     learn: bool = False
+    """Learn the probabilities of categorical codes. Use it if some kinds of things are much rarer than others."""
     method: Literal["real", "gumbel"] = "real"
     """real: the mean of Q's probabilities on real images. gumbel: gradients of G's loss, as in Elastic-InfoGAN."""
     rate: float = 0.01

@@ -19,9 +19,13 @@ class OptimizerConfig:
     """Adam's settings. D's step also trains Q: trunk, D head and Q head have the same learning rate."""
 
     lr_discriminator: float = 2e-4
+    """Learning rate of D and Q, between 0 and 1."""
     lr_generator: float = 1e-3
+    """Learning rate of G, between 0 and 1."""
     beta1: float = 0.5
+    """Adam's decay of the mean gradient, from 0 to below 1."""
     beta2: float = 0.999
+    """Adam's decay of the mean squared gradient, from 0 to below 1."""
     ema_decay: float = 0.999
     """Decay per step of the averaged generator. It is smaller in the first steps, to remove the initial weights."""
     lr_decay: float = 0.0

@@ -1,0 +1,147 @@
+"""Write the pages of docs/reference/ from the code: every setting of a run, every command, and the Python API.
+
+Run: python -m tests.project.reference_pages. A test compares the pages with the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import inspect
+import io
+import os
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import infogan_ray
+from infogan_ray.cli.main import COMMANDS, DATA_ACTIONS, main
+from infogan_ray.training.config import RunConfig
+
+FOLDER = Path(__file__).parents[2] / "docs" / "reference"
+MADE = "<!-- Made by python -m tests.project.reference_pages from the code. -->\n"
+
+
+def configuration() -> str:
+    """A table for the run and one for each section. Raises KeyError for a setting without a docstring."""
+    tables = [
+        f"{MADE}# Settings of a run\n\nFlags of `infogan train`, and fields of a CONFIG.yaml. "
+        "Flags override CONFIG.yaml, which overrides the preset."
+    ]
+    for prefix, kind, about in sections(RunConfig):
+        title = f"\n## {prefix.rstrip('.')}\n\n{about}" if prefix else "\n## The run"
+        rows = [f"{title}\n\n| flag | value | default | meaning |\n|---|---|---|---|"]
+        hints, docs = typing.get_type_hints(kind, include_extras=True), field_docs(kind)
+        for field in dataclasses.fields(kind):
+            if dataclasses.is_dataclass(hints[field.name]):
+                continue
+            value, text = hints[field.name], docs.get(field.name, "")
+            if typing.get_origin(value) is typing.Annotated:
+                value, *notes = typing.get_args(value)
+                text = text or next(note.documentation for note in notes if hasattr(note, "documentation"))
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            shown = "" if default is None or default == {} else f"`{default}`"
+            rows.append(
+                f"| `--{prefix}{field.name}`".replace("_", "-") + f" | {kind_text(value)} | {shown} | {line(text)} |"
+            )
+            if not text:
+                raise KeyError(f"{prefix}{field.name} has no docstring")
+        tables.append("\n".join(rows))
+    return "\n".join(tables) + "\n"
+
+
+def sections(kind: type, prefix: str = "") -> Iterator[tuple[str, type, str]]:
+    """Prefix, dataclass and first lines of documentation of a configuration and its sections."""
+    yield prefix, kind, line(inspect.getdoc(kind) or "")
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            yield from sections(typing.cast(type, hint), f"{prefix}{name}.")
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """The docstrings below the fields of a dataclass, and of those that it inherits from."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, doc in zip(node.body, node.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(doc, ast.Expr):
+                found[field.target.id] = ast.literal_eval(doc.value)
+    return found
+
+
+def kind_text(hint: Any) -> str:
+    """A type in words: choices, "on or off", a number, or text."""
+    options = [option for option in typing.get_args(hint) or (hint,) if option is not types.NoneType]
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(map(str, options))
+    words = {bool: "on or off", int: "whole number", float: "number", str: "text"}
+    return (
+        " or ".join(words.get(option, "names and numbers") for option in options)
+        if options[0] in words
+        else (kind_text(options[0]) if typing.get_origin(options[0]) is typing.Literal else "names and numbers")
+    )
+
+
+def line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def commands() -> str:
+    """What ``--help`` prints, for every command. ``infogan train`` has its settings in configuration()."""
+    parts = [f"{MADE}# Commands\n\n`infogan train` has one flag per setting: [Settings of a run](configuration.md)."]
+    names = [name for name in COMMANDS if name not in ("train", "data", "jobs")]
+    for name in ["", *names, "jobs", *(f"data {action}" for action in DATA_ACTIONS)]:
+        parts.append(f"\n## infogan {name}\n\n```\n{help_of(name)}\n```".replace("infogan \n", "infogan\n"))
+    return "\n".join(parts) + "\n"
+
+
+def help_of(name: str) -> str:
+    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "110"
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+            main([*name.split(), "--help"])
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+    return "\n".join(text.rstrip() for text in shown.getvalue().splitlines())
+
+
+def python() -> str:
+    """Signature and docstring of each public name, and of the public methods of InfoGAN."""
+    parts = [f"{MADE}# Python\n\n`import infogan_ray` loads neither torch nor Ray until one of these names is used."]
+    for name in infogan_ray.__all__:
+        found = getattr(infogan_ray, name)
+        if name.startswith("_"):
+            continue
+        parts.append(entry(f"infogan_ray.{name}", found, "##"))
+        if name == "InfoGAN":
+            methods = [method for method in vars(found) if not method.startswith("_")]
+            parts += [entry(f"InfoGAN.{method}", vars(found)[method], "###") for method in methods]
+    return "\n".join(parts) + "\n"
+
+
+def entry(name: str, found: Any, level: str) -> str:
+    settings = dataclasses.is_dataclass(found) or (inspect.isclass(found) and issubclass(found, Exception))
+    signature = ""
+    if not settings and not isinstance(found, property):
+        signature = str(inspect.signature(getattr(found, "__func__", found)))
+        signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", signature)  # annotations
+        signature = re.sub(r"<function .*? at 0x[0-9a-f]+>", "...", signature)  # defaults
+    return f"\n{level} {name}\n\n```python\n{name.rpartition('.')[2]}{signature}\n```\n\n{inspect.getdoc(found) or ''}"
+
+
+PAGES = {"configuration.md": configuration, "commands.md": commands, "python.md": python}
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for page, make in PAGES.items():
+        (FOLDER / page).write_text(make())
