@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from infogan_ray import UserError
+from infogan_ray.cli import train_help
 from infogan_ray.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE, Failed
 from infogan_ray.cli.output import print_result, results_alone_on_stdout, warn
 
@@ -50,9 +51,9 @@ commands:
 {commands}
 
 example:
-  infogan train --preset mnist --steps 5000 --name first
+  infogan train --preset mnist_robust --name first
   infogan pull runs/first first-model
-  infogan sample first-model --set cat0=3 -o threes.png
+  infogan traverse first-model
 
 'infogan COMMAND --help' explains one command.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 interrupted."""
@@ -88,6 +89,9 @@ def _main(arguments: list[str]) -> int:
         meant = f"data {close[0]}" if close and close[0] in DATA_ACTIONS else "".join(close)
         hint = f"did you mean '{meant}'?" if meant else f"valid are {', '.join(COMMANDS)}"
         return _error(f"unknown command '{name}'; {hint}", USAGE)
+    if name == "train" and {"-h", "--help"} & {*arguments}:
+        print_result(*train_help.SHORT.splitlines())
+        return DONE
     return _run(name, arguments[1:])
 
 

@@ -138,6 +138,7 @@ def _print_outcome(config: RunConfig, state: str, cause: str) -> None:
 
 
 SHORT_FLAG = "--consistency"  # means --consistency.weight
+HELP_ALL = "--help-all"
 
 
 def train_config(arguments: list[str], start_or_resume: bool = False, own_settings: bool = True) -> RunConfig:
@@ -145,6 +146,7 @@ def train_config(arguments: list[str], start_or_resume: bool = False, own_settin
 
     With --resume all these override the run's own settings. ``own_settings``: whether to read these from storage.
     """
+    arguments = ["--help" if word == HELP_ALL else word for word in arguments]
     rest = ["--consistency.weight" + word.removeprefix(SHORT_FLAG) if word.partition("=")[0] == SHORT_FLAG else word
             for word in arguments]  # fmt: skip
     file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
@@ -161,11 +163,9 @@ def train_config(arguments: list[str], start_or_resume: bool = False, own_settin
     if peek(rest, "--steps") and not peek(rest, "--epochs"):
         base = dataclasses.replace(base, epochs=None)
     return parse(
-        RunConfig, "train", rest, default=base, taken=("--dry-run", "--json", START_OR_RESUME),
-        description="Train an InfoGAN: infogan train [CONFIG.yaml] [flags]. "
-        "Example: infogan train --preset mnist --steps 5000 --name first. "
-        "Also: --dry-run prints the resolved config and the cost, and starts nothing; --json prints JSON; "
-        "--start-or-resume continues the run of this --name if it exists, else starts it (for schedulers).",
+        RunConfig, "train", rest, default=base, taken=("--dry-run", "--json", START_OR_RESUME, HELP_ALL),
+        description="Every setting. Example: infogan train --preset mnist_robust --name first. "
+        "Also: CONFIG.yaml, --dry-run, --json and --start-or-resume; see 'infogan train --help'.",
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from infogan_ray.cli import display
 from infogan_ray.cli.exit_codes import DONE, FAILED, USAGE
 from infogan_ray.cli.main import COMMANDS, DATA_ACTIONS, main
 from infogan_ray.cli.train import train_config
+from infogan_ray.cli.train_help import SHORT
 from infogan_ray.data.datasets import load_images
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation import texts
@@ -38,6 +39,7 @@ from infogan_ray.training.presets import PRESETS
 from infogan_ray.web.explorer.real_images import RealImageSource
 from infogan_ray.web.inference import read_image
 from tests.conftest import tiny_config
+from tests.project.reference_pages import field_docs, sections
 from tests.storage.test_json_text import strict
 from tests.training.test_step import run_alone
 
@@ -436,11 +438,25 @@ def test_doctor_reports_findings(capsys: pytest.CaptureFixture[str], monkeypatch
     assert findings["python"]["mark"] == "ok" and "Ray cluster" in findings
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([name, "--help"])
-    assert not end.value.code and "Example:" in capsys.readouterr().out
+@pytest.mark.parametrize("command", [*(f"{name} --help" for name in COMMANDS), "train --help-all"])
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(command.split())
+    except SystemExit as end:
+        code = int(end.code or 0)
+    shown = capsys.readouterr().out
+    assert code == DONE and re.search("Examples?:", shown) and "None" not in shown
+
+
+def test_the_short_help_of_train_has_flags_that_exist_and_loads_no_torch() -> None:
+    given = re.findall(r"(--[a-z][\w.-]*)", SHORT)
+    fields = [f"{prefix}{name}" for prefix, kind, _ in sections(RunConfig) for name in field_docs(kind)]
+    others = {"--dry-run", "--json", "--start-or-resume", "--help-all", "--consistency", "--metric"}
+    assert len(given) > 25 and {*given} <= {"--" + name.replace("_", "-") for name in fields} | others
+    code = (
+        "import sys; from infogan_ray.cli.main import main; main(['train', '--help']); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
 @pytest.mark.parametrize(
