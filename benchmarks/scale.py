@@ -79,7 +79,7 @@ class Scale:
     """Assumed: hours between failures of one GPU with its share of a machine. 50,000 is Llama 3's cluster
     (arXiv:2407.21783: 419 unexpected stops of 16,384 GPUs in 54 days); 24 is a spot machine that is reclaimed daily."""
     recovery_s: tuple[float, ...] = (46.0, 300.0)
-    """Seconds from a failure to training. 46 is the figure of docs/cluster.md for two machines; 300 is a guess for 1,000."""
+    """Seconds from a failure to training. 46 was measured with two machines (docs/cluster.md); 300 is a guess."""
     call_ms: float = 30.0
     """Assumed: milliseconds per call of an object store."""
     upload: float = 100e6

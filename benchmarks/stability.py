@@ -6,7 +6,7 @@
     python -m benchmarks.stability --cost                          # the cost of each per step; nothing is trained
 
 Arguments after ``--`` go to every ``infogan train``. ``benchmarks.quality`` runs the trainings and prints the table.
-The same command continues an interrupted benchmark. docs/experiments.md has the results.
+The same command continues an interrupted benchmark. docs/research/experiments.md has the results.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Eight trials of 1,172 steps each if none is stopped. A search without early stopping took 16 min 40 s on two cores.
 With its scores, early stopping needs 433,600 of the 1,200,000 images, and two trials finish. Trial 1 wins in both
 cases: q_score 0.800, SWD 54. Its clustering error, measured afterwards, is the lowest of all: 39.0%
-(docs/selection.md).
+(docs/research/selection.md).
 """
 
 from ray import tune

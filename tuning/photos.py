@@ -2,9 +2,9 @@
 
     infogan search tuning/photos.py --data photos --name photos
 
-A large λ fills the codes early, but G then writes them into the images as noise. A small γ and a high learning rate make
-D strong and images sharp; D may then win. Twelve trials see 64,000 images each before any is stopped, and at most 320,000. Set the image
-size below.
+A large λ fills the codes early, but G then writes them into the images as noise. A small γ and a high learning rate
+make D strong and images sharp; D may then win. Twelve trials see 64,000 images each before any is stopped, and at most
+320,000. Set the image size below.
 """
 
 from ray import tune

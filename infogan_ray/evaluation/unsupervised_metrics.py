@@ -1,8 +1,8 @@
 """Metrics without labels: how well Q sorts real images into categories, and how far models agree on the categories.
 
 The bound measures Q on generated images only. These metrics measure the categorical codes on real images.
-tests/evaluation/test_unsupervised_metrics.py has cases with known answers. docs/selection.md compares each metric with
-the clustering error over real searches.
+tests/evaluation/test_unsupervised_metrics.py has cases with known answers. docs/research/selection.md compares each
+metric with the clustering error over real searches.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Recipe:
     """Field path -> value for all trials."""
     metric: str = "mi_fraction"
     """The metric that rungs compare: mi_fraction, mi_bound (if all trials have the same codes), q_score (how well Q
-    sorts real images, see docs/selection.md), or another metric that needs no labels."""
+    sorts real images, see docs/research/selection.md), or another metric that needs no labels."""
     trials: int = 12
     """The number of trials of random search and Optuna. A grid has one trial for each of its points."""
     reduction: int = 3

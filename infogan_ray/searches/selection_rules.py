@@ -4,7 +4,7 @@ A collapsed trial, whose generated images hardly differ (``diagnosis.has_collaps
 
 Both good and bad models can reach almost the largest possible bound, so the bound alone does not show the best model.
 All rules except ``bound`` and ``quality`` pick among trials with images nearly as good as the best trial's.
-docs/selection.md measures how well each rule agrees with the clustering error.
+docs/research/selection.md measures how well each rule agrees with the clustering error.
 """
 
 from __future__ import annotations

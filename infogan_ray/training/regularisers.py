@@ -1,7 +1,8 @@
 """Regularisers of adversarial training: R1 and R2, instance noise, label smoothing, warm-up and G's initial bias.
 
 All are off by default. Augmentation in front of D is in ``d_augmentation.py``, spectral normalisation in
-``models/spectral_norm.py``, restarts of dead categories in ``category_restarts.py``. docs/experiments.md compares them.
+``models/spectral_norm.py``, restarts of dead categories in ``category_restarts.py``. docs/research/experiments.md
+compares them.
 Shapes: B this rank's rows of the global batch, images (B, C, H, W) in [-1, 1], D's logits (B,).
 """
 

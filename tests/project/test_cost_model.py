@@ -1,4 +1,4 @@
-"""The formulas behind docs/scale.md, compared with numerical optimisation, simulation and known values."""
+"""The formulas behind docs/research/scale.md, compared with numerical optimisation, simulation and known values."""
 
 from __future__ import annotations
 
