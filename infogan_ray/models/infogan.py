@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,7 +16,7 @@ from infogan_ray.models.networks import Discriminator, Generator, ModelSpec
 from infogan_ray.models.priors.base import Prior
 from infogan_ray.models.recognition import BATCH, recognise
 from infogan_ray.models.rng import seeded_generator
-from infogan_ray.models.traversal import Traversal, traverse
+from infogan_ray.models.traversal import Traversal, png, tile, traverse
 from infogan_ray.models.value_range import to_bytes
 from infogan_ray.storage.file_system import Storage
 
@@ -45,6 +47,17 @@ class InfoGAN:
                 reason = " ".join(str(error).split())[:300]
                 raise UserError(f"{source}: the weights do not fit the model's description: {reason}") from None
         return cls(spec, generator, discriminator, source)
+
+    def __repr__(self) -> str:
+        size = f"{self.spec.image_size}x{self.spec.image_size}x{self.spec.channels}"
+        codes = ", ".join(f"{name} ({self.names[name]})" if name in self.names else name for name in self.codes)
+        return f"InfoGAN({size}, codes {codes}, from {self.source})"
+
+    def _repr_html_(self) -> str:
+        """32 images and the description, for notebooks."""
+        scale = max(1, round(56 / self.spec.image_size))
+        picture = base64.b64encode(png(tile(self.sample(32), columns=8, scale=scale))).decode()
+        return f'<img src="data:image/png;base64,{picture}"><br>{html.escape(repr(self))}'
 
     @property
     def codes(self) -> dict[str, Prior]:

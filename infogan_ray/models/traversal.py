@@ -35,6 +35,13 @@ class Traversal:
     columns: tuple[str, ...]
     inside: tuple[int, int] | None = None
 
+    def __repr__(self) -> str:
+        return f"Traversal({self.title}, {len(self.rows)} rows of {len(self.columns)} images)"
+
+    def _repr_png_(self) -> bytes:
+        """The labelled picture, for notebooks."""
+        return png(draw(self))
+
 
 def reaches_outside(code: Prior) -> bool:
     """Whether the traversal of a code has columns outside the prior."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.checkpoint_uploader import RunTakenOver, StorageFailed
+from infogan_ray.training.load_model import load
 
 FINAL_PHASES = ("finished", "interrupted", "failed", "diverged")
 SHUTDOWN_GRACE_S = 10.0  # after a signal, a driver waits this long for its workers' last checkpoint
@@ -48,6 +51,20 @@ class RunResult:
     metrics: dict[str, Any]
     message: str = ""
     restarts: int = 0
+
+    @property
+    def model(self) -> InfoGAN:
+        """The best checkpoint. Raises UserError if the run has none."""
+        return load(self.run.folder.uri)
+
+    def __repr__(self) -> str:
+        shown = ("step", "mi_bound", "clustering_error", "spread")
+        numbers = "".join(f", {name} {self.metrics[name]:.4g}" for name in shown if self.metrics.get(name) is not None)
+        return f"RunResult({self.run.name}, {self.state}{numbers})"
+
+    def _repr_html_(self) -> str:
+        """The model's images and the result, for notebooks."""
+        return f"{self.model._repr_html_()}<br>{html.escape(repr(self))}"
 
 
 def set_last_status(run: RunDirectory, state: str, step: int, **fields: Any) -> None:

@@ -7,6 +7,7 @@ reads the store and not Ray's checkpoint.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import uuid
 from typing import Any
@@ -31,7 +32,7 @@ from infogan_ray.distributed.train.signals import handle_signals
 from infogan_ray.distributed.train.status_mailbox import MailboxReporter, start_mailbox
 from infogan_ray.distributed.train.worker_function import Reporter, train_on_worker
 from infogan_ray.storage.file_system import StorageError, open_storage
-from infogan_ray.storage.run_directory import RunDirectory
+from infogan_ray.storage.run_directory import RunDirectory, default_name
 from infogan_ray.storage.scratch import scratch_folder
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.out_of_memory import is_out_of_memory, out_of_memory
@@ -53,13 +54,18 @@ WORKER_RESTARTS = 3
 RESIZE_CHECK_S = 20.0
 
 
-def train(config: RunConfig, listen: Listener | None = None) -> RunResult:
+def train(config: RunConfig | None = None, listen: Listener | None = None, **settings: Any) -> RunResult:
     """Run a training job to its end: in this process, on the connected cluster, or on a new local cluster.
+
+    ``settings`` are fields of RunConfig, which replace those of ``config``: ``train(preset="mnist_robust", steps=500,
+    network={"width": 32})``. Without a name, the run has that of the data and the time.
 
     ``listen`` is called with every report of rank 0: {"phase": ..., "step": ..., metrics}. Raises UserError before work
     starts, TrainingFailed if workers or storage keep failing, and KeyboardInterrupt if a stop left no time for a last
     checkpoint.
     """
+    config = (config or RunConfig()).override(settings, "train")
+    config = dataclasses.replace(config, name=config.name or default_name(config.data or "run"))
     listen = listen or (lambda report: None)
     if torchrun.is_other_rank():
         return join_rank_zero()
