@@ -45,4 +45,4 @@ image:
 	@cluster/build-image.sh $(BUILD_ARGS)
 
 clean:
-	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -76,16 +76,13 @@ def field_docs(kind: type) -> dict[str, str]:
 
 
 def kind_text(hint: Any) -> str:
-    """A type in words: choices, "on or off", a number, or text."""
-    options = [option for option in typing.get_args(hint) or (hint,) if option is not types.NoneType]
+    """A type in words: choices, "on or off", a number, text, or pairs. Raises KeyError for a type without words."""
     if typing.get_origin(hint) is typing.Literal:
-        return ", ".join(map(str, options))
-    words = {bool: "on or off", int: "whole number", float: "number", str: "text"}
-    return (
-        " or ".join(words.get(option, "names and numbers") for option in options)
-        if options[0] in words
-        else (kind_text(options[0]) if typing.get_origin(options[0]) is typing.Literal else "names and numbers")
-    )
+        return ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(kind_text(option) for option in typing.get_args(hint) if option is not types.NoneType)
+    words = {bool: "on or off", int: "whole number", float: "number", str: "text", dict: "names and numbers"}
+    return words[typing.get_origin(hint) or hint]
 
 
 def line(text: str) -> str:
