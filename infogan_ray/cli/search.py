@@ -28,6 +28,7 @@ from infogan_ray.storage.visible_text import shell_command, shell_word
 from infogan_ray.training.config import check_name
 from infogan_ray.training.disk_room import search_warning
 from infogan_ray.training.run_cost import trials_bytes
+from infogan_ray.training.run_estimate import computed_cost, memory_text
 
 # Leaderboard fields that only --json and the report show.
 IN_FULL_ONLY = ("values", "step", "stopped_at", *(name for name in BOARD_COLUMNS if name not in HEADLINES))
@@ -181,12 +182,15 @@ def explain(rows: list[Row], metric: str, where: str) -> list[str]:
 
 
 def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
+    from infogan_ray.distributed.cluster.machines import machines
+    from infogan_ray.distributed.cluster.resources import max_concurrent_runs
     from infogan_ray.distributed.tune.search import check_trials
     from infogan_ray.distributed.tune.searchers import propose_trials
 
     local: dict[str, Any] = {"data_dir": given.data_dir, "threads": given.threads}
     configs = [dataclasses.replace(recipe.config(number), **local) for number in range(recipe.count)]
-    images = check_trials(configs, print_progress).images
+    checked = check_trials(configs, print_progress)
+    images, wanted = checked.images, checked.wanted
     folder = open_storage(given.storage) / name
     if recipe.adaptive:
         propose_trials(recipe, [])  # raises if Optuna is missing
@@ -203,6 +207,16 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
         print_result(f"rungs: {rungs} images of {recipe.budget:,}; {rule}, by {recipe.metric}")
         each = f"{counted(recipe.workers, 'worker')} with {counted(given.threads, 'thread')} each"
         print_result(f"cost: {counted(recipe.count, 'trial')}, {steps:,} steps if none is stopped; {each}")
+        at_once = max_concurrent_runs(wanted, machines())
+        trials = [(config, computed_cost(
+            config, images.image_size, images.channels, wanted.device, wanted.threads, wanted.max_workers
+        )) for config in configs]  # fmt: skip
+        seconds = sum(cost.seconds * (config.steps or 0) for config, cost in trials) / at_once
+        largest = max((cost for _, cost in trials), key=lambda cost: cost.memory)
+        print_result(
+            f"time: about {display.duration(seconds)} if none is stopped, {at_once} at a time, {largest.source}; "
+            f"{memory_text(largest)}"
+        )
         print_result(f"checkpoints: {display.size(trials_bytes(configs, images))} at most, in {folder}")
     if warning := search_warning(configs, images, folder):
         warn(warning)

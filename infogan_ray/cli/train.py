@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import time
 from pathlib import Path
@@ -33,6 +32,7 @@ from infogan_ray.training.ddp import gradient_bytes
 from infogan_ray.training.disk_room import run_warning
 from infogan_ray.training.learned_prior import with_measured_prior
 from infogan_ray.training.run_cost import checkpoint_plan, checkpoint_size, steps_plan, wire_plan
+from infogan_ray.training.run_estimate import computed_cost, cost_text, cost_warnings, measured_cost
 from infogan_ray.training.run_listing import outcome
 from infogan_ray.training.run_outcome import LAST_STATUS_S, HeadLost, OutOfMemory, TrainingFailed
 from infogan_ray.training.run_setup import resolve_feed
@@ -43,9 +43,12 @@ EXIT_CODES = {"finished": DONE, "interrupted": INTERRUPTED, "diverged": DIVERGED
 
 def train(arguments: list[str]) -> int:
     arguments, dry_run = take_flag(arguments, "--dry-run")
+    arguments, measure = take_flag(arguments, "--measure")
     arguments, as_json = take_flag(arguments, "--json")
     arguments, either = take_flag(arguments, START_OR_RESUME)
     config = train_config(arguments, either)
+    if measure and not dry_run:
+        raise UserError("--measure times steps for --dry-run; give both")
     if torchrun.is_other_rank():  # rank 0 alone prints and writes
         return DONE if dry_run else EXIT_CODES[trainer.join_rank_zero().state]
     if config.name is None and (config.resume or either):
@@ -58,7 +61,7 @@ def train(arguments: list[str]) -> int:
     if not dry_run or (storage.is_local and not either):  # a dry run does not need an existing bucket
         RunDirectory.check_name(storage, name, config.resume)  # before anything is fetched
     if dry_run:
-        return _dry_run(config, as_json)
+        return _dry_run(config, as_json, measure)
     started = time.monotonic()
     try:
         with display.TrainDisplay(config.epochs) as shown, contextlib.redirect_stdout(PrintedToLog()):
@@ -163,33 +166,45 @@ def train_config(arguments: list[str], start_or_resume: bool = False, own_settin
     if peek(rest, "--steps") and not peek(rest, "--epochs"):
         base = dataclasses.replace(base, epochs=None)
     return parse(
-        RunConfig, "train", rest, default=base, taken=("--dry-run", "--json", START_OR_RESUME, HELP_ALL),
+        RunConfig, "train", rest, default=base, taken=("--dry-run", "--measure", "--json", START_OR_RESUME, HELP_ALL),
         description="Every setting. Example: infogan train --preset mnist_robust --name first. "
         "Also: CONFIG.yaml, --dry-run, --json and --start-or-resume; see 'infogan train --help'.",
     )  # fmt: skip
 
 
-def _dry_run(config: RunConfig, as_json: bool) -> int:
+def _dry_run(config: RunConfig, as_json: bool, measure: bool) -> int:
+    """Print what the run would be and take. ``measure``: time some steps in this process."""
     found = check(config, say=print_progress, sample=0)
     wanted, images = found.wanted, found.images
     steps = config.total_steps(images.count)
     spec = config.model_spec(images.image_size, images.channels)
-    if as_json:
-        print_json({"config": config.to_dict(), "images": images.count, "steps": steps})
-        return DONE
     generator, discriminator = spec.parameter_counts()
-    print_result(*json.dumps(config.to_dict(), indent=1).splitlines())
-    print_result(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
-    print_result(feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, found.budget))
-    print_result(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
-    print_result(steps_plan(config, steps, images.count))
     run, size = RunDirectory(open_storage(config.storage) / str(config.name)), checkpoint_size(config, images)
-    print_result(checkpoint_plan(config, steps, size, run.folder))
-    if warning := run_warning(config, steps, size, run):
-        warn(warning)
-    print_result(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.max_workers))
+    cost = (measured_cost if measure else computed_cost)(
+        config, images.image_size, images.channels, wanted.device, wanted.threads, wanted.max_workers
+    )
+    if as_json:
+        print_json({
+            "config": config.to_dict(), "images": images.count, "steps": steps, "seconds": cost.seconds * steps,
+            "seconds_per_step": cost.seconds, "memory_bytes": round(cost.memory), "cost_from": cost.source,
+            "parameters": {"generator": generator, "discriminator": discriminator}, "checkpoint_bytes": size,
+        })  # fmt: skip
+        return DONE
     where = "this process" if runs_in_this_process(wanted) else "Ray Train's processes"
+    print_result(f"run: {config.name} in {open_storage(config.storage)}")
+    print_result(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
+    print_result(steps_plan(config, steps, images.count))
+    print_result(cost_text(cost, steps))
     print_result(f"runs on: {wanted.text}, in {where}; threads: {wanted.threads_from}")
+    print_result(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
+    print_result(feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, found.budget))
+    print_result(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.max_workers))
+    print_result(checkpoint_plan(config, steps, size, run.folder))
+    print_result("settings: --json prints all of them" + ("" if measure else "; --measure times steps on this machine"))
+    for warning in cost_warnings(config, cost, steps, images.count):
+        warn(warning)
+    if no_room := run_warning(config, steps, size, run):
+        warn(no_room)
     return DONE
 
 

@@ -25,7 +25,7 @@ from infogan_ray.distributed.cluster.machines import machines, resources
 from infogan_ray.distributed.cluster.network_interface import TorchConfigOnRayInterface
 from infogan_ray.distributed.cluster.resources import Resources, room
 from infogan_ray.distributed.train import local_mode, torchrun
-from infogan_ray.distributed.train.checks import check, runs_in_this_process
+from infogan_ray.distributed.train.checks import Checked, check, runs_in_this_process
 from infogan_ray.distributed.train.driver import Driver
 from infogan_ray.distributed.train.head_monitor import placement_groups, remove_placement_groups
 from infogan_ray.distributed.train.signals import handle_signals
@@ -36,6 +36,7 @@ from infogan_ray.storage.run_directory import RunDirectory, default_name
 from infogan_ray.storage.scratch import scratch_folder
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.out_of_memory import is_out_of_memory, out_of_memory
+from infogan_ray.training.run_estimate import computed_cost, cost_text, cost_warnings
 from infogan_ray.training.run_outcome import (
     HeadLost,
     Listener,
@@ -82,8 +83,20 @@ def train(config: RunConfig | None = None, listen: Listener | None = None, **set
         connect(None)
         check_workers()
     config, run = prepare_run(config, checked.images, checked.budget, listen)
+    _report_cost(config, checked, run, listen)
     del checked  # and its images: workers load their own
     return (run_in_this_process if here else run_worker_group)(config, wanted, run, listen)
+
+
+def _report_cost(config: RunConfig, checked: Checked, run: RunDirectory, listen: Listener) -> None:
+    images, wanted = checked.images, checked.wanted
+    steps = config.total_steps(images.count)
+    cost = computed_cost(
+        config, images.image_size, images.channels, wanted.device, wanted.threads, wanted.max_workers
+    )  # fmt: skip
+    left = steps - run.get_status().get("stored", 0)
+    for line in (cost_text(cost, left), *cost_warnings(config, cost, steps, images.count)):
+        listen({"phase": "starting workers", "step": 0, "say": line})
 
 
 def run_in_this_process(config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener) -> RunResult:

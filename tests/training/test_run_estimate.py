@@ -1,0 +1,93 @@
+"""The estimated time and memory of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from infogan_ray.cli.main import main
+from infogan_ray.data.feeds.memory import InMemoryFeed
+from infogan_ray.training.config import RunConfig
+from infogan_ray.training.loop import train
+from infogan_ray.training.run_estimate import StepCost, computed_cost, cost_text, cost_warnings, step_arithmetic
+from infogan_ray.training.train_state import TrainState
+from tests.conftest import tiny_config
+
+SMALL = {"network": {"width": 8}, "batch_size": 8, "precision": "fp32"}
+PHOTOS = RunConfig(preset="photos").override(SMALL, "test").override({"stability": {"r1": 0.0, "r2": 0.0}}, "test")
+CONTRASTIVE = {"codes": "noise=4 uniform=3", "contrastive": {"weight": 1.0, "start": 0}}
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "channels"),
+    [
+        (RunConfig(preset="mnist").override(SMALL, "test"), 28, 1),
+        (PHOTOS, 32, 3),
+        (PHOTOS.override({"stability": {"augment_q": True}}, "test"), 32, 3),
+        (PHOTOS.override({"objective": {"game": "logistic"}}, "test"), 32, 3),
+        (RunConfig(preset="mnist").override(SMALL | {"network": {"joint_batchnorm": True, "width": 8}}, "test"), 28, 1),
+        (RunConfig(preset="mnist").override(SMALL | {"optimizer": {"accumulate": 2}}, "test"), 28, 1),
+        (RunConfig(preset="mnist").override(SMALL | CONTRASTIVE, "test"), 28, 1),
+    ],
+    ids=["mnist", "photos", "Q reads D's images", "logistic", "joint batch norm", "in parts", "contrastive"],
+)
+def test_the_arithmetic_is_that_of_a_real_step(config: RunConfig, size: int, channels: int) -> None:
+    """Without penalties, since PyTorch's counter cannot count gradients of gradients."""
+    images = torch.randint(0, 256, (16, channels, size, size), dtype=torch.uint8)
+    state = TrainState(config, size, channels)
+    loop = train(state, InMemoryFeed(images, 8, seed=0), steps=2, log_every=1, checkpoint_every=2)
+    with FlopCounterMode(display=False) as counter:
+        next(loop)
+    computed, _ = step_arithmetic(config, size, channels, 8)
+    assert computed == pytest.approx(counter.get_total_flops(), rel=0.06)
+
+
+def test_penalties_workers_and_size_change_the_cost() -> None:
+    config = PHOTOS.override({"batch_size": 64}, "test")
+    penalised = config.override({"stability": {"r1": 0.1, "r2": 0.1, "r1_every": 1}}, "test")
+
+    def cost(config: RunConfig, size: int = 32, workers: int = 1) -> StepCost:
+        return computed_cost(config, size, 3, "cpu", 1, workers)
+
+    assert 1.3 < cost(penalised).seconds / cost(config).seconds < 2.5
+    assert cost(penalised).memory > cost(config).memory
+    assert cost(config, workers=2).seconds == pytest.approx(cost(config).seconds / 2)
+    assert 3 < cost(config, 128).seconds / cost(config, 64).seconds < 6
+    parts = config.override({"optimizer": {"accumulate": 8}}, "test")
+    assert cost(parts, 128).memory < 0.5 * cost(config, 128).memory
+    assert computed_cost(config, 64, 3, "cuda", 1, 1).seconds < 0.05 * cost(config, 64).seconds
+
+
+def test_long_runs_and_few_images_are_said() -> None:
+    config = tiny_config(batch_size=64)
+    text = cost_text(StepCost(0.25, 1.26e9, "on a test"), 1000)
+    assert text == "time: about 4m10s, 0.25 s a step on a test; memory: about 1.3 GB in each worker, without its images"
+    assert cost_warnings(config, StepCost(10.0, 1e9, ""), 8000, 60_000) == []
+    (days,) = cost_warnings(config, StepCost(10.0, 1e9, ""), 20_000, 60_000)
+    assert days.startswith("the run takes about 2.3 days; ")
+    (few,) = cost_warnings(config, StepCost(0.1, 1e9, ""), 20_000, 100)
+    assert few.startswith("G and D see each of 100 images 12,800 times; ") and "--stability.augment-d" in few
+    photos = dataclasses.replace(PHOTOS, batch_size=64)
+    (few,) = cost_warnings(photos, StepCost(0.1, 1e9, ""), 20_000, 100)
+    assert few.endswith("use fewer --steps"), "the augmentation is on already"
+
+
+def test_a_dry_run_estimates_or_measures_the_cost(npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--data", str(npz), "--steps", "50", "--batch-size", "16", "--network.width", "8"]
+    words += ["--threads", "1", "--precision", "fp32", "--device", "cpu"]
+    assert main([*words, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("run: ") and lines[3].startswith("time: about 0m0")
+    assert "on 1 CPU thread, within a factor of about two; memory: about 0." in lines[3]
+    assert main([*words, "--dry-run", "--json", "--measure"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cost_from"] == "measured here on 1 CPU thread"
+    assert found["seconds"] == pytest.approx(50 * found["seconds_per_step"])
+    assert 1e-4 < found["seconds_per_step"] < 10 and found["config"]["network"]["width"] == 8
+    assert main([*words, "--measure"]) == 2
+    assert "--measure times steps for --dry-run; give both" in capsys.readouterr().err
