@@ -14,6 +14,7 @@ from rich.table import Table
 from infogan_ray.cli.output import print_json, print_progress, results
 from infogan_ray.data.progress import Pace
 from infogan_ray.data.progress import duration as duration
+from infogan_ray.evaluation import texts
 from infogan_ray.storage.visible_text import printable
 
 PLAIN_EVERY_S = 10
@@ -105,6 +106,12 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         return
     for row in [columns, *rows]:
         print("\t".join(row), file=results())
+
+
+def print_categories(metrics: dict[str, Any]) -> None:
+    """A table of the labels in each category, if they were counted."""
+    if rows := texts.category_rows(metrics):
+        table("labels in each category", ["category", "test images", "labels"], rows)
 
 
 def size(count: float) -> str:

@@ -108,20 +108,19 @@ def evaluate(arguments: list[str]) -> int:
     if given.json:
         print_json(metrics)
         return DONE
-    rows = [[name, f"{metrics[f'mi/{name}']:.3f}", f"{code.ceiling(spec.sigma):.3f}"] for name, code in spec.items()]
+    rows = [[name, f"{metrics[f'mi/{name}']:.3f}", f"{ceiling:.3f}"] for name, ceiling in spec.ceilings.items()]
     display.table("bound in nats", ["code", "bound", "ceiling"], rows)
     print_result(texts.named_text(metrics, of_group(BOUND)))
     if data is not None:
         print_result(f"clustering error: {texts.clustering_text(metrics, spec)}")
     else:
         print_result("clustering error: not measured: there are no images; give them with --data")
-    if category_rows := texts.category_rows(metrics):
-        display.table("labels in each category", ["category", "test images", "labels"], category_rows)
+    display.print_categories(metrics)
     print_result(f"image quality: {texts.quality_text(metrics)}")
     print_result(f"real images, without labels: {texts.sorting_text(metrics, spec)}")
     if data is not None:
         print_result(f"variety: {texts.variety_text(metrics)}")
-    for text in failures(metrics | metrics.get("quality", {})):
+    for text in failures(metrics | metrics.get("quality", {}), spec.ceilings):
         print_result(f"warning: {text}")
     if given.quality:
         print_result(*texts.fidelity_lines(metrics["quality"]))

@@ -15,14 +15,12 @@ from infogan_ray.cli.display import scalars
 from infogan_ray.cli.exit_codes import DIVERGED, DONE, FAILED, INTERRUPTED, Failed
 from infogan_ray.cli.flags import START_OR_RESUME, parse, peek, take_flag
 from infogan_ray.cli.output import print_json, print_progress, print_result, warn
+from infogan_ray.cli.train_summary import print_summary
 from infogan_ray.data.feeds.feed_policy import feed_line
 from infogan_ray.data.image_set import AUTO
-from infogan_ray.data.progress import counted
 from infogan_ray.distributed.cluster.connection import PrintedToLog
 from infogan_ray.distributed.train import torchrun, trainer
 from infogan_ray.distributed.train.checks import check, runs_in_this_process
-from infogan_ray.evaluation import texts
-from infogan_ray.evaluation.diagnosis import failures
 from infogan_ray.storage.file_system import StorageError, open_storage
 from infogan_ray.storage.run_directory import RunDirectory, default_name
 from infogan_ray.storage.visible_text import shell_word
@@ -30,7 +28,6 @@ from infogan_ray.training import resume
 from infogan_ray.training.config import RunConfig, load_values
 from infogan_ray.training.ddp import gradient_bytes
 from infogan_ray.training.disk_room import run_warning
-from infogan_ray.training.learned_prior import with_measured_prior
 from infogan_ray.training.run_cost import checkpoint_plan, checkpoint_size, steps_plan, wire_plan
 from infogan_ray.training.run_estimate import computed_cost, cost_text, cost_warnings, measured_cost
 from infogan_ray.training.run_listing import outcome
@@ -96,26 +93,9 @@ def train(arguments: list[str]) -> int:
     if as_json:
         print_json({"run": result.run.folder.uri, "state": result.state, **scalars(result.metrics)})
         return DONE
-    spec = with_measured_prior(config.latents, result.metrics)
-    ceilings = {name: code.ceiling(spec.sigma) for name, code in spec.items()}
-    model = result.run.model
-    took = display.duration(time.monotonic() - started)
-    restarts = f", {counted(result.restarts, 'worker restart')}" if result.restarts else ""
-    best = result.metrics["best_step"]
-    chosen = "" if best == result.metrics["step"] else f", step {best:,}, the best by {config.metric}"
-    print_result(f"{config.name}: {counted(result.metrics['step'], 'step')} in {took}{restarts}; model {model}{chosen}")
-    print_result(f"bound (nats): {texts.bound_text(result.metrics, ceilings)}")
-    print_result(f"clustering error: {texts.clustering_text(result.metrics, spec)}")
-    print_result(f"image quality: {texts.quality_text(result.metrics)}")
-    print_result(f"variety: {texts.variety_text(result.metrics)}")
-    for text in failures(result.metrics):
-        print_result(f"warning: {text}")
-    print_result(f"pictures: {model}/samples.png and {model}/traversal_*.png")
+    print_summary(config, result, time.monotonic() - started)
     if reported:
         print_result(f"report: {result.run.folder}/{RunDirectory.REPORT}")
-    print_result(f"next: infogan explore {shell_word(result.run.folder.uri)}")
-    value = f"{spec.names[0]}=1"  # 1 is valid for every prior
-    print_result(f"      infogan sample {shell_word(model.uri)} --set {value} -o one.png")
     return DONE
 
 

@@ -12,7 +12,7 @@ LEAST_SPREAD = 0.5
 COLLAPSES = {"spread": "", "spread_in_category": " in each category", "feature_spread": ""}
 """The metrics that show a collapse, with the place where it is."""
 NEARLY_ALWAYS, SURE = 0.97, 0.1  # D's share of right decisions, and its mean probability of "real" for G's images
-HELP = "The preset photos helps if the run has another form, and so do more images"
+HELP = "More --steps and more images help, and the preset photos if the run has another form"
 
 
 def has_collapsed(metrics: Mapping[str, Any]) -> bool:
@@ -35,8 +35,41 @@ def _is_d_certain(metrics: Mapping[str, Any]) -> bool:
     return bool(metrics["d_accuracy"] >= NEARLY_ALWAYS and metrics["d_fake"] <= SURE)
 
 
-def failures(metrics: Mapping[str, Any]) -> list[str]:
-    """One sentence or two for each failure that the metrics of an evaluation show. Empty if they show none."""
+def _weak_codes(metrics: Mapping[str, Any], ceilings: Mapping[str, float]) -> list[str]:
+    """The codes whose bound is less than half of their ceiling (nats)."""
+    return [
+        name for name, ceiling in ceilings.items() if ceiling > 0 and metrics.get(f"mi/{name}", ceiling) < ceiling / 2
+    ]
+
+
+def _shared_categories(metrics: Mapping[str, Any]) -> str:
+    """A sentence about labels that are not the most common one of any category. Empty if there are none."""
+    counts = [row for row in metrics.get("confusion", []) if sum(row)]
+    if not counts:
+        return ""
+    labels = [label for label in range(len(counts[0])) if sum(row[label] for row in counts)]
+    most_common = {max(labels, key=lambda label: row[label]) for row in counts}
+    if not (missing := [label for label in labels if label not in most_common]):
+        return ""
+    code, categories = metrics["clustering_code"], len(metrics["confusion"])
+    if len(labels) > categories:
+        return (
+            f"{code} has {categories} categories for {len(labels)} kinds of images, so kinds share categories. A prior "
+            "with more categories separates them (--codes)."
+        )
+    names = metrics.get("classes") or range(len(counts[0]))
+    shown = ", ".join(str(names[label]) for label in missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return (
+        f"No category of {code} holds mostly {shown}: kinds share categories. Another --seed may separate them, and "
+        "infogan search tuning/seeds.py selects the best of five."
+    )
+
+
+def failures(metrics: Mapping[str, Any], ceilings: Mapping[str, float]) -> list[str]:
+    """A sentence or two for each failure that the metrics of an evaluation show. Empty if they show none.
+
+    ``ceilings``: the ceiling of each code's bound, in nats.
+    """
     found = []
     if names := _collapsed(metrics):
         name = names[0]
@@ -50,6 +83,13 @@ def failures(metrics: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{words} no real image: G uses them, but Q never predicts them for real images. Fewer categories, "
             "--prior.learn or --stability.restart-every help."
+        )
+    if sentence := _shared_categories(metrics):
+        found.append(sentence)
+    if weak := _weak_codes(metrics, ceilings):
+        found.append(
+            f"Q predicts {', '.join(weak)} badly: the bound is less than half of the ceiling. More --steps help, or a "
+            "larger weight (--objective.lambda-code)."
         )
     if _is_d_certain(metrics):
         found.append(

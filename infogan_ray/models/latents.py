@@ -92,6 +92,11 @@ class LatentSpec:
     def items(self) -> Iterator[tuple[str, Prior]]:
         return zip(self.names, self.codes, strict=True)
 
+    @property
+    def ceilings(self) -> dict[str, float]:
+        """The largest possible bound of each code, in nats, by name."""
+        return {name: code.ceiling(self.sigma) for name, code in self.items()}
+
     def __getitem__(self, name: str) -> Prior:
         for code_name, code in self.items():
             if code_name == name:

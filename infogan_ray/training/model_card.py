@@ -159,24 +159,10 @@ def _limits(model: InfoGAN, config: RunConfig, metrics: dict[str, Any]) -> list[
             f"{metrics['clustering_error']:.0%} of the test images do not have the most frequent label of their "
             f"category{f' ({compared_error_text(metrics)})' if compared_error_text(metrics) else ''}."
         )
-    lines += failures(metrics)
-    weak = [code for code, share in _shares(model, metrics).items() if share < 0.5]
-    if weak:
-        lines.append(f"Q predicts {', '.join(weak)} badly: the bound is less than half of the ceiling.")
+    lines += failures(metrics, spec.latents.ceilings)
     if any(reaches_outside(code) for code in model.codes.values()):
         lines.append("Outside the blue columns, training did not use these values of a continuous code.")
     return lines
-
-
-def _shares(model: InfoGAN, metrics: dict[str, Any]) -> dict[str, float]:
-    """Bound divided by ceiling, for codes with a measured bound."""
-    sigma = model.spec.latents.sigma
-    shares = {}
-    for name, code in model.codes.items():
-        bound, ceiling = metrics.get(f"mi/{name}"), code.ceiling(sigma)
-        if bound is not None and ceiling > 0:
-            shares[name] = bound / ceiling
-    return shares
 
 
 def _usage(model: InfoGAN) -> str:

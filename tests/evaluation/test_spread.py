@@ -69,7 +69,7 @@ def test_spread_is_relative_to_real_images(
     """Images that differ as real ones, one picture, one picture for each category (2/3 of pairs differ), weak noise."""
     found = measured(Images(by_category, by_image))
     assert found == pytest.approx({"spread": spread, "spread_in_category": in_category}, abs=0.03)
-    assert has_collapsed(found) is collapsed and bool(failures(found)) is collapsed
+    assert has_collapsed(found) is collapsed and bool(failures(found, {})) is collapsed
 
 
 def test_without_categories_or_different_real_images_nothing_is_invented() -> None:
@@ -91,17 +91,31 @@ def test_real_images_that_look_alike_in_each_category_are_no_collapse() -> None:
 
 def test_failures_are_said_in_words() -> None:
     good: dict[str, Any] = {"spread": 0.95, "spread_in_category": 0.9, "unused_categories": 0.0, "d_accuracy": 0.8}
-    assert failures(good) == [] and failures({}) == []
-    (text,) = failures({**good, "spread": 0.05})
+    assert failures(good, {}) == [] and failures({}, {}) == []
+    (text,) = failures({**good, "spread": 0.05}, {})
     assert "makes the same picture again and again: generated images differ 0.05 times as much as real ones" in text
-    assert "The preset photos helps" in text
-    (text,) = failures({**good, "spread_in_category": 0.1})
+    assert "and the preset photos if" in text
+    (text,) = failures({**good, "spread_in_category": 0.1}, {})
     assert "again and again in each category: generated images differ 0.10 times" in text
-    (text,) = failures({**good, "unused_categories": 2.0})
+    (text,) = failures({**good, "unused_categories": 2.0}, {})
     assert text.startswith("2 categories have no real image")
-    assert failures({**good, "d_accuracy": 0.99, "d_fake": 0.4}) == [], "with R1 and R2 D is right and uncertain"
-    (text,) = failures({**good, "d_accuracy": 0.99, "d_fake": 0.02})
+    assert failures({**good, "d_accuracy": 0.99, "d_fake": 0.4}, {}) == [], "with R1 and R2 D is right and uncertain"
+    (text,) = failures({**good, "d_accuracy": 0.99, "d_fake": 0.02}, {})
     assert text.startswith("D was right in 99.0% of its decisions")
+
+
+def test_weak_codes_and_shared_categories_are_said_in_words() -> None:
+    ceilings = {"cat0": 2.303, "uniform0": 2.077, "uniform1": 2.077, "cat1": 0.0}
+    bounds = {"mi/cat0": 2.29, "mi/uniform0": 1.9, "mi/uniform1": -0.18, "mi/cat1": -0.1}
+    (text,) = failures(bounds, ceilings)
+    assert text.startswith("Q predicts uniform1 badly: the bound is less than half of the ceiling. More --steps help")
+    good: dict[str, Any] = {"clustering_code": "cat0", "confusion": [[9, 1, 0], [0, 8, 2], [1, 0, 7]]}
+    assert failures(good, {}) == []
+    assert failures({**good, "confusion": [[9, 0, 0], [0, 0, 0], [0, 0, 7]]}, {}) == [], "no image has the second label"
+    (text,) = failures({**good, "confusion": [[9, 1, 0], [0, 8, 7], [8, 0, 1]], "classes": ["cat", "dog", "owl"]}, {})
+    assert text.startswith("No category of cat0 holds mostly owl: kinds share categories. Another --seed may")
+    (text,) = failures({**good, "confusion": [[9, 1, 0], [0, 8, 7]]}, {})
+    assert text.startswith("cat0 has 2 categories for 3 kinds of images, so kinds share categories.")
 
 
 def test_no_rule_picks_a_collapsed_trial_if_there_is_another() -> None:

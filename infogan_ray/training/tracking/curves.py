@@ -86,16 +86,15 @@ def results(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def descriptions(latents: LatentSpec) -> dict[str, str]:
     """A description of each tag, with the ceilings of this run's codes."""
-    ceilings = {name: code.ceiling(latents.sigma) for name, code in latents.items()}
     texts = {
         f"bound/{name}": f"L_I({name}) = H(c) + E[log Q(c|x)] in nats, on newly sampled codes; at most {ceiling:.3f}."
-        for name, ceiling in ceilings.items()
+        for name, ceiling in latents.ceilings.items()
     }
     texts |= {
         f"train_bound/{name}": f"L_I({name}) in nats, on training batches; at most {ceiling:.3f}."
-        for name, ceiling in ceilings.items()
+        for name, ceiling in latents.ceilings.items()
     }
-    texts["bound/mi_bound"] = f"Sum of the bounds of all codes, in nats; at most {sum(ceilings.values()):.3f}."
+    texts["bound/mi_bound"] = f"Sum of the bounds of all codes, in nats; at most {sum(latents.ceilings.values()):.3f}."
     for name in latents.names:
         texts[f"prior/{name}/entropy"] = "H(c) of the learned probabilities, in nats."
         texts[f"traversal/{name}"] = "The effect of this code with all other inputs fixed, at each checkpoint."

@@ -69,7 +69,7 @@ class Trial:
             latents = RunConfig.from_dict(dict(self.config), "the search").latents
         except UserError:
             return {}
-        return {name: code.ceiling(latents.sigma) for name, code in with_measured_prior(latents, self.priors).items()}
+        return with_measured_prior(latents, self.priors).ceilings
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ def headline(found: RunFindings) -> str:
     state += f" after {counted(status['restarts'], 'restart')} of workers" if status.get("restarts") else ""
     state += f": {status['message']}" if status.get("message") else ""
     parts.append(paragraph(f"{state}.", "lead"))
-    parts += [paragraph(text, "lead") for text in failures(latest)]
-    ceilings = _ceilings(found)
+    parts += [paragraph(text, "lead") for text in failures(latest, found.ceilings)]
+    ceilings = found.ceilings
     facts = []
     for metric in (REGISTRY[name] for name in HEADLINES if is_number(latest.get(name))):
         note = metric.direction
@@ -93,7 +93,7 @@ def headline(found: RunFindings) -> str:
 
 
 def codes(found: RunFindings, budget: PictureBudget) -> str:
-    latents, latest, ceilings = found.latents, found.latest, _ceilings(found)
+    latents, latest, ceilings = found.latents, found.latest, found.ceilings
     parts, notes = [], {}
     if latents is not None:
         rows = []
@@ -167,7 +167,7 @@ def _label_names(latest: dict[str, Any], count: int) -> list[str]:
 def curves(found: RunFindings) -> str:
     if not found.rows:
         return paragraph("Nothing has been logged yet.")
-    ceilings = _ceilings(found)
+    ceilings = found.ceilings
     names = [key[3:] for key in dict.fromkeys(key for row in found.rows for key in row) if key.startswith("mi/")]
     bounds = []
     for slot, name in enumerate(names):
@@ -245,12 +245,6 @@ def reproduction(found: RunFindings) -> str:
     if isinstance(environment, dict):
         parts += ["<h3>Environment</h3>", pairs(environment)]
     return "".join(parts)
-
-
-def _ceilings(found: RunFindings) -> dict[str, float]:
-    """The largest possible bound of each code in nats. Empty if the configuration cannot be read."""
-    latents = found.latents
-    return {} if latents is None else {name: code.ceiling(latents.sigma) for name, code in latents.items()}
 
 
 def _ceiling_note(ceiling: float | None) -> str:

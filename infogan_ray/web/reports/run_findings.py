@@ -40,6 +40,11 @@ class RunFindings:
         return with_measured_prior(self.config.latents, self.latest) if self.config else None
 
     @property
+    def ceilings(self) -> dict[str, float]:
+        """The largest possible bound of each code, in nats. Empty if the configuration cannot be read."""
+        return self.latents.ceilings if self.latents is not None else {}
+
+    @property
     def latest(self) -> dict[str, Any]:
         """The metrics of the model folder, or of the last evaluation during training."""
         measured = [row for row in self.rows if is_number(row.get("mi_bound"))]
