@@ -1,6 +1,6 @@
 """InfoGAN on Ray: learns interpretable factors from images without labels.
 
-``load(path)`` opens a trained model, ``train(RunConfig(...))`` trains one, ``search(Recipe(...))`` ranks many.
+``train(preset="mnist_robust")`` trains a model, ``load(path)`` opens one, ``search(Recipe(...))`` ranks many.
 Importing this package has no side effects.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["InfoGAN", "Recipe", "RunConfig", "UserError", "__version__", "load", "search", "train"]
+__all__ = [
+    "InfoGAN", "Recipe", "RunConfig", "UserError", "__version__", "compare", "evaluate", "export", "load", "preset",
+    "pull", "runs", "search", "train",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from infogan_ray.distributed.train.trainer import train
-    from infogan_ray.distributed.tune.search import search
+    from infogan_ray.api import compare, evaluate, export, preset, pull, runs, search, train
     from infogan_ray.models.infogan import InfoGAN
     from infogan_ray.searches.recipe import Recipe
     from infogan_ray.training.config import RunConfig
@@ -32,9 +34,14 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     modules = {
-        "InfoGAN": "models.infogan", "load": "training.load_model", "RunConfig": "training.config",
-        "train": "distributed.train.trainer", "Recipe": "searches.recipe", "search": "distributed.tune.search",
+        "InfoGAN": "models.infogan", "RunConfig": "training.config", "Recipe": "searches.recipe",
+        "load": "training.load_model",
     }  # fmt: skip
-    if name not in modules:
+    if name not in __all__:
         raise AttributeError(f"module 'infogan_ray' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"infogan_ray.{modules[name]}"), name)
+    return getattr(importlib.import_module(f"infogan_ray.{modules.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, also those that are not imported yet."""
+    return [*__all__]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -45,9 +45,32 @@ def compare(arguments: list[str]) -> int:
     if len(paths) < 3:
         what = f"finished trials of {search.folder}" if search is not None and search.exists else "models"
         raise UserError(f"{what}: {len(paths)}; compare needs three or more different ones")
+    found = compare_models({name: load(path, warn) for name, path in paths.items()})
+    if given.json:
+        print_json(found)
+        return DONE
+    central, scores = found["centrality"], np.array(found["scores"])
+    order = sorted(enumerate(central), key=lambda item: (-central[item[1]], item[0]))
+    rows = [
+        [name, f"{central[name]:.3f}", f"{np.nanmean(scores[:, number]):.3f}", f"{np.nanmean(scores[number]):.3f}"]
+        for number, name in order
+    ]
+    display.table("ModelCentrality", ["model", "centrality", "its Q on others", "others' Q on it"], rows)
+    if search is not None and search.exists:
+        number = found["pick"].removeprefix("trial ")
+        print_result(f"next: infogan pull {shell_word(search.folder.uri)} --trial {number}")
+    else:
+        print_result(f"most central: {found['pick']}")
+    return DONE
+
+
+def compare_models(opened: dict[str, InfoGAN]) -> dict[str, Any]:
+    """ModelCentrality of models by name: ``centrality``, ``pick`` (the most central one) and ``scores``.
+
+    Copies of a model are left out. Raises UserError for fewer than three different models.
+    """
     models: dict[str, InfoGAN] = {}
-    for name, path in paths.items():
-        model = load(path, warn)
+    for name, model in opened.items():
         for other, earlier in models.items():
             if str(model.source) == str(earlier.source):
                 raise UserError(f"{name} is given twice; name each model once, because a model agrees with itself")
@@ -62,24 +85,8 @@ def compare(arguments: list[str]) -> int:
     print_progress(f"{count * (count - 1)} comparisons of {count} models")
     scores = cross_scores(list(models.values()))
     central = centralities(scores)
-    names, best = list(models), int(central.argmax())
-    if given.json:
-        found = dict(zip(names, central.tolist(), strict=True))
-        print_json({"centrality": found, "pick": names[best], "scores": scores.tolist()})
-        return DONE
-    order = sorted(range(count), key=lambda number: (-central[number], number))
-    rows = [
-        [names[number], f"{central[number]:.3f}", f"{np.nanmean(scores[:, number]):.3f}",
-         f"{np.nanmean(scores[number]):.3f}"]
-        for number in order
-    ]  # fmt: skip
-    display.table("ModelCentrality", ["model", "centrality", "its Q on others", "others' Q on it"], rows)
-    if search is not None and search.exists:
-        number = names[best].removeprefix("trial ")
-        print_result(f"next: infogan pull {shell_word(search.folder.uri)} --trial {number}")
-    else:
-        print_result(f"most central: {names[best]}")
-    return DONE
+    found = dict(zip(models, central.tolist(), strict=True))
+    return {"centrality": found, "pick": list(models)[int(central.argmax())], "scores": scores.tolist()}
 
 
 def _same(first: InfoGAN, second: InfoGAN) -> bool:

@@ -27,10 +27,13 @@ from infogan_ray.evaluation.measure_disentanglement import measure as measure_di
 from infogan_ray.evaluation.measure_fidelity import FidelityConfig, measure_fid, measure_fidelity
 from infogan_ray.evaluation.metrics import BOUND, of_group
 from infogan_ray.models.infogan import InfoGAN
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig, from_saved
 from infogan_ray.training.load_model import load
 from infogan_ray.training.run_evaluation import measure_agreement
+
+NO_IMAGES = "there are no images; give them with --data"
 
 
 @dataclass
@@ -63,6 +66,32 @@ class Evaluate:
 
 def evaluate(arguments: list[str]) -> int:
     given = parse(Evaluate, "evaluate", arguments, "Measure a model. Example: infogan evaluate first-model")
+    metrics, spec = measure_model(given)
+    if given.json:
+        print_json(metrics)
+        return DONE
+    rows = [[name, f"{metrics[f'mi/{name}']:.3f}", f"{ceiling:.3f}"] for name, ceiling in spec.ceilings.items()]
+    display.table("bound in nats", ["code", "bound", "ceiling"], rows)
+    print_result(texts.named_text(metrics, of_group(BOUND)))
+    print_result(f"clustering error: {texts.clustering_text(metrics, spec)}")
+    display.print_categories(metrics)
+    print_result(f"image quality: {texts.quality_text(metrics)}")
+    print_result(f"real images, without labels: {texts.sorting_text(metrics, spec)}")
+    if metrics.get(texts.NOT_MEASURED) != NO_IMAGES:
+        print_result(f"variety: {texts.variety_text(metrics)}")
+    for text in failures(metrics | metrics.get("quality", {}), spec.ceilings):
+        print_result(f"warning: {text}")
+    if "quality" in metrics:
+        print_result(*texts.fidelity_lines(metrics["quality"]))
+    if "fid" in metrics:
+        print_result(texts.fid_text(metrics["fid"]))
+    if "disentanglement" in metrics:
+        _print_disentanglement(metrics["disentanglement"])
+    return DONE
+
+
+def measure_model(given: Evaluate, opened: InfoGAN | None = None) -> tuple[dict[str, Any], LatentSpec]:
+    """The metrics of a model, which is ``opened`` or the given one, and its codes. Raises UserError."""
     factors = None
     if given.disentanglement is not None:
         with extra("eval", "--disentanglement"):
@@ -71,7 +100,7 @@ def evaluate(arguments: list[str]) -> int:
     fidelity = FidelityConfig(samples=given.quality_samples)
     with extra("fid", "--fid"):
         inception = open_inception(given.fid) if given.fid is not None else None
-    model = load(given.model, warn)
+    model = opened or load(given.model, warn)
     spec = model.spec.latents
     metrics: dict[str, Any] = measure_bound(
         spec, model.generator, model.discriminator, EvaluationConfig(samples=given.samples)
@@ -101,37 +130,17 @@ def evaluate(arguments: list[str]) -> int:
         metrics |= measure_agreement(spec, model.discriminator, images)
     elif given.quality or inception is not None:
         raise UserError(f"the training data of {given.model} is unknown; give it with --data")
+    else:
+        metrics[texts.NOT_MEASURED] = NO_IMAGES
     if factors is not None:
         depth = THOROUGH if given.thorough else DisentanglementConfig()
         scores = measure_disentanglement(model_representation(model), factors, depth, print_progress)
         metrics["disentanglement"] = {"factors_of": given.disentanglement, "tree_rounds": depth.tree_rounds, **scores}
-    if given.json:
-        print_json(metrics)
-        return DONE
-    rows = [[name, f"{metrics[f'mi/{name}']:.3f}", f"{ceiling:.3f}"] for name, ceiling in spec.ceilings.items()]
-    display.table("bound in nats", ["code", "bound", "ceiling"], rows)
-    print_result(texts.named_text(metrics, of_group(BOUND)))
-    if data is not None:
-        print_result(f"clustering error: {texts.clustering_text(metrics, spec)}")
-    else:
-        print_result("clustering error: not measured: there are no images; give them with --data")
-    display.print_categories(metrics)
-    print_result(f"image quality: {texts.quality_text(metrics)}")
-    print_result(f"real images, without labels: {texts.sorting_text(metrics, spec)}")
-    if data is not None:
-        print_result(f"variety: {texts.variety_text(metrics)}")
-    for text in failures(metrics | metrics.get("quality", {}), spec.ceilings):
-        print_result(f"warning: {text}")
-    if given.quality:
-        print_result(*texts.fidelity_lines(metrics["quality"]))
-    if inception is not None:
-        print_result(texts.fid_text(metrics["fid"]))
-    if factors is not None:
-        _print_disentanglement(metrics["disentanglement"], factors.names)
-    return DONE
+    return metrics, spec
 
 
-def _print_disentanglement(scores: dict[str, Any], names: tuple[str, ...]) -> None:
+def _print_disentanglement(scores: dict[str, Any]) -> None:
+    names = list(next(iter(scores["information"].values())))
     known = [[code, *(f"{row[name]:.2f}" for name in names)] for code, row in scores["information"].items()]
     display.table(f"share of each factor of {scores['factors_of']} that a code contains", ["code", *names], known)
     print_result(texts.disentanglement_text(scores, len(names)))

@@ -17,6 +17,7 @@ from infogan_ray.evaluation.metrics import check_selectable
 from infogan_ray.searches.leaderboard import leaderboard
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.searches.selection_rules import DEFAULT, best_by, check_rule, collapsed_text, winner
+from infogan_ray.storage.checkpoints import Checkpoint
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import from_saved
@@ -43,6 +44,16 @@ class Pull:
 
 def pull(arguments: list[str]) -> int:
     given = parse(Pull, "pull", arguments, "Copy a model. Example: infogan pull runs/first first-model")
+    destination, run, chosen = pull_checkpoint(given)
+    if given.json:
+        print_json({"model": str(destination), "step": chosen.step, **scalars(chosen.metrics)})
+    else:
+        print_result(f"{destination}: step {chosen.step:,} of {run.name}, verified")
+    return DONE
+
+
+def pull_checkpoint(given: Pull) -> tuple[Path, RunDirectory, Checkpoint]:
+    """Copy a checkpoint to a new folder, and verify it. Returns the folder, the run and the checkpoint."""
     run = RunDirectory(open_storage(given.run))
     check_rule(given.select or DEFAULT)
     own = given.metric
@@ -59,13 +70,7 @@ def pull(arguments: list[str]) -> int:
     if "://" in (given.destination or ""):
         raise UserError(f"destination is '{given.destination}'; it must be a folder on this machine")
     destination = Path(given.destination or f"{run.name}-model").expanduser().absolute()
-    chosen = pull_model(run, given.checkpoint, metric, config, destination, warn)
-    summary = {"model": str(destination), "step": chosen.step, **scalars(chosen.metrics)}
-    if given.json:
-        print_json(summary)
-    else:
-        print_result(f"{destination}: step {chosen.step:,} of {run.name}, verified")
-    return DONE
+    return destination, run, pull_model(run, given.checkpoint, metric, config, destination, warn)
 
 
 def _trial_of(search: SearchDirectory, given: Pull) -> RunDirectory:

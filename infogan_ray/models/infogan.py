@@ -12,6 +12,7 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.models.code_names import resolve
+from infogan_ray.models.encoded import Codes
 from infogan_ray.models.networks import Discriminator, Generator, ModelSpec
 from infogan_ray.models.priors.base import Prior
 from infogan_ray.models.recognition import BATCH, recognise
@@ -59,6 +60,12 @@ class InfoGAN:
         picture = base64.b64encode(png(tile(self.sample(32), columns=8, scale=scale))).decode()
         return f'<img src="data:image/png;base64,{picture}"><br>{html.escape(repr(self))}'
 
+    def to(self, device: torch.device | str) -> InfoGAN:
+        """Move the networks to a device such as "cuda". Images and codes are on the CPU as before."""
+        self.generator.to(device)
+        self.discriminator.to(device)
+        return self
+
     @property
     def codes(self) -> dict[str, Prior]:
         """Each code's prior by name."""
@@ -89,11 +96,12 @@ class InfoGAN:
 
     @torch.inference_mode()
     def generate(self, latents: Tensor) -> Tensor:
-        """uint8 images (N, C, H, W) from latents (N, L)."""
-        return torch.cat([to_bytes(self.generator(part)) for part in latents.split(BATCH)])
+        """uint8 images (N, C, H, W) on the CPU, from latents (N, L)."""
+        device = next((p.device for p in self.generator.parameters()), torch.device("cpu"))
+        return torch.cat([to_bytes(self.generator(part.to(device))).cpu() for part in latents.split(BATCH)])
 
-    def encode(self, images: Tensor) -> dict[str, np.ndarray]:
-        """The codes that Q predicts from uint8 images (N, C, H, W), by column name.
+    def encode(self, images: Tensor) -> Codes:
+        """The codes that Q predicts from uint8 images (N, C, H, W), by column name; ``to_pandas()`` makes a table.
 
         ``Prior.columns`` defines the columns of each kind of prior. Raises UserError if the images' size, channel count
         or type is not the model's.
@@ -102,11 +110,11 @@ class InfoGAN:
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:
             raise UserError(f"images are {images.dtype} {tuple(images.shape)}; this model needs uint8 (N, {shape})")
         latents, q = self.spec.latents, recognise(self.discriminator, images)
-        return {
-            f"{name}{end}": values.numpy()
+        return Codes(
+            (f"{name}{end}", values.numpy())
             for name, part in latents.split_q(q).items()
             for end, values in latents[name].columns(part, latents.sigma).items()
-        }
+        )
 
     def traverse(self, code: str, seed: int = 0) -> Traversal:
         """The traversal grid of one code. ``traversal.draw`` converts it to a picture."""
