@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "InfoGAN", "Recipe", "RunConfig", "UserError", "__version__", "compare", "evaluate", "export", "load", "preset",
-    "pull", "runs", "search", "train",
+    "InfoGAN", "Recipe", "RunConfig", "UserError", "__version__", "compare", "encode", "evaluate", "export", "load",
+    "preset", "pull", "runs", "search", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from infogan_ray.api import compare, evaluate, export, preset, pull, runs, search, train
+    from infogan_ray.api import compare, encode, evaluate, export, preset, pull, runs, search, train
     from infogan_ray.models.infogan import InfoGAN
     from infogan_ray.searches.recipe import Recipe
     from infogan_ray.training.config import RunConfig

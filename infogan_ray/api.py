@@ -14,11 +14,13 @@ from typing import Any, ParamSpec, TypeVar
 from infogan_ray import UserError
 from infogan_ray.cli.compare import compare_models
 from infogan_ray.cli.display import TrainDisplay
+from infogan_ray.cli.encode import Encode, encode_images
 from infogan_ray.cli.evaluate import Evaluate, measure_model
 from infogan_ray.cli.pull import Pull, pull_checkpoint
 from infogan_ray.cli.search_display import SearchDisplay
 from infogan_ray.distributed.train import trainer
 from infogan_ray.distributed.tune import search as tune_search
+from infogan_ray.models.encoded import Codes
 from infogan_ray.models.export import export as export_model
 from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.searches.leaderboard import leaderboard
@@ -106,6 +108,18 @@ def evaluate(model: InfoGAN | str | Path, **options: Any) -> dict[str, Any]:
     opened = model if isinstance(model, InfoGAN) else load(model)
     given = replace_fields(Evaluate(opened.source.uri), options, "evaluate")
     return measure_model(given, opened)[0]
+
+
+@_in_python
+def encode(model: InfoGAN | str | Path, images: str | Path, **options: Any) -> Codes:
+    """The codes that Q predicts for a dataset, a folder or an archive of images, or one image. ``image`` has the names.
+
+    The images are converted as in training. ``options`` are those of ``infogan encode``: max_bad, pixel_range and fit.
+    Raises UserError.
+    """
+    opened = model if isinstance(model, InfoGAN) else load(model)
+    given = replace_fields(Encode(opened.source.uri, str(images)), options, "encode")
+    return encode_images(given, opened)
 
 
 @_in_python

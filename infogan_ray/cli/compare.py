@@ -33,10 +33,15 @@ class Compare:
 
 def compare(arguments: list[str]) -> int:
     given = parse(
-        Compare, "compare", arguments,
-        "Measure how much the codes of each model agree with those of the others (ModelCentrality), without labels. "
-        "Example: infogan compare runs/seed0 runs/seed1 runs/seed2",
-    )  # fmt: skip
+        Compare,
+        "compare",
+        arguments,
+        "Measure how much the codes of each model agree with those of the others (ModelCentrality), without labels.",
+        [
+            "compare runs/seed0 runs/seed1 runs/seed2",
+            "compare runs/factors-search",
+        ],
+    )
     search = SearchDirectory(open_storage(given.models[0])) if len(given.models) == 1 else None
     paths = {path: path for path in given.models}
     if search is not None and search.exists:

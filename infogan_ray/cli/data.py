@@ -34,10 +34,16 @@ def data(arguments: list[str]) -> int:
     if arguments and arguments[0] in ACTIONS:
         return ACTIONS[arguments[0]](arguments[1:])
     given = parse(
-        Data, "data", arguments,
-        "Fetch a dataset. Example: infogan data fetch mnist. "
-        "To check your own images: infogan data inspect photos (see infogan data inspect --help)",
-    )  # fmt: skip
+        Data,
+        "data",
+        arguments,
+        "Fetch a dataset. To check your own images: infogan data inspect --help.",
+        [
+            "data fetch mnist",
+            "data inspect photos -o contact.png",
+            "data prepare photos shards --image-size 64",
+        ],
+    )
     if given.name not in SOURCES:
         raise UserError(f"data is '{given.name}'; valid are {', '.join(SOURCES)}")
     images = load_images(given.name, DataConfig(given.data_dir), say=print_progress)

@@ -46,9 +46,16 @@ class Inspect:
 
 def inspect(arguments: list[str]) -> int:
     given = parse(
-        Inspect, "data inspect", arguments,
-        "Check images before training on them. Example: infogan data inspect photos -o contact.png",
-    )  # fmt: skip
+        Inspect,
+        "data inspect",
+        arguments,
+        "Check images before training on them.",
+        [
+            "data inspect photos -o contact.png",
+            "data inspect photos.zip --image-size 64 --fit pad -o contact.png",
+            "data inspect photos --labels labels.csv",
+        ],
+    )
     path = Path(given.path).expanduser()
     if not path.exists():
         raise UserError(f"path is '{given.path}', which does not exist")

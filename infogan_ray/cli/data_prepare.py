@@ -66,10 +66,16 @@ class Prepare:
 
 def prepare(arguments: list[str]) -> int:
     given = parse(
-        Prepare, "data prepare", arguments,
-        "Write images as Parquet shards, which training streams. The same command continues after a kill. "
-        "Example: infogan data prepare photos shards --image-size 64",
-    )  # fmt: skip
+        Prepare,
+        "data prepare",
+        arguments,
+        "Write images as Parquet shards, which training streams. The same command continues after a kill.",
+        [
+            "data prepare photos shards --image-size 64",
+            "data prepare photos.tar s3://bucket/photos --encoding encoded",
+            "data prepare photos shards --image-size 64 --dry-run",
+        ],
+    )
     raw = given.encoding == RAW
     if not raw and (given.image_size or given.channels or given.fit != "crop"):
         raise UserError(
@@ -190,9 +196,15 @@ class Verify:
 
 def verify(arguments: list[str]) -> int:
     given = parse(
-        Verify, "data verify", arguments,
-        "Read all shards and compare their SHA-256. Example: infogan data verify s3://bucket/photos",
-    )  # fmt: skip
+        Verify,
+        "data verify",
+        arguments,
+        "Read all shards and compare their SHA-256.",
+        [
+            "data verify shards",
+            "data verify s3://bucket/photos",
+        ],
+    )
     shards = open_shards(open_storage(given.dest))
     both, wrong, read = (*shards.train, *shards.test), [], 0
     with ProgressLine(sum(shard.bytes for shard in both) // 1000, "kB") as shown:

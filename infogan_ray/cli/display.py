@@ -19,7 +19,9 @@ from infogan_ray.storage.visible_text import printable
 
 PLAIN_EVERY_S = 10
 
-errors = Console(stderr=True, highlight=False, emoji=False)
+# A notebook shows stderr as plain lines: it has no cursor that could move.
+_not_a_terminal = False if Console().is_jupyter else None
+errors = Console(stderr=True, highlight=False, emoji=False, force_jupyter=False, force_terminal=_not_a_terminal)
 
 
 class TrainDisplay:

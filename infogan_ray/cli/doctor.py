@@ -22,7 +22,16 @@ class Doctor:
 
 
 def doctor(arguments: list[str]) -> int:
-    given = parse(Doctor, "doctor", arguments, "Check this machine or a cluster. Example: infogan doctor")
+    given = parse(
+        Doctor,
+        "doctor",
+        arguments,
+        "Check this machine or a cluster.",
+        [
+            "doctor",
+            "doctor --cluster http://127.0.0.1:8265",
+        ],
+    )
     if given.cluster:
         backend = backend_of(given.cluster)
         findings = backend(given.cluster, backend.FLAGS(), warn).examine()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -21,6 +22,8 @@ from infogan_ray.data.formats.recognise import open_collection
 from infogan_ray.data.hold_out import NONE
 from infogan_ray.data.image_loader import read_pictures, summary
 from infogan_ray.data.progress import counted
+from infogan_ray.models.encoded import Codes
+from infogan_ray.models.infogan import InfoGAN
 from infogan_ray.training.load_model import load
 
 
@@ -41,10 +44,28 @@ class Encode:
 
 def encode(arguments: list[str]) -> int:
     given = parse(
-        Encode, "encode", arguments, "Predict codes. Example: infogan encode first-model photos -o codes.parquet"
+        Encode,
+        "encode",
+        arguments,
+        "Predict the codes of images.",
+        [
+            "encode first-model photos -o codes.parquet",
+            "encode runs/first mnist -o codes.parquet",
+        ],
     )
     output = output_path(given.output, (".parquet",))
-    model = load(given.model, warn)
+    codes = encode_images(given, load(given.model, warn))
+    columns = {
+        name: pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1]) if values.ndim == 2 else values
+        for name, values in codes.items()
+    }
+    write_output(output, lambda file: pq.write_table(pa.table(columns), file))
+    print_result(f"{output}: {counted(len(codes['image']), 'image')}")
+    return DONE
+
+
+def encode_images(given: Encode, model: InfoGAN) -> Codes:
+    """Q's codes for the given images, with their names in the column ``image``. Raises UserError."""
     size, channels = model.spec.image_size, model.spec.channels
     pixel_range, fit = given.pixel_range or model.pixel_range, given.fit or model.fit
     config = DataConfig(None, size, channels, max_bad=given.max_bad, pixel_range=pixel_range, fit=fit, hold_out=NONE)
@@ -66,10 +87,4 @@ def encode(arguments: list[str]) -> int:
         both = [("train", found.images), *([("test", found.test_images)] if found.test_images is not None else [])]
         names = [f"{part}/{row}" for part, tensor in both for row in range(len(tensor))]
         images = torch.cat([tensor for _, tensor in both])
-    columns = {
-        name: pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1]) if values.ndim == 2 else values
-        for name, values in model.encode(images).items()
-    }
-    write_output(output, lambda file: pq.write_table(pa.table({"image": names, **columns}), file))
-    print_result(f"{output}: {counted(len(names), 'image')}")
-    return DONE
+    return Codes({"image": np.array(names), **model.encode(images)})

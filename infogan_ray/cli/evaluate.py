@@ -65,7 +65,17 @@ class Evaluate:
 
 
 def evaluate(arguments: list[str]) -> int:
-    given = parse(Evaluate, "evaluate", arguments, "Measure a model. Example: infogan evaluate first-model")
+    given = parse(
+        Evaluate,
+        "evaluate",
+        arguments,
+        "Measure a model.",
+        [
+            "evaluate first-model",
+            "evaluate runs/first --quality",
+            "evaluate runs/shapes --disentanglement shapes --json",
+        ],
+    )
     metrics, spec = measure_model(given)
     if given.json:
         print_json(metrics)

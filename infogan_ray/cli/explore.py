@@ -39,10 +39,15 @@ class Explore:
 
 def explore(arguments: list[str]) -> int:
     given = parse(
-        Explore, "explore", arguments,
-        "Show a web page with a slider for each code. It needs no internet. By default only this machine can open it. "
-        "Example: infogan explore first-model",
-    )  # fmt: skip
+        Explore,
+        "explore",
+        arguments,
+        "Show a web page with a slider for each code. It needs no internet. By default only this machine can open it.",
+        [
+            "explore first-model",
+            "explore runs",
+        ],
+    )
     with extra("serve", "the explorer"):
         import uvicorn
 

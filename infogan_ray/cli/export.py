@@ -28,10 +28,15 @@ class Export:
 
 def export(arguments: list[str]) -> int:
     given = parse(
-        Export, "export", arguments,
-        "Write a model's generator and recognition network for use without this package. They are compared with it. "
-        "Example: infogan export first-model -o first-onnx",
-    )  # fmt: skip
+        Export,
+        "export",
+        arguments,
+        "Write a model's generator and recognition network for use without this package. They are compared with it.",
+        [
+            "export first-model -o first-onnx",
+            "export first-model --format torch -o first-graphs",
+        ],
+    )
     model = load(given.model, warn)
     folder = Path(given.output or f"{model.source.name}-{given.format}").expanduser()
     try:

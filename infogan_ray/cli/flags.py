@@ -69,18 +69,19 @@ def parse(
     command: str,
     arguments: Sequence[str],
     description: str,
+    examples: Sequence[str],
     default: T | None = None,
     taken: Sequence[str] = (),
 ) -> T:
     """Parse flags into a dataclass. Raises UserError for unknown flags and invalid values.
 
-    With a default, a flag's name starts with its section's name. ``taken``: valid flags that ``kind`` does not have;
-    the caller has removed them from the arguments.
+    ``examples``: what may follow ``infogan``. With a default, a flag's name starts with its section's name. ``taken``:
+    valid flags that ``kind`` does not have; the caller has removed them from the arguments.
     """
     message = io.StringIO()
     options: dict[str, Any] = {
         "args": _join_negative_ranges(arguments),
-        "description": description,
+        "description": "\n".join([description, "", "examples:", *(f"  infogan {example}" for example in examples)]),
         "registry": REGISTRY,
     }
     options |= {"config": (tyro.conf.OmitArgPrefixes,)} if default is None else {"default": default}

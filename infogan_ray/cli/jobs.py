@@ -37,7 +37,17 @@ class Jobs:
 
 def jobs(arguments: list[str]) -> int:
     flags = with_backend_flags(Jobs, "FLAGS")
-    given: Any = parse(flags, "jobs", arguments, "Show and stop submitted jobs. Example: infogan jobs logs ID --follow")
+    given: Any = parse(
+        flags,
+        "jobs",
+        arguments,
+        "Show and stop submitted jobs.",
+        [
+            "jobs",
+            "jobs logs ID --follow",
+            "jobs stop ID",
+        ],
+    )
     cluster, backend = open_backend(given, "FLAGS")
     place = place_flags(given)
     if given.action != "list" and not given.id:

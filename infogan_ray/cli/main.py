@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.resources import files
 
 from infogan_ray import UserError
 from infogan_ray.cli import train_help
@@ -37,6 +38,7 @@ COMMANDS = {
     "data": "fetch a dataset; inspect images; prepare them as shards; verify shards",
     "doctor": "check this machine or a cluster",
 }
+HELP_FLAGS = {"-h": "", "--help": "", "--help-all": "-all"}  # with the end of the file's name
 DATA_ACTIONS = ("fetch", "inspect", "prepare", "verify")
 
 
@@ -57,6 +59,19 @@ example:
 
 'infogan COMMAND --help' explains one command.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 interrupted."""
+
+
+def stored_help(arguments: Sequence[str]) -> str:
+    """The help of a command without other flags, from a file of ``help/``. Empty if there is none.
+
+    The parser writes these files (``python -m tests.project.reference_pages``), and a test compares them. Each time
+    would take seconds: a command's parser needs PyTorch and Ray.
+    """
+    *words, flag = arguments
+    if flag not in HELP_FLAGS or not all(word.isalpha() for word in words):
+        return ""
+    file = files("infogan_ray.cli") / "help" / f"{'-'.join(words)}{HELP_FLAGS[flag]}.txt"
+    return file.read_text() if file.is_file() else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +106,9 @@ def _main(arguments: list[str]) -> int:
         return _error(f"unknown command '{name}'; {hint}", USAGE)
     if name == "train" and {"-h", "--help"} & {*arguments}:
         print_result(*train_help.SHORT.splitlines())
+        return DONE
+    if text := stored_help(arguments):
+        print_result(*text.splitlines())
         return DONE
     return _run(name, arguments[1:])
 

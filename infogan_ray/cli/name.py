@@ -26,10 +26,15 @@ class Name:
 
 def name(arguments: list[str]) -> int:
     given = parse(
-        Name, "name", arguments,
-        "Give codes names, which flags, pictures and the model card then use. "
-        "Example: infogan name first-model uniform0=slant uniform1=width",
-    )  # fmt: skip
+        Name,
+        "name",
+        arguments,
+        "Give codes names, which flags, pictures and the model card then use.",
+        [
+            "name first-model uniform0=slant uniform1=width",
+            "sample first-model --set slant=1 -o slanted.png",
+        ],
+    )
     pairs = dict(word.partition("=")[::2] for word in given.names)
     wrong = next((word for word in given.names if "=" not in word), None)
     if wrong is not None:

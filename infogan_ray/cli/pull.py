@@ -43,7 +43,17 @@ class Pull:
 
 
 def pull(arguments: list[str]) -> int:
-    given = parse(Pull, "pull", arguments, "Copy a model. Example: infogan pull runs/first first-model")
+    given = parse(
+        Pull,
+        "pull",
+        arguments,
+        "Copy a model.",
+        [
+            "pull runs/first first-model",
+            "pull s3://bucket/runs/search best --select quality",
+            "pull runs/first first-model --checkpoint last",
+        ],
+    )
     destination, run, chosen = pull_checkpoint(given)
     if given.json:
         print_json({"model": str(destination), "step": chosen.step, **scalars(chosen.metrics)})

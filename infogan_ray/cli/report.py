@@ -26,7 +26,11 @@ def report(arguments: list[str]) -> int:
         Report,
         "report",
         arguments,
-        "Write report.html into the folder of a run or search. Example: infogan report runs/first",
+        "Write report.html into the folder of a run or search.",
+        [
+            "report runs/first",
+            "report s3://bucket/runs/search",
+        ],
     )
     folder = open_storage(given.run)
     if SearchDirectory(folder).exists:

@@ -32,7 +32,17 @@ class Runs:
 
 
 def runs(arguments: list[str]) -> int:
-    given = parse(Runs, "runs", arguments, "List runs. Example: infogan runs runs")
+    given = parse(
+        Runs,
+        "runs",
+        arguments,
+        "List runs, the checkpoints of a run, or the trials of a search.",
+        [
+            "runs runs",
+            "runs runs/first",
+            "runs s3://bucket/runs --json",
+        ],
+    )
     storage = open_storage(given.storage)
     if SearchDirectory(storage).exists:
         print_rows(str(storage), board_rows(leaderboard(SearchDirectory(storage)), given.json), given.json)

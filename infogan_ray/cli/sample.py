@@ -31,7 +31,16 @@ class Sample:
 
 
 def sample(arguments: list[str]) -> int:
-    given = parse(Sample, "sample", arguments, "Make images. Example: infogan sample first-model --set cat0=3 -o 3.png")
+    given = parse(
+        Sample,
+        "sample",
+        arguments,
+        "Make images.",
+        [
+            "sample first-model -o images.png",
+            "sample first-model --set cat0=0 uniform0=0.5 -o category0.png",
+        ],
+    )
     codes = {}
     for word in given.set:
         name, _, value = word.partition("=")

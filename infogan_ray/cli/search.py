@@ -119,7 +119,15 @@ def parse_search(arguments: list[str]) -> Search:
     if any(word.partition("=")[0].replace("_", "-") == "--per-process" for word in arguments):
         raise UserError("--per-process was removed; with --gpus-per-worker 0.1 ten trials share a GPU")
     return parse(
-        Search, "search", arguments, "Run a search. Example: infogan search tuning/quick.py --name first-search"
+        Search,
+        "search",
+        arguments,
+        "Run a search.",
+        [
+            "search tuning/quick.py --name first-search",
+            "search tuning/photos.py --data photos --trials 12 --dry-run",
+            "search tuning/quick.py --name first-search --resume",
+        ],
     )
 
 

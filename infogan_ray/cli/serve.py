@@ -29,7 +29,14 @@ class Serve:
 
 def serve(arguments: list[str]) -> int:
     given = parse(
-        Serve, "serve", arguments, "Answer /sample, /traverse and /encode over HTTP. Example: infogan serve first-model"
+        Serve,
+        "serve",
+        arguments,
+        "Answer /sample, /traverse and /encode over HTTP.",
+        [
+            "serve first-model",
+            "serve s3://bucket/runs/first --port 8000",
+        ],
     )
     with extra("serve", "the service"):
         from infogan_ray.distributed.serve.service import ServiceFailed, check_token, serving

@@ -46,8 +46,12 @@ def submit(arguments: list[str]) -> int:
     given: Any = parse(
         with_backend_flags(Submit, "SUBMIT_FLAGS"), "submit", arguments[:cut],
         "Start a run or a search as a job, which continues without this terminal: "
-        "infogan submit [flags] -- train … | search …. "
-        "Example: infogan submit --cluster http://127.0.0.1:8265 -- train --preset mnist --storage s3://bucket/runs",
+        "infogan submit [flags] -- train … | search ….",
+        [
+            "submit -- train --preset mnist_robust --name nightly",
+            "submit --cluster http://127.0.0.1:8265 -- train --preset mnist_robust --storage s3://bucket/runs",
+            "submit --cluster http://127.0.0.1:8265 -- search tuning/quick.py --storage s3://bucket/runs",
+        ],
     )  # fmt: skip
     cluster, backend = open_backend(given, "SUBMIT_FLAGS")
     work = work_of(arguments[cut + 1 :], given, backend.REMOTE)

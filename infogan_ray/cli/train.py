@@ -147,8 +147,9 @@ def train_config(arguments: list[str], start_or_resume: bool = False, own_settin
         base = dataclasses.replace(base, epochs=None)
     return parse(
         RunConfig, "train", rest, default=base, taken=("--dry-run", "--measure", "--json", START_OR_RESUME, HELP_ALL),
-        description="Every setting. Example: infogan train --preset mnist_robust --name first. "
-        "Also: CONFIG.yaml, --dry-run, --json and --start-or-resume; see 'infogan train --help'.",
+        description="Every setting. Also CONFIG.yaml, --dry-run, --measure, --json and --start-or-resume: see "
+        "'infogan train --help'.",
+        examples=["train --preset mnist_robust --name first", "train CONFIG.yaml --steps 10_000"],
     )  # fmt: skip
 
 

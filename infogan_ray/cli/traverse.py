@@ -27,7 +27,16 @@ class Traverse:
 
 
 def traverse(arguments: list[str]) -> int:
-    given = parse(Traverse, "traverse", arguments, "Show codes. Example: infogan traverse first-model --code cat0")
+    given = parse(
+        Traverse,
+        "traverse",
+        arguments,
+        "Show codes: one picture for each.",
+        [
+            "traverse first-model -o codes.png",
+            "traverse first-model --code cat0 -o cat0.png",
+        ],
+    )
     model = load(given.model, warn)
     output = output_path(given.output, PICTURES)
     for name in [given.code] if given.code else list(model.codes):

@@ -5,7 +5,7 @@ Images x (B, C, H, W), features y (B, O, H // 2, W // 2) and a weight w (O, C, 4
 can be differentiated any number of times, as the R1 penalty requires. Tensors are channels-last: the pixels of one row
 under a kernel are contiguous, and ``columns`` can copy them quickly for a matrix product.
 
-oneDNN is used if it is faster (docs/speed.md has the measurements). Matrix products are faster in three cases:
+oneDNN is used if it is faster (docs/research/speed.md has the measurements). Matrix products are faster in three cases:
 
 - the forward pass and the weight gradient of a grey image, which share its columns;
 - the weight gradient of a wide layer in bf16;

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import os
+import pkgutil
 import pty
 import re
 import shlex
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,9 +23,10 @@ import torch
 from PIL import Image
 from ray import tune
 
-from infogan_ray import UserError
+from infogan_ray import UserError, cli
 from infogan_ray.cli import display
 from infogan_ray.cli.exit_codes import DONE, FAILED, USAGE
+from infogan_ray.cli.flags import parse
 from infogan_ray.cli.main import COMMANDS, DATA_ACTIONS, main
 from infogan_ray.cli.train import train_config
 from infogan_ray.cli.train_help import SHORT
@@ -39,7 +42,7 @@ from infogan_ray.training.presets import PRESETS
 from infogan_ray.web.explorer.real_images import RealImageSource
 from infogan_ray.web.inference import read_image
 from tests.conftest import tiny_config
-from tests.project.reference_pages import field_docs, sections
+from tests.project.reference_pages import HELP, HELP_FOLDER, field_docs, sections
 from tests.storage.test_json_text import strict
 from tests.training.test_step import run_alone
 
@@ -445,7 +448,34 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
     except SystemExit as end:
         code = int(end.code or 0)
     shown = capsys.readouterr().out
-    assert code == DONE and re.search("Examples?:", shown) and "None" not in shown
+    assert code == DONE and re.search("examples:", shown, re.IGNORECASE) and "None" not in shown
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_the_examples_of_the_help_are_valid(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each example is parsed by its own command, which stops there."""
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "CONFIG.yaml").write_text("preset: mnist\n")
+
+    class Parsed(Exception):
+        pass
+
+    def parse_only(*args: Any, **kwargs: Any) -> None:
+        parse(*args, **kwargs)
+        raise Parsed
+
+    for module in pkgutil.iter_modules(cli.__path__, "infogan_ray.cli."):
+        if hasattr(loaded := importlib.import_module(module.name), "parse"):
+            monkeypatch.setattr(loaded, "parse", parse_only)
+    examples = re.findall(r"^  infogan (.+)$", (HELP_FOLDER / f"{name}.txt").read_text(), re.MULTILINE)
+    assert 1 <= len(examples) <= 3
+    for example in examples:
+        words, _, work = example.partition(" -- ")
+        for command, *arguments in filter(None, (words.split(), work.split())):
+            with pytest.raises(Parsed):
+                more = ["--", *work.split()] if command == "submit" else []
+                getattr(importlib.import_module(f"infogan_ray.cli.{command}"), command)([*arguments, *more])
 
 
 def test_the_short_help_of_train_has_flags_that_exist_and_loads_no_torch() -> None:

@@ -1,6 +1,6 @@
-"""Write the pages of docs/reference/ from the code: every setting of a run, every command, and the Python API.
+"""Write the pages of docs/reference/ from the code: settings, commands and the Python API. Also each command's help.
 
-Run: python -m tests.project.reference_pages. A test compares the pages with the code.
+Run: python -m tests.project.reference_pages. A test compares the files with the code.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import infogan_ray
-from infogan_ray.cli.main import COMMANDS, DATA_ACTIONS, main
+from infogan_ray.cli.main import COMMANDS, DATA_ACTIONS, help_text
 from infogan_ray.training.config import RunConfig
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
+HELP_FOLDER = Path(__file__).parents[2] / "infogan_ray" / "cli" / "help"
 MADE = "<!-- Made by python -m tests.project.reference_pages from the code. -->\n"
 
 
@@ -92,18 +94,27 @@ def line(text: str) -> str:
 def commands() -> str:
     """What ``--help`` prints, for every command. ``infogan train`` has its settings in configuration()."""
     parts = [f"{MADE}# Commands\n\n`infogan train` has one flag per setting: [Settings of a run](configuration.md)."]
-    names = [name for name in COMMANDS if name not in ("train", "data", "jobs")]
-    for name in ["", *names, "jobs", *(f"data {action}" for action in DATA_ACTIONS)]:
-        parts.append(f"\n## infogan {name}\n\n```\n{help_of(name)}\n```".replace("infogan \n", "infogan\n"))
+    for name in ["", *(name for name in HELP if name != "train-all")]:
+        shown = help_of(name) if name else help_text()
+        parts.append(f"\n## infogan {name.replace('-', ' ')}\n\n```\n{shown}\n```".replace("infogan \n", "infogan\n"))
     return "\n".join(parts) + "\n"
 
 
+HELP = {
+    name.replace(" ", "-"): [*name.split(), "--help"]
+    for name in (*(n for n in COMMANDS if n not in ("train", "data")), *(f"data {action}" for action in DATA_ACTIONS))
+} | {"train-all": ["train", "--help-all"], "data": ["data", "--help"]}
+"""The arguments for each file of infogan_ray/cli/help/, by the file's name."""
+
+
 def help_of(name: str) -> str:
-    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "110"
+    """The help that a command's parser prints, for a width of 100 characters."""
+    command, *words = HELP[name]
+    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
     shown = io.StringIO()
     try:
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-            main([*name.split(), "--help"])
+            getattr(import_module(f"infogan_ray.cli.{command}"), command)(words)
     finally:
         if before is None:
             del os.environ["COLUMNS"]
@@ -140,5 +151,8 @@ PAGES = {"configuration.md": configuration, "commands.md": commands, "python.md"
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
+    HELP_FOLDER.mkdir(exist_ok=True)
     for page, make in PAGES.items():
         (FOLDER / page).write_text(make())
+    for name in HELP:
+        (HELP_FOLDER / f"{name}.txt").write_text(help_of(name) + "\n")

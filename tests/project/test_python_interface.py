@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -107,6 +108,14 @@ def test_functions_are_the_commands(npz: Path, tmp_path: Path, capsys: pytest.Ca
     assert measured == json.loads(capsys.readouterr().out)
     with pytest.raises(infogan_ray.UserError, match="evaluate: unknown field 'sample'; did you mean 'samples'"):
         infogan_ray.evaluate(models[0], sample=3)
+
+    encoded = infogan_ray.encode(models[0], npz)
+    assert len(encoded["image"]) == 96 and list(encoded["image"][:2]) == ["train/0", "train/1"]
+    assert main(["encode", str(storage / "seed0"), str(npz), "-o", str(tmp_path / "codes.parquet")]) == 0
+    written = pq.read_table(tmp_path / "codes.parquet")
+    assert written.column_names == list(encoded)
+    assert written["uniform0"].to_pylist() == encoded["uniform0"].tolist()
+    capsys.readouterr()
 
     compared = infogan_ray.compare(models)
     assert main(["compare", *(str(storage / f"seed{seed}") for seed in range(3)), "--json"]) == 0
