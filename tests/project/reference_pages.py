@@ -29,32 +29,90 @@ HELP_FOLDER = Path(__file__).parents[2] / "infogan_ray" / "cli" / "help"
 MADE = "<!-- Made by python -m tests.project.reference_pages from the code. -->\n"
 
 
+GROUPS = {
+    "data": "preset data data_dir image_size channels labels max_bad pixel_range fit hold_out feed",
+    "model": "codes",
+    "run": "steps epochs batch_size seed resume accept_changes log_every profile",
+    "resources": "workers threads device gpus_per_worker placement wait precision cuda_graph",
+    "storage": "storage name checkpoint_every keep max_missed_checkpoints metric",
+    "tracking": "mlflow wandb",
+}
+"""The groups of RunConfig's own settings. Its sections, such as network, are groups too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting: its flag, the words for its type, its default as text (empty for none), and its docstring."""
+
+    flag: str
+    kind: str
+    default: str
+    text: str
+
+
+def settings() -> Iterator[tuple[str, str, list[Setting]]]:
+    """Title, first lines and settings of each group. Raises KeyError for a setting without docstring or group."""
+    (_, _, own), *others = ((prefix, about, _settings(kind, prefix)) for prefix, kind, about in sections(RunConfig))
+    by_name = {setting.flag.removeprefix("--").replace("-", "_"): setting for setting in own}
+    if {*by_name} != {name for names in GROUPS.values() for name in names.split()}:
+        raise KeyError(f"GROUPS differs from the settings of a run: {', '.join(by_name)}")
+    for title, names in GROUPS.items():
+        yield title, "", [by_name[name] for name in names.split()]
+    for prefix, about, found in others:
+        yield prefix.rstrip("."), about, found
+
+
+def _settings(kind: type, prefix: str) -> list[Setting]:
+    hints, docs, found = typing.get_type_hints(kind, include_extras=True), field_docs(kind), []
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            continue
+        value, text = hints[field.name], docs.get(field.name, "")
+        if typing.get_origin(value) is typing.Annotated:
+            value, *notes = typing.get_args(value)
+            text = text or next(note.documentation for note in notes if hasattr(note, "documentation"))
+        if not text:
+            raise KeyError(f"{prefix}{field.name} has no docstring")
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        shown = "" if default is None or default == {} else str(default)
+        found.append(Setting(f"--{prefix}{field.name}".replace("_", "-"), kind_text(value), shown, line(text)))
+    return found
+
+
 def configuration() -> str:
-    """A table for the run and one for each section. Raises KeyError for a setting without a docstring."""
+    """A table for each group of settings."""
     tables = [
         f"{MADE}# Settings of a run\n\nFlags of `infogan train`, and fields of a CONFIG.yaml. "
         "Flags override CONFIG.yaml, which overrides the preset."
     ]
-    for prefix, kind, about in sections(RunConfig):
-        title = f"\n## {prefix.rstrip('.')}\n\n{about}" if prefix else "\n## The run"
-        rows = [f"{title}\n\n| flag | value | default | meaning |\n|---|---|---|---|"]
-        hints, docs = typing.get_type_hints(kind, include_extras=True), field_docs(kind)
-        for field in dataclasses.fields(kind):
-            if dataclasses.is_dataclass(hints[field.name]):
-                continue
-            value, text = hints[field.name], docs.get(field.name, "")
-            if typing.get_origin(value) is typing.Annotated:
-                value, *notes = typing.get_args(value)
-                text = text or next(note.documentation for note in notes if hasattr(note, "documentation"))
-            default = field.default_factory() if callable(field.default_factory) else field.default
-            shown = "" if default is None or default == {} else f"`{default}`"
-            rows.append(
-                f"| `--{prefix}{field.name}`".replace("_", "-") + f" | {kind_text(value)} | {shown} | {line(text)} |"
-            )
-            if not text:
-                raise KeyError(f"{prefix}{field.name} has no docstring")
-        tables.append("\n".join(rows))
+    for title, about, found in settings():
+        rows = [
+            f"| `{s.flag}` | {s.kind} | {f'`{s.default}`' if s.default else ''} | {escaped(s.text)} |" for s in found
+        ]
+        head = f"\n## {title}\n" + (f"\n{escaped(about)}\n" if about else "")
+        tables.append("\n".join([head, "| flag | value | default | meaning |\n|---|---|---|---|", *rows]))
     return "\n".join(tables) + "\n"
+
+
+def all_settings() -> str:
+    """The text of ``infogan train --help-all``."""
+    lines = [
+        "usage: infogan train [CONFIG.yaml] [OPTIONS]", "",
+        "Every setting, by group. Flags override CONFIG.yaml, which overrides the preset.",
+        "Also --dry-run, --measure, --json and --start-or-resume: see 'infogan train --help'.",
+        "What is on or off is written as --profile or --no-profile.", "",
+        "examples:", "  infogan train --preset mnist_robust --name first", "  infogan train CONFIG.yaml --steps 10_000",
+    ]  # fmt: skip
+    for title, about, found in settings():
+        lines += ["", title, *([wrapped(about, 2)] if about else [])]
+        for setting in found:
+            default = f" (default: {setting.default})" if setting.default else ""
+            lines += [f"  {setting.flag}  {setting.kind}", wrapped(f"{setting.text}{default}", 6)]
+    return "\n".join(lines)
+
+
+def wrapped(text: str, indent: int) -> str:
+    return textwrap.fill(text, 100, initial_indent=" " * indent, subsequent_indent=" " * indent)
 
 
 def sections(kind: type, prefix: str = "") -> Iterator[tuple[str, type, str]]:
@@ -88,7 +146,12 @@ def kind_text(hint: Any) -> str:
 
 
 def line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split())
+
+
+def escaped(text: str) -> str:
+    """For a cell of a table."""
+    return text.replace("|", "\\|")
 
 
 def commands() -> str:
@@ -108,7 +171,9 @@ HELP = {
 
 
 def help_of(name: str) -> str:
-    """The help that a command's parser prints, for a width of 100 characters."""
+    """The help that a command's parser prints, for a width of 100 characters. Every setting of a run by group."""
+    if name == "train-all":
+        return all_settings()
     command, *words = HELP[name]
     before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
     shown = io.StringIO()
