@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 MOST = 25
 """Words of a sentence. A command or a name in backticks is one word."""
 NAMES = (
-    "concepts tutorial datasets results images search cluster reliability serving tracking faq index speed architecture "
-    "research/experiments research/feeds research/scale research/selection research/speed"
+    "concepts tutorial datasets results images search cluster reliability serving tracking faq index speed "
+    "architecture research/experiments research/feeds research/scale research/selection research/speed"
 )
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / f"docs/{name}.md" for name in NAMES.split())]
 
