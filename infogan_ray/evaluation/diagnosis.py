@@ -12,6 +12,7 @@ LEAST_SPREAD = 0.5
 COLLAPSES = {"spread": "", "spread_in_category": " in each category", "feature_spread": ""}
 """The metrics that show a collapse, with the place where it is."""
 NEARLY_ALWAYS, SURE = 0.97, 0.1  # D's share of right decisions, and its mean probability of "real" for G's images
+MIXED = 0.25  # the share of a category's second label from which the category holds two kinds of images
 HELP = "More --steps and more images help, and the preset photos if the run has another form"
 
 
@@ -43,26 +44,35 @@ def _weak_codes(metrics: Mapping[str, Any], ceilings: Mapping[str, float]) -> li
 
 
 def _shared_categories(metrics: Mapping[str, Any]) -> str:
-    """A sentence about labels that are not the most common one of any category. Empty if there are none."""
-    counts = [row for row in metrics.get("confusion", []) if sum(row)]
-    if not counts:
-        return ""
-    labels = [label for label in range(len(counts[0])) if sum(row[label] for row in counts)]
-    most_common = {max(labels, key=lambda label: row[label]) for row in counts}
-    if not (missing := [label for label in labels if label not in most_common]):
+    """A sentence about kinds of images that share categories, by their labels. Empty if none do."""
+    rows = {category: row for category, row in enumerate(metrics.get("confusion", [])) if sum(row)}
+    if not rows:
         return ""
     code, categories = metrics["clustering_code"], len(metrics["confusion"])
+    labels = [label for label, counts in enumerate(zip(*rows.values(), strict=True)) if sum(counts)]
     if len(labels) > categories:
         return (
             f"{code} has {categories} categories for {len(labels)} kinds of images, so kinds share categories. A prior "
             "with more categories separates them (--codes)."
         )
-    names = metrics.get("classes") or range(len(counts[0]))
-    shown = ", ".join(str(names[label]) for label in missing[:5]) + (", ..." if len(missing) > 5 else "")
+    names = metrics.get("classes") or range(len(next(iter(rows.values()))))
+    most_common = {max(labels, key=lambda label: row[label]) for row in rows.values()}
+    missing = [str(names[label]) for label in labels if label not in most_common]
+    mixed = [str(category) for category, row in rows.items() if sorted(row)[-2:][0] >= MIXED * sum(row)]
+    if missing:
+        found = f"No category of {code} holds mostly {_first(missing)}"
+    elif mixed and len(labels) > 1:
+        found = f"Categories {_first(mixed)} of {code} hold two kinds of images each"
+    else:
+        return ""
     return (
-        f"No category of {code} holds mostly {shown}: kinds share categories. Another --seed may separate them, and "
-        "infogan search tuning/seeds.py selects the best of five."
+        f"{found}: kinds share categories. Another --seed may separate them, and infogan search tuning/seeds.py "
+        "selects the best of five."
     )
+
+
+def _first(words: list[str], most: int = 5) -> str:
+    return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
 
 
 def failures(metrics: Mapping[str, Any], ceilings: Mapping[str, float]) -> list[str]:
