@@ -6,15 +6,12 @@ import dataclasses
 import importlib
 import json
 import os
-import pkgutil
 import pty
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,13 +20,11 @@ import torch
 from PIL import Image
 from ray import tune
 
-from infogan_ray import UserError, cli
+from infogan_ray import UserError
 from infogan_ray.cli import display
 from infogan_ray.cli.exit_codes import DONE, FAILED, USAGE
-from infogan_ray.cli.flags import parse
-from infogan_ray.cli.main import COMMANDS, DATA_ACTIONS, main
+from infogan_ray.cli.main import COMMANDS, main
 from infogan_ray.cli.train import train_config
-from infogan_ray.cli.train_help import SHORT
 from infogan_ray.data.datasets import load_images
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.evaluation import texts
@@ -42,7 +37,6 @@ from infogan_ray.training.presets import PRESETS
 from infogan_ray.web.explorer.real_images import RealImageSource
 from infogan_ray.web.inference import read_image
 from tests.conftest import tiny_config
-from tests.project.reference_pages import HELP, HELP_FOLDER, field_docs, sections
 from tests.storage.test_json_text import strict
 from tests.training.test_step import run_alone
 
@@ -439,83 +433,6 @@ def test_doctor_reports_findings(capsys: pytest.CaptureFixture[str], monkeypatch
     main(["doctor", "--json"])
     findings = {f["what"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
     assert findings["python"]["mark"] == "ok" and "Ray cluster" in findings
-
-
-@pytest.mark.parametrize("command", [*(f"{name} --help" for name in COMMANDS), "train --help-all"])
-def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        code = main(command.split())
-    except SystemExit as end:
-        code = int(end.code or 0)
-    shown = capsys.readouterr().out
-    assert code == DONE and re.search("examples:", shown, re.IGNORECASE) and "None" not in shown
-
-
-@pytest.mark.parametrize("name", HELP)
-def test_the_examples_of_the_help_are_valid(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each example is parsed by its own command, which stops there."""
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "CONFIG.yaml").write_text("preset: mnist\n")
-
-    class Parsed(Exception):
-        pass
-
-    def parse_only(*args: Any, **kwargs: Any) -> None:
-        parse(*args, **kwargs)
-        raise Parsed
-
-    for module in pkgutil.iter_modules(cli.__path__, "infogan_ray.cli."):
-        if hasattr(loaded := importlib.import_module(module.name), "parse"):
-            monkeypatch.setattr(loaded, "parse", parse_only)
-    examples = re.findall(r"^  infogan (.+)$", (HELP_FOLDER / f"{name}.txt").read_text(), re.MULTILINE)
-    assert 1 <= len(examples) <= 3
-    for example in examples:
-        words, _, work = example.partition(" -- ")
-        for command, *arguments in filter(None, (words.split(), work.split())):
-            with pytest.raises(Parsed):
-                more = ["--", *work.split()] if command == "submit" else []
-                getattr(importlib.import_module(f"infogan_ray.cli.{command}"), command)([*arguments, *more])
-
-
-def test_the_short_help_of_train_has_flags_that_exist_and_loads_no_torch() -> None:
-    given = re.findall(r"(--[a-z][\w.-]*)", SHORT)
-    fields = [f"{prefix}{name}" for prefix, kind, _ in sections(RunConfig) for name in field_docs(kind)]
-    others = {"--dry-run", "--measure", "--json", "--start-or-resume", "--help-all", "--consistency", "--metric"}
-    assert len(given) > 25 and {*given} <= {"--" + name.replace("_", "-") for name in fields} | others
-    code = (
-        "import sys; from infogan_ray.cli.main import main; main(['train', '--help']); sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
-
-
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
-)
-def test_commands_in_the_documentation_are_valid(page: Path) -> None:
-    for line in re.findall(r"^infogan (.+)$", page.read_text(), re.MULTILINE):
-        words = [word for word in shlex.split(line, comments=True) if word not in ("--dry-run", "--json")]
-        assert words[0] in COMMANDS
-        if words[0] == "train":
-            train_config(words[1:])
-        if words[0] == "data":
-            assert words[1] in DATA_ACTIONS
-
-
-def test_links_in_the_readme_lead_somewhere() -> None:
-    """``make docs`` checks those of the other pages."""
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]+)#?([^)\s]*)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / target).exists(), target
-        titles = re.findall(r"^#+ (.+)$", (ROOT / target).read_text(), re.MULTILINE) if anchor else []
-        anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
-        assert not anchor or anchor in anchors, f"{target}#{anchor}"
-
-
-def test_the_demo_command_is_valid() -> None:
-    output = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    (words,) = [shlex.split(line) for line in output.splitlines() if "infogan train" in line]
-    config = train_config(words[2:])
-    assert config.preset == "mnist_robust" and config.name and config.name.startswith("demo-")
 
 
 def test_a_failed_write_is_one_line_and_keeps_the_old_file(trained: Path, tmp_path: Path) -> None:

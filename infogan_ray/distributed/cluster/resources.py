@@ -89,7 +89,8 @@ def fit(config: RunConfig, nodes: list[dict[str, float]], max_threads: int | Non
     reason = REQUESTED if config.threads else LIMITED if threads < divided else DIVIDED
     if threads * min_workers > cpus:
         raise InsufficientResources(
-            f"threads is {threads}: {min_workers} workers need {threads * min_workers} CPUs, and there are {cpus}"
+            f"threads is {threads} for {counted(min_workers, 'worker')}, which is {threads * min_workers} CPUs; "
+            f"there are {cpus}"
         )
     workers = min_workers if min_workers == max_workers else (min_workers, max_workers)
     wanted = Resources(workers, threads, device, share, config.placement, reason)
