@@ -66,8 +66,8 @@ def _shared_categories(metrics: Mapping[str, Any]) -> str:
     else:
         return ""
     return (
-        f"{found}: kinds share categories. Another --seed may separate them, and infogan search tuning/seeds.py "
-        "selects the best of five."
+        f"{found}: kinds share categories. Another --seed may separate them: train several, and take the one with the "
+        "largest q_score."
     )
 
 

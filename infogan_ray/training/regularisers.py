@@ -27,7 +27,8 @@ class StabilityConfig:
     """Regularisers against mode collapse and oscillation. (For spectral normalisation see network.spectral_norm.)"""
 
     r1: float = 0.0
-    """Weight gamma of R1, the penalty on D's gradient at real images; 1 to 10 is usual."""
+    """Weight gamma of R1, the penalty on D's gradient at real images. 0.1 to 0.5 is usual for the relativistic game,
+    and 1 to 10 for the logistic one."""
     r2: float = 0.0
     """Weight gamma of R2, the same penalty at generated images. The relativistic game needs both."""
     r1_every: int = 1

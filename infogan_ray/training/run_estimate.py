@@ -47,7 +47,9 @@ def computed_cost(
     if device == "cuda":
         return StepCost(flop / GPU, memory, f"if each GPU is like {GPU_NAME}")
     speed = threads * CPU_THREAD[resolve_precision(config.precision, torch.device("cpu"))]
-    return StepCost(flop / speed, memory, f"on {counted(threads, 'CPU thread')}, within a factor of about two")
+    return StepCost(
+        flop / speed, memory, f"on {counted(threads, 'CPU thread')} of an idle machine, within a factor of about two"
+    )
 
 
 def step_arithmetic(config: RunConfig, image_size: int, channels: int, rows: float) -> tuple[float, float]:

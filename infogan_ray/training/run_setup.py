@@ -171,7 +171,7 @@ def prepare_run(
         checkpoint_plan(config, steps, size, run.folder),
         *([warning] if warning else []),
     ):
-        listen({"phase": "starting workers", "step": 0, "total_steps": steps, "say": say})
+        listen({"phase": "starting", "step": 0, "total_steps": steps, "say": say})
     return config, run
 
 

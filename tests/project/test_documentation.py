@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 )
 def test_commands_in_the_documentation_are_valid(page: Path) -> None:
     for line in re.findall(r"^infogan (.+)$", page.read_text(), re.MULTILINE):
-        words = [word for word in shlex.split(line, comments=True) if word not in ("--dry-run", "--json")]
+        words = [word for word in shlex.split(line, comments=True) if word not in ("--dry-run", "--measure", "--json")]
         assert words[0] in COMMANDS
         if words[0] == "train":
             train_config(words[1:])

@@ -83,7 +83,7 @@ def test_a_dry_run_estimates_or_measures_the_cost(npz: Path, capsys: pytest.Capt
     assert main([*words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("run: ") and lines[3].startswith("time: about 0m0")
-    assert "on 1 CPU thread, within a factor of about two; memory: about 0." in lines[3]
+    assert "on 1 CPU thread of an idle machine, within a factor of about two; memory: about 0." in lines[3]
     assert main([*words, "--dry-run", "--json", "--measure"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["cost_from"] == "measured here on 1 CPU thread"

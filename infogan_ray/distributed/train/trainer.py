@@ -96,7 +96,7 @@ def _report_cost(config: RunConfig, checked: Checked, run: RunDirectory, listen:
     )  # fmt: skip
     left = steps - run.get_status().get("stored", 0)
     for line in (cost_text(cost, left), *cost_warnings(config, cost, steps, images.count)):
-        listen({"phase": "starting workers", "step": 0, "say": line})
+        listen({"phase": "starting", "step": 0, "say": line})
 
 
 def run_in_this_process(config: RunConfig, wanted: Resources, run: RunDirectory, listen: Listener) -> RunResult:

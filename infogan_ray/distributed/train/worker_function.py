@@ -84,7 +84,7 @@ def _train(job: dict[str, Any], reporter: Reporter, rank: int, world_size: int) 
     rank_zero: dict[str, Any] = {}
     if rank == 0:
         rank_zero = {"restarts": reporter.start(), "stop": reporter.stop_requested}
-        reporter.send({"phase": "starting workers", "say": threads})
+        reporter.send({"phase": "starting", "say": threads})
     wrap = partial(distributed, wire=config.optimizer.wire) if world_size > 1 else None
     run = RunDirectory(open_storage(job["run"]))
     last: dict[str, Any] = {"run": job["run"]}
