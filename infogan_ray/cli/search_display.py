@@ -1,4 +1,4 @@
-"""Shows a running search: an updated table on a terminal, or one line for each event elsewhere."""
+"""Shows a running search: an updated table on a terminal. Elsewhere a line for each event, and progress between them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from infogan_ray.data.progress import Pace, counted
 from infogan_ray.evaluation.metrics import HEADLINES, LABELS, REGISTRY, SEARCH, needs
 
 SHOWN = tuple(name for name in HEADLINES if not needs(name, LABELS) and REGISTRY[name].measured != SEARCH)
+QUIET_S = 30.0  # without a terminal, the progress is printed if no line came for this long
 MAX_ROWS = 20  # trials in the table; one line counts the others
 ENDED = ("finished", "stopped", "failed", "diverged", "ended", "interrupted")
 
@@ -27,6 +28,7 @@ class SearchDisplay:
         self.trials, self.budget, self.rungs = trials, budget, rungs
         self.rows: dict[int, dict[str, Any]] = {}
         self.started, self.pace = time.monotonic(), Pace()
+        self.printed = self.started
         self.live = Live(console=display.errors, get_renderable=self.render, refresh_per_second=2)
         self.seen_before: dict[int, int] = {}
 
@@ -46,9 +48,13 @@ class SearchDisplay:
             row.update({name: value for name, value in event.items() if name != "say"})
             self.seen_before.setdefault(number, row["images"])  # images from before this attempt
             self.pace.report(sum(row["images"] - self.seen_before[number] for number, row in self.rows.items()))
-        if event.get("say"):
-            line = f"{display.duration(time.monotonic() - self.started)}  {event['say']}"
-            display.print_above(line)
+        now = time.monotonic()
+        line = event.get("say")
+        if not line and self.rows and not self.live.is_started and now - self.printed >= QUIET_S:
+            line = self.heading()
+        if line:
+            display.print_above(f"{display.duration(now - self.started)}  {line}")
+            self.printed = now
 
     def render(self) -> Group:
         table = Table(title=self.heading(), title_justify="left", caption="best trial first", caption_justify="left")

@@ -61,3 +61,21 @@ def test_a_pipe_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         shown({"trial": 0, "event": "progress", "images": 10, "say": ""})
         shown({"trial": 0, "event": "score", "images": 100, "say": "trial 0: [100] images, " + "long " * 20})
     assert stream.getvalue() == "0m00s  trial 0: [100] images, " + "long " * 20 + "\n"
+
+
+def test_without_a_terminal_progress_comes_between_events(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("infogan_ray.cli.search_display.time.monotonic", clock)
+    monkeypatch.setattr(display, "errors", Console(stderr=True, force_terminal=False))
+    shown = SearchDisplay(trials=2, budget=1000, rungs=(100,))
+    shown.pace = Pace(clock)
+    for seconds, event in [(1, {"event": "data", "say": "data: 9 images"}), (20, {"trial": 0, "images": 40}),
+                           (11, {"trial": 0, "images": 60}), (5, {"trial": 0, "images": 70})]:  # fmt: skip
+        clock.now += seconds
+        shown({"event": "progress", "say": "", **event})
+    assert capsys.readouterr().err.splitlines() == [
+        "0m01s  data: 9 images",
+        "0m32s  0 of 2 trials ended, 0 of them stopped early; 2 images/s, 17m47s left at most",
+    ]
