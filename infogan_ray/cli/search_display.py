@@ -1,4 +1,4 @@
-"""Shows a running search: an updated table on a terminal. Elsewhere a line for each event, and progress between them."""
+"""Shows a running search: a live table on a terminal; elsewhere a line for each event, and progress between them."""
 
 from __future__ import annotations
 
