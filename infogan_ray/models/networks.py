@@ -1,7 +1,7 @@
 """The generator, and the discriminator and recognition heads on one trunk.
 
 Shapes: B batch, C channels, H = W image size, L width of a latent, P width of Q's output. Images are (B, C, H, W) in
-[-1, 1]. Each architecture is a module with the layers of G and of D's trunk: to add one, write such a module and name
+[-1, 1]. Each architecture is a module with the layers of G and of D's trunk. To add one, write such a module and name
 it in ``ARCHITECTURES``.
 """
 

@@ -1,8 +1,8 @@
 """The residual architecture: residual blocks without normalisation, and bilinear resampling.
 
-It follows R3GAN (Huang et al. 2024, arXiv:2501.05441, section 3 and appendix): each block's branch is a 1 x 1
-convolution that widens, a grouped 3 x 3 convolution, and a 1 x 1 convolution that starts at zero. So each block starts
-as the identity, and no normalisation is needed. Sizes are halved down to 4 to 7 pixels, with BLOCKS blocks at each.
+It follows R3GAN (Huang et al. 2024, arXiv:2501.05441, section 3 and appendix). A block's branch has a 1 x 1 convolution
+that widens, a grouped 3 x 3 convolution, and a 1 x 1 convolution that starts at zero. So each block starts as the
+identity, and no normalisation is needed. Sizes are halved down to 4 to 7 pixels, with BLOCKS blocks at each.
 
 Shapes: B batch, C channels, H = W image size, L width of a latent.
 """

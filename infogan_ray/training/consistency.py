@@ -2,8 +2,8 @@
 
 The bound L_I uses generated images only. Two kinds of real images can share a category even when L_I is near its
 ceiling. With the term on, transformed copies of half of the real batch replace the other half. For discrete codes the
-term trains Q for three things: equal predictions for an image and its copy, low entropy of each prediction, and
-categories that are on average as frequent as in the prior. Half of the generated images are transformed too, so D
+term trains Q for three things. Q predicts the same for an image and its copy. Each prediction has a low entropy. The
+categories are on average as frequent as in the prior. Half of the generated images are transformed too, so D
 cannot classify images by their transformation.
 
 The term assumes that a transformation does not change the kind of an image. That is true of a digit rotated by 10

@@ -7,9 +7,9 @@ does not depend on the other codes. The objective is min over G, Q, H and max ov
 V_GAN - lambda L_I + weight * L_c. L_c is the cross-entropy in nats. It is log K if H guesses among K codes.
 
 As in the authors' code (fjxmlzn/InfoGAN-CR), both images of a pair have the same noise. H has its own Adam with D's
-learning rate. The pairs are used for this term only. The gap is the authors' "progressive training": at first the
-values of a code that is not shared are at least a gap apart, so that H can see the difference. Later they are
-independent. Their gap drops in one step, and H restarts then. Here the gap falls linearly, and H continues.
+learning rate. The pairs are used for this term only. The gap is the authors' "progressive training". At first the
+values of a code that is not shared are at least a gap apart. So H can see the difference. Later they are independent.
+Their gap drops in one step, and H restarts then. Here the gap falls linearly, and H continues.
 
 The paper's codes are all uniform. For other codes this module adds two rules:
 - The gap of a Gaussian code is a share of the prior's probability. For a uniform prior it equals the paper's gap.

@@ -1,6 +1,6 @@
 """Images as plain arrays in an .npz or .npy file. An .npz may be the file of dSprites.
 
-An array has the images (N, H, W) or (N, H, W, C) as numbers of any type, C of 1 (grey), 2 (grey and alpha), 3 (RGB) or
+An array has the images (N, H, W) or (N, H, W, C) as numbers of any type. C is 1 (grey), 2 (grey and alpha), 3 (RGB) or
 4 (RGBA). The arrays of an .npz are known by their names.
 """
 

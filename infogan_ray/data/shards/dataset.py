@@ -3,10 +3,10 @@
     DEST/MANIFEST.json              describes the dataset; written last, so a folder without it is not a dataset
     DEST/train-00000.parquet …      and test-….parquet, if there is a test split
 
-The columns are ``image`` (binary), ``label`` (int64, null without one) and ``path`` (the origin). An image is either
-raw, uint8 pixels in the order (C, S, S), or encoded: the bytes of a file, which are decoded when they are read. A row
-group is the smallest unit that is read. The manifest has the number of rows of each, so the position of every row is
-known before a shard is opened.
+The columns are ``image`` (binary), ``label`` (int64, null without one) and ``path`` (the origin). A raw image
+is uint8 pixels in the order (C, S, S). An encoded image is the bytes of a file, which are decoded when they are read. A
+row group is the smallest unit that is read. The manifest has the number of rows of each, so the position of every row
+is known before a shard is opened.
 """
 
 from __future__ import annotations

@@ -19,8 +19,11 @@ from infogan_ray.training.out_of_memory import FOR_A_TRIAL, is_out_of_memory, ou
 from infogan_ray.training.run_outcome import last_line, set_last_status
 
 SearchEvent = dict[str, Any]
-"""An event of a trial has ``trial``, ``event`` (progress, score, stopped, restarted or the final state), ``images``,
-the known metrics, and ``say``: a line for the user, or "". An event of the search has ``event`` data and ``say``."""
+"""An event of a trial has ``trial``, ``event``, ``images``, the known metrics and ``say``.
+
+``event`` is progress, score, stopped, restarted or the final state. ``say`` is a line for the user, or "". An event of
+the search has ``event`` data and ``say``.
+"""
 SearchListener = Callable[[SearchEvent], None]
 
 
