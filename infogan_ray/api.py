@@ -1,4 +1,4 @@
-"""The package's functions for notebooks and scripts. Commands and functions share all code below ``infogan_ray.cli``.
+"""The package's functions for notebooks and scripts: what the commands of ``infogan_ray.cli`` do, without their output.
 
 Messages of UserError name fields here ("name"), where commands name flags ("--name").
 """
@@ -20,6 +20,7 @@ from infogan_ray.cli.pull import Pull, pull_checkpoint
 from infogan_ray.cli.search_display import SearchDisplay
 from infogan_ray.distributed.train import trainer
 from infogan_ray.distributed.tune import search as tune_search
+from infogan_ray.evaluation.texts import NOT_MEASURED
 from infogan_ray.models.encoded import Codes
 from infogan_ray.models.export import export as export_model
 from infogan_ray.models.infogan import InfoGAN
@@ -34,14 +35,17 @@ from infogan_ray.training.load_model import load
 from infogan_ray.training.run_listing import run_row
 from infogan_ray.training.run_outcome import Listener, RunResult
 
+FLAG, NAME = r"(?<![\w/-])--", r"[a-z][a-z.-]*[a-z]"
+NOT_OPTIONS = ("model", "images", "run", "destination", "output", "json")
+"""Fields of the commands that are arguments of the functions, or have no meaning here."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def fields_for_flags(text: str) -> str:
     """A message with the names of fields in place of flags: "--image-size" becomes "image_size"."""
-    text = re.sub(r"--no-([a-z][a-z.-]*[a-z])", lambda flag: f"{flag[1].replace('-', '_')}=False", text)
-    return re.sub(r"(?<![\w-])--([a-z][a-z.-]*[a-z])", lambda flag: flag[1].replace("-", "_"), text)
+    text = re.sub(rf"{FLAG}no-({NAME})", lambda flag: f"{flag[1].replace('-', '_')}=False", text)
+    return re.sub(rf"{FLAG}({NAME})", lambda flag: flag[1].replace("-", "_"), text)
 
 
 def _in_python(function: Callable[P, R]) -> Callable[P, R]:
@@ -57,6 +61,13 @@ def _in_python(function: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return call
+
+
+def _with_options(given: Any, options: dict[str, Any], name: str) -> Any:
+    """The fields of a command with the options of a function. Raises UserError for an unknown one."""
+    if wrong := next((option for option in options if option in NOT_OPTIONS), None):
+        raise UserError(f"{name}: '{wrong}' is not an option")
+    return replace_fields(given, options, name)
 
 
 @_in_python
@@ -81,7 +92,7 @@ def train(config: RunConfig | None = None, listen: Listener | None = None, **set
     """
     if listen is not None:
         return trainer.train(config, listen, **settings)
-    with TrainDisplay() as shown:
+    with TrainDisplay(settings.get("epochs") or (config.epochs if config else None)) as shown:
         return trainer.train(config, shown, **settings)
 
 
@@ -106,8 +117,11 @@ def evaluate(model: InfoGAN | str | Path, **options: Any) -> dict[str, Any]:
     ``options`` are those of the command: data, quality, disentanglement, samples and so on. Raises UserError.
     """
     opened = model if isinstance(model, InfoGAN) else load(model)
-    given = replace_fields(Evaluate(opened.source.uri), options, "evaluate")
-    return measure_model(given, opened)[0]
+    given = _with_options(Evaluate(opened.source.uri), options, "evaluate")
+    metrics, _ = measure_model(given, opened)
+    if NOT_MEASURED in metrics:
+        metrics[NOT_MEASURED] = fields_for_flags(metrics[NOT_MEASURED])
+    return metrics
 
 
 @_in_python
@@ -118,7 +132,7 @@ def encode(model: InfoGAN | str | Path, images: str | Path, **options: Any) -> C
     Raises UserError.
     """
     opened = model if isinstance(model, InfoGAN) else load(model)
-    given = replace_fields(Encode(opened.source.uri, str(images)), options, "encode")
+    given = _with_options(Encode(opened.source.uri, str(images)), options, "encode")
     return encode_images(given, opened)
 
 
@@ -129,8 +143,13 @@ def compare(models: Sequence[InfoGAN | str | Path]) -> dict[str, Any]:
     Returns ``centrality`` by model, ``pick`` (the most central one) and ``scores``, Q of the row's model on images of
     the column's. Raises UserError for fewer than three different models.
     """
-    opened = [model if isinstance(model, InfoGAN) else load(model) for model in models]
-    return compare_models({model.source.uri: model for model in opened})
+    opened: dict[str, InfoGAN] = {}
+    for given in models:
+        model = given if isinstance(given, InfoGAN) else load(given)
+        if (name := model.source.uri) in opened:
+            raise UserError(f"{name} is given twice; name each model once, because a model agrees with itself")
+        opened[name] = model
+    return compare_models(opened)
 
 
 @_in_python
@@ -149,7 +168,7 @@ def pull(run: str, destination: str | Path | None = None, **options: Any) -> Inf
 
     ``options`` are those of ``infogan pull``: checkpoint, metric, select and trial. Raises UserError.
     """
-    given = replace_fields(Pull(run, str(destination) if destination else None), options, "pull")
+    given = _with_options(Pull(run, str(destination) if destination else None), options, "pull")
     return load(pull_checkpoint(given)[0])
 
 

@@ -96,6 +96,6 @@ def compare_models(opened: dict[str, InfoGAN]) -> dict[str, Any]:
 
 def _same(first: InfoGAN, second: InfoGAN) -> bool:
     return first.spec == second.spec and all(
-        torch.equal(a, b)
+        torch.equal(a.cpu(), b.cpu())
         for a, b in zip(first.discriminator.parameters(), second.discriminator.parameters(), strict=True)
     )

@@ -87,4 +87,4 @@ def encode_images(given: Encode, model: InfoGAN) -> Codes:
         both = [("train", found.images), *([("test", found.test_images)] if found.test_images is not None else [])]
         names = [f"{part}/{row}" for part, tensor in both for row in range(len(tensor))]
         images = torch.cat([tensor for _, tensor in both])
-    return Codes({"image": np.array(names), **model.encode(images)})
+    return Codes({"image": np.array(names, dtype=object), **model.encode(images)})

@@ -71,7 +71,7 @@ def stored_help(arguments: Sequence[str]) -> str:
     if flag not in HELP_FLAGS or not all(word.isalpha() for word in words):
         return ""
     file = files("infogan_ray.cli") / "help" / f"{'-'.join(words)}{HELP_FLAGS[flag]}.txt"
-    return file.read_text() if file.is_file() else ""
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,6 +107,8 @@ def _main(arguments: list[str]) -> int:
     if name == "train" and {"-h", "--help"} & {*arguments}:
         print_result(*train_help.SHORT.splitlines())
         return DONE
+    if name == "train" and "--help-all" in arguments:
+        arguments = ["train", "--help-all"]
     if text := stored_help(arguments):
         print_result(*text.splitlines())
         return DONE

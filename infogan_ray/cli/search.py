@@ -215,11 +215,13 @@ def _dry_run(recipe: Recipe, given: Search, name: str) -> int:
         print_result(f"rungs: {rungs} images of {recipe.budget:,}; {rule}, by {recipe.metric}")
         each = f"{counted(recipe.workers, 'worker')} with {counted(given.threads, 'thread')} each"
         print_result(f"cost: {counted(recipe.count, 'trial')}, {steps:,} steps if none is stopped; {each}")
-        at_once = max_concurrent_runs(wanted, machines())
+        at_once = min(max_concurrent_runs(wanted, machines()), recipe.count)
+        # Trials that share a GPU have its speed together.
+        speed = at_once * (min(1.0, wanted.gpus_per_worker) if wanted.device == "cuda" else 1.0)
         trials = [(config, computed_cost(
             config, images.image_size, images.channels, wanted.device, wanted.threads, wanted.max_workers
         )) for config in configs]  # fmt: skip
-        seconds = sum(cost.seconds * (config.steps or 0) for config, cost in trials) / at_once
+        seconds = sum(cost.seconds * (config.steps or 0) for config, cost in trials) / speed
         largest = max((cost for _, cost in trials), key=lambda cost: cost.memory)
         print_result(
             f"time: about {display.duration(seconds)} if none is stopped, {at_once} at a time, {largest.source}; "

@@ -80,7 +80,7 @@ def work_of(arguments: list[str], given: Submit, remote: bool) -> Work:
     kind, *rest = arguments
     file = Path(rest[0]) if rest and not rest[0].startswith("-") else None
     if kind == "train":
-        words = [word for word in rest if word not in ("--json", "--dry-run", START_OR_RESUME)]
+        words = [word for word in rest if word not in ("--json", "--dry-run", "--measure", START_OR_RESUME)]
         config = train_config(words, own_settings=False)  # storage may be open to the cluster alone
         storage, name, data, data_dir, labels = (
             config.storage, config.name, config.data, config.data_dir, config.labels,
@@ -97,7 +97,7 @@ def work_of(arguments: list[str], given: Submit, remote: bool) -> Work:
         storage, name, data_dir = search.storage, search.name, search.data_dir
         data, labels = search.data or recipe.config(0).data, recipe.config(0).labels
         workers, gpus = None, True
-    if "--dry-run" in rest:
+    if {"--dry-run", "--measure"} & {*rest}:
         raise UserError("--dry-run comes after '--'; write it before '--' to see what would be submitted")
     if remote:
         file_of_labels = labels.rpartition(":")[0] if labels and is_attribute(labels) else labels

@@ -22,11 +22,11 @@ def shows_pictures() -> bool:
     return console.is_terminal and console.color_system == "truecolor" and not console.no_color
 
 
-def print_images(images: Tensor) -> None:
-    """Print uint8 images (N, C, H, W) side by side, in as many rows as the terminal's width needs."""
+def print_images(images: Tensor, most_rows: int) -> None:
+    """Print uint8 images (N, C, H, W) side by side, in at most ``most_rows`` rows of the terminal's width."""
     console = Console(file=results())
     in_a_row = max(1, (console.width + 1) // (PIXELS + 1))
-    for first in range(0, len(images), in_a_row):
+    for first in range(0, min(len(images), most_rows * in_a_row), in_a_row):
         pixels = [_small(image) for image in images[first : first + in_a_row]]
         for line in range(0, PIXELS, 2):
             console.print(Text(" ").join(_line(image[line], image[line + 1]) for image in pixels), soft_wrap=True)

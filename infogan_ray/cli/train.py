@@ -147,9 +147,7 @@ def train_config(arguments: list[str], start_or_resume: bool = False, own_settin
         base = dataclasses.replace(base, epochs=None)
     return parse(
         RunConfig, "train", rest, default=base, taken=("--dry-run", "--measure", "--json", START_OR_RESUME, HELP_ALL),
-        description="Every setting. Also CONFIG.yaml, --dry-run, --measure, --json and --start-or-resume: see "
-        "'infogan train --help'.",
-        examples=["train --preset mnist_robust --name first", "train CONFIG.yaml --steps 10_000"],
+        description="", examples=[],  # main.py prints the help of train
     )  # fmt: skip
 
 
@@ -161,12 +159,13 @@ def _dry_run(config: RunConfig, as_json: bool, measure: bool) -> int:
     spec = config.model_spec(images.image_size, images.channels)
     generator, discriminator = spec.parameter_counts()
     run, size = RunDirectory(open_storage(config.storage) / str(config.name)), checkpoint_size(config, images)
+    left = steps - (run.get_status().get("stored", 0) if config.resume else 0)
     cost = (measured_cost if measure else computed_cost)(
         config, images.image_size, images.channels, wanted.device, wanted.threads, wanted.max_workers
     )
     if as_json:
         print_json({
-            "config": config.to_dict(), "images": images.count, "steps": steps, "seconds": cost.seconds * steps,
+            "config": config.to_dict(), "images": images.count, "steps": steps, "seconds": cost.seconds * left,
             "seconds_per_step": cost.seconds, "memory_bytes": round(cost.memory), "cost_from": cost.source,
             "parameters": {"generator": generator, "discriminator": discriminator}, "checkpoint_bytes": size,
         })  # fmt: skip
@@ -175,14 +174,14 @@ def _dry_run(config: RunConfig, as_json: bool, measure: bool) -> int:
     print_result(f"run: {config.name} in {open_storage(config.storage)}")
     print_result(f"data: {images.count:,} images {images.image_size}x{images.image_size}x{images.channels}")
     print_result(steps_plan(config, steps, images.count))
-    print_result(cost_text(cost, steps))
+    print_result(cost_text(cost, left))
     print_result(f"runs on: {wanted.text}, in {where}; threads: {wanted.threads_from}")
     print_result(f"parameters: generator {generator:,}, discriminator with Q {discriminator:,}")
     print_result(feed_line(AUTO if config.resume else config.feed, resolve_feed(config), images, found.budget))
     print_result(wire_plan(gradient_bytes(spec, config.optimizer.wire, config.contrastive), config, wanted.max_workers))
     print_result(checkpoint_plan(config, steps, size, run.folder))
     print_result("settings: --json prints all of them" + ("" if measure else "; --measure times steps on this machine"))
-    for warning in cost_warnings(config, cost, steps, images.count):
+    for warning in cost_warnings(config, cost, steps, images.count, left):
         warn(warning)
     if no_room := run_warning(config, steps, size, run):
         warn(no_room)

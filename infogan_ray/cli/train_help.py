@@ -36,8 +36,8 @@ run
   --seed N                  equal seeds give equal runs on a CPU
   --resume                  continue the run of this --name with its own settings
   --start-or-resume         continue it if it exists, else start it (for schedulers)
-  --dry-run                 print the time, the memory and the room that the run takes; start nothing
-  --measure                 with --dry-run: time some steps on this machine, for about ten seconds
+  --dry-run                 print the time, memory and storage that the run takes; start nothing
+  --measure                 with --dry-run: time some steps on this machine, for ten seconds or more
   --json                    print one JSON object on stdout
 
 resources

@@ -12,6 +12,7 @@ LEAST_SPREAD = 0.5
 COLLAPSES = {"spread": "", "spread_in_category": " in each category", "feature_spread": ""}
 """The metrics that show a collapse, with the place where it is."""
 NEARLY_ALWAYS, SURE = 0.97, 0.1  # D's share of right decisions, and its mean probability of "real" for G's images
+LEAST_IMAGES = 20  # a category with fewer test images says little
 MIXED = 0.25  # the share of a category's second label from which the category holds two kinds of images
 HELP = "More --steps and more images help, and the preset photos if the run has another form"
 
@@ -38,9 +39,10 @@ def _is_d_certain(metrics: Mapping[str, Any]) -> bool:
 
 def _weak_codes(metrics: Mapping[str, Any], ceilings: Mapping[str, float]) -> list[str]:
     """The codes whose bound is less than half of their ceiling (nats)."""
-    return [
-        name for name, ceiling in ceilings.items() if ceiling > 0 and metrics.get(f"mi/{name}", ceiling) < ceiling / 2
-    ]
+    measured = {
+        name: ceiling for name, ceiling in ceilings.items() if ceiling > 0 and is_measured(metrics, f"mi/{name}")
+    }
+    return [name for name, ceiling in measured.items() if metrics[f"mi/{name}"] < ceiling / 2]
 
 
 def _shared_categories(metrics: Mapping[str, Any]) -> str:
@@ -58,16 +60,20 @@ def _shared_categories(metrics: Mapping[str, Any]) -> str:
     names = metrics.get("classes") or range(len(next(iter(rows.values()))))
     most_common = {max(labels, key=lambda label: row[label]) for row in rows.values()}
     missing = [str(names[label]) for label in labels if label not in most_common]
-    mixed = [str(category) for category, row in rows.items() if sorted(row)[-2:][0] >= MIXED * sum(row)]
+    large = {category: row for category, row in rows.items() if sum(row) >= LEAST_IMAGES}
+    mixed = [str(category) for category, row in large.items() if sorted(row)[-2:][0] >= MIXED * sum(row)]
     if missing:
         found = f"No category of {code} holds mostly {_first(missing)}"
     elif mixed and len(labels) > 1:
-        found = f"Categories {_first(mixed)} of {code} hold two kinds of images each"
+        one = len(mixed) == 1
+        found = (
+            f"{'Category' if one else 'Categories'} {_first(mixed)} of {code} {'holds' if one else 'hold'} two kinds"
+        )
     else:
         return ""
     return (
-        f"{found}: kinds share categories. Another --seed may separate them: train several, and take the one with the "
-        "largest q_score."
+        f"{found}, so kinds share categories. Another --seed may separate them: train several, and take the one with "
+        "the largest q_score."
     )
 
 

@@ -8,6 +8,7 @@ are floats in [0, 1]. ``codes.json`` describes each code: its columns of the lat
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import warnings
@@ -75,7 +76,8 @@ def export(model: InfoGAN, folder: Path, format: str = "onnx") -> float:
         raise UserError(f"output is '{folder}', which cannot be created ({error.strerror}); name another") from None
     spec = model.spec
     latents = spec.latents.sample(CHECK_IMAGES, seeded_generator(0, "export"))
-    generate, recognise = GeneratorGraph(model.generator).eval(), RecognitionGraph(spec, model.discriminator).eval()
+    generator, discriminator = copy.deepcopy(model.generator).cpu(), copy.deepcopy(model.discriminator).cpu()
+    generate, recognise = GeneratorGraph(generator).eval(), RecognitionGraph(spec, discriminator).eval()
     with torch.no_grad():
         images = generate(latents)
         codes = recognise(images)
@@ -185,6 +187,7 @@ def example(format: str) -> str:
     }[format]  # fmt: skip
     return f'''"""Generates ten images and reads their codes again. Needs numpy and {package}."""
 
+import copy
 import json
 from pathlib import Path
 

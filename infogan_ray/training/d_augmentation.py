@@ -1,6 +1,6 @@
 """Augmentation in front of D: random changes of the images that D sees, real and generated alike.
 
-With few images, D learns them by heart, and its gradient then says nothing about other images. If D sees all images
+With few images, D memorises them, and its gradient then says nothing about other images. If D sees all images
 changed at random, it has far more of them. G learns to generate unchanged images, since its gradient passes through the
 changes (Zhao et al. 2020, DiffAugment, arXiv:2006.10738). With ``adaptive``, each change has a probability that follows
 D's accuracy (Karras et al. 2020, ADA, arXiv:2006.06676).

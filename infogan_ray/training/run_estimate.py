@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import time
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import torch
+from rich.filesize import decimal
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from infogan_ray import UserError
 from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.data.progress import counted, duration
 from infogan_ray.models.games import GAMES
-from infogan_ray.models.precision import resolve_precision
+from infogan_ray.models.networks import ModelSpec
+from infogan_ray.models.precision import resolve_precision, set_matrix_products
+from infogan_ray.training.accumulation import train_on_batch
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.loop import train
+from infogan_ray.training.cuda_graph import WARM_UP, GraphedStep
+from infogan_ray.training.loop import Update, train
 from infogan_ray.training.train_state import TrainState, checkpoint_bytes
 
-# FLOP/s in whole steps, from docs/speed.md: of one CPU thread, and of one NVIDIA H200.
+# FLOP/s in whole steps, from docs/speed.md: of one CPU thread, and of one NVIDIA H200 with and without a CUDA graph.
 CPU_THREAD = {"fp32": 60e9, "bf16": 150e9}
-GPU, GPU_NAME = 20e12, "an NVIDIA H200"
+GPU_WITH_GRAPH, GPU, GPU_NAME = 20e12, 3e12, "an NVIDIA H200"
 LIBRARIES = 80e6  # bytes of working memory of PyTorch and its libraries
-MEASURED_S = 10.0  # steps are timed for this long, and at least once
+MEASURED_S = 10.0  # steps are timed for at least this long
 MANY_EPOCHS = 1000
 DAY_S = 86_400.0
+GUESS = "within a factor of about two"
 
 
 @dataclass(frozen=True)
@@ -45,11 +54,12 @@ def computed_cost(
     """The cost of a step from its arithmetic. The time is right within a factor of about two."""
     flop, memory = step_arithmetic(config, image_size, channels, config.batch_size / workers)
     if device == "cuda":
-        return StepCost(flop / GPU, memory, f"if each GPU is like {GPU_NAME}")
-    speed = threads * CPU_THREAD[resolve_precision(config.precision, torch.device("cpu"))]
-    return StepCost(
-        flop / speed, memory, f"on {counted(threads, 'CPU thread')} of an idle machine, within a factor of about two"
-    )
+        has_graph = config.cuda_graph and workers == 1 and not config.prior.learn
+        return StepCost(flop / (GPU_WITH_GRAPH if has_graph else GPU), memory, f"if a GPU is like {GPU_NAME}, {GUESS}")
+    has_amx = resolve_precision("auto", torch.device("cpu")) == "bf16"
+    is_bf16 = has_amx and resolve_precision(config.precision, torch.device("cpu")) == "bf16"
+    speed = threads * CPU_THREAD["bf16" if is_bf16 else "fp32"]
+    return StepCost(flop / speed, memory, f"on {counted(threads, 'CPU thread')} of an idle machine, {GUESS}")
 
 
 def step_arithmetic(config: RunConfig, image_size: int, channels: int, rows: float) -> tuple[float, float]:
@@ -59,28 +69,36 @@ def step_arithmetic(config: RunConfig, image_size: int, channels: int, rows: flo
     which cost another five passes. Memory holds what the backward passes need, and five copies of the weights.
     """
     spec, stability = config.model_spec(image_size, channels), config.stability
-    with torch.device("meta"), warnings.catch_warnings():  # shapes alone: no memory, no arithmetic
-        warnings.simplefilter("ignore")  # of PyTorch, about the speed of a padding
-        generator, discriminator = spec.build()
-        g_flop, g_saved = _forward_of_one(generator, (spec.latents.dim,))
-        d_flop, d_saved = _forward_of_one(discriminator, (channels, image_size, image_size))
-    q_alone = bool(stability.d_policies) and not stability.augment_q
+    (g_flop, g_saved), (d_flop, d_saved) = _forward_passes(json.dumps(spec.to_dict()))
     joint = config.network.joint_batchnorm
-    d_passes = 3.0 * (2 + q_alone) + 2.0 * (1 + joint + q_alone)
+    reads_real = bool(config.consistency.weight or stability.restart_every or config.prior.learn)
+    q_alone = (1 + reads_real) * (bool(stability.d_policies) and not stability.augment_q)  # Q's own images, in batches
+    d_passes = 3.0 * (2 + q_alone) + 2.0 * (1 + joint + (q_alone > 0))
     d_passes += GAMES[config.objective.game].needs_real_in_g_step and not joint
     has_penalty = bool(stability.r1 or stability.r2)
     d_passes += 2 * 5 / stability.r1_every * has_penalty
     g_passes = 3.0 + (config.optimizer.accumulate > 1)  # accumulation generates the images once more
+    saved = (g_saved + (2 + q_alone) * d_saved) * (1.8 if has_penalty else 1.2)
     if config.contrastive.weight:  # two images of each pair, and a network like D that sees both
-        g_passes, d_passes = g_passes + 6.0, d_passes + 5.0
+        g_passes, d_passes, saved = g_passes + 6.0, d_passes + 5.0, saved + 2 * g_saved + d_saved
     flop = rows * (g_passes * g_flop + d_passes * d_flop)
     part = rows / config.optimizer.accumulate
-    saved = part * (g_saved + (2 + q_alone) * d_saved) * (1.8 if has_penalty else 1.2)
-    return flop, LIBRARIES + saved + 5 / 4 * checkpoint_bytes(spec, config.contrastive)
+    return flop, LIBRARIES + part * saved + 5 / 4 * checkpoint_bytes(spec, config.contrastive)
+
+
+@lru_cache
+def _forward_passes(spec_json: str) -> tuple[tuple[float, float], tuple[float, float]]:
+    """For one image, G's and D's FLOP of the forward pass, and the bytes that it saves for the backward pass."""
+    spec = ModelSpec.from_dict(json.loads(spec_json))
+    with torch.device("meta"), warnings.catch_warnings():  # shapes alone: no memory, no arithmetic
+        warnings.simplefilter("ignore")  # of PyTorch, about the speed of a padding
+        generator, discriminator = spec.build()
+        image = (spec.channels, spec.image_size, spec.image_size)
+        return _forward_of_one(generator, (spec.latents.dim,)), _forward_of_one(discriminator, image)
 
 
 def _forward_of_one(network: nn.Module, shape: tuple[int, ...]) -> tuple[float, float]:
-    """For one image: FLOP of the forward pass, and bytes that it saves for the backward pass, without weights."""
+    """The same for one network, without what does not grow with the number of images, such as weights."""
     (flop, saved), (more_flop, more_saved) = (_forward(network, torch.empty(rows, *shape)) for rows in (2, 4))
     return (more_flop - flop) / 2, (more_saved - saved) / 2
 
@@ -101,48 +119,82 @@ def _forward(network: nn.Module, inputs: torch.Tensor) -> tuple[int, int]:
 def measured_cost(
     config: RunConfig, image_size: int, channels: int, device: str, threads: int, workers: int
 ) -> StepCost:  # fmt: skip
-    """The cost of a step, from some steps of one worker in this process. The images are noise, which takes as long."""
+    """The cost of a step, from some steps of one worker in this process. The images are noise, which takes as long.
+
+    Raises UserError if the run's device is not on this machine.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--measure needs the run's device, and this machine has no GPU; leave --measure out")
     torch.set_num_threads(threads)
+    set_matrix_products(config.precision)
     where, rows, cycle = torch.device(device), config.batch_size // workers, config.stability.r1_every
-    before = _peak(where)
+    before, peak_before = _memory(where), _peak(where)
     state = TrainState(config, image_size, channels, where)
+    state.step = config.contrastive.start if config.contrastive.weight else 0  # the term takes part
     images = torch.randint(0, 256, (2 * rows, channels, image_size, image_size), dtype=torch.uint8)
-    loop = train(state, InMemoryFeed(images, rows, seed=0), steps=2**31, log_every=cycle, checkpoint_every=2**31)
-    next(loop)  # the first steps are slower
+    has_graph = config.cuda_graph and GraphedStep.supports(state, workers)
+    update: Update = GraphedStep(state) if has_graph else train_on_batch
+    feed = InMemoryFeed(images, rows, seed=0)
+    loop = train(state, feed, steps=2**31, log_every=cycle, checkpoint_every=2**31, update=update)
+    for _ in range(WARM_UP + 1 if has_graph else 1):  # the first steps are slower
+        next(loop)
     started, cycles = time.monotonic(), 0
     while not cycles or time.monotonic() - started < MEASURED_S:
         next(loop)  # waits for the device
         cycles += 1
     seconds = (time.monotonic() - started) / (cycles * cycle)
+    memory = float(_peak(where) - before)
+    if _peak(where) == peak_before:  # an earlier peak hides that of the steps
+        _, memory = step_arithmetic(config, image_size, channels, rows)
     here = counted(threads, "CPU thread") if device == "cpu" else torch.cuda.get_device_name(where)
-    return StepCost(seconds, _peak(where) - before, f"measured here on {here}")
+    alone = ", one worker alone" if workers > 1 else ""
+    return StepCost(seconds, memory, f"measured here on {here}{alone}")
 
 
-def _peak(device: torch.device) -> float:
+def _peak(device: torch.device) -> int:
+    """The largest memory of this process so far, in bytes."""
     if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _memory(device: torch.device) -> int:
+    """The memory of this process now, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    statistics = Path("/proc/self/statm")
+    if not statistics.exists():  # not Linux
+        return _peak(device)
+    return int(statistics.read_text().split()[1]) * resource.getpagesize()
 
 
 def cost_text(cost: StepCost, steps: int) -> str:
     """One line with the time of ``steps`` and the memory."""
-    each = f"{cost.seconds:.2g} s" if cost.seconds >= 0.1 else f"{1000 * cost.seconds:.2g} ms"
+    each = _each(cost.seconds)
     return f"time: about {duration(cost.seconds * steps)}, {each} a step {cost.source}; {memory_text(cost)}"
 
 
+def _each(seconds: float) -> str:
+    """The time of a step: 41 ms, 0.35 s, 12 s or 2m05s."""
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.2g} ms"
+    return f"{seconds:.2g} s" if seconds < 99.5 else duration(seconds)
+
+
 def memory_text(cost: StepCost) -> str:
-    return f"memory: about {cost.memory / 1e9:.1f} GB in each worker, without its images"
+    rounded = float(f"{cost.memory:.2g}")
+    return f"memory: about {decimal(round(rounded))} in each worker, without its images"
 
 
-def cost_warnings(config: RunConfig, cost: StepCost, steps: int, images: int) -> list[str]:
-    """Warnings about a run that takes days, or has too few images."""
+def cost_warnings(config: RunConfig, cost: StepCost, steps: int, images: int, left: int | None = None) -> list[str]:
+    """Warnings about a run that takes days, or has too few images. ``left``: the steps that a resumed run still has."""
     found = []
-    if (seconds := cost.seconds * steps) > DAY_S:
+    if (seconds := cost.seconds * (steps if left is None else left)) > DAY_S:
         found.append(
             f"the run takes about {seconds / DAY_S:,.1f} days; fewer --steps, a smaller --image-size or "
             "--network.width, or a GPU make it shorter"
         )
     if (epochs := steps * config.batch_size / images) > MANY_EPOCHS:
         help = "use fewer --steps" if config.stability.d_policies else "try --stability.augment-d 'colour translation'"
-        found.append(f"G and D see each of {images:,} images {epochs:,.0f} times; D may learn them by heart; {help}")
+        found.append(f"G and D see each of {images:,} images {epochs:,.0f} times; D may memorise them; {help}")
     return found

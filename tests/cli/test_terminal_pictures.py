@@ -32,7 +32,7 @@ def test_each_cell_shows_two_pixels_of_the_image(terminal: Terminal) -> None:
     images = torch.zeros(3, 1, PIXELS, PIXELS, dtype=torch.uint8)
     images[1] = 255
     images[2, :, ::2] = 200  # every other line
-    print_images(images)
+    print_images(images, most_rows=2)
     lines = terminal.getvalue().splitlines()
     assert len(lines) == 2 * PIXELS // 2, "40 columns have room for two images of 16, so the third begins a second row"
     first, last = (re.findall(r"\x1b\[([\d;]+)m(\u2580+)", line) for line in (lines[0], lines[-1]))
@@ -41,13 +41,15 @@ def test_each_cell_shows_two_pixels_of_the_image(terminal: Terminal) -> None:
         "38;2;255;255;255;48;2;255;255;255",
     ]
     assert "".join(cells for _, cells in first) == "\u2580" * (2 * PIXELS)
+    print_images(images, most_rows=1)
+    assert len(terminal.getvalue().splitlines()) == 3 * PIXELS // 2, "one row more"
     assert {colours for colours, _ in last} == {"38;2;200;200;200;48;2;0;0;0"}
 
 
 def test_larger_images_in_colour_are_averaged(terminal: Terminal) -> None:
     image = torch.zeros(1, 3, 4 * PIXELS, 4 * PIXELS, dtype=torch.uint8)
     image[:, 0, ::2] = 100
-    print_images(image)
+    print_images(image, most_rows=1)
     assert set(re.findall(r"38;2;(\d+;\d+;\d+)", terminal.getvalue())) == {"50;0;0"}
 
 

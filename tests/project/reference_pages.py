@@ -112,7 +112,7 @@ def all_settings() -> str:
 
 
 def wrapped(text: str, indent: int) -> str:
-    return textwrap.fill(text, 100, initial_indent=" " * indent, subsequent_indent=" " * indent)
+    return textwrap.fill(text, 80, initial_indent=" " * indent, subsequent_indent=" " * indent)
 
 
 def sections(kind: type, prefix: str = "") -> Iterator[tuple[str, type, str]]:
@@ -171,11 +171,11 @@ HELP = {
 
 
 def help_of(name: str) -> str:
-    """The help that a command's parser prints, for a width of 100 characters. Every setting of a run by group."""
+    """The help that a command's parser prints, for a width of 80 characters. Every setting of a run by group."""
     if name == "train-all":
         return all_settings()
     command, *words = HELP[name]
-    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
+    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "80"
     shown = io.StringIO()
     try:
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
@@ -218,6 +218,6 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     HELP_FOLDER.mkdir(exist_ok=True)
     for page, make in PAGES.items():
-        (FOLDER / page).write_text(make())
+        (FOLDER / page).write_text(make(), encoding="utf-8")
     for name in HELP:
-        (HELP_FOLDER / f"{name}.txt").write_text(help_of(name) + "\n")
+        (HELP_FOLDER / f"{name}.txt").write_text(help_of(name) + "\n", encoding="utf-8")

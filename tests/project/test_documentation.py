@@ -16,10 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+    "page",
+    [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/research").glob("*.md"))],
+    ids=lambda page: f"{page.parent.name}/{page.name}",
 )
 def test_commands_in_the_documentation_are_valid(page: Path) -> None:
-    for line in re.findall(r"^infogan (.+)$", page.read_text(), re.MULTILINE):
+    text = re.sub(r"\\\n\s*", "", page.read_text()).replace("$seed", "1")  # one line for each command
+    for line in re.findall(r"^ *infogan (.+)$", text, re.MULTILINE):
         words = [word for word in shlex.split(line, comments=True) if word not in ("--dry-run", "--measure", "--json")]
         assert words[0] in COMMANDS
         if words[0] == "train":

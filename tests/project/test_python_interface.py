@@ -63,9 +63,9 @@ def test_messages_name_fields_in_python_and_flags_in_commands(capsys: pytest.Cap
     assert str(found.value) == "data is not set; give data (mnist, fashion_mnist, shapes, or a path) or a preset"
     assert main(["train", "--preset", "photos", "--name", "x"]) == 2
     assert "give --data (mnist" in capsys.readouterr().err
-    text = "give --optimizer.lr-discriminator 1 or --no-cuda-graph; see a--b, --keep 2 and s3://a/--x"
+    text = "give --optimizer.lr-discriminator 1 or --no-cuda-graph; see a--b, --keep 2, runs/--no-x and s3://a/--x"
     assert fields_for_flags(text) == (
-        "give optimizer.lr_discriminator 1 or cuda_graph=False; see a--b, keep 2 and s3://a/--x"
+        "give optimizer.lr_discriminator 1 or cuda_graph=False; see a--b, keep 2, runs/--no-x and s3://a/--x"
     )
 
 
@@ -78,8 +78,9 @@ def test_all_public_names_are_listed_and_found() -> None:
     assert (Path(infogan_ray.__file__).parent / "py.typed").exists()
 
 
-def test_a_model_opens_without_ray() -> None:
-    code = "import sys, infogan_ray; infogan_ray.load, infogan_ray.InfoGAN; sys.exit('ray' in sys.modules)"
+def test_a_model_opens_without_ray(npz: Path, tmp_path: Path) -> None:
+    source = trained_model(npz, tmp_path).source.uri
+    code = f"import sys, infogan_ray; infogan_ray.load({source!r}).sample(2); sys.exit('ray' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
@@ -109,6 +110,9 @@ def test_functions_are_the_commands(npz: Path, tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(infogan_ray.UserError, match="evaluate: unknown field 'sample'; did you mean 'samples'"):
         infogan_ray.evaluate(models[0], sample=3)
 
+    with pytest.raises(infogan_ray.UserError, match="evaluate: 'json' is not an option"):
+        infogan_ray.evaluate(models[0], json=True)
+
     encoded = infogan_ray.encode(models[0], npz)
     assert len(encoded["image"]) == 96 and list(encoded["image"][:2]) == ["train/0", "train/1"]
     assert main(["encode", str(storage / "seed0"), str(npz), "-o", str(tmp_path / "codes.parquet")]) == 0
@@ -117,6 +121,8 @@ def test_functions_are_the_commands(npz: Path, tmp_path: Path, capsys: pytest.Ca
     assert written["uniform0"].to_pylist() == encoded["uniform0"].tolist()
     capsys.readouterr()
 
+    with pytest.raises(infogan_ray.UserError, match="is given twice"):
+        infogan_ray.compare([models[0], models[1], models[0]])
     compared = infogan_ray.compare(models)
     assert main(["compare", *(str(storage / f"seed{seed}") for seed in range(3)), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -15,7 +15,12 @@ NAMES = (
     "concepts tutorial datasets results images search cluster reliability serving tracking faq index speed "
     "architecture research/experiments research/feeds research/scale research/selection research/speed"
 )
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / f"docs/{name}.md" for name in NAMES.split())]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *(ROOT / f"docs/{name}.md" for name in NAMES.split()),
+]
 
 
 def sentences(text: str) -> Iterator[str]:

@@ -95,7 +95,8 @@ def _report_cost(config: RunConfig, checked: Checked, run: RunDirectory, listen:
         config, images.image_size, images.channels, wanted.device, wanted.threads, wanted.max_workers
     )  # fmt: skip
     left = steps - run.get_status().get("stored", 0)
-    for line in (cost_text(cost, left), *cost_warnings(config, cost, steps, images.count)):
+    warnings = [f"warning: {text}" for text in cost_warnings(config, cost, steps, images.count, left)]
+    for line in (cost_text(cost, left), *warnings):
         listen({"phase": "starting", "step": 0, "say": line})
 
 
