@@ -63,6 +63,10 @@ def _in_python(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def _opened(model: InfoGAN | str | Path) -> InfoGAN:
+    return model if isinstance(model, InfoGAN) else load(model)
+
+
 def _with_options(given: Any, options: dict[str, Any], name: str) -> Any:
     """The fields of a command with the options of a function. Raises UserError for an unknown one."""
     if wrong := next((option for option in options if option in NOT_OPTIONS), None):
@@ -116,7 +120,7 @@ def evaluate(model: InfoGAN | str | Path, **options: Any) -> dict[str, Any]:
 
     ``options`` are those of the command: data, quality, disentanglement, samples and so on. Raises UserError.
     """
-    opened = model if isinstance(model, InfoGAN) else load(model)
+    opened = _opened(model)
     given = _with_options(Evaluate(opened.source.uri), options, "evaluate")
     metrics, _ = measure_model(given, opened)
     if NOT_MEASURED in metrics:
@@ -131,7 +135,7 @@ def encode(model: InfoGAN | str | Path, images: str | Path, **options: Any) -> C
     The images are converted as in training. ``options`` are those of ``infogan encode``: max_bad, pixel_range and fit.
     Raises UserError.
     """
-    opened = model if isinstance(model, InfoGAN) else load(model)
+    opened = _opened(model)
     given = _with_options(Encode(opened.source.uri, str(images)), options, "encode")
     return encode_images(given, opened)
 
@@ -145,7 +149,7 @@ def compare(models: Sequence[InfoGAN | str | Path]) -> dict[str, Any]:
     """
     opened: dict[str, InfoGAN] = {}
     for given in models:
-        model = given if isinstance(given, InfoGAN) else load(given)
+        model = _opened(given)
         if (name := model.source.uri) in opened:
             raise UserError(f"{name} is given twice; name each model once, because a model agrees with itself")
         opened[name] = model
@@ -158,7 +162,7 @@ def export(model: InfoGAN | str | Path, folder: str | Path, format: str = "onnx"
 
     Raises UserError, and ExportFailed if the graphs differ from the model.
     """
-    opened = model if isinstance(model, InfoGAN) else load(model)
+    opened = _opened(model)
     return export_model(opened, Path(folder).expanduser(), format)
 
 
