@@ -88,7 +88,7 @@ def test_a_signal_writes_a_checkpoint_and_a_requeued_job_continues(
 
     cluster.run("scontrol", "requeue", job)
     cluster.until(lambda: step_of(tmp_path, last.step + 40), 240)
-    assert f"step {last.step:,}" in log_of(tmp_path, job) or "resum" in log_of(tmp_path, job)
+    assert f"resumed from step {last.step:,}" in log_of(tmp_path, job)
     cluster.run("scancel", job)
     cluster.wait_for(job, ("CANCELLED", "COMPLETED", "FAILED"), 120)
 
