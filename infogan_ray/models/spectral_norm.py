@@ -36,7 +36,8 @@ class SpectralNorm(nn.Module):
         self.register_buffer("u", u)
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
+        device = "cpu" if weight.is_meta else weight.device.type  # autocast does not know the meta device
+        with torch.autocast(device, enabled=False):
             matrix = weight.flatten(1)
             v = F.normalize(matrix.detach().mT @ self.u, dim=0)
             image = matrix @ v

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from infogan_ray.training import run_estimate
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import train
 from infogan_ray.training.run_estimate import StepCost, computed_cost, cost_text, cost_warnings, step_arithmetic
+from infogan_ray.training.presets import PRESETS
 from infogan_ray.training.train_state import TrainState
 from tests.conftest import tiny_config
 
@@ -56,6 +58,24 @@ def test_the_arithmetic_is_that_of_a_real_step(config: RunConfig, size: int, cha
         next(loop)
     computed, _ = step_arithmetic(config, size, channels, 8)
     assert computed == pytest.approx(counter.get_total_flops(), rel=0.06)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "network",
+    [
+        {},
+        {"spectral_norm": True},
+        {"d_norm": "none"},
+        {"architecture": "residual", "d_norm": "none", "spectral_norm": True, "output": "linear"},
+        {"plan": "doubling", "sigma_fixed": 0.3},
+    ],
+    ids=lambda network: " ".join(map(str, network.values())) or "its own network",
+)
+def test_every_preset_has_an_estimate_with_every_network(preset: str, network: dict[str, Any]) -> None:
+    config = RunConfig(preset=preset).override({"network": {**network, "width": 8}}, "test")
+    cost = computed_cost(config, config.image_size or 32, config.channels or 3, "cpu", 1, 1)
+    assert 0 < cost.seconds < 60 and 1e6 < cost.memory < 1e10
 
 
 def test_penalties_workers_and_size_change_the_cost() -> None:
