@@ -16,8 +16,8 @@ from infogan_ray.data.feeds.memory import InMemoryFeed
 from infogan_ray.training import run_estimate
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import train
-from infogan_ray.training.run_estimate import StepCost, computed_cost, cost_text, cost_warnings, step_arithmetic
 from infogan_ray.training.presets import PRESETS
+from infogan_ray.training.run_estimate import StepCost, computed_cost, cost_text, cost_warnings, step_arithmetic
 from infogan_ray.training.train_state import TrainState
 from tests.conftest import tiny_config
 
