@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from tests.servers import free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel")
@@ -53,11 +55,15 @@ PartitionName=urgent Nodes=ALL PriorityTier=10
 
 @dataclass
 class Slurm:
-    """``nodes``: the slurmd of each node by its name."""
+    """``start``: start a program and end it with the test. ``nodes``: the slurmd of each node by its name."""
 
     folder: Path
     environment: dict[str, str]
+    start: Callable[..., subprocess.Popen[bytes]]
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start_node(self, name: str) -> None:
+        self.nodes[name] = self.start("slurmd", "-D", "-N", name, "-f", str(self.folder / "slurm.conf"))
 
     def run(self, *words: str, cwd: Path | None = None) -> str:
         """The stdout of a Slurm command. Raises CalledProcessError, with its stderr in the test's output."""
@@ -77,6 +83,19 @@ class Slurm:
     def wait_for(self, number: str, states: tuple[str, ...], seconds: float) -> str:
         return self.until(lambda: state if (state := self.job(number)["JobState"]) in states else "", seconds)
 
+    def kill_node(self, name: str) -> None:
+        """End a node as a power failure would: its slurmd, its slurmstepds and their processes, by SIGKILL."""
+        victims = [psutil.Process(self.nodes[name].pid)]
+        for process in psutil.process_iter(["name"]):
+            if process.info["name"] == "slurmstepd":
+                own = process.children(recursive=True)
+                if any(_node_of(child) == name for child in own):
+                    victims += [process, *own]
+        assert len(victims) > 1, f"nothing runs on {name}"
+        for process in victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     @staticmethod
     def until(found: Callable[[], str], seconds: float) -> str:
         """What ``found`` returns as soon as it is not empty. Raises TimeoutError."""
@@ -86,6 +105,13 @@ class Slurm:
                 raise TimeoutError(f"nothing within {seconds:.0f} s")
             time.sleep(0.5)
         return value
+
+
+def _node_of(process: psutil.Process) -> str:
+    try:
+        return process.environ().get("SLURMD_NODENAME", "")
+    except psutil.Error:
+        return ""
 
 
 def can_run_slurm() -> bool:
@@ -108,23 +134,24 @@ def slurm(folder: Path, nodes: int, cpus: int) -> Iterator[Slurm]:
     key.chmod(0o400)
     (folder / "state").mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "RAY_"))}
-    cluster = Slurm(folder, {**environment, "SLURM_CONF": str(folder / "slurm.conf")})
+    environment["SLURM_CONF"] = str(folder / "slurm.conf")
     with contextlib.ExitStack() as started:
 
         def start(*words: str) -> subprocess.Popen[bytes]:
             log = started.enter_context(open(folder / f"{words[0]}.out", "ab"))
             process = subprocess.Popen(
-                words, env=cluster.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                words, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
             started.callback(stop, process)
             return process
 
+        cluster = Slurm(folder, environment, start)
         munge = [f"--{name}-file={folder}/munge.{ending}" for name, ending in
                  (("key", "key"), ("pid", "pid"), ("log", "log"), ("seed", "seed"))]  # fmt: skip
         start("munged", "--foreground", "--force", f"--socket={folder}/munge.sock", *munge)
         start("slurmctld", "-D", "-f", str(folder / "slurm.conf"))
         for name in names:
-            cluster.nodes[name] = start("slurmd", "-D", "-N", name, "-f", str(folder / "slurm.conf"))
+            cluster.start_node(name)
         idle = ["sinfo", "--noheader", "--Node", "--states=idle", "--partition=main", "--format=%N"]
         cluster.until(lambda: "all" if quiet(cluster, idle).split() == names else "", 60)
         yield cluster

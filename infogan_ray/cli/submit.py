@@ -54,6 +54,11 @@ def submit(arguments: list[str]) -> int:
         ],
     )  # fmt: skip
     cluster, backend = open_backend(given, "SUBMIT_FLAGS")
+    if given.working_dir and not backend.REMOTE:
+        raise UserError(
+            f"working_dir is {given.working_dir}, but nothing is sent to {cluster}, which sees this machine's files; "
+            "remove --working-dir, and set PYTHONPATH for recipes that import from a folder"
+        )
     work = work_of(arguments[cut + 1 :], given, backend.REMOTE)
     if given.dry_run:
         print_result(*backend.plan(work).splitlines())

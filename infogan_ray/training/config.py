@@ -97,6 +97,8 @@ class RunConfig:
     strict_spread a machine for each worker."""
     wait: float = 0.0
     """Seconds to wait until an autoscaling cluster has enough resources. With 0, the run fails at once without them."""
+    resize_every: float = 20.0
+    """Seconds between checks whether an elastic run (--workers 1:4) can have more workers."""
     precision: str = "auto"
     """auto, fp32, tf32 or bf16. tf32 uses TF32 for matrix products on a GPU; convolutions use TF32 with fp32 too. auto
     is bf16 if the hardware multiplies it natively."""
@@ -171,6 +173,8 @@ class RunConfig:
             raise UserError(f"gpus_per_worker is {self.gpus_per_worker:g}; it must be above 0 and at most 1")
         if not 0 <= self.wait < float("inf"):
             raise UserError(f"wait is {self.wait:g}; it must be a number of seconds, 0 or more")
+        if not 0 < self.resize_every < float("inf"):
+            raise UserError(f"resize_every is {self.resize_every:g}; it must be a number of seconds above 0")
         if self.batch_size < 2:
             raise UserError("batch_size is 1; batch norm needs at least 2 images")
         fewest, workers = self.worker_range or (1, 1)

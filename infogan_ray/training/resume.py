@@ -12,9 +12,9 @@ from infogan_ray.training.config import RunConfig, from_saved
 
 FREE = (
     "preset", "data", "data_dir", "labels", "image_size", "channels", "codes", "network", "feed", "max_bad",
-    "steps", "epochs", "workers", "threads", "device", "gpus_per_worker", "placement", "wait", "cuda_graph",
-    "storage", "name", "resume", "accept_changes", "checkpoint_every", "keep", "max_missed_checkpoints", "log_every",
-    "profile", "mlflow", "wandb",
+    "steps", "epochs", "workers", "threads", "device", "gpus_per_worker", "placement", "wait",
+    "resize_every", "cuda_graph", "storage", "name", "resume", "accept_changes", "checkpoint_every", "keep",
+    "max_missed_checkpoints", "log_every", "profile", "mlflow", "wandb",
 )  # fmt: skip
 """Fields that may change. The images, the model and the feed are compared by their content, elsewhere."""
 NO_RANGE = ("pixel_range", None)

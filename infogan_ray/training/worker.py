@@ -21,6 +21,7 @@ from infogan_ray.training.loop import Diverged, never_stop, train
 from infogan_ray.training.rank_zero import finish, rank_zero_tasks, report_divergence
 from infogan_ray.training.report import Report
 from infogan_ray.training.resume import epoch_offset, recorded_changes
+from infogan_ray.training.slow_workers import SlowWorkers
 from infogan_ray.training.start import agree_on_start, make_state, resume_message
 from infogan_ray.training.train_state import TrainState
 
@@ -30,12 +31,13 @@ START_TIMEOUT_S = 120.0  # storage may be unavailable when a worker restarts
 def run_worker(
     config: RunConfig, images: ImageSet, run: RunDirectory, *,
     device: torch.device, rank: int = 0, world_size: int = 1, wrap: Callable[[nn.Module], nn.Module] | None = None,
-    stop: Callable[[], bool] = never_stop, restarts: int = 0,
+    stop: Callable[[], bool] = never_stop, restarts: int = 0, place: str = "",
 ) -> Generator[Report, None, None]:  # fmt: skip
     """Train to the configured step, from the last whole checkpoint if the run has one. Yields reports.
 
-    When ``stop`` returns true on rank 0, all ranks end at the same step, and rank 0 writes a last checkpoint. Raises
-    Diverged on the ranks that find it. If storage fails, raises StorageFailed on rank 0 and StorageError on others.
+    When ``stop`` returns true on rank 0, all ranks end at the same step, and rank 0 writes a last checkpoint. ``place``
+    is the address of this worker's machine, for messages. Raises Diverged on the ranks that find it. If storage fails,
+    raises StorageFailed on rank 0 and StorageError on others.
     """
     set_matrix_products(config.precision)
     run, steps = run.with_retry_timeout(START_TIMEOUT_S), config.total_steps(images.count)
@@ -48,12 +50,17 @@ def run_worker(
         state = make_state(config, images, start.checkpoint, device, wrap)
         feed = make_feed(images, config.batch_size, config.seed, rank, world_size, device)
         resources.enter_context(contextlib.closing(feed))
+        slow_workers: SlowWorkers | None = None
+        if world_size > 1 and not config.network.sync_batchnorm:  # with it, forward passes wait for other workers
+            slow_workers = SlowWorkers(state.generator, device, place, rank, world_size)
         loop: dict[str, Any] = {
             "steps": steps, "log_every": config.log_every, "checkpoint_every": config.checkpoint_every, "rank": rank,
             "world_size": world_size,
         }  # fmt: skip
         if start.uploader is None:
             for metrics in train(state, feed, **loop):
+                if slow_workers is not None:
+                    slow_workers.compare()
                 yield Report(metrics, due=is_due(state, config, steps))
             return
         loop["epoch_offset"] = epoch_offset(recorded_changes(run), images.count)
@@ -64,6 +71,8 @@ def run_worker(
         try:
             for metrics in train(state, feed, **loop, halt=tasks.must_halt, on_step=tasks.on_step, update=tasks.update):
                 due = is_due(state, config, steps)
+                if slow_workers is not None and (line := slow_workers.compare()):
+                    yield Report({"step": state.step}, say=line)
                 if due:
                     yield Report(metrics, phase="evaluating")
                     metrics |= tasks.writer.evaluate_and_write(metrics)

@@ -39,7 +39,7 @@ class Cluster:
     machines: list[Host]
     nodes: dict[str, Node]
     """The last node started on each host, by the host's name."""
-    start: Callable[[Host], Node]
+    start: Callable[..., Node]
     kill: Callable[[Host], None]
     storage: str
     own: Path
@@ -60,9 +60,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
         nodes: dict[str, Node] = {}
 
-        def start(host: Host) -> Node:
+        def start(host: Host, cpus: int = 1) -> Node:
             disks = [disk, own] if host is machines[0] else [disk]
-            words = [f"--address={first.address}:{GCS}", f"--node-ip-address={host.address}", "--num-cpus=1"]
+            words = [f"--address={first.address}:{GCS}", f"--node-ip-address={host.address}", f"--num-cpus={cpus}"]
             nodes[host.name] = Node(words, token, folder / f"{host.name}.log", host.prefix(*disks))
             return nodes[host.name]
 
@@ -224,3 +224,34 @@ def test_a_run_waits_for_a_machine_that_joins_later(cluster: Cluster, second: Ho
     cluster.start(second)
     ended = cluster.head.infogan("jobs", "logs", id, "--follow")
     assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.slow
+def test_an_elastic_run_follows_machines_that_come_and_go(cluster: Cluster, second: Host, npz: Path) -> None:
+    """One machine with a CPU stays. Another with three CPUs comes twice and goes twice."""
+    cluster.kill(second)
+    until(lambda: second.address not in alive(cluster.head))
+    run = RunDirectory(open_storage(cluster.storage) / "elastic")
+    words = submit(
+        cluster, npz, "elastic", "--steps", "100000", "--batch-size", "12", "--checkpoint-every", "50",
+        "--workers", "1:4", "--wait", "60", "--resize-every", "5",
+    )  # fmt: skip
+    id = cluster.head.infogan("submit", "--", *words).stdout.strip()
+
+    def changes() -> list[str]:
+        lines = cluster.head.infogan("jobs", "logs", id).stdout.splitlines()
+        return [line.partition("world size ")[2] for line in lines if "resumed from step" in line]
+
+    expected = []
+    wait_for_checkpoint(cluster, id, run, 50)
+    for change in ("4, before 1", "1, before 4", "4, before 1", "1, before 4"):
+        if change.startswith("4"):
+            cluster.start(second, 3)
+        else:
+            cluster.kill(second)
+        expected.append(change)
+        until(lambda: changes() == expected, 240)
+        wait_for_checkpoint(cluster, id, run, run.get_status()["stored"] + 50)
+    assert cluster.head.infogan("jobs", "stop", id).returncode == 0
+    rows = [row["step"] for row in run.read_metrics()]
+    assert rows == sorted(set(rows)), "every step once, in order"

@@ -330,6 +330,7 @@ def test_without_a_cluster_no_run_waits_for_resources() -> None:
         ({"gpus_per_worker": 2}, "gpus_per_worker is 2"),
         ({"wait": -1}, "wait is -1"),
         ({"wait": float("nan")}, "wait is nan"),
+        ({"resize_every": 0}, "resize_every is 0; it must be a number of seconds above 0"),
     ],
 )
 def test_wrong_values_are_refused(changes: dict, message: str) -> None:

@@ -5,13 +5,18 @@ The nodes share an address and a disk, so this tests the script and Slurm's sign
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from infogan_ray.cli.exit_codes import DONE, USAGE
+from infogan_ray.cli.main import main
 from infogan_ray.storage import checkpoints
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
@@ -20,10 +25,11 @@ from tests.slurm import Slurm, can_run_slurm, slurm
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(not can_run_slurm(), reason="needs root, and Debian's slurm-wlm and munge"),
 ]
 
+START_S = 240
 FLAGS = ["--nodes=2", "--cpus-per-task=1", "--time=10:00"]
 
 
@@ -79,7 +85,7 @@ def test_a_signal_writes_a_checkpoint_and_a_requeued_job_continues(
     cluster: Slurm, script: Path, npz: Path, tmp_path: Path
 ) -> None:
     job = cluster.submit(script, *FLAGS, "--", *train(npz, tmp_path, 3000), cwd=tmp_path)
-    cluster.until(lambda: step_of(tmp_path, 20), 240)
+    cluster.until(lambda: step_of(tmp_path, 20), START_S)
     cluster.run("scancel", "--signal=TERM", "--batch", job)
     assert cluster.wait_for(job, ("COMPLETED", "FAILED", "CANCELLED"), 120) in ("FAILED", "CANCELLED")
     assert run_of(tmp_path).get_status()["state"] == "interrupted", log_of(tmp_path, job)
@@ -95,16 +101,85 @@ def test_a_signal_writes_a_checkpoint_and_a_requeued_job_continues(
 
 def test_a_preempted_job_is_requeued_and_continues(cluster: Slurm, script: Path, npz: Path, tmp_path: Path) -> None:
     job = cluster.submit(script, *FLAGS, "--", *train(npz, tmp_path, 3000), cwd=tmp_path)
-    before = int(cluster.until(lambda: step_of(tmp_path, 20), 240))
-    (tmp_path / "urgent.sh").write_text("#!/bin/bash\nsleep 5\n")
-    urgent = cluster.submit(
-        tmp_path / "urgent.sh", "--partition=urgent", "--nodes=3", "--exclusive", "--", cwd=tmp_path
-    )
+    before = int(cluster.until(lambda: step_of(tmp_path, 20), START_S))
+    urgent = cluster.submit(sleep(tmp_path, 5), "--partition=urgent", "--nodes=3", "--exclusive", "--", cwd=tmp_path)
     assert cluster.wait_for(urgent, ("COMPLETED",), 200) == "COMPLETED"
     assert cluster.job(job)["Restarts"] == "1", f"{cluster.job(job)}\n{log_of(tmp_path, job)}"
     cluster.until(lambda: step_of(tmp_path, before + 200), 300)
     cluster.run("scancel", job)
     cluster.wait_for(job, ("CANCELLED", "COMPLETED", "FAILED"), 120)
+
+
+def test_a_lost_node_is_replaced_and_the_run_continues(cluster: Slurm, script: Path, npz: Path, tmp_path: Path) -> None:
+    job = cluster.submit(script, *FLAGS, "--", *train(npz, tmp_path, 3000), cwd=tmp_path)
+    before = int(cluster.until(lambda: step_of(tmp_path, 20), START_S))
+    assert cluster.job(job)["NodeList"] == "n[1-2]"
+    cluster.kill_node("n2")
+    cluster.until(lambda: "yes" if cluster.job(job)["Restarts"] == "1" else "", 240)
+    cluster.until(lambda: step_of(tmp_path, before + 100), 300)
+    assert cluster.job(job)["NodeList"] == "n[1,3]"
+    assert re.search(r"resumed from step \d+", log_of(tmp_path, job))
+    cluster.run("scancel", job)
+    cluster.wait_for(job, ("CANCELLED", "COMPLETED", "FAILED"), 120)
+    cluster.start_node("n2")
+
+
+def test_a_job_at_its_time_limit_queues_itself_again(cluster: Slurm, script: Path, npz: Path, tmp_path: Path) -> None:
+    """TERM comes one to two minutes before the limit of four. A requeued job waits two minutes."""
+    flags = [*FLAGS, "--time=4:00", "--export=ALL,INFOGAN_REQUEUE=1"]
+    job = cluster.submit(script, *flags, "--", *train(npz, tmp_path, 9000), cwd=tmp_path)
+    cluster.until(lambda: "yes" if cluster.job(job)["Restarts"] == "1" else "", 300)
+    assert run_of(tmp_path).get_status()["state"] == "interrupted", log_of(tmp_path, job)
+    last = int(step_of(tmp_path, 20))
+    cluster.until(lambda: step_of(tmp_path, last + 20), 120 + START_S)
+    assert f"resumed from step {last:,}" in log_of(tmp_path, job)
+    cluster.run("scancel", job)
+    cluster.wait_for(job, ("CANCELLED", "COMPLETED", "FAILED"), 120)
+
+
+def test_jobs_are_submitted_listed_followed_and_stopped(
+    cluster: Slurm,
+    script: Path,
+    npz: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)  # the tests' own
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "10:00")
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in train(npz, tmp_path, 3000) if word != "--start-or-resume"]
+    place = ["--cluster", "slurm"]
+    original = Path(__file__).parents[2] / "cluster" / "slurm.sbatch"
+    text = re.sub("--cpus-per-task=8", "--cpus-per-task=1", original.read_text())
+    script.write_text(text)  # it requests a GPU, which --device cpu takes back
+    flags = [*place, "--script", str(script), "--nodes", "2"]
+    assert main(["submit", *flags, "--json", "--", *words, "--device", "cpu"]) == DONE
+    job = json.loads(capsys.readouterr().out)["job"]
+    cluster.until(lambda: step_of(tmp_path, 20), START_S)
+
+    assert main(["jobs", *place, "--json"]) == DONE
+    newest = json.loads(capsys.readouterr().out)["jobs"][0]
+    assert (newest["id"], newest["state"], newest["exit_code"]) == (job, "running", None)
+    assert newest["command"].startswith("infogan train --data") and newest["started"] < time.time()
+    assert main(["jobs", "logs", job, *place]) == DONE and "feed: " in capsys.readouterr().out
+
+    assert main(["jobs", "stop", job, *place]) == DONE
+    assert f"{job} stopped" in capsys.readouterr().out
+    assert main(["jobs", "status", job, *place]) == DONE and "(exit 130)" in capsys.readouterr().out
+    assert run_of(tmp_path).get_status()["state"] == "interrupted", log_of(tmp_path, job)
+
+    assert main(["jobs", "status", "999999", *place]) == USAGE
+    assert "there is no job '999999' of infogan" in capsys.readouterr().err
+    other = cluster.submit(sleep(tmp_path, 1), "--", cwd=tmp_path)
+    assert main(["jobs", "stop", other, *place]) == USAGE, "a job of something else"
+
+
+def sleep(tmp_path: Path, seconds: int) -> Path:
+    (tmp_path / "sleep.sh").write_text(f"#!/bin/bash\nsleep {seconds}\n")
+    return tmp_path / "sleep.sh"
 
 
 def log_of(tmp_path: Path, job: str) -> str:

@@ -8,10 +8,12 @@ import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
@@ -26,10 +28,11 @@ from infogan_ray.cli.main import main
 from infogan_ray.cli.submit import Submit, work_of
 from infogan_ray.distributed.cluster.doctor import findings_of_the_network
 from infogan_ray.distributed.submission import registry
-from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job, SubmissionFailed
+from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job, NoFlags, SubmissionFailed
 from infogan_ray.distributed.submission.dashboard import Dashboard, compare_versions, examine
 from infogan_ray.distributed.submission.kuberay import KubeRay, SubmitFlags, default_manifest, render, resource_name
 from infogan_ray.distributed.submission.local import WATCHER, LocalJobs
+from infogan_ray.distributed.submission.slurm import Slurm, default_script
 from infogan_ray.distributed.submission.work import LIMIT, Work, stage
 from tests.servers import RecordingProxy, http_server
 
@@ -385,6 +388,78 @@ def test_kubectl_gets_the_right_commands(tmp_path: Path, monkeypatch: pytest.Mon
         kubernetes.job("second")
 
 
+# Slurm ----------------------------------------------------------------------------------------------------------------
+
+SHOWN_JOB = """\
+JobId=12 JobName=first
+   UserId=ada({user}) GroupId=ada(1000) MCS_label=N/A
+   JobState={state} Reason={reason} Dependency=(null)
+   Requeue=1 Restarts={restarts} BatchFlag=1 Reboot=0 ExitCode={exit_code}
+   SubmitTime=2026-11-30T13:49:46 EligibleTime=2026-11-30T13:49:46
+   StartTime=2026-11-30T13:50:00 EndTime=2026-11-30T13:51:40 Deadline=N/A
+   Command=/shared/slurm.sbatch train --name first
+   Comment=infogan train --name first --labels "JobState=5 x"
+   StdOut=/shared/my runs/infogan-12.log
+
+"""
+"""What Slurm 22.05 prints, without fields that are not read. ``tests/distributed/test_slurm.py`` runs a real one."""
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code", "reason", "restarts", "expected", "message"),
+    [
+        ("PENDING", "0:0", "Resources", "0", "pending", "Slurm: PENDING (Resources)"),
+        ("RUNNING", "0:0", "None", "2", "running", "Slurm: RUNNING, queued again 2 times"),
+        ("COMPLETED", "0:0", "None", "0", "succeeded", "Slurm: COMPLETED"),
+        ("FAILED", "130:0", "NonZeroExitCode", "0", "stopped", "Slurm: FAILED (NonZeroExitCode)"),
+        ("CANCELLED", "0:15", "None", "0", "stopped", "Slurm: CANCELLED"),
+        ("FAILED", "2:0", "NonZeroExitCode", "0", "failed", "Slurm: FAILED (NonZeroExitCode)"),
+        ("TIMEOUT", "0:1", "TimeLimit", "0", "failed", "Slurm: TIMEOUT (TimeLimit)"),
+        ("OUT_OF_MEMORY", "0:125", "OutOfMemory", "0", "failed", "Slurm: OUT_OF_MEMORY (OutOfMemory)"),
+    ],
+)
+def test_slurms_states_are_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, exit_code: str, reason: str, restarts: str,
+    expected: str, message: str,
+) -> None:  # fmt: skip
+    fields = {"state": state, "exit_code": exit_code, "reason": reason, "restarts": restarts}
+    other_user = SHOWN_JOB.format(**fields, user=os.geteuid() + 1)
+    own = SHOWN_JOB.format(**fields, user=os.geteuid())
+    (tmp_path / "shown").write_text(other_user + own + own.replace("Comment=infogan", "Comment=make"))
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\ncat {tmp_path}/shown\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    [job] = Slurm("slurm", NoFlags(), print).jobs()
+    assert (job.id, job.state, job.command) == ("12", expected, 'infogan train --name first --labels "JobState=5 x"')
+    assert job.message == f"{message}; output: /shared/my runs/infogan-12.log"
+    started, took = datetime(2026, 11, 30, 13, 50).timestamp(), 100
+    assert job.started == (None if expected == "pending" else started)
+    assert job.ended == (started + took if expected in FINAL_STATES else None)
+    assert job.exit_code == (int(exit_code.split(":")[0]) if expected in FINAL_STATES else None)
+
+
+def test_slurms_plan_names_the_script_and_its_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["submit", "--cluster", "slurm"]
+    words = ["train", "--preset", "mnist", "--name", "first", "--resume"]
+    assert main([*place, "--nodes", "3", "--dry-run", "--", *words, "--device", "cpu"]) == DONE
+    sent = shlex.split(capsys.readouterr().out)
+    command = f"infogan {' '.join(words)} --device cpu"
+    flags = ["--parsable", "--job-name=first", f"--comment={command}", "--nodes=3", "--gpus-per-node=0"]
+    again = [word for word in words if word != "--resume"]
+    assert sent == ["sbatch", *flags, str(default_script()), *again, "--device", "cpu", "--start-or-resume"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for flags, code, reason in [
+        (["--script", "none.sh"], USAGE, "script is none.sh, which is not a file"),
+        (["--nodes", "0"], USAGE, "nodes is 0; it must be at least 1"),
+        (["--working-dir", "tests"], USAGE, "working_dir is tests, but nothing is sent to slurm"),
+        ([], FAILED, "sbatch is not installed"),
+    ]:
+        assert main([*place, *flags, "--", *words]) == code
+        assert capsys.readouterr().err.startswith(f"infogan: {reason}")
+
+
 # A new backend --------------------------------------------------------------------------------------------------------
 
 
@@ -450,7 +525,10 @@ def test_a_new_backend_needs_one_class_and_its_registration(
     for words, reason in (
         (["--cluster", "queue://host", "--partition", "day"], "partition is 'day'; valid are main, night"),
         (["--partition", "night"], "--partition needs --cluster queue://HOST, but the cluster is 'local'"),
-        (["--cluster", "nowhere"], "cluster is 'nowhere'; valid are queue://HOST, http://HOST:8265, kuberay, local"),
+        (
+            ["--cluster", "nowhere"],
+            "cluster is 'nowhere'; valid are queue://HOST, http://HOST:8265, kuberay, slurm, local",
+        ),
         (["--cluster", "queue://host"], "data is 'tests', a path of this machine"),
     ):
         assert main(["submit", *words, "--", *TRAIN, "--data", "tests"]) == USAGE

@@ -33,7 +33,7 @@ GROUPS = {
     "data": "preset data data_dir image_size channels labels max_bad pixel_range fit hold_out feed",
     "model": "codes",
     "run": "steps epochs batch_size seed resume accept_changes log_every profile",
-    "resources": "workers threads device gpus_per_worker placement wait precision cuda_graph",
+    "resources": "workers threads device gpus_per_worker placement wait resize_every precision cuda_graph",
     "storage": "storage name checkpoint_every keep max_missed_checkpoints metric",
     "tracking": "mlflow wandb",
 }

@@ -171,8 +171,9 @@ def render(work: Work, template: str, flags: SubmitFlags) -> str:
     about["name"] = name
     about.setdefault("labels", {})[LABEL] = MANAGER
     about.setdefault("annotations", {})[COMMAND] = work.command
-    # KubeRay runs the same command again after the head is lost. It must then continue the run.
-    spec["entrypoint"] = shlex.join(["infogan", *_with_start_or_resume(work.arguments)])
+    # KubeRay runs the same command again after the head is lost.
+    words = [f"/{word}" if word.startswith(f"{FILES}/") else word for word in work.restartable]
+    spec["entrypoint"] = shlex.join(["infogan", *words])
     if flags.namespace:
         about["namespace"] = flags.namespace
     containers = [*head["containers"], *worker["containers"]]
@@ -217,12 +218,6 @@ def _mount_files(work: Work, name: str, namespace: str | None, head: dict[str, A
     container.setdefault("volumeMounts", []).append({"name": "files", "mountPath": f"/{FILES}", "readOnly": True})
     content = {path.name: path.read_text() for path in work.files}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": content}
-
-
-def _with_start_or_resume(arguments: tuple[str, ...]) -> list[str]:
-    words = [word for word in arguments if word not in ("--resume", "--start-or-resume")]
-    words = [f"/{word}" if word.startswith(f"{FILES}/") else word for word in words]
-    return [*words, "--start-or-resume"]
 
 
 def resource_name(name: str) -> str:

@@ -9,9 +9,10 @@ from infogan_ray.distributed.submission.backend import Backend
 from infogan_ray.distributed.submission.kuberay import KubeRay
 from infogan_ray.distributed.submission.local import LocalJobs
 from infogan_ray.distributed.submission.ray_jobs import RayJobs
+from infogan_ray.distributed.submission.slurm import Slurm
 from infogan_ray.training.config_fields import not_one_of
 
-BACKENDS: tuple[type[Backend], ...] = (RayJobs, KubeRay, LocalJobs)
+BACKENDS: tuple[type[Backend], ...] = (RayJobs, KubeRay, Slurm, LocalJobs)
 
 
 def backend_of(cluster: str) -> type[Backend]:

@@ -60,6 +60,14 @@ class Work:
         local = {f"{FILES}/{path.name}": str(path) for path in self.files}
         return shlex.join(["infogan", *(local.get(word, word) for word in self.arguments)])
 
+    @property
+    def restartable(self) -> tuple[str, ...]:
+        """The arguments for a scheduler that may start the command again, which must then continue the run."""
+        return (
+            *(word for word in self.arguments if word not in ("--resume", "--start-or-resume")),
+            "--start-or-resume",
+        )
+
 
 def stage(work: Work, into: Path) -> list[tuple[str, int]]:
     """Copy all files to send into an empty folder. Returns (name, bytes) of each. Raises UserError above LIMIT."""

@@ -51,8 +51,6 @@ from infogan_ray.training.run_setup import log_path, prepare_run, with_absolute_
 
 # Ray Train restarts a worker group this many times; ``run_worker_group`` then decides about a new attempt.
 WORKER_RESTARTS = 3
-# How often an elastic group checks for room for more workers.
-RESIZE_CHECK_S = 20.0
 
 
 def train(config: RunConfig | None = None, listen: Listener | None = None, **settings: Any) -> RunResult:
@@ -199,7 +197,7 @@ def _run_attempts(
         scaling: Any = ray.train.ScalingConfig  # typed as the older class
         workers = scaling(
             num_workers=wanted.workers, use_gpu=wanted.device == "cuda", resources_per_worker=wanted.per_worker,
-            placement_strategy=wanted.placement.upper(), elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
+            placement_strategy=wanted.placement.upper(), elastic_resize_monitor_interval_s=config.resize_every,
         )  # fmt: skip
         # NCCL does not let two ranks share a GPU; gloo does.
         group = TorchConfigOnRayInterface("gloo" if wanted.gpus_per_worker < 1 else None)

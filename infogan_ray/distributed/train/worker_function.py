@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import ray.train
+import ray.util
 import torch
 from ray.train.torch import get_device
 
@@ -88,7 +89,10 @@ def _train(job: dict[str, Any], reporter: Reporter, rank: int, world_size: int) 
     wrap = partial(distributed, wire=config.optimizer.wire) if world_size > 1 else None
     run = RunDirectory(open_storage(job["run"]))
     last: dict[str, Any] = {"run": job["run"]}
-    reports = run_worker(config, images, run, device=device, rank=rank, world_size=world_size, wrap=wrap, **rank_zero)
+    reports = run_worker(
+        config, images, run, device=device, rank=rank, world_size=world_size, wrap=wrap,
+        place=ray.util.get_node_ip_address(), **rank_zero,
+    )  # fmt: skip
     try:
         with contextlib.closing(reports):
             for report in reports:

@@ -42,9 +42,9 @@ DESCRIPTIONS = {
 }
 # Fields that do not change the result of a run: where it is stored, where it runs, and what it logs.
 NOT_HPARAMS = (
-    "preset", "data_dir", "epochs", "threads", "device", "gpus_per_worker", "placement", "wait", "storage", "name",
-    "resume", "checkpoint_every", "keep", "max_missed_checkpoints", "log_every", "metric", "mlflow", "wandb",
-    "evaluation", "labels", "max_bad", "profile",
+    "preset", "data_dir", "epochs", "threads", "device", "gpus_per_worker", "placement", "wait", "resize_every",
+    "storage", "name", "resume", "checkpoint_every", "keep", "max_missed_checkpoints", "log_every", "metric",
+    "mlflow", "wandb", "evaluation", "labels", "max_bad", "profile",
 )  # fmt: skip
 
 
