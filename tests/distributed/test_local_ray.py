@@ -96,6 +96,16 @@ def test_doctor_examines_the_surroundings(
     assert findings() == {"temporary folder": "bad", "home folder": "note", "current folder": "note"}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize(("size", "mark"), [("64m", "note"), ("2g", "ok")])
+def test_doctor_reports_small_shared_memory(size: str, mark: str) -> None:
+    """64 MB is Docker's default."""
+    script = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -m infogan_ray doctor --json"
+    shown = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=120)
+    [found] = [finding for finding in json.loads(shown.stdout)["findings"] if finding["what"] == "shared memory"]
+    assert found["mark"] == mark and ("--shm-size=2g" in found["finding"]) == (mark == "note")
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 @pytest.mark.slow

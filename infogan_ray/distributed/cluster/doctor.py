@@ -20,6 +20,7 @@ from infogan_ray.distributed.submission.dashboard import readable_token
 from infogan_ray.models.precision import resolve_precision
 
 MIN_FREE_DISK_BYTES = 2 * 10**9
+MIN_SHARED_MEMORY_BYTES = 10**9
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
@@ -38,13 +39,25 @@ def examine() -> list[Finding]:
     mark: Literal["ok", "bad"] = "ok" if free >= MIN_FREE_DISK_BYTES else "bad"
     advice = "" if mark == "ok" else "; delete files, or give runs another disk with --storage"
     findings.append(Finding(mark, "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}{advice}"))
-    findings += [_temporary_folder(), _home_folder(), _current_folder()]
+    findings += [shared_memory(), _temporary_folder(), _home_folder(), _current_folder()]
     for name, source in SOURCES.items():
         folders = [cache_folder() / name, *([source.system_folder] if source.system_folder else [])]
         found = next((f for f in folders if any((f / (FILES[0] + end)).is_file() for end in ("", ".gz"))), None)
         where = str(found) if found else f"not fetched yet: infogan data fetch {name}"
         findings.append(Finding("ok" if found else "note", name, where))
     return [*findings, *findings_of_the_network(), _cluster()]
+
+
+def shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
+    """NCCL exchanges gradients between GPUs of one machine there. Ray's objects use another folder if it is small."""
+    if not folder.is_dir():
+        return Finding("note", "shared memory", f"there is no {folder}; Ray uses the temporary folder, which is slower")
+    size = shutil.disk_usage(folder).total
+    text = f"{size / 1e9:.2f} GB in {folder}"
+    if size >= MIN_SHARED_MEMORY_BYTES:
+        return Finding("ok", "shared memory", text)
+    advice = "several workers on GPUs of one machine can fail; start the container with --shm-size=2g"
+    return Finding("note", "shared memory", f"{text}: {advice}")
 
 
 def findings_of_the_network() -> list[Finding]:

@@ -137,7 +137,7 @@ class Dashboard:
 
 
 def compare_versions(versions: dict[str, str]) -> list[str]:
-    """A line for each important difference. Raises SubmissionFailed if the cluster cannot run this code."""
+    """A line for each difference. Raises SubmissionFailed if the cluster cannot run this code."""
     ours, theirs = version("ray"), versions["ray"]
     if _minor(ours) != _minor(theirs):
         raise SubmissionFailed(
@@ -147,11 +147,12 @@ def compare_versions(versions: dict[str, str]) -> list[str]:
     python = versions["python"]
     if python and tuple(int(part) for part in re.findall(r"\d+", python)[:2]) < MIN_PYTHON:
         raise SubmissionFailed(f"cluster: it runs Python {python}, but this code needs 3.11 or later")
-    if python and _minor(python) != _minor(platform.python_version()):
-        return [
-            f"the cluster runs Python {python}, this machine {platform.python_version()}; the job uses the cluster's"
-        ]
-    return []
+    ours_and_theirs = [("Ray", ours, theirs), ("Python", platform.python_version(), python)]
+    return [
+        f"the cluster runs {what} {theirs}, this machine {ours}; the job uses the cluster's"
+        for what, ours, theirs in ours_and_theirs
+        if theirs and ours != theirs
+    ]
 
 
 def examine(dashboard: Dashboard) -> list[Finding]:
