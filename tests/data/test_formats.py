@@ -38,7 +38,6 @@ from infogan_ray.data.image_files import Broken
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.data.inspection import inspect
 from infogan_ray.data.preparation.shard_source import open_source
-from infogan_ray.training.config import RunConfig
 from infogan_ray.training.loop import train
 from infogan_ray.training.train_state import TrainState
 from tests import layouts
@@ -289,20 +288,23 @@ def test_captions_and_tables_beside_class_folders_change_nothing(tmp_path: Path)
     assert open_collection(layouts.tar(tmp_path / "x.tar", files)).classes == ["a", "b"]
 
 
-PRESETS = [("svhn", layouts.svhn), ("celeba", layouts.celeba), ("chairs", layouts.rendered_chairs),
-           ("faces", layouts.folder)]  # fmt: skip
+PRESETS = [("--preset svhn", layouts.svhn), ("--preset celeba", layouts.celeba),
+           ("--preset chairs", layouts.rendered_chairs), ("--preset faces", layouts.folder)]  # fmt: skip
+PHOTOS = [(f"--preset photos {command}", make) for (command, make) in (
+    ("--codes 'noise=124 cat=10x4 uniform=4'", layouts.svhn),
+    ("--image-size 64 --codes 'noise=128 cat=10x10'", layouts.celeba),
+)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "make"), PRESETS, ids=[name for name, _ in PRESETS])
-def test_each_preset_trains_on_its_layout(name: str, make: Callable[[Path], object], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "make"), PRESETS + PHOTOS, ids=[command for command, _ in PRESETS + PHOTOS])
+def test_each_preset_trains_on_its_layout(command: str, make: Callable[[Path], object], tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     make(tmp_path / "data")
-    config = RunConfig(preset=name).override(
-        {"data": str(tmp_path / "data"), "steps": 2, "batch_size": 8, "precision": "fp32", "network": {"width": 8}},
-        "test",
-    )  # fmt: skip
+    config = train_config([*shlex.split(command), "--data", str(tmp_path / "data"), "--steps", "2"]).override(
+        {"batch_size": 8, "precision": "fp32", "network": {"width": 8}}, "test"
+    )
     images = load_images(str(config.data), config.data_config, quiet)
-    assert (images.image_size, images.channels) == (config.image_size, config.channels)
+    assert (images.image_size, images.channels) == (config.image_size or 32, config.channels or 3)
     state = TrainState(config, images.image_size, images.channels)
     before = state.generator.layers[0].weight.detach().clone()
     feed = InMemoryFeed(images.images, config.batch_size, seed=0)
