@@ -84,7 +84,8 @@ def test_a_job_runs_to_its_end_on_two_nodes(cluster: Slurm, script: Path, npz: P
 def test_a_signal_writes_a_checkpoint_and_a_requeued_job_continues(
     cluster: Slurm, script: Path, npz: Path, tmp_path: Path
 ) -> None:
-    job = cluster.submit(script, *FLAGS, "--", *train(npz, tmp_path, 3000), cwd=tmp_path)
+    flags = [*FLAGS, "--export=ALL,INFOGAN_REQUEUE=1"]  # only a job at its time limit queues itself again
+    job = cluster.submit(script, *flags, "--", *train(npz, tmp_path, 3000), cwd=tmp_path)
     cluster.until(lambda: step_of(tmp_path, 20), START_S)
     cluster.run("scancel", "--signal=TERM", "--batch", job)
     assert cluster.wait_for(job, ("COMPLETED", "FAILED", "CANCELLED"), 120) in ("FAILED", "CANCELLED")
@@ -134,7 +135,7 @@ def test_a_job_at_its_time_limit_queues_itself_again(cluster: Slurm, script: Pat
     cluster.until(lambda: step_of(tmp_path, last + 20), 120 + START_S)
     assert f"resumed from step {last:,}" in log_of(tmp_path, job)
     cluster.run("scancel", job)
-    cluster.wait_for(job, ("CANCELLED", "COMPLETED", "FAILED"), 120)
+    assert cluster.wait_for(job, ("CANCELLED", "COMPLETED", "FAILED"), 120) == "CANCELLED", "not queued again"
 
 
 def test_jobs_are_submitted_listed_followed_and_stopped(
