@@ -36,7 +36,7 @@ class StabilityConfig:
     instance_noise: float = 0.0
     """Standard deviation, at the first step, of noise on D's input images in training. Images are in [-1, 1]."""
     instance_noise_share: float = 0.5
-    """Share of steps at the start of the run in which the noise falls linearly to 0."""
+    """Share of steps at the start of the run in which the noise falls linearly to 0. With 0 it never falls."""
     label_smoothing: float = 0.0
     """D's target for real images is 1 minus this; 0.1 is usual."""
     lambda_warmup: int = 0
@@ -79,9 +79,9 @@ class StabilityConfig:
                 raise UserError(
                     f"stability.{name} is {getattr(self, name)}; it must be a number of steps, {minimum} or more"
                 )
-        if not 0 < self.instance_noise_share <= 1:
+        if not 0 <= self.instance_noise_share <= 1:
             raise UserError(
-                f"stability.instance_noise_share is {self.instance_noise_share}; it must be above 0 and at most 1"
+                f"stability.instance_noise_share is {self.instance_noise_share}; it must lie between 0 and 1"
             )
         if not 0 <= self.label_smoothing < 0.5:
             raise UserError(
@@ -103,6 +103,8 @@ class StabilityConfig:
 
         Sønderby et al. 2017 (arXiv:1610.04490, section 3).
         """
+        if self.instance_noise_share == 0:
+            return self.instance_noise
         return self.instance_noise * max(0.0, 1 - step / (self.instance_noise_share * steps))
 
     @property

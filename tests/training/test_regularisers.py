@@ -286,6 +286,8 @@ def test_r2_is_the_penalty_at_generated_images() -> None:
 def test_instance_noise_has_the_given_deviation_and_falls_to_zero() -> None:
     config = StabilityConfig(instance_noise=0.4, instance_noise_share=0.5)
     assert [config.noise_at(step, 100) for step in (0, 25, 50, 99)] == pytest.approx([0.4, 0.2, 0, 0])
+    constant = StabilityConfig(instance_noise=0.4, instance_noise_share=0)
+    assert [constant.noise_at(step, 100) for step in (0, 99)] == [0.4, 0.4]
     state = with_options(instance_noise=0.4)
     state.step = 25
     noise = state.step_noise(64, state.schedule(100)).instance_noise
@@ -552,7 +554,7 @@ def test_the_regulariser_flags() -> None:
     [
         ({"r1": -1.0}, "stability.r1 is -1.0; it must be a number of at least 0"),
         ({"r1_every": 0}, "stability.r1_every is 0; it must be a number of steps, 1 or more"),
-        ({"instance_noise_share": 0.0}, "stability.instance_noise_share is 0.0; it must be above 0"),
+        ({"instance_noise_share": 1.5}, "stability.instance_noise_share is 1.5; it must lie between 0 and 1"),
         ({"label_smoothing": 0.5}, "stability.label_smoothing is 0.5; it must be at least 0 and less than 0.5"),
         ({"restart_below": 1.0}, "stability.restart_below is 1.0; it must lie between 0 and 1"),
     ],
