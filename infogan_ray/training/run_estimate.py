@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.filesize import decimal
@@ -28,8 +29,11 @@ from infogan_ray.training.cuda_graph import WARM_UP, GraphedStep
 from infogan_ray.training.loop import Update, train
 from infogan_ray.training.train_state import TrainState, checkpoint_bytes
 
-# FLOP/s in whole steps, from docs/speed.md: of one CPU thread, and of one NVIDIA H200 with and without a CUDA graph.
-CPU_THREAD = {"fp32": 60e9, "bf16": 150e9}
+# One CPU thread: FLOP/s, and bytes/s of what a step saves for its backward passes, in the precision of the products.
+# Convolutions of few channels wait for memory. Fitted to docs/speed.md, whose rows it meets within a factor of 1.6.
+CPU_FLOP = {"fp32": 130e9, "bf16": 350e9}
+CPU_SAVED, CPU_WEIGHTS = {"fp32": 0.52e9, "bf16": 1.04e9}, 2.6e9
+# One NVIDIA H200, FLOP/s in whole steps with and without a CUDA graph (docs/speed.md).
 GPU_WITH_GRAPH, GPU, GPU_NAME = 20e12, 3e12, "an NVIDIA H200"
 LIBRARIES = 80e6  # bytes of working memory of PyTorch and its libraries
 MEASURED_S = 10.0  # steps are timed for at least this long
@@ -52,18 +56,36 @@ def computed_cost(
     config: RunConfig, image_size: int, channels: int, device: str, threads: int, workers: int
 ) -> StepCost:  # fmt: skip
     """The cost of a step from its arithmetic. The time is right within a factor of about two."""
-    flop, memory = step_arithmetic(config, image_size, channels, config.batch_size / workers)
+    step = step_arithmetic(config, image_size, channels, config.batch_size / workers)
     if device == "cuda":
         has_graph = config.cuda_graph and workers == 1 and not config.prior.learn
-        return StepCost(flop / (GPU_WITH_GRAPH if has_graph else GPU), memory, f"if a GPU is like {GPU_NAME}, {GUESS}")
+        speed = GPU_WITH_GRAPH if has_graph else GPU
+        return StepCost(step.flop / speed, step.memory, f"if a GPU is like {GPU_NAME}, {GUESS}")
     has_amx = resolve_precision("auto", torch.device("cpu")) == "bf16"
     is_bf16 = has_amx and resolve_precision(config.precision, torch.device("cpu")) == "bf16"
-    speed = threads * CPU_THREAD["bf16" if is_bf16 else "fp32"]
-    return StepCost(flop / speed, memory, f"on {counted(threads, 'CPU thread')} of an idle machine, {GUESS}")
+    precision = "bf16" if is_bf16 else "fp32"
+    seconds = step.flop / CPU_FLOP[precision] + step.saved / CPU_SAVED[precision] + step.weights / CPU_WEIGHTS
+    return StepCost(seconds / threads, step.memory, f"on {counted(threads, 'CPU thread')} of an idle machine, {GUESS}")
 
 
-def step_arithmetic(config: RunConfig, image_size: int, channels: int, rows: float) -> tuple[float, float]:
-    """The multiplications and additions of a mean step, and its memory in bytes, with ``rows`` images of a worker.
+class Arithmetic(NamedTuple):
+    """A mean step of one worker: additions and multiplications, and bytes."""
+
+    flop: float
+    saved: float
+    """Bytes that all forward passes save for the backward passes, in fp32."""
+    weights: float
+    """Bytes of weights and moments."""
+    parts: int
+    """Number of parts of the batch, of which memory holds one."""
+
+    @property
+    def memory(self) -> float:
+        return LIBRARIES + self.saved / self.parts + 5 / 4 * self.weights
+
+
+def step_arithmetic(config: RunConfig, image_size: int, channels: int, rows: float) -> Arithmetic:
+    """The arithmetic of a mean step with ``rows`` images of a worker.
 
     A backward pass costs twice its forward pass, or as much with frozen weights. Penalties need gradients of gradients,
     which cost another five passes. Memory holds what the backward passes need, and five copies of the weights.
@@ -82,8 +104,7 @@ def step_arithmetic(config: RunConfig, image_size: int, channels: int, rows: flo
     if config.contrastive.weight:  # two images of each pair, and a network like D that sees both
         g_passes, d_passes, saved = g_passes + 6.0, d_passes + 5.0, saved + 2 * g_saved + d_saved
     flop = rows * (g_passes * g_flop + d_passes * d_flop)
-    part = rows / config.optimizer.accumulate
-    return flop, LIBRARIES + part * saved + 5 / 4 * checkpoint_bytes(spec, config.contrastive)
+    return Arithmetic(flop, rows * saved, checkpoint_bytes(spec, config.contrastive), config.optimizer.accumulate)
 
 
 @lru_cache

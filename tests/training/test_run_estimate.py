@@ -56,7 +56,7 @@ def test_the_arithmetic_is_that_of_a_real_step(config: RunConfig, size: int, cha
     loop = train(state, InMemoryFeed(images, 8, seed=0), steps=2, log_every=1, checkpoint_every=2)
     with FlopCounterMode(display=False) as counter:
         next(loop)
-    computed, _ = step_arithmetic(config, size, channels, 8)
+    computed = step_arithmetic(config, size, channels, 8).flop
     assert computed == pytest.approx(counter.get_total_flops(), rel=0.06)
 
 
@@ -78,6 +78,24 @@ def test_every_preset_has_an_estimate_with_every_network(preset: str, network: d
     assert 0 < cost.seconds < 60 and 1e6 < cost.memory < 1e10
 
 
+@pytest.mark.parametrize(
+    ("preset", "settings", "size", "channels", "ms"),
+    [
+        ("photos", {"batch_size": 32}, 28, 3, 95),
+        ("photos", {"batch_size": 32}, 128, 3, 2378),
+        ("photos", {"batch_size": 32, "network": {"architecture": "residual"}}, 64, 3, 10_900),
+        ("shapes", {"batch_size": 32, "network": {"width": 8, "plan": "doubling"}}, 64, 1, 70),
+        ("mnist", {"batch_size": 256}, 28, 1, 2 * 376),  # two threads
+    ],
+)
+def test_the_time_is_within_a_factor_of_two_of_measured_steps(
+    preset: str, settings: dict[str, Any], size: int, channels: int, ms: float
+) -> None:
+    """The milliseconds of one thread in docs/speed.md and docs/images.md. They were measured once."""
+    config = RunConfig(preset=preset).override({**settings, "precision": "fp32"}, "test")
+    assert 0.5 < computed_cost(config, size, channels, "cpu", 1, 1).seconds * 1000 / ms < 2
+
+
 def test_penalties_workers_and_size_change_the_cost() -> None:
     config = PHOTOS.override({"batch_size": 64}, "test")
     penalised = config.override({"stability": {"r1": 0.1, "r2": 0.1, "r1_every": 1}}, "test")
@@ -87,7 +105,7 @@ def test_penalties_workers_and_size_change_the_cost() -> None:
 
     assert 1.3 < cost(penalised).seconds / cost(config).seconds < 2.5
     assert cost(penalised).memory > cost(config).memory
-    assert cost(config, workers=2).seconds == pytest.approx(cost(config).seconds / 2)
+    assert 0.5 < cost(config, workers=2).seconds / cost(config).seconds < 0.6, "each updates all weights"
     assert 3 < cost(config, 128).seconds / cost(config, 64).seconds < 6
     parts = config.override({"optimizer": {"accumulate": 8}}, "test")
     assert cost(parts, 128).memory < 0.5 * cost(config, 128).memory
