@@ -166,7 +166,7 @@ def measured_cost(
     seconds = (time.monotonic() - started) / (cycles * cycle)
     memory = float(_peak(where) - before)
     if _peak(where) == peak_before:  # an earlier peak hides that of the steps
-        _, memory = step_arithmetic(config, image_size, channels, rows)
+        memory = step_arithmetic(config, image_size, channels, rows).memory
     here = counted(threads, "CPU thread") if device == "cpu" else torch.cuda.get_device_name(where)
     alone = ", one worker alone" if workers > 1 else ""
     return StepCost(seconds, memory, f"measured here on {here}{alone}")

@@ -134,6 +134,16 @@ def test_long_runs_and_few_images_are_said() -> None:
     assert few.endswith("use fewer --steps"), "the augmentation is on already"
 
 
+def test_a_measurement_below_an_earlier_peak_has_the_estimated_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_estimate, "MEASURED_S", 0.1)
+    large = torch.zeros(10**8)
+    large.add_(1)  # touches the memory
+    del large
+    config = RunConfig(preset="mnist").override(SMALL, "test")
+    estimated = step_arithmetic(config, 28, 1, 8).memory
+    assert run_estimate.measured_cost(config, 28, 1, "cpu", 1, 1).memory == estimated
+
+
 def test_a_dry_run_estimates_or_measures_the_cost(
     npz: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
