@@ -418,7 +418,7 @@ JobId=12 JobName=first
     ("state", "exit_code", "reason", "restarts", "expected", "message"),
     [
         ("PENDING", "0:0", "Resources", "0", "pending", "Slurm: PENDING (Resources)"),
-        ("RUNNING", "0:0", "None", "2", "running", "Slurm: RUNNING, queued again 2 times"),
+        ("RUNNING", "130:0", "None", "2", "running", "Slurm: RUNNING, queued again 2 times"),
         ("COMPLETED", "0:0", "None", "0", "succeeded", "Slurm: COMPLETED"),
         ("FAILED", "130:0", "NonZeroExitCode", "0", "stopped", "Slurm: FAILED (NonZeroExitCode)"),
         ("CANCELLED", "0:15", "None", "0", "stopped", "Slurm: CANCELLED"),

@@ -164,7 +164,8 @@ def _is_ours(about: dict[str, str]) -> bool:
 
 def _job(about: dict[str, str]) -> Job:
     name, exit_code = about["JobState"], int(about["ExitCode"].partition(":")[0])
-    state: State = "stopped" if exit_code == INTERRUPTED else STATES.get(name, "failed")
+    # A requeued job keeps the exit code of its last start.
+    state: State = "stopped" if name == "FAILED" and exit_code == INTERRUPTED else STATES.get(name, "failed")
     reason = "" if about["Reason"] == "None" else f" ({about['Reason']})"
     requeued = f", queued again {about['Restarts']} times" if about.get("Restarts", "0") != "0" else ""
     return Job(
