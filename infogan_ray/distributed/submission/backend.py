@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from infogan_ray.data.progress import counted
@@ -59,6 +61,8 @@ class Backend(ABC):
     """Environment variable with the default value of ``--cluster``."""
     REMOTE: ClassVar[bool] = True
     """Whether jobs run on machines that do not see this machine's files."""
+    POLL_S: ClassVar[float] = 0.3
+    """Seconds between two looks at a job whose log is followed by ``read_log``."""
     FLAGS: ClassVar[type] = NoFlags
     """Dataclass: flags of ``submit`` and ``jobs``. Each has a default and a name that is unique among all backends."""
     SUBMIT_FLAGS: ClassVar[type] = NoFlags
@@ -99,6 +103,17 @@ class Backend(ABC):
     @abstractmethod
     def logs(self, id: str, follow: bool) -> Iterator[str]:
         """Yield pieces of the job's output; with ``follow``, until it ends."""
+
+    def read_log(self, id: str, log: Path, follow: bool) -> Iterator[str]:
+        """``logs`` for a backend whose jobs write a file that this machine sees. Raises FileNotFoundError."""
+        with log.open(errors="replace") as file:
+            while True:
+                ended = not follow or self.job(id).state in FINAL_STATES  # checked before the last read
+                if piece := file.read():
+                    yield piece
+                if ended:
+                    return
+                time.sleep(self.POLL_S)
 
     @abstractmethod
     def stop(self, id: str) -> None:

@@ -17,10 +17,9 @@ from typing import Any
 
 from infogan_ray import UserError
 from infogan_ray.data.fetch import cache_folder
-from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job, SubmissionFailed
+from infogan_ray.distributed.submission.backend import Backend, Job, SubmissionFailed
 from infogan_ray.distributed.submission.work import Work
 
-POLL_S = 0.3
 DESCRIPTION, WATCHER, ENDED, LOG = "job.json", "watcher.json", "ended.json", "log"
 
 
@@ -77,14 +76,7 @@ class LocalJobs(Backend):
         return Job(id, "running", about["command"], about["started"])
 
     def logs(self, id: str, follow: bool) -> Iterator[str]:
-        with (self._job_folder(id) / LOG).open(errors="replace") as log:
-            while True:
-                ended = not follow or self.job(id).state in FINAL_STATES  # checked before the last read
-                if piece := log.read():
-                    yield piece
-                if ended:
-                    return
-                time.sleep(POLL_S)
+        return self.read_log(id, self._job_folder(id) / LOG, follow)
 
     def stop(self, id: str) -> None:
         folder = self._job_folder(id)

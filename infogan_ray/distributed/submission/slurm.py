@@ -22,7 +22,6 @@ from infogan_ray import UserError
 from infogan_ray.distributed.submission.backend import FINAL_STATES, Backend, Job, NoFlags, State, SubmissionFailed
 from infogan_ray.distributed.submission.work import Work
 
-POLL_S = 1.0
 TIMEOUT_S = 60.0
 INTERRUPTED = 130  # exit code of a command that a signal ended
 COMMAND = "infogan "  # begins the comment of each job, which is its command
@@ -51,6 +50,7 @@ class Slurm(Backend):
 
     NAME = CLUSTER = "slurm"
     REMOTE = False
+    POLL_S = 1.0  # each look is a request to Slurm's controller, which all users share
     SUBMIT_FLAGS = SubmitFlags
 
     def __init__(self, cluster: str, flags: SubmitFlags | NoFlags, warn: Callable[[str], None]) -> None:
@@ -81,16 +81,9 @@ class Slurm(Backend):
     def logs(self, id: str, follow: bool) -> Iterator[str]:
         path = Path(self._about(id)["StdOut"])
         while follow and not path.exists() and self.job(id).state not in FINAL_STATES:
-            time.sleep(POLL_S)
+            time.sleep(self.POLL_S)
         try:
-            with path.open(errors="replace") as log:
-                while True:
-                    ended = not follow or self.job(id).state in FINAL_STATES  # checked before the last read
-                    if piece := log.read():
-                        yield piece
-                    if ended:
-                        return
-                    time.sleep(POLL_S)
+            yield from self.read_log(id, path, follow)
         except FileNotFoundError:
             raise SubmissionFailed(
                 f"job {id} has no output yet, or this machine does not see {path}; "
