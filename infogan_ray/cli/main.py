@@ -75,10 +75,21 @@ def stored_help(arguments: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    from infogan_ray.distributed.cluster.ray_thread import waits_for_ray
+
+    code = _main_code(list(sys.argv[1:] if argv is None else argv))
+    if waits_for_ray():  # a normal exit would crash
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _main_code(arguments: list[str]) -> int:
     try:
         with results_alone_on_stdout():
             try:
-                return _main(list(sys.argv[1:] if argv is None else argv))
+                return _main(arguments)
             except KeyboardInterrupt:  # also while torch is imported
                 return _error("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of the results has closed the pipe, as `| head` does

@@ -24,6 +24,7 @@ from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.run_outcome import TrainingFailed
+from tests.clusters import head_on_loopback, short_folder
 from tests.conftest import tiny_config
 from tests.distributed.test_search import RECIPE
 from tests.fault_injection import FaultInjector, digest, processes_of, workers_of
@@ -238,3 +239,28 @@ def test_ctrl_c_in_a_terminal_stops_an_embedded_ray_cleanly(command: str, npz: P
     if command == "train":
         status = RunDirectory(open_storage(tmp_path / "runs" / "stopped")).get_status()
         assert status["state"] == "interrupted" and status["stored"] == status["step"] > 0, "the last step is stored"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_stop_on_a_cluster_ends_with_code_130(frozen: bool, npz: Path, tmp_path: Path) -> None:
+    """A process crashes if it shuts Ray down while a thread waits for Ray, in about half of all cases."""
+    words = [sys.executable, "-m", "infogan_ray", "train", "--data", str(npz), "--codes", "noise=4 cat=3"]
+    words += ["--batch-size", "16", "--steps", "100000", "--workers", "2", "--threads", "1", "--network.width", "8"]
+    words += ["--evaluation.samples", "200", "--checkpoint-every", "1000", "--storage", str(tmp_path)]
+    with short_folder() as folder, head_on_loopback(folder) as head:
+        address = {"RAY_ADDRESS": f"127.0.0.1:{head.gcs}", "RAY_AUTH_MODE": "token"}
+        for attempt in range(2):
+            command = [*words, "--name", f"run{attempt}"]
+            with psutil.Popen(command, stderr=subprocess.PIPE, text=True, env=head.environment | address) as process:
+                assert any("training: step " in line and "nats" in line for line in process.stderr)
+                workers = workers_of(os.getpid())
+                if frozen:
+                    workers[0].suspend()
+                process.terminate()
+                output = process.stderr.read()
+                assert process.wait(timeout=60) == 130, output
+            assert f"--name run{attempt}" in output.splitlines()[-1]
+            for worker in workers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    worker.kill()

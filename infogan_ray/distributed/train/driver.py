@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from typing import Any
 
@@ -12,6 +11,7 @@ import ray.exceptions
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from infogan_ray.distributed.cluster.ray_thread import RayThread
 from infogan_ray.distributed.train import head_monitor
 from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM
 from infogan_ray.training.run_outcome import FINAL_PHASES, SHUTDOWN_GRACE_S, Listener
@@ -25,7 +25,7 @@ class Driver:
     def __init__(self, mailbox: Any, listen: Listener, grace_s: float | None = None) -> None:
         """``grace_s``: seconds to wait for the workers after a signal, for a driver inside a trial of a search.
 
-        That driver must not shut Ray down. With None, the driver waits SHUTDOWN_GRACE_S and then shuts Ray down.
+        With None, the driver waits SHUTDOWN_GRACE_S.
         """
         self.mailbox, self.listen = mailbox, listen
         self.in_trial, self.grace_s = grace_s is not None, SHUTDOWN_GRACE_S if grace_s is None else grace_s
@@ -46,18 +46,15 @@ class Driver:
 
         Raises HeadLost, and KeyboardInterrupt if the workers did not write a last checkpoint in time.
         """
-        fit = FitThread(trainer)
+        fit = RayThread(trainer.fit, "ray-train")
+        elastic = not isinstance(trainer.scaling_config.num_workers, int)
         try:
-            self._forward_reports(fit)
+            self._forward_reports(fit, elastic)
         except KeyboardInterrupt:
             self.listen({"phase": "stopping", "step": self.step, "say": "stopping; press Ctrl-C again to stop at once"})
             self.mailbox.stop.remote()
-            try:
-                self._forward_reports(fit, seconds=0 if self._waits_for_room and not self.in_trial else self.grace_s)
-            finally:
-                done = fit.ended.is_set() or self.in_trial
-                if not done and not self.head.lost:  # a shutdown would wait for the dead head
-                    ray.shutdown()  # ends this job's workers, and a local cluster
+            waits = self._waits_for_room and not self.in_trial  # no worker would answer
+            self._forward_reports(fit, elastic, seconds=0 if waits else self.grace_s)
             if not self.has_ended:  # also if a worker died meanwhile: it is not restarted
                 raise
         if self.has_ended:
@@ -69,7 +66,7 @@ class Driver:
             return fit.error
         raise fit.error
 
-    def _forward_reports(self, fit: FitThread, seconds: float = float("inf")) -> None:
+    def _forward_reports(self, fit: RayThread, elastic: bool, seconds: float = float("inf")) -> None:
         deadline, last_report = time.monotonic() + seconds, time.monotonic()
         while time.monotonic() < deadline and (not self.head.lost or self.head.answers()):
             ended = fit.ended.wait(POLL_S)
@@ -80,9 +77,8 @@ class Driver:
                     last_report, self._waits_for_room = time.monotonic(), False
                     self.listen(report)
             if seconds == float("inf"):
-                self._report_waiting(time.monotonic() - last_report, fit.elastic)
-            interrupted = self.final.get("phase") == "interrupted"
-            if ended or (seconds < float("inf") and interrupted and not self.in_trial):
+                self._report_waiting(time.monotonic() - last_report, elastic)
+            if ended:
                 return
 
     def _report_waiting(self, silent: float, elastic: bool) -> None:
@@ -99,25 +95,3 @@ class Driver:
         elif self.head.waits_for_room(silent, elastic):
             self._waits_for_room = True
             self.listen({"phase": WAITING_FOR_ROOM, "step": self.step})
-
-
-class FitThread(threading.Thread):
-    """Runs ``trainer.fit``. In the main thread Ray Train would handle SIGINT and end the process without a message.
-
-    It is a daemon thread: if Ray's head dies, ``fit`` does not return.
-    """
-
-    def __init__(self, trainer: TorchTrainer) -> None:
-        super().__init__(name="ray-train", daemon=True)
-        self.trainer, self.ended = trainer, threading.Event()
-        self.elastic = not isinstance(trainer.scaling_config.num_workers, int)
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.trainer.fit()
-        except BaseException as error:
-            self.error = error
-        finally:
-            self.ended.set()

@@ -30,9 +30,10 @@ class HeadMonitor:
     def __init__(self) -> None:
         self._job, self._checks_groups = ray.get_runtime_context().get_job_id(), False
         self.group_states: set[str] | None = None
-        self._last_answer, self._closed = time.monotonic(), False
+        self._last_answer, self._closed = time.monotonic(), threading.Event()
         self.nodes: list[dict[str, float]] = machines_of_the_cluster()
-        threading.Thread(target=self._poll, name="head-monitor", daemon=True).start()
+        self._thread = threading.Thread(target=self._poll, name="head-monitor", daemon=True)
+        self._thread.start()
 
     @property
     def lost(self) -> bool:
@@ -62,15 +63,17 @@ class HeadMonitor:
         return "CREATED" not in self.group_states if self.group_states else elastic and silent > SLOW_START_S
 
     def close(self) -> None:
-        self._closed = True
+        """Stop the checks. A call to Ray in another thread would crash this process if Ray is shut down meanwhile."""
+        self._closed.set()
+        self._thread.join(HEAD_POLL_S)  # a dead head does not answer
 
     def _poll(self) -> None:
-        while ray.is_initialized() and not self._closed:
+        while ray.is_initialized() and not self._closed.is_set():
             with contextlib.suppress(Exception):  # any error means that the head did not answer
                 self.nodes = machines_of_the_cluster()
                 self._last_answer = time.monotonic()
                 self.group_states = self._states_of_groups() if self._checks_groups else None
-            time.sleep(HEAD_POLL_S)
+            self._closed.wait(HEAD_POLL_S)
 
     def _states_of_groups(self) -> set[str]:
         """A placement group's id ends with its job's id. The group of a waiting trial has no CPUs and is ignored."""

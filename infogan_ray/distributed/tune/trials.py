@@ -69,7 +69,7 @@ class SearchTrial(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        """Stop the trial: it writes a last checkpoint and releases its workers."""
+        """Stop the trial. Several workers write a last checkpoint and are released."""
         self._results.close()
 
 

@@ -11,7 +11,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import ray
 import ray.exceptions
@@ -21,6 +20,7 @@ from infogan_ray import Recipe
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.distributed.cluster.connection import connect
 from infogan_ray.distributed.cluster.machines import machines
+from infogan_ray.distributed.cluster.ray_thread import RayThread
 from infogan_ray.distributed.cluster.resources import Resources, max_concurrent_runs
 from infogan_ray.distributed.train.head_monitor import WAITING_FOR_ROOM, HeadMonitor
 from infogan_ray.distributed.tune.asha_scheduler import AshaScheduler, SearchEvent, SearchListener, StopIfTakenOver
@@ -29,7 +29,7 @@ from infogan_ray.searches.asha import Decision, Halving
 from infogan_ray.searches.search_directory import SearchDirectory
 from infogan_ray.storage.scratch import scratch_folder
 from infogan_ray.training.config import RunConfig
-from infogan_ray.training.run_outcome import last_line, set_last_status
+from infogan_ray.training.run_outcome import SHUTDOWN_GRACE_S, last_line, set_last_status
 from infogan_ray.training.run_setup import log_path
 
 TRIAL_RESTARTS = 3  # if a trial's process dies
@@ -122,28 +122,18 @@ class CapacityNotifier:
 
 
 def fit_in_thread(tuner: tune.Tuner, poll: Callable[[], None], on_interrupt: Callable[[], None]) -> list[tune.Result]:
-    """Run ``tuner.fit()`` in a thread: in the main thread Tune would handle SIGINT. A signal ends the Ray job.
+    """Run ``tuner.fit()`` in a thread. After a signal, ``on_interrupt`` makes Tune stop, within SHUTDOWN_GRACE_S.
 
-    Raises what ``fit`` raises.
+    Raises what ``fit`` raises, and KeyboardInterrupt after a signal.
     """
-    outcome: dict[str, Any] = {}
-
-    def fit() -> None:
-        try:
-            outcome["results"] = tuner.fit()
-        except BaseException as error:
-            outcome["error"] = error
-
-    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
-    thread.start()
+    fit = RayThread(tuner.fit, "ray-tune")
     try:
-        while thread.is_alive():
-            thread.join(POLL_S)
+        while not fit.ended.wait(POLL_S):
             poll()
     except BaseException:
         on_interrupt()
-        ray.shutdown()
+        fit.ended.wait(SHUTDOWN_GRACE_S)
         raise
-    if "error" in outcome:
-        raise outcome["error"]
-    return list(outcome["results"])
+    if fit.error is not None:
+        raise fit.error
+    return list(fit.result)
