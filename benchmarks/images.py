@@ -12,6 +12,7 @@ STORAGE/images.jsonl. docs/images.md has results and pictures.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import statistics
@@ -52,6 +53,7 @@ COLUMNS = {
     "spread_in_category": ("in a category", ".2f"), "clustering_error": ("error", ".1%"),
     "clustering_acc_hungarian": ("one-to-one", ".1%"),
 }  # fmt: skip
+MOST_IN_NAME = 120
 TILES = 6  # images in a row and in a column of a picture
 
 
@@ -94,8 +96,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The same for the same flags."""
+        """The same for the same flags. A name of a run has at most 200 bytes."""
         extra = "".join(f"-{word.strip('-')}" for word in self.more).replace(" ", "_").replace("/", "_")
+        if len(extra) > MOST_IN_NAME:
+            extra = f"{extra[:MOST_IN_NAME]}-{hashlib.sha256(extra.encode()).hexdigest()[:8]}"
         return f"{self.set}-{self.form}{extra}-{self.steps}-seed{self.seed}"
 
 

@@ -1,7 +1,7 @@
 """A search of many short trials: time and memory, and a second search that is killed in the middle and resumed.
 
-    python -m benchmarks.many_trials                       # 500 trials of 20 steps, twice: about 40 minutes on two cores
-    python -m benchmarks.many_trials --trials 20 --steps 4 # a minute and a half
+    python -m benchmarks.many_trials                         # 500 trials of 20 steps, twice: 40 minutes on two cores
+    python -m benchmarks.many_trials --trials 20 --steps 4   # three minutes
 
 The trials are tiny, so that the time is that of the search: starts, evaluations, checkpoints, decisions and the report.
 """
@@ -39,8 +39,8 @@ recipe = Recipe(
         "objective.lambda_categorical": tune.uniform(0.2, 3.0), "optimizer.lr_generator": tune.loguniform(1e-4, 1e-2)
     }},
     fixed={{
-        "data": {data!r}, "codes": "noise=4 cat=3 uniform=1", "batch_size": {batch}, "network.width": 8, "device": "cpu",
-        "precision": "fp32", "evaluation.samples": 200,
+        "data": {data!r}, "codes": "noise=4 cat=3 uniform=1", "batch_size": {batch}, "network.width": 8,
+        "device": "cpu", "precision": "fp32", "evaluation.samples": 200,
     }},
     budget={budget}, grace={budget} // 2, trials={trials}, early_stopping=False,
 )

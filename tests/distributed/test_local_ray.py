@@ -17,6 +17,7 @@ from infogan_ray.distributed.cluster import local_ray
 from infogan_ray.distributed.cluster.doctor import shared_memory
 from infogan_ray.storage.file_system import open_storage
 from infogan_ray.storage.run_directory import RunDirectory
+from tests.clusters import short_folder
 from tests.conftest import small_disk
 
 
@@ -30,12 +31,21 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_temporary_folder_must_have_a_short_path(monkeypatch: pytest.MonkeyPatch) -> None:
     most = local_ray.PATH_BYTES - len(local_ray.SOCKET)
-    monkeypatch.setenv("RAY_TMPDIR", "/" + "a" * (most - 1))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "a" * (most - 5))
     monkeypatch.setenv("TMPDIR", "/" + "a" * 200)
     local_ray.check_temporary_folder()
     monkeypatch.setenv("RAY_TMPDIR", "/" + "a" * (most - 2) + "é")  # two bytes
     with pytest.raises(ValueError, match=f"RAY_TMPDIR is .* which has {most + 1} bytes; .* leave room for {most}"):
         local_ray.check_temporary_folder()
+
+
+def test_a_temporary_folder_must_be_writable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with short_folder() as folder:
+        monkeypatch.setenv("RAY_TMPDIR", str(folder))
+        local_ray.check_temporary_folder()
+        (folder / "ray").touch()
+        with pytest.raises(ValueError, match=f"Ray cannot write to its temporary folder {folder}/ray; .* RAY_TMPDIR="):
+            local_ray.check_temporary_folder()
 
 
 def test_without_a_home_ray_gets_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

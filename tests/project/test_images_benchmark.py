@@ -26,6 +26,14 @@ def test_every_form_trains_on_every_set(name: str, form: str) -> None:
     assert spec.latents.q_dim and f"{spec.image_size}" in SETS[name][1], "the set's flags come after the preset's"
 
 
+def test_many_flags_make_a_short_name() -> None:
+    flags = ("--network.width", "16", "--objective.lambda-categorical", "0.25", "--stability.augment-d", "translation")
+    long, other = ([*flags * 3, "--stability.r1", value] for value in ("0.1", "0.2"))
+    names = [Run("emoji64", "photos", 0, 2500, tuple(more)).name for more in (flags[:2], long, other)]
+    assert names[0] == "emoji64-photos-network.width-16-2500-seed0"
+    assert len(set(names)) == 3 and max(map(len, names)) < 200
+
+
 def test_letters_are_drawn_large_and_in_the_middle(tmp_path: Path) -> None:
     built_in = ImageFont.load_default(SIDE)
     assert isinstance(built_in, ImageFont.FreeTypeFont)

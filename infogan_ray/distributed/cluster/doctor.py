@@ -74,7 +74,7 @@ def _temporary_folder() -> Finding:
         local_ray.check_temporary_folder()
     except UserError as error:
         return Finding("bad", "temporary folder", f"several workers cannot start: {error}")
-    return Finding("ok", "temporary folder", "short enough for Ray's sockets")
+    return Finding("ok", "temporary folder", "can be written, and short enough for Ray's sockets")
 
 
 def _home_folder() -> Finding:

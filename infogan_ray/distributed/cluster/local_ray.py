@@ -28,15 +28,21 @@ driver's own package, and no file of the user that has the name of a module."""
 
 
 def check_temporary_folder() -> None:
-    """Raises UserError if the path of Ray's temporary folder is too long for its sockets."""
-    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
-    if variable is None or (variable == "TMPDIR" and sys.platform == "darwin"):  # there Ray uses /tmp
-        return
-    folder, most = os.environ[variable], PATH_BYTES - len(SOCKET)
+    """Raises UserError if Ray's temporary folder has a path that is too long for its sockets, or is another user's."""
+    variables = ("RAY_TMPDIR",) if sys.platform == "darwin" else ("RAY_TMPDIR", "TMPDIR")
+    variable = next((name for name in variables if name in os.environ), None)
+    folder, most = os.environ.get(variable or "", "/tmp"), PATH_BYTES - len(SOCKET)
     if (length := len(os.fsencode(folder))) > most:
         raise UserError(
             f"{variable} is '{folder}', which has {length} bytes; Ray's sockets leave room for {most}; "
             "set RAY_TMPDIR to a shorter folder, for example RAY_TMPDIR=/tmp"
+        )
+    wanted = Path(folder).absolute() / "ray"
+    used = next(path for path in (wanted, *wanted.parents) if path.exists())
+    if not os.access(used, os.W_OK | os.X_OK) or not used.is_dir():
+        raise UserError(
+            f"Ray cannot write to its temporary folder {used}; another user may have made it; "
+            "set RAY_TMPDIR to a folder of your own with a short path, for example RAY_TMPDIR=~/t"
         )
 
 
