@@ -1,6 +1,6 @@
 """The Dockerfile is parsed and linted. Run: pytest tests/project/test_dockerfile.py
 
-With INFOGAN_BUILD_IMAGE=1, `make image` also builds it, with the variables of the environment.
+tests/project/test_image.py builds the image and runs it.
 """
 
 from __future__ import annotations
@@ -209,9 +209,3 @@ def test_make_image_passes_its_variables(tmp_path: Path) -> None:
         "docker build --tag mine:1 --build-arg VARIANT=gpu --build-arg TORCH_INDEX_URL= "
         "--build-arg BASE_IMAGE=debian --pull --quiet .\n"
     )
-
-
-@pytest.mark.timeout(3600)
-@pytest.mark.skipif(os.environ.get("INFOGAN_BUILD_IMAGE") != "1", reason="INFOGAN_BUILD_IMAGE=1 builds the image")
-def test_the_image_builds() -> None:
-    subprocess.run(["make", "image", "TAG=localhost/infogan-ray:tested"], cwd=ROOT, check=True)
