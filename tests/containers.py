@@ -1,6 +1,6 @@
 """Containers of the project's image, run by runc as Kubernetes' ``restricted`` profile runs them.
 
-The root is read-only, the user is the image's, and no capability is left. Only /tmp and the given folder can be written.
+The root is read-only, the user is the image's, and no capability is left. They write to /tmp and the given folder alone.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from infogan_ray.cli.exit_codes import DIVERGED, FAILED
 from infogan_ray.cli.main import main
 from infogan_ray.data.datasets import DataConfig, load_images
 from infogan_ray.distributed.cluster.resources import Resources
-from infogan_ray.distributed.train import checks, torchrun, trainer
+from infogan_ray.distributed.train import checks, torchrun, trainer, worker_function
 from infogan_ray.distributed.train.signals import handle_signals
 from infogan_ray.storage import checkpoints, manifests
 from infogan_ray.storage.file_system import open_storage
@@ -385,6 +385,14 @@ def test_settings_that_torchrun_decides_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         train(bars(**changes))
+
+
+def test_messages_name_the_host_of_a_rank_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would say 127.0.0.1 for every machine."""
+    for name in torchrun.VARIABLES:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr("socket.gethostname", lambda: "node7")
+    assert worker_function.this_machine() == "node7"
 
 
 def test_a_run_waits_for_an_unavailable_storage(bars: Any, proxy: Any) -> None:

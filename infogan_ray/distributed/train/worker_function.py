@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from functools import partial
 from typing import Any, Protocol
 
@@ -75,6 +76,11 @@ def train_on_worker(settings: dict[str, Any]) -> dict[str, Any]:
     return last if messages is None else messages.from_rank_zero(last)
 
 
+def this_machine() -> str:
+    """How messages name this machine. Ray does not know the address of a rank of torchrun."""
+    return socket.gethostname() if torchrun.is_active() else ray.util.get_node_ip_address()
+
+
 def _train(job: dict[str, Any], reporter: Reporter, rank: int, world_size: int) -> dict[str, Any]:
     threads = set_threads(job["threads"], job["threads_from"], requested=job["threads_from"] == REQUESTED)
     config = RunConfig.from_dict(job["config"], "the driver")
@@ -91,7 +97,7 @@ def _train(job: dict[str, Any], reporter: Reporter, rank: int, world_size: int) 
     last: dict[str, Any] = {"run": job["run"]}
     reports = run_worker(
         config, images, run, device=device, rank=rank, world_size=world_size, wrap=wrap,
-        place=ray.util.get_node_ip_address(), **rank_zero,
+        place=this_machine(), **rank_zero,
     )  # fmt: skip
     try:
         with contextlib.closing(reports):
