@@ -1,6 +1,7 @@
 """Containers of the project's image, run by runc as Kubernetes' ``restricted`` profile runs them.
 
-The root is read-only, the user is the image's, and no capability is left. They write to /tmp and the given folder alone.
+The root is read-only, the user is the image's, and no capability is left. Only /tmp and the given folder can be
+written.
 """
 
 from __future__ import annotations
