@@ -6,6 +6,7 @@ called, so that ``infogan --help`` is fast.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
@@ -75,12 +76,13 @@ def stored_help(arguments: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    code = _main_code(list(sys.argv[1:] if argv is None else argv))
     from infogan_ray.distributed.cluster.ray_thread import waits_for_ray
 
-    code = _main_code(list(sys.argv[1:] if argv is None else argv))
     if waits_for_ray():  # a normal exit would crash
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # stdout or stderr is closed
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     return code
 
