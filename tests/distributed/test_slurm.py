@@ -100,8 +100,13 @@ def test_a_signal_writes_a_checkpoint_and_a_requeued_job_continues(
     cluster.wait_for(job, ("CANCELLED", "COMPLETED", "FAILED"), 120)
 
 
-def test_a_preempted_job_is_requeued_and_continues(cluster: Slurm, script: Path, npz: Path, tmp_path: Path) -> None:
-    job = cluster.submit(script, *FLAGS, "--", *train(npz, tmp_path, 3000), cwd=tmp_path)
+@pytest.mark.parametrize("partition", ["main", "graceful"])
+def test_a_preempted_job_is_requeued_and_continues(
+    partition: str, cluster: Slurm, script: Path, npz: Path, tmp_path: Path
+) -> None:
+    """The partition "graceful" has a GraceTime, in which the job ends by itself."""
+    flags = [*FLAGS, f"--partition={partition}"]
+    job = cluster.submit(script, *flags, "--", *train(npz, tmp_path, 3000), cwd=tmp_path)
     before = int(cluster.until(lambda: step_of(tmp_path, 20), START_S))
     urgent = cluster.submit(sleep(tmp_path, 5), "--partition=urgent", "--nodes=3", "--exclusive", "--", cwd=tmp_path)
     assert cluster.wait_for(urgent, ("COMPLETED",), 200) == "COMPLETED"
