@@ -49,7 +49,7 @@ SlurmdTimeout=30
 KillWait=60
 {nodes}
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1
-PartitionName=graceful Nodes=ALL PriorityTier=1 GraceTime=30
+PartitionName=graceful Nodes=ALL PriorityTier=1 GraceTime=120
 PartitionName=urgent Nodes=ALL PriorityTier=10
 """
 
