@@ -30,6 +30,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.figures import publish
+from tests.clusters import ip
 
 NETWORK, PORT = "10.213.9", 29511
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # of linux/if_tun.h
@@ -154,10 +155,6 @@ def open_port(name: str) -> Iterator[int]:
         yield port
     finally:
         os.close(port)
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
 def forward(ports: list[int], link: Link) -> None:
