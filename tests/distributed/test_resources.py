@@ -186,7 +186,7 @@ REFUSALS = (
         ConnectionError("Failed to connect"),
         "no Ray cluster there accepts the connection; if it needs a token, export RAY_AUTH",
     ),
-    (RuntimeError("Version mismatch:\n 2.9"), "RAY_ADDRESS is '127.0.0.1:[0-9]+': Version mismatch: 2.9"),
+    (RuntimeError("Version mismatch:\n 2.9"), "RAY_ADDRESS is '127.0.0.1:[0-9]+': Version mismatch: 2.9; .*submit"),
 )
 
 

@@ -69,7 +69,12 @@ def connection_error(address: str, error: Exception) -> UserError | None:
             f"RAY_ADDRESS is '{address}', but no Ray cluster there accepts the connection; if it needs a token, "
             f"export {AUTH_MODE}=token and set the token by {TOKEN_SOURCES}"
         )
-    if isinstance(error, (OSError, RuntimeError)):  # certificates, another version of Ray
+    if isinstance(error, RuntimeError) and "Version mismatch" in text:  # of Ray or Python; Ray compares all three parts
+        return UserError(
+            f"RAY_ADDRESS is '{address}': {text}; install the cluster's versions here, or start the run there: "
+            "infogan submit -- train …"
+        )
+    if isinstance(error, (OSError, RuntimeError)):  # certificates
         return UserError(f"RAY_ADDRESS is '{address}': {text}")
     return None
 
