@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -207,6 +209,18 @@ def test_a_refused_connection_is_reported_in_one_line(monkeypatch: pytest.Monkey
             with pytest.raises(UserError, match=message):
                 connection.connect(None)
     assert auth_check.connection_error("head:6379", ZeroDivisionError("a bug")) is None
+
+
+@pytest.mark.parametrize(("last", "stderr"), [("os._exit(1)", "infogan: a 'line' $HOME\n"), ("pass", "")])
+def test_a_process_that_native_code_ends_says_why(last: str, stderr: str) -> None:
+    script = f"""
+import os
+from infogan_ray.distributed.cluster.connection import explained_end
+with explained_end("a 'line' $HOME"):
+    {last}
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.stderr == stderr
 
 
 def test_an_unreachable_cluster_is_reported_in_one_line(

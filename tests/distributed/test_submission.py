@@ -78,6 +78,19 @@ def test_a_driver_without_a_valid_token_reports_the_cause(head: Head, tmp_path: 
 
 
 @pytest.mark.slow
+def test_a_driver_outside_the_cluster_is_told(tmp_path: Path) -> None:
+    """Ray ends such a process in native code, because the sockets of a node are not on its machine."""
+    with short_folder() as folder, head_on_loopback(folder) as head:
+        [sockets] = folder.glob("ray/session_2*/sockets")
+        sockets.rename(folder / "elsewhere")
+        address = {"RAY_ADDRESS": f"127.0.0.1:{head.gcs}", "RAY_AUTH_MODE": "token"}
+        outside = dataclasses.replace(head, environment=head.environment | address)
+        answer = outside.infogan("train", "--storage", str(tmp_path / "runs"))
+    assert answer.returncode != 0 and "no Ray node runs on this machine; run the" in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
 def test_a_job_is_stopped_with_a_checkpoint_continued_and_followed(head: Head, npz: Path, tmp_path: Path) -> None:
     train = ["train", "--data", str(npz), *TINY, "--storage", str(tmp_path), "--name", "stopped"]
     run = RunDirectory(open_storage(str(tmp_path)) / "stopped")

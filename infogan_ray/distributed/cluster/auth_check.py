@@ -88,3 +88,11 @@ def no_cluster_message(address: str, reason: object) -> str:
         f"RAY_ADDRESS is '{address}', but no Ray cluster answers there ({reason}); start one, or unset RAY_ADDRESS "
         "to train without a cluster"
     )
+
+
+def no_node_message(address: str) -> str:
+    """What a process that Ray ends while it connects has probably done: it runs on a machine outside the cluster."""
+    return (
+        f"RAY_ADDRESS is '{address}', and Ray ended this process, probably because no Ray node runs on this machine; "
+        "run the command on a node of the cluster, or send it there: infogan submit --cluster URL -- train …"
+    )

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -82,7 +83,10 @@ def _connect_to(address: str) -> None:
     before = os.environ.get(CONNECT_TRIES)
     os.environ[CONNECT_TRIES] = before or "5"
     try:
-        with _discarded_stderr(), contextlib.chdir(local_ray.START_FOLDER):
+        with (
+            explained_end(auth_check.no_node_message(address)), _discarded_stderr(),
+            contextlib.chdir(local_ray.START_FOLDER),
+        ):  # fmt: skip
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray has no exception class for a refused connection
         if (explained := auth_check.connection_error(address, error)) is None:
@@ -91,6 +95,20 @@ def _connect_to(address: str) -> None:
     finally:
         if before is None:
             del os.environ[CONNECT_TRIES]
+
+
+@contextlib.contextmanager
+def explained_end(message: str) -> Iterator[None]:
+    """Print a line if this process ends inside the block. Ray's native code ends it without an exception.
+
+    A shell waits for a word from this process, and prints the line if it gets none.
+    """
+    script = 'read -r word || printf "%s\\n" "$0" >&2'
+    with subprocess.Popen(["sh", "-c", script, f"infogan: {message}"], stdin=subprocess.PIPE, text=True) as watcher:
+        try:
+            yield
+        finally:
+            watcher.communicate("connected\n")
 
 
 @contextlib.contextmanager
