@@ -113,6 +113,12 @@ class LatentSpec:
         start = self.noise + sum(code.dim for code in self.codes[:index])
         return slice(start, start + self.codes[index].dim)
 
+    def q_columns(self, name: str) -> slice:
+        """The columns of Q's output that belong to a code."""
+        index = self.names.index(name)
+        start = sum(code.q_dim(self.sigma) for code in self.codes[:index])
+        return slice(start, start + self.codes[index].q_dim(self.sigma))
+
     def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, self.noise, generator=generator, device=generator.device)
 

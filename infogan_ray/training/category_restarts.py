@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infogan_ray import UserError
 from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.networks import Discriminator, Generator
 from infogan_ray.models.priors.base import one_hot
@@ -23,15 +22,6 @@ from infogan_ray.training.regularisers import StabilityConfig
 
 NOISE_SCALE = 0.1  # standard deviation of the noise on a copy, as a share of the copied weights' root mean square
 DECAY_PER_INTERVAL = 4.0  # over one interval between restarts, the weight of older shares in ``usage`` falls to exp(-4)
-
-
-def check_restarts(spec: LatentSpec, config: StabilityConfig) -> None:
-    """Raises UserError if restarts are on and the latents have no categorical code."""
-    if config.restart_every and not any(code.one_hot for code in spec.codes):
-        raise UserError(
-            f"stability.restart_every is {config.restart_every}, and codes is '{spec}', without a categorical code; "
-            "add one (cat=10), or set stability.restart_every to 0"
-        )
 
 
 class Restarts:
@@ -47,7 +37,7 @@ class Restarts:
         networks: tuple[Generator, Generator, Discriminator], optimizers: tuple[torch.optim.Adam, torch.optim.Adam],
     ) -> None:  # fmt: skip
         """``networks``: G, the averaged G, and D with Q. ``optimizers``: of G, and of D with Q."""
-        check_restarts(spec, config)
+        config.check_codes(spec)
         self.spec, self.config, self.seed = spec, config, seed
         generator, average, discriminator = networks
         self.first_layer, self.averaged_first_layer = generator.first_layer, average.first_layer

@@ -26,7 +26,6 @@ from infogan_ray.models.network_config import NetworkConfig
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.models.precision import PRECISIONS
 from infogan_ray.storage.run_directory import NAME_RULE
-from infogan_ray.training.category_restarts import check_restarts
 from infogan_ray.training.config_fields import LARGEST, check_at_least_one, check_numbers, check_one_of, replace_fields
 from infogan_ray.training.consistency import ConsistencyConfig
 from infogan_ray.training.contrastive import ContrastiveConfig
@@ -206,7 +205,7 @@ class RunConfig:
                     )
         self.objective.weights(self.latents)
         self.contrastive.codes(self.latents)
-        check_restarts(self.latents, self.stability)
+        self.stability.check_codes(self.latents)
         if self.prior.learn and is_one_prior(self.metric):
             raise UserError(
                 f"metric is '{self.metric}' and prior.learn is on: nats under different priors do not compare, and the "

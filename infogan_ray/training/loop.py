@@ -57,6 +57,8 @@ def train(
         images = onto(state.device, feed.batch(state.step))
         weight = len(images) * world_size / feed.batch_size
         window.append(run_step(state, images, feed.batch_size, steps, rank, world_size, update))
+        if state.splits is not None and state.splits.is_due(state.step, steps):
+            state.splits.after_step(state.spec.latents, rank, world_size)
         if on_step is not None:
             on_step()
         if state.step % log_every and state.step % checkpoint_every and state.step < steps:

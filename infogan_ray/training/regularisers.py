@@ -1,8 +1,8 @@
 """Regularisers of adversarial training: R1 and R2, instance noise, label smoothing, warm-up and G's initial bias.
 
 All are off by default. Augmentation in front of D is in ``d_augmentation.py``, spectral normalisation in
-``models/spectral_norm.py``, restarts of dead categories in ``category_restarts.py``. docs/research/experiments.md
-compares them.
+``models/spectral_norm.py``, restarts of dead categories in ``category_restarts.py``, re-splits in
+``category_splits.py``. docs/research/experiments.md compares them.
 Shapes: B this rank's rows of the global batch, images (B, C, H, W) in [-1, 1], D's logits (B,).
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from infogan_ray import UserError
 from infogan_ray.models.convolutions import no_weight_gradients
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.precision import widen
 from infogan_ray.training.d_augmentation import parse
 
@@ -46,6 +47,9 @@ class StabilityConfig:
     of another category."""
     restart_below: float = 0.1
     """A category is dead if Q predicts it less often than this share of its prior probability."""
+    resplit_every: int = 0
+    """Steps between re-splits, in the first half of the run. A re-split looks for two categories that share two kinds
+    of images, and divides their images anew. It assumes that small transformations do not change the kind."""
     augment_d: str = ""
     """What changes the images that D sees, real and generated alike: any of colour, translation, cutout and flip. Use
     it for fewer than about 10,000 images. G generates unchanged images. With the word adaptive, an image is changed
@@ -74,7 +78,7 @@ class StabilityConfig:
             raise UserError(
                 f"stability.augment_d_images is {self.augment_d_images}; it must be a number of images, 1 or more"
             )
-        for name, minimum in (("r1_every", 1), ("lambda_warmup", 0), ("restart_every", 0)):
+        for name, minimum in (("r1_every", 1), ("lambda_warmup", 0), ("restart_every", 0), ("resplit_every", 0)):
             if getattr(self, name) < minimum:
                 raise UserError(
                     f"stability.{name} is {getattr(self, name)}; it must be a number of steps, {minimum} or more"
@@ -106,6 +110,15 @@ class StabilityConfig:
         if self.instance_noise_share == 0:
             return self.instance_noise
         return self.instance_noise * max(0.0, 1 - step / (self.instance_noise_share * steps))
+
+    def check_codes(self, spec: LatentSpec) -> None:
+        """Raises UserError if an option for categories is on and the latents have no categorical code."""
+        for name in ("restart_every", "resplit_every"):
+            if getattr(self, name) and not any(code.one_hot for code in spec.codes):
+                raise UserError(
+                    f"stability.{name} is {getattr(self, name)}, and codes is '{spec}', without a categorical code; "
+                    f"add one (cat=10), or set stability.{name} to 0"
+                )
 
     @property
     def d_policies(self) -> tuple[str, ...]:

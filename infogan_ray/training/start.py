@@ -15,6 +15,7 @@ from infogan_ray.storage import checkpoints
 from infogan_ray.storage.checkpoints import Checkpoint
 from infogan_ray.storage.file_system import StorageError
 from infogan_ray.storage.run_directory import RunDirectory, step_name
+from infogan_ray.training.category_splits import Splits
 from infogan_ray.training.checkpoint_uploader import CheckpointUploader, StorageFailed
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_state import TrainState
@@ -74,6 +75,9 @@ def make_state(
         state.restore(start.step, *tensors)
     elif config.stability.mean_bias and len(images.images):  # with streaming, only rank 0 has a sample of images
         state.set_mean_bias(images.images)
+    if config.stability.resplit_every:
+        networks, optimizers = (state.generator, state.average, state.discriminator), (state.opt_g, state.opt_d)
+        state.splits = Splits(config.stability.resplit_every, images.images, networks, optimizers)
     if wrap is not None:
         state.distribute(wrap)
     return state

@@ -24,6 +24,7 @@ from infogan_ray.models.networks import Generator, ModelSpec
 from infogan_ray.models.precision import autocast, resolve_precision
 from infogan_ray.models.rng import StepGenerators, seeded_generator
 from infogan_ray.training.category_restarts import Restarts
+from infogan_ray.training.category_splits import Splits
 from infogan_ray.training.config import RunConfig
 from infogan_ray.training.consistency import affine_transformations
 from infogan_ray.training.contrastive import ContrastiveConfig, ContrastiveTerm, PairDiscriminator, Pairs
@@ -73,6 +74,8 @@ class TrainState:
         if self.stability.is_adaptive:
             target, images = self.stability.augment_d_target, self.stability.augment_d_images
             self.adaptive = AdaptiveProbability(target, images, config.batch_size, self.device)
+        self.splits: Splits | None = None
+        """Set by ``start.make_state``, which has the images."""
         self.restarts: Restarts | None = None
         if self.stability.restart_every:
             networks = (self.generator, self.average, self.discriminator)

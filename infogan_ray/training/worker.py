@@ -73,6 +73,9 @@ def run_worker(
                 due = is_due(state, config, steps)
                 if slow_workers is not None and (line := slow_workers.compare()):
                     yield Report({"step": state.step}, say=line)
+                if state.splits is not None:
+                    for line in state.splits.take_said():
+                        yield Report({"step": state.step}, say=line)
                 if due:
                     yield Report(metrics, phase="evaluating")
                     metrics |= tasks.writer.evaluate_and_write(metrics)
