@@ -45,7 +45,8 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     | {
         f"dcgan, 128x128x3, batch 64 in {n} parts": {**PHOTOS, "size": 128, "batch": 64, "accumulate": n}
         for n in (2, 8)
-    },
+    }
+    | {"residual, 128x128x3, in 8 parts": {**PHOTOS, "size": 128, "architecture": "residual", "accumulate": 8}},
 }
 
 
