@@ -124,12 +124,11 @@ class Splits:
                 parts = (change(self.images[rows]) for rows in self.chosen.split(500))
                 logits.append(spec.split_q(torch.cat([recognise(self.discriminator, part) for part in parts])))
                 hidden.append(torch.cat(units))
-        copies, own = 0, 1
-        found = {}
+        all_features, found = torch.cat(features).flatten(1), {}
         for name, code in spec.one_hot_items():
             n, prior = IMAGES_PER_CATEGORY * code.dim, probabilities_on(code, torch.device("cpu"))
-            both = [(hidden[which][:n], logits[which][name][:n]) for which in (own, copies)]
-            found[name] = list(new_divisions(torch.cat(features).flatten(1)[:n], both[0], both[1], prior))
+            of_copies, own = ((h[:n], q[name][:n]) for h, q in zip(hidden, logits, strict=True))
+            found[name] = list(new_divisions(all_features[:n], own, of_copies, prior))
         return found
 
     def _divide(self, spec: LatentSpec, name: str, pair: list[int], q_rows: Tensor, rank: int, world_size: int) -> None:
