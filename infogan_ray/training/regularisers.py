@@ -112,13 +112,12 @@ class StabilityConfig:
         return self.instance_noise * max(0.0, 1 - step / (self.instance_noise_share * steps))
 
     def check_codes(self, spec: LatentSpec) -> None:
-        """Raises UserError if an option for categories is on and the latents have no categorical code."""
-        for name in ("restart_every", "resplit_every"):
-            if getattr(self, name) and not any(code.one_hot for code in spec.codes):
-                raise UserError(
-                    f"stability.{name} is {getattr(self, name)}, and codes is '{spec}', without a categorical code; "
-                    f"add one (cat=10), or set stability.{name} to 0"
-                )
+        """Raises UserError if restarts are on and the latents have no categorical code."""
+        if self.restart_every and not any(code.one_hot for code in spec.codes):
+            raise UserError(
+                f"stability.restart_every is {self.restart_every}, and codes is '{spec}', without a categorical code; "
+                "add one (cat=10), or set stability.restart_every to 0"
+            )
 
     @property
     def d_policies(self) -> tuple[str, ...]:

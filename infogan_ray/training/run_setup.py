@@ -22,6 +22,7 @@ from infogan_ray.data.shards.sampling import SAMPLE
 from infogan_ray.evaluation.clustering import untested_classes, why_not_measured
 from infogan_ray.evaluation.metrics import LABELS, check_needs, lower_is_better, missing_packages, needs
 from infogan_ray.models.games import GAMES
+from infogan_ray.models.latents import LatentSpec
 from infogan_ray.models.network_config import check_images
 from infogan_ray.models.networks import ModelSpec
 from infogan_ray.storage import checkpoints
@@ -74,6 +75,8 @@ def check_data(
     if categorical and (untested := untested_classes(images)):
         say(f"data: {untested}")
     check_needs(config.metric, config.data, labelled, categorical)
+    if unused := _without_effect(config, spec.latents):
+        say(f"codes: '{spec.latents}' has no categorical code (cat=10 adds one), so no effect of: {', '.join(unused)}")
     r1, r2 = config.stability.r1, config.stability.r2
     if GAMES[config.objective.game].needs_penalties and not (r1 and r2):
         say(
@@ -83,6 +86,17 @@ def check_data(
     for line in missing_packages(labelled and categorical):
         say(f"not measured: {line}")
     return images
+
+
+def _without_effect(config: RunConfig, latents: LatentSpec) -> list[str]:
+    """The settings that are on, and only change codes that ``latents`` does not have."""
+    consistency, resplits = config.consistency, config.stability.resplit_every
+    unused = []
+    if consistency.weight and not consistency.continuous and all(code.categories is None for code in latents.codes):
+        unused.append(f"consistency.weight {consistency.weight:g}")
+    if resplits and not any(code.one_hot for code in latents.codes):
+        unused.append(f"stability.resplit_every {resplits}")
+    return unused
 
 
 def resolve_feed(config: RunConfig) -> str:

@@ -75,7 +75,7 @@ def make_state(
         state.restore(start.step, *tensors)
     elif config.stability.mean_bias and len(images.images):  # with streaming, only rank 0 has a sample of images
         state.set_mean_bias(images.images)
-    if config.stability.resplit_every:
+    if config.stability.resplit_every and any(code.one_hot for code in state.spec.latents.codes):
         networks, optimizers = (state.generator, state.average, state.discriminator), (state.opt_g, state.opt_d)
         state.splits = Splits(config.stability.resplit_every, images.images, networks, optimizers)
     if wrap is not None:

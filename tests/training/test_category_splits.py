@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from infogan_ray import UserError
 from infogan_ray.data.image_set import ImageSet
 from infogan_ray.storage import checkpoints
 from infogan_ray.training import category_splits
@@ -24,7 +22,6 @@ from infogan_ray.training.category_splits import (
     new_divisions,
     spectral_divisions,
 )
-from infogan_ray.training.config import RunConfig
 from infogan_ray.training.train_state import TrainState
 from tests.conftest import make_image_set, tiny_config
 from tests.training.steps import step_on
@@ -209,11 +206,10 @@ def test_a_run_says_what_it_divided(image_set: ImageSet, tmp_path: Path, monkeyp
     assert [report.say for report in reports if "divides them anew" in report.say] == [f"cat0: {split}"]
 
 
-def test_it_needs_a_categorical_code() -> None:
-    config = RunConfig(codes="noise=2 uniform=1")
-    stability = dataclasses.replace(config.stability, resplit_every=5)
-    with pytest.raises(UserError, match="resplit_every is 5, and codes is 'noise=2 uniform=1', without a categorical"):
-        dataclasses.replace(config, stability=stability)
+def test_without_a_categorical_code_there_are_none(image_set: ImageSet, tmp_path: Path) -> None:
+    config = tiny_config(codes="noise=2 uniform=1").override({"stability": {"resplit_every": 3}}, "test")
+    _, reports = run_alone(config, image_set, tmp_path / "run")
+    assert reports[-1].metrics["step"] == 6 and not any("anew" in report.say for report in reports)
 
 
 def divide_on(rank: int, folder: str) -> None:

@@ -176,6 +176,25 @@ def test_a_relativistic_game_without_its_penalties_is_said(
     assert any("may diverge" in text for text in say) is told
 
 
+@pytest.mark.parametrize(
+    ("codes", "continuous", "told"),
+    [
+        ("noise=2 uniform=1", 0.0, ["consistency.weight 1, stability.resplit_every 9"]),
+        ("noise=2 uniform=1", 0.5, ["stability.resplit_every 9"]),
+        ("noise=2 bernoulli=1", 0.0, ["stability.resplit_every 9"]),
+        ("noise=2 cat=3", 0.0, []),
+    ],
+)
+def test_settings_for_categories_without_effect_are_said(
+    codes: str, continuous: float, told: list[str], npz: Path, tmp_path: Path
+) -> None:
+    changes = {"consistency": {"weight": 1, "continuous": continuous}, "stability": {"resplit_every": 9}}
+    config = tiny_config(data=str(npz), storage=str(tmp_path), name="run", codes=codes).override(changes, "the test")
+    say: list[str] = []
+    check_data(config, ROOM, say.append)
+    assert [line.partition("so no effect of: ")[2] for line in say if "no effect" in line] == told
+
+
 def test_a_disk_without_room_is_known_before_the_run(
     npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
