@@ -38,7 +38,7 @@ from infogan_ray.training.accumulation import train_on_batch
 from infogan_ray.training.cuda_graph import GraphedStep
 from infogan_ray.training.loop import run_step
 from infogan_ray.training.run_evaluation import measure_agreement
-from infogan_ray.training.train_state import TrainState
+from infogan_ray.training.start import make_state
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MAX_LANES = 31  # a process has 31 streams for runs
@@ -68,9 +68,7 @@ class Lane:
         self.images, on_device = images_of(config.data, config.data_config)
         self.steps, self.started = config.total_steps(self.images.count), time.monotonic()
         self.feed = InMemoryFeed(on_device, config.batch_size, config.seed)
-        self.state = TrainState(config, self.images.image_size, self.images.channels, DEVICE)
-        if config.stability.mean_bias:
-            self.state.set_mean_bias(self.images.images)
+        self.state = make_state(config, self.images, None, DEVICE, None)
         self.graphed = GraphedStep(self.state) if GraphedStep.supports(self.state, 1) else None
         self.stream = self.graphed.stream if self.graphed is not None else None  # all work of this run uses this stream
         if self.stream is not None:

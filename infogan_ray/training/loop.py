@@ -57,8 +57,6 @@ def train(
         images = onto(state.device, feed.batch(state.step))
         weight = len(images) * world_size / feed.batch_size
         window.append(run_step(state, images, feed.batch_size, steps, rank, world_size, update))
-        if state.splits is not None and state.splits.is_due(state.step, steps):
-            state.splits.after_step(state.spec.latents, rank, world_size)
         if on_step is not None:
             on_step()
         if state.step % log_every and state.step % checkpoint_every and state.step < steps:
@@ -77,17 +75,20 @@ def run_step(
     """Make one complete step of a run of ``steps``, with this rank's uint8 images (B, C, H, W) of the global batch.
 
     Returns detached scalars: the metrics of ``train_step`` and of ``TrainState.after_step``. Does not wait for the
-    device.
+    device, except for re-splits.
     """
     state.set_learning_rates(steps)
     metrics, q_real = update(state, images, state.schedule(steps), batch_size, rank, world_size)
-    return metrics | state.after_step(q_real, metrics["d_accuracy"], len(images) * world_size / batch_size)
+    metrics |= state.after_step(q_real, metrics["d_accuracy"], len(images) * world_size / batch_size)
+    if state.splits is not None and state.splits.is_due(state.step, steps):
+        state.splits.after_step(state.spec.latents, rank, world_size)
+    return metrics
 
 
 def read_metrics(window: list[Metrics], weight: float, world_size: int, step: int) -> dict[str, float]:
     """Means of each metric over all ranks and over the steps of a window that ends with ``step``.
 
-    Raises Diverged if a value is not finite. Only this function waits for the device.
+    Raises Diverged if a value is not finite. Only this function and re-splits wait for the device.
     """
     names = list(window[0])
     rows = torch.stack([torch.stack([row[name] for name in names]) for row in window]) * weight
