@@ -154,14 +154,14 @@ def print_cost(given: Stability, chosen: list[tuple[str, str, list[str]]]) -> in
     from infogan_ray.data.feeds.memory import InMemoryFeed
     from infogan_ray.training.config import RunConfig
     from infogan_ray.training.loop import train
-    from infogan_ray.training.start import make_state
+    from infogan_ray.training.train_state import TrainState
 
     torch.set_num_threads(given.threads or torch.get_num_threads())
     images = load_images("mnist", DataConfig())
 
     class Arm:
         def __init__(self, config: RunConfig) -> None:
-            self.state = make_state(config, images, None, torch.device("cpu"), None)
+            self.state = TrainState(config, images.image_size, images.channels)
             self.feed = InMemoryFeed(images.images, config.batch_size, 0)
             self.seconds: list[float] = []
 

@@ -81,31 +81,29 @@ class Splits:
         assert isinstance(last, nn.Linear)
         self.last = last
         self.opt_g, self.opt_d = optimizers
-        self._said: list[str] = []
 
     def is_due(self, step: int, steps: int) -> bool:
         """Whether re-splits follow ``step`` finished steps of ``steps``. In the second half of a run there are none."""
         return step % self.every == 0 and 2 * step <= steps
 
-    def take_said(self) -> list[str]:
-        """A sentence for each re-split since the last call. On rank 0."""
-        said, self._said = self._said, []
-        return said
-
     @torch.no_grad()
-    def after_step(self, spec: LatentSpec, rank: int = 0, world_size: int = 1) -> None:
-        """Make the re-splits that are better, with the prior of ``spec``. All ranks must call it."""
-        found = self.find(spec) if rank == 0 else {}
+    def divide(self, spec: LatentSpec, rank: int = 0, world_size: int = 1) -> list[str]:
+        """Make the re-splits that are better, with the prior of ``spec``. All ranks must call it.
+
+        Returns a sentence for each, on rank 0.
+        """
+        found, said = self.find(spec) if rank == 0 else {}, []
         for name, _ in spec.one_hot_items():
             for number in range(PAIRS):
                 split = found[name][number] if number < len(found.get(name, [])) else None
                 rows = self.last.weight.new_full((2, 2 + self.last.in_features), -1.0)  # category, bias, weight
                 if split is not None:
                     rows[:, 0], rows[:, 1], rows[:, 2:] = rows.new_tensor(split.pair), split.bias, split.weight
-                    self._said.append(f"{name}: {split}")
+                    said.append(f"{name}: {split}")
                 pair = from_rank_zero(rows, world_size)[:, 0].long().tolist()
                 if pair[0] >= 0:
-                    self._divide(spec, name, pair, rows, rank, world_size)
+                    self._apply(spec, name, pair, rows, rank, world_size)
+        return said
 
     def find(self, spec: LatentSpec) -> dict[str, list[Split]]:
         """The new divisions of each code, by its name."""
@@ -131,7 +129,7 @@ class Splits:
             found[name] = list(new_divisions(all_features[:n], own, of_copies, prior))
         return found
 
-    def _divide(self, spec: LatentSpec, name: str, pair: list[int], q_rows: Tensor, rank: int, world_size: int) -> None:
+    def _apply(self, spec: LatentSpec, name: str, pair: list[int], q_rows: Tensor, rank: int, world_size: int) -> None:
         """Set the rows of Q and the columns of G that belong to a pair of categories."""
         rows = [spec.q_columns(name).start + category for category in pair]
         self.last.weight[rows], self.last.bias[rows] = q_rows[:, 2:], q_rows[:, 1]

@@ -41,11 +41,12 @@ def train(
     rank: int = 0, world_size: int = 1, halt: Callable[[], bool] = never_stop,
     on_step: Callable[[], None] | None = None, update: Update = train_on_batch, epoch_offset: float = 0.0,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
-    """Train up to ``steps``. Yield metrics every ``log_every`` steps and when a checkpoint is due.
+    """Train up to ``steps``. Yield metrics every ``log_every`` steps and when a checkpoint or re-splits are due.
 
-    Metrics are means over all ranks and over the steps since the last yield. If ``halt`` returns true on any rank, all
-    ranks end at the same step. Raises Diverged if a metric is not finite. Waits for the device only to read metrics.
-    Calls ``on_step`` after each step. ``epoch_offset``: see ``resume.epoch_offset``.
+    The caller makes the re-splits (``state.splits``). Metrics are means over all ranks and over the steps since the
+    last yield. If ``halt`` returns true on any rank, all ranks end at the same step. Raises Diverged if a metric is not
+    finite. Waits for the device only to read metrics. Calls ``on_step`` after each step. ``epoch_offset``: see
+    ``resume.epoch_offset``.
     """
     window: list[Metrics] = []
     started = time.monotonic()
@@ -59,7 +60,8 @@ def train(
         window.append(run_step(state, images, feed.batch_size, steps, rank, world_size, update))
         if on_step is not None:
             on_step()
-        if state.step % log_every and state.step % checkpoint_every and state.step < steps:
+        due = state.step % log_every == 0 or state.step % checkpoint_every == 0 or state.step == steps
+        if not (due or (state.splits is not None and state.splits.is_due(state.step, steps))):
             continue
         row = read_metrics(window, weight, world_size, state.step)
         row |= {"step": state.step, "epoch": state.step / feed.steps_per_epoch + epoch_offset}
@@ -75,20 +77,17 @@ def run_step(
     """Make one complete step of a run of ``steps``, with this rank's uint8 images (B, C, H, W) of the global batch.
 
     Returns detached scalars: the metrics of ``train_step`` and of ``TrainState.after_step``. Does not wait for the
-    device, except for re-splits.
+    device.
     """
     state.set_learning_rates(steps)
     metrics, q_real = update(state, images, state.schedule(steps), batch_size, rank, world_size)
-    metrics |= state.after_step(q_real, metrics["d_accuracy"], len(images) * world_size / batch_size)
-    if state.splits is not None and state.splits.is_due(state.step, steps):
-        state.splits.after_step(state.spec.latents, rank, world_size)
-    return metrics
+    return metrics | state.after_step(q_real, metrics["d_accuracy"], len(images) * world_size / batch_size)
 
 
 def read_metrics(window: list[Metrics], weight: float, world_size: int, step: int) -> dict[str, float]:
     """Means of each metric over all ranks and over the steps of a window that ends with ``step``.
 
-    Raises Diverged if a value is not finite. Only this function and re-splits wait for the device.
+    Raises Diverged if a value is not finite. Only this function waits for the device.
     """
     names = list(window[0])
     rows = torch.stack([torch.stack([row[name] for name in names]) for row in window]) * weight

@@ -138,7 +138,7 @@ def test_a_split_changes_the_rows_and_columns_of_its_categories_alone(monkeypatc
     last, first, averaged = last_of(state), state.generator.first_layer, state.average.first_layer
     before = {name: value.clone() for name, value in state.training_tensors().items()}
     q, g, a = (layer.weight.detach().clone() for layer in (last, first, averaged))
-    splits.after_step(state.spec.latents)
+    said = splits.divide(state.spec.latents)
     # Q: rows are [mean, deviation, cat 0, cat 1, cat 2]. G: columns are [4 noise, uniform, cat 0, cat 1, cat 2].
     assert torch.equal(last.weight[[2, 4]], split.weight) and torch.equal(last.bias[[2, 4]], split.bias)
     assert torch.equal(last.weight[[0, 1, 3]], q[[0, 1, 3]])
@@ -151,7 +151,7 @@ def test_a_split_changes_the_rows_and_columns_of_its_categories_alone(monkeypatc
     assert not state.opt_g.state[first.weight]["exp_avg"][:, [5, 7]].any()
     changed = {name for name, value in state.training_tensors().items() if not torch.equal(value, before[name])}
     assert len(changed) == 4, "the weight of G's first layer, and three moments"
-    assert splits.take_said() == [f"cat0: {split}"] and splits.take_said() == []
+    assert said == [f"cat0: {split}"]
 
 
 def test_g_generates_what_the_new_rows_predict() -> None:
@@ -204,6 +204,7 @@ def test_a_run_says_what_it_divided(image_set: ImageSet, tmp_path: Path, monkeyp
     monkeypatch.setattr(Splits, "find", lambda self, spec: {"cat0": [split]})
     _, reports = run_alone(config, image_set, tmp_path / "run")
     assert [report.say for report in reports if "divides them anew" in report.say] == [f"cat0: {split}"]
+    assert [report.metrics["step"] for report in reports if report.phase == "dividing categories"] == [3]
 
 
 def test_without_a_categorical_code_there_are_none(image_set: ImageSet, tmp_path: Path) -> None:
@@ -220,10 +221,10 @@ def divide_on(rank: int, folder: str) -> None:
         splits = splits_of(state, make_image_set().images if rank == 0 else torch.empty(0, 1, 16, 16))
         if rank == 1:
             patch.setattr(Splits, "find", None)  # rank 0 alone looks for divisions
-        splits.after_step(state.spec.latents, rank, 2)
+        said = splits.divide(state.spec.latents, rank, 2)
     assert torch.equal(last_of(state).weight[[2, 4]], split.weight)
     torch.save(state.generator.first_layer.weight.detach(), f"{folder}/{rank}.pt")
-    assert len(splits.take_said()) == (1 if rank == 0 else 0)
+    assert len(said) == (1 if rank == 0 else 0)
     dist.destroy_process_group()
 
 
