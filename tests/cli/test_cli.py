@@ -386,7 +386,7 @@ def test_an_epoch_and_what_it_leaves_out_are_shown(npz: Path, capsys: pytest.Cap
 
 
 def test_a_dry_run_of_a_huge_network_needs_no_memory(npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["train", "--data", str(npz), "--dry-run", "--steps", "10", "--batch-size", "16"]
+    words = ["train", "--data", str(npz), "--dry-run", "--steps", "10", "--batch-size", "16", "--threads", "2"]
     words += ["--storage", str(npz.parent), "--name", "huge"]
     assert main([*words, "--network.width", "10000000", "--codes", "noise=4 cat=3"]) == USAGE
     output = capsys.readouterr()
