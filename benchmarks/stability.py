@@ -62,7 +62,7 @@ VARIANTS: dict[str, str] = {
     "restarts": "--stability.restart-every 100",
     "restarts below 0.3": "--stability.restart-every 100 --stability.restart-below 0.3",
 }
-# Variants of the consistency term, which mnist_robust has and mnist does not have.
+# Variants of the consistency term and of re-splits, which mnist_robust has and mnist does not have.
 OF_THE_TERM: dict[str, str] = {
     "slant and stretch": "--consistency.shear 0.3 --consistency.stretch 0.2",
     "no balance": "--consistency.balance 0.0",
@@ -70,6 +70,7 @@ OF_THE_TERM: dict[str, str] = {
     "no entropy": "--consistency.entropy 0.0",
     "consistency 0.3": "--consistency.weight 0.3",
     "consistency 3": "--consistency.weight 3.0",
+    "no re-splits": "--stability.resplit-every 0",
 }
 SAME = {"mnist_robust": "decay over half", "mnist": "constant rate"}  # the variant that equals the unchanged preset
 
