@@ -49,7 +49,8 @@ class StabilityConfig:
     """A category is dead if Q predicts it less often than this share of its prior probability."""
     resplit_every: int = 0
     """Steps between re-splits, in the first half of the run. A re-split looks for two categories that share two kinds
-    of images, and divides their images anew. It assumes that small transformations do not change the kind."""
+    of images, and divides their images anew. It assumes that the transformations of consistency, and a shear of
+    0.3, do not change the kind."""
     augment_d: str = ""
     """What changes the images that D sees, real and generated alike: any of colour, translation, cutout and flip. Use
     it for fewer than about 10,000 images. G generates unchanged images. With the word adaptive, an image is changed

@@ -77,7 +77,9 @@ def make_state(
         state.set_mean_bias(images.images)
     if config.stability.resplit_every and any(code.one_hot for code in state.spec.latents.codes):
         networks, optimizers = (state.generator, state.average, state.discriminator), (state.opt_g, state.opt_d)
-        state.splits = Splits(config.stability.resplit_every, images.images, networks, optimizers)
+        state.splits = Splits(
+            config.stability.resplit_every, images.images, config.consistency, networks, optimizers
+        )  # fmt: skip
     if wrap is not None:
         state.distribute(wrap)
     return state

@@ -22,6 +22,7 @@ from infogan_ray.training.category_splits import (
     new_divisions,
     spectral_divisions,
 )
+from infogan_ray.training.consistency import ConsistencyConfig
 from infogan_ray.training.train_state import TrainState
 from tests.conftest import make_image_set, tiny_config
 from tests.training.steps import step_on
@@ -117,10 +118,12 @@ def trained_state(steps: int = 3) -> TrainState:
     return state
 
 
-def splits_of(state: TrainState, images: Tensor | None = None) -> Splits:
+def splits_of(
+    state: TrainState, images: Tensor | None = None, transformation: ConsistencyConfig | None = None
+) -> Splits:
     images = make_image_set().images if images is None else images
     networks = (state.generator, state.average, state.discriminator)
-    return Splits(1, images, networks, (state.opt_g, state.opt_d))
+    return Splits(1, images, transformation or ConsistencyConfig(), networks, (state.opt_g, state.opt_d))
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, state: TrainState) -> Split:
@@ -180,6 +183,25 @@ def test_g_generates_what_the_new_rows_predict() -> None:
     assert loss(fitted) < 0.8 * loss(mean) < 0.8 * loss(old)
     for module in (state.generator, state.discriminator):
         assert all(weight.requires_grad and weight.grad is None for weight in module.parameters())
+
+
+def test_copies_are_those_of_the_consistency_term_and_sheared() -> None:
+    """A vertical line stays in place in the middle. Shear moves its ends apart, by up to 0.15 widths."""
+    image = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+    image[..., 31:33] = 255
+    still = ConsistencyConfig(degrees=0, scale=0, shift=0)
+    state = trained_state()
+    splits = splits_of(state, image, still)
+    copies = splits.copies(image.expand(200, -1, -1, -1))
+    place = (copies.float() * torch.arange(64)).sum(3) / copies.float().sum(3) - 31.5  # (200, 1, 64), pixels
+    top, middle, bottom = place[:, 0, 0], place[:, 0, 31:33], place[:, 0, -1]
+    assert float(middle.abs().max()) < 0.5 and float((top + bottom).abs().max()) < 0.5
+    assert float(top.abs().max()) == pytest.approx(0.15 * 63, abs=0.5)
+    assert torch.equal(copies, splits.copies(image.expand(200, -1, -1, -1)))
+    rotated = splits_of(state, image, ConsistencyConfig(degrees=10, scale=0, shift=0)).copies(
+        image.expand(200, -1, -1, -1)
+    )
+    assert not torch.equal(rotated, copies)
 
 
 def test_it_is_due_in_the_first_half() -> None:
