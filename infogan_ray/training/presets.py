@@ -9,7 +9,7 @@ ROBUST: dict[str, Any] = {
     "steps": 4000,
     "consistency": {"weight": 1.0},
     "optimizer": {"lr_decay": 0.5},
-    "stability": {"resplit_every": 1000},  # without it, one run in fifteen leaves two digits in two categories together
+    "stability": {"resplit_every": 1000},  # without it, two digits can share two categories to the end
     "metric": "step",
 }
 PRESETS: dict[str, dict[str, Any]] = {
