@@ -23,6 +23,7 @@ from infogan_ray.training.category_splits import (
     spectral_divisions,
 )
 from infogan_ray.training.consistency import ConsistencyConfig
+from infogan_ray.training.start import make_state
 from infogan_ray.training.train_state import TrainState
 from tests.conftest import make_image_set, tiny_config
 from tests.training.steps import step_on
@@ -202,6 +203,14 @@ def test_copies_are_those_of_the_consistency_term_and_sheared() -> None:
         image.expand(200, -1, -1, -1)
     )
     assert not torch.equal(rotated, copies)
+
+
+def test_a_run_has_the_transformation_of_its_own_settings(image_set: ImageSet) -> None:
+    config = tiny_config().override(
+        {"stability": {"resplit_every": 3}, "consistency": {"degrees": 2, "shear": 0.4}}, "it"
+    )
+    splits = make_state(config, image_set, None, torch.device("cpu"), None).splits
+    assert splits is not None and (splits.transformation.degrees, splits.transformation.shear) == (2, 0.4)
 
 
 def test_it_is_due_in_the_first_half() -> None:
