@@ -81,8 +81,8 @@ class Lane:
             self.last = run_step(
                 self.state, images, self.config.batch_size, self.steps, update=self.graphed or train_on_batch
             )
-            if self.state.splits is not None and self.state.splits.is_due(self.state.step, self.steps):
-                self.state.splits.divide(self.state.spec.latents)
+            if splits := self.state.due_splits(self.steps):
+                splits.divide(self.state.spec.latents)
         return self.state.step == self.steps
 
     def measured(self) -> dict[str, Any]:

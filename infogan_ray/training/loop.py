@@ -43,7 +43,7 @@ def train(
 ) -> Iterator[dict[str, float]]:  # fmt: skip
     """Train up to ``steps``. Yield metrics every ``log_every`` steps and when a checkpoint or re-splits are due.
 
-    The caller makes the re-splits (``state.splits``). Metrics are means over all ranks and over the steps since the
+    The caller makes the re-splits (``state.due_splits``). Metrics are means over all ranks and over the steps since the
     last yield. If ``halt`` returns true on any rank, all ranks end at the same step. Raises Diverged if a metric is not
     finite. Waits for the device only to read metrics. Calls ``on_step`` after each step. ``epoch_offset``: see
     ``resume.epoch_offset``.
@@ -61,7 +61,7 @@ def train(
         if on_step is not None:
             on_step()
         due = state.step % log_every == 0 or state.step % checkpoint_every == 0 or state.step == steps
-        if not (due or (state.splits is not None and state.splits.is_due(state.step, steps))):
+        if not (due or state.due_splits(steps)):
             continue
         row = read_metrics(window, weight, world_size, state.step)
         row |= {"step": state.step, "epoch": state.step / feed.steps_per_epoch + epoch_offset}

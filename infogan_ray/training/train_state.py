@@ -234,6 +234,10 @@ class TrainState:
             self.spec = dataclasses.replace(self.spec, latents=latents)
 
     @torch.no_grad()
+    def due_splits(self, steps: int) -> Splits | None:
+        """The re-splits, if they follow the finished steps of ``steps``."""
+        return self.splits if self.splits is not None and self.splits.is_due(self.step, steps) else None
+
     def update_average(self) -> None:
         """Update the exponential moving average of G's weights."""
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))

@@ -61,8 +61,8 @@ def run_worker(
             for metrics in train(state, feed, **loop):
                 if slow_workers is not None:
                     slow_workers.compare()
-                if state.splits is not None and state.splits.is_due(state.step, steps):
-                    state.splits.divide(state.spec.latents, rank, world_size)
+                if splits := state.due_splits(steps):
+                    splits.divide(state.spec.latents, rank, world_size)
                 yield Report(metrics, due=is_due(state, config, steps))
             return
         loop["epoch_offset"] = epoch_offset(recorded_changes(run), images.count)
@@ -75,9 +75,9 @@ def run_worker(
                 due = is_due(state, config, steps)
                 if slow_workers is not None and (line := slow_workers.compare()):
                     yield Report({"step": state.step}, say=line)
-                if state.splits is not None and state.splits.is_due(state.step, steps):
+                if splits := state.due_splits(steps):
                     yield Report(metrics, phase="dividing categories")
-                    for line in state.splits.divide(state.spec.latents, rank, world_size):
+                    for line in splits.divide(state.spec.latents, rank, world_size):
                         yield Report({"step": state.step}, say=line)
                 if due:
                     yield Report(metrics, phase="evaluating")
